@@ -1,0 +1,74 @@
+"""The words of the project as types: states, entries, actions. No input or output here.
+
+A *file entry* is what the scan found, an *object entry* what the listing found, a *row* what the index
+remembers of the last time. Keys are `str`; they sort by code point, which is the order of their UTF-8 bytes.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NamedTuple
+
+KEY_MAX_BYTES = 1024  # S3: Object key names, at most 1,024 bytes of UTF-8
+
+
+class State(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    INTERRUPTED = "interrupted"
+
+
+FINAL_STATES = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED})
+RESUMABLE_STATES = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED})
+
+
+class Phase(StrEnum):
+    STARTING = "starting"
+    COMPARING = "comparing"
+    TRANSFERRING = "transferring"
+    DELETING = "deleting"
+    DELETING_BUCKET = "deleting_bucket"
+
+
+class FileEntry(NamedTuple):
+    """A regular file. `path` is relative to the uploads root, with every symlink resolved."""
+
+    key: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    path: str
+
+
+class Skip(NamedTuple):
+    """Something in the folder that is not sent, and is no error: a socket, a symlink that leads out."""
+
+    key: str
+    reason: str
+
+
+class Unreadable(NamedTuple):
+    """Something that exists and cannot be sent: an unreadable directory (`is_directory`: then what is under
+    `key` is unknown, and `key` ends in `/`), a name that is no UTF-8, a key that is too long."""
+
+    key: str
+    code: str
+    message: str
+    is_directory: bool
+
+
+ScanItem = FileEntry | Skip | Unreadable
+
+
+class ObjectEntry(NamedTuple):
+    """An object in the bucket. `etag` is without quotes, lower case, "" when the store lists none;
+    `modified` is the listed LastModified, as the store wrote it."""
+
+    key: str
+    size: int
+    etag: str
+    modified: str
