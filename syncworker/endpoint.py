@@ -1,0 +1,128 @@
+"""Where a storage is: its URL, checked; a bucket's host and path there; which addresses are refused.
+
+`storage_url` comes from outside, so nothing in it is believed: only http and https, no user information,
+query or fragment, and never a link-local address (169.254.0.0/16, fe80::/10, fd00:ec2::254): a cloud's
+metadata service answers there with keys. Every spelling that the C library takes (decimal, hex, IPv6-mapped)
+is resolved before it is judged, and what was resolved is what is connected to.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from syncworker.errors import UsageError
+
+_AWS_HOST = re.compile(r"^s3[.-](?:dualstack\.)?(?:[a-z0-9-]+\.)?amazonaws\.com(?:\.cn)?$")
+_METADATA_V6 = ipaddress.ip_address("fd00:ec2::254")
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+def parse_url(text: str) -> str:
+    """A storage URL in one spelling: lower-case scheme and host, no default port, no trailing slash."""
+
+    def refuse(why: str) -> UsageError:
+        return UsageError("BadStorageUrl", f"storage_url {why}", param="storage_url")
+
+    if len(text) > 2048 or any(ord(c) <= 32 or ord(c) == 127 for c in text):
+        raise refuse("must be one URL without spaces or control characters")
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise refuse("is not a valid URL") from None
+    if parts.scheme not in ("http", "https"):
+        raise refuse("must start with http:// or https://")
+    if "@" in parts.netloc:
+        raise refuse("must not carry a user name or password: use access_key and secret_key")
+    if parts.query or parts.fragment or "?" in text or "#" in text:
+        raise refuse("must not carry a query or a fragment")
+    host = parts.hostname
+    if not host or not re.fullmatch(r"[a-z0-9._:-]+", host):
+        raise refuse("must name a host")
+    if port is not None and port == 0:
+        raise refuse("has a port that cannot be connected to")
+    if any(segment in (".", "..") for segment in parts.path.split("/")) or "\\" in text or "%" in parts.path:
+        raise refuse("has a path that is not plain")
+    name = f"[{host}]" if ":" in host else host
+    default = 80 if parts.scheme == "http" else 443
+    suffix = "" if port in (None, default) else f":{port}"
+    return f"{parts.scheme}://{name}{suffix}{parts.path.rstrip('/')}"
+
+
+def is_refused(address: str) -> bool:
+    """Whether an IP address, as the resolver gives it, is one that must never be talked to."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+        if embedded is not None:
+            ip = embedded
+        elif int(ip) > 1 and (ip in _NAT64 or int(ip) >> 32 == 0):  # :: and ::1 are themselves
+            ip = ipaddress.ip_address(int(ip) & 0xFFFFFFFF)
+    return bool(ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip == _METADATA_V6)
+
+
+def resolve(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
+    """(family, address) pairs of a host; blocks on DNS. UsageError: a refused address; OSError: none."""
+    found: list[tuple[int, tuple[str, int]]] = []
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        if family not in (socket.AF_INET, socket.AF_INET6):
+            continue
+        if is_refused(str(address[0])):
+            raise UsageError(
+                "StorageUrlRefused",
+                f"storage_url: {host} is a link-local, multicast or unspecified address, never a storage",
+                param="storage_url",
+            )
+        found.append((family, (str(address[0]), int(address[1]))))
+    if not found:
+        raise OSError(f"no address for {host}")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A storage as requests see it."""
+
+    scheme: str
+    host: str  # without brackets
+    port: int
+    base_path: str  # "" or "/path"
+    virtual: bool  # the bucket is part of the host (AWS), else of the path
+
+    @classmethod
+    def of(cls, url: str, region: str) -> Endpoint:
+        parts = urlsplit(parse_url(url))
+        host = parts.hostname or ""
+        virtual = bool(_AWS_HOST.match(host))
+        if host == "s3.amazonaws.com" and region != "us-east-1":
+            host = f"s3.{region}.amazonaws.com"
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return cls(parts.scheme, host, port, parts.path, virtual)
+
+    def place(self, bucket: str) -> tuple[str, str]:
+        """(host to connect to, path before the key) of a bucket. A name with dots stays in the path: a
+        certificate for *.s3.amazonaws.com does not cover it."""
+        if self.virtual and "." not in bucket:
+            return f"{bucket}.{self.host}", ""
+        return self.host, f"{self.base_path}/{bucket}"
+
+    def host_header(self, host: str) -> str:
+        name = f"[{host}]" if ":" in host else host
+        return name if self.port == (443 if self.scheme == "https" else 80) else f"{name}:{self.port}"
+
+
+def destination_id(storage_url: str, bucket: str) -> str:
+    """A file name for a destination: the same for every spelling of loopback, different for every bucket."""
+    parts = urlsplit(parse_url(storage_url))
+    host = parts.netloc
+    bare = host.rsplit(":", 1)[0] if parts.port else host
+    if bare in _LOOPBACK:
+        host = f"loopback:{parts.port or ''}"
+    digest = hashlib.sha256(f"{parts.scheme}://{host}{parts.path}\n{bucket}".encode()).hexdigest()
+    return f"{bucket[:40]}-{digest[:16]}"

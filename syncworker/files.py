@@ -1,0 +1,210 @@
+"""Durable files and kernel locks: the only module that touches `fcntl`, `os.replace` and `fsync`.
+
+Promises
+- `replace_json`: a reader sees the old object or the new one, whole, at every instant, after `kill -9` and
+  after a power cut (the file is synced before its rename: XFS would leave it empty otherwise). With `durable`
+  the new one survives a power cut once the call has returned (the directory is synced too). A failed write
+  leaves the old file as it was.
+- `Lock`: held by at most one process (`flock` on the open file); the kernel frees it when the process ends,
+  however it ends. The file may be removed by its holder: who acquires a name that has been removed or made
+  anew meanwhile tries again, so there are never two holders of one name.
+
+Not promised: anything on NFS, SMB or a virtual machine's shared folder (`self_test` tries and says so).
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from typing import Any, Self
+
+from syncworker.errors import FatalError
+
+_RETRY_SECONDS = 0.01
+
+
+def sync_directory(path: str) -> None:
+    """Makes the names in a directory durable. File systems that cannot do so answer EINVAL: no error."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    finally:
+        os.close(fd)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """`os.write` may write less than it was given (a full disk, a signal): go on until all is written."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def replace_bytes(path: str, data: bytes, *, durable: bool, mode: int = 0o600) -> None:
+    """Publishes `data` under `path`. One writer a path at a time: the temporary name is fixed, so that a
+    killed writer's left-over is overwritten by the next and never piles up."""
+    temporary = f"{path}.tmp"
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    try:
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+    if durable:
+        sync_directory(os.path.dirname(path) or ".")
+
+
+def replace_json(path: str, value: Mapping[str, Any], *, durable: bool) -> None:
+    """`replace_bytes` of indented JSON, mode 0600. ASCII only: a name with odd characters stays valid."""
+    replace_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), durable=durable)
+
+
+def read_json(path: str) -> dict[str, Any] | None:
+    """The object in `path`; None when there is no file or no JSON object in it (an empty file after a power
+    cut, say): the reader treats both as "not known"."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES):
+            return None
+        raise
+    with os.fdopen(fd, "rb") as file:
+        data = file.read(4 << 20)
+    try:
+        value = json.loads(data)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def remove(path: str) -> bool:
+    """Removes a file; False when it was not there."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def touch(path: str) -> None:
+    """Makes an empty file, durably; nothing happens when it is there."""
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    sync_directory(os.path.dirname(path) or ".")
+
+
+class Lock:
+    """An exclusive kernel lock on a file, held from `acquire` until `release` or the end of the process.
+
+    The descriptor is not inherited over exec, so a child process does not keep the lock.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._fd = -1
+
+    def acquire(self, timeout_seconds: float = 0.0) -> bool:
+        """True when the lock is held. Probes take it shared for an instant, so a starter waits a little."""
+        deadline = time.monotonic() + timeout_seconds
+        while not self._try():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_RETRY_SECONDS)
+        return True
+
+    def _try(self) -> bool:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_named(fd, self.path):
+                self._fd = fd
+                return True
+        except BlockingIOError:
+            pass
+        finally:
+            if self._fd != fd:
+                os.close(fd)
+        return False
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+def _is_named(fd: int, path: str) -> bool:
+    mine = os.fstat(fd)
+    try:
+        named = os.stat(path, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return (mine.st_dev, mine.st_ino) == (named.st_dev, named.st_ino)
+
+
+def is_locked(path: str) -> bool:
+    """Whether somebody holds the lock now. Asked with a shared lock: probes never block each other."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def make_private_directory(path: str) -> None:
+    """Makes a directory only its owner may enter; one that others may write to is refused."""
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    mode = os.stat(path).st_mode
+    if mode & 0o022:
+        raise FatalError(
+            "JobsDirectoryNotPrivate",
+            f"{path} may be written to by other users: run `chmod 700 {path}` (job files are trusted)",
+        )
+    if mode & 0o077:
+        os.chmod(path, 0o700)
+
+
+def self_test(directory: str) -> None:
+    """Tries what the job protocol stands on: two locks of one file, and a rename over a file.
+
+    Raises FatalError when the file system of `directory` does not keep them.
+    """
+    path = os.path.join(directory, f".self-test-{os.getpid()}")
+    try:
+        with Lock(path) as first, Lock(path) as second:
+            if not first.acquire() or second.acquire():
+                raise FatalError(
+                    "LocksDoNotWork",
+                    f"{directory} is on a file system without working locks: set JOBS_DIR to a local disk",
+                )
+        replace_json(path, {"version": 1}, durable=True)
+        replace_json(path, {"version": 2}, durable=True)
+        if (read_json(path) or {}).get("version") != 2:
+            raise FatalError("RenameDoesNotWork", f"{directory}: a renamed file did not keep its content")
+    except OSError as error:
+        raise FatalError(
+            "JobsDirectoryUnusable", f"{directory} cannot be used: {error.strerror}: set JOBS_DIR elsewhere"
+        ) from error
+    finally:
+        remove(path)

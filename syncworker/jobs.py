@@ -1,0 +1,391 @@
+"""The job directory: the only channel between server, worker and shell.
+
+The protocol
+- A job is created under a free id: its lock file (made with O_EXCL: the id is ours), its secret if the
+  request carried keys, then its status `queued`, durably. From the status on, the job exists.
+- The worker takes `ID.lock` (an exclusive kernel lock) for its whole life, then the lock of the destination,
+  `.dest/NAME.lock`. It writes `ID.json`. Nobody else writes it while the lock is held.
+- Who finds the lock free may take it and write what is true: `running` with no worker becomes `interrupted`,
+  or `cancelled` when the sentinel is there. `effective_state` is that rule; `observe` applies it.
+- `ID.cancel` says what is wanted, not what was sent: anyone makes it, only resume removes it, holding the
+  lock. A cancel is never lost and a resume never un-cancels a worker that is still stopping.
+- Creating a job, and resuming one, hold `.create.lock`, so that two of them cannot both find a destination
+  free.
+- A lock file goes away only with its job (`prune`), by the holder of the lock.
+
+Nothing here talks to S3 or starts a process.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from syncworker import files, process
+from syncworker.endpoint import destination_id
+from syncworker.errors import SyncError, UsageError
+from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
+from syncworker.spec import Request
+
+Status = dict[str, Any]
+
+ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
+_STATUS_NAME = re.compile(rf"({ID_PATTERN.pattern})\.json")
+SUFFIXES = ("secret", "report.jsonl", "log", "cancel", "json.tmp", "json", "lock")  # removed in this order
+_PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
+
+PROGRESS: dict[str, Any] = {
+    "scan_complete": False,
+    "files_total": 0,
+    "files_done": 0,
+    "bytes_total": 0,
+    "bytes_done": 0,
+    "files_unchanged": 0,
+    "files_uploaded": 0,
+    "objects_deleted": 0,
+    "files_failed": 0,
+    "files_skipped": 0,
+    "bytes_uploaded": 0,
+    "bytes_resumed": 0,
+    "bytes_per_second": 0.0,
+    "eta_seconds": None,
+    "elapsed_seconds": 0.0,
+}
+
+
+class NoSuchJob(SyncError):
+    exit_status = 2
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__("NoSuchJob", f"there is no job {job_id}")
+
+
+class Conflict(SyncError):
+    """The job or the destination is in a state that does not allow it. `job` is the job in the way."""
+
+    exit_status = 2
+
+    def __init__(self, code: str, message: str, job: str) -> None:
+        super().__init__(code, message)
+        self.job = job
+
+
+def timestamp(now: datetime | None = None) -> str:
+    """RFC 3339, UTC, milliseconds."""
+    now = now or datetime.now(UTC)
+    return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
+
+
+def new_id(now: datetime) -> str:
+    """Sorts by time to the microsecond: five hexadecimal digits of it, then three of chance."""
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{secrets.randbelow(4096):03x}"
+
+
+def check_id(text: str) -> str:
+    """The id, if it is one: nothing else ever becomes part of a path."""
+    if not ID_PATTERN.fullmatch(text):
+        raise UsageError("BadId", "id must look like 20261122T131242-9f3a61c2", param="id")
+    return text
+
+
+def effective_state(recorded: State | None, lock_held: bool, sentinel: bool) -> State:
+    """What a job is, from what its status says, whether its worker lives, and whether cancel was asked for.
+
+    | recorded | lock | sentinel | state |
+    | --- | --- | --- | --- |
+    | queued | free | no | queued |
+    | queued | free | yes | cancelled |
+    | queued | held | any | queued (a worker is starting, and will see the sentinel) |
+    | running | held | any | running |
+    | running | free | no | interrupted |
+    | running | free | yes | cancelled |
+    | done, failed, cancelled, interrupted | any | any | as recorded |
+    | none (no readable status) | held | any | running |
+    | none | free | any | interrupted |
+    """
+    if recorded in FINAL_STATES:
+        return recorded
+    if lock_held:
+        return recorded or State.RUNNING
+    if recorded is None:
+        return State.INTERRUPTED
+    if sentinel:
+        return State.CANCELLED
+    return State.QUEUED if recorded is State.QUEUED else State.INTERRUPTED
+
+
+def recorded_state(status: Status | None) -> State | None:
+    try:
+        return State((status or {}).get("state", ""))
+    except ValueError:
+        return None
+
+
+class Jobs:
+    """The job directory at `path`, made and checked by `prepare`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def prepare(self) -> None:
+        files.make_private_directory(self.path)
+        for name in (".dest", ".index"):
+            files.make_private_directory(os.path.join(self.path, name))
+
+    def file(self, job_id: str, suffix: str) -> str:
+        return os.path.join(self.path, f"{job_id}.{suffix}")
+
+    def index_path(self, status: Status) -> str:
+        name = destination_id(status["storage_url"], status["dest"])
+        return os.path.join(self.path, ".index", f"{name}.sqlite")
+
+    def lock(self, job_id: str) -> files.Lock:
+        return files.Lock(self.file(job_id, "lock"))
+
+    def destination_lock(self, status: Status) -> files.Lock:
+        name = destination_id(status["storage_url"], status["dest"])
+        return files.Lock(os.path.join(self.path, ".dest", f"{name}.lock"))
+
+    def ids(self) -> list[str]:
+        """All jobs, oldest first."""
+        return sorted(m[1] for name in os.listdir(self.path) if (m := _STATUS_NAME.fullmatch(name)))
+
+    def read(self, job_id: str) -> Status | None:
+        """The status as it is recorded, with whether cancel was asked for; None when there is none."""
+        status = files.read_json(self.file(check_id(job_id), "json"))
+        if status is not None:
+            status["cancel_requested"] = bool(status.get("cancel_requested")) or self.is_cancelled(job_id)
+        return status
+
+    def is_cancelled(self, job_id: str) -> bool:
+        return os.path.lexists(self.file(job_id, "cancel"))
+
+    def is_alive(self, job_id: str) -> bool:
+        return files.is_locked(self.file(job_id, "lock"))
+
+    def write(self, status: Status, *, durable: bool) -> None:
+        """Publishes a status. For the holder of the lock, or the creator."""
+        status["updated_at"] = timestamp()
+        files.replace_json(self.file(status["id"], "json"), status, durable=durable)
+
+    def create(self, request: Request, *, from_shell: bool = False) -> Status:
+        """A new job, `queued`. Raises Conflict when its destination is taken."""
+        with files.Lock(os.path.join(self.path, ".create.lock")) as guard:
+            self._guard(guard)
+            self._refuse_taken(request.storage_url, request.dest)
+            now = datetime.now(UTC)
+            job_id = self._reserve(now)
+            if request.access_key is not None:
+                secret = {"access_key": request.access_key, "secret_key": request.secret_key}
+                files.replace_json(self.file(job_id, "secret"), secret, durable=True)
+            status = _new_status(job_id, request, now, auto_resume=not from_shell)
+            self.write(status, durable=True)
+        return status
+
+    def _guard(self, lock: files.Lock) -> None:
+        if not lock.acquire(timeout_seconds=5.0):
+            raise SyncError("Busy", "another job is being created: try again")
+
+    def _reserve(self, now: datetime) -> str:
+        while True:
+            job_id = new_id(now)
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(self.file(job_id, "lock"), flags, 0o600))
+            except FileExistsError:
+                continue
+            return job_id
+
+    def _refuse_taken(self, storage_url: str, dest: str, besides: str | None = None) -> None:
+        wanted = destination_id(storage_url, dest)
+        for status in self.active():
+            if status["id"] != besides and destination_id(status["storage_url"], status["dest"]) == wanted:
+                raise Conflict(
+                    "DestinationBusy",
+                    f"job {status['id']} on bucket {dest} is {status['state']}: wait for it or cancel it",
+                    status["id"],
+                )
+
+    def observe(self, job_id: str) -> Status:
+        """The truth about a job, written down where it was not. Raises NoSuchJob."""
+        status = self.read(job_id)
+        if status is None:
+            raise NoSuchJob(job_id)
+        if recorded_state(status) in FINAL_STATES:
+            return status
+        if effective_state(recorded_state(status), self.is_alive(job_id), self.is_cancelled(job_id)) == (
+            recorded_state(status)
+        ):
+            return status
+        with self.lock(job_id) as lock:
+            if not lock.acquire():
+                return status  # a worker took it meanwhile: what it wrote last still holds
+            return self._settle(job_id, status)
+
+    def _settle(self, job_id: str, status: Status) -> Status:
+        """Holding the lock: reads again, and writes the effective state when it differs."""
+        status = self.read(job_id) or status
+        recorded = recorded_state(status)
+        state = effective_state(recorded, False, self.is_cancelled(job_id))
+        if state == recorded:
+            return status
+        if state is State.CANCELLED:
+            return self.finish(status, state, None, "cancelled")
+        error = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
+        return self.finish(status, state, error, "interrupted: the worker died")
+
+    def finish(self, status: Status, state: State, error: dict[str, str] | None, message: str) -> Status:
+        """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""
+        status.update(
+            state=state.value, error=error, message=message, finished_at=timestamp(), current=[], phase=None
+        )
+        status["progress"]["eta_seconds"] = None
+        status["progress"]["bytes_per_second"] = 0.0
+        status["cancel_requested"] = status["cancel_requested"] or self.is_cancelled(status["id"])
+        self.write(status, durable=True)
+        if state in (State.DONE, State.CANCELLED):
+            files.remove(self.file(status["id"], "secret"))
+        return status
+
+    def all(self) -> Iterator[Status]:
+        """Every job as `observe` gives it, oldest first."""
+        for job_id in self.ids():
+            try:
+                yield self.observe(job_id)
+            except NoSuchJob:  # pruned meanwhile, or not readable: it is no job to show
+                continue
+
+    def active(self) -> list[Status]:
+        """Queued and running jobs, oldest first."""
+        return [status for status in self.all() if recorded_state(status) not in FINAL_STATES]
+
+    def cancel(self, job_id: str) -> Status:
+        """Asks for the end of a job; a queued one ends at once. Raises Conflict when it has ended."""
+        status = self.observe(job_id)
+        state = recorded_state(status)
+        if state in FINAL_STATES:
+            raise Conflict("JobFinished", f"job {job_id} has ended: it is {state}", job_id)
+        files.touch(self.file(job_id, "cancel"))
+        return self.observe(job_id)
+
+    def prepare_resume(
+        self, job_id: str, keys: tuple[str, str] | None = None, *, shell: bool = False
+    ) -> Status:
+        """Makes an ended job `queued` again, its sentinel removed, `attempt` one higher.
+
+        `keys` replace the secret. Raises Conflict unless it is interrupted, failed or cancelled.
+        """
+        with files.Lock(os.path.join(self.path, ".create.lock")) as guard:
+            self._guard(guard)
+            status = self.observe(job_id)
+            if recorded_state(status) not in RESUMABLE_STATES:
+                raise Conflict(
+                    "NotResumable", f"job {job_id} is {status['state']}: nothing to resume", job_id
+                )
+            self._refuse_taken(status["storage_url"], status["dest"], besides=job_id)
+            with self.lock(job_id) as lock:
+                if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
+                    raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
+                if keys is not None:
+                    secret = {"access_key": keys[0], "secret_key": keys[1]}
+                    files.replace_json(self.file(job_id, "secret"), secret, durable=True)
+                files.remove(self.file(job_id, "cancel"))
+                renew(status, auto_resume=not shell)
+                self.write(status, durable=True)
+        return status
+
+    def secret(self, job_id: str) -> tuple[str, str] | None:
+        """The request's own keys: (access key, secret key)."""
+        value = files.read_json(self.file(job_id, "secret"))
+        if value is None:
+            return None
+        return str(value["access_key"]), str(value["secret_key"])
+
+    def prune(self, keep: int, is_old: Callable[[Status], bool] = lambda _: True) -> int:
+        """Removes the files of all finished jobs but the newest `keep`; returns how many."""
+        finished = [s for s in self.all() if recorded_state(s) in FINAL_STATES and is_old(s)]
+        removed = 0
+        for status in finished[: max(0, len(finished) - keep)]:
+            removed += self.delete(status["id"])
+        return removed
+
+    def delete(self, job_id: str) -> bool:
+        """Removes a finished job's files, the lock last. False when its lock is held."""
+        with self.lock(job_id) as lock:
+            if not lock.acquire():
+                return False
+            for suffix in SUFFIXES:
+                files.remove(self.file(job_id, suffix))
+        return True
+
+
+def renew(status: Status, *, auto_resume: bool) -> None:
+    """Turns the status of an ended job into that of its next attempt, `queued`."""
+    status.update(
+        state=State.QUEUED.value,
+        phase=None,
+        attempt=int(status.get("attempt", 0)) + 1,
+        pid=None,
+        pid_started_at=None,
+        started_at=None,
+        finished_at=None,
+        cancel_requested=False,
+        progress=dict(PROGRESS),
+        current=[],
+        errors=[],
+        error=None,
+        message="waiting to be resumed",
+        auto_resume=auto_resume,
+    )
+
+
+def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bool) -> Status:
+    return {
+        "version": 1,
+        "id": job_id,
+        "state": State.QUEUED.value,
+        "phase": None,
+        "source": request.source,
+        "dest": request.dest,
+        "storage_url": request.storage_url,
+        "wait": int(request.wait) if request.wait.is_integer() else request.wait,
+        "options": {},
+        "pid": None,
+        "pid_started_at": None,
+        "host": process.host(),
+        "attempt": 1,
+        "auto_resume": auto_resume,
+        "created_at": timestamp(now),
+        "started_at": None,
+        "updated_at": timestamp(now),
+        "finished_at": None,
+        "cancel_requested": False,
+        "progress": dict(PROGRESS),
+        "current": [],
+        "errors": [],
+        "error": None,
+        "message": "waiting for a free worker",
+    }
+
+
+def begin(status: Status) -> None:
+    """Turns the status into that of a worker's life: this process, now, `starting`."""
+    pid, started = process.me()
+    status.update(
+        state=State.RUNNING.value,
+        phase=Phase.STARTING.value,
+        pid=pid,
+        pid_started_at=started,
+        host=process.host(),
+        started_at=timestamp(),
+        finished_at=None,
+        progress=dict(PROGRESS),
+        current=[],
+        errors=[],
+        error=None,
+        message="starting",
+    )

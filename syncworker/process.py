@@ -1,0 +1,106 @@
+"""Processes: who one is, starting workers, signals. The only module that uses `psutil` and `signal`.
+
+A pid alone is never believed: pids are used again. With the start time it names one process of one boot;
+both are compared before every signal.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from typing import IO
+
+import psutil
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_START_TOLERANCE_SECONDS = 1.0  # the start time is derived from the boot time, which the clock's steps move
+
+
+def me() -> tuple[int, float]:
+    """This process: pid, start time (seconds since the epoch)."""
+    return os.getpid(), round(psutil.Process().create_time(), 2)
+
+
+def host() -> str:
+    return socket.gethostname()
+
+
+def is_running(pid: int, started_at: float) -> bool:
+    """Whether this very process still runs (a zombie does not)."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started_at) < _START_TOLERANCE_SECONDS
+        return bool(same and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
+
+
+def send_signal(pid: int, started_at: float, number: int) -> bool:
+    """Signals the process only when pid and start time both match; False when it is gone or another."""
+    if pid <= 1:
+        return False
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return False
+    try:
+        # The descriptor pins the process: checked after opening, it cannot change any more.
+        if not is_running(pid, started_at):
+            return False
+        signal.pidfd_send_signal(fd, number)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
+def resources(pid: int) -> tuple[int, float] | None:
+    """Resident memory in bytes and processor seconds (user and system) of a process, None when gone."""
+    try:
+        process = psutil.Process(pid)
+        with process.oneshot():
+            times = process.cpu_times()
+            return int(process.memory_info().rss), float(times.user + times.system)
+    except psutil.Error:
+        return None
+
+
+def spawn_worker(job_id: str, log: IO[bytes], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """`python -m syncworker run ID` in a session of its own, so that no signal to the server reaches it."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "syncworker", "run", job_id],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        cwd=PROJECT,
+        env=dict(environ),
+        start_new_session=True,
+        close_fds=True,
+    )
+
+
+def on_stop(callback: Callable[[str], None]) -> None:
+    """Calls back with the signal's name on SIGTERM and SIGINT. The callback only sets a flag."""
+
+    def handle(number: int, _frame: object) -> None:
+        callback(signal.Signals(number).name)
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
+
+
+def port_holder(port: int) -> str | None:
+    """Who listens on a TCP port, for people: `nginx (pid 812)`; None when that cannot be told."""
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            local = connection.laddr
+            if connection.status == psutil.CONN_LISTEN and local and local[1] == port and connection.pid:
+                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+    except psutil.Error:
+        pass
+    return None

@@ -1,0 +1,167 @@
+"""The settings: one table of names, defaults, meanings and checks. The environment wins over `.env`.
+
+Every wrong value is reported, all at once, before anything starts. Relative folders are relative to the
+project's folder, so that server and shell mean the same place wherever they are called from.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from dotenv import dotenv_values
+
+from syncworker.errors import UsageError
+from syncworker.process import PROJECT
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
+
+
+def _text(value: str) -> str:
+    return value
+
+
+def _optional(value: str) -> str | None:
+    return value or None
+
+
+def _integer(low: int, high: int) -> Callable[[str], int]:
+    def parse(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            raise ValueError("must be a whole number") from None
+        if not low <= number <= high:
+            raise ValueError(f"must be between {low} and {high}")
+        return number
+
+    return parse
+
+
+def _flag(value: str) -> bool:
+    if value.lower() in ("1", "true", "yes", "on"):
+        return True
+    if value.lower() in ("0", "false", "no", "off", ""):
+        return False
+    raise ValueError("must be 1 or 0")
+
+
+def _folder(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("must be a folder")
+    return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value not in words:
+            raise ValueError(f"must be {' or '.join(words)}")
+        return value
+
+    return parse
+
+
+def _list(value: str) -> tuple[str, ...]:
+    return tuple(item.strip() for item in value.split(",") if item.strip())
+
+
+def _url(value: str) -> str | None:
+    if not value:
+        return None
+    from syncworker.endpoint import parse_url
+
+    try:
+        return parse_url(value)
+    except UsageError as error:
+        raise ValueError(error.message) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    name: str
+    default: str
+    parse: Callable[[str], Any]
+    meaning: str
+
+
+TABLE = (
+    Setting("API_HOST", "127.0.0.1", _text, "address the server listens on"),
+    Setting("API_PORT", "5000", _integer(1, 65535), "port the server listens on"),
+    Setting(
+        "API_TOKEN", "", _optional, "token that requests must carry; `auto` makes one at the first start"
+    ),
+    Setting("API_ALLOW_UNAUTHENTICATED", "0", _flag, "1: listen beyond loopback without a token"),
+    Setting("ALLOWED_HOSTS", ",".join(LOOPBACK_NAMES), _list, "values of the Host header that are served"),
+    Setting("ALLOWED_STORAGE_URLS", "", _list, "prefixes that `storage_url` must start with; empty: any"),
+    Setting("UPLOADS_DIR", "app/uploads", _folder, "the uploads root: folders to sync are below it"),
+    Setting("JOBS_DIR", "jobs", _folder, "job files: a local disk, not a network or shared folder"),
+    Setting("STORAGE_URL", "", _url, "the S3 endpoint; unset: an embedded S3 server is started"),
+    Setting("STORAGE_DIR", "app/storage", _folder, "where the embedded S3 server keeps its data"),
+    Setting("MINIO_PORT", "9000", _integer(1, 65535), "port of the embedded S3 server"),
+    Setting("MINIO_ACCESS_KEY", "", _optional, "access key of the storage; unset: boto3's credential chain"),
+    Setting("MINIO_SECRET_KEY", "", _optional, "secret key of the storage"),
+    Setting("AWS_REGION", "us-east-1", _text, "region that requests are signed for"),
+    Setting("MAX_RUNNING_JOBS", str(max(2, os.cpu_count() or 1)), _integer(1, 1000), "workers at one time"),
+    Setting("MAX_QUEUED_JOBS", "1000", _integer(1, 1_000_000), "jobs that may wait"),
+    Setting("KEEP_JOBS", "1000", _integer(1, 1_000_000), "finished jobs whose files are kept"),
+    Setting("AUTO_RESUME", "1", _flag, "1: a starting server resumes what its own or the machine's end cut"),
+    Setting("BUCKET_DELETE", "allow", _one_of("allow", "refuse"), "refuse: an empty folder fails the job"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """One field for each row of TABLE, in lower case."""
+
+    api_host: str
+    api_port: int
+    api_token: str | None
+    api_allow_unauthenticated: bool
+    allowed_hosts: tuple[str, ...]
+    allowed_storage_urls: tuple[str, ...]
+    uploads_dir: str
+    jobs_dir: str
+    storage_url: str | None
+    storage_dir: str
+    minio_port: int
+    minio_access_key: str | None
+    minio_secret_key: str | None
+    aws_region: str
+    max_running_jobs: int
+    max_queued_jobs: int
+    keep_jobs: int
+    auto_resume: bool
+    bucket_delete: str
+
+    @property
+    def default_storage_url(self) -> str:
+        """The configured storage, the embedded one when none is."""
+        return self.storage_url or f"http://127.0.0.1:{self.minio_port}"
+
+
+def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) -> Settings:
+    """Reads `.env` and the environment. Raises UsageError that names every wrong value."""
+    environ = os.environ if environ is None else environ
+    path = os.path.join(PROJECT, ".env") if env_file is None else env_file
+    file_values = dotenv_values(path, interpolate=False) if os.path.exists(path) else {}
+    values: dict[str, Any] = {}
+    wrong: list[str] = []
+    for setting in TABLE:
+        text = environ.get(setting.name)
+        if text is None:
+            text = file_values.get(setting.name)
+        if text is None or (not text.strip() and setting.default):
+            text = setting.default
+        try:
+            values[setting.name.lower()] = setting.parse(text.strip())
+        except ValueError as error:
+            # The value itself is not shown for keys and tokens: messages carry no secret.
+            shown = "" if setting.name.endswith(("KEY", "TOKEN")) else f"={text!r}"
+            wrong.append(f"{setting.name}{shown}: {error}")
+    if bool(values.get("minio_access_key")) != bool(values.get("minio_secret_key")):
+        wrong.append("MINIO_ACCESS_KEY and MINIO_SECRET_KEY: set both, or none")
+    if wrong:
+        raise UsageError("WrongSetting", "wrong settings: " + "; ".join(wrong))
+    return Settings(**values)

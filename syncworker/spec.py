@@ -1,0 +1,159 @@
+"""What may be asked for: the parameters of a sync, checked before anything is written or started.
+
+A `Request` is valid by construction. Nothing here talks to the network except `check_storage_url`, which
+resolves a host name; nothing writes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from dataclasses import dataclass, field
+
+from syncworker import endpoint
+from syncworker.errors import UsageError
+from syncworker.settings import Settings
+
+WAIT_MAX_SECONDS = 3600.0
+_BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+_IPV4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One sync: the folder below the uploads root, the bucket, the storage, seconds between operations.
+
+    `access_key` and `secret_key` are set only when the request carried its own.
+    """
+
+    source: str
+    dest: str
+    storage_url: str
+    wait: float
+    access_key: str | None = None
+    secret_key: str | None = field(default=None, repr=False)
+
+
+def parse_source(text: str, uploads_dir: str) -> str:
+    """A folder relative to the uploads root, "" for the root itself; it need not exist."""
+
+    def refuse(why: str) -> UsageError:
+        return UsageError("BadSource", f"source {why}", param="source")
+
+    if "\0" in text:
+        raise refuse("must not contain a NUL character")
+    if text.startswith("/"):
+        raise refuse("must be relative to the uploads folder, not an absolute path")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise refuse("must be valid UTF-8") from None
+    parts = [part for part in text.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise refuse("must not contain `..`")
+    if len(text.encode()) > 4000:
+        raise refuse("is longer than a path can be")
+    source = "/".join(parts)
+    root = os.path.realpath(uploads_dir)
+    try:
+        real = os.path.realpath(os.path.join(root, source))
+    except OSError as error:
+        raise refuse(f"cannot be resolved: {error.strerror}") from error
+    if real != root and not real.startswith(root.rstrip("/") + "/"):
+        raise refuse("leads out of the uploads folder through a symbolic link")
+    return source
+
+
+def parse_dest(text: str) -> str:
+    """A bucket name by S3's rules (general purpose buckets: 3-63 characters, lower case)."""
+    if not text:
+        raise UsageError("MissingParameter", "dest is missing: the name of the bucket", param="dest")
+    if not _BUCKET.fullmatch(text) or ".." in text or _IPV4.fullmatch(text):
+        raise UsageError(
+            "BadBucketName",
+            "dest must be a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens, starting and"
+            " ending with a letter or digit",
+            param="dest",
+        )
+    return text
+
+
+def parse_wait(text: str) -> float:
+    """Seconds between two operations: 0 to 3600, decimals allowed."""
+    try:
+        if not re.fullmatch(r"\+?\d*\.?\d*(?:[eE]-?\d+)?", text):
+            raise ValueError
+        wait = float(text)
+    except ValueError:
+        wait = math.nan
+    if not 0 <= wait <= WAIT_MAX_SECONDS:  # false for nan as well
+        raise UsageError("BadWait", "wait must be a number of seconds from 0 to 3600", param="wait")
+    return wait
+
+
+def parse_keys(access_key: str | None, secret_key: str | None) -> tuple[str | None, str | None]:
+    """Both keys or none; neither may carry what a header or a credential scope cannot."""
+    for name, value in (("access_key", access_key), ("secret_key", secret_key)):
+        if value and (len(value) > 1024 or not value.isascii() or not value.isprintable() or " " in value):
+            raise UsageError("BadKey", f"{name} must be printable ASCII without spaces", param=name)
+        if value and name == "access_key" and ("/" in value or "," in value):
+            raise UsageError("BadKey", "access_key must not contain `/` or `,`", param=name)
+    if bool(access_key) != bool(secret_key):
+        missing = "secret_key" if access_key else "access_key"
+        raise UsageError("MissingParameter", f"{missing} is missing: give both keys or none", param=missing)
+    return access_key or None, secret_key or None
+
+
+def parse_storage_url(text: str | None, settings: Settings) -> str:
+    """The storage to talk to; the configured one when none is named. Resolution: `check_storage_url`."""
+    if not text:
+        return settings.default_storage_url
+    url = endpoint.parse_url(text)
+    allowed = settings.allowed_storage_urls
+    if url != settings.default_storage_url and allowed and not any(_below(url, prefix) for prefix in allowed):
+        raise UsageError(
+            "StorageUrlNotAllowed", "storage_url is not one of ALLOWED_STORAGE_URLS", param="storage_url"
+        )
+    return url
+
+
+def _below(url: str, prefix: str) -> bool:
+    """Whether a URL is a prefix or continues it at a boundary: https://a does not cover https://a.evil."""
+    prefix = prefix.rstrip("/")
+    return url == prefix or url.startswith((f"{prefix}/", f"{prefix}:"))
+
+
+def check_storage_url(url: str) -> None:
+    """Refuses a storage whose host is a link-local address, in any spelling or by any name. A name that does
+    not resolve now is let through: the worker resolves again, and checks again, when it connects."""
+    place = endpoint.Endpoint.of(url, "us-east-1")
+    try:
+        endpoint.resolve(place.host, place.port)
+    except OSError:
+        return
+
+
+def parse(
+    settings: Settings,
+    *,
+    source: str,
+    dest: str,
+    storage_url: str | None = None,
+    access_key: str | None = None,
+    secret_key: str | None = None,
+    wait: str = "0",
+) -> Request:
+    """All parameters of a sync, checked together. Raises UsageError naming the parameter."""
+    access, secret = parse_keys(access_key, secret_key)
+    url = parse_storage_url(storage_url, settings)
+    if url != settings.default_storage_url and access is None:
+        raise UsageError(
+            "MissingParameter",
+            "access_key and secret_key are needed for a storage_url other than the configured one: the"
+            " server's own keys go to its own storage only",
+            param="access_key",
+        )
+    return Request(
+        parse_source(source, settings.uploads_dir), parse_dest(dest), url, parse_wait(wait), access, secret
+    )
