@@ -1,0 +1,329 @@
+"""The folder as a stream of entries, in the order of their keys.
+
+`scan` walks the source depth first and yields a `FileEntry` for each file to send, a `Skip` for what is no
+file (a socket, a link that leads nowhere or out of the root), and an `Unreadable` for what exists and cannot
+be sent. The order is that of the keys' UTF-8 bytes, because a directory sorts as its name and "/". What could
+not be read is never taken for empty or missing.
+
+Memory is that of the largest single directory and of the depth, never of the tree; descriptors are at most
+`_OPEN_LEVELS` and the tree's own. Nothing but directories is opened. Files may change at any time: who reads
+one compares its `stat` with the entry. The same directory is read as often as symlinks lead to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from syncworker.errors import FatalError, Stopped, SyncError
+from syncworker.findings import (
+    changed,
+    not_utf8,
+    printable,
+    special,
+    too_long,
+    unread_directory,
+    unread_file,
+    unread_link,
+)
+from syncworker.model import KEY_MAX_BYTES, FileEntry, ScanItem, Skip, Unreadable
+from syncworker.tree import OUTSIDE, READ_DIRECTORY, Identity, Tree, identity
+
+_BATCH = 1000  # files between two questions whether to stop
+_OPEN_LEVELS = 32  # directories kept open; those above are opened again on the way back
+_DEEPEST_PREFIX = 4096  # characters; no key below can fit, and each level holds its whole prefix
+
+
+class SourceMissing(SyncError):
+    """The source folder does not exist, and everything on the way to it could be looked at."""
+
+
+class _Link(NamedTuple):
+    """A symlink to a directory in the root; `path` is where it leads."""
+
+    path: str
+
+
+class _Level:
+    """A directory on the branch that is being walked. `rest` are its names not yet taken, in order.
+
+    The last character of a name says what it is: "/" a directory, NUL something that `odd` explains, else a
+    regular file. (No name holds a NUL, and it sorts before everything, so it moves nothing.)
+    """
+
+    __slots__ = ("fd", "identity", "last", "odd", "path", "prefix", "rest")
+
+    def __init__(self, fd: int, prefix: str, path: str) -> None:
+        self.fd = fd  # -1: closed
+        self.identity: Identity = (-1, -1)
+        self.prefix = prefix  # of its keys: "" or ends in "/"
+        self.path = path  # from the root, without symlinks
+        self.odd: dict[str, tuple[ScanItem, ...] | _Link] = {}
+        self.rest: Iterator[str] = iter(())
+        self.last = ""  # the name taken before
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def scan(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[ScanItem]:
+    """All of `source` (a path from the root, "" is the root). The keys of the files ascend strictly.
+
+    Raises SourceMissing; FatalError with SourceNotADirectory, SourceOutsideRoot, SourceDangling (a symlink
+    that leads nowhere is no missing folder), or, at the end, SourceVanished: it was removed or replaced
+    during the scan, so what was yielded is not known to be all; Stopped, when `should_stop` says so, which is
+    asked once for each directory, each 1,000 names that are read, and each 1,000 files that are yielded.
+    """
+    walk = _Walk(tree, should_stop)
+    try:
+        try:
+            path = _find_source(tree, source)
+            walk.ask()
+            first = walk.enter(tree.open_dir(path), "", path)
+        except OSError as error:
+            first = unread_directory("", error, source)
+        if first is not None:
+            if isinstance(first, Skip):
+                raise _source_vanished(source)
+            yield first
+            return
+        top = walk.levels[0].identity
+        while walk.levels:
+            items, directory = walk.take()
+            yield from items
+            item = None
+            if directory is None:
+                item = walk.leave()
+            else:
+                walk.ask()
+                item = walk.descend(directory) if directory else None
+            if item is not None:
+                yield item
+        if not _still_there(tree, path, top):
+            raise _source_vanished(source)
+    finally:
+        walk.close()
+
+
+class _Walk:
+    """The branch being walked, from the source (`levels[0]`) down, and what may be done with its end."""
+
+    def __init__(self, tree: Tree, should_stop: Callable[[], bool]) -> None:
+        self.levels: list[_Level] = []
+        self._tree = tree
+        self._should_stop = should_stop
+        self._branch: set[Identity] = set()
+
+    def ask(self) -> None:
+        if self._should_stop():
+            raise Stopped("told to stop while reading the folder")
+
+    def close(self) -> None:
+        for level in self.levels:
+            level.close()
+
+    def enter(self, fd: int, prefix: str, path: str) -> ScanItem | None:
+        """Read the names of an opened directory, make it the end of the branch; or say why not."""
+        level = _Level(fd, prefix, path)
+        self.levels.append(level)  # from here on `close` closes it
+        try:
+            level.identity = identity(os.fstat(fd))
+            if level.identity in self._branch:
+                self.levels.pop().close()
+                return Skip(prefix[:-1], "symlink_loop")
+            self._branch.add(level.identity)
+            self._read_names(level)
+        except OSError as error:
+            self.levels.pop().close()
+            self._branch.discard(level.identity)
+            return unread_directory(prefix, error)
+        if len(self.levels) > _OPEN_LEVELS:
+            self.levels[-1 - _OPEN_LEVELS].close()
+        return None
+
+    def take(self) -> tuple[list[ScanItem], str | None]:
+        """The last level's next items, and then: a directory to descend into, "" for more, None at its end.
+
+        The hot path: one `stat` for each file, and little else. A name that is removed and made again while
+        the names are read may be listed twice, as two kinds even; it is taken once.
+        """
+        level = self.levels[-1]
+        fd, prefix, lstat, last = level.fd, level.prefix, os.stat, level.last
+        base = level.path + "/" if level.path else ""
+        items: list[ScanItem] = []
+        for name in level.rest:
+            if name == last:
+                continue
+            kind = name[-1]
+            if kind == "/":
+                level.last = name
+                return items, name
+            if kind == "\0":
+                odd, twice = level.odd[name], name[:-1] == last
+                level.last = last = name
+                if not isinstance(odd, _Link):
+                    items.extend(item for item in odd if not (twice and isinstance(item, FileEntry)))
+                elif not twice:
+                    return items, name
+                continue
+            last = name
+            key = prefix + name
+            if len(key) > KEY_MAX_BYTES // 4 and len(key.encode()) > KEY_MAX_BYTES:
+                items.append(too_long(key))
+                continue
+            try:
+                info = lstat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError as error:
+                items.append(unread_file(key, error))
+                continue
+            if info.st_mode & 0o170000 != stat.S_IFREG:
+                items.append(changed(key, info))
+                continue
+            items.append(
+                FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, base + name)
+            )
+            if len(items) >= _BATCH:
+                level.last = last
+                return items, ""
+        return items, None
+
+    def descend(self, name: str) -> ScanItem | None:
+        level = self.levels[-1]
+        prefix = level.prefix + name.rstrip("\0")
+        if len(prefix) > _DEEPEST_PREFIX:
+            return Unreadable(prefix, "KeyTooLong", f"The keys below {prefix[:80]}… are too long.", True)
+        link = level.odd.get(name)
+        try:
+            if isinstance(link, _Link):
+                return self.enter(self._tree.open_dir(link.path), prefix, link.path)
+            fd = os.open(name[:-1], READ_DIRECTORY, dir_fd=level.fd)
+        except OSError as error:
+            return unread_directory(prefix, error)
+        return self.enter(fd, prefix, f"{level.path}/{name[:-1]}" if level.path else name[:-1])
+
+    def leave(self) -> ScanItem | None:
+        """Go one level up; an item when that cannot be read on."""
+        child = self.levels.pop()
+        self._branch.discard(child.identity)
+        try:
+            if self.levels and self.levels[-1].fd < 0:
+                self._reopen(self.levels[-1], child)
+        except OSError as error:
+            self.levels[-1].rest = iter(())
+            return unread_directory(self.levels[-1].prefix, error)
+        finally:
+            child.close()
+        return None
+
+    def _reopen(self, level: _Level, child: _Level) -> None:
+        """By ".." in one step, whatever the depth. If the child was moved or linked to: by the path."""
+        if child.fd >= 0:
+            level.fd = os.open("..", READ_DIRECTORY, dir_fd=child.fd)
+            if identity(os.fstat(level.fd)) == level.identity:
+                return
+            level.close()
+        level.fd = self._tree.open_dir(level.path)
+        if identity(os.fstat(level.fd)) != level.identity:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def _read_names(self, level: _Level) -> None:
+        names: list[str] = []
+        with os.scandir(level.fd) as entries:
+            for entry in entries:
+                name = entry.name
+                if not name.isascii() and printable(name) != name:
+                    names.append(self._explain(level, name))
+                elif entry.is_file(follow_symlinks=False):
+                    names.append(name)
+                elif entry.is_dir(follow_symlinks=False):
+                    names.append(name + "/")
+                else:
+                    names.append(self._explain(level, name))
+                if not len(names) % _BATCH:
+                    self.ask()
+        names.sort()
+        level.rest = iter(names)
+
+    def _explain(self, level: _Level, name: str) -> str:
+        """Look at a name that is no plain file or directory, or no UTF-8; returns how it is listed."""
+        shown = printable(name)
+        key = level.prefix + shown
+        linked = False
+        try:
+            path = f"{level.path}/{name}" if level.path else name
+            info = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
+            linked = stat.S_ISLNK(info.st_mode)
+            if linked:
+                path, info = self._tree.resolve(name, level.path)
+        except OSError as error:
+            level.odd[shown + "\0"] = unread_link(key, error) if linked else (unread_file(key, error),)
+            return shown + "\0"
+        is_directory = stat.S_ISDIR(info.st_mode)
+        listed = shown + "/" * is_directory
+        if not is_directory and not stat.S_ISREG(info.st_mode):
+            found: tuple[ScanItem, ...] | _Link = (Skip(key, special(info)),)
+        elif shown != name:
+            found = (not_utf8(key + "/" * is_directory, is_directory),)
+        elif not linked:  # the file system tells no types with the names
+            return listed
+        elif is_directory:
+            found = (Skip(key, "symlink_loop"),) if identity(info) in self._branch else _Link(path)
+        elif len(key.encode()) > KEY_MAX_BYTES:
+            found = (too_long(key),)
+        else:
+            found = (FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, path),)
+        level.odd[listed + "\0"] = found
+        return listed + "\0"
+
+
+def _find_source(tree: Tree, source: str) -> str:
+    """Follow the source name by name, so that a missing folder is told from a symlink that leads nowhere."""
+    path = ""
+    for name in source.split("/"):
+        if name in ("", "."):
+            continue
+        try:
+            path, info = tree.resolve(name, path)
+        except FileNotFoundError as error:
+            if tree.lstat(f"{path}/{name}" if path else name) is not None:
+                raise FatalError(
+                    "SourceDangling",
+                    f"In the source folder {printable(source)}, {printable(name)} is a symlink that leads "
+                    "nowhere: remove it or make what it leads to.",
+                ) from error
+            raise SourceMissing(
+                "SourceMissing", f"The source folder {printable(source)} does not exist."
+            ) from error
+        except OSError as error:
+            if error.errno != OUTSIDE:
+                raise
+            raise FatalError(
+                "SourceOutsideRoot",
+                f"The source folder {printable(source)} leads out of the uploads folder.",
+            ) from error
+        if not stat.S_ISDIR(info.st_mode):
+            raise FatalError(
+                "SourceNotADirectory", f"The source {printable(source)} is no folder: name a folder."
+            )
+    return path
+
+
+def _still_there(tree: Tree, path: str, was: Identity) -> bool:
+    try:
+        now = tree.lstat(path)
+    except OSError:  # a symlink or an unreadable directory is on the way now
+        return False
+    return now is not None and identity(now) == was
+
+
+def _source_vanished(source: str) -> FatalError:
+    return FatalError(
+        "SourceVanished",
+        f"The source folder {printable(source) or '(all of it)'} was removed or replaced while it was read: "
+        "sync again.",
+    )
