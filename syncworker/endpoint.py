@@ -67,21 +67,29 @@ def is_refused(address: str) -> bool:
     return bool(ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip == _METADATA_V6)
 
 
-def resolve(host: str, port: int) -> list[tuple[int, tuple[str, int]]]:
-    """(family, address) pairs of a host; blocks on DNS. UsageError: a refused address; OSError: none."""
-    found: list[tuple[int, tuple[str, int]]] = []
+Address = tuple[int, tuple[str, int]]  # family, (IP address, port)
+
+
+def resolve_any(host: str, port: int) -> list[Address]:
+    """The addresses of a host; blocks on DNS. OSError: none."""
+    found: list[Address] = []
     for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
-        if family not in (socket.AF_INET, socket.AF_INET6):
-            continue
-        if is_refused(str(address[0])):
-            raise UsageError(
-                "StorageUrlRefused",
-                f"storage_url: {host} is a link-local, multicast or unspecified address, never a storage",
-                param="storage_url",
-            )
-        found.append((family, (str(address[0]), int(address[1]))))
+        if family in (socket.AF_INET, socket.AF_INET6):
+            found.append((family, (str(address[0]), int(address[1]))))
     if not found:
         raise OSError(f"no address for {host}")
+    return found
+
+
+def resolve(host: str, port: int) -> list[Address]:
+    """`resolve_any` for a storage. UsageError: one of its addresses is refused."""
+    found = resolve_any(host, port)
+    if any(is_refused(address[0]) for _, address in found):
+        raise UsageError(
+            "StorageUrlRefused",
+            f"storage_url: {host} is a link-local, multicast or unspecified address, never a storage",
+            param="storage_url",
+        )
     return found
 
 

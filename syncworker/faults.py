@@ -1,0 +1,85 @@
+"""What an error answer of a store means: try again, this key only, or the end of the job.
+
+`classify` is the only place that knows. Sources: Amazon S3 API Reference, "Error responses"; the codes that
+MinIO's code, Ceph and Swift add.
+"""
+
+from __future__ import annotations
+
+from email.utils import parsedate_to_datetime
+from time import time
+
+from syncworker.errors import FatalError, FileError, RetryError, SyncError
+
+_RETRY = frozenset(
+    {
+        "InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "OperationAborted",
+        "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XMinioServerNotInitialized",
+        "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidDigest",
+    }
+)  # fmt: skip
+_THROTTLED = frozenset(
+    {"SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestLimitExceeded",
+     "TooManyRequests", "BandwidthLimitExceeded", "RequestThrottled"}
+)  # fmt: skip
+_FATAL = {
+    "InvalidAccessKeyId": "the storage does not know the access key: check access_key",
+    "SignatureDoesNotMatch": "the storage refuses the signature: check secret_key (and that no proxy changes"
+    " requests)",
+    "AuthorizationHeaderMalformed": "the storage refuses the signature: check AWS_REGION",
+    "InvalidToken": "the storage refuses the session token: renew the credentials",
+    "AccountProblem": "the storage says there is a problem with the account",
+    "AllAccessDisabled": "the storage has disabled all access",
+    "NotSignedUp": "the account is not signed up for this storage",
+    "NoSuchBucket": "the bucket is gone: somebody deleted it while the job ran; sync again to make it anew",
+    "InvalidBucketName": "the storage refuses the name of the bucket",
+    "BucketAlreadyExists": "the bucket belongs to somebody else: choose another name",
+    "TooManyBuckets": "the account has as many buckets as it may have",
+    "QuotaExceeded": "the storage is full (quota exceeded): free space or raise the quota",
+    "XMinioAdminBucketQuotaExceeded": "the bucket's quota is exceeded: free space or raise the quota",
+    "XMinioStorageFull": "the storage is full: free space",
+    "InsufficientStorage": "the storage is full: free space",
+    "PermanentRedirect": "the bucket is at another endpoint: set storage_url and AWS_REGION to its own",
+    "TemporaryRedirect": "the bucket is at another endpoint: set storage_url and AWS_REGION to its own",
+    "MovedPermanently": "the storage answers with a redirect, which is never followed: correct storage_url",
+}
+_BUCKET_WIDE = frozenset(
+    {"ListObjectsV2", "CreateBucket", "HeadBucket", "DeleteBucket", "ListObjectVersions"}
+)
+
+
+def classify(operation: str, status: int, code: str, message: str, headers: dict[str, str]) -> SyncError:
+    """The error that an answer stands for. `code` is the store's, or "" where it sent none (HEAD)."""
+    if not code:
+        code = {403: "AccessDenied", 404: "NotFound", 301: "MovedPermanently", 307: "MovedPermanently"}.get(
+            status, f"Http{status}"
+        )
+    said = f": {message}" if message else ""
+    if code in _THROTTLED or status == 429 or (status == 503 and code not in _RETRY):
+        return RetryError(code, f"the storage asks to slow down{said}", throttled=True)
+    if code == "RequestTimeTooSkewed":
+        return FatalError(code, _skew(headers))
+    if code in _FATAL:
+        return FatalError(code, _FATAL[code])
+    if status in (301, 302, 303, 307, 308):
+        return FatalError(code, _FATAL["MovedPermanently"])
+    if code == "NotImplemented" or status == 501:
+        return FileError("NotImplemented", f"the storage cannot do {operation}{said}")
+    if status == 507:
+        return FatalError(code, _FATAL["InsufficientStorage"])
+    if code in _RETRY or status >= 500 or status == 408:
+        return RetryError(code, f"the storage failed with {status}{said}")
+    if code in ("AccessDenied", "AllAccessDisabled") and operation in _BUCKET_WIDE:
+        return FatalError(code, f"the storage denies {operation}: the keys need that permission{said}")
+    if status == 401:
+        return FatalError(code, f"the storage refuses the keys{said}")
+    return FileError(code, f"the storage refused {operation} with {status}{said}")
+
+
+def _skew(headers: dict[str, str]) -> str:
+    try:
+        minutes = (time() - parsedate_to_datetime(headers["date"]).timestamp()) / 60
+        off = f"{abs(minutes):.0f} minutes {'ahead of' if minutes > 0 else 'behind'} the storage's"
+    except (KeyError, ValueError):
+        off = "too far from the storage's"
+    return f"this machine's clock is {off}: set it right (chronyd, systemd-timesyncd) and resume"

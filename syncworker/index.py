@@ -1,0 +1,246 @@
+"""What we know of a destination from the last time: SQLite, one file a destination, a cache and no more.
+
+Safe to delete at any time; a file that is damaged, of another version or no database at all is put aside
+and made anew. Nothing in it is believed against the bucket's listing: a row only says that a file with that
+`stat` had the content of an object with that ETag.
+
+- `objects`: one row for each key that we sent or compared. Read in key order beside the scan (`Rows`), so a
+  million rows cost one pass and no memory.
+- `uploads`: unfinished multipart uploads of ours, written before the first part goes out. A row without an
+  upload id is an intent: the store may have begun an upload whose id we never learned.
+- `facts`: what was found out about the destination: whether ETags are MD5s, the device of the uploads root.
+
+If the file cannot be written (a full disk), the job goes on without it (`broken` is set).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+from syncworker import files
+
+_VERSION = 1
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS objects (
+  key TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
+  inode INTEGER NOT NULL, etag TEXT NOT NULL, digest TEXT NOT NULL, part_size INTEGER NOT NULL,
+  modified TEXT NOT NULL, checked_ns INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS uploads (
+  key TEXT PRIMARY KEY, upload_id TEXT NOT NULL, part_size INTEGER NOT NULL, size INTEGER NOT NULL)
+  WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+"""
+_BATCH = 1000
+
+
+class Row(NamedTuple):
+    """`etag` as the store lists it; `digest` the content in ETag form as we computed it ("" when it is the
+    etag); `modified` the listed LastModified ("" when not known yet); `checked_ns` when the file was read."""
+
+    key: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    etag: str
+    digest: str
+    part_size: int
+    modified: str
+    checked_ns: int
+
+
+class Unfinished(NamedTuple):
+    key: str
+    upload_id: str  # "" for an intent
+    part_size: int
+    size: int
+
+
+class Index:
+    """The index of one destination. One process uses it at a time: the destination's lock says so."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.broken: str | None = None
+        self._pending: list[Row] = []
+        self._forget: list[str] = []
+        try:
+            self._db = self._open()
+        except (sqlite3.Error, OSError):
+            self._discard()
+            try:
+                self._db = self._open()
+            except (sqlite3.Error, OSError) as error:
+                self.broken = str(error)
+                self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+                self._db.executescript(_SCHEMA)
+
+    def _open(self) -> sqlite3.Connection:
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        os.close(fd)
+        db = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
+        try:
+            version = db.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, _VERSION):
+                raise sqlite3.DatabaseError("another version")
+            db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA synchronous=NORMAL")
+            db.executescript(_SCHEMA)
+            db.execute(f"PRAGMA user_version={_VERSION}")
+            db.execute("SELECT count(*) FROM (SELECT 1 FROM objects, uploads, facts LIMIT 1)").fetchone()
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _discard(self) -> None:
+        for suffix in ("", "-wal", "-shm"):
+            files.remove(self.path + suffix)
+
+    def close(self) -> None:
+        self.flush()
+        self._db.close()
+
+    def _fail(self, error: sqlite3.Error) -> None:
+        """The disk is full or the file was damaged under us: go on without, and say so once."""
+        self.broken = self.broken or str(error)
+        self._pending.clear()
+        self._forget.clear()
+
+    # -- objects
+    def remember(self, row: Row) -> None:
+        self._pending.append(row)
+        if len(self._pending) >= _BATCH:
+            self.flush()
+
+    def forget(self, keys: Iterable[str]) -> None:
+        self._forget.extend(keys)
+        if len(self._forget) >= _BATCH:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what is pending, in one transaction."""
+        if not self._pending and not self._forget:
+            return
+        try:
+            self._db.execute("BEGIN")
+            self._db.executemany("DELETE FROM objects WHERE key=?", [(key,) for key in self._forget])
+            self._db.executemany("INSERT OR REPLACE INTO objects VALUES (?,?,?,?,?,?,?,?,?,?)", self._pending)
+            self._db.execute("COMMIT")
+        except sqlite3.Error as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            self._fail(error)
+        self._pending.clear()
+        self._forget.clear()
+
+    def find(self, key: str) -> Row | None:
+        try:
+            row = self._db.execute("SELECT * FROM objects WHERE key=?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._fail(error)
+            return None
+        return Row._make(row) if row else None
+
+    def rows(self) -> Rows:
+        """A reader of its own connection, for another thread; what is written meanwhile is not seen."""
+        return Rows(self.path if self.broken is None else ":memory:")
+
+    def clear(self) -> None:
+        """Forgets all objects and uploads: the bucket is gone."""
+        self._pending.clear()
+        try:
+            self._db.execute("DELETE FROM objects")
+            self._db.execute("DELETE FROM uploads")
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    # -- unfinished uploads; durable, because a forgotten one would stay in the bucket
+    def begin_upload(self, upload: Unfinished) -> None:
+        try:
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute("INSERT OR REPLACE INTO uploads VALUES (?,?,?,?)", upload)
+            self._db.execute("PRAGMA synchronous=NORMAL")
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def end_upload(self, key: str) -> None:
+        try:
+            self._db.execute("DELETE FROM uploads WHERE key=?", (key,))
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def upload(self, key: str) -> Unfinished | None:
+        return next(iter(self._uploads("WHERE key=?", (key,))), None)
+
+    def uploads(self) -> list[Unfinished]:
+        return self._uploads("", ())
+
+    def _uploads(self, where: str, values: tuple[str, ...]) -> list[Unfinished]:
+        try:
+            found = self._db.execute(f"SELECT * FROM uploads {where}", values).fetchall()  # noqa: S608
+        except sqlite3.Error as error:
+            self._fail(error)
+            return []
+        return [Unfinished._make(row) for row in found]
+
+    # -- facts
+    def fact(self, name: str) -> str | None:
+        try:
+            row = self._db.execute("SELECT value FROM facts WHERE name=?", (name,)).fetchone()
+        except sqlite3.Error as error:
+            self._fail(error)
+            return None
+        return str(row[0]) if row else None
+
+    def set_fact(self, name: str, value: str) -> None:
+        try:
+            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (name, value))
+        except sqlite3.Error as error:
+            self._fail(error)
+
+
+class Rows:
+    """The rows of `objects` in key order: `at(key)` with ascending keys answers from one forward pass."""
+
+    def __init__(self, path: str) -> None:
+        self._rows: Iterator[tuple] = iter(())  # type: ignore[type-arg]
+        self._db: sqlite3.Connection | None = None
+        try:
+            self._db = sqlite3.connect(path, timeout=5, check_same_thread=False)
+            self._rows = iter(self._db.execute("SELECT * FROM objects ORDER BY key"))
+        except sqlite3.Error:
+            self._rows = iter(())
+        self._current = self._next()
+
+    def _next(self) -> Row | None:
+        try:
+            row = next(self._rows, None)
+        except sqlite3.Error:
+            return None  # damaged in the middle: what follows is compared by content
+        return Row._make(row) if row is not None else None
+
+    def at(self, key: str) -> Row | None:
+        """The row of `key`; keys must ascend from call to call."""
+        current = self._current
+        while current is not None and current.key < key:
+            current = self._current = self._next()
+        if current is not None and current.key == key:
+            return current
+        return None
+
+    def has(self, key: str) -> bool:
+        """Whether there is a row, by a look-up of its own: for keys out of order."""
+        if self._db is None:
+            return False
+        try:
+            return self._db.execute("SELECT 1 FROM objects WHERE key=?", (key,)).fetchone() is not None
+        except sqlite3.Error:
+            return False
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()

@@ -1,0 +1,458 @@
+"""The operations of S3 on one bucket, each answered or failed within bounded time.
+
+`Bucket.call` signs, sends, classifies (faults.py) and tries again what may pass: exponential waits with full
+jitter, while fewer requests are in flight as long as the store asks to slow down (`Gate`). Each operation
+raises RetryError when it has given up trying, FileError when the store refuses this key, FatalError when
+nothing will work. Redirects are not followed; a region named by the store is taken over once.
+
+Content-MD5 goes with PutObject, UploadPart and DeleteObjects: the one integrity header that nearly every
+store checks. No trailing checksums, ever: several stores keep their framing inside the object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import random
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
+
+from syncworker import faults, s3xml
+from syncworker.credentials import KeySource
+from syncworker.errors import FatalError, FileError, RetryError, SyncError
+from syncworker.sigv4 import EMPTY_SHA256, UNSIGNED, Signer, encode_path, encode_query
+from syncworker.wire import Body, Response, Wire
+
+T = TypeVar("T")
+
+DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects
+_TRIES = 6
+_TRIES_THROTTLED = 60
+_TRIES_UNANSWERED = 4  # before the store has answered for the first time: a wrong address is told soon
+_WAIT_SECONDS = 0.2
+_WAIT_MAX_SECONDS = 8.0
+_MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
+
+
+class Gate:
+    """How many requests may be in flight: halved when the store asks to slow down (once in half a second),
+    one more for each full round of answers that succeed, never below one."""
+
+    def __init__(self, most: int) -> None:
+        self.most = float(most)
+        self.limit = float(most)
+        self.inside = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._lowered_at = -1.0
+
+    async def enter(self) -> None:
+        while self.inside >= self.limit:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            try:
+                await waiter
+            finally:
+                if waiter.cancelled() and self._waiting:
+                    self._wake()
+        self.inside += 1
+
+    def leave(self, error: SyncError | None) -> None:
+        self.inside -= 1
+        if error is None:
+            if self.limit < self.most:
+                self.limit = min(self.most, self.limit + 1 / self.limit)
+        elif isinstance(error, RetryError) and error.throttled:
+            now = asyncio.get_running_loop().time()
+            if now - self._lowered_at > 0.5:
+                self._lowered_at = now
+                self.limit = max(1.0, self.limit / 2)
+        self._wake()
+
+    def _wake(self) -> None:
+        for _ in range(max(0, int(self.limit) - self.inside)):
+            while self._waiting:
+                waiter = self._waiting.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+                    break
+
+
+class Head(NamedTuple):
+    """An object as HEAD tells it. `metadata` has lower-case names without `x-amz-meta-`."""
+
+    size: int
+    etag: str
+    metadata: dict[str, str]
+
+
+class Bucket:
+    """One bucket of one storage. `stopping` says that no new try may begin."""
+
+    def __init__(
+        self,
+        wire: Wire,
+        name: str,
+        region: str,
+        keys: KeySource,
+        *,
+        most_requests: int = 64,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.wire = wire
+        self.name = name
+        self.signer = Signer(region)
+        self.keys = keys
+        self.gate = Gate(most_requests)
+        self.stopping = stopping
+        self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
+        self.retries = 0
+        host, self._prefix = wire.place.place(name)
+        self._host, self._host_header = host, wire.place.host_header(host)
+        self._target = "" if wire.proxy is None or wire.tls is not None else f"http://{self._host_header}"
+        self._proxy_line = (
+            f"proxy-authorization: {wire.proxy.authorization}\r\n"
+            if self._target and wire.proxy and wire.proxy.authorization
+            else ""
+        )
+
+    # -- one request
+    async def call(
+        self,
+        operation: str,
+        method: str,
+        key: str | None = None,
+        query: dict[str, str] | None = None,
+        headers: dict[str, str] | None = None,
+        body: bytes | Body = b"",
+        *,
+        max_body: int = 8 << 20,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> Response:
+        """The answer with a 2xx status; everything else is raised, after the tries it is worth."""
+        tries = 0
+        renewed = False
+        while True:
+            tries += 1
+            await self.gate.enter()
+            error: SyncError | None = None
+            try:
+                return await self._once(operation, method, key, query, headers, body, max_body, on_sent)
+            except SyncError as failure:
+                error = failure
+            finally:
+                self.gate.leave(error)
+            if not isinstance(error, RetryError):
+                raise error
+            if error.code in ("ExpiredToken", "ExpiredTokenException") and not renewed:
+                renewed = True
+                if await self.keys.renew():
+                    continue
+            if error.code in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"):
+                raise FatalError(error.code, "the credentials have expired: renew them and resume the job")
+            await self._wait(error, tries)
+
+    async def _wait(self, error: RetryError, tries: int) -> None:
+        """Sleeps before the next try, or raises when there is none left."""
+        most = _TRIES_THROTTLED if error.throttled else _TRIES
+        if not self.wire.answered:
+            most = _TRIES_UNANSWERED
+        if tries >= most or self.stopping():
+            if not self.wire.answered:
+                raise FatalError(
+                    error.code, f"the storage does not answer: {error.message}: check storage_url"
+                )
+            raise error
+        self.retries += 1
+        pause = random.random() * min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**tries)  # noqa: S311
+        while pause > 0 and not self.stopping():
+            await asyncio.sleep(min(pause, 0.2))
+            pause -= 0.2
+
+    async def _once(
+        self,
+        operation: str,
+        method: str,
+        key: str | None,
+        query: dict[str, str] | None,
+        headers: dict[str, str] | None,
+        body: bytes | Body,
+        max_body: int,
+        on_sent: Callable[[int], None] | None,
+    ) -> Response:
+        if key is None:
+            path = self._prefix or "/"
+        else:
+            path = encode_path(f"{self._prefix}/{key}")
+        query_text = encode_query(query) if query else ""
+        size = len(body) if isinstance(body, bytes) else body.size
+        signed = {"host": self._host_header}
+        if headers:
+            signed.update(headers)
+        if isinstance(body, bytes):
+            payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
+        else:
+            payload = UNSIGNED
+        self.signer.sign(await self.keys.keys(), method, path, query_text, signed, payload)
+        lines = "".join([f"{name}: {value}\r\n" for name, value in signed.items()])
+        target = f"{path}?{query_text}" if query_text else path
+        length = f"content-length: {size}\r\n" if size or method in ("PUT", "POST") else ""
+        head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"
+        response = await self.wire.exchange(
+            self._host, method, head.encode("latin-1"), body, max_body=max_body, on_sent=on_sent
+        )
+        counter = (operation, response.status)
+        self.requests[counter] = self.requests.get(counter, 0) + 1
+        if 200 <= response.status < 300:
+            return response
+        raise self._error(operation, response)
+
+    def _error(self, operation: str, response: Response) -> SyncError:
+        code, message, fields = s3xml.parse_error(response.body)
+        region = fields.get("Region") or response.headers.get("x-amz-bucket-region")
+        if region and region != self.signer.region and response.status in (301, 307, 400, 403):
+            # Sign for the region the bucket is in. The host stays: it was checked, another was not.
+            self.signer = Signer(region)
+            return RetryError("WrongRegion", f"the bucket is in region {region}: set AWS_REGION")
+        return faults.classify(operation, response.status, code, message[:300], response.headers)
+
+    # -- the bucket
+    async def create(self) -> None:
+        """Makes the bucket; one of our own that is there already is success."""
+        region = self.signer.region
+        body = b"" if region in ("us-east-1", "auto") else s3xml.location_document(region)
+        try:
+            await self.call("CreateBucket", "PUT", body=body)
+        except (FileError, FatalError) as error:
+            if error.code == "BucketAlreadyOwnedByYou":
+                return
+            if body and error.code in ("InvalidLocationConstraint", "InvalidRegion", "MalformedXML"):
+                await self.call("CreateBucket", "PUT")
+                return
+            raise
+
+    async def exists(self) -> bool:
+        try:
+            await self.call("HeadBucket", "HEAD")
+        except FileError as error:
+            if error.code == "NotFound":
+                return False
+            raise
+        return True
+
+    async def delete_bucket(self) -> None:
+        """FileError BucketNotEmpty when something is in it; a missing bucket is success."""
+        try:
+            await self.call("DeleteBucket", "DELETE")
+        except (FatalError, FileError) as error:
+            if error.code not in ("NoSuchBucket", "NotFound"):
+                raise
+
+    async def list_page(self, token: str | None, start_after: str | None = None) -> s3xml.Page:
+        """FatalError NoSuchBucket when the bucket is missing."""
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000"}
+        if token is not None:
+            query["continuation-token"] = token
+        elif start_after:
+            query["start-after"] = start_after
+        return await self._read("ListObjectsV2", query, s3xml.parse_listing)
+
+    async def list_exact(self, key: str) -> list[str]:
+        """The first keys listed under a key's own name: the key itself, if the store kept it."""
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": "2", "prefix": key}
+        page = await self._read("ListObjectsV2", query, s3xml.parse_listing)
+        return [entry.key for entry in page.entries]
+
+    async def _read(self, operation: str, query: dict[str, str], parse: Callable[[bytes], T]) -> T:
+        """A GET whose answer is parsed; one that is broken is asked for again, a few times."""
+        for attempt in range(1, _TRIES):
+            response = await self.call(operation, "GET", query=query)
+            try:
+                return parse(response.body)
+            except RetryError as error:
+                code, message, _ = s3xml.parse_error(response.body)
+                if code:
+                    failure = faults.classify(operation, 500, code, message, response.headers)
+                    if not isinstance(failure, RetryError):
+                        raise failure from error
+                if attempt == _TRIES - 1:
+                    raise FatalError(error.code, f"{error.message}: check storage_url") from error
+                await self._wait(error, attempt)
+        raise AssertionError("unreachable")
+
+    # -- objects
+    async def put(self, key: str, body: bytes, digest: bytes, metadata: dict[str, str]) -> str:
+        """PutObject with Content-MD5; the ETag that the store answers with, "" for none."""
+        headers = {"content-md5": base64.b64encode(digest).decode()}
+        headers.update(metadata)
+        response = await self.call("PutObject", "PUT", key, headers=headers, body=body)
+        return s3xml.clean_etag(response.headers.get("etag"))
+
+    async def head(self, key: str) -> Head | None:
+        """None when there is no such object."""
+        try:
+            response = await self.call("HeadObject", "HEAD", key)
+        except FileError as error:
+            if error.code in _MISSING:
+                return None
+            raise
+        metadata = {
+            name.removeprefix("x-amz-meta-"): value
+            for name, value in response.headers.items()
+            if name.startswith("x-amz-meta-")
+        }
+        size = response.headers.get("content-length", "")
+        etag = s3xml.clean_etag(response.headers.get("etag"))
+        return Head(int(size) if size.isdigit() else -1, etag, metadata)
+
+    async def read_range(self, key: str, offset: int, size: int) -> bytes:
+        """Exactly `size` bytes of an object from `offset`, or FileError."""
+        if size == 0:
+            return b""
+        headers = {"range": f"bytes={offset}-{offset + size - 1}"}
+        response = await self.call("GetObject", "GET", key, headers=headers, max_body=size + 65536)
+        body = response.body
+        if response.status == 200:  # the store ignores ranges
+            body = body[offset : offset + size]
+        if len(body) != size:
+            raise FileError(
+                "ReadBackFailed", "the storage gave back another number of bytes than it was sent"
+            )
+        return body
+
+    async def delete(self, key: str, version_id: str | None = None) -> None:
+        query = {"versionId": version_id} if version_id is not None else None
+        try:
+            await self.call("DeleteObject", "DELETE", key, query)
+        except FileError as error:
+            if error.code not in _MISSING:
+                raise
+
+    async def delete_many(self, objects: Sequence[tuple[str, str | None]]) -> list[tuple[str, SyncError]]:
+        """Deletes up to 1,000 (key, version id or None); returns those that failed, with their errors."""
+        body = s3xml.delete_document(objects)
+        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        headers = {"content-md5": digest, "content-type": "application/xml"}
+        response = await self.call("DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body)
+        failures: list[tuple[str, SyncError]] = []
+        for key, _version, code, message in s3xml.parse_delete_result(response.body):
+            if code not in _MISSING:
+                error = faults.classify("DeleteObjects", 400, code, message, response.headers)
+                failures.append((key, error))
+        return failures
+
+    # -- multipart uploads
+    async def create_upload(self, key: str, metadata: dict[str, str]) -> str:
+        response = await self.call("CreateMultipartUpload", "POST", key, {"uploads": ""}, metadata)
+        return s3xml.parse_upload_id(response.body)
+
+    async def upload_part(
+        self,
+        key: str,
+        upload_id: str,
+        number: int,
+        body: Body,
+        digest: bytes,
+        on_sent: Callable[[int], None] | None = None,
+    ) -> str:
+        response = await self.call(
+            "UploadPart",
+            "PUT",
+            key,
+            {"partNumber": str(number), "uploadId": upload_id},
+            {"content-md5": base64.b64encode(digest).decode()},
+            body,
+            on_sent=on_sent,
+        )
+        return s3xml.clean_etag(response.headers.get("etag"))
+
+    async def list_parts(self, key: str, upload_id: str) -> list[s3xml.Part] | None:
+        """All parts that the store has of an upload; None when it does not know the upload."""
+        parts: list[s3xml.Part] = []
+        marker: str | None = None
+        while True:
+            query = {"uploadId": upload_id}
+            if marker is not None:
+                query["part-number-marker"] = marker
+            try:
+                response = await self.call("ListParts", "GET", key, query)
+            except FileError as error:
+                if error.code in ("NoSuchUpload", "NoSuchKey", "NotFound", "NotImplemented"):
+                    return None
+                raise
+            page, following = s3xml.parse_parts(response.body)
+            parts += page
+            if following is None:
+                return parts
+            if not page or following == marker:
+                raise FatalError("BrokenListing", f"the storage repeats itself listing the parts of {key}")
+            marker = following
+
+    async def complete_upload(self, key: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> str:
+        """The ETag of the new object, "" when the store does not say."""
+        for attempt in range(1, _TRIES):
+            response = await self.call(
+                "CompleteMultipartUpload",
+                "POST",
+                key,
+                {"uploadId": upload_id},
+                {"content-type": "application/xml"},
+                s3xml.complete_document(parts),
+            )
+            code, message, _ = s3xml.parse_error(response.body)
+            if not code:
+                return s3xml.parse_completed(response.body)
+            # 200 and an error inside: the store had begun to answer before it knew.
+            failure = faults.classify("CompleteMultipartUpload", 500, code, message, response.headers)
+            if not isinstance(failure, RetryError) or attempt == _TRIES - 1:
+                raise failure
+            await self._wait(failure, attempt)
+        raise AssertionError("unreachable")
+
+    async def abort_upload(self, key: str, upload_id: str) -> None:
+        try:
+            await self.call("AbortMultipartUpload", "DELETE", key, {"uploadId": upload_id})
+        except FileError as error:
+            if error.code not in ("NoSuchUpload", "NoSuchKey", "NotFound"):
+                raise
+
+    async def list_uploads(self, prefix: str | None = None) -> list[s3xml.Upload]:
+        """Unfinished multipart uploads, all pages; none where the store does not know the operation."""
+        base = {"uploads": "", "encoding-type": "url"}
+        if prefix is not None:
+            base["prefix"] = prefix
+        try:
+            return await self._all_pages("ListMultipartUploads", base, s3xml.parse_uploads)
+        except FileError as error:
+            if error.code in ("NotImplemented", "NoSuchUpload", "NoSuchKey", "MethodNotAllowed", "NotFound"):
+                return []
+            raise
+
+    async def list_versions(self) -> list[s3xml.Version] | None:
+        """Up to 1,000 versions and delete markers, from the first; None where there is no versioning."""
+        query = {"versions": "", "encoding-type": "url", "max-keys": "1000"}
+        try:
+            found, _ = await self._read("ListObjectVersions", query, s3xml.parse_versions)
+        except FileError as error:
+            if error.code in ("NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"):
+                return None
+            raise
+        return found
+
+    async def _all_pages(
+        self,
+        operation: str,
+        base: dict[str, str],
+        parse: Callable[[bytes], tuple[list[T], dict[str, str] | None]],
+    ) -> list[T]:
+        found: list[T] = []
+        marker: dict[str, str] = {}
+        while True:
+            page, following = await self._read(operation, base | marker, parse)
+            found += page
+            if following is None:
+                return found
+            if following == marker or not page:
+                raise FatalError("BrokenListing", f"the storage repeats itself in {operation}")
+            marker = following

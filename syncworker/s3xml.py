@@ -1,0 +1,227 @@
+"""The XML of S3: listings and errors read, DeleteObjects and CompleteMultipartUpload written.
+
+An answer must be what was asked for: another root element, a document type or text that is no XML is a
+broken answer, never an empty one. Source: Amazon S3 API Reference, the operations' response syntax.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+from urllib.parse import unquote_plus
+from xml.etree import ElementTree
+from xml.sax.saxutils import escape
+
+from syncworker.errors import RetryError
+from syncworker.model import ObjectEntry
+
+# What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does.
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
+
+
+class Page(NamedTuple):
+    """A page of a listing. `token` is None on the last one; `decoded`: the store encoded the keys."""
+
+    entries: list[ObjectEntry]
+    token: str | None
+    truncated: bool
+
+
+class Version(NamedTuple):
+    key: str
+    version_id: str
+
+
+class Upload(NamedTuple):
+    key: str
+    upload_id: str
+
+
+class Part(NamedTuple):
+    number: int
+    size: int
+    etag: str
+
+
+def clean_etag(text: str | None) -> str:
+    """An ETag without quotes and weak mark, in lower case (some stores write upper case)."""
+    text = (text or "").strip()
+    return text.removeprefix("W/").strip('"').lower()
+
+
+def parse(body: bytes, root_name: str) -> tuple[ElementTree.Element, str]:
+    """The root element and its namespace prefix (`{…}` or "")."""
+    if b"<!DOCTYPE" in body[:1024] or b"<!ENTITY" in body:
+        raise RetryError("BadAnswer", "the storage sent XML with a document type: not an S3 answer")
+    try:
+        root = ElementTree.fromstring(body)  # noqa: S314
+    except ElementTree.ParseError as error:
+        raise RetryError("BadAnswer", f"the storage sent no valid XML where {root_name} was due") from error
+    namespace, _, name = root.tag.rpartition("}")
+    if name != root_name:
+        raise RetryError("BadAnswer", f"the storage sent <{name[:40]}> where {root_name} was due")
+    return root, f"{namespace}}}" if namespace else ""
+
+
+def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
+    """(code, message, all fields) of an error answer; ("", "", {}) when the body is none."""
+    try:
+        root, ns = parse(body, "Error")
+    except RetryError:
+        return "", "", {}
+    fields = {child.tag.removeprefix(ns): (child.text or "").strip() for child in root}
+    return fields.get("Code", ""), fields.get("Message", ""), fields
+
+
+def parse_listing(body: bytes, prefix: str = "") -> Page:
+    """A page of ListObjectsV2."""
+    root, ns = parse(body, "ListBucketResult")
+    encoded = (root.findtext(f"{ns}EncodingType") or "") == "url"
+    key_tag, size_tag, etag_tag, time_tag = f"{ns}Key", f"{ns}Size", f"{ns}ETag", f"{ns}LastModified"
+    entries: list[ObjectEntry] = []
+    append = entries.append
+    try:
+        for element in root.iterfind(f"{ns}Contents"):
+            fields = {child.tag: child.text for child in element}
+            key = fields[key_tag] or ""
+            if encoded and ("%" in key or "+" in key):
+                key = unquote_plus(key, errors="surrogateescape")
+            etag = (fields.get(etag_tag) or "").strip('"')
+            append(ObjectEntry(key, int(fields[size_tag] or ""), etag.lower(), fields.get(time_tag) or ""))
+    except (KeyError, ValueError) as error:
+        raise RetryError("BadAnswer", "the storage listed an object without a key or a size") from error
+    if prefix and not all(entry.key.startswith(prefix) for entry in entries):
+        raise RetryError("BadAnswer", "the storage listed a key outside of the prefix that was asked for")
+    truncated = (root.findtext(f"{ns}IsTruncated") or "").strip().lower() == "true"
+    return Page(entries, root.findtext(f"{ns}NextContinuationToken") or None, truncated)
+
+
+def _decoder(root: ElementTree.Element, ns: str) -> bool:
+    return (root.findtext(f"{ns}EncodingType") or "") == "url"
+
+
+def parse_versions(body: bytes) -> tuple[list[Version], dict[str, str] | None]:
+    """Versions and delete markers of one page of ListObjectVersions, and the markers of the next."""
+    root, ns = parse(body, "ListVersionsResult")
+    encoded = _decoder(root, ns)
+    found = []
+    for element in root:
+        if element.tag in (f"{ns}Version", f"{ns}DeleteMarker"):
+            key = element.findtext(f"{ns}Key") or ""
+            found.append(
+                Version(unquote_plus(key) if encoded else key, element.findtext(f"{ns}VersionId") or "null")
+            )
+    return found, _next(root, ns, encoded, "NextKeyMarker", "NextVersionIdMarker", "version-id-marker")
+
+
+def parse_uploads(body: bytes) -> tuple[list[Upload], dict[str, str] | None]:
+    """Unfinished multipart uploads of one page of ListMultipartUploads, and the markers of the next."""
+    root, ns = parse(body, "ListMultipartUploadsResult")
+    encoded = _decoder(root, ns)
+    found = []
+    for element in root.iterfind(f"{ns}Upload"):
+        key = element.findtext(f"{ns}Key") or ""
+        found.append(Upload(unquote_plus(key) if encoded else key, element.findtext(f"{ns}UploadId") or ""))
+    return found, _next(root, ns, encoded, "NextKeyMarker", "NextUploadIdMarker", "upload-id-marker")
+
+
+def _next(
+    root: ElementTree.Element, ns: str, encoded: bool, key_tag: str, id_tag: str, id_parameter: str
+) -> dict[str, str] | None:
+    if (root.findtext(f"{ns}IsTruncated") or "").lower() != "true":
+        return None
+    key = root.findtext(f"{ns}{key_tag}") or ""
+    marker = {"key-marker": unquote_plus(key) if encoded else key}
+    if identifier := root.findtext(f"{ns}{id_tag}"):
+        marker[id_parameter] = identifier
+    return marker
+
+
+def parse_parts(body: bytes) -> tuple[list[Part], str | None]:
+    """Parts of one page of ListParts, and the marker of the next."""
+    root, ns = parse(body, "ListPartsResult")
+    try:
+        parts = [
+            Part(
+                int(element.findtext(f"{ns}PartNumber") or ""),
+                int(element.findtext(f"{ns}Size") or ""),
+                clean_etag(element.findtext(f"{ns}ETag")),
+            )
+            for element in root.iterfind(f"{ns}Part")
+        ]
+    except ValueError as error:
+        raise RetryError("BadAnswer", "the storage listed a part without a number or a size") from error
+    truncated = (root.findtext(f"{ns}IsTruncated") or "").lower() == "true"
+    marker = root.findtext(f"{ns}NextPartNumberMarker") or (str(parts[-1].number) if parts else None)
+    return parts, marker if truncated else None
+
+
+def parse_upload_id(body: bytes) -> str:
+    root, ns = parse(body, "InitiateMultipartUploadResult")
+    upload_id = root.findtext(f"{ns}UploadId")
+    if not upload_id:
+        raise RetryError("BadAnswer", "the storage began a multipart upload without an id")
+    return upload_id
+
+
+def parse_completed(body: bytes) -> str:
+    """The ETag of a completed multipart upload, "" when the store sends none."""
+    root, ns = parse(body, "CompleteMultipartUploadResult")
+    return clean_etag(root.findtext(f"{ns}ETag"))
+
+
+def parse_delete_result(body: bytes) -> list[tuple[str, str, str, str]]:
+    """(key, version id, code, message) of each object that was not deleted."""
+    root, ns = parse(body, "DeleteResult")
+    return [
+        (
+            element.findtext(f"{ns}Key") or "",
+            element.findtext(f"{ns}VersionId") or "",
+            element.findtext(f"{ns}Code") or "",
+            element.findtext(f"{ns}Message") or "",
+        )
+        for element in root.iterfind(f"{ns}Error")
+    ]
+
+
+def can_carry(key: str) -> bool:
+    """Whether a key can stand in an XML document at all."""
+    return not _NOT_XML.search(key)
+
+
+def _text(value: str) -> str:
+    return escape(value, {"\r": "&#13;", "\n": "&#10;", "\t": "&#9;"})
+
+
+def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
+    """The body of DeleteObjects for (key, version id or None), in quiet mode: the answer lists failures."""
+    rows = []
+    for key, version_id in objects:
+        version = f"<VersionId>{_text(version_id)}</VersionId>" if version_id is not None else ""
+        rows.append(f"<Object><Key>{_text(key)}</Key>{version}</Object>")
+    body = "".join(rows)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Quiet>true</Quiet>{body}</Delete>"
+    ).encode()
+
+
+def complete_document(parts: Iterable[tuple[int, str]]) -> bytes:
+    """The body of CompleteMultipartUpload for (number, ETag), ascending."""
+    rows = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>"
+        for number, etag in parts
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"{rows}</CompleteMultipartUpload>"
+    ).encode()
+
+
+def location_document(region: str) -> bytes:
+    return (
+        '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<LocationConstraint>{_text(region)}</LocationConstraint></CreateBucketConfiguration>"
+    ).encode()
