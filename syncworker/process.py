@@ -17,6 +17,7 @@ from typing import IO
 import psutil
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+TERM, KILL = signal.SIGTERM, signal.SIGKILL
 _START_TOLERANCE_SECONDS = 1.0  # the start time is derived from the boot time, which the clock's steps move
 
 
@@ -94,13 +95,38 @@ def on_stop(callback: Callable[[str], None]) -> None:
     signal.signal(signal.SIGINT, handle)
 
 
-def port_holder(port: int) -> str | None:
-    """Who listens on a TCP port, for people: `nginx (pid 812)`; None when that cannot be told."""
+def started_at(pid: int) -> float | None:
+    """When a process started (seconds since the epoch), None when it is gone."""
+    try:
+        return round(psutil.Process(pid).create_time(), 2)
+    except psutil.Error:
+        return None
+
+
+def command_line(pid: int) -> list[str]:
+    """The words a process was started with; none when it is gone or not ours to see."""
+    try:
+        return list(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return []
+
+
+def listener(port: int) -> int | None:
+    """The pid of who listens on a TCP port; None when nobody does, or that cannot be told."""
     try:
         for connection in psutil.net_connections(kind="tcp"):
             local = connection.laddr
             if connection.status == psutil.CONN_LISTEN and local and local[1] == port and connection.pid:
-                return f"{psutil.Process(connection.pid).name()} (pid {connection.pid})"
+                return int(connection.pid)
     except psutil.Error:
-        pass
+        pass  # another user's process: it stays unknown
     return None
+
+
+def port_holder(port: int) -> str | None:
+    """Who listens on a TCP port, for people: `nginx (pid 812)`; None when that cannot be told."""
+    pid = listener(port)
+    try:
+        return f"{psutil.Process(pid).name()} (pid {pid})" if pid else None
+    except psutil.Error:
+        return None
