@@ -19,13 +19,13 @@ Nothing here talks to S3 or starts a process.
 from __future__ import annotations
 
 import os
-import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from syncworker import files, process
+from syncworker.catalog import ID_PATTERN, Catalog, Entry
 from syncworker.endpoint import destination_id
 from syncworker.errors import SyncError, UsageError
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
@@ -33,8 +33,6 @@ from syncworker.spec import Request
 
 Status = dict[str, Any]
 
-ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
-_STATUS_NAME = re.compile(rf"({ID_PATTERN.pattern})\.json")
 SUFFIXES = ("secret", "report.jsonl", "log", "cancel", "json.tmp", "json", "lock")  # removed in this order
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
 
@@ -130,6 +128,7 @@ class Jobs:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._catalog = Catalog(path)
 
     def prepare(self) -> None:
         files.make_private_directory(self.path)
@@ -150,9 +149,13 @@ class Jobs:
         name = destination_id(status["storage_url"], status["dest"])
         return files.Lock(os.path.join(self.path, ".dest", f"{name}.lock"))
 
+    def entries(self) -> Mapping[str, Entry]:
+        """What is recorded of every job, by id: cheap, whatever the number of jobs."""
+        return self._catalog.entries()
+
     def ids(self) -> list[str]:
         """All jobs, oldest first."""
-        return sorted(m[1] for name in os.listdir(self.path) if (m := _STATUS_NAME.fullmatch(name)))
+        return sorted(self.entries())
 
     def read(self, job_id: str) -> Status | None:
         """The status as it is recorded, with whether cancel was asked for; None when there is none."""
@@ -202,12 +205,15 @@ class Jobs:
 
     def _refuse_taken(self, storage_url: str, dest: str, besides: str | None = None) -> None:
         wanted = destination_id(storage_url, dest)
-        for status in self.active():
-            if status["id"] != besides and destination_id(status["storage_url"], status["dest"]) == wanted:
+        for job_id, entry in sorted(self.entries().items()):
+            if entry.destination != wanted or job_id == besides or entry.ended:
+                continue
+            status = self.observe(job_id)
+            if recorded_state(status) not in FINAL_STATES:
                 raise Conflict(
                     "DestinationBusy",
-                    f"job {status['id']} on bucket {dest} is {status['state']}: wait for it or cancel it",
-                    status["id"],
+                    f"job {job_id} on bucket {dest} is {status['state']}: wait for it or cancel it",
+                    job_id,
                 )
 
     def observe(self, job_id: str) -> Status:
@@ -260,8 +266,14 @@ class Jobs:
                 continue
 
     def active(self) -> list[Status]:
-        """Queued and running jobs, oldest first."""
-        return [status for status in self.all() if recorded_state(status) not in FINAL_STATES]
+        """Queued and running jobs, oldest first, each as `observe` gives it."""
+        found = []
+        for job_id in sorted(job_id for job_id, entry in self.entries().items() if not entry.ended):
+            try:
+                found.append(self.observe(job_id))
+            except NoSuchJob:  # pruned meanwhile
+                continue
+        return [status for status in found if recorded_state(status) not in FINAL_STATES]
 
     def cancel(self, job_id: str) -> Status:
         """Asks for the end of a job; a queued one ends at once. Raises Conflict when it has ended."""
@@ -305,13 +317,10 @@ class Jobs:
             return None
         return str(value["access_key"]), str(value["secret_key"])
 
-    def prune(self, keep: int, is_old: Callable[[Status], bool] = lambda _: True) -> int:
-        """Removes the files of all finished jobs but the newest `keep`; returns how many."""
-        finished = [s for s in self.all() if recorded_state(s) in FINAL_STATES and is_old(s)]
-        removed = 0
-        for status in finished[: max(0, len(finished) - keep)]:
-            removed += self.delete(status["id"])
-        return removed
+    def prune(self, keep: int, at_most: int = 1_000_000) -> int:
+        """Removes the files of finished jobs but the newest `keep`, the oldest first; returns how many."""
+        finished = sorted(job_id for job_id, entry in self.entries().items() if entry.state in FINAL_STATES)
+        return sum(self.delete(job_id) for job_id in finished[: max(0, len(finished) - keep)][:at_most])
 
     def delete(self, job_id: str) -> bool:
         """Removes a finished job's files, the lock last. False when its lock is held."""
