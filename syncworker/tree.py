@@ -6,8 +6,8 @@ name on the way may be a symlink: one that is swapped in fails with ELOOP instea
 `resolve` follows symlinks, and it returns a path without any, to be walked in the same way.
 
 Descriptors of directories are remembered, at most `_REMEMBERED` of them. One is used again only while its
-path still names the same directory. It is closed when the last thread that uses it lets go of it, by
-Python's own reference count, so forgetting one never closes it under a reader.
+path still names the same directory. Users are counted, and the last one closes it, so that forgetting one
+never closes it under another thread.
 
 All errors are `OSError`; `VANISHED` and `CHANGED` say which of them mean "it is gone" and "it is something
 else now". Nothing is written here, and no descriptor is opened for writing.
@@ -21,6 +21,8 @@ import stat
 import sys
 import threading
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from syncworker.errors import FatalError
 
@@ -32,6 +34,7 @@ READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PASS_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # needs no read permission
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMEMBERED = 64
+_NOT_NAMES = ("", ".", "..")
 _MAX_LINKS = 40  # the kernel's own limit, path_resolution(7)
 
 Identity = tuple[int, int]  # st_dev, st_ino: never used again while a descriptor of it is open
@@ -42,20 +45,22 @@ def identity(info: os.stat_result) -> Identity:
 
 
 class _Directory:
-    """A descriptor that lives as long as somebody refers to it."""
+    """An open directory and how many use it; being remembered is one use."""
 
-    __slots__ = ("fd", "identity")
+    __slots__ = ("fd", "identity", "users")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self.identity = identity(os.fstat(fd))
-
-    def __del__(self) -> None:
-        os.close(self.fd)
+        self.users = 1
+        try:
+            self.identity = identity(os.fstat(fd))
+        except OSError:
+            os.close(fd)
+            raise
 
 
 class Tree:
-    """The uploads root. Threads may share one; `close` only after they are done."""
+    """The uploads root. Threads may share one."""
 
     def __init__(self, root: str) -> None:
         if sys.getfilesystemencoding() != "utf-8":
@@ -77,7 +82,8 @@ class Tree:
             ) from error
         self.root = os.path.realpath(root)
         self._remembered: OrderedDict[str, _Directory] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # of `_remembered`, `_closed` and every count of users
+        self._closed = False
 
     def __enter__(self) -> Tree:
         return self
@@ -86,35 +92,42 @@ class Tree:
         self.close()
 
     def close(self) -> None:
-        """Forget every descriptor. Calls after this fail."""
+        """Close every descriptor that no call is using just now. Later calls raise ValueError."""
         with self._lock:
-            self._remembered.clear()
-        vars(self).pop("_root", None)
+            if not self._closed:
+                self._closed = True
+                for directory in (self._root, *self._remembered.values()):
+                    _let_go(directory)
+                self._remembered.clear()
 
     def open_file(self, path: str) -> int:
         """A descriptor of the regular file, for the caller to close. Never waits for a FIFO's writer."""
-        directory, name = self._parent(path)
-        fd = os.open(name, _READ_FILE, dir_fd=directory.fd)
-        mode = os.fstat(fd).st_mode
-        if not stat.S_ISREG(mode):
+        with self._parent(path) as (directory, name):
+            fd = os.open(name, _READ_FILE, dir_fd=directory)
+        try:
+            mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode):
+                raise _error(errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO, path)
+        except OSError:
             os.close(fd)
-            raise _error(errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO, path)
+            raise
         return fd
 
     def open_dir(self, path: str) -> int:
         """A descriptor to read the directory's names with, for the caller to close."""
         if not path:
-            return os.open(".", READ_DIRECTORY, dir_fd=self._root.fd)
-        directory, name = self._parent(path)
-        return _open_directory(name, READ_DIRECTORY, directory)
+            with self._directory("") as root:
+                return os.open(".", READ_DIRECTORY, dir_fd=root)
+        with self._parent(path) as (directory, name):
+            return _open_directory(name, READ_DIRECTORY, directory)
 
     def lstat(self, path: str) -> os.stat_result | None:
         """None when it does not exist. For `""`: whatever the root's path names now."""
         try:
             if not path:
                 return os.stat(self.root)
-            directory, name = self._parent(path)
-            return os.stat(name, dir_fd=directory.fd, follow_symlinks=False)
+            with self._parent(path) as (directory, name):
+                return os.stat(name, dir_fd=directory, follow_symlinks=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -165,37 +178,73 @@ class Tree:
     def _readlink(self, base: str, name: str) -> str | None:
         """Where the link leads; None when it is no link."""
         try:
-            return os.readlink(name, dir_fd=self._directory(base).fd)
+            with self._directory(base) as directory:
+                return os.readlink(name, dir_fd=directory)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             return None
 
-    def _parent(self, path: str) -> tuple[_Directory, str]:
+    @contextmanager
+    def _parent(self, path: str) -> Iterator[tuple[int, str]]:
         parent, _, name = path.rpartition("/")
-        if name in ("", ".", "..") or path.startswith("/"):
+        if name in _NOT_NAMES or path.startswith("/"):
             raise _error(OUTSIDE, path)
-        return self._directory(parent), name
+        with self._directory(parent) as directory:
+            yield directory, name
 
-    def _directory(self, path: str) -> _Directory:
-        if not path:
-            return self._root
+    @contextmanager
+    def _directory(self, path: str) -> Iterator[int]:
+        directory = self._recall(path)
+        if directory is None:
+            directory = _Directory(self._walk(path))
+            self._remember(path, directory)
+        try:
+            yield directory.fd
+        finally:
+            with self._lock:
+                _let_go(directory)
+
+    def _recall(self, path: str) -> _Directory | None:
         with self._lock:
-            known = self._remembered.get(path)
-            if known is not None:
+            if self._closed:
+                raise ValueError("the uploads folder was closed")
+            directory = self._remembered.get(path) if path else self._root
+            if directory is None:
+                return None
+            directory.users += 1
+            if path:
                 self._remembered.move_to_end(path)
-        if known is not None and self._names(path, known):
-            return known
-        directory = self._root
-        for name in path.split("/"):
-            if name in ("", ".", ".."):
-                raise _error(OUTSIDE, path)
-            directory = _Directory(_open_directory(name, _PASS_DIRECTORY, directory))
+        if not path or self._names(path, directory):
+            return directory
         with self._lock:
+            _let_go(directory)
+        return None
+
+    def _remember(self, path: str, directory: _Directory) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            forgotten = [self._remembered.pop(path)] if path in self._remembered else []
+            if len(self._remembered) >= _REMEMBERED:
+                forgotten.append(self._remembered.popitem(last=False)[1])
+            for other in forgotten:
+                _let_go(other)
+            directory.users += 1
             self._remembered[path] = directory
-            while len(self._remembered) > _REMEMBERED:
-                self._remembered.popitem(last=False)
-        return directory
+
+    def _walk(self, path: str) -> int:
+        with self._directory("") as root:
+            fd = os.dup(root)
+        for name in path.split("/"):
+            try:
+                if name in _NOT_NAMES:
+                    raise _error(OUTSIDE, path)
+                below = _open_directory(name, _PASS_DIRECTORY, fd)
+            finally:
+                os.close(fd)
+            fd = below
+        return fd
 
     def _names(self, path: str, directory: _Directory) -> bool:
         """Whether the path still leads to this very directory. One call, cheaper than the walk; it may pass
@@ -206,13 +255,20 @@ class Tree:
             return False
 
 
-def _open_directory(name: str, flags: int, directory: _Directory) -> int:
+def _let_go(directory: _Directory) -> None:
+    """Only with the lock held."""
+    directory.users -= 1
+    if directory.users == 0:
+        os.close(directory.fd)
+
+
+def _open_directory(name: str, flags: int, directory: int) -> int:
     """Linux answers ENOTDIR to O_DIRECTORY|O_NOFOLLOW on a symlink; that would look like a vanished one."""
     try:
-        return os.open(name, flags, dir_fd=directory.fd)
+        return os.open(name, flags, dir_fd=directory)
     except NotADirectoryError:
         try:
-            mode = os.stat(name, dir_fd=directory.fd, follow_symlinks=False).st_mode
+            mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
         except FileNotFoundError:
             mode = 0
         if stat.S_ISLNK(mode):
