@@ -1,0 +1,255 @@
+"""The shell commands: start, run, resume, cancel, list, show.
+
+Exit status: of start, run, resume and `show --follow` the end of the job (EXIT); 2 for all that is refused
+before a job runs, whatever the reason; 130 for Ctrl-C where no job is ours to stop. A job's id and what is
+shown of it go to stdout, messages to stderr.
+
+`run` is what the server spawns, for every job: it imports nothing of the display, and no S3. Access keys are
+never taken from the command line, where every user of the machine can read them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from syncworker import settings as settings_table
+from syncworker import usage
+from syncworker.errors import SyncError, UsageError
+from syncworker.jobs import Jobs, Status, check_id, recorded_state
+from syncworker.model import FINAL_STATES, State
+from syncworker.settings import Settings
+
+if TYPE_CHECKING:
+    from syncworker.display import Output
+
+EXIT = {State.DONE: 0, State.FAILED: 1, State.CANCELLED: 3, State.INTERRUPTED: 4}
+REFUSED = 2
+CTRL_C = 130
+BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+POLL_SECONDS = 0.25
+
+
+def main(argv: list[str]) -> int:
+    parser = usage.parser()
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+        return REFUSED
+    try:
+        if "id" in arguments:
+            check_id(arguments.id)
+        settings = settings_table.load()
+        status = _COMMANDS[arguments.command](arguments, settings, Jobs(settings.jobs_dir))
+    except SyncError as error:
+        _complain(error.message)
+        return REFUSED
+    except OSError as error:
+        if arguments.command == "run":
+            raise  # the job's log takes the whole of it
+        _complain(f"{error.filename or 'the jobs directory'}: {error.strerror or error}")
+        return REFUSED
+    except KeyboardInterrupt:
+        return CTRL_C
+    return status
+
+
+def _complain(message: str) -> None:
+    """A message for people on stderr; nobody there to read it is no error."""
+    from syncworker.display import Output
+    from syncworker.wording import shown
+
+    Output(sys.stderr).print(f"syncworker: {shown(message)}")
+
+
+def _run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
+    from syncworker.worker import run_job
+
+    jobs.prepare()
+    return EXIT[run_job(settings, jobs, arguments.id)]
+
+
+def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
+    from syncworker import spec
+
+    access_key, secret_key = _keys(arguments)
+    request = spec.parse(
+        settings,
+        source=arguments.source,
+        dest=arguments.dest,
+        storage_url=arguments.storage_url,
+        access_key=access_key,
+        secret_key=secret_key,
+        wait=arguments.wait,
+    )
+    spec.check_storage_url(request.storage_url)
+    jobs.prepare()
+    return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True))
+
+
+def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
+    from syncworker import spec
+
+    access_key, secret_key = spec.parse_keys(*_keys(arguments))
+    keys = (access_key, secret_key) if access_key and secret_key else None
+    status = jobs.observe(arguments.id)
+    if (
+        keys is None
+        and status["storage_url"] != settings.default_storage_url
+        and not jobs.secret(arguments.id)
+    ):
+        raise UsageError(
+            "MissingParameter",
+            f"job {arguments.id} goes to {status['storage_url']}, which is not the configured storage: give"
+            " its keys in SYNC_ACCESS_KEY and SYNC_SECRET_KEY or with --keys-from-stdin",
+            param="access_key",
+        )
+    jobs.prepare()
+    return _foreground(settings, jobs, lambda: jobs.prepare_resume(arguments.id, keys, shell=True))  # noqa: S604
+
+
+def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
+    """The request's own keys, None where there are none."""
+    if not arguments.keys_from_stdin:
+        return os.environ.get("SYNC_ACCESS_KEY"), os.environ.get("SYNC_SECRET_KEY")
+    if sys.stdin is not None and sys.stdin.isatty():
+        from getpass import getpass
+
+        return getpass("access key: "), getpass("secret key: ")
+    lines = sys.stdin.read(4096).splitlines() if sys.stdin is not None else []
+    if len(lines) != 2 or not all(lines):
+        raise UsageError(
+            "MissingParameter", "--keys-from-stdin: give two lines, the access key and the secret key"
+        )
+    return lines[0], lines[1]
+
+
+def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status]) -> int:
+    """Makes a queued job and runs it here, on the screen. The imports come first: what fails there must not
+    leave a queued job behind, which nobody would run and which would keep its destination busy."""
+    from syncworker import wording
+    from syncworker.display import Display, Output
+    from syncworker.worker import run_job
+
+    job_id = make()["id"]
+    output = Output(sys.stdout)
+    output.print(job_id)
+    try:
+        with Display(output) as display:
+            state = run_job(settings, jobs, job_id, display.show)
+    except KeyboardInterrupt:  # before the worker had set its handlers
+        jobs.cancel(job_id)
+        return CTRL_C
+    status = jobs.observe(job_id)
+    output.print(wording.summary(status))
+    _explain(status)
+    return EXIT[state]
+
+
+def _explain(status: Status) -> None:
+    """Why a job has not ended well, on stderr, and what to do next."""
+    from syncworker import wording
+    from syncworker.display import Output
+
+    if recorded_state(status) is State.DONE:
+        return
+    messages = Output(sys.stderr)
+    for text in wording.error_lines(status):
+        messages.print(text)
+    if text := wording.error_text(status):
+        messages.print(f"syncworker: {text}")
+    messages.print(f"syncworker: to go on: python -m syncworker resume {status['id']}")
+
+
+def _cancel(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    from syncworker.display import Output
+
+    status = jobs.cancel(arguments.id)
+    if recorded_state(status) in FINAL_STATES:
+        text = f"job {arguments.id} is {status['state']}"
+    else:
+        text = f"job {arguments.id} will end after the operations in flight"
+    return _printed(Output(sys.stdout), text)
+
+
+def _list(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    from syncworker.display import Output, print_table
+
+    found: list[Status] = []
+    if os.path.isdir(jobs.path):  # looking makes no directory
+        found = list(jobs.all())[::-1] if arguments.all else jobs.active()
+    output = Output(sys.stdout)
+    if arguments.json:
+        answer: Status = {"count": len(found), "jobs": found}
+        if arguments.all:
+            answer["next"] = None
+        return _printed(output, json.dumps(answer, indent=2))
+    if found:
+        print_table(output, found)
+    else:
+        which = "no jobs" if arguments.all else "no job is queued or running (--all lists the ended ones)"
+        Output(sys.stderr).print(which)
+    return _printed(output)
+
+
+def _show(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    from syncworker import wording
+    from syncworker.display import Output
+
+    status = jobs.observe(arguments.id)
+    output = Output(sys.stdout)
+    if arguments.follow:
+        status = _follow(jobs, status, None if arguments.json else output)
+    if arguments.json:
+        text = json.dumps(status, indent=2)
+    elif arguments.follow:
+        text = wording.summary(status)
+    else:
+        text = "\n".join(f"{label:8}  {value}" for label, value in wording.details(status))
+    result = _printed(output, text)
+    if result or not arguments.follow:
+        return result
+    if not arguments.json:
+        _explain(status)
+    return EXIT[State(status["state"])]
+
+
+def _follow(jobs: Jobs, status: Status, output: Output | None) -> Status:
+    """Watches a job to its end; its status then. Ends as well when nobody looks any more."""
+    from contextlib import nullcontext
+
+    from syncworker.display import Display
+
+    with Display(output) if output else nullcontext() as display:
+        while recorded_state(status) not in FINAL_STATES and not (output and output.error):
+            if display:
+                display.show(status)
+            time.sleep(POLL_SECONDS)
+            status = jobs.observe(status["id"])
+    return status
+
+
+def _printed(output: Output, text: str | None = None) -> int:
+    """Prints, and says as an exit status whether all that was printed has gone out."""
+    if text is not None:
+        output.print(text)
+    if output.error is None:
+        return 0
+    if isinstance(output.error, BrokenPipeError):
+        return BROKEN_PIPE
+    raise output.error
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Jobs], int]] = {
+    "start": _start,
+    "run": _run,
+    "resume": _resume,
+    "cancel": _cancel,
+    "list": _list,
+    "show": _show,
+}

@@ -1,0 +1,197 @@
+"""What is said of a job, as text: sizes, times, one-line states, the summary at the end. Pure functions.
+
+Invariant: names of files and messages of stores are hostile. Every text that came from outside passes
+`shown`, which turns what is not printable (control characters, escape sequences, direction marks, bytes that
+are no UTF-8) into backslash escapes, so that it stays on its line and does nothing to a terminal.
+
+Nothing here reads, writes or knows about terminals: that is `display`.
+"""
+
+from __future__ import annotations
+
+from syncworker.jobs import PROGRESS, Status
+
+ERRORS_MAX = 10  # errors that are named; all of them are in the report
+HEADER = ("ID", "STATE", "SOURCE", "DEST", "FILES", "BYTES", "NOTE")
+
+
+def shown(text: object) -> str:
+    """Text that is safe on a terminal and stays on its line."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def size(count: float) -> str:
+    """Bytes for people, in binary units: `512 B`, `1.5 MiB`."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        count /= 1024
+        if count < 1023.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} PiB"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86400} d {whole % 86400 // 3600} h"
+
+
+def progress(status: Status) -> Status:
+    """The counters; those that the job's version did not know yet are as in a new job."""
+    return {**PROGRESS, **(status.get("progress") or {})}
+
+
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def activity(status: Status) -> str:
+    """What the job is doing in a word: its phase while it runs, else its state."""
+    word = status.get("phase") if status["state"] == "running" else None
+    word = str(word or status["state"]).replace("_", " ")
+    if status.get("cancel_requested") and status["state"] in ("queued", "running"):
+        word += ", cancelling"
+    return shown(word)
+
+
+def error_count(status: Status) -> int:
+    """`errors` is cut at 100, `files_failed` counts no failed deletion: the greater is nearer."""
+    return max(len(status.get("errors") or ()), int(progress(status)["files_failed"]))
+
+
+def files_text(status: Status) -> str:
+    """`310/1200`; the total is followed by `+` while the folder is still being listed."""
+    p = progress(status)
+    more = "+" if status["state"] == "running" and not p["scan_complete"] else ""
+    return f"{p['files_done']}/{p['files_total']}{more}"
+
+
+def bytes_text(status: Status) -> str:
+    p = progress(status)
+    more = "+" if status["state"] == "running" and not p["scan_complete"] else ""
+    return f"{size(p['bytes_done'])} of {size(p['bytes_total'])}{more}"
+
+
+def rate_text(status: Status) -> str:
+    """Speed and time left, as far as they are known."""
+    p = progress(status)
+    parts = [f"{size(p['bytes_per_second'])}/s"] if p["bytes_per_second"] else []
+    if p["eta_seconds"] is not None:
+        parts.append(f"{duration(p['eta_seconds'])} left")
+    return ", ".join(parts)
+
+
+def operation(item: Status) -> str:
+    """One line of `current`: `upload 2024/a.jpg (1.0 MiB of 5.0 MiB)`."""
+    text = f"{shown(item.get('op', ''))} {shown(item.get('key', ''))}"
+    if item.get("size") and item.get("bytes_done") is not None:
+        text += f" ({size(item['bytes_done'])} of {size(item['size'])})"
+    return text
+
+
+def error_lines(status: Status) -> list[str]:
+    """The first errors, a line each."""
+    errors = status.get("errors") or []
+    lines = [
+        f"{shown(e.get('op', ''))} {shown(e.get('key', ''))}: {shown(e.get('code', ''))}:"
+        f" {shown(e.get('message', ''))}"
+        for e in errors[:ERRORS_MAX]
+    ]
+    if (more := error_count(status) - len(lines)) > 0:
+        lines.append(f"and {more} more: see {status['id']}.report.jsonl in the folder of the jobs")
+    return lines
+
+
+def line(status: Status) -> str:
+    """The state of a job on one plain line."""
+    p = progress(status)
+    parts = [f"{files_text(status)} files", bytes_text(status), rate_text(status)]
+    if p["objects_deleted"]:
+        parts.append(f"{p['objects_deleted']} deleted")
+    if error_count(status):
+        parts.append(counted(error_count(status), "error"))
+    current = status.get("current") or []
+    if current:
+        more = f" and {len(current) - 1} more" if len(current) > 1 else ""
+        parts.append(operation(current[0]) + more)
+    elif status["state"] == "queued":
+        parts = [shown(status.get("message") or "")]
+    return f"{activity(status)}: {', '.join(part for part in parts if part)}"
+
+
+def summary(status: Status) -> str:
+    """What an ended job has done, on one line."""
+    p = progress(status)
+    parts = [
+        f"{files_text(status)} files ({p['files_unchanged']} unchanged, {p['files_uploaded']} uploaded)",
+        f"{size(p['bytes_uploaded'])} sent",
+    ]
+    if p["bytes_resumed"]:
+        parts.append(f"{size(p['bytes_resumed'])} kept from before")
+    parts.append(f"{p['objects_deleted']} deleted")
+    for name, word in (("files_failed", "failed"), ("files_skipped", "skipped")):
+        if p[name]:
+            parts.append(f"{p[name]} {word}")
+    return f"{activity(status)}: {', '.join(parts)}, in {duration(p['elapsed_seconds'])}"
+
+
+def error_text(status: Status) -> str:
+    error = status.get("error") or {}
+    return f"{shown(error.get('code', ''))}: {shown(error.get('message', ''))}" if error else ""
+
+
+def details(status: Status) -> list[tuple[str, str]]:
+    """What `show` says: (label, text), the label empty where a line continues the one above."""
+    p = progress(status)
+    who = f", pid {status['pid']} on {shown(status['host'])}" if status["state"] == "running" else ""
+    attempt = f", attempt {status['attempt']}" if status["attempt"] > 1 else ""
+    rows = [
+        ("job", shown(status["id"])),
+        ("state", (f"{status['state']}, " if status["state"] == "running" else "") + activity(status)),
+        ("source", shown(status["source"] or ".")),
+        ("dest", f"{shown(status['dest'])} at {shown(status['storage_url'])}"),
+    ]
+    rows[1] = (rows[1][0], rows[1][1] + who + attempt)
+    if status["wait"]:
+        rows.append(("wait", f"{status['wait']} s between two operations"))
+    rows += [
+        (name, shown(text)) for name in ("created", "started", "finished") if (text := status[f"{name}_at"])
+    ]
+    rows += [
+        ("files", f"{files_text(status)}: {p['files_unchanged']} unchanged, {p['files_uploaded']} uploaded,"
+         f" {p['files_failed']} failed, {p['files_skipped']} skipped"),
+        ("objects", f"{p['objects_deleted']} deleted"),
+        ("bytes", f"{bytes_text(status)}: {size(p['bytes_uploaded'])} sent, {size(p['bytes_resumed'])} kept"),
+        ("time", ", ".join(filter(None, (duration(p["elapsed_seconds"]), rate_text(status))))),
+    ]  # fmt: skip
+    for label, lines in (
+        ("current", [operation(item) for item in status.get("current") or []]),
+        ("errors", error_lines(status)),
+        ("error", list(filter(None, [error_text(status)]))),
+    ):
+        rows += [(label if n == 0 else "", text) for n, text in enumerate(lines)]
+    return [*rows, ("message", shown(status.get("message") or ""))]
+
+
+def row(status: Status) -> tuple[str, ...]:
+    """A line of `list`; the columns are HEADER's."""
+    note = error_text(status) or rate_text(status)
+    if not note and status["state"] not in ("queued", "running"):
+        note = f"in {duration(progress(status)['elapsed_seconds'])}"
+    return (
+        shown(status["id"]),
+        activity(status),
+        shown(status["source"] or "."),
+        shown(status["dest"]),
+        files_text(status),
+        bytes_text(status),
+        note or "-",
+    )
