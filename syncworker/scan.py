@@ -18,7 +18,7 @@ import stat
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from syncworker.errors import FatalError, Stopped, SyncError
+from syncworker.errors import FatalError, Stopped
 from syncworker.findings import (
     changed,
     not_utf8,
@@ -29,16 +29,15 @@ from syncworker.findings import (
     unread_file,
     unread_link,
 )
+from syncworker.links import SourceMissing, find_source, resolve
 from syncworker.model import KEY_MAX_BYTES, FileEntry, ScanItem, Skip, Unreadable
-from syncworker.tree import OUTSIDE, READ_DIRECTORY, Identity, Tree, identity
+from syncworker.tree import READ_DIRECTORY, Identity, Tree, identity
+
+__all__ = ["SourceMissing", "scan"]
 
 _BATCH = 1000  # files between two questions whether to stop
 _OPEN_LEVELS = 32  # directories kept open; those above are opened again on the way back
 _DEEPEST_PREFIX = 4096  # characters; no key below can fit, and each level holds its whole prefix
-
-
-class SourceMissing(SyncError):
-    """The source folder does not exist, and everything on the way to it could be looked at."""
 
 
 class _Link(NamedTuple):
@@ -82,7 +81,7 @@ def scan(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[S
     walk = _Walk(tree, should_stop)
     try:
         try:
-            path = _find_source(tree, source)
+            path = find_source(tree, source)
             walk.ask()
             first = walk.enter(tree.open_dir(path), "", path)
         except OSError as error:
@@ -259,7 +258,7 @@ class _Walk:
             info = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
             linked = stat.S_ISLNK(info.st_mode)
             if linked:
-                path, info = self._tree.resolve(name, level.path)
+                path, info = resolve(self._tree, name, level.path)
         except OSError as error:
             level.odd[shown + "\0"] = unread_link(key, error) if linked else (unread_file(key, error),)
             return shown + "\0"
@@ -279,38 +278,6 @@ class _Walk:
             found = (FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, path),)
         level.odd[listed + "\0"] = found
         return listed + "\0"
-
-
-def _find_source(tree: Tree, source: str) -> str:
-    """Follow the source name by name, so that a missing folder is told from a symlink that leads nowhere."""
-    path = ""
-    for name in source.split("/"):
-        if name in ("", "."):
-            continue
-        try:
-            path, info = tree.resolve(name, path)
-        except FileNotFoundError as error:
-            if tree.lstat(f"{path}/{name}" if path else name) is not None:
-                raise FatalError(
-                    "SourceDangling",
-                    f"In the source folder {printable(source)}, {printable(name)} is a symlink that leads "
-                    "nowhere: remove it or make what it leads to.",
-                ) from error
-            raise SourceMissing(
-                "SourceMissing", f"The source folder {printable(source)} does not exist."
-            ) from error
-        except OSError as error:
-            if error.errno != OUTSIDE:
-                raise
-            raise FatalError(
-                "SourceOutsideRoot",
-                f"The source folder {printable(source)} leads out of the uploads folder.",
-            ) from error
-        if not stat.S_ISDIR(info.st_mode):
-            raise FatalError(
-                "SourceNotADirectory", f"The source {printable(source)} is no folder: name a folder."
-            )
-    return path
 
 
 def _still_there(tree: Tree, path: str, was: Identity) -> bool:

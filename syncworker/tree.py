@@ -2,8 +2,8 @@
 
 Paths are `str` (surrogateescape), relative to the root, `/`-separated, without `.`, `..` or empty names;
 `""` is the root itself. Every path is walked name by name from a descriptor of the root, opened once, and no
-name on the way may be a symlink: one that is swapped in fails with ELOOP instead of leading somewhere. Only
-`resolve` follows symlinks, and it returns a path without any, to be walked in the same way.
+name on the way may be a symlink: one that is swapped in fails with ELOOP instead of leading somewhere. What
+a symlink leads to is for `links.py` to find.
 
 Descriptors of directories are remembered, at most `_REMEMBERED` of them. One is used again only while its
 path still names the same directory. Users are counted, and the last one closes it, so that forgetting one
@@ -35,13 +35,16 @@ _PASS_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # n
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMEMBERED = 64
 _NOT_NAMES = ("", ".", "..")
-_MAX_LINKS = 40  # the kernel's own limit, path_resolution(7)
 
 Identity = tuple[int, int]  # st_dev, st_ino: never used again while a descriptor of it is open
 
 
 def identity(info: os.stat_result) -> Identity:
     return info.st_dev, info.st_ino
+
+
+def os_error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
 
 
 class _Directory:
@@ -107,7 +110,7 @@ class Tree:
         try:
             mode = os.fstat(fd).st_mode
             if not stat.S_ISREG(mode):
-                raise _error(errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO, path)
+                raise os_error(errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO, path)
         except OSError:
             os.close(fd)
             raise
@@ -131,52 +134,8 @@ class Tree:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def resolve(self, path: str, base: str = "") -> tuple[str, os.stat_result]:
-        """Follow every symlink in `path`, which starts at the directory `base` (walked as it is).
-
-        Returns a path without symlinks, and what is there. A path may lead out of the root and back in (an
-        absolute link does), but must end inside: else EXDEV, whether or not anything is there. A link that
-        leads nowhere: ENOENT; links in a circle: ELOOP.
-        """
-        walked = base.split("/") if base else []
-        ahead = path.split("/")[::-1]
-        links = 0
-        while ahead:
-            name = ahead.pop()
-            if name in ("", "."):
-                continue
-            if name == ".." and walked:
-                walked.pop()
-                continue
-            target = "/.." if name == ".." else self._readlink("/".join(walked), name)
-            if target is None:
-                walked.append(name)
-                continue
-            links += 1
-            if links > _MAX_LINKS:
-                raise _error(errno.ELOOP, path)
-            if target.startswith("/"):
-                start = self.root if name == ".." else ""
-                absolute = "/" + (start + target).lstrip("/")  # "//x" is not "/x" to os.path
-                walked, target = [], self._inside("/".join([absolute, *reversed(ahead)]))
-                ahead = []
-            ahead.extend(target.split("/")[::-1])
-        resolved = "/".join(walked)
-        info = self.lstat(resolved)
-        if info is None:
-            raise _error(errno.ENOENT, path)
-        return resolved, info
-
-    def _inside(self, absolute: str) -> str:
-        """The path below the root that an absolute path leads to. Only a hint: it is walked again."""
-        real = os.path.realpath(absolute)
-        prefix = self.root.rstrip("/") + "/"
-        if not (real + "/").startswith(prefix):
-            raise _error(OUTSIDE, absolute)
-        return real[len(prefix) :]
-
-    def _readlink(self, base: str, name: str) -> str | None:
-        """Where the link leads; None when it is no link."""
+    def readlink(self, base: str, name: str) -> str | None:
+        """Where the link `name` in the directory `base` says that it leads; None when it is no link."""
         try:
             with self._directory(base) as directory:
                 return os.readlink(name, dir_fd=directory)
@@ -189,7 +148,7 @@ class Tree:
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
         parent, _, name = path.rpartition("/")
         if name in _NOT_NAMES or path.startswith("/"):
-            raise _error(OUTSIDE, path)
+            raise os_error(OUTSIDE, path)
         with self._directory(parent) as directory:
             yield directory, name
 
@@ -239,7 +198,7 @@ class Tree:
         for name in path.split("/"):
             try:
                 if name in _NOT_NAMES:
-                    raise _error(OUTSIDE, path)
+                    raise os_error(OUTSIDE, path)
                 below = _open_directory(name, _PASS_DIRECTORY, fd)
             finally:
                 os.close(fd)
@@ -272,9 +231,5 @@ def _open_directory(name: str, flags: int, directory: int) -> int:
         except FileNotFoundError:
             mode = 0
         if stat.S_ISLNK(mode):
-            raise _error(errno.ELOOP, name) from None
+            raise os_error(errno.ELOOP, name) from None
         raise
-
-
-def _error(number: int, path: str) -> OSError:
-    return OSError(number, os.strerror(number), path)

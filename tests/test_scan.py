@@ -75,6 +75,12 @@ def write(path, text: str = "text") -> None:
     path.write_text(text)
 
 
+def fill(folder: Path, count: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        os.close(os.open(f"{folder}/{i:04}", os.O_WRONLY | os.O_CREAT))
+
+
 def make_chain(root: Path, name: str, depth: int, *, beside: str = "", last: str = "f") -> None:
     """Directories in directories, `depth` of them, deeper than a path in one string can be."""
     fd = os.open(root, os.O_RDONLY)
@@ -758,8 +764,7 @@ def test_scans_of_a_tree_in_motion_end_in_order_and_without_an_error(root):
 
 
 def test_whether_to_stop_is_asked_for_each_directory_and_each_thousand_files(root):
-    for i in range(2500):
-        write(root / f"big/{i}")
+    fill(root / "big", 2500)
     for name in ("a/f", "b/f", "c/f"):
         write(root / name)
     asked = []
@@ -770,8 +775,7 @@ def test_whether_to_stop_is_asked_for_each_directory_and_each_thousand_files(roo
 
 @pytest.mark.parametrize("after", range(5))
 def test_when_told_to_stop_the_scan_stops_and_closes_what_it_opened(root, after):
-    for i in range(2100):
-        write(root / f"a/{i}")
+    fill(root / "a", 2100)
     answers = iter([False] * after + [True])
     with Tree(str(root)) as tree, pytest.raises(Stopped):
         list(scan(tree, "", lambda: next(answers)))
@@ -791,11 +795,7 @@ def test_ten_times_the_directories_take_no_more_memory(root):
     peaks = []
     for count in (3, 30):
         for i in range(count):
-            for j in range(300):
-                path = root / f"s{count}/d{i:02}/file-{j:04}"
-                if not j:
-                    path.parent.mkdir(parents=True)
-                path.touch()
+            fill(root / f"s{count}/d{i:02}", 300)
         with Tree(str(root)) as tree:
             tracemalloc.start()
             assert sum(1 for _ in scan(tree, f"s{count}", never)) == count * 300
