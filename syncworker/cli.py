@@ -52,7 +52,7 @@ def main(argv: list[str]) -> int:
     except OSError as error:
         if arguments.command == "run":
             raise  # the job's log takes the whole of it
-        _complain(f"{error.filename or 'the jobs directory'}: {error.strerror or error}")
+        _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return REFUSED
     except KeyboardInterrupt:
         return CTRL_C
@@ -242,7 +242,8 @@ def _printed(output: Output, text: str | None = None) -> int:
         return 0
     if isinstance(output.error, BrokenPipeError):
         return BROKEN_PIPE
-    raise output.error
+    _complain(f"cannot write to the standard output: {output.error.strerror}")
+    return 1
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Jobs], int]] = {

@@ -128,15 +128,10 @@ def panel(status: Status) -> RenderableType:
     ):
         # A bar is full only when all is done and known: nothing to do yet is an empty bar.
         bars.add_row(text(label), ProgressBar(total=max(total, 1), completed=done), text(shown_text))
-    head = ", ".join(
-        filter(
-            None,
-            (wording.activity(status), wording.rate_text(status), wording.duration(p["elapsed_seconds"])),
-        )
-    )
-    lines = [
-        text(f"{wording.shown(status['source'] or '.')} to {wording.shown(status['dest'])}: {head}", "bold")
-    ]
+    # What matters first: a narrow terminal cuts the names.
+    head = filter(None, (wording.activity(status), wording.rate_text(status)))
+    names = f"{wording.shown(status['source'] or '.')} to {wording.shown(status['dest'])}"
+    lines = [text(f"{', '.join(head)}: {names}, {wording.duration(p['elapsed_seconds'])}", "bold")]
     tail = [
         text(f"  {wording.operation(item)}", "dim") for item in (status.get("current") or [])[:CURRENT_MAX]
     ]
