@@ -67,7 +67,11 @@ def replace_bytes(path: str, data: bytes, *, durable: bool, mode: int = 0o600) -
 
 def replace_json(path: str, value: Mapping[str, Any], *, durable: bool) -> None:
     """`replace_bytes` of indented JSON, mode 0600. ASCII only: a name with odd characters stays valid."""
-    replace_bytes(path, (json.dumps(value, indent=2) + "\n").encode(), durable=durable)
+    replace_bytes(path, render_json(value), durable=durable)
+
+
+def render_json(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def read_json(path: str) -> dict[str, Any] | None:

@@ -172,8 +172,15 @@ class Jobs:
 
     def write(self, status: Status, *, durable: bool) -> None:
         """Publishes a status. For the holder of the lock, or the creator."""
+        self.publish(status["id"], self.render(status), durable=durable)
+
+    def render(self, status: Status) -> bytes:
+        """A status as its file holds it, updated now."""
         status["updated_at"] = timestamp()
-        files.replace_json(self.file(status["id"], "json"), status, durable=durable)
+        return files.render_json(status)
+
+    def publish(self, job_id: str, rendered: bytes, *, durable: bool = False) -> None:
+        files.replace_bytes(self.file(job_id, "json"), rendered, durable=durable)
 
     def create(self, request: Request, *, from_shell: bool = False) -> Status:
         """A new job, `queued`. Raises Conflict when its destination is taken."""

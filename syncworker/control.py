@@ -1,0 +1,39 @@
+"""Whether to go on: the sentinel and the signals, as one question that any thread may ask.
+
+Signal handlers only set a flag. The sentinel is looked for at most every 50 ms, however often one asks.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from syncworker.errors import Stopped
+
+_LOOK_SECONDS = 0.05
+
+
+class Control:
+    """`reason` is None, "cancelled", or the name of a signal; once set it stays."""
+
+    def __init__(self, sentinel: str) -> None:
+        self._sentinel = sentinel
+        self._looked_at = 0.0
+        self.reason: str | None = None
+
+    def stop(self, signal_name: str) -> None:
+        self.reason = self.reason or signal_name
+
+    def stopping(self) -> bool:
+        if self.reason is None:
+            now = time.monotonic()
+            if now - self._looked_at >= _LOOK_SECONDS:
+                self._looked_at = now
+                if os.path.lexists(self._sentinel):
+                    self.reason = "cancelled"
+        return self.reason is not None
+
+    def check(self) -> None:
+        """Raises Stopped when it is time."""
+        if self.stopping():
+            raise Stopped(self.reason or "")

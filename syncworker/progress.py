@@ -1,0 +1,207 @@
+"""The counters and the status of a running job, and its report. One thread owns them: the event loop's.
+
+Counters only grow within an attempt; `bytes_done` never shrinks, though a part that is sent again takes back
+what it had counted. The status is published at most four times a second, and at least every two seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Any
+
+from syncworker import files
+from syncworker.errors import SyncError
+from syncworker.jobs import Jobs, Status, timestamp
+from syncworker.model import Phase
+
+PUBLISH_SECONDS = 0.25
+_HEARTBEAT_SECONDS = 1.5
+_ERRORS_SHOWN = 100
+_CURRENT_SHOWN = 20
+_TEXT_SHOWN = 300
+_RATE_SECONDS = 5.0
+
+
+def printable(key: str) -> str:
+    """A key as JSON may carry it: bytes that are no UTF-8 as backslash escapes."""
+    return key.encode("utf-8", "backslashreplace").decode() if not key.isascii() else key
+
+
+class Operation:
+    """One upload or delete in flight. `sent` may go back when a part is tried again."""
+
+    __slots__ = ("key", "op", "sent", "size", "started")
+
+    def __init__(self, op: str, key: str, size: int) -> None:
+        self.op, self.key, self.size = op, key, size
+        self.sent = 0
+        self.started = time.monotonic()
+
+
+class Progress:
+    """Counters, what is in flight, errors, report lines; knows when the status is due."""
+
+    def __init__(self, jobs: Jobs, status: Status) -> None:
+        self.jobs = jobs
+        self.status = status
+        self.counts: dict[str, Any] = status["progress"]
+        self.flight: dict[int, Operation] = {}
+        self.failed_before: dict[str, int] = {}  # code -> how many
+        self.bytes_settled = 0  # bytes of files that are finished with
+        self._report_path = jobs.file(status["id"], "report.jsonl")
+        self._report_fd: int | None = None
+        self._lines: list[str] = []
+        self._started = time.monotonic()
+        self._published_at = 0.0
+        self._dirty = True
+        self._samples: list[tuple[float, int]] = [(self._started, 0)]
+        self._moved = 0  # bytes that went over the network, for the rate
+
+    # -- what happened
+    def phase(self, phase: Phase, message: str) -> None:
+        if self.status["phase"] != phase.value:
+            self.status["phase"] = phase.value
+            self.status["message"] = message
+            self._dirty = True
+            self._published_at = 0.0
+
+    def found(self, count: int, size: int) -> None:
+        self.counts["files_total"] += count
+        self.counts["bytes_total"] += size
+        self._dirty = True
+
+    def grown(self, was: int, now: int) -> None:
+        """A file was longer when it was read than when it was listed."""
+        if now > was:
+            self.counts["bytes_total"] += now - was
+
+    def unchanged(self, count: int, size: int) -> None:
+        self._settle("files_unchanged", count, size)
+
+    def skipped(self, key: str, reason: str, size: int = 0) -> None:
+        self._settle("files_skipped", 1, size)
+        self.report("skip", key, None, None, 0.0, {"code": reason, "message": f"not sent: {reason}"})
+
+    def uploaded(self, key: str, size: int, etag: str, seconds: float) -> None:
+        self._settle("files_uploaded", 1, size)
+        self.report("upload", key, size, etag, seconds)
+
+    def failed(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
+        """A file that counts as failed."""
+        self._settle("files_failed", 1, 0)
+        self.error(op, key, error, size)
+
+    def error(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
+        """An operation that failed, without a file to count."""
+        self.failed_before[error.code] = self.failed_before.get(error.code, 0) + 1
+        fault = {"code": error.code, "message": error.message[:_TEXT_SHOWN]}
+        if len(self.status["errors"]) < _ERRORS_SHOWN:
+            self.status["errors"].append({"time": timestamp(), "op": op, "key": printable(key), **fault})
+        self.report(op, key, size, None, 0.0, fault)
+
+    def deleted(self, key: str, size: int | None, seconds: float) -> None:
+        self.counts["objects_deleted"] += 1
+        self._dirty = True
+        self.report("delete", key, size, None, seconds)
+
+    def resumed(self, size: int) -> None:
+        self.counts["bytes_resumed"] += size
+
+    def sent(self, size: int) -> None:
+        """Bytes of an upload that the store has taken, whole objects or parts."""
+        self.counts["bytes_uploaded"] += size
+
+    def _settle(self, counter: str, count: int, size: int) -> None:
+        self.counts[counter] += count
+        self.counts["files_done"] += count
+        self.bytes_settled += size
+        self._dirty = True
+
+    def begin(self, op: str, key: str, size: int) -> Operation:
+        operation = Operation(op, key, size)
+        self.flight[id(operation)] = operation
+        self._dirty = True
+        return operation
+
+    def end(self, operation: Operation) -> None:
+        self.flight.pop(id(operation), None)
+        self._moved += operation.sent
+        self._dirty = True
+
+    # -- the report
+    def report(
+        self,
+        op: str,
+        key: str,
+        size: int | None,
+        etag: str | None,
+        seconds: float,
+        error: dict[str, str] | None = None,
+    ) -> None:
+        line: dict[str, Any] = {
+            "time": timestamp(),
+            "op": op,
+            "key": printable(key),
+            "size": size,
+            "etag": etag,
+            "seconds": round(seconds, 4),
+        }
+        if error is not None:
+            line["error"] = error
+        self._lines.append(json.dumps(line))
+        if len(self._lines) >= 1000:
+            self.flush_report()
+
+    def flush_report(self) -> None:
+        if not self._lines:
+            return
+        if self._report_fd is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._report_fd = os.open(self._report_path, flags, 0o600)
+        files.write_all(self._report_fd, ("\n".join(self._lines) + "\n").encode())
+        self._lines.clear()
+
+    def close(self) -> None:
+        self.flush_report()
+        if self._report_fd is not None:
+            os.close(self._report_fd)
+            self._report_fd = None
+
+    # -- the status
+    def due(self) -> bool:
+        silent = time.monotonic() - self._published_at
+        return silent >= _HEARTBEAT_SECONDS or (self._dirty and silent >= PUBLISH_SECONDS)
+
+    def snapshot(self) -> Status:
+        """The status as it is to be published now. Also brings the derived counters up to date."""
+        now = time.monotonic()
+        self._published_at, self._dirty = now, bool(self.flight)
+        counts = self.counts
+        in_flight = sum(operation.sent for operation in self.flight.values())
+        done = max(counts["bytes_done"], self.bytes_settled + in_flight)
+        counts["bytes_done"] = min(done, counts["bytes_total"])
+        counts["elapsed_seconds"] = round(now - self._started, 3)
+        rate = self._rate(now, self._moved + in_flight)
+        counts["bytes_per_second"] = round(rate, 1)
+        left = counts["bytes_total"] - counts["bytes_done"]
+        known = counts["scan_complete"] and rate > 0
+        counts["eta_seconds"] = round(left / rate, 1) if known else None
+        operations = sorted(self.flight.values(), key=lambda operation: operation.started)
+        self.status["current"] = [
+            {"op": o.op, "key": printable(o.key), "size": o.size, "bytes_done": min(o.sent, o.size)}
+            for o in operations[:_CURRENT_SHOWN]
+        ]
+        if operations:
+            verb = {"upload": "uploading", "delete": "deleting"}.get(operations[0].op, operations[0].op)
+            self.status["message"] = f"{verb} {printable(operations[0].key)}"
+        return self.status
+
+    def _rate(self, now: float, moved: int) -> float:
+        """Bytes a second over the last few seconds."""
+        self._samples.append((now, moved))
+        while len(self._samples) > 2 and now - self._samples[1][0] > _RATE_SECONDS:
+            self._samples.pop(0)
+        since, before = self._samples[0]
+        return max(0.0, (moved - before) / (now - since)) if now > since else 0.0

@@ -1,0 +1,171 @@
+"""Reads files for comparing and sending: each opened once, whole at one moment, or not taken.
+
+Runs in threads, talks to no store. A file is `stat`ed before and after it is read; when size, mtime, ctime or
+inode differ it is read again, three times in all, and then counts as changing (`ChangedWhileReading`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple
+
+from syncworker import compare, etag
+from syncworker.compare import Decision, Verdict
+from syncworker.errors import FatalError, FileError, SyncError
+from syncworker.index import Row
+from syncworker.model import FileEntry, ObjectEntry
+from syncworker.tree import VANISHED, Tree
+
+TRIES = 3
+_DISK_FULL_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+class Work(NamedTuple):
+    """A file about which something must be done, and what was decided so far."""
+
+    file: FileEntry
+    object: ObjectEntry | None
+    row: Row | None
+    decision: Decision
+
+
+class Outcome(StrEnum):
+    SAME = "same"  # the content is the object's: nothing to send
+    BODY = "body"  # small, and to be sent: here it is
+    LARGE = "large"  # to be sent in parts
+    VANISHED = "vanished"
+    FAILED = "failed"
+
+
+class Read(NamedTuple):
+    """What reading gave. `file` is as it was when read; `digest` in ETag form with its `part_size`;
+    `needs_head`: no hash settled it, the object's metadata may."""
+
+    work: Work
+    outcome: Outcome
+    file: FileEntry
+    checked_ns: int = 0
+    body: bytes = b""
+    md5: bytes = b""
+    digest: str = ""
+    part_size: int = 0
+    needs_head: bool = False
+    error: SyncError | None = None
+
+
+class Changed(FileError):
+    """The file was not the same before and after it was read."""
+
+    def __init__(self) -> None:
+        super().__init__("ChangedWhileReading", "the file changes while it is read: sync again when it rests")
+
+
+def restat(fd: int, file: FileEntry) -> FileEntry:
+    info = os.fstat(fd)
+    return FileEntry(file.key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, file.path)
+
+
+def describe(error: OSError) -> SyncError:
+    """The error of a file that cannot be read; FatalError when no other could be either."""
+    reason = error.strerror or type(error).__name__
+    if error.errno in _DISK_FULL_OF_FILES:
+        return FatalError("OutOfResources", f"this machine has run out of resources: {reason}")
+    code = errno.errorcode.get(error.errno or 0, "OSError")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return FileError(code, "the file cannot be read: permission denied: let the server's user read it")
+    return FileError(code, f"the file cannot be read: {reason}")
+
+
+def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> Read:
+    """Opens and reads one file as its decision needs. InterruptedError when told to stop."""
+    for _ in range(TRIES):
+        try:
+            fd = tree.open_file(work.file.path)
+            try:
+                result = _read_open(fd, work, etags_are_md5, should_stop)
+            finally:
+                os.close(fd)
+        except (Changed, EOFError):
+            time.sleep(0.01)
+            continue
+        except InterruptedError:
+            raise
+        except OSError as error:
+            if error.errno in VANISHED:
+                return Read(work, Outcome.VANISHED, work.file)
+            return Read(work, Outcome.FAILED, work.file, error=describe(error))
+        return result
+    return Read(work, Outcome.FAILED, work.file, error=Changed())
+
+
+def _read_open(fd: int, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> Read:
+    checked_ns = time.time_ns()
+    file = restat(fd, work.file)
+    decision, obj = work.decision, work.object
+    if obj is not None and file.size != obj.size:
+        decision = Decision(Verdict.UPLOAD, compare.Reason.SIZE)
+    if etag.is_single(file.size):
+        return _read_small(fd, file, work._replace(decision=decision), etags_are_md5, checked_ns)
+    if decision.verdict is Verdict.UPLOAD or obj is None:
+        return Read(work._replace(decision=decision), Outcome.LARGE, file, checked_ns)
+    sizes = compare.wanted_hashes(obj, work.row)
+    if decision.verdict is Verdict.HEAD:
+        sizes.append(0)  # what the metadata will be compared with
+    hashes = etag.hash_file(fd, file.size, sizes, should_stop)
+    if restat(fd, file) != file:
+        raise Changed
+    found = compare.match(hashes, obj, work.row)
+    if found is not None:
+        return Read(work, Outcome.SAME, file, checked_ns, part_size=found[0], digest=found[1])
+    following = compare.after_mismatch(obj, etags_are_md5)
+    if following.verdict is Verdict.HEAD and 0 not in hashes:
+        hashes |= etag.hash_file(fd, file.size, [0], should_stop)
+        if restat(fd, file) != file:
+            raise Changed
+    return Read(
+        work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT)),
+        Outcome.LARGE,
+        file,
+        checked_ns,
+        md5=bytes.fromhex(hashes.get(0, "")),
+        needs_head=following.verdict is Verdict.HEAD,
+    )
+
+
+def _read_small(fd: int, file: FileEntry, work: Work, etags_are_md5: bool, checked_ns: int) -> Read:
+    body = _read_whole(fd, file.size)
+    if len(body) != file.size or restat(fd, file) != file:
+        raise Changed
+    md5 = hashlib.md5(body, usedforsecurity=False)
+    obj, verdict = work.object, work.decision.verdict
+    needs_head = False
+    if obj is not None and verdict is not Verdict.UPLOAD:
+        hashes = {0: md5.hexdigest()}
+        for part in compare.wanted_hashes(obj, work.row):
+            if part:
+                cuts = [body[i : i + part] for i in range(0, len(body), part)]
+                hashes[part] = etag.composite([hashlib.md5(c, usedforsecurity=False).digest() for c in cuts])
+        found = compare.match(hashes, obj, work.row)
+        if found is not None:
+            return Read(work, Outcome.SAME, file, checked_ns, part_size=found[0], digest=found[1])
+        needs_head = compare.after_mismatch(obj, etags_are_md5).verdict is Verdict.HEAD
+        work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT))
+    return Read(
+        work, Outcome.BODY, file, checked_ns, body, md5.digest(), md5.hexdigest(), needs_head=needs_head
+    )
+
+
+def _read_whole(fd: int, size: int) -> bytes:
+    """One more byte than expected is asked for, so that a file that grew shows."""
+    body = os.read(fd, size + 1)
+    while len(body) < size:
+        more = os.read(fd, size + 1 - len(body))
+        if not more:
+            break
+        body += more
+    return body

@@ -1,0 +1,369 @@
+"""Sends files: small ones as one PUT, large ones in parts that a crash does not lose. Every byte is checked.
+
+What counts as sent
+- The store was given the MD5 of the body (or of each part), and answered with it as ETag. Where the ETag is
+  something else, the object is read back and compared byte for byte, once a destination: then its ETags are
+  known to be opaque (the facts `etag`, `multipart_etag`), and Content-MD5 is relied on.
+- A key with characters that stores are known to rewrite is looked for in the listing under its own name.
+
+Large files: the intent, then the upload's id, is in the index before the first part goes out. A later run
+asks the store which parts it has, keeps those whose MD5 still is the file's, and sends the rest. At most
+`PARTS_IN_FLIGHT` parts of a file are under way, so that is what a crash can cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import re
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Executor
+from typing import Any, NamedTuple
+
+from syncworker import etag as etags
+from syncworker.control import Control
+from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
+from syncworker.index import Index, Row, Unfinished
+from syncworker.model import FileEntry
+from syncworker.progress import Operation, Progress
+from syncworker.reader import TRIES, Changed, Read, describe, restat
+from syncworker.s3 import Bucket
+from syncworker.tree import VANISHED, Tree
+from syncworker.wire import FileSlice
+
+PARTS_IN_FLIGHT = 2
+REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\\u201b]|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
+_UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
+_KEPT = "md5"
+_OPAQUE = "opaque"
+
+
+class Sent(NamedTuple):
+    """An object that the store now has. `etag` is the store's, `digest` ours."""
+
+    file: FileEntry
+    etag: str
+    digest: str
+    part_size: int
+    checked_ns: int
+
+    def row(self) -> Row:
+        file = self.file
+        digest = "" if self.digest == self.etag else self.digest
+        return Row(
+            file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
+            self.etag, digest, self.part_size, "", self.checked_ns,
+        )  # fmt: skip
+
+
+class Vanished(FileError):
+    def __init__(self) -> None:
+        super().__init__("vanished", "the file is gone")
+
+
+def metadata(file: FileEntry, md5: bytes) -> dict[str, str]:
+    """Our own metadata, in the form that rclone writes and reads: seconds with nanoseconds, base64 MD5."""
+    headers = {"x-amz-meta-mtime": f"{file.mtime_ns // 10**9}.{file.mtime_ns % 10**9:09d}"}
+    if md5:
+        headers["x-amz-meta-md5chksum"] = base64.b64encode(md5).decode()
+    return headers
+
+
+class Sender:
+    """Sends to one bucket. All of it runs in the event loop; reading and hashing run in `pool`."""
+
+    def __init__(
+        self, bucket: Bucket, index: Index, tree: Tree, progress: Progress, control: Control, pool: Executor
+    ) -> None:
+        self.bucket = bucket
+        self.index = index
+        self.tree = tree
+        self.progress = progress
+        self.control = control
+        self.pool = pool
+        self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
+
+    @property
+    def etags_are_md5(self) -> bool:
+        return self._facts["etag"] == _KEPT
+
+    # -- small
+    async def small(self, result: Read, operation: Operation) -> Sent:
+        """One PUT of a body in memory."""
+        file, body = result.file, result.body
+        answered = await self.bucket.put(file.key, body, result.md5, metadata(file, result.md5))
+        operation.sent = len(body)
+        if answered == result.digest:
+            self._learn("etag", _KEPT)
+        elif self._facts["etag"] != _OPAQUE or not answered:
+            answered = await self._settle_small(file.key, body, answered, result.digest)
+        await self.check_key(file.key)
+        return Sent(file, answered, result.digest, 0, result.checked_ns)
+
+    async def _settle_small(self, key: str, body: bytes, answered: str, digest: str) -> str:
+        """The ETag is not the MD5: what has the store kept?"""
+        kept = await self.bucket.read_range(key, 0, len(body))
+        if kept != body:
+            raise FileError(
+                "StoredWrongBytes",
+                "the storage kept other bytes than it was sent: nothing relies on this object",
+            )
+        head = await self.bucket.head(key)
+        if head is None or head.size != len(body):
+            raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
+        if head.etag == digest:
+            return digest
+        if self._facts["etag"] is None:
+            self._learn("etag", _OPAQUE)
+        return head.etag or answered
+
+    def _learn(self, fact: str, value: str) -> None:
+        if self._facts[fact] is None or value == _OPAQUE:
+            self._facts[fact] = value
+            self.index.set_fact(fact, value)
+
+    async def check_key(self, key: str, *, always: bool = False) -> None:
+        """FileError when the store lists the object that it was just given under another key."""
+        if (always or REWRITTEN.search(key)) and key not in await self.bucket.list_exact(key):
+            raise FileError(
+                "KeyChangedByStore",
+                "the storage keeps this object under another name than it was given: rename the file, or use"
+                " a storage that keeps names",
+            )
+
+    # -- large
+    async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> Sent:
+        """A multipart upload, taken up again where an earlier one ended; tried anew when the file changes."""
+        for _ in range(TRIES):
+            operation.sent = 0
+            try:
+                fd = self.tree.open_file(file.path)
+            except OSError as error:
+                raise (Vanished() if error.errno in VANISHED else describe(error)) from error
+            try:
+                checked_ns = time.time_ns()
+                now = restat(fd, file)
+                self.progress.grown(file.size, now.size)
+                operation.size = now.size
+                return await self._large_open(fd, now, md5, checked_ns, operation)
+            except (Changed, EOFError):
+                await self._abandon(file.key)
+                md5 = b""
+                await asyncio.sleep(0.05)
+            finally:
+                os.close(fd)
+        raise Changed
+
+    async def _large_open(
+        self, fd: int, file: FileEntry, md5: bytes, checked_ns: int, operation: Operation
+    ) -> Sent:
+        if file.size > etags.OBJECT_MAX:
+            raise FileError(
+                "EntityTooLarge", "the file is larger than 5 TiB, the most that S3 keeps in an object"
+            )
+        part = etags.part_size(file.size)
+        if self._facts["multipart_etag"] == _OPAQUE and not md5:
+            # Where ETags tell nothing, the object's own metadata must: the MD5 has to be known beforehand.
+            found = await self._in_pool(etags.hash_file, fd, file.size, [0], self.control.stopping)
+            md5 = bytes.fromhex(found[0])
+        for fresh in (False, True):
+            upload_id, kept = await self._begin(fd, file, part, md5, fresh=fresh)
+            try:
+                return await self._send_parts(fd, file, part, upload_id, kept, checked_ns, operation)
+            except FileError as error:
+                if restat(fd, file) != file:
+                    raise Changed from error
+                if fresh or not (kept or error.code in _UPLOAD_GONE):
+                    raise
+                # The store knows the upload no more, or will not replace a part: once more, from nothing.
+                await self._abandon(file.key)
+                operation.sent = 0
+        raise AssertionError("unreachable")
+
+    async def _begin(
+        self, fd: int, file: FileEntry, part: int, md5: bytes, *, fresh: bool
+    ) -> tuple[str, dict[int, str]]:
+        """(upload id, {part number: ETag} that need not be sent again)."""
+        before = self.index.upload(file.key)
+        if before is not None:
+            fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
+            parts = await self.bucket.list_parts(file.key, before.upload_id) if fits else None
+            if parts is not None:
+                kept: dict[int, str] = {}
+                for number, size, listed in parts:
+                    offset = (number - 1) * part
+                    if size != min(part, file.size - offset) or etags.parts_of(listed) != 0:
+                        continue
+                    self.control.check()
+                    digest = await self._in_pool(etags.md5_range, fd, offset, size)
+                    if digest.hex() == listed:
+                        kept[number] = listed
+                        self.progress.resumed(size)
+                return before.upload_id, kept
+            await self._abandon(file.key)
+        self.index.begin_upload(Unfinished(file.key, "", part, file.size))
+        upload_id = await self.bucket.create_upload(file.key, metadata(file, md5))
+        self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size))
+        return upload_id, {}
+
+    async def _abandon(self, key: str) -> None:
+        """Ends an unfinished upload of ours, also one whose id we never learned."""
+        before = self.index.upload(key)
+        if before is None:
+            return
+        if before.upload_id:
+            await self.bucket.abort_upload(key, before.upload_id)
+        else:
+            for upload in await self.bucket.list_uploads(key):
+                if upload.key == key:
+                    await self.bucket.abort_upload(key, upload.upload_id)
+        self.index.end_upload(key)
+
+    async def abandon_all(self) -> None:
+        """Ends every upload of ours that no file goes on with: nothing unfinished stays in the bucket."""
+        for upload in self.index.uploads():
+            await self._abandon(upload.key)
+
+    async def _send_parts(
+        self,
+        fd: int,
+        file: FileEntry,
+        part: int,
+        upload_id: str,
+        kept: dict[int, str],
+        checked_ns: int,
+        operation: Operation,
+    ) -> Sent:
+        count = -(-file.size // part)
+        digests: dict[int, bytes] = {number: bytes.fromhex(tag) for number, tag in kept.items()}
+        answers = dict(kept)
+        operation.sent = sum(min(part, file.size - (n - 1) * part) for n in kept)
+        numbers = iter([n for n in range(1, count + 1) if n not in kept])
+
+        async def lane() -> None:
+            for number in numbers:
+                self.control.check()
+                offset = (number - 1) * part
+                size = min(part, file.size - offset)
+                digests[number] = await self._in_pool(etags.md5_range, fd, offset, size)
+                body = _Counted(fd, offset, size, operation)
+                try:
+                    answers[number] = await self._send_part(
+                        body, file.key, upload_id, number, digests[number]
+                    )
+                except BaseException:
+                    for _ in numbers:  # the other lanes finish their part and begin no more
+                        pass
+                    raise
+                self.progress.sent(size)
+
+        await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
+        if restat(fd, file) != file:
+            raise Changed
+        ordered = [digests[n] for n in range(1, count + 1)]
+        expected = etags.composite(ordered)
+        # Checked one by one: an answer that is not the part's MD5 makes the whole be read back.
+        exact = all(answers[n] == digests[n].hex() for n in digests)
+        answered = await self._complete(
+            file, upload_id, [(n, answers[n] or digests[n].hex()) for n in range(1, count + 1)], expected
+        )
+        answered = await self._settle_large(fd, file, answered, expected, exact)
+        self.index.end_upload(file.key)
+        await self.check_key(file.key)
+        return Sent(file, answered, expected, part, checked_ns)
+
+    async def _send_part(self, body: _Counted, key: str, upload_id: str, number: int, digest: bytes) -> str:
+        for _ in range(TRIES):
+            answered = await self.bucket.upload_part(key, upload_id, number, body, digest)
+            if answered == digest.hex() or etags.parts_of(answered) != 0:
+                break
+            if self._facts["multipart_etag"] == _OPAQUE:
+                break
+        return answered
+
+    async def _complete(
+        self, file: FileEntry, upload_id: str, parts: list[tuple[int, str]], expected: str
+    ) -> str:
+        try:
+            return await self.bucket.complete_upload(file.key, upload_id, parts)
+        except FileError as error:
+            if error.code not in _UPLOAD_GONE:
+                raise
+            # An earlier try may have worked though its answer was lost: the object itself tells.
+            head = await self.bucket.head(file.key)
+            if head is None or head.size != file.size or head.etag != expected:
+                raise
+            return head.etag
+
+    async def _settle_large(self, fd: int, file: FileEntry, answered: str, expected: str, exact: bool) -> str:
+        """The ETag that the store will list. Reads the object back where nothing else proves its bytes."""
+        if answered == expected and exact:
+            self._learn("multipart_etag", _KEPT)
+            return expected
+        head = await self.bucket.head(file.key)
+        if head is None or head.size != file.size:
+            raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
+        if head.etag == expected and exact:
+            return expected
+        if self._facts["multipart_etag"] != _OPAQUE:
+            await self._read_back(fd, file)
+            self._learn("multipart_etag", _OPAQUE)
+        return head.etag
+
+    async def _read_back(self, fd: int, file: FileEntry) -> None:
+        step = etags.PART_MIN
+        for offset in range(0, file.size, step):
+            self.control.check()
+            size = min(step, file.size - offset)
+            kept = await self.bucket.read_range(file.key, offset, size)
+            if kept != await self._in_pool(os.pread, fd, size, offset):
+                if restat(fd, file) != file:
+                    raise Changed
+                raise FileError("StoredWrongBytes", "the storage kept other bytes than it was sent")
+
+    async def _in_pool(self, function: Callable[..., Any], *values: Any) -> Any:
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.pool, function, *values)
+        except InterruptedError:
+            raise Stopped(self.control.reason or "") from None
+        except OSError as error:
+            raise describe(error) from error
+
+
+class _Counted(FileSlice):
+    """A part that tells its operation what has been sent of it; sent again, it is counted anew."""
+
+    def __init__(self, fd: int, offset: int, size: int, operation: Operation) -> None:
+        super().__init__(fd, offset, size)
+        self._operation = operation
+        self._counted = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        self._operation.sent -= self._counted
+        self._counted = 0
+        for piece in super().chunks():
+            yield piece
+            self._counted += len(piece)
+            self._operation.sent += len(piece)
+
+
+async def run_all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+    """Runs all to their end, then raises the gravest error of theirs: what is in flight always finishes."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors:
+        raise max(errors, key=_gravity)
+
+
+def _gravity(error: BaseException) -> int:
+    if not isinstance(error, (SyncError, EOFError)):
+        return 5
+    if isinstance(error, FatalError):
+        return 4
+    if isinstance(error, (Changed, EOFError)):
+        return 3
+    if isinstance(error, FileError):
+        return 2
+    return 1 if isinstance(error, RetryError) else 0

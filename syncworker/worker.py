@@ -1,0 +1,180 @@
+"""One attempt of one job, from its lock to its final state: what `python -m syncworker run ID` does.
+
+Crash-only: starting and resuming are the same, because the bucket and the index tell what is left to do. The
+lock is held until the process ends; the status is written by nobody else meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from syncworker import process
+from syncworker.control import Control
+from syncworker.credentials import Chain, Given, KeySource
+from syncworker.endpoint import Endpoint
+from syncworker.errors import FatalError, RetryError, Stopped, SyncError
+from syncworker.files import Lock
+from syncworker.index import Index
+from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, begin, recorded_state, renew
+from syncworker.model import FINAL_STATES, State
+from syncworker.progress import Progress
+from syncworker.s3 import Bucket
+from syncworker.settings import Settings
+from syncworker.sync import Sync
+from syncworker.wire import Wire
+
+_LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
+_DESTINATION_SECONDS = 3.0
+_TICK_SECONDS = 0.1
+_PATIENCE_SECONDS = 2.0  # how long a request may be silent once the job is to stop
+
+OnStatus = Callable[[Status], None]
+
+
+def run_job(settings: Settings, jobs: Jobs, job_id: str, on_status: OnStatus | None = None) -> State:
+    """Runs a job to a final state, which it returns and has written. Conflict: another worker has it, or it
+    has ended. `on_status` gets every status that is published, in this thread."""
+    with jobs.lock(job_id) as lock:
+        if not lock.acquire(_LOCK_SECONDS):
+            raise Conflict("JobRunning", f"job {job_id} has a worker already", job_id)
+        status = jobs.read(job_id)
+        if status is None:
+            raise NoSuchJob(job_id)
+        recorded = recorded_state(status)
+        if recorded in FINAL_STATES:
+            raise Conflict("JobFinished", f"job {job_id} is {recorded}: use resume", job_id)
+        if recorded is State.RUNNING:  # its worker died before anybody looked
+            renew(status, auto_resume=bool(status.get("auto_resume")))
+        tell = on_status or (lambda _: None)
+        control = Control(jobs.file(job_id, "cancel"))
+        process.on_stop(control.stop)
+        if control.stopping():
+            tell(jobs.finish(status, State.CANCELLED, None, "cancelled before it began"))
+            return State.CANCELLED
+        with jobs.destination_lock(status) as destination:
+            return _attempt(settings, jobs, status, control, destination, tell)
+
+
+def _attempt(
+    settings: Settings, jobs: Jobs, status: Status, control: Control, destination: Lock, tell: OnStatus
+) -> State:
+    begin(status)
+    jobs.write(status, durable=True)
+    tell(status)
+    progress = Progress(jobs, status)
+    error: dict[str, str] | None = None
+    try:
+        if not destination.acquire(_DESTINATION_SECONDS):
+            raise FatalError(
+                "DestinationBusy", "another job works on this bucket: try again when it has ended"
+            )
+        asyncio.run(_work(settings, jobs, status, control, progress, tell))
+        state, message = State.DONE, "the bucket equals the folder"
+    except Stopped:
+        state, error, message = _stopped(control)
+    except SyncError as failure:
+        if isinstance(failure, RetryError) and control.stopping():
+            state, error, message = _stopped(control)  # given up because of the stop
+        else:
+            state, message = State.FAILED, failure.message
+            error = {"code": failure.code, "message": failure.message}
+    except OSError as failure:
+        traceback.print_exc()
+        state, message = (
+            State.FAILED,
+            f"a local file of the job cannot be used: {failure.strerror or failure}",
+        )
+        error = {"code": "LocalError", "message": message}
+    except Exception:  # noqa: BLE001 - the status must not say `running` for ever; the trace is in the log
+        traceback.print_exc()
+        state, message = State.FAILED, f"an error of this program: see {status['id']}.log in the jobs folder"
+        error = {"code": "InternalError", "message": message}
+    sys.stderr.flush()
+    try:
+        progress.snapshot()
+        progress.close()
+    finally:
+        tell(jobs.finish(status, state, error, message))
+    return state
+
+
+def _stopped(control: Control) -> tuple[State, dict[str, str] | None, str]:
+    if control.reason == "cancelled":
+        return State.CANCELLED, None, "cancelled"
+    message = f"stopped by {control.reason}: resume the job to go on"
+    return State.INTERRUPTED, {"code": "Stopped", "message": message}, message
+
+
+async def _work(
+    settings: Settings, jobs: Jobs, status: Status, control: Control, progress: Progress, tell: OnStatus
+) -> None:
+    keys = _keys(settings, jobs, status)
+    region = settings.aws_region
+    place = Endpoint.of(status["storage_url"], region)
+    ca_bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    index_path = jobs.index_path(status)
+    with ThreadPoolExecutor(1, "status") as writer:
+        async with Wire(place, ca_bundle) as wire:
+            bucket = Bucket(wire, status["dest"], region, keys, stopping=control.stopping)
+            index = Index(index_path)
+            sync = Sync(
+                uploads_dir=settings.uploads_dir,
+                source=status["source"],
+                wait_seconds=float(status["wait"]),
+                may_delete_bucket=settings.bucket_delete == "allow",
+                spool_dir=os.path.dirname(index_path),
+                bucket=bucket,
+                index=index,
+                progress=progress,
+                control=control,
+            )
+            work = asyncio.create_task(sync.run())
+            ticker = asyncio.create_task(_tick(jobs, progress, control, wire, writer, tell))
+            try:
+                await asyncio.wait({work, ticker}, return_when=asyncio.FIRST_COMPLETED)
+                if ticker.done() and not work.done():
+                    sync.fatal = ticker.exception() or FatalError("Internal", "the ticker ended")  # type: ignore[assignment]
+                await work
+            finally:
+                ticker.cancel()
+                await asyncio.gather(ticker, return_exceptions=True)
+                index.close()
+                if index.broken:
+                    print(f"index: went on without it: {index.broken}", file=sys.stderr)
+
+
+async def _tick(
+    jobs: Jobs, progress: Progress, control: Control, wire: Wire, writer: Executor, tell: OnStatus
+) -> None:
+    """Publishes the status, and ends what hangs once the job is to stop. Ends with the error of a disk."""
+    loop = asyncio.get_running_loop()
+    while True:
+        await asyncio.sleep(_TICK_SECONDS)
+        if control.stopping():
+            wire.give_up(_PATIENCE_SECONDS)
+        if progress.due():
+            status = progress.snapshot()
+            progress.flush_report()
+            # Rendered here, written in a thread: a slow disk must not hold up what is in flight.
+            await loop.run_in_executor(writer, jobs.publish, status["id"], jobs.render(status))
+            tell(status)
+
+
+def _keys(settings: Settings, jobs: Jobs, status: Status) -> KeySource:
+    """The request's own keys, else the server's, which go to the configured storage only."""
+    secret = jobs.secret(status["id"])
+    if secret is not None:
+        return Given(*secret)
+    if status["storage_url"] != settings.default_storage_url:
+        raise FatalError(
+            "NoCredentials",
+            "the keys of this storage are gone: resume the job with access_key and secret_key",
+        )
+    if settings.minio_access_key and settings.minio_secret_key:
+        return Given(settings.minio_access_key, settings.minio_secret_key)
+    return Chain()
