@@ -1,0 +1,394 @@
+"""The HTTP server: parse, call, render. `make run` starts it.
+
+The table of routes is `ROUTES`. A handler gets the parameters of its request, checked against the names that
+the table allows, and returns (status, JSON value, headers). It reads and writes job files and nothing else:
+it never talks to a store, never waits for a worker, and for a name to resolve two seconds at most.
+
+Who may call is decided before this (`guard`), how much may be sent below it (`http`), and what runs beside it
+(`supervisor`). Stopping the server stops no job.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+import bottle
+
+from syncworker import __version__, embedded, files, guard, http, parameters, process, settings, spec
+from syncworker import supervisor as supervision
+from syncworker.endpoint import destination_id
+from syncworker.errors import FatalError, SyncError, UsageError
+from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id
+from syncworker.model import State
+from syncworker.problem import problem, to_json
+from syncworker.settings import Settings
+from syncworker.supervisor import QueueFull, Supervisor
+
+NAME = "s3-sync-api"
+JOBS_MAX = 500  # of one answer of /jobs
+RESOLVE_SECONDS = 2.0
+log = logging.getLogger("server")
+
+Parameters = dict[str, str]
+Answer = tuple[int, dict[str, Any], dict[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the handlers work with. `store` says how the storage is: up, starting, down or external."""
+
+    settings: Settings
+    supervisor: Supervisor
+    store: Callable[[], str]
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.supervisor.jobs
+
+
+# -- handlers --------------------------------------------------------------------------------------------
+
+
+def sync(service: Service, given: Parameters) -> Answer:
+    if "source" not in given:
+        raise UsageError(
+            "MissingParameter",
+            "source is missing: a folder below the uploads folder, empty for all of it",
+            param="source",
+        )
+    request = spec.parse(
+        service.settings,
+        source=given["source"],
+        dest=given.get("dest", ""),
+        storage_url=given.get("storage_url"),
+        access_key=given.get("access_key"),
+        secret_key=given.get("secret_key"),
+        wait=given.get("wait") or "0",
+    )
+    if request.storage_url != service.settings.default_storage_url:
+        _check_storage_url(request.storage_url)
+    status = service.supervisor.submit(request)
+    return 202, status, {"Location": f"/get?id={quote(status['id'])}"}
+
+
+def runnings(service: Service, _given: Parameters) -> Answer:
+    active = service.jobs.active()
+    return 200, {"count": len(active), "jobs": active}, {}
+
+
+def get(service: Service, given: Parameters) -> Answer:
+    return 200, service.jobs.observe(_id(given)), {}
+
+
+def cancel(service: Service, given: Parameters) -> Answer:
+    status = service.jobs.cancel(_id(given))
+    service.supervisor.wake()
+    return 202, status, {}
+
+
+def resume(service: Service, given: Parameters) -> Answer:
+    job_id = _id(given)
+    access_key, secret_key = spec.parse_keys(given.get("access_key"), given.get("secret_key"))
+    keys = (access_key, secret_key) if access_key is not None and secret_key is not None else None
+    status = service.jobs.observe(job_id)
+    if keys is None and not _uses_own_keys(service, status) and service.jobs.secret(job_id) is None:
+        raise UsageError(
+            "MissingParameter",
+            "access_key and secret_key are needed again: the job's own keys were removed when it ended",
+            param="access_key",
+        )
+    status = service.supervisor.resume(job_id, keys)
+    return 202, status, {"Location": f"/get?id={quote(job_id)}"}
+
+
+def history(service: Service, given: Parameters) -> Answer:
+    state = _state(given.get("state"))
+    limit = _limit(given.get("limit"))
+    before = check_id(given["before"]) if given.get("before") else None
+    service.jobs.active()  # has the ends written down that nobody has noticed yet
+    wanted = sorted(
+        (
+            job_id
+            for job_id, entry in service.jobs.entries().items()
+            if (before is None or job_id < before) and (state is None or entry.state is state)
+        ),
+        reverse=True,
+    )
+    found: list[Status] = []
+    for job_id in wanted[:limit]:
+        try:
+            found.append(service.jobs.observe(job_id))
+        except NoSuchJob:  # removed meanwhile
+            continue
+    following = wanted[limit - 1] if len(wanted) > limit else None
+    return 200, {"count": len(found), "jobs": found, "next": following}, {}
+
+
+def healthz(service: Service, _given: Parameters) -> Answer:
+    counts = service.supervisor.counts()
+    return (
+        200,
+        {
+            "status": "ok",
+            "service": NAME,
+            "version": __version__,
+            "jobs": {"queued": counts.queued, "running": counts.running},
+            "storage": service.store(),
+        },
+        {},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """`acts`: a HEAD, which browsers and link checkers send unasked, must not reach it."""
+
+    path: str
+    handler: Callable[[Service, Parameters], Answer]
+    parameters: tuple[str, ...]
+    acts: bool
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return ("GET", "POST") if self.acts else ("GET", "HEAD", "POST")
+
+
+SYNC_PARAMETERS = ("source", "dest", "storage_url", "access_key", "secret_key", "wait")
+ROUTES = (
+    Route("/sync", sync, SYNC_PARAMETERS, acts=True),
+    Route("/runnings", runnings, (), acts=False),
+    Route("/get", get, ("id",), acts=False),
+    Route("/cancel", cancel, ("id",), acts=True),
+    Route("/resume", resume, ("id", "access_key", "secret_key"), acts=True),
+    Route("/jobs", history, ("state", "limit", "before"), acts=False),
+    Route("/healthz", healthz, (), acts=False),
+)
+
+# -- parameters -------------------------------------------------------------------------------------------
+
+
+def _id(given: Parameters) -> str:
+    if not given.get("id"):
+        raise UsageError("MissingParameter", "id is missing: the id of a job", param="id")
+    return check_id(given["id"])
+
+
+def _state(text: str | None) -> State | None:
+    if not text:
+        return None
+    try:
+        return State(text)
+    except ValueError:
+        raise UsageError("BadState", f"state must be one of {', '.join(State)}", param="state") from None
+
+
+def _limit(text: str | None) -> int:
+    if not text:
+        return 50
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= JOBS_MAX):
+        raise UsageError("BadLimit", f"limit must be a whole number from 1 to {JOBS_MAX}", param="limit")
+    return int(text)
+
+
+def _uses_own_keys(service: Service, status: Status) -> bool:
+    """Whether the job's storage is the configured one, to which the server's own keys may go."""
+    own = service.settings.default_storage_url
+    return destination_id(status["storage_url"], status["dest"]) == destination_id(own, status["dest"])
+
+
+def _check_storage_url(url: str) -> None:
+    """`spec.check_storage_url` with an end: a name server that does not answer blocks a thread of its own. A
+    name that is not resolved in time is let through; the worker checks what it connects to."""
+    refused: list[UsageError] = []
+
+    def check() -> None:
+        try:
+            spec.check_storage_url(url)
+        except UsageError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=check, name="resolve", daemon=True)
+    thread.start()
+    thread.join(RESOLVE_SECONDS)
+    if refused:
+        raise refused[0]
+
+
+# -- answers ---------------------------------------------------------------------------------------------
+
+
+def _problem_of(error: SyncError) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """(status, members besides detail and code, headers) of an error."""
+    match error:
+        case NoSuchJob():
+            return 404, {}, {}
+        case Conflict():
+            return 409, {"job": error.job}, {}
+        case QueueFull():
+            return 503, {}, {"Retry-After": "10"}
+        case parameters.UnsupportedBody():
+            return 415, {}, {}
+        case parameters.BodyTooLong():
+            return 413, {}, {}
+        case UsageError():
+            return 400, {"param": error.param}, {}
+        case _ if error.code == "Busy":
+            return 503, {}, {"Retry-After": "1"}
+    return 500, {}, {}
+
+
+def _error(status: int, code: str, detail: str, headers: dict[str, str], **more: Any) -> bottle.HTTPResponse:
+    body, line, fields = problem(status, code, detail, **more)
+    return bottle.HTTPResponse(body, line, headers=dict(fields) | headers)
+
+
+def _call(service: Service, route: Route) -> bottle.HTTPResponse:
+    environ = bottle.request.environ
+    method = environ["REQUEST_METHOD"]
+    if method not in route.methods:
+        allow = ", ".join(route.methods)
+        detail = f"{method[:20]} is not allowed on {route.path}: use {allow}"
+        return _error(405, "MethodNotAllowed", detail, {"Allow": allow})
+    try:
+        status, value, headers = route.handler(service, parameters.of_request(environ, route.parameters))
+    except SyncError as error:
+        number, more, headers = _problem_of(error)
+        if number == 500:
+            log.error("%s: %s", route.path, error, exc_info=True)
+        return _error(number, error.code, error.message, headers, **more)
+    except OSError as error:
+        log.error("%s: %s", route.path, error, exc_info=True)
+        why = error.strerror or "input or output failed"
+        return _error(500, "JobsDirectoryFailed", f"the folder of job files cannot be used: {why}", {})
+    if method == "GET" and "secret_key=" in environ.get("QUERY_STRING", ""):
+        value = value | {
+            "warning": "secret_key was sent in the address, which browsers and proxies remember: use POST"
+        }
+    return bottle.HTTPResponse(to_json(value), status, headers={"Content-Type": "application/json"} | headers)
+
+
+def _unrouted(error: bottle.HTTPError) -> bytes:
+    """What Bottle itself finds: an unknown path, a path that is no UTF-8, an exception in a handler."""
+    details = {
+        404: "there is nothing at this path: see /runnings, /jobs, /get, /sync, /cancel, /resume, /healthz",
+        400: "the path is not valid UTF-8",
+        500: "something went wrong here: the server's log says what",
+    }
+    status = error.status_code
+    code = {404: "NotFound", 400: "BadRequest", 405: "MethodNotAllowed"}.get(status, "InternalError")
+    body, _, fields = problem(status, code, details.get(status, "the request cannot be answered"))
+    for name, value in fields:
+        bottle.response.set_header(name, value)
+    return body
+
+
+def make_app(
+    config: Settings, supervisor: Supervisor, store: Callable[[], str] = lambda: "external"
+) -> bottle.Bottle:
+    """The routes as a WSGI application. It trusts its caller: put `guard.Guard` before it."""
+    service = Service(config, supervisor, store)
+    app = bottle.Bottle()
+    app.default_error_handler = _unrouted
+    for route in ROUTES:
+        app.route(route.path, method="ANY", callback=lambda route=route: _call(service, route))
+    return app
+
+
+# -- start and stop --------------------------------------------------------------------------------------
+
+
+def main() -> int:
+    """Exit status: 0 after SIGTERM or SIGINT, 2 when something must be changed before it can start."""
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue is not worth a line a request
+    try:
+        return _serve()
+    except (UsageError, FatalError) as error:
+        sys.stderr.write(f"server: {error}\n")
+        return 2
+
+
+def _serve() -> int:
+    config = settings.load()
+    guard.check_exposure(config)
+    token = guard.load_token(config, process.PROJECT)
+    application = _Starting()
+    try:
+        server = http.Server(application, config.api_host, config.api_port)
+    except (OSError, ValueError) as error:
+        raise UsageError("CannotListen", _why_not_listening(config, error)) from error
+    jobs = Jobs(config.jobs_dir)
+    jobs.prepare()
+    files.self_test(jobs.path)
+    right = supervision.serve_alone(jobs)
+    if right is None:
+        raise UsageError("AlreadyServed", f"another server already serves the jobs in {jobs.path}")
+    os.makedirs(config.uploads_dir, exist_ok=True)
+    store = None if config.storage_url else embedded.Embedded(config, os.path.join(process.PROJECT, ".env"))
+    spawn = supervision.spawner(jobs, os.environ)
+    supervisor = Supervisor(config, jobs, spawn, store_is_up=store.is_up if store else lambda: True)
+    if store:
+        store.start(has_workers=supervisor.has_workers)
+    application.become(
+        guard.Guard(make_app(config, supervisor, store.state if store else lambda: "external"), config, token)
+    )
+    process.on_stop(lambda _name: server.stop())
+    supervisor.start()
+    _greet(config, token, server.port)
+    server.run()
+    supervisor.stop()
+    if store:
+        store.close(stop=not supervisor.has_workers())
+    right.release()
+    return 0
+
+
+class _Starting:
+    """The port is taken first, so that a second server finds out before it touches anything; requests are
+    answered only after `become`, because nothing accepts connections before `Server.run`."""
+
+    def __init__(self) -> None:
+        self._application: guard.Application | None = None
+
+    def become(self, application: guard.Application) -> None:
+        self._application = application
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        if self._application is None:
+            raise RuntimeError("a request before the start has ended")
+        return self._application(environ, start_response)
+
+
+def _why_not_listening(config: Settings, error: Exception) -> str:
+    holder = process.port_holder(config.api_port)
+    if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and holder:
+        return f"port {config.api_port} is taken by {holder}: stop that, or set API_PORT to another port"
+    return f"cannot listen on {config.api_host} port {config.api_port}: {error}: set API_HOST or API_PORT"
+
+
+def _greet(config: Settings, token: str | None, port: int) -> None:
+    host = "localhost" if config.api_host in guard.LOOPBACK_ADDRESSES | guard.WILDCARDS else config.api_host
+    url = f"http://{guard.bracketed(host)}:{port}"
+    storage = config.storage_url or f"{config.default_storage_url} (embedded, data in {config.storage_dir})"
+    print(f"server:  {url}")
+    print(f"uploads: {config.uploads_dir}   jobs: {config.jobs_dir}")
+    print(f"storage: {storage}")
+    if token and config.api_token != token:  # made here: nobody knows it yet
+        print(f"log in:  {url}/login?token={token}")
+    elif token:
+        print(f"log in:  {url}/login?token=API_TOKEN, or send `Authorization: Bearer API_TOKEN`")
+    else:
+        print(f"try:     {url}/sync?source=&dest=mybucket   {url}/runnings")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,258 @@
+"""Who may talk to the server: a WSGI layer before everything else, for every path and every method.
+
+The server listens on loopback, where any web page in the operator's browser can send requests too. So, in
+this order, each with a status of its own:
+
+| check | refused with |
+| --- | --- |
+| `Host` is one of ours, once (else a name that was rebound to 127.0.0.1 speaks as same-origin) | 403 |
+| no `Upgrade` (a WebSocket is not bound by the same-origin policy) | 403 |
+| `Sec-Fetch-Site`, when there is one, is `same-origin` or `none` | 403 |
+| `Origin`, when there is one, is our own | 403 |
+| not a prefetch (a link on a page must not start anything by being shown) | 403 |
+| with a token set: `Authorization: Bearer`, or the login link's cookie; not for `/healthz` | 401 |
+
+GET is checked like the others, because here it acts. The layer also puts the security headers on every answer
+and writes one line for each request to stderr, in which keys and tokens are blacked out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+
+from syncworker.errors import UsageError
+from syncworker.problem import SECURITY_HEADERS, problem
+from syncworker.settings import Settings
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+LOOPBACK_ADDRESSES = frozenset({"127.0.0.1", "::1", "[::1]", "localhost"})
+WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
+_PORT = re.compile(r"(.+?):([0-9]{1,5})")
+_SECRET_NAME = re.compile(r"key|token|secret|pass|pwd|cred|auth|sign", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    status: int
+    code: str
+    detail: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def bracketed(host: str) -> str:
+    """An address as it stands in a Host header or a URL."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str]:
+    """ALLOWED_HOSTS, and the address listened on if it is one."""
+    named = (host.lower() for host in settings.allowed_hosts)
+    hosts = {f"[{host}]" if host.count(":") > 1 and "[" not in host else host for host in named}
+    if settings.api_host not in WILDCARDS:
+        hosts.add(bracketed(settings.api_host).lower())
+    return frozenset(hosts)
+
+
+def is_allowed_host(host: str | None, allowed: frozenset[str]) -> bool:
+    """Whether a Host header is one of ours. An entry without a port covers every port: a forwarded port
+    (ssh -L) changes it, and rebinding is about the name. Two headers arrive joined by a comma: no match."""
+    if not host:
+        return False
+    host = host.lower()
+    if host in allowed:
+        return True
+    match = _PORT.fullmatch(host)
+    return bool(match and match[1] in allowed and 0 < int(match[2]) <= 65535)
+
+
+def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | None:
+    """The rows of the table above but the last."""
+    host = environ.get("HTTP_HOST")
+    if not is_allowed_host(host, allowed):
+        return Refusal(
+            403,
+            "HostNotAllowed",
+            "the Host header names no address of this server: open it as http://localhost:PORT,"
+            " or add the name to ALLOWED_HOSTS",
+        )
+    target = environ.get("REQUEST_URI", "/")
+    if not target.startswith("/") and target != "*":
+        return Refusal(403, "ProxyRequest", "this server is no proxy")
+    if "HTTP_UPGRADE" in environ:
+        return Refusal(403, "UpgradeRefused", "this server speaks HTTP/1.1 and nothing else")
+    site = environ.get("HTTP_SEC_FETCH_SITE")
+    if site is not None and site.lower() not in ("same-origin", "none"):
+        return Refusal(403, "CrossSite", "a page of another site may not use this server")
+    origin = environ.get("HTTP_ORIGIN")
+    if origin is not None and origin.lower() != f"{environ.get('wsgi.url_scheme', 'http')}://{host}".lower():
+        return Refusal(403, "CrossOrigin", "a page of another origin may not use this server")
+    for name in ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ"):
+        if re.search("prefetch|prerender|preview", environ.get(name, ""), re.IGNORECASE):
+            return Refusal(403, "Prefetch", "nothing is answered to a prefetch: requests here act")
+    return None
+
+
+# -- the token -------------------------------------------------------------------------------------------
+
+
+def check_exposure(settings: Settings) -> None:
+    """UsageError when the server would be open to the network."""
+    if settings.api_host in LOOPBACK_ADDRESSES or settings.api_host.startswith("127."):
+        return
+    if settings.api_token is None and not settings.api_allow_unauthenticated:
+        raise UsageError(
+            "Unprotected",
+            f"API_HOST={settings.api_host} lets other machines in, and API_TOKEN is not set: set"
+            " API_TOKEN=auto, or API_ALLOW_UNAUTHENTICATED=1 if something in front of it checks who asks",
+        )
+
+
+def load_token(settings: Settings, folder: str) -> str | None:
+    """The token requests must carry; None: no token. `auto` makes one once, in FOLDER/.api-token (0600)."""
+    if settings.api_token is None:
+        return None
+    if settings.api_token == "auto":  # noqa: S105 - a word, no token
+        return _kept_token(os.path.join(folder, ".api-token"))
+    if not re.fullmatch(r"[!-~]+", settings.api_token):
+        raise UsageError("BadToken", "API_TOKEN must be printable ASCII without spaces")
+    return settings.api_token
+
+
+def _kept_token(path: str) -> str:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        with os.fdopen(os.open(path, flags, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    except FileExistsError:
+        pass  # made by an earlier start
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "r") as file:
+        found = os.fstat(file.fileno())
+        token = file.read(1024).strip()
+    if found.st_mode & 0o077 or found.st_uid != os.geteuid():
+        raise UsageError("BadToken", f"{path} can be read by others: remove it, a new token is made")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{32,}", token):
+        raise UsageError("BadToken", f"{path} holds no token: remove it, a new one is made")
+    return token
+
+
+class Login:
+    """Checks the token, and trades it for a cookie. The cookie's value is derived from the token, so that the
+    browser never stores what a program would send. Cookies do not know ports: its name carries ours."""
+
+    def __init__(self, token: str, port: int) -> None:
+        self._token = token.encode()
+        self.cookie_name = f"syncworker_{port}"
+        self.cookie_value = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest()
+
+    def is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode("utf-8", "surrogateescape"), self._token)
+
+    def refusal(self, environ: Environ) -> Refusal | None:
+        scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        if scheme.lower() == "bearer" and self.is_token(value.strip()):
+            return None
+        for item in environ.get("HTTP_COOKIE", "").split(";"):
+            name, _, value = item.strip().partition("=")
+            if name == self.cookie_name and hmac.compare_digest(
+                value.encode("utf-8", "surrogateescape"), self.cookie_value.encode()
+            ):
+                return None
+        return Refusal(
+            401,
+            "Unauthorized",
+            "a token is needed: send `Authorization: Bearer TOKEN`, or open the link that the server printed",
+            (("WWW-Authenticate", 'Bearer realm="syncworker"'),),
+        )
+
+    def answer(self, environ: Environ) -> Refusal:
+        """`/login?token=…`: a redirect to `/` that sets the cookie."""
+        if environ["REQUEST_METHOD"] != "GET":
+            return Refusal(405, "MethodNotAllowed", "the login link is opened with GET", (("Allow", "GET"),))
+        given = [value for name, value in parse_qsl(environ.get("QUERY_STRING", "")) if name == "token"]
+        if len(given) != 1 or not self.is_token(given[0]):
+            return Refusal(
+                401,
+                "Unauthorized",
+                "this is not the token of the server",
+                (("WWW-Authenticate", 'Bearer realm="syncworker"'),),
+            )
+        cookie = f"{self.cookie_name}={self.cookie_value}; Path=/; HttpOnly; SameSite=Strict"
+        year = "; Max-Age=31536000"
+        return Refusal(303, "LoggedIn", "", (("Location", "/"), ("Set-Cookie", cookie + year)))
+
+
+# -- the layer -------------------------------------------------------------------------------------------
+
+
+class Guard:
+    """Wraps a WSGI application."""
+
+    def __init__(self, application: Application, settings: Settings, token: str | None) -> None:
+        self._application = application
+        self._allowed = allowed_hosts(settings)
+        self._login = Login(token, settings.api_port) if token else None
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        started = time.monotonic()
+
+        def answer(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            named = {name.lower() for name, _ in headers}
+            headers = headers + [
+                (name, value) for name, value in SECURITY_HEADERS if name.lower() not in named
+            ]
+            write_access_line(environ, status, time.monotonic() - started)
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        refusal = self._refusal(environ)
+        if refusal is None:
+            return self._application(environ, answer)
+        body, status, headers = problem(refusal.status, refusal.code, refusal.detail)
+        if refusal.status == 303:
+            body, headers = b"", [("Content-Length", "0")]
+        answer(status, headers + list(refusal.headers))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _refusal(self, environ: Environ) -> Refusal | None:
+        refusal = refusal_of_origin(environ, self._allowed)
+        if refusal is not None or self._login is None:
+            return refusal
+        if environ.get("PATH_INFO") == "/login":
+            return self._login.answer(environ)
+        return None if environ.get("PATH_INFO") == "/healthz" else self._login.refusal(environ)
+
+
+def redacted(query: str) -> str:
+    """A query string for a log: the values of keys and tokens, and whatever carries an `@`, blacked out."""
+    shown = []
+    for pair in query.split("&"):
+        name, equals, value = pair.partition("=")
+        if value and (_SECRET_NAME.search(unquote_plus(name)) or "@" in unquote_plus(value)):
+            value = "..."
+        shown.append(name + equals + value)
+    return "&".join(shown)
+
+
+def printable(text: str) -> str:
+    """Text from outside, for a terminal: no control character, nothing beyond ASCII."""
+    return "".join(c if " " <= c <= "~" and c not in '"\\' else f"\\x{ord(c):02x}" for c in text[:2000])
+
+
+def write_access_line(environ: Environ, status: str, seconds: float) -> None:
+    path, _, query = str(environ.get("REQUEST_URI", "/")).partition("?")
+    target = printable(path + (f"?{redacted(query)}" if query else ""))
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    who, method = environ.get("REMOTE_ADDR", "-"), printable(environ["REQUEST_METHOD"])
+    sys.stderr.write(f'{when} {who} "{method} {target}" {status[:3]} {seconds * 1000:.1f} ms\n')

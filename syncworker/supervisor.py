@@ -1,0 +1,311 @@
+"""The supervisor: one thread that owns the queue and the workers.
+
+Every half second, and at once when a child ends or a job is added, it
+1. reaps the children that ended, and has every running job observed (its lock probed), adopted ones included;
+2. starts queued jobs, oldest first, while fewer than MAX_RUNNING_JOBS run;
+3. removes the files of the oldest finished jobs.
+
+Which jobs are its own: those whose status says `auto_resume`. A server's jobs are made so; a shell's are not,
+because the shell that queued one starts it itself. They are shown and keep their destination, nothing more.
+
+A worker that dies alone, while the server lives on, was killed by somebody who meant it: after two seconds
+its job loses `auto_resume`. One that died together with the server (the machine went down) keeps it, and the
+next server resumes it. A worker that lives on is found by its lock, and counted.
+
+Nothing here waits for a worker, and no request waits for this thread: requests write job files and wake it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from syncworker import files, process
+from syncworker.endpoint import destination_id
+from syncworker.errors import SyncError
+from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, recorded_state
+from syncworker.model import State
+from syncworker.settings import Settings
+from syncworker.spec import Request
+
+TICK_SECONDS = 0.5
+KILLED_SECONDS = 2.0  # an interrupted job whose server still lives after this long was stopped on purpose
+START_TRIES = 3
+PRUNE_AT_MOST = 200  # jobs removed in one round, so that the ends of workers are still noticed in time
+log = logging.getLogger("syncworker.supervisor")
+
+
+class QueueFull(SyncError):
+    """As many jobs wait as MAX_QUEUED_JOBS allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    queued: int
+    running: int
+
+
+def spawner(jobs: Jobs, environ: Mapping[str, str]) -> Callable[[str], subprocess.Popen[bytes]]:
+    """Starts workers with this environment less the server's own token; what they print goes to their log."""
+    worker_environ = {name: value for name, value in environ.items() if name != "API_TOKEN"}
+
+    def spawn(job_id: str) -> subprocess.Popen[bytes]:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(jobs.file(job_id, "log"), flags, 0o600), "ab") as output:
+            return process.spawn_worker(job_id, output, worker_environ)
+
+    return spawn
+
+
+class Supervisor:
+    """`submit` and `resume` may be called from any thread; everything else is done by the one of `start`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: Jobs,
+        spawn: Callable[[str], subprocess.Popen[bytes]],
+        *,
+        store_is_up: Callable[[], bool] = lambda: True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.jobs = jobs
+        self._settings = settings
+        self._spawn = spawn
+        self._store_is_up = store_is_up
+        self._clock = clock
+        self._children: dict[str, tuple[subprocess.Popen[bytes], int]] = {}  # job: (child, its pidfd)
+        self._seen_active: set[str] = set()
+        self._interrupted: dict[str, float] = {}  # job: when its end was noticed
+        self._failed_starts: dict[str, tuple[int, float]] = {}  # job: (how many, when to try again)
+        self._pruned_all = False
+        self._submitting = threading.Lock()
+        self._stopping = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    # -- what requests call -------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> Status:
+        """A new job, queued. Raises QueueFull, or Conflict when its destination is busy."""
+        with self._submitting:
+            self._refuse_full()
+            status = self.jobs.create(request)
+        self.wake()
+        return status
+
+    def resume(self, job_id: str, keys: tuple[str, str] | None) -> Status:
+        """An ended job, queued again. Raises QueueFull, Conflict, NoSuchJob."""
+        with self._submitting:
+            self._refuse_full()
+            status = self.jobs.prepare_resume(job_id, keys)
+        self.wake()
+        return status
+
+    def _refuse_full(self) -> None:
+        if self.counts().queued >= self._settings.max_queued_jobs:
+            raise QueueFull(
+                "QueueFull",
+                f"{self._settings.max_queued_jobs} jobs wait already (MAX_QUEUED_JOBS): try again later",
+            )
+
+    def counts(self) -> Counts:
+        states = [entry.state for entry in self.jobs.entries().values() if not entry.ended]
+        return Counts(states.count(State.QUEUED), states.count(State.RUNNING))
+
+    def wake(self) -> None:
+        """Has the thread look now."""
+        try:
+            os.write(self._wake_write, b"!")
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups: it will look
+
+    def has_workers(self) -> bool:
+        """Whether any worker lives, the shell's included."""
+        return any(
+            self.jobs.is_alive(job_id) for job_id, entry in self.jobs.entries().items() if not entry.ended
+        )
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Settles what the last server left, resumes what AUTO_RESUME asks for, starts the thread."""
+        self._seen_active = {status["id"] for status in self.jobs.active()}
+        if self._settings.auto_resume:
+            self._resume_interrupted()
+        self._thread.start()
+
+    def _resume_interrupted(self) -> None:
+        for job_id, entry in sorted(self.jobs.entries().items()):
+            if entry.state is State.INTERRUPTED and entry.auto_resume:
+                try:
+                    self.jobs.prepare_resume(job_id)
+                except (Conflict, NoSuchJob) as error:
+                    log.warning("job %s is not resumed: %s", job_id, error)
+                else:
+                    log.info("job %s was interrupted: it is resumed", job_id)
+
+    def stop(self) -> None:
+        """Ends the thread; workers stay, in their own sessions."""
+        self._stopping = True
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self.tick()
+            except Exception:  # a full disk, say: what still runs needs its supervision
+                log.exception("the supervisor failed, and goes on")
+                time.sleep(TICK_SECONDS)
+            self._wait()
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        for _, pidfd in self._children.values():
+            poll.register(pidfd, select.POLLIN)
+        poll.poll(TICK_SECONDS * 1000)
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass  # read empty
+
+    # -- one round ----------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        self._reap()
+        active = self._observe()
+        self._notice_ends({job_id for job_id, entry in self.jobs.entries().items() if not entry.ended})
+        self._start_queued(active)
+        if not self._pruned_all:
+            removed = self.jobs.prune(self._settings.keep_jobs, PRUNE_AT_MOST)
+            self._pruned_all = removed < PRUNE_AT_MOST
+
+    def _reap(self) -> None:
+        for job_id, (child, pidfd) in list(self._children.items()):
+            if child.poll() is None:
+                continue
+            os.close(pidfd)
+            del self._children[job_id]
+            if self._state_of(job_id) is State.QUEUED and not self.jobs.is_alive(job_id):
+                self._start_failed(job_id, f"its worker ended with status {child.returncode}")
+            else:
+                self._failed_starts.pop(job_id, None)
+
+    def _state_of(self, job_id: str) -> State | None:
+        try:
+            return recorded_state(self.jobs.observe(job_id))
+        except NoSuchJob:
+            return None
+
+    def _observe(self) -> list[Status]:
+        """Running jobs, and queued ones that somebody wants cancelled or that a worker has taken."""
+        found = []
+        for job_id, entry in sorted(self.jobs.entries().items()):
+            if entry.ended or (entry.state is State.QUEUED and not entry.cancelled):
+                continue
+            try:
+                status = self.jobs.observe(job_id)
+            except NoSuchJob:
+                continue
+            if recorded_state(status) in (State.QUEUED, State.RUNNING):
+                found.append(status)
+        return found
+
+    def _notice_ends(self, active: set[str]) -> None:
+        now = self._clock()
+        for job_id in self._seen_active - active:
+            self._pruned_all = False
+            if self._state_of(job_id) is State.INTERRUPTED:
+                self._interrupted[job_id] = now
+        self._seen_active = active
+        for job_id, since in list(self._interrupted.items()):
+            if now - since >= KILLED_SECONDS and not self._stopping:
+                del self._interrupted[job_id]
+                self._leave_interrupted(job_id)
+
+    def _leave_interrupted(self, job_id: str) -> None:
+        with self.jobs.lock(job_id) as lock:
+            if not lock.acquire():
+                return  # resumed meanwhile
+            status = self.jobs.read(job_id)
+            if status and recorded_state(status) is State.INTERRUPTED and status.get("auto_resume"):
+                status["auto_resume"] = False
+                self.jobs.write(status, durable=True)
+
+    def _start_queued(self, active: list[Status]) -> None:
+        running = {s["id"] for s in active if s.get("auto_resume") and recorded_state(s) is State.RUNNING}
+        free = self._settings.max_running_jobs - len(running | set(self._children))
+        if free <= 0 or self._stopping:
+            return
+        entries = self.jobs.entries()
+        taken = {e.destination for e in entries.values() if e.state is State.RUNNING}
+        taken |= {entries[job_id].destination for job_id in self._children if job_id in entries}
+        waiting = (j for j, e in sorted(entries.items()) if e.state is State.QUEUED and e.auto_resume)
+        for job_id in waiting:
+            if free <= 0:
+                return
+            if job_id in self._children or entries[job_id].destination in taken:
+                continue
+            if self._failed_starts.get(job_id, (0, 0.0))[1] > self._clock():
+                continue
+            if self._start_one(job_id):
+                taken.add(entries[job_id].destination)
+                free -= 1
+
+    def _start_one(self, job_id: str) -> bool:
+        """Whether a slot is taken now: by a child of ours, or by a worker that somebody else has started."""
+        try:
+            status = self.jobs.observe(job_id)
+        except NoSuchJob:
+            return False
+        if recorded_state(status) is not State.QUEUED or not status.get("auto_resume"):
+            return False
+        if self.jobs.is_alive(job_id):
+            return True
+        if self._uses_own_store(status) and not self._store_is_up():
+            return False
+        try:
+            child = self._spawn(job_id)
+        except OSError as error:
+            self._start_failed(job_id, f"its worker could not be started: {error.strerror}")
+            return False
+        self._children[job_id] = (child, os.pidfd_open(child.pid))
+        self._seen_active.add(job_id)
+        return True
+
+    def _uses_own_store(self, status: Status) -> bool:
+        own = self._settings.default_storage_url
+        return destination_id(status["storage_url"], status["dest"]) == destination_id(own, status["dest"])
+
+    def _start_failed(self, job_id: str, why: str) -> None:
+        """Tries again a little later; after START_TRIES times the job has failed."""
+        times = self._failed_starts.get(job_id, (0, 0.0))[0] + 1
+        log.error("job %s: %s (%d of %d tries)", job_id, why, times, START_TRIES)
+        if times < START_TRIES:
+            self._failed_starts[job_id] = (times, self._clock() + 2.0 ** (times - 1))
+            return
+        self._failed_starts.pop(job_id, None)
+        with self.jobs.lock(job_id) as lock:
+            status = self.jobs.read(job_id) if lock.acquire() else None
+            if status is not None and recorded_state(status) is State.QUEUED:
+                message = f"{why}: see {os.path.basename(self.jobs.file(job_id, 'log'))} in the jobs folder"
+                error = {"code": "WorkerDidNotStart", "message": message}
+                self.jobs.finish(status, State.FAILED, error, message)
+
+
+def serve_alone(jobs: Jobs) -> files.Lock | None:
+    """The right to supervise a job directory, held by one server at a time; None when another has it."""
+    lock = files.Lock(os.path.join(jobs.path, ".server.lock"))
+    return lock if lock.acquire() else None
