@@ -270,8 +270,10 @@ class _Walk:
             found = (not_utf8(key + "/" * is_directory, is_directory),)
         elif not linked:  # the file system tells no types with the names
             return listed
+        elif identity(info) in self._branch:
+            listed, found = shown, (Skip(key, "symlink_loop"),)
         elif is_directory:
-            found = (Skip(key, "symlink_loop"),) if identity(info) in self._branch else _Link(path)
+            found = _Link(path)
         elif len(key.encode()) > KEY_MAX_BYTES:
             found = (too_long(key),)
         else:

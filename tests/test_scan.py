@@ -252,6 +252,13 @@ def test_a_source_removed_while_it_is_opened_is_vanished(root, monkeypatch):
     assert caught.value.code == "SourceVanished"
 
 
+def test_a_source_removed_after_it_was_found_is_vanished(root):
+    (root / "photos").mkdir()
+    with Tree(str(root)) as tree, pytest.raises(FatalError) as caught:
+        list(scan(tree, "photos", lambda: (root / "photos").rmdir()))
+    assert caught.value.code == "SourceVanished"
+
+
 # --- symlinks ---
 
 
@@ -304,6 +311,16 @@ def test_a_link_to_a_directory_sorts_as_a_directory(root):
     write(root / "l0")
     (root / "l").symlink_to("d")
     assert files(scanned(root)) == ["d/f", "l.x", "l/f", "l0"]
+
+
+def test_a_link_that_is_cut_or_leads_to_a_file_sorts_as_a_file(root):
+    for name in ("d/f", "d/l.x", "d/l0"):
+        write(root / name)
+    (root / "d/l").symlink_to("..")
+    (root / "d/k").symlink_to("f")
+    write(root / "d/k.x")
+    keys = [item.key for item in scanned(root)]
+    assert keys == ["d/f", "d/k", "d/k.x", "d/l", "d/l.x", "d/l0"]
 
 
 def test_two_directories_that_link_to_each_other_are_cut_where_the_branch_closes(root):
@@ -626,6 +643,56 @@ def test_a_name_that_is_listed_twice_is_one_entry(root, monkeypatch):
     expected = scanned(root)
     change_listings(monkeypatch, lambda folder, entries: (entry for entry in entries for _ in range(2)))
     assert scanned(root) == expected
+
+
+@pytest.mark.parametrize("target", ["d", "f"])
+def test_a_name_that_is_listed_as_itself_and_as_the_link_that_it_was_is_one_entry(root, monkeypatch, target):
+    """The link is read first, then replaced, then its name is listed again."""
+    write(root / "a/d/g")
+    write(root / "a/f")
+    (root / "l").symlink_to(f"a/{target}")
+    new = root / "new"
+    if target == "d":
+        write(new / "h")
+    else:
+        write(new)
+
+    def replace_and_repeat(folder, entries):
+        kept = sorted(entries, key=lambda entry: entry.name)
+        for entry in kept:
+            if entry.name == "l":
+                yield entry
+                (root / "l").unlink()
+                new.rename(root / "l")
+                with os.scandir(root) as again:
+                    yield from [other for other in again if other.name == "l"]
+            elif entry.name != "new":
+                yield entry
+
+    real = os.scandir
+    depth = []
+
+    def listing(fd):
+        if depth or not isinstance(fd, int):
+            return real(fd)
+        depth.append(fd)
+        return Listing(real(fd), lambda entries: replace_and_repeat("", entries))
+
+    monkeypatch.setattr(os, "scandir", listing)
+    assert files(scanned(root)) == ["a/d/g", "a/f", "l/h" if target == "d" else "l"]
+
+
+def test_a_link_to_an_unreadable_directory_is_unreadable_too_and_no_loop(root, monkeypatch):
+    write(root / "b/f")
+    (root / "l").symlink_to("b")
+
+    def fail_in_b(folder, entries):
+        if folder.endswith("/b"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        yield from entries
+
+    change_listings(monkeypatch, fail_in_b)
+    assert others(scanned(root)) == {"b/": "EIO", "l/": "EIO"}
 
 
 # --- the tree changes while it is scanned ---
