@@ -21,6 +21,9 @@ $(VENV)/.dev: requirements.txt requirements-dev.txt
 run: $(VENV)/.runtime ## the server on http://localhost:5000, with an embedded S3 store unless STORAGE_URL is set
 	@exec $(BIN)/python server.py
 
+demo: $(VENV)/.dev ## one sync of thousands of files through HTTP, watched to its end and checked with rclone
+	@$(BIN)/python scripts/demo.py
+
 test: $(VENV)/.dev ## all tests, those against real S3 servers included
 	$(BIN)/python -m pytest
 

@@ -108,6 +108,10 @@ class Embedded:
     def _meta(self) -> str:
         return f"badger://{self._folder}/meta"
 
+    @property
+    def _objects(self) -> str:
+        return f"{self._folder}/objects/"  # without the slash, the volume's name is glued to the folder's
+
     # -- start --------------------------------------------------------------------------------------------
 
     def start(self, has_workers: Callable[[], bool] = lambda: False) -> None:
@@ -174,7 +178,7 @@ class Embedded:
         marker = self._file("formatted")
         if os.path.exists(marker):
             return
-        command = [_program(), "--no-agent", "format", "--storage", "file", "--bucket", self._file("objects")]
+        command = [_program(), "--no-agent", "format", "--storage", "file", "--bucket", self._objects]
         command += ["--trash-days", "0", "--no-update", self._meta, "embedded"]
         done = subprocess.run(command, env=self._environ(), capture_output=True, check=False, timeout=60)
         if done.returncode != 0:
@@ -189,7 +193,7 @@ class Embedded:
         command = [_program(), "--no-agent", "gateway", "--no-banner", "--multi-buckets", "--keep-etag"]
         command += ["--object-meta", "--no-usage-report", "--backup-meta", "0", "--metrics", "127.0.0.1:0"]
         command += ["--cache-dir", self._file("cache"), "--cache-size", "0"]
-        command += ["--log", self._file("gateway.log"), "--bucket", self._file("objects")]
+        command += ["--log", self._file("gateway.log"), "--bucket", self._objects]
         command += [self._meta, f"127.0.0.1:{self._port}"]
         keys = {"MINIO_ROOT_USER": self._keys[0], "MINIO_ROOT_PASSWORD": self._keys[1]}
         self._pid, self._started_at = 0, 0.0
