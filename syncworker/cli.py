@@ -142,13 +142,12 @@ def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status]) -> i
     try:
         with Display(output) as display:
             state = run_job(settings, jobs, job_id, display.show)
-    except KeyboardInterrupt:  # before the worker had set its handlers
-        jobs.cancel(job_id)
-        return CTRL_C
+    except KeyboardInterrupt:  # before the worker had set its handlers: nobody would run the queued job
+        state = State(jobs.cancel(job_id)["state"])
     status = jobs.observe(job_id)
     output.print(wording.summary(status))
     _explain(status)
-    return EXIT[state]
+    return EXIT.get(state, CTRL_C)
 
 
 def _explain(status: Status) -> None:

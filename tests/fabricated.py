@@ -36,6 +36,8 @@ from syncworker import jobs as protocol
 from syncworker.model import State
 
 def run_job(settings, jobs, job_id, on_status=None):
+    if os.environ["STAND_IN"] == "ctrl-c":
+        raise KeyboardInterrupt
     end = State(os.environ["STAND_IN"])
     with jobs.lock(job_id) as lock:
         if not lock.acquire(1.0):

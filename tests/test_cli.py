@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from bench import wait_for
+from bench import Shell, contents, fill, wait_for
 from fabricated import HOSTILE, URL, Desk, Terminal, without_escapes
 from stores import die_with_parent
 
@@ -234,6 +234,14 @@ def test_a_missing_worker_module_leaves_no_queued_job_behind(desk: Desk) -> None
     )  # fmt: skip
     assert "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr
     assert desk.jobs.ids() == []
+
+
+def test_ctrl_c_before_the_worker_listens_leaves_no_queued_job_behind(desk: Desk) -> None:
+    desk.environment["STAND_IN"] = "ctrl-c"
+    result = desk.run(*START, stand_in=True)
+    assert result.returncode == 3
+    assert "Traceback" not in result.stderr
+    assert [status["state"] for status in desk.jobs.all()] == ["cancelled"]
 
 
 # -- keys -------------------------------------------------------------------------------------------------
@@ -535,3 +543,76 @@ def test_a_list_that_could_not_be_written_is_an_error(desk: Desk) -> None:
         result = desk.run("list", "--all", stdout=full)
     assert result.returncode == 1
     assert "cannot write to the standard output: No space left" in result.stderr
+
+
+# -- with the real worker, on a real store ----------------------------------------------------------------
+
+
+def _three_files(shell: Shell) -> None:
+    for name in ("a", "b", "c"):
+        path = shell.uploads / "photos" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(name * 1000)
+
+
+def test_a_real_start_mirrors_the_folder_and_a_second_one_sends_nothing(shell: Shell, bucket: str) -> None:
+    _three_files(shell)
+    first = shell.run("start", "--source", "photos", "--dest", bucket)
+    assert (first.returncode, first.stderr) == (0, "")
+    lines = first.stdout.splitlines()
+    assert lines[0] == shell.ids()[0]
+    assert lines[-1].startswith("done: 3/3 files (0 unchanged, 3 uploaded), 2.9 KiB sent, 0 deleted")
+    second = shell.run("start", "--source", "photos", "--dest", bucket)
+    assert second.returncode == 0
+    assert "done: 3/3 files (3 unchanged, 0 uploaded), 0 B sent" in second.stdout
+    assert contents(shell.store, bucket) == {name: (name * 1000).encode() for name in ("a", "b", "c")}
+
+
+def test_a_real_start_on_a_terminal_shows_the_bar(shell: Shell, bucket: str, terminal: Terminal) -> None:
+    _three_files(shell)
+    fill(shell.store, bucket, {})
+    running = subprocess.Popen(
+        [sys.executable, "-m", "syncworker", *START[:-1], bucket, "--wait", "600"],
+        cwd=process.PROJECT, env={**shell.environment, "TERM": "xterm-256color"}, stdin=subprocess.DEVNULL,
+        stdout=terminal.slave, stderr=terminal.slave, preexec_fn=die_with_parent,
+    )  # fmt: skip
+    try:
+        terminal.leave_to(running)
+        terminal.read("1/3")
+        running.send_signal(signal.SIGINT)
+        assert "interrupted: 1/3" in without_escapes(terminal.read())
+        assert running.wait(20) == 4
+    finally:
+        if running.poll() is None:
+            running.kill()
+            running.wait()
+
+
+def test_real_cancel_and_resume(shell: Shell, bucket: str) -> None:
+    _three_files(shell)
+    running, job_id = shell.begin(bucket, "photos", "--wait", "1")
+    shell.wait_file(job_id, lambda status: status["progress"]["files_uploaded"] == 1)
+    assert job_id in shell.run("list").stdout
+    assert shell.run("cancel", job_id).returncode == 0
+    assert running.wait(20) == 3
+    assert shell.run("show", job_id, "--follow").returncode == 3
+    resumed = shell.run("resume", job_id)
+    assert resumed.returncode == 0, resumed.stderr
+    assert shell.status(job_id)["attempt"] == 2
+    assert set(contents(shell.store, bucket)) == {"a", "b", "c"}
+
+
+def test_a_real_failure_says_what_is_wrong(shell: Shell, bucket: str) -> None:
+    _three_files(shell)
+    shell.environment["MINIO_SECRET_KEY"] = "not-the-secret-key"
+    result = shell.run("start", "--source", "photos", "--dest", bucket)
+    assert result.returncode == 1
+    assert "syncworker: " in result.stderr
+    assert "Traceback" not in result.stderr
+    assert "not-the-secret-key" not in result.stdout + result.stderr
+
+
+def test_a_real_run_of_a_job_that_is_not_there_is_refused(shell: Shell) -> None:
+    result = shell.run("run", UNKNOWN)
+    assert result.returncode == 2
+    assert UNKNOWN in result.stderr
