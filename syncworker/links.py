@@ -48,8 +48,7 @@ def resolve(tree: Tree, path: str, base: str = "") -> tuple[str, os.stat_result]
             raise os_error(errno.ELOOP, path)
         if target.startswith("/"):
             start = tree.root if name == ".." else ""
-            absolute = "/" + (start + target).lstrip("/")  # "//x" is not "/x" to os.path
-            walked, target = [], _inside(tree.root, "/".join([absolute, *reversed(ahead)]))
+            walked, target = [], _inside(tree.root, "/".join([start + target, *reversed(ahead)]))
             ahead = []
         ahead.extend(target.split("/")[::-1])
     resolved = "/".join(walked)
