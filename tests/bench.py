@@ -28,14 +28,14 @@ from proxy import Answer, Cut, RecordingProxy, Request, s3_error
 from stores import (
     Store,
     bucket_exists,
-    die_with_parent,
+    die_with_parent_obeying_permissions,
     free_ports,
     list_keys,
     minimal_environment,
     stop_group,
 )
 
-__all__ = ["Answer", "Cut", "RecordingProxy", "Request", "Service", "Shell", "s3_error"]
+__all__ = ["Answer", "Cut", "Gate", "RecordingProxy", "Request", "Service", "Shell", "s3_error"]
 
 PROJECT = Path(__file__).resolve().parent.parent
 ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
@@ -117,6 +117,41 @@ def fill(store: Store, bucket: str, objects: Mapping[str, bytes]) -> None:
         client.put_object(Bucket=bucket, Key=key, Body=body)
 
 
+class Gate:
+    """A hook that holds the requests it is told to, until they are let through or dropped.
+
+    `arrived` is set when the first one is held. What is still held at the end of the test is dropped: a
+    request of a dead client must not reach the server later."""
+
+    def __init__(self, proxy: RecordingProxy, matches: Callable[[Request], bool]) -> None:
+        self.arrived = threading.Event()
+        self._matches = matches
+        self._decided = threading.Event()
+        self._drop = False
+        self.held: list[Request] = []
+        proxy.on_request(self)
+
+    def __call__(self, request: Request) -> Cut | None:
+        if self._decided.is_set() or not self._matches(request):
+            return None
+        self.held.append(request)
+        self.arrived.set()
+        self._decided.wait(120)
+        return Cut() if self._drop or not self._decided.is_set() else None
+
+    def wait(self, timeout: float = 20) -> None:
+        assert self.arrived.wait(timeout), "the request to be held never came"
+
+    def open(self) -> None:
+        """Let them through, now and later."""
+        self._decided.set()
+
+    def drop(self) -> None:
+        """Cut the held ones; later ones pass."""
+        self._drop = True
+        self._decided.set()
+
+
 # -- the project's processes ------------------------------------------------------------------------------
 
 
@@ -160,7 +195,7 @@ class Jobs:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
-                preexec_fn=die_with_parent,
+                preexec_fn=die_with_parent_obeying_permissions,
                 **options,
             )
         self._processes.append(process)
@@ -260,7 +295,7 @@ class Shell(Jobs):
             capture_output=True,
             text=True,
             errors="replace",
-            preexec_fn=die_with_parent,
+            preexec_fn=die_with_parent_obeying_permissions,
             timeout=timeout,
             check=False,
         )
@@ -429,3 +464,54 @@ class Service(Jobs):
         status = self.wait_state(self.sync(dest, source, **parameters))
         assert status["state"] == "done", f"{json.dumps(status)}\n{self.log(status['id'])}"
         return status
+
+
+class Mirror:
+    """A folder, a bucket, a shell that syncs them, and the proxy between, which saw every request."""
+
+    def __init__(self, shell: Shell, store: Store, proxy: RecordingProxy, bucket: str) -> None:
+        self.shell, self.store, self.proxy, self.bucket = shell, store, proxy, bucket
+        self.folder = shell.uploads / "photos"
+        shell.environment["STORAGE_URL"] = proxy.url
+
+    def make(self, entries: Tree) -> None:
+        tree(self.folder, entries)
+
+    @property
+    def contents(self) -> dict[str, bytes]:
+        return contents(self.store, self.bucket)
+
+    @property
+    def exists(self) -> bool:
+        return exists(self.store, self.bucket)
+
+    def start(self, *more: str, timeout: float = 60) -> Run:
+        """One sync, however it ends; the proxy remembers its requests only."""
+        self.proxy.reset()
+        return self.shell.start(self.bucket, "photos", *more, timeout=timeout)
+
+    def sync(self, *more: str, timeout: float = 60) -> Run:
+        """One sync that must end `done`, with the bucket equal to the folder."""
+        self.proxy.reset()
+        run = self.shell.sync(self.bucket, "photos", *more, timeout=timeout)
+        assert_same(self.contents, expected(self.folder))
+        return run
+
+    def twice(self) -> Run:
+        """A sync, and a second one that must find nothing to do: it may list, and send nothing else."""
+        run = self.sync()
+        sent = list(self.proxy.requests)
+        again = self.sync()
+        assert set(self.proxy.kinds()) <= {"LIST"}, self.proxy.kinds()
+        assert again.progress["files_uploaded"] == again.progress["objects_deleted"] == 0, again.progress
+        assert self.shell.report(again.status["id"]) == []
+        with self.proxy._lock:
+            self.proxy._requests[:] = sent
+        return run
+
+
+def assert_same(found: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> None:
+    """Equal, or a message that names the keys and leaves out the bytes."""
+    missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
+    other = [key for key in wanted.keys() & found.keys() if wanted[key] != found[key]]
+    assert (missing, extra, other) == ([], [], []), "keys (missing, extra, with other content)"

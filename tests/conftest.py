@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from bench import RecordingProxy, Service, Shell
+from bench import Mirror, RecordingProxy, Service, Shell
 from stores import Store, all_stores
 
 NAMES = tuple(all_stores())
@@ -98,7 +98,7 @@ def make_bucket(stores: StorePool) -> Iterator[Callable[[Store], str]]:
 @pytest.fixture
 def bucket(request: pytest.FixtureRequest, make_bucket: Callable[[Store], str]) -> str:
     """The name of a bucket that does not exist yet, on the test's store."""
-    name = next(n for n in ("store", *NAMES) if n in request.fixturenames)
+    name = next((n for n in ("store", *NAMES) if n in request.fixturenames), "juicefs")
     return make_bucket(request.getfixturevalue(name))
 
 
@@ -154,3 +154,16 @@ def shell(request: pytest.FixtureRequest, make_shell: Callable[..., Shell]) -> S
 def service(request: pytest.FixtureRequest, make_service: Callable[..., Service]) -> Service:
     name = "store" if "store" in request.fixturenames else "juicefs"
     return make_service(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def mirror(
+    request: pytest.FixtureRequest,
+    shell: Shell,
+    bucket: str,
+    make_proxy: Callable[[Store], RecordingProxy],
+) -> Mirror:
+    """A folder `photos`, a bucket that does not exist yet, and a proxy, on the test's store."""
+    name = "store" if "store" in request.fixturenames else "juicefs"
+    store = request.getfixturevalue(name)
+    return Mirror(shell, store, make_proxy(store), bucket)
