@@ -7,6 +7,8 @@ tuple of file and index row). Promises:
 - `(local, None)` comes only when it is certain that the bucket does not hold the key: once the listing is
   complete and was in order up to there. Until then such files wait in a spool, so that a store that lists
   out of order never makes us send what it has.
+- A file at whose key objects lie below (`x`, where the bucket holds `x/…`) waits too: what is only in the
+  bucket is known before it comes.
 - `(None, object)` comes last, after the whole of both streams.
 - At the first key out of order the rest of the listing goes into a table and the join goes on by key: the
   same pairs, in another order. Nothing that was yielded before has to be taken back.
@@ -15,7 +17,9 @@ tuple of file and index row). Promises:
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 
 from syncworker.index import Row
 from syncworker.listing import Listing, duplicate
@@ -24,6 +28,9 @@ from syncworker.spool import Spool, Table
 
 Local = tuple[FileEntry, Row | None]
 Pair = tuple[Local | None, ObjectEntry | None]
+
+
+_key = itemgetter(0)
 
 
 class _OutOfOrder(Exception):
@@ -70,6 +77,14 @@ class _Ordered:
             last = entry.key
         return True
 
+    def has_below(self, key: str) -> bool:
+        """Whether the page in hand, all that is to come, names a key below `key` as a folder."""
+        if self._at >= len(self._page):
+            return False
+        below = f"{key}/"
+        at = bisect_left(self._page, below, lo=self._at, key=_key)
+        return at < len(self._page) and self._page[at].key.startswith(below)
+
     def rest(self) -> Iterator[ObjectEntry]:
         """What has not been handed out, in whatever order."""
         yield from self._page[self._at :]
@@ -78,9 +93,14 @@ class _Ordered:
 
 
 def join(
-    local: Iterable[Local], listing: Listing, spool: Callable[[], Spool], on_unordered: Callable[[], None]
+    local: Iterable[Local],
+    listing: Listing,
+    spool: Callable[[], Spool],
+    on_unordered: Callable[[], None] = lambda: None,
+    on_extra: Callable[[str], None] = lambda _: None,
 ) -> Iterator[Pair]:
-    """The pairs, as promised above. Closes its spools when it ends, however it ends."""
+    """The pairs, as promised above. Closes its spools when it ends, however it ends. `on_extra` is told early
+    of keys that are, as far as one can see by then, only in the bucket."""
     held, extra = spool(), spool()
     table: Table | None = None
     try:
@@ -92,13 +112,14 @@ def join(
             while here is not None or there is not None:
                 if there is None or (here is not None and here[0].key < there.key):
                     assert here is not None
-                    if objects.certain:
+                    if objects.certain and not objects.has_below(here[0].key):
                         yield here, None
                     else:
                         held.append(_pack(here))
                     here = next(files, None)
                 elif here is None or there.key < here[0].key:
                     extra.append(tuple(there))
+                    on_extra(there.key)
                     there = objects.next()
                 else:
                     yield here, there

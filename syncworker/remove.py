@@ -47,7 +47,7 @@ class Remover:
         if batch:
             failures += await self._batch(batch, sizes)
         for key, version in single:
-            failures += await self._single(key, version, sizes.get(key))
+            failures += await self.single(key, version, sizes.get(key))
         return failures
 
     async def _batch(
@@ -60,7 +60,7 @@ class Remover:
             failures = await self.bucket.delete_many(batch)
         except FileError:
             # The store does not take this request (not implemented, a key it cannot read): one by one tells.
-            return [f for key, version in batch for f in await self._single(key, version, sizes.get(key))]
+            return [f for key, version in batch for f in await self.single(key, version, sizes.get(key))]
         finally:
             self.progress.end(operation)
         failed = {key for key, _ in failures}
@@ -70,7 +70,9 @@ class Remover:
                 self.progress.deleted(key, sizes.get(key), seconds)
         return failures
 
-    async def _single(self, key: str, version: str | None, size: int | None) -> list[tuple[str, SyncError]]:
+    async def single(self, key: str, version: str | None, size: int | None) -> list[tuple[str, SyncError]]:
+        """One DeleteObject. Stores that are file systems then remove the folders it leaves empty, which they
+        do not for DeleteObjects."""
         self.control.check()
         await self.turn()
         operation = self.progress.begin("delete", key, 0)
@@ -116,7 +118,7 @@ class Remover:
         for upload in await self.bucket.list_uploads():
             self.control.check()
             await self.bucket.abort_upload(upload.key, upload.upload_id)
-        failure = await self._all_versions()
+        failure = await self._all_versions() if await self.bucket.has_versions() else None
         return await self._all_objects() or failure
 
     async def _all_versions(self) -> SyncError | None:
@@ -125,7 +127,6 @@ class Remover:
             found = await self.bucket.list_versions()
             if not found or found == before:
                 return None
-            # Stores without versioning list the objects themselves as version "null".
             failure = await self._delete_all([(v.key, v.version_id) for v in found], {})
             if failure is not None:
                 return failure
@@ -143,7 +144,7 @@ class Remover:
             if failure is not None or keys == before:
                 # A folder marker that a batch left: one by one, deepest first.
                 for key in sorted(keys, reverse=True):
-                    await self._single(key, None, sizes[key])
+                    await self.single(key, None, sizes[key])
                 if keys == before:
                     return failure or FileError(
                         "BucketNotEmpty", "objects that were deleted are listed still"

@@ -33,6 +33,7 @@ _TRIES_THROTTLED = 60
 _TRIES_UNANSWERED = 4  # before the store has answered for the first time: a wrong address is told soon
 _WAIT_SECONDS = 0.2
 _WAIT_MAX_SECONDS = 8.0
+_INTERNAL = frozenset({"InternalError", "Http500"})
 _MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
 
 
@@ -129,6 +130,7 @@ class Bucket:
         *,
         max_body: int = 8 << 20,
         on_sent: Callable[[int], None] | None = None,
+        is_hopeless: Callable[[str], bool] | None = None,
     ) -> Response:
         """The answer with a 2xx status; everything else is raised, after the tries it is worth."""
         tries = 0
@@ -151,6 +153,8 @@ class Bucket:
                     continue
             if error.code in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"):
                 raise FatalError(error.code, "the credentials have expired: renew them and resume the job")
+            if is_hopeless and key and tries > 1 and error.code in _INTERNAL and is_hopeless(key):
+                raise error  # a store that is a file system fails so on a key below another object
             await self._wait(error, tries)
 
     async def _wait(self, error: RetryError, tries: int) -> None:
@@ -258,9 +262,9 @@ class Bucket:
             query["start-after"] = start_after
         return await self._read("ListObjectsV2", query, s3xml.parse_listing)
 
-    async def list_exact(self, key: str) -> list[str]:
+    async def list_exact(self, key: str, most: int = 2) -> list[str]:
         """The first keys listed under a key's own name: the key itself, if the store kept it."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": "2", "prefix": key}
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most), "prefix": key}
         page = await self._read("ListObjectsV2", query, s3xml.parse_listing)
         return [entry.key for entry in page.entries]
 
@@ -282,11 +286,20 @@ class Bucket:
         raise AssertionError("unreachable")
 
     # -- objects
-    async def put(self, key: str, body: bytes, digest: bytes, metadata: dict[str, str]) -> str:
+    async def put(
+        self,
+        key: str,
+        body: bytes,
+        digest: bytes,
+        metadata: dict[str, str],
+        is_hopeless: Callable[[str], bool] | None = None,
+    ) -> str:
         """PutObject with Content-MD5; the ETag that the store answers with, "" for none."""
         headers = {"content-md5": base64.b64encode(digest).decode()}
         headers.update(metadata)
-        response = await self.call("PutObject", "PUT", key, headers=headers, body=body)
+        response = await self.call(
+            "PutObject", "PUT", key, headers=headers, body=body, is_hopeless=is_hopeless
+        )
         return s3xml.clean_etag(response.headers.get("etag"))
 
     async def head(self, key: str) -> Head | None:
@@ -428,6 +441,14 @@ class Bucket:
             if error.code in ("NotImplemented", "NoSuchUpload", "NoSuchKey", "MethodNotAllowed", "NotFound"):
                 return []
             raise
+
+    async def has_versions(self) -> bool:
+        """Whether versioning is or was on; True as well where the keys may not ask."""
+        try:
+            response = await self.call("GetBucketVersioning", "GET", query={"versioning": ""})
+        except FileError as error:
+            return error.code == "AccessDenied"
+        return b"Enabled" in response.body or b"Suspended" in response.body
 
     async def list_versions(self) -> list[s3xml.Version] | None:
         """Up to 1,000 versions and delete markers, from the first; None where there is no versioning."""

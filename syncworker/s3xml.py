@@ -50,8 +50,9 @@ def clean_etag(text: str | None) -> str:
     return text.removeprefix("W/").strip('"').lower()
 
 
-def parse(body: bytes, root_name: str) -> tuple[ElementTree.Element, str]:
-    """The root element and its namespace prefix (`{…}` or "")."""
+def parse(body: bytes, *root_names: str) -> tuple[ElementTree.Element, str]:
+    """The root element, which must have one of the names, and its namespace prefix (`{…}` or "")."""
+    root_name = root_names[0]
     if b"<!DOCTYPE" in body[:1024] or b"<!ENTITY" in body:
         raise RetryError("BadAnswer", "the storage sent XML with a document type: not an S3 answer")
     try:
@@ -59,7 +60,7 @@ def parse(body: bytes, root_name: str) -> tuple[ElementTree.Element, str]:
     except ElementTree.ParseError as error:
         raise RetryError("BadAnswer", f"the storage sent no valid XML where {root_name} was due") from error
     namespace, _, name = root.tag.rpartition("}")
-    if name != root_name:
+    if name not in root_names:
         raise RetryError("BadAnswer", f"the storage sent <{name[:40]}> where {root_name} was due")
     return root, f"{namespace}}}" if namespace else ""
 
@@ -158,7 +159,8 @@ def parse_parts(body: bytes) -> tuple[list[Part], str | None]:
 
 
 def parse_upload_id(body: bytes) -> str:
-    root, ns = parse(body, "InitiateMultipartUploadResult")
+    # rclone's server leaves out the last word.
+    root, ns = parse(body, "InitiateMultipartUploadResult", "InitiateMultipartUpload")
     upload_id = root.findtext(f"{ns}UploadId")
     if not upload_id:
         raise RetryError("BadAnswer", "the storage began a multipart upload without an id")

@@ -53,6 +53,7 @@ BYTES_IN_FLIGHT = 64 << 20
 BATCH = 500
 _READERS = 4
 _SUSPECTS = 10_000
+_STRANGERS = 20_000
 _LINKS = frozenset({"symlink_outside", "symlink_dangling", "symlink_loop"})
 _NETWORK = frozenset({"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"})
 
@@ -106,6 +107,10 @@ class Sync:
         self.incomplete = False  # something in the folder could not be read: nothing may be deleted
         self.deletes = Spool(spool_dir)
         self.refused: list[tuple[Work, SyncError]] = []
+        self.removed: set[str] = set()  # deleted early, because they stood in an upload's way
+        self.held_back: list[Work] = []  # files where the bucket has a folder of objects to be deleted
+        self.strangers: set[str] = set()  # objects without a file, the first so many
+        self.above_strangers: set[str] = set()
         self._ended_at: float | None = None  # the last operation's end, for `wait`
 
     async def run(self) -> None:
@@ -113,7 +118,9 @@ class Sync:
         try:
             with Tree(self.uploads_dir) as tree, ThreadPoolExecutor(_READERS, "reader") as pool:
                 self.tree, self.pool = tree, pool
-                self.sender = Sender(self.bucket, self.index, tree, self.progress, self.control, pool)
+                self.sender = Sender(
+                    self.bucket, self.index, tree, self.progress, self.control, pool, self._is_blocked
+                )
                 self.remover = Remover(
                     self.bucket, self.progress, self.control, self.turn, one_by_one=self.wait_seconds > 0
                 )
@@ -267,7 +274,9 @@ class Sync:
         batch = _Batch(self)
         try:
             listing = Listing(self._fetch)
-            pairs = plan.join(self._local(items, rows, batch), listing, self._spool, self._unordered)
+            pairs = plan.join(
+                self._local(items, rows, batch), listing, self._spool, self._unordered, self._stranger
+            )
             suspects: list[tuple[FileEntry, Row]] = []
             for here, there in pairs:
                 if here is None:
@@ -348,6 +357,9 @@ class Sync:
             for name, value in batch:
                 if name == "work":
                     if self.halted():
+                        continue
+                    if value.object is None and value.file.key in self.above_strangers:
+                        self.held_back.append(value)
                         continue
                     group.append(value)
                     size += value.file.size
@@ -518,34 +530,55 @@ class Sync:
         self.progress.failed("upload", file.key, error, file.size)
 
     # -- a store that cannot hold x beside x/y
+    def _stranger(self, key: str) -> None:
+        """Notes an object without a file (the planner calls it): it may stand in an upload's way."""
+        if len(self.strangers) < _STRANGERS:
+            self.strangers.add(key)
+            self.above_strangers.update(_ancestors(key))
+
+    def _is_blocked(self, key: str) -> bool:
+        """Whether an object that is gone at the source may be why the store refuses this key."""
+        return key in self.above_strangers or any(a in self.strangers for a in _ancestors(key))
+
+    async def _cleans_paths(self, key: str) -> bool:
+        """Whether the store takes `key/` for `key`: then it is a file system, and an upload of `x` beside
+        `x/y` would not just fail but hide `x/y` from us (rclone serve s3). Asked of an object below `key`."""
+        if self.index.fact("cleans_paths") is None:
+            for stranger, size, _etag in self.deletes:
+                if stranger.startswith(f"{key}/") and size:
+                    head = await self.bucket.head(f"{stranger}/")
+                    self.index.set_fact("cleans_paths", str(int(head is not None and head.size == size)))
+                    break
+        return self.index.fact("cleans_paths") == "1"
+
     async def _second_chance(self) -> None:
-        """Deletes what is gone at the source and stands in the way of a refused upload, and tries again."""
+        """Deletes what is gone at the source and stands in the way of refused uploads; then tries again."""
+        for work in self.held_back:
+            if await self._cleans_paths(work.file.key):
+                self._refuse(work, FileError("KeyIsFolder", "the storage has a folder under this name"))
+            else:
+                for result in await self._in_thread(self._read_group, [work]):
+                    await self._settle_large_here(result)
         refused, self.refused = self.refused, []
-        keys = {work.file.key for work, _ in refused}
+        chances = [] if self.incomplete else [work for work, _ in refused if self._is_blocked(work.file.key)]
+        keys = {work.file.key for work in chances}
         above = {ancestor for key in keys for ancestor in _ancestors(key)}
         in_the_way: dict[str, int] = {}
-        if refused and not self.incomplete:
-            for key, size, _ in self.deletes:
-                if key in above or any(ancestor in keys for ancestor in _ancestors(key)):
-                    in_the_way[key] = size
+        for key, size, _etag in self.deletes if chances else ():
+            blocks = key in above or any(ancestor in keys for ancestor in _ancestors(key))
+            if blocks and not await self._in_thread(self._is_file, key):
+                in_the_way[key] = size
+        for key, size in in_the_way.items():
+            for _, failure in await self.remover.single(key, None, size):
+                self.progress.error("delete", key, failure)
+            self.removed.add(key)
+            self.index.forget([key])
         for work, error in refused:
-            mine = [
-                k
-                for k in in_the_way
-                if k.startswith(f"{work.file.key}/") or work.file.key.startswith(f"{k}/")
-            ]
-            if not mine or self._exists_any(mine):
+            if work.file.key not in keys or not in_the_way:
                 self._fail(work.file, error)
                 continue
-            for key in sorted(mine, reverse=True):
-                for _, failure in await self.remover.objects([(key, in_the_way[key])]):
-                    self.progress.error("delete", key, failure)
-                self.index.forget([key])
-                del in_the_way[key]
-            again = await self._in_thread(
-                self._read_group, [work._replace(object=None, decision=Decision(Verdict.UPLOAD, Reason.NEW))]
-            )
-            for result in again:
+            fresh = work._replace(object=None, row=None, decision=Decision(Verdict.UPLOAD, Reason.NEW))
+            for result in await self._in_thread(self._read_group, [fresh]):
                 await self._settle_large_here(result)
         for work, error in self.refused:
             self._fail(work.file, error)
@@ -557,9 +590,6 @@ class Sync:
         else:
             await self._settle(result)
 
-    def _exists_any(self, keys: list[str]) -> bool:
-        return any(self._is_file(key) for key in keys)
-
     def _is_file(self, key: str) -> bool:
         """Whether the folder has something under this key now; when in doubt, it has."""
         path = f"{self.source}/{key}" if self.source else key
@@ -568,6 +598,13 @@ class Sync:
         except OSError as error:
             return error.errno not in VANISHED and not _impossible(key)
         return not stat.S_ISDIR(info.st_mode) if resolved else True
+
+    def _is_folder(self, key: str) -> bool:
+        path = f"{self.source}/{key}" if self.source else key
+        try:
+            return stat.S_ISDIR(links.resolve(self.tree, path)[1].st_mode)
+        except OSError as error:
+            return error.errno not in VANISHED and not _impossible(key)
 
     # -- the end
     async def _finish(self) -> None:
@@ -598,13 +635,42 @@ class Sync:
         failures = 0
         batch: list[tuple[str, int | None]] = []
         for key, size, _ in self.deletes:
+            if key in self.removed:
+                continue
             batch.append((key, size))
             if len(batch) >= (1 if self.wait_seconds else DELETE_BATCH):
                 failures += await self._delete_batch(batch)
                 batch = []
         if batch:
             failures += await self._delete_batch(batch)
+        if not failures:
+            await self._delete_markers()
         return failures
+
+    async def _delete_markers(self) -> None:
+        """A store that is a file system may keep the folders that its objects were in, and list them as
+        objects (juicefs gateway after DeleteObjects). Whether it does is found out once a destination."""
+        if self.index.fact("folder_markers") == "0":
+            return
+        last = ""
+        for key, _size, _etag in self.deletes:
+            folder = key[: key.rfind("/") + 1]
+            if (
+                not folder
+                or folder in (last, key)
+                or key in self.removed
+                or await self._in_thread(self._is_folder, folder[:-1])
+            ):
+                continue
+            last = folder
+            if self.index.fact("folder_markers") is None:
+                # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
+                listed = folder in await self.bucket.list_exact(folder[:-1], 1000)
+                self.index.set_fact("folder_markers", str(int(listed)))
+                if not listed:
+                    return
+            self.control.check()
+            await self.bucket.delete(folder)
 
     async def _delete_batch(self, batch: list[tuple[str, int | None]]) -> int:
         self.control.check()

@@ -75,7 +75,14 @@ class Sender:
     """Sends to one bucket. All of it runs in the event loop; reading and hashing run in `pool`."""
 
     def __init__(
-        self, bucket: Bucket, index: Index, tree: Tree, progress: Progress, control: Control, pool: Executor
+        self,
+        bucket: Bucket,
+        index: Index,
+        tree: Tree,
+        progress: Progress,
+        control: Control,
+        pool: Executor,
+        is_blocked: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.bucket = bucket
         self.index = index
@@ -83,6 +90,7 @@ class Sender:
         self.progress = progress
         self.control = control
         self.pool = pool
+        self.is_blocked = is_blocked  # whether it is of no use to try a key again that the store fails on
         self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
 
     @property
@@ -93,7 +101,9 @@ class Sender:
     async def small(self, result: Read, operation: Operation) -> Sent:
         """One PUT of a body in memory."""
         file, body = result.file, result.body
-        answered = await self.bucket.put(file.key, body, result.md5, metadata(file, result.md5))
+        answered = await self.bucket.put(
+            file.key, body, result.md5, metadata(file, result.md5), self.is_blocked
+        )
         operation.sent = len(body)
         if answered == result.digest:
             self._learn("etag", _KEPT)
