@@ -34,6 +34,7 @@ from syncworker.spec import Request
 Status = dict[str, Any]
 
 SUFFIXES = ("secret", "report.jsonl", "log", "cancel", "json.tmp", "json", "lock")  # removed in this order
+_SHELL_SECONDS = 10.0
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
 
 PROGRESS: dict[str, Any] = {
@@ -121,6 +122,17 @@ def recorded_state(status: Status | None) -> State | None:
         return State((status or {}).get("state", ""))
     except ValueError:
         return None
+
+
+def _begun_state(status: Status) -> State | None:
+    """The recorded state; but a job that a shell made and did not begin within ten seconds counts as begun:
+    its shell died, and nobody else will run it."""
+    recorded = recorded_state(status)
+    if recorded is State.QUEUED and status.get("auto_resume") is False:
+        since = datetime.fromisoformat(status["updated_at"])
+        if (datetime.now(UTC) - since).total_seconds() > _SHELL_SECONDS:
+            return State.RUNNING
+    return recorded
 
 
 class Jobs:
@@ -228,9 +240,10 @@ class Jobs:
         status = self.read(job_id)
         if status is None:
             raise NoSuchJob(job_id)
-        if recorded_state(status) in FINAL_STATES:
+        recorded = _begun_state(status)
+        if recorded in FINAL_STATES:
             return status
-        if effective_state(recorded_state(status), self.is_alive(job_id), self.is_cancelled(job_id)) == (
+        if effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id)) == (
             recorded_state(status)
         ):
             return status
@@ -242,9 +255,8 @@ class Jobs:
     def _settle(self, job_id: str, status: Status) -> Status:
         """Holding the lock: reads again, and writes the effective state when it differs."""
         status = self.read(job_id) or status
-        recorded = recorded_state(status)
-        state = effective_state(recorded, False, self.is_cancelled(job_id))
-        if state == recorded:
+        state = effective_state(_begun_state(status), False, self.is_cancelled(job_id))
+        if state == recorded_state(status):
             return status
         if state is State.CANCELLED:
             return self.finish(status, state, None, "cancelled")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from syncworker import files
 from syncworker.errors import SyncError
 from syncworker.jobs import Jobs, Status, timestamp
-from syncworker.model import Phase
+from syncworker.model import FileEntry, Phase
 
 PUBLISH_SECONDS = 0.25
 _HEARTBEAT_SECONDS = 1.5
@@ -27,6 +27,17 @@ _RATE_SECONDS = 5.0
 def printable(key: str) -> str:
     """A key as JSON may carry it: bytes that are no UTF-8 as backslash escapes."""
     return key.encode("utf-8", "backslashreplace").decode() if not key.isascii() else key
+
+
+class Sent(NamedTuple):
+    """An object that the store now has. `etag` is the store's, `digest` ours, in ETag form with its part
+    size; `checked_ns` is when the file was opened to be read."""
+
+    file: FileEntry
+    etag: str
+    digest: str
+    part_size: int
+    checked_ns: int
 
 
 class Operation:
@@ -67,6 +78,11 @@ class Progress:
             self._dirty = True
             self._published_at = 0.0
 
+    def say(self, message: str) -> None:
+        """What people read while nothing is in flight."""
+        self.status["message"] = message
+        self._dirty = True
+
     def found(self, count: int, size: int) -> None:
         self.counts["files_total"] += count
         self.counts["bytes_total"] += size
@@ -84,9 +100,10 @@ class Progress:
         self._settle("files_skipped", 1, size)
         self.report("skip", key, None, None, 0.0, {"code": reason, "message": f"not sent: {reason}"})
 
-    def uploaded(self, key: str, size: int, etag: str, seconds: float) -> None:
-        self._settle("files_uploaded", 1, size)
-        self.report("upload", key, size, etag, seconds)
+    def uploaded(self, sent: Sent, settled: int, seconds: float) -> None:
+        """`settled`: the bytes by which the file was counted in `bytes_total`."""
+        self._settle("files_uploaded", 1, settled)
+        self.report("upload", sent.file.key, sent.file.size, sent.etag, seconds)
 
     def failed(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
         """A file that counts as failed."""

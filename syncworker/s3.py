@@ -30,11 +30,20 @@ T = TypeVar("T")
 DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects
 _TRIES = 6
 _TRIES_THROTTLED = 60
-_TRIES_UNANSWERED = 4  # before the store has answered for the first time: a wrong address is told soon
+_TRIES_SILENT = 3  # each of them has waited long already
+_FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
+_UNREACHABLE = frozenset({"ConnectFailed", "ConnectTimeout", "DnsError"})
+_CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
 _WAIT_SECONDS = 0.2
 _WAIT_MAX_SECONDS = 8.0
 _INTERNAL = frozenset({"InternalError", "Http500"})
 _MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
+
+
+def _tries(error: RetryError) -> int:
+    if error.throttled:
+        return _TRIES_THROTTLED
+    return _TRIES_SILENT if error.code in ("Timeout", "ConnectTimeout") else _TRIES
 
 
 class Gate:
@@ -109,6 +118,7 @@ class Bucket:
         self.stopping = stopping
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
         self.retries = 0
+        self._failures = 0  # requests given up in a row
         host, self._prefix = wire.place.place(name)
         self._host, self._host_header = host, wire.place.host_header(host)
         self._target = "" if wire.proxy is None or wire.tls is not None else f"http://{self._host_header}"
@@ -159,20 +169,26 @@ class Bucket:
 
     async def _wait(self, error: RetryError, tries: int) -> None:
         """Sleeps before the next try, or raises when there is none left."""
-        most = _TRIES_THROTTLED if error.throttled else _TRIES
-        if not self.wire.answered:
-            most = _TRIES_UNANSWERED
-        if tries >= most or self.stopping():
-            if not self.wire.answered:
-                raise FatalError(
-                    error.code, f"the storage does not answer: {error.message}: check storage_url"
-                )
-            raise error
+        if tries >= _tries(error) or self.stopping():
+            raise self._exhausted(error)
         self.retries += 1
         pause = random.random() * min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**tries)  # noqa: S311
         while pause > 0 and not self.stopping():
             await asyncio.sleep(min(pause, 0.2))
             pause -= 0.2
+
+    def _exhausted(self, error: RetryError) -> SyncError:
+        """No try is left: is it this request, or the storage?"""
+        self._failures += 1
+        if self.stopping():
+            return error
+        if not self.wire.answered:
+            return FatalError(error.code, f"the storage does not answer: {error.message}: check storage_url")
+        if error.code in _UNREACHABLE or (error.code in _CUT and self._failures >= _FAILURES_IN_A_ROW):
+            return FatalError(
+                error.code, f"the storage answers no more: {error.message}: resume when it does"
+            )
+        return error
 
     async def _once(
         self,
@@ -209,6 +225,7 @@ class Bucket:
         counter = (operation, response.status)
         self.requests[counter] = self.requests.get(counter, 0) + 1
         if 200 <= response.status < 300:
+            self._failures = 0
             return response
         raise self._error(operation, response)
 

@@ -11,8 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from dotenv import dotenv_values
-
 from syncworker.errors import UsageError
 from syncworker.process import PROJECT
 
@@ -141,11 +139,27 @@ class Settings:
         return self.storage_url or f"http://127.0.0.1:{self.minio_port}"
 
 
+def _read_env_file(path: str) -> dict[str, str | None]:
+    from dotenv import dotenv_values  # only where there is such a file: a worker's start is short
+
+    return dotenv_values(path, interpolate=False)
+
+
+def _overlaps(values: Mapping[str, Any]) -> list[str]:
+    """Our own files must not be part of what is synced: they change all the time."""
+    uploads = values.get("uploads_dir", "\0")
+    return [
+        f"{name.upper()}: must not be inside UPLOADS_DIR"
+        for name in ("jobs_dir", "storage_dir")
+        if f"{values.get(name, '')}/".startswith(f"{uploads}/")
+    ]
+
+
 def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) -> Settings:
     """Reads `.env` and the environment. Raises UsageError that names every wrong value."""
     environ = os.environ if environ is None else environ
     path = os.path.join(PROJECT, ".env") if env_file is None else env_file
-    file_values = dotenv_values(path, interpolate=False) if os.path.exists(path) else {}
+    file_values = _read_env_file(path) if os.path.exists(path) else {}
     values: dict[str, Any] = {}
     wrong: list[str] = []
     for setting in TABLE:
@@ -162,6 +176,7 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) 
             wrong.append(f"{setting.name}{shown}: {error}")
     if bool(values.get("minio_access_key")) != bool(values.get("minio_secret_key")):
         wrong.append("MINIO_ACCESS_KEY and MINIO_SECRET_KEY: set both, or none")
+    wrong += _overlaps(values)
     if wrong:
         raise UsageError("WrongSetting", "wrong settings: " + "; ".join(wrong))
     return Settings(**values)

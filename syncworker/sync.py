@@ -42,7 +42,7 @@ from syncworker.s3 import DELETE_BATCH, Bucket
 from syncworker.s3xml import Page
 from syncworker.scan import SourceMissing, scan
 from syncworker.spool import Spool
-from syncworker.transfer import REWRITTEN, Sender, Sent, Vanished
+from syncworker.transfer import REWRITTEN, Sender, Vanished, row_of
 from syncworker.tree import VANISHED, Tree
 
 SMALL_LANES = 32
@@ -149,7 +149,9 @@ class Sync:
         """An empty root on another device than last time is a disk that is not mounted."""
         device = str(os.stat(self.uploads_dir).st_dev)
         before = self.index.fact("root_device")
-        if not os.listdir(self.uploads_dir):
+        with os.scandir(self.uploads_dir) as entries:
+            empty = next(entries, None) is None
+        if empty:
             if before is not None and before != device:
                 raise FatalError(
                     "UploadsRootEmpty",
@@ -241,10 +243,9 @@ class Sync:
                 raise
             page, missing = Page([], None, False), True
         if missing:
+            self.control.check()
             started = time.monotonic()
-            await self.turn()
             await self.bucket.create()
-            self._ended_at = time.monotonic()
             self.index.clear()
             self.progress.report("create_bucket", self.bucket.name, None, None, time.monotonic() - started)
         self._first_page: Page | None = page
@@ -262,6 +263,7 @@ class Sync:
         self.control.check()
         if self.wait_seconds and self._ended_at is not None:
             until = self._ended_at + self.wait_seconds
+            self.progress.say(f"waiting {self.wait_seconds:g} s before the next operation")
             while (left := until - time.monotonic()) > 0:
                 await asyncio.sleep(min(left, 0.05))
                 self.control.check()
@@ -503,7 +505,7 @@ class Sync:
             if work.object is None and work.row is not None:
                 await self.sender.check_key(file.key, always=True)
         except Vanished:
-            self.progress.skipped(file.key, "vanished", file.size)
+            self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
             return
         except (FileError, RetryError) as error:
             if self.control.stopping():
@@ -513,11 +515,10 @@ class Sync:
         finally:
             self.progress.end(operation)
             self._ended_at = time.monotonic()
-        self._count(sent, time.monotonic() - operation.started)
-
-    def _count(self, sent: Sent, seconds: float) -> None:
-        self.progress.uploaded(sent.file.key, sent.file.size, sent.etag, seconds)
-        self.index.remember(sent.row())
+        # A file that has shrunk since the scan counts as it was counted then.
+        settled = max(sent.file.size, work.file.size)
+        self.progress.uploaded(sent, settled, time.monotonic() - operation.started)
+        self.index.remember(row_of(sent))
 
     def _refuse(self, work: Work, error: SyncError) -> None:
         """An upload failed. If the store refused it, something may stand in its way that is to be deleted."""

@@ -20,14 +20,14 @@ import re
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
-from typing import Any, NamedTuple
+from typing import Any
 
 from syncworker import etag as etags
 from syncworker.control import Control
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row, Unfinished
 from syncworker.model import FileEntry
-from syncworker.progress import Operation, Progress
+from syncworker.progress import Operation, Progress, Sent
 from syncworker.reader import TRIES, Changed, Read, describe, restat
 from syncworker.s3 import Bucket
 from syncworker.tree import VANISHED, Tree
@@ -40,27 +40,19 @@ _KEPT = "md5"
 _OPAQUE = "opaque"
 
 
-class Sent(NamedTuple):
-    """An object that the store now has. `etag` is the store's, `digest` ours."""
-
-    file: FileEntry
-    etag: str
-    digest: str
-    part_size: int
-    checked_ns: int
-
-    def row(self) -> Row:
-        file = self.file
-        digest = "" if self.digest == self.etag else self.digest
-        return Row(
-            file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
-            self.etag, digest, self.part_size, "", self.checked_ns,
-        )  # fmt: skip
-
-
 class Vanished(FileError):
     def __init__(self) -> None:
         super().__init__("vanished", "the file is gone")
+
+
+def row_of(sent: Sent) -> Row:
+    """What the index is to remember of an upload."""
+    file = sent.file
+    digest = "" if sent.digest == sent.etag else sent.digest
+    return Row(
+        file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
+        sent.etag, digest, sent.part_size, "", sent.checked_ns,
+    )  # fmt: skip
 
 
 def metadata(file: FileEntry, md5: bytes) -> dict[str, str]:

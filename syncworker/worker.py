@@ -92,7 +92,10 @@ def _attempt(
         error = {"code": "LocalError", "message": message}
     except Exception:  # noqa: BLE001 - the status must not say `running` for ever; the trace is in the log
         traceback.print_exc()
-        state, message = State.FAILED, f"an error of this program: see {status['id']}.log in the jobs folder"
+        state, message = (
+            State.FAILED,
+            "an error of this program: the job's log (or the shell's output) has it",
+        )
         error = {"code": "InternalError", "message": message}
     sys.stderr.flush()
     try:
