@@ -103,12 +103,12 @@ def started_at(pid: int) -> float | None:
         return None
 
 
-def command_line(pid: int) -> list[str]:
-    """The words a process was started with; none when it is gone or not ours to see."""
+def working_folder(pid: int) -> str | None:
+    """The folder a process works in; None when it is gone or not ours to see."""
     try:
-        return list(psutil.Process(pid).cmdline())
+        return str(psutil.Process(pid).cwd())
     except psutil.Error:
-        return []
+        return None
 
 
 def listener(port: int) -> int | None:
