@@ -24,10 +24,11 @@ import bottle
 
 from syncworker import __version__, embedded, files, guard, http, parameters, process, settings, spec
 from syncworker import supervisor as supervision
+from syncworker.catalog import ID_PATTERN
 from syncworker.endpoint import destination_id
 from syncworker.errors import FatalError, SyncError, UsageError
-from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id
-from syncworker.model import State
+from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id, recorded_state
+from syncworker.model import RESUMABLE_STATES, State
 from syncworker.problem import problem, to_json
 from syncworker.settings import Settings
 from syncworker.supervisor import QueueFull, Supervisor
@@ -99,7 +100,8 @@ def resume(service: Service, given: Parameters) -> Answer:
     access_key, secret_key = spec.parse_keys(given.get("access_key"), given.get("secret_key"))
     keys = (access_key, secret_key) if access_key is not None and secret_key is not None else None
     status = service.jobs.observe(job_id)
-    if keys is None and not _uses_own_keys(service, status) and service.jobs.secret(job_id) is None:
+    needs_keys = recorded_state(status) in RESUMABLE_STATES and not _uses_own_keys(service, status)
+    if keys is None and needs_keys and service.jobs.secret(job_id) is None:
         raise UsageError(
             "MissingParameter",
             "access_key and secret_key are needed again: the job's own keys were removed when it ended",
@@ -112,13 +114,15 @@ def resume(service: Service, given: Parameters) -> Answer:
 def history(service: Service, given: Parameters) -> Answer:
     state = _state(given.get("state"))
     limit = _limit(given.get("limit"))
-    before = check_id(given["before"]) if given.get("before") else None
+    before = given.get("before")
+    if before and not ID_PATTERN.fullmatch(before):
+        raise UsageError("BadId", "before must be the id of a job: `next` of the page before", param="before")
     service.jobs.active()  # has the ends written down that nobody has noticed yet
     wanted = sorted(
         (
             job_id
             for job_id, entry in service.jobs.entries().items()
-            if (before is None or job_id < before) and (state is None or entry.state is state)
+            if (not before or job_id < before) and (state is None or entry.state is state)
         ),
         reverse=True,
     )

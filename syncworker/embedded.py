@@ -147,7 +147,8 @@ class Embedded:
         # A server that was killed right after it started the gateway has not written which one it is.
         pid = process.listener(int(state.get("port") or self._port))
         started_at = process.started_at(pid) if pid else None
-        if pid and started_at and self._meta in process.command_line(pid):
+        # (By its folder: juicefs rewrites its command line, and cuts it short.)
+        if pid and started_at and process.working_folder(pid) == os.path.realpath(self._folder):
             return pid, started_at, state
         return None
 

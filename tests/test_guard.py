@@ -1,0 +1,267 @@
+"""The guard: who may talk to the server. Every row goes as bytes through a real waitress."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import Answer, Site, load
+
+from syncworker import guard
+from syncworker.errors import UsageError
+
+TOKEN = "a-token-of-the-tests"
+SECURITY = {
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "cache-control": "no-store",
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(
+        tmp_path_factory.mktemp("site"), ALLOWED_HOSTS="localhost,127.0.0.1,[::1],Sync.example:8443,plain"
+    )
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="module")
+def closed_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("closed"), API_TOKEN=TOKEN)
+    yield site
+    site.close()
+
+
+@pytest.mark.parametrize(
+    "host, allowed",
+    [
+        ("localhost", True),
+        ("LOCALHOST:5000", True),
+        ("127.0.0.1", True),
+        ("127.0.0.1:5000", True),
+        ("[::1]", True),
+        ("[::1]:5000", True),
+        ("sync.example:8443", True),
+        ("plain:1", True),
+        ("sync.example", False),
+        ("sync.example:8444", False),
+        ("evil.test", False),
+        ("evil.test:5000", False),
+        ("localhost.evil.test", False),
+        ("localhost.", False),
+        ("localhost:", False),
+        ("localhost:0", False),
+        ("localhost:99999", False),
+        ("localhost:5000:5000", False),
+        ("localhost, evil.test", False),
+        ("localhost@evil.test", False),
+        ("127.0.0.1.nip.io", False),
+        ("0.0.0.0", False),
+        ("::1", False),
+        ("", False),
+    ],
+)
+def test_only_our_own_names_are_served(site: Site, host: str, allowed: bool) -> None:
+    answer = site.get("/runnings", Host=host)
+    assert answer.status == (200 if allowed else 403), answer
+    if not allowed:
+        assert answer.problem["code"] == "HostNotAllowed"
+
+
+def test_two_hosts_or_none_are_refused(site: Site) -> None:
+    two = b"GET /runnings HTTP/1.1\r\nHost: localhost\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    none = b"GET /runnings HTTP/1.1\r\nConnection: close\r\n\r\n"
+    old = b"GET /runnings HTTP/1.0\r\n\r\n"
+    assert [site.raw(data).status for data in (two, none, old)] == [403, 403, 403]
+
+
+def test_a_target_with_another_authority_is_refused(site: Site) -> None:
+    assert site.get("http://evil.test/runnings").status == 403
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE"])
+@pytest.mark.parametrize("target", ["/runnings", "/sync?source=&dest=bucket", "/nothing"])
+@pytest.mark.parametrize(
+    "header, value",
+    [
+        ("Sec_Fetch_Site", "cross-site"),
+        ("Sec_Fetch_Site", "same-site"),
+        ("Sec_Fetch_Site", ""),
+        ("Origin", "http://evil.test"),
+        ("Origin", "null"),
+        ("Origin", "http://localhost:1"),
+        ("Sec_Purpose", "prefetch;prerender"),
+        ("Purpose", "prefetch"),
+        ("Upgrade", "websocket"),
+    ],
+)
+def test_another_site_is_refused_on_every_route_and_method(
+    site: Site, method: str, target: str, header: str, value: str
+) -> None:
+    answer = site.ask(method, target, **{header: value})
+    assert answer.status == 403, answer
+    assert site.jobs.ids() == []
+
+
+@pytest.mark.parametrize("value", ["same-origin", "none"])
+def test_our_own_pages_and_the_address_bar_are_served(site: Site, value: str) -> None:
+    origin = f"http://localhost:{site.port}"
+    assert site.get("/runnings", Sec_Fetch_Site=value).status == 200
+    assert site.ask("POST", "/runnings", Sec_Fetch_Site=value, Origin=origin).status == 200
+
+
+def test_every_answer_has_the_security_headers_and_names_no_software(site: Site) -> None:
+    answers = [
+        site.get("/runnings"),
+        site.get("/nothing"),
+        site.get("/runnings", Host="evil.test"),
+        site.ask("PUT", "/runnings"),
+        site.get("/" + "a" * 20000),
+        site.raw(b"nonsense\r\n\r\n"),
+    ]
+    assert [answer.status for answer in answers] == [200, 404, 403, 405, 431, 400]
+    for answer in answers:
+        assert {name: answer.headers.get(name) for name in SECURITY} == SECURITY, answer
+        assert "server" not in answer.headers and "via" not in answer.headers
+        assert b"waitress" not in answer.body.lower()
+
+
+# -- the token -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD", "PUT"])
+@pytest.mark.parametrize("target", ["/runnings", "/sync?source=&dest=bucket", "/jobs", "/nothing", "/"])
+def test_without_the_token_everything_is_401(closed_site: Site, method: str, target: str) -> None:
+    answer = closed_site.ask(method, target)
+    assert answer.status == 401
+    assert answer.headers["www-authenticate"].startswith("Bearer")
+    assert closed_site.jobs.ids() == []
+
+
+def test_healthz_needs_no_token_and_shows_no_job(closed_site: Site) -> None:
+    answer = closed_site.get("/healthz")
+    assert answer.status == 200
+    assert answer.json["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    "value, status",
+    [
+        (f"Bearer {TOKEN}", 200),
+        (f"bearer {TOKEN}", 200),
+        (f"Bearer {TOKEN}x", 401),
+        (f"Bearer {TOKEN[:-1]}", 401),
+        ("Bearer ", 401),
+        (f"Basic {TOKEN}", 401),
+        (TOKEN, 401),
+        ("Bearer \xff\xfe", 401),
+    ],
+)
+def test_the_bearer_token_opens(closed_site: Site, value: str, status: int) -> None:
+    assert closed_site.get("/runnings", Authorization=value).status == status
+
+
+def test_the_login_link_gives_a_cookie_that_is_not_the_token(closed_site: Site) -> None:
+    answer = closed_site.get(f"/login?token={TOKEN}")
+    assert (answer.status, answer.headers["location"]) == (303, "/")
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and TOKEN not in cookie
+    pair = cookie.partition(";")[0]
+    assert closed_site.get("/runnings", Cookie=f"other=1; {pair}").status == 200
+    assert closed_site.get("/runnings", Cookie=f"{pair}0").status == 401
+    assert closed_site.get("/runnings", Cookie=f"{pair.partition('=')[0]}={TOKEN}").status == 401
+
+
+@pytest.mark.parametrize(
+    "target", ["/login", "/login?token=", "/login?token=wrong", f"/login?token={TOKEN}&token=x"]
+)
+def test_a_wrong_login_link_gives_nothing(closed_site: Site, target: str) -> None:
+    answer = closed_site.get(target)
+    assert answer.status == 401
+    assert "set-cookie" not in answer.headers
+
+
+def test_a_cross_site_request_with_the_cookie_is_still_refused(closed_site: Site) -> None:
+    pair = closed_site.get(f"/login?token={TOKEN}").headers["set-cookie"].partition(";")[0]
+    assert closed_site.get("/runnings", Cookie=pair, Sec_Fetch_Site="same-site").status == 403
+
+
+def test_auto_makes_a_token_once_in_a_private_file(tmp_path: Path) -> None:
+    config = load(tmp_path, API_TOKEN="auto")
+    token = guard.load_token(config, str(tmp_path))
+    assert token is not None and len(token) >= 43
+    assert guard.load_token(config, str(tmp_path)) == token
+    assert stat.S_IMODE(os.stat(tmp_path / ".api-token").st_mode) == 0o600
+
+
+def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    config = load(tmp_path, API_TOKEN="auto")
+    guard.load_token(config, str(tmp_path))
+    (tmp_path / ".api-token").chmod(0o644)
+    with pytest.raises(UsageError, match="can be read by others"):
+        guard.load_token(config, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "environ, refused",
+    [
+        ({}, False),
+        ({"API_HOST": "127.0.0.1"}, False),
+        ({"API_HOST": "::1"}, False),
+        ({"API_HOST": "localhost"}, False),
+        ({"API_HOST": "0.0.0.0"}, True),
+        ({"API_HOST": "::"}, True),
+        ({"API_HOST": "192.0.2.7"}, True),
+        ({"API_HOST": "0.0.0.0", "API_TOKEN": "x"}, False),
+        ({"API_HOST": "0.0.0.0", "API_ALLOW_UNAUTHENTICATED": "1"}, False),
+    ],
+)
+def test_beyond_loopback_a_token_is_needed(tmp_path: Path, environ: dict[str, str], refused: bool) -> None:
+    config = load(tmp_path, **environ)
+    if refused:
+        with pytest.raises(UsageError, match="API_TOKEN"):
+            guard.check_exposure(config)
+    else:
+        guard.check_exposure(config)
+
+
+def test_the_address_listened_on_is_a_host_of_ours(tmp_path: Path) -> None:
+    assert guard.is_allowed_host("192.0.2.7:5000", guard.allowed_hosts(load(tmp_path, API_HOST="192.0.2.7")))
+    assert not guard.is_allowed_host("0.0.0.0:5000", guard.allowed_hosts(load(tmp_path, API_HOST="0.0.0.0")))
+
+
+# -- the access log --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "query, shown",
+    [
+        ("source=a&dest=b", "source=a&dest=b"),
+        ("secret_key=S3CRET&dest=b", "secret_key=...&dest=b"),
+        ("access_key=S3CRET", "access_key=..."),
+        ("secret%5Fkey=S3CRET", "secret%5Fkey=..."),
+        ("SecretKey=S3CRET", "SecretKey=..."),
+        ("token=S3CRET", "token=..."),
+        ("storage_url=http://user:S3CRET@host/", "storage_url=..."),
+        ("storage_url=http://user:S3CRET%40host/", "storage_url=..."),
+    ],
+)
+def test_the_log_shows_no_secret(query: str, shown: str) -> None:
+    assert guard.redacted(query) == shown
+
+
+def test_the_log_has_one_line_for_each_request_without_control_characters(
+    site: Site, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answer: Answer = site.get("/nothing\x1b[31m?secret_key=S3CRET")
+    assert answer.status == 404
+    lines = [line for line in capfd.readouterr().err.splitlines() if "nothing" in line]
+    assert len(lines) == 1
+    assert "S3CRET" not in lines[0] and "\x1b" not in lines[0] and " 404 " in lines[0]
