@@ -1,6 +1,7 @@
 """Whether to go on: the sentinel and the signals, as one question that any thread may ask.
 
-Signal handlers only set a flag. The sentinel is looked for at most every 50 ms, however often one asks.
+Signal handlers only set a flag. `check`, asked before each operation, looks for the sentinel every time;
+`stopping`, asked in tight loops, at most every 50 ms.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Control:
         return self.reason is not None
 
     def check(self) -> None:
-        """Raises Stopped when it is time."""
+        """Raises Stopped when it is time, as of this very moment."""
+        self._looked_at = 0.0
         if self.stopping():
             raise Stopped(self.reason or "")
