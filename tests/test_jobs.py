@@ -1,0 +1,325 @@
+"""The job directory: the table of states, who may write what, and what a look costs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from bench import PROJECT
+from serving import write_finished
+
+from syncworker import catalog, files, jobs
+from syncworker.errors import UsageError
+from syncworker.jobs import Conflict, Jobs, NoSuchJob, effective_state
+from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
+from syncworker.spec import Request
+
+REQUEST = Request("photos", "bucket", "http://127.0.0.1:9000", 0.0)
+KEYED = Request("photos", "bucket", "http://127.0.0.1:9000", 0.5, "AKID", "S3CRET")
+SHAPE = {
+    "version", "id", "state", "phase", "source", "dest", "storage_url", "wait", "options", "pid",
+    "pid_started_at", "host", "attempt", "created_at", "started_at", "updated_at", "finished_at",
+    "cancel_requested", "progress", "current", "errors", "error", "message",
+}  # fmt: skip
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Jobs:
+    directory = Jobs(str(tmp_path / "jobs"))
+    directory.prepare()
+    return directory
+
+
+def run(directory: Jobs, status: jobs.Status, state: State | None = None) -> None:
+    """Plays a worker: begins, and ends with a state, or dies."""
+    with directory.lock(status["id"]) as lock:
+        assert lock.acquire(1)
+        status = directory.read(status["id"]) or {}
+        jobs.begin(status)
+        directory.write(status, durable=False)
+        if state is not None:
+            directory.finish(status, state, None, str(state))
+
+
+# -- the table --------------------------------------------------------------------------------------------
+
+ROWS = [
+    (State.QUEUED, False, False, State.QUEUED),
+    (State.QUEUED, False, True, State.CANCELLED),
+    (State.QUEUED, True, False, State.QUEUED),
+    (State.QUEUED, True, True, State.QUEUED),
+    (State.RUNNING, True, False, State.RUNNING),
+    (State.RUNNING, True, True, State.RUNNING),
+    (State.RUNNING, False, False, State.INTERRUPTED),
+    (State.RUNNING, False, True, State.CANCELLED),
+    *((state, held, sentinel, state) for state in FINAL_STATES for held in (0, 1) for sentinel in (0, 1)),
+    (None, True, False, State.RUNNING),
+    (None, True, True, State.RUNNING),
+    (None, False, False, State.INTERRUPTED),
+    (None, False, True, State.INTERRUPTED),
+]
+
+
+@pytest.mark.parametrize("recorded, held, sentinel, expected", ROWS)
+def test_the_state_is_what_the_table_says(
+    recorded: State | None, held: bool, sentinel: bool, expected: State
+) -> None:
+    assert effective_state(recorded, held, sentinel) is expected
+
+
+def test_the_rows_are_all_there_are() -> None:
+    keys = {(recorded, bool(held), bool(sentinel)) for recorded, held, sentinel, _ in ROWS}
+    assert len(keys) == len(ROWS) == (len(State) + 1) * 4
+
+
+def test_the_tables_docstring_has_the_same_rows() -> None:
+    said = re.findall(r"^    \| (?!recorded|---)(.+) \|$", effective_state.__doc__ or "", re.MULTILINE)
+    expanded = []
+    for row in said:
+        recorded, lock, sentinel, state = (cell.strip() for cell in row.split("|"))
+        for name in recorded.partition("(")[0].strip().split(", "):
+            for held in {"free": [False], "held": [True], "any": [False, True]}[lock]:
+                for wanted in {"no": [False], "yes": [True], "any": [False, True]}[sentinel]:
+                    result = name if state == "as recorded" else state.partition(" ")[0]
+                    expanded.append((None if name == "none" else State(name), held, wanted, State(result)))
+    assert sorted(map(str, expanded)) == sorted(str((r, bool(h), bool(s), e)) for r, h, s, e in ROWS)
+
+
+# -- creating ---------------------------------------------------------------------------------------------
+
+
+def test_a_new_job_is_queued_private_and_has_the_contracts_fields(directory: Jobs) -> None:
+    status = directory.create(KEYED)
+    assert set(status) >= SHAPE
+    assert (status["state"], status["attempt"], status["wait"]) == ("queued", 1, 0.5)
+    for suffix in ("json", "lock", "secret"):
+        assert stat.S_IMODE(os.stat(directory.file(status["id"], suffix)).st_mode) == 0o600
+    assert "S3CRET" not in Path(directory.file(status["id"], "json")).read_text()
+    assert directory.secret(status["id"]) == ("AKID", "S3CRET")
+    assert stat.S_IMODE(os.stat(directory.path).st_mode) == 0o700
+
+
+def test_times_are_utc_with_milliseconds(directory: Jobs) -> None:
+    text = directory.create(REQUEST)["created_at"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text)
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(text)).total_seconds()) < 60
+
+
+def test_ids_match_the_pattern_and_sort_by_time() -> None:
+    times = [datetime(2026, 11, 22, 13, 12, 42, microsecond, UTC) for microsecond in (0, 1, 999_998, 999_999)]
+    ids = [jobs.new_id(time) for time in times]
+    assert ids == sorted(ids)
+    assert all(catalog.ID_PATTERN.fullmatch(job_id) for job_id in ids)
+
+
+@pytest.mark.parametrize("text", ["", "x", "../x", "20261122T131242-9f3a61c2\n", "20261122T131242-9F3A61C2"])
+def test_what_is_no_id_never_becomes_a_path(directory: Jobs, text: str) -> None:
+    with pytest.raises(UsageError):
+        directory.observe(text)
+
+
+def test_of_many_processes_one_gets_the_destination(directory: Jobs) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from syncworker.jobs import Jobs, Conflict; from syncworker.spec import Request\n"
+        "sys.stdin.read()\n"
+        "try: print(Jobs(sys.argv[2]).create(Request('a', 'bucket', 'http://127.0.0.1:9000', 0.0))['id'])\n"
+        "except Conflict as error: print('conflict', error.job)\n"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(PROJECT), directory.path],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(8)
+    ]
+    said = sorted((process.communicate(timeout=60)[0].strip() for process in processes), key=len)
+    assert said[1:] == [f"conflict {said[0]}"] * 7
+
+
+@pytest.mark.parametrize("url", ["http://localhost:9000", "http://[::1]:9000", "http://127.0.0.1:9000/"])
+def test_another_spelling_of_loopback_is_the_same_destination(directory: Jobs, url: str) -> None:
+    directory.create(REQUEST)
+    with pytest.raises(Conflict):
+        directory.create(Request("other", "bucket", url, 0.0))
+
+
+def test_an_ended_job_frees_its_destination(directory: Jobs) -> None:
+    run(directory, directory.create(REQUEST))  # dies
+    directory.create(REQUEST)
+
+
+# -- looking ----------------------------------------------------------------------------------------------
+
+
+def test_a_look_at_a_dead_workers_job_writes_interrupted(directory: Jobs) -> None:
+    status = directory.create(KEYED)
+    run(directory, status)
+    assert directory.observe(status["id"])["state"] == "interrupted"
+    stored = json.loads(Path(directory.file(status["id"], "json")).read_text())
+    assert (
+        stored["state"] == "interrupted" and stored["finished_at"] and stored["error"]["code"] == "WorkerDied"
+    )
+    assert directory.secret(status["id"]) == ("AKID", "S3CRET")  # a resume needs them
+
+
+def test_a_dead_workers_job_with_the_sentinel_is_cancelled(directory: Jobs) -> None:
+    status = directory.create(KEYED)
+    files.touch(directory.file(status["id"], "cancel"))
+    run(directory, status)
+    assert directory.observe(status["id"])["state"] == "cancelled"
+    assert directory.secret(status["id"]) is None
+
+
+def test_a_look_never_writes_while_a_worker_lives(directory: Jobs) -> None:
+    status = directory.create(REQUEST)
+    with directory.lock(status["id"]) as lock:
+        assert lock.acquire()
+        jobs.begin(status)
+        directory.write(status, durable=False)
+        before = os.stat(directory.file(status["id"], "json"))
+        assert directory.observe(status["id"])["state"] == "running"
+        assert os.stat(directory.file(status["id"], "json")) == before
+
+
+def test_many_lookers_agree(directory: Jobs) -> None:
+    status = directory.create(REQUEST)
+    run(directory, status)
+    states: list[str] = []
+    threads = [
+        threading.Thread(target=lambda: states.append(directory.observe(status["id"])["state"]))
+        for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # One of them writes; who does not get the lock sees what was recorded before.
+    assert set(states) <= {"interrupted", "running"} and "interrupted" in states
+    assert directory.observe(status["id"])["state"] == "interrupted"
+
+
+# -- cancel and resume ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", sorted(FINAL_STATES))
+def test_an_ended_job_cannot_be_cancelled(directory: Jobs, state: State) -> None:
+    status = directory.create(REQUEST)
+    run(directory, status, state)
+    with pytest.raises(Conflict):
+        directory.cancel(status["id"])
+    assert not directory.is_cancelled(status["id"])
+
+
+@pytest.mark.parametrize("state", sorted(State))
+def test_only_ended_jobs_that_are_not_done_can_be_resumed(directory: Jobs, state: State) -> None:
+    status = directory.create(REQUEST)
+    if state in FINAL_STATES:
+        run(directory, status, state)
+    with directory.lock(status["id"]) as lock:
+        if state is State.RUNNING:
+            assert lock.acquire()
+            jobs.begin(status)
+            directory.write(status, durable=False)
+        if state in RESUMABLE_STATES:
+            files.touch(directory.file(status["id"], "cancel"))
+            resumed = directory.prepare_resume(status["id"])
+            assert (resumed["state"], resumed["attempt"]) == ("queued", 2)
+            assert not directory.is_cancelled(status["id"])
+            assert resumed["progress"] == jobs.PROGRESS and resumed["errors"] == []
+        else:
+            with pytest.raises(Conflict):
+                directory.prepare_resume(status["id"])
+
+
+def test_a_resume_meets_the_rule_of_one_job_a_destination(directory: Jobs) -> None:
+    first = directory.create(REQUEST)
+    run(directory, first)
+    second = directory.create(REQUEST)
+    with pytest.raises(Conflict) as caught:
+        directory.prepare_resume(first["id"])
+    assert caught.value.job == second["id"]
+
+
+def test_a_resume_never_uncancels_a_worker_that_still_lives(directory: Jobs) -> None:
+    status = directory.create(REQUEST)
+    with directory.lock(status["id"]) as lock:
+        assert lock.acquire()
+        jobs.begin(status)
+        directory.finish(status, State.CANCELLED, None, "cancelled")  # written, and not ended yet
+        files.touch(directory.file(status["id"], "cancel"))
+        with pytest.raises(Conflict, match="not ended yet"):
+            directory.prepare_resume(status["id"])
+        assert directory.is_cancelled(status["id"])
+
+
+# -- removing ---------------------------------------------------------------------------------------------
+
+
+def test_prune_removes_the_oldest_finished_jobs_with_all_their_files(directory: Jobs) -> None:
+    ids = write_finished(Path(directory.path), 10)
+    active = directory.create(KEYED)["id"]
+    assert directory.prune(keep=4) == 6
+    assert directory.ids() == [*ids[6:], active]
+    left = {name.partition(".")[0] for name in os.listdir(directory.path)} - {""}
+    assert left == {*ids[6:], active}
+
+
+def test_a_job_whose_lock_is_held_is_not_removed(directory: Jobs) -> None:
+    (job_id,) = write_finished(Path(directory.path), 1)
+    with directory.lock(job_id) as lock:
+        assert lock.acquire()
+        assert directory.prune(keep=0) == 0
+    assert directory.prune(keep=0) == 1
+    with pytest.raises(NoSuchJob):
+        directory.observe(job_id)
+
+
+# -- the catalog ------------------------------------------------------------------------------------------
+
+
+def test_the_catalog_sees_every_change_at_once(directory: Jobs) -> None:
+    """Changes of every kind, straight after one another, each followed by a look."""
+    (done,) = write_finished(Path(directory.path), 1)
+    for number in range(40):
+        status = directory.create(Request("a", f"bucket-{number}", "http://127.0.0.1:9000", 0.0))
+        assert directory.entries()[status["id"]].state is State.QUEUED
+        run(directory, status, State.FAILED)
+        assert directory.entries()[status["id"]].state is State.FAILED
+        directory.prepare_resume(status["id"])
+        assert directory.entries()[status["id"]].state is State.QUEUED
+        assert not directory.entries()[status["id"]].cancelled
+        files.touch(directory.file(status["id"], "cancel"))
+        assert directory.entries()[status["id"]].cancelled
+        directory.observe(status["id"])
+        assert directory.entries()[status["id"]].state is State.CANCELLED
+        assert directory.delete(status["id"])
+        assert set(directory.entries()) == {done}
+
+
+def test_the_catalog_reads_a_status_only_when_it_changed(
+    directory: Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_finished(Path(directory.path), 50)
+    reads: list[str] = []
+    read = files.read_json
+    monkeypatch.setattr(files, "read_json", lambda path: reads.append(path) or read(path))
+    directory.entries()
+    assert len(reads) == 50
+    reads.clear()
+    directory.entries()
+    assert reads == []
+    status = directory.create(REQUEST)
+    reads.clear()
+    directory.entries()
+    assert reads == [directory.file(status["id"], "json")]
