@@ -82,7 +82,7 @@ def parse_dest(text: str) -> str:
 def parse_wait(text: str) -> float:
     """Seconds between two operations: 0 to 3600, decimals allowed."""
     try:
-        if not re.fullmatch(r"\+?\d*\.?\d*(?:[eE]-?\d+)?", text):
+        if not re.fullmatch(r"\+?[0-9]*\.?[0-9]*(?:[eE]-?[0-9]+)?", text):
             raise ValueError
         wait = float(text)
     except ValueError:
