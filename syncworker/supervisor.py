@@ -210,10 +210,11 @@ class Supervisor:
             return None
 
     def _observe(self) -> list[Status]:
-        """Running jobs, and queued ones that somebody wants cancelled or that a worker has taken."""
+        """Running jobs; of the queued ones, those that somebody wants cancelled and those of a shell, which may
+        have died before it began."""
         found = []
         for job_id, entry in sorted(self.jobs.entries().items()):
-            if entry.ended or (entry.state is State.QUEUED and not entry.cancelled):
+            if entry.ended or (entry.state is State.QUEUED and entry.auto_resume and not entry.cancelled):
                 continue
             try:
                 status = self.jobs.observe(job_id)

@@ -1,0 +1,123 @@
+"""Storage URLs: one spelling, where a bucket is, which addresses are never talked to."""
+
+from __future__ import annotations
+
+import pytest
+
+from syncworker.endpoint import Endpoint, destination_id, is_refused, parse_url
+from syncworker.errors import UsageError
+
+
+@pytest.mark.parametrize(
+    "text, url",
+    [
+        ("http://localhost:9000", "http://localhost:9000"),
+        ("HTTP://LocalHost:9000/", "http://localhost:9000"),
+        ("http://host:80", "http://host"),
+        ("https://host:443/", "https://host"),
+        ("https://host:80", "https://host:80"),
+        ("http://[::1]:9000", "http://[::1]:9000"),
+        ("http://[FE80::A]", "http://[fe80::a]"),
+        ("https://host/base/path/", "https://host/base/path"),
+        ("https://s3.amazonaws.com", "https://s3.amazonaws.com"),
+        ("http://under_score:1", "http://under_score:1"),
+    ],
+)
+def test_a_url_has_one_spelling(text: str, url: str) -> None:
+    assert parse_url(text) == url
+    assert parse_url(url) == url
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "host", "host:9000", "//host", "ftp://host", "file:///etc/passwd", "http://", "http:///x",
+        "http:host", "http://user@host", "http://user:pass@host", "http://@host",
+        "http://host@169.254.169.254", "http://host?x", "http://host/?", "http://host#x",
+        "http://host/#", "http://host:0", "http://host:65536", "http://host:x", "http://host:-1",
+        "http://a b", " http://host", "http://host\n", "http://host\r\nX: 1", "http://host\0",
+        "http://host\t", "http://host/../x", "http://host/./x", "http://host/%2e%2e/x",
+        "http://host\\@evil", "http://hóst", "http://[::1", "http://[fe80::1%25eth0]",
+        "http://host/" + "a" * 3000,
+    ],
+)  # fmt: skip
+def test_what_is_no_plain_url_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        parse_url(text)
+    assert caught.value.param == "storage_url"
+    assert "pass" not in str(caught.value).replace("a user name or password", "")
+
+
+@pytest.mark.parametrize(
+    "address, refused",
+    [
+        ("169.254.169.254", True),
+        ("169.254.0.1", True),
+        ("fe80::1", True),
+        ("fe80::1%eth0", True),
+        ("fd00:ec2::254", True),
+        ("::ffff:169.254.169.254", True),
+        ("::ffff:a9fe:a9fe", True),
+        ("::169.254.169.254", True),
+        ("64:ff9b::a9fe:a9fe", True),
+        ("2002:a9fe:a9fe::1", True),
+        ("0.0.0.0", True),
+        ("::", True),
+        ("224.0.0.1", True),
+        ("ff02::1", True),
+        ("127.0.0.1", False),
+        ("::1", False),
+        ("::ffff:127.0.0.1", False),
+        ("10.0.0.1", False),
+        ("192.168.1.1", False),
+        ("fd00:ec2::253", False),
+        ("2001:db8::1", False),
+        ("192.0.2.1", False),
+    ],
+)
+def test_addresses_that_are_never_talked_to(address: str, refused: bool) -> None:
+    assert is_refused(address) is refused
+
+
+@pytest.mark.parametrize(
+    "url, region, bucket, host, path",
+    [
+        ("http://127.0.0.1:9000", "us-east-1", "b-1", "127.0.0.1", "/b-1"),
+        ("https://host/base", "us-east-1", "b-1", "host", "/base/b-1"),
+        ("https://s3.amazonaws.com", "us-east-1", "b-1", "b-1.s3.amazonaws.com", ""),
+        ("https://s3.amazonaws.com", "eu-west-1", "b-1", "b-1.s3.eu-west-1.amazonaws.com", ""),
+        ("https://s3.eu-west-1.amazonaws.com", "eu-west-1", "b.1", "s3.eu-west-1.amazonaws.com", "/b.1"),
+        ("https://s3.amazonaws.com.evil.test", "us-east-1", "b-1", "s3.amazonaws.com.evil.test", "/b-1"),
+    ],
+)
+def test_where_a_bucket_is(url: str, region: str, bucket: str, host: str, path: str) -> None:
+    assert Endpoint.of(url, region).place(bucket) == (host, path)
+
+
+@pytest.mark.parametrize(
+    "url, header",
+    [
+        ("http://host", "host"),
+        ("http://host:8080", "host:8080"),
+        ("https://host:80", "host:80"),
+        ("http://[::1]:9000", "[::1]:9000"),
+        ("http://[::1]", "[::1]"),
+    ],
+)
+def test_the_host_header_has_the_port_unless_it_is_the_schemes(url: str, header: str) -> None:
+    endpoint = Endpoint.of(url, "us-east-1")
+    assert endpoint.host_header(endpoint.host) == header
+
+
+def test_a_destination_is_one_whatever_its_spelling() -> None:
+    same = ["http://localhost:9000", "http://127.0.0.1:9000/", "HTTP://[::1]:9000"]
+    assert len({destination_id(url, "bucket") for url in same}) == 1
+    other = ["http://localhost:9001", "https://localhost:9000", "http://localhost:9000/x", "http://host:9000"]
+    assert len({destination_id(url, "bucket") for url in [same[0], *other]}) == 5
+    assert destination_id(same[0], "bucket") != destination_id(same[0], "bucket2")
+
+
+@pytest.mark.parametrize("bucket", ["a" * 63, "a.b", "abc"])
+def test_a_destination_is_a_plain_file_name(bucket: str) -> None:
+    name = destination_id("https://host/a/b", bucket)
+    assert "/" not in name and len(name) < 80 and name.startswith(bucket[:40])

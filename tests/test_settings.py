@@ -1,0 +1,116 @@
+"""The settings: every wrong value is named, all at once, and no secret is shown."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from syncworker import settings
+from syncworker.errors import UsageError
+from syncworker.process import PROJECT
+from syncworker.settings import Settings
+
+NOWHERE = "/nonexistent/.env"
+
+
+def load(**environ: str) -> Settings:
+    return settings.load(environ, NOWHERE)
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    found = load()
+    assert (found.api_host, found.api_port, found.api_token) == ("127.0.0.1", 5000, None)
+    assert found.allowed_hosts == ("localhost", "127.0.0.1", "[::1]")
+    assert (found.uploads_dir, found.jobs_dir) == (f"{PROJECT}/app/uploads", f"{PROJECT}/jobs")
+    assert (found.storage_url, found.storage_dir) == (None, f"{PROJECT}/app/storage")
+    assert (found.minio_port, found.aws_region) == (9000, "us-east-1")
+    assert found.max_running_jobs == max(2, os.cpu_count() or 1)
+    assert (found.max_queued_jobs, found.keep_jobs) == (1000, 1000)
+    assert (found.auto_resume, found.bucket_delete) == (True, "allow")
+    assert found.default_storage_url == "http://127.0.0.1:9000"
+
+
+def test_the_table_and_the_fields_are_the_same() -> None:
+    assert [row.name.lower() for row in settings.TABLE] == [field.name for field in fields(Settings)]
+
+
+WRONG = {
+    "API_PORT": "http",
+    "MINIO_PORT": "65536",
+    "MAX_RUNNING_JOBS": "0",
+    "MAX_QUEUED_JOBS": "-1",
+    "KEEP_JOBS": "many",
+    "AUTO_RESUME": "perhaps",
+    "API_ALLOW_UNAUTHENTICATED": "2",
+    "BUCKET_DELETE": "maybe",
+    "STORAGE_URL": "localhost:9000",
+    "MINIO_ACCESS_KEY": "half-a-pair",
+}
+
+
+def test_every_wrong_value_is_named_at_once() -> None:
+    with pytest.raises(UsageError) as caught:
+        load(**WRONG)
+    assert caught.value.exit_status == 2
+    for name, value in WRONG.items():
+        assert name in str(caught.value)
+        assert (value in str(caught.value)) == (not name.endswith("KEY")), name
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_each_wrong_value_alone_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match=name):
+        load(**{name: WRONG[name]})
+
+
+@pytest.mark.parametrize("name", [row.name for row in settings.TABLE if row.default])
+def test_an_empty_value_is_the_default(name: str) -> None:
+    assert load(**{name: ""}) == load(**{name: "  "}) == load()
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("1", True),
+        ("true", True),
+        ("YES", True),
+        ("on", True),
+        ("0", False),
+        ("False", False),
+        ("off", False),
+    ],
+)
+def test_flags(text: str, expected: bool) -> None:
+    assert load(AUTO_RESUME=text).auto_resume is expected
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
+    env_file = tmp_path / "the.env"
+    env_file.write_text(
+        "API_PORT=5001\nMINIO_PORT=9001\n# KEEP_JOBS=1\nUPLOADS_DIR='a b'\nAWS_REGION=$API_PORT\n"
+    )
+    found = settings.load({"API_PORT": "5002"}, str(env_file))
+    assert (found.api_port, found.minio_port, found.keep_jobs) == (5002, 9001, 1000)
+    assert found.uploads_dir == f"{PROJECT}/a b"
+    assert found.aws_region == "$API_PORT"  # nothing is expanded: a `$` in a secret stays
+
+
+def test_folders_are_relative_to_the_project_and_normal(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(JOBS_DIR="x/../y/").jobs_dir == f"{PROJECT}/y"
+    assert load(JOBS_DIR=str(tmp_path)).jobs_dir == str(tmp_path)
+    assert load(JOBS_DIR="~/jobs").jobs_dir == os.path.expanduser("~/jobs")
+
+
+def test_the_storage_url_is_in_one_spelling() -> None:
+    found = load(STORAGE_URL="HTTPS://S3.Example.com:443/")
+    assert found.storage_url == found.default_storage_url == "https://s3.example.com"
+
+
+def test_lists_are_split_at_commas() -> None:
+    assert load(ALLOWED_HOSTS=" a , b:80,, ").allowed_hosts == ("a", "b:80")
