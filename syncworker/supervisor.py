@@ -210,8 +210,8 @@ class Supervisor:
             return None
 
     def _observe(self) -> list[Status]:
-        """Running jobs; of the queued ones, those that somebody wants cancelled and those of a shell, which may
-        have died before it began."""
+        """Running jobs; of the queued ones, those that somebody wants cancelled and those of a shell, which
+        may have died before it began."""
         found = []
         for job_id, entry in sorted(self.jobs.entries().items()):
             if entry.ended or (entry.state is State.QUEUED and entry.auto_resume and not entry.cancelled):
