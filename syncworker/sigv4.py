@@ -29,13 +29,18 @@ class Keys(NamedTuple):
 
 
 def encode_path(path: str) -> str:
-    """A path as S3 signs it: UTF-8, percent-encoded once, `/` kept."""
-    return quote(path, safe="/-._~")
+    """A path as S3 signs it: UTF-8 (a surrogate escape is the byte it stands for), percent-encoded once, `/`
+    kept."""
+    return quote(path, safe="/-._~", errors="surrogateescape")
 
 
 def encode_query(query: dict[str, str]) -> str:
     """A query as it is signed and sent: sorted, each name and value encoded, `name=` for an empty value."""
-    return "&".join(f"{quote(k, safe='-._~')}={quote(v, safe='-._~')}" for k, v in sorted(query.items()))
+    return "&".join(f"{_encode(k)}={_encode(v)}" for k, v in sorted(query.items()))
+
+
+def _encode(text: str) -> str:
+    return quote(text, safe="-._~", errors="surrogateescape")
 
 
 class Signer:
