@@ -52,11 +52,12 @@ def clean_etag(text: str | None) -> str:
 def parse(body: bytes, *root_names: str) -> tuple[ElementTree.Element, str]:
     """The root element, which must have one of the names, and its namespace prefix (`{…}` or "")."""
     root_name = root_names[0]
-    if b"<!DOCTYPE" in body[:1024] or b"<!ENTITY" in body:
+    if b"<!DOCTYPE" in body or b"\0" in body:  # a NUL: UTF-16, in which a document type would not show
         raise RetryError("BadAnswer", "the storage sent XML with a document type: not an S3 answer")
     try:
-        root = ElementTree.fromstring(body)  # noqa: S314
-    except ElementTree.ParseError as error:
+        # White space comes first where a store keeps the connection of a slow operation alive with it.
+        root = ElementTree.fromstring(body.lstrip())  # noqa: S314
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
         raise RetryError("BadAnswer", f"the storage sent no valid XML where {root_name} was due") from error
     namespace, _, name = root.tag.rpartition("}")
     if name not in root_names:
@@ -77,18 +78,22 @@ def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
 def parse_listing(body: bytes, prefix: str = "") -> Page:
     """A page of ListObjectsV2."""
     root, ns = parse(body, "ListBucketResult")
-    encoded = (root.findtext(f"{ns}EncodingType") or "") == "url"
+    encoded = _is_encoded(root, ns)
     key_tag, size_tag, etag_tag, time_tag = f"{ns}Key", f"{ns}Size", f"{ns}ETag", f"{ns}LastModified"
     entries: list[ObjectEntry] = []
     append = entries.append
     try:
         for element in root.iterfind(f"{ns}Contents"):
             fields = {child.tag: child.text for child in element}
-            key = fields[key_tag] or ""
+            key = fields[key_tag]
+            if not key:  # as a path, an empty key would be the bucket itself
+                raise ValueError(key)
             if encoded and ("%" in key or "+" in key):
-                key = unquote_plus(key, errors="surrogateescape")
-            etag = (fields.get(etag_tag) or "").strip('"')
-            append(ObjectEntry(key, int(fields[size_tag] or ""), etag.lower(), fields.get(time_tag) or ""))
+                key = _decode(key)
+            size = int(fields[size_tag] or "")
+            if size < 0:
+                raise ValueError(size)
+            append(ObjectEntry(key, size, clean_etag(fields.get(etag_tag)), fields.get(time_tag) or ""))
     except (KeyError, ValueError) as error:
         raise RetryError("BadAnswer", "the storage listed an object without a key or a size") from error
     if prefix and not all(entry.key.startswith(prefix) for entry in entries):
@@ -97,32 +102,43 @@ def parse_listing(body: bytes, prefix: str = "") -> Page:
     return Page(entries, root.findtext(f"{ns}NextContinuationToken") or None, truncated)
 
 
-def _decoder(root: ElementTree.Element, ns: str) -> bool:
+def _is_encoded(root: ElementTree.Element, ns: str) -> bool:
     return (root.findtext(f"{ns}EncodingType") or "") == "url"
+
+
+def _decode(key: str) -> str:
+    return unquote_plus(key, errors="surrogateescape")
+
+
+def _key_of(element: ElementTree.Element, ns: str, encoded: bool) -> str:
+    key = element.findtext(f"{ns}Key")
+    if not key:  # as a path, an empty key would be the bucket itself
+        raise RetryError("BadAnswer", "the storage listed a version or an upload without a key")
+    return _decode(key) if encoded else key
 
 
 def parse_versions(body: bytes) -> tuple[list[Version], dict[str, str] | None]:
     """Versions and delete markers of one page of ListObjectVersions, and the markers of the next."""
     root, ns = parse(body, "ListVersionsResult")
-    encoded = _decoder(root, ns)
-    found = []
-    for element in root:
-        if element.tag in (f"{ns}Version", f"{ns}DeleteMarker"):
-            key = element.findtext(f"{ns}Key") or ""
-            found.append(
-                Version(unquote_plus(key) if encoded else key, element.findtext(f"{ns}VersionId") or "null")
-            )
+    encoded = _is_encoded(root, ns)
+    found = [
+        Version(_key_of(element, ns, encoded), element.findtext(f"{ns}VersionId") or "null")
+        for element in root
+        if element.tag in (f"{ns}Version", f"{ns}DeleteMarker")
+    ]
     return found, _next(root, ns, encoded, "NextKeyMarker", "NextVersionIdMarker", "version-id-marker")
 
 
 def parse_uploads(body: bytes) -> tuple[list[Upload], dict[str, str] | None]:
     """Unfinished multipart uploads of one page of ListMultipartUploads, and the markers of the next."""
     root, ns = parse(body, "ListMultipartUploadsResult")
-    encoded = _decoder(root, ns)
+    encoded = _is_encoded(root, ns)
     found = []
     for element in root.iterfind(f"{ns}Upload"):
-        key = element.findtext(f"{ns}Key") or ""
-        found.append(Upload(unquote_plus(key) if encoded else key, element.findtext(f"{ns}UploadId") or ""))
+        upload_id = element.findtext(f"{ns}UploadId")
+        if not upload_id:  # without one, to abort it would be to delete the object
+            raise RetryError("BadAnswer", "the storage listed an upload without an id")
+        found.append(Upload(_key_of(element, ns, encoded), upload_id))
     return found, _next(root, ns, encoded, "NextKeyMarker", "NextUploadIdMarker", "upload-id-marker")
 
 
@@ -132,7 +148,7 @@ def _next(
     if (root.findtext(f"{ns}IsTruncated") or "").lower() != "true":
         return None
     key = root.findtext(f"{ns}{key_tag}") or ""
-    marker = {"key-marker": unquote_plus(key) if encoded else key}
+    marker = {"key-marker": _decode(key) if encoded else key}
     if identifier := root.findtext(f"{ns}{id_tag}"):
         marker[id_parameter] = identifier
     return marker

@@ -1,0 +1,320 @@
+"""The XML of S3: what is read is what was asked for, whole, or it is a broken answer; never anything else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote_plus
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from syncworker import s3xml
+from syncworker.errors import RetryError
+from syncworker.model import ObjectEntry
+
+NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+PARSERS: list[Callable[[bytes], Any]] = [
+    s3xml.parse_listing,
+    s3xml.parse_versions,
+    s3xml.parse_uploads,
+    s3xml.parse_parts,
+    s3xml.parse_upload_id,
+    s3xml.parse_completed,
+    s3xml.parse_delete_result,
+]
+ROOTS = {
+    s3xml.parse_listing: "ListBucketResult",
+    s3xml.parse_versions: "ListVersionsResult",
+    s3xml.parse_uploads: "ListMultipartUploadsResult",
+    s3xml.parse_parts: "ListPartsResult",
+    s3xml.parse_upload_id: "InitiateMultipartUploadResult",
+    s3xml.parse_completed: "CompleteMultipartUploadResult",
+    s3xml.parse_delete_result: "DeleteResult",
+}
+KEYS = st.text(min_size=1, max_size=30).map(
+    lambda text: text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
+)
+
+
+def listing(inner: str, namespace: str = NS) -> bytes:
+    declaration = '<?xml version="1.0" encoding="UTF-8"?>\n'
+    return f"{declaration}<ListBucketResult {namespace}>{inner}</ListBucketResult>".encode()
+
+
+def contents(
+    key: str, size: object = 3, etag: str = '"ab"', modified: str = "2026-11-22T13:12:42.000Z"
+) -> str:
+    return (
+        f"<Contents><Key>{key}</Key><LastModified>{modified}</LastModified><ETag>{etag}</ETag>"
+        f"<Size>{size}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+    )
+
+
+def test_a_page_gives_its_objects_and_where_to_go_on() -> None:
+    body = listing(
+        "<IsTruncated>true</IsTruncated><NextContinuationToken>t+/=</NextContinuationToken>"
+        + contents("a b", 0, "&quot;D41D8CD98F00B204E9800998ECF8427E&quot;")
+        + contents("x/y", 7, "")
+    )
+    page = s3xml.parse_listing(body)
+    assert page.entries == [
+        ObjectEntry("a b", 0, "d41d8cd98f00b204e9800998ecf8427e", "2026-11-22T13:12:42.000Z"),
+        ObjectEntry("x/y", 7, "", "2026-11-22T13:12:42.000Z"),
+    ]
+    assert (page.truncated, page.token) == (True, "t+/=")
+
+
+def test_a_page_without_a_namespace_is_read_as_well() -> None:
+    assert s3xml.parse_listing(listing(contents("k"), "")).entries[0].key == "k"
+
+
+@pytest.mark.parametrize(
+    ("listed", "encoding", "key"),
+    [
+        ("a+b%2Bc%25", "<EncodingType>url</EncodingType>", "a b+c%"),
+        ("caf%C3%A9%0A", "<EncodingType>url</EncodingType>", "caf\u00e9\n"),
+        ("%ff", "<EncodingType>url</EncodingType>", "\udcff"),
+        ("100%", "<EncodingType>url</EncodingType>", "100%"),
+        ("a+b%2Bc%25", "", "a+b%2Bc%25"),
+        ("a&#13;&#10;b", "", "a\r\nb"),
+    ],
+)
+def test_a_key_is_decoded_when_the_store_says_that_it_is_encoded(
+    listed: str, encoding: str, key: str
+) -> None:
+    assert s3xml.parse_listing(listing(encoding + contents(listed))).entries[0].key == key
+
+
+@given(KEYS)
+def test_any_key_comes_back_from_its_url_form(key: str) -> None:
+    listed = quote_plus(key, errors="surrogateescape")
+    encoded = "<EncodingType>url</EncodingType>"
+    assert s3xml.parse_listing(listing(encoded + contents(listed))).entries[0].key == key
+    version = f"<Version><Key>{listed}</Key><VersionId>v</VersionId></Version>"
+    body = f"<ListVersionsResult>{encoded}{version}</ListVersionsResult>".encode()
+    assert s3xml.parse_versions(body)[0] == [s3xml.Version(key, "v")]
+    upload = f"<Upload><Key>{listed}</Key><UploadId>u</UploadId></Upload>"
+    body = f"<ListMultipartUploadsResult>{encoded}{upload}</ListMultipartUploadsResult>".encode()
+    assert s3xml.parse_uploads(body)[0] == [s3xml.Upload(key, "u")]
+
+
+@pytest.mark.parametrize(
+    ("etag", "clean"),
+    [('"ABCdef"', "abcdef"), ('W/"AB-2"', "ab-2"), (" ab ", "ab"), ("", ""), (None, ""), ('""', "")],
+)
+def test_an_etag_loses_quotes_weak_mark_and_capitals(etag: str | None, clean: str) -> None:
+    assert s3xml.clean_etag(etag) == clean
+    assert s3xml.parse_listing(listing(contents("k", 1, etag or ""))).entries[0].etag == clean
+
+
+@pytest.mark.parametrize(
+    "inner",
+    [
+        "<Contents><Size>3</Size></Contents>",
+        "<Contents><Key/><Size>3</Size></Contents>",
+        "<Contents><Key>k</Key></Contents>",
+        "<Contents><Key>k</Key><Size/></Contents>",
+        "<Contents><Key>k</Key><Size>many</Size></Contents>",
+        "<Contents><Key>k</Key><Size>-1</Size></Contents>",
+        "<Contents><Key>k</Key><Size>" + "9" * 5000 + "</Size></Contents>",
+    ],
+)
+def test_an_object_without_a_key_or_a_size_breaks_the_listing(inner: str) -> None:
+    with pytest.raises(RetryError, match="without a key or a size"):
+        s3xml.parse_listing(listing(contents("before") + inner))
+
+
+def test_a_version_or_an_upload_without_a_key_or_an_id_is_a_broken_answer() -> None:
+    for inner in ("<Version><VersionId>v</VersionId></Version>", "<DeleteMarker><Key/></DeleteMarker>"):
+        with pytest.raises(RetryError):
+            s3xml.parse_versions(f"<ListVersionsResult>{inner}</ListVersionsResult>".encode())
+    for inner in ("<Upload><UploadId>u</UploadId></Upload>", "<Upload><Key>k</Key></Upload>"):
+        with pytest.raises(RetryError):
+            s3xml.parse_uploads(f"<ListMultipartUploadsResult>{inner}</ListMultipartUploadsResult>".encode())
+
+
+def test_a_key_outside_of_the_prefix_that_was_asked_for_breaks_the_listing() -> None:
+    assert len(s3xml.parse_listing(listing(contents("a/b")), "a/").entries) == 1
+    with pytest.raises(RetryError, match="outside of the prefix"):
+        s3xml.parse_listing(listing(contents("a/b") + contents("b")), "a/")
+
+
+@pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"   ",
+        b"<html><body>Sign in</body></html>",
+        b"<Error><Code>InternalError</Code></Error>",
+        b"{}",
+        b"<ListBucketResult><Contents><Key>a</Key>",
+        b"<Other/>",
+        b'<?xml version="1.0" encoding="big5"?><a/>',
+        b'<?xml version="1.0" encoding="idna"?><a/>',
+        b'<?xml version="1.0" encoding="rot13"?><a/>',
+        b'<?xml version="1.0" encoding="none-such"?><a/>',
+    ],
+)
+def test_another_root_or_no_xml_is_a_broken_answer_and_never_an_empty_one(
+    parse: Callable[[bytes], Any], body: bytes
+) -> None:
+    with pytest.raises(RetryError):
+        parse(body)
+
+
+@pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+@pytest.mark.parametrize("before", ["", "<!--" + "x" * 2000 + "-->"])
+def test_a_document_type_is_refused(parse: Callable[[bytes], Any], encoding: str, before: str) -> None:
+    root = ROOTS[parse]
+    text = (
+        f'{before}<!DOCTYPE {root} [<!ENTITY a "b">]><{root}><Key>&a;</Key><UploadId>&a;</UploadId></{root}>'
+    )
+    with pytest.raises(RetryError):
+        parse(text.encode(encoding))
+    with pytest.raises(RetryError):
+        parse(f"{before}<!DOCTYPE {root} SYSTEM 'file:///etc/hostname'><{root}/>".encode(encoding))
+
+
+def test_white_space_before_the_document_is_no_fault() -> None:
+    """A store keeps a slow CompleteMultipartUpload's connection alive with it."""
+    root = "CompleteMultipartUploadResult"
+    body = f'  \n <?xml version="1.0"?><{root}><ETag>"AB-2"</ETag></{root}>'
+    assert s3xml.parse_completed(body.encode()) == "ab-2"
+
+
+TAGS = [*ROOTS.values(), "Contents", "Key", "Size", "ETag", "Part", "Version", "Upload"]
+FRAGMENTS = st.sampled_from(
+    [
+        *(f"<{tag}>" for tag in TAGS),
+        *(f"</{tag}>" for tag in TAGS),
+        *("1", "a%FF+", "&#0;", "&lt;", "<![CDATA[", "]]>", "<!--", "-->", "\ufeff", "<!DOCTYPE a>"),
+        "<PartNumber>1</PartNumber>",
+        "<EncodingType>url</EncodingType>",
+        "<IsTruncated>true</IsTruncated>",
+        "<VersionId>v</VersionId>",
+        "<UploadId>u</UploadId>",
+        '<?xml version="1.0" encoding="gb18030"?>',
+    ]
+)
+
+
+@given(st.binary(max_size=200) | st.lists(FRAGMENTS, max_size=14).map(lambda parts: "".join(parts).encode()))
+def test_any_bytes_are_parsed_or_broken_and_nothing_else(body: bytes) -> None:
+    for parse in PARSERS:
+        try:
+            parse(body)
+        except RetryError as error:
+            assert error.code == "BadAnswer"
+    assert len(s3xml.parse_error(body)) == 3
+
+
+@given(st.lists(FRAGMENTS, max_size=14).map("".join), st.sampled_from(list(ROOTS)))
+def test_any_content_of_the_right_root_is_parsed_or_broken(inner: str, parse: Callable[[bytes], Any]) -> None:
+    root = ROOTS[parse]
+    try:
+        found = parse(f"<{root}>{inner}</{root}>".encode())
+    except RetryError:
+        return
+    if parse is s3xml.parse_listing:
+        assert all(entry.key and entry.size >= 0 for entry in found.entries)
+
+
+# -- the other answers
+
+
+def test_versions_and_delete_markers_come_with_the_markers_of_the_next_page() -> None:
+    body = f"""<ListVersionsResult {NS}><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>
+      <NextKeyMarker>b+c</NextKeyMarker><NextVersionIdMarker>v2</NextVersionIdMarker>
+      <Version><Key>a+b</Key><VersionId>v1</VersionId></Version>
+      <DeleteMarker><Key>b%2Bc</Key><VersionId>v2</VersionId></DeleteMarker>
+      <Version><Key>old</Key></Version></ListVersionsResult>""".encode()
+    found, following = s3xml.parse_versions(body)
+    assert found == [("a b", "v1"), ("b+c", "v2"), ("old", "null")]
+    assert following == {"key-marker": "b c", "version-id-marker": "v2"}
+
+
+def test_uploads_come_with_the_markers_of_the_next_page() -> None:
+    body = f"""<ListMultipartUploadsResult {NS}>
+      <IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>
+      <NextUploadIdMarker>u</NextUploadIdMarker><Upload><Key>a%2B</Key><UploadId>1</UploadId></Upload>
+      </ListMultipartUploadsResult>""".encode()
+    assert s3xml.parse_uploads(body) == ([("a%2B", "1")], {"key-marker": "k", "upload-id-marker": "u"})
+    whole = body.replace(b"true", b"false")
+    assert s3xml.parse_uploads(whole)[1] is None
+
+
+@pytest.mark.parametrize(
+    ("marker", "truncated", "following"),
+    [
+        ("<NextPartNumberMarker>2</NextPartNumberMarker>", "true", "2"),
+        ("", "true", "7"),
+        ("<NextPartNumberMarker>2</NextPartNumberMarker>", "false", None),
+    ],
+)
+def test_parts_come_with_the_marker_of_the_next_page(
+    marker: str, truncated: str, following: str | None
+) -> None:
+    body = f"""<ListPartsResult {NS}><IsTruncated>{truncated}</IsTruncated>{marker}
+      <Part><PartNumber>7</PartNumber><Size>5</Size><ETag>"AB"</ETag></Part></ListPartsResult>""".encode()
+    assert s3xml.parse_parts(body) == ([s3xml.Part(7, 5, "ab")], following)
+
+
+def test_a_part_without_a_number_is_a_broken_answer() -> None:
+    with pytest.raises(RetryError, match="without a number"):
+        s3xml.parse_parts(b"<ListPartsResult><Part><Size>5</Size></Part></ListPartsResult>")
+
+
+def test_an_upload_begins_with_an_id_under_either_name_of_the_answer() -> None:
+    for root in ("InitiateMultipartUploadResult", "InitiateMultipartUpload"):
+        assert s3xml.parse_upload_id(f"<{root} {NS}><UploadId>u</UploadId></{root}>".encode()) == "u"
+        with pytest.raises(RetryError, match="without an id"):
+            s3xml.parse_upload_id(f"<{root} {NS}><UploadId/></{root}>".encode())
+
+
+def test_what_was_not_deleted_is_told_with_its_reason() -> None:
+    body = f"""<DeleteResult {NS}><Deleted><Key>fine</Key></Deleted>
+      <Error><Key>a</Key><Code>AccessDenied</Code><Message>no</Message></Error>
+      <Error><Key>b</Key><VersionId>v</VersionId><Code>InternalError</Code></Error></DeleteResult>""".encode()
+    assert s3xml.parse_delete_result(body) == [
+        ("a", "", "AccessDenied", "no"),
+        ("b", "v", "InternalError", ""),
+    ]
+
+
+def test_an_error_is_read_with_all_its_fields_and_anything_else_is_none() -> None:
+    body = f"<Error {NS}><Code>X</Code><Message> m </Message><Region>eu</Region></Error>".encode()
+    assert s3xml.parse_error(body) == ("X", "m", {"Code": "X", "Message": "m", "Region": "eu"})
+    for other in (b"", b"<html/>", b"oops", listing("")):
+        assert s3xml.parse_error(other) == ("", "", {})
+
+
+# -- what we write
+
+
+@given(
+    st.lists(st.tuples(KEYS.filter(s3xml.can_carry), st.none() | st.text("abc-_.", min_size=1)), max_size=5)
+)
+def test_a_delete_document_names_each_key_exactly(objects: list[tuple[str, str | None]]) -> None:
+    root = ElementTree.fromstring(s3xml.delete_document(objects))
+    ns = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+    found = [(o.findtext(f"{ns}Key"), o.findtext(f"{ns}VersionId")) for o in root.iterfind(f"{ns}Object")]
+    assert found == objects
+    assert root.findtext(f"{ns}Quiet") == "true"
+
+
+@pytest.mark.parametrize("key", ["\x00", "a\x01", "\x0b", "\x1f", "\ufffe", "\uffff", "\udcff", "\ud800"])
+def test_a_key_that_xml_cannot_carry_is_known(key: str) -> None:
+    assert not s3xml.can_carry(key)
+
+
+def test_a_complete_document_names_the_parts_in_order() -> None:
+    root = ElementTree.fromstring(s3xml.complete_document([(1, "ab"), (2, "cd")]))
+    ns = "{http://s3.amazonaws.com/doc/2006-03-01/}"
+    found = [(p.findtext(f"{ns}PartNumber"), p.findtext(f"{ns}ETag")) for p in root.iterfind(f"{ns}Part")]
+    assert found == [("1", '"ab"'), ("2", '"cd"')]
+    assert b"<LocationConstraint>eu-1</LocationConstraint>" in s3xml.location_document("eu-1")
