@@ -317,7 +317,10 @@ def main() -> int:
         return _serve()
     except (UsageError, FatalError) as error:
         sys.stderr.write(f"server: {error}\n")
-        return 2
+    except OSError as error:  # a folder that cannot be made or written to
+        where = f": {error.filename}" if error.filename else ""
+        sys.stderr.write(f"server: cannot start: {error.strerror or error}{where}\n")
+    return 2
 
 
 def _serve() -> int:
@@ -379,7 +382,8 @@ def _why_not_listening(config: Settings, error: Exception) -> str:
 
 
 def _greet(config: Settings, token: str | None, port: int) -> None:
-    host = "localhost" if config.api_host in guard.LOOPBACK_ADDRESSES | guard.WILDCARDS else config.api_host
+    near = guard.is_loopback(config.api_host) or config.api_host in guard.WILDCARDS
+    host = "localhost" if near else config.api_host
     url = f"http://{guard.bracketed(host)}:{port}"
     storage = config.storage_url or f"{config.default_storage_url} (embedded, data in {config.storage_dir})"
     print(f"server:  {url}")

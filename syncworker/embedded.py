@@ -265,7 +265,7 @@ class Embedded:
             pause, born = min(2 * pause, BACKOFF_SECONDS[1]), time.monotonic()
             try:
                 self._spawn()
-            except OSError:
+            except (OSError, FatalError):
                 log.exception("the embedded storage cannot be started")
 
     def _who_has_the_port(self) -> str:

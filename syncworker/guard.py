@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import os
 import re
 import secrets
@@ -38,7 +39,6 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
-LOOPBACK_ADDRESSES = frozenset({"127.0.0.1", "::1", "[::1]", "localhost"})
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
 _PORT = re.compile(r"(.+?):([0-9]{1,5})")
 _SECRET_NAME = re.compile(r"key|token|secret|pass|pwd|cred|auth|sign", re.IGNORECASE)
@@ -55,6 +55,15 @@ class Refusal:
 def bracketed(host: str) -> str:
     """An address as it stands in a Host header or a URL."""
     return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False  # a name: it may lead anywhere
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
@@ -110,7 +119,7 @@ def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | No
 
 def check_exposure(settings: Settings) -> None:
     """UsageError when the server would be open to the network."""
-    if settings.api_host in LOOPBACK_ADDRESSES or settings.api_host.startswith("127."):
+    if is_loopback(settings.api_host):
         return
     if settings.api_token is None and not settings.api_allow_unauthenticated:
         raise UsageError(

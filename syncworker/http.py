@@ -175,8 +175,9 @@ class Server:
 
     def stop(self) -> None:
         """For signal handlers and other threads: only a flag and a wake-up."""
-        self._stopping = True
-        self._listeners[0].pull_trigger()
+        if not self._stopping:  # the second time the pipe may be closed
+            self._stopping = True
+            self._listeners[0].pull_trigger()
 
 
 def _allow_open_files(wanted: int) -> None:

@@ -17,19 +17,20 @@ Nothing here waits for a worker, and no request waits for this thread: requests 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from syncworker import files, process
 from syncworker.endpoint import destination_id
 from syncworker.errors import SyncError
-from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, recorded_state
+from syncworker.jobs import Jobs, NoSuchJob, Status, recorded_state
 from syncworker.model import State
 from syncworker.settings import Settings
 from syncworker.spec import Request
@@ -37,6 +38,7 @@ from syncworker.spec import Request
 TICK_SECONDS = 0.5
 KILLED_SECONDS = 2.0  # an interrupted job whose server still lives after this long was stopped on purpose
 START_TRIES = 3
+SUBMIT_SECONDS = 3.0
 PRUNE_AT_MOST = 200  # jobs removed in one round, so that the ends of workers are still noticed in time
 log = logging.getLogger("syncworker.supervisor")
 
@@ -96,19 +98,28 @@ class Supervisor:
 
     def submit(self, request: Request) -> Status:
         """A new job, queued. Raises QueueFull, or Conflict when its destination is busy."""
-        with self._submitting:
-            self._refuse_full()
+        with self._turn():
             status = self.jobs.create(request)
         self.wake()
         return status
 
     def resume(self, job_id: str, keys: tuple[str, str] | None) -> Status:
         """An ended job, queued again. Raises QueueFull, Conflict, NoSuchJob."""
-        with self._submitting:
-            self._refuse_full()
+        with self._turn():
             status = self.jobs.prepare_resume(job_id, keys)
         self.wake()
         return status
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One at a time, so that the queue's limit holds; not for long, because requests wait here."""
+        if not self._submitting.acquire(timeout=SUBMIT_SECONDS):
+            raise SyncError("Busy", "another job is being created: try again")
+        try:
+            self._refuse_full()
+            yield
+        finally:
+            self._submitting.release()
 
     def _refuse_full(self) -> None:
         if self.counts().queued >= self._settings.max_queued_jobs:
@@ -129,8 +140,8 @@ class Supervisor:
             pass  # the pipe is full of wake-ups: it will look
 
     def has_workers(self) -> bool:
-        """Whether any worker lives, the shell's included."""
-        return any(
+        """Whether any worker lives, the shell's included, and a child that has not taken its lock yet."""
+        return any(child.poll() is None for child, _ in list(self._children.values())) or any(
             self.jobs.is_alive(job_id) for job_id, entry in self.jobs.entries().items() if not entry.ended
         )
 
@@ -148,7 +159,10 @@ class Supervisor:
             if entry.state is State.INTERRUPTED and entry.auto_resume:
                 try:
                     self.jobs.prepare_resume(job_id)
-                except (Conflict, NoSuchJob) as error:
+                except (
+                    SyncError,
+                    OSError,
+                ) as error:  # one that cannot be resumed keeps no server from starting
                     log.warning("job %s is not resumed: %s", job_id, error)
                 else:
                     log.info("job %s was interrupted: it is resumed", job_id)

@@ -280,6 +280,7 @@ def test_a_taken_api_port_is_said_before_anything_is_started(whole: Service) -> 
         ({"API_HOST": "0.0.0.0"}, ["API_TOKEN"]),
         ({"API_HOST": "256.1.1.1"}, ["API_HOST"]),
         ({"API_TOKEN": "two words"}, ["API_TOKEN"]),
+        ({"JOBS_DIR": "/proc/none"}, ["/proc/none"]),
     ],
 )
 def test_wrong_settings_end_the_server_with_2_and_a_sentence(

@@ -219,6 +219,8 @@ def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
         ({"API_HOST": "0.0.0.0"}, True),
         ({"API_HOST": "::"}, True),
         ({"API_HOST": "192.0.2.7"}, True),
+        ({"API_HOST": "127.evil.test"}, True),
+        ({"API_HOST": "127.1.2.3"}, False),
         ({"API_HOST": "0.0.0.0", "API_TOKEN": "x"}, False),
         ({"API_HOST": "0.0.0.0", "API_ALLOW_UNAUTHENTICATED": "1"}, False),
     ],

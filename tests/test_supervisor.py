@@ -17,6 +17,7 @@ from bench import wait_for
 from serving import Workers, load, write_finished
 
 from syncworker import supervisor
+from syncworker.errors import SyncError
 from syncworker.jobs import Conflict, Jobs
 from syncworker.spec import Request
 from syncworker.supervisor import QueueFull, Supervisor
@@ -268,6 +269,30 @@ def test_jobs_of_an_own_store_that_is_down_wait_and_others_do_not(bench: Bench) 
     assert bench.state(own) == "queued"
     up.append(True)
     bench.wait(own, "running")
+
+
+def test_a_worker_that_has_not_taken_its_lock_yet_counts_as_one(bench: Bench) -> None:
+    def spawn(job_id: str) -> subprocess.Popen[bytes]:
+        bench.workers.processes[job_id] = subprocess.Popen(["sleep", "60"])
+        return bench.workers.processes[job_id]
+
+    one = bench.serve(spawn)
+    assert not one.has_workers()
+    one.submit(request("bucket"))
+    wait_for(lambda: bench.workers.processes)
+    one.stop()
+    assert one.has_workers()
+
+
+def test_a_request_does_not_wait_long_for_another_that_is_stuck(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "SUBMIT_SECONDS", 0.1)
+    one = bench.serve()
+    with one._turn(), pytest.raises(SyncError) as caught:
+        one.submit(request("bucket"))
+    assert caught.value.code == "Busy"
+    one.submit(request("bucket"))
 
 
 def test_only_the_newest_finished_jobs_are_kept(make_bench: Callable[..., Bench]) -> None:
