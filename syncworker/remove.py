@@ -118,6 +118,10 @@ class Remover:
         for upload in await self.bucket.list_uploads():
             self.control.check()
             await self.bucket.abort_upload(upload.key, upload.upload_id)
+            if "/" in upload.key:
+                # rclone's server keeps the folder of an upload, unlisted; a delete of the key removes it. The
+                # object, if there is one, goes now instead of a moment later.
+                await self.bucket.delete(upload.key)
         failure = await self._all_versions() if await self.bucket.has_versions() else None
         return await self._all_objects() or failure
 
@@ -139,16 +143,18 @@ class Remover:
             keys = [entry.key for entry in page.entries]
             if not keys:
                 return None
+            if keys == before:
+                for key in reversed(keys):  # what a batch has left, one by one, the deepest first
+                    await self.bucket.delete(key)
+                return FileError("BucketNotEmpty", "objects that were deleted are listed still")
             sizes: dict[str, int | None] = {entry.key: entry.size for entry in page.entries}
-            failure = await self._delete_all([(key, None) for key in keys], sizes)
-            if failure is not None or keys == before:
-                # A folder marker that a batch left: one by one, deepest first.
-                for key in sorted(keys, reverse=True):
-                    await self.single(key, None, sizes[key])
-                if keys == before:
-                    return failure or FileError(
-                        "BucketNotEmpty", "objects that were deleted are listed still"
-                    )
+            failure = await self._delete_all([(key, None) for key in keys if not key.endswith("/")], sizes)
+            for key in reversed(keys):
+                if key.endswith("/"):  # a folder marker: DeleteObjects would leave it (juicefs gateway)
+                    failures = await self.single(key, None, sizes[key])
+                    failure = failure or (failures[0][1] if failures else None)
+            if failure is not None:
+                return failure
             before = keys
 
     async def _delete_all(

@@ -54,6 +54,7 @@ BATCH = 500
 _READERS = 4
 _SUSPECTS = 10_000
 _STRANGERS = 20_000
+_FOLDERS_ASKED = 5
 _LINKS = frozenset({"symlink_outside", "symlink_dangling", "symlink_loop"})
 _NETWORK = frozenset({"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"})
 
@@ -653,23 +654,24 @@ class Sync:
         objects (juicefs gateway after DeleteObjects). Whether it does is found out once a destination."""
         if self.index.fact("folder_markers") == "0":
             return
-        last = ""
+        last, asked = "", 0
         for key, _size, _etag in self.deletes:
             folder = key[: key.rfind("/") + 1]
-            if (
-                not folder
-                or folder in (last, key)
-                or key in self.removed
-                or await self._in_thread(self._is_folder, folder[:-1])
-            ):
+            if not folder or folder in (last, key) or key in self.removed:
                 continue
             last = folder
+            if await self._in_thread(self._is_folder, folder[:-1]):
+                continue
             if self.index.fact("folder_markers") is None:
                 # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
-                listed = folder in await self.bucket.list_exact(folder[:-1], 1000)
-                self.index.set_fact("folder_markers", str(int(listed)))
-                if not listed:
+                keys = await self.bucket.list_exact(folder[:-1], 1000)
+                if any(k.startswith(folder) and k.endswith("/") for k in keys):
+                    self.index.set_fact("folder_markers", "1")
+                elif (asked := asked + 1) >= _FOLDERS_ASKED:
+                    self.index.set_fact("folder_markers", "0")
                     return
+                else:
+                    continue
             self.control.check()
             await self.bucket.delete(folder)
 
