@@ -31,12 +31,14 @@ class Spool:
 
     def __iter__(self) -> Iterator[Record]:
         position = 0
-        for _ in range(self.count):
-            self._file.seek(position)
-            record = marshal.load(self._file)  # noqa: S302 - our own, from a file without a name
-            position = self._file.tell()
-            yield record
-        self._file.seek(0, 2)
+        try:
+            for _ in range(self.count):
+                self._file.seek(position)
+                record = marshal.load(self._file)  # noqa: S302 - our own, from a file without a name
+                position = self._file.tell()
+                yield record
+        finally:
+            self._file.seek(0, 2)  # also when the reader gives up: what is appended goes to the end
 
     def close(self) -> None:
         self._file.close()
