@@ -52,14 +52,14 @@ def candidates(size: int, parts: int, known: int | None = None) -> list[int]:
     def fits(part: int) -> bool:
         return part > 0 and -(-size // part) == parts
 
+    if parts == 1:  # every part that holds the whole gives the same hash
+        return [known if known is not None and known >= size else size]
     low = -(-size // parts)
-    high = (size - 1) // (parts - 1) if parts > 1 else size
+    high = (size - 1) // (parts - 1)
     first, last = -(-low // MIB), high // MIB
     guesses = [known or 0, part_size(size), *(n * MIB for n in _KNOWN_MIB)]
     if last - first < _FEW:
         guesses += [n * MIB for n in range(first, last + 1)]
-    if parts == 1:
-        guesses.append(size)
     return list(dict.fromkeys(part for part in guesses if fits(part)))
 
 
