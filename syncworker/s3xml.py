@@ -91,7 +91,7 @@ def parse_listing(body: bytes, prefix: str = "") -> Page:
             if encoded and ("%" in key or "+" in key):
                 key = _decode(key)
             size = int(fields[size_tag] or "")
-            if size < 0:
+            if not 0 <= size < 1 << 63:
                 raise ValueError(size)
             append(ObjectEntry(key, size, clean_etag(fields.get(etag_tag)), fields.get(time_tag) or ""))
     except (KeyError, ValueError) as error:

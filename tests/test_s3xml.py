@@ -119,6 +119,7 @@ def test_an_etag_loses_quotes_weak_mark_and_capitals(etag: str | None, clean: st
         "<Contents><Key>k</Key><Size/></Contents>",
         "<Contents><Key>k</Key><Size>many</Size></Contents>",
         "<Contents><Key>k</Key><Size>-1</Size></Contents>",
+        "<Contents><Key>k</Key><Size>9223372036854775808</Size></Contents>",
         "<Contents><Key>k</Key><Size>" + "9" * 5000 + "</Size></Contents>",
     ],
 )
