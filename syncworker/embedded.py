@@ -72,7 +72,7 @@ def _append_keys(env_file: str) -> None:
         text += f"MINIO_ACCESS_KEY={secrets.token_hex(10).upper()}\n"
         text += f"MINIO_SECRET_KEY={secrets.token_urlsafe(30)}\n"
         files.write_all(fd, text.encode())
-        os.fsync(fd)
+        files.sync_file(fd)
     finally:
         os.close(fd)
 
@@ -225,7 +225,7 @@ class Embedded:
         path = self._file("gateway.log")
         with contextlib.suppress(FileNotFoundError):
             if os.path.getsize(path) > LOG_MAX_BYTES:
-                os.replace(path, f"{path}.1")
+                files.move_aside(path, f"{path}.1")
         return path
 
     def _digest(self) -> str:

@@ -39,6 +39,16 @@ def sync_directory(path: str) -> None:
         os.close(fd)
 
 
+def sync_file(fd: int) -> None:
+    """Makes what was written to a file durable."""
+    os.fsync(fd)
+
+
+def move_aside(path: str, other: str) -> None:
+    """Gives a file another name, over what had it before."""
+    os.replace(path, other)
+
+
 def write_all(fd: int, data: bytes) -> None:
     """`os.write` may write less than it was given (a full disk, a signal): go on until all is written."""
     view = memoryview(data)
