@@ -41,8 +41,11 @@ class Remover:
     async def _delete(
         self, objects: Sequence[tuple[str, str | None]], sizes: dict[str, int | None]
     ) -> list[tuple[str, SyncError]]:
-        single = [o for o in objects if self.one_by_one or not s3xml.can_carry(o[0])]
-        batch = [o for o in objects if not self.one_by_one and s3xml.can_carry(o[0])]
+        single, batch = [], []
+        for item in objects:
+            # A folder marker outlives DeleteObjects on a store that is a file system (juicefs gateway).
+            alone = self.one_by_one or item[0].endswith("/") or not s3xml.can_carry(item[0])
+            (single if alone else batch).append(item)
         failures: list[tuple[str, SyncError]] = []
         if batch:
             failures += await self._batch(batch, sizes)
@@ -148,11 +151,7 @@ class Remover:
                     await self.bucket.delete(key)
                 return FileError("BucketNotEmpty", "objects that were deleted are listed still")
             sizes: dict[str, int | None] = {entry.key: entry.size for entry in page.entries}
-            failure = await self._delete_all([(key, None) for key in keys if not key.endswith("/")], sizes)
-            for key in reversed(keys):
-                if key.endswith("/"):  # a folder marker: DeleteObjects would leave it (juicefs gateway)
-                    failures = await self.single(key, None, sizes[key])
-                    failure = failure or (failures[0][1] if failures else None)
+            failure = await self._delete_all([(key, None) for key in reversed(keys)], sizes)
             if failure is not None:
                 return failure
             before = keys

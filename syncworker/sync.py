@@ -660,17 +660,16 @@ class Sync:
             if not folder or folder in (last, key) or key in self.removed:
                 continue
             last = folder
-            if await self._in_thread(self._is_folder, folder[:-1]):
-                continue
-            if self.index.fact("folder_markers") is None:
+            known = self.index.fact("folder_markers") == "1"
+            if not known or await self._in_thread(self._is_folder, folder[:-1]):
                 # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
                 keys = await self.bucket.list_exact(folder[:-1], 1000)
-                if any(k.startswith(folder) and k.endswith("/") for k in keys):
+                if not known and any(k.startswith(folder) and k.endswith("/") for k in keys):
                     self.index.set_fact("folder_markers", "1")
-                elif (asked := asked + 1) >= _FOLDERS_ASKED:
+                elif not known and (asked := asked + 1) >= _FOLDERS_ASKED:
                     self.index.set_fact("folder_markers", "0")
                     return
-                else:
+                if folder not in keys:
                     continue
             self.control.check()
             await self.bucket.delete(folder)
