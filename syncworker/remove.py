@@ -41,7 +41,8 @@ class Remover:
     async def _delete(
         self, objects: Sequence[tuple[str, str | None]], sizes: dict[str, int | None]
     ) -> list[tuple[str, SyncError]]:
-        single, batch = [], []
+        single: list[tuple[str, str | None]] = []
+        batch: list[tuple[str, str | None]] = []
         for item in objects:
             # A folder marker outlives DeleteObjects on a store that is a file system (juicefs gateway).
             alone = self.one_by_one or item[0].endswith("/") or not s3xml.can_carry(item[0])
