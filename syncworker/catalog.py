@@ -3,7 +3,9 @@
 `Catalog.entries` is as true as reading all status files at the time of the call: a file is read again when
 its inode, time or size is another than at the last look, and the directory is listed again unless its own
 time says that no name in it has been made, renamed or removed since. It says what is *recorded*; whether a
-recorded worker lives is `Jobs.observe`'s to tell.
+recorded worker lives is `Jobs.observe`'s to tell. `Catalog.glance` saves the `stat` of every ended job: a job
+that a shell resumes is seen up to two seconds late by it (half a second in a server, whose supervisor looks
+twice a second), all else at once.
 
 Not kept: the statuses themselves (100 kB each, in the worst case). Nothing here writes.
 """
@@ -27,6 +29,7 @@ ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 # Directory times come from the kernel's coarse clock (4 to 10 ms): a change right after a look may leave the
 # same time. A time is believed to cover all changes only when it was this old at the look.
 _SETTLED_NS = 50_000_000
+_GLANCE_SECONDS = 2.0
 
 
 class Entry(NamedTuple):
@@ -48,19 +51,42 @@ class Catalog:
         self._path = path
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._listed_ns = -1
+        self._listed_ns = -1  # the directory's time at the last whole look, when that covers all changes
+        self._looked_at = self._glanced_at = -_GLANCE_SECONDS  # when the last whole look, and any, began
 
     def entries(self) -> Mapping[str, Entry]:
         """Every job by its id, in no order. The mapping given out never changes."""
+        asked_at = time.monotonic()
         with self._lock:
-            changed_ns = os.stat(self._path).st_mtime_ns
-            if changed_ns != self._listed_ns:
-                now_ns = time.time_ns()
-                self._entries = self._list()
-                self._listed_ns = changed_ns if now_ns - changed_ns > _SETTLED_NS else -1
+            if self._looked_at <= asked_at:  # else another caller has looked while this one waited
+                self._look(whole=True)
             return MappingProxyType(self._entries)
 
-    def _list(self) -> dict[str, Entry]:
+    def glance(self) -> Mapping[str, Entry]:
+        """The same, cheaper: an ended job is taken for ended for two seconds, if not `forget` says else."""
+        asked_at = time.monotonic()
+        with self._lock:
+            if self._glanced_at <= asked_at:
+                self._look(whole=asked_at - self._looked_at > _GLANCE_SECONDS)
+            return MappingProxyType(self._entries)
+
+    def forget(self) -> None:
+        """This process has made an ended job live again: the next look must be a whole one."""
+        with self._lock:
+            self._looked_at = self._glanced_at = -_GLANCE_SECONDS
+
+    def _look(self, *, whole: bool) -> None:
+        began, now_ns = time.monotonic(), time.time_ns()
+        changed_ns = os.stat(self._path).st_mtime_ns
+        if changed_ns != self._listed_ns:
+            self._entries = self._list(whole)
+            covers_all = whole and now_ns - changed_ns > _SETTLED_NS
+            self._listed_ns = changed_ns if covers_all else -1
+            self._glanced_at = began
+            if whole:
+                self._looked_at = began
+
+    def _list(self, whole: bool) -> dict[str, Entry]:
         names = os.listdir(self._path)
         cancelled = {name[:-7] for name in names if name.endswith(".cancel")}
         entries: dict[str, Entry] = {}
@@ -70,6 +96,9 @@ class Catalog:
             job_id = name[:-5]
             known = self._entries.get(job_id)
             if known is None and not ID_PATTERN.fullmatch(job_id):
+                continue
+            if known is not None and not whole and known.ended and known.cancelled == (job_id in cancelled):
+                entries[job_id] = known
                 continue
             path = f"{self._path}/{name}"
             try:

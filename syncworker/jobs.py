@@ -165,6 +165,10 @@ class Jobs:
         """What is recorded of every job, by id: cheap, whatever the number of jobs."""
         return self._catalog.entries()
 
+    def glance(self) -> Mapping[str, Entry]:
+        """`entries`, cheaper still; a job that a shell resumes is seen up to two seconds late."""
+        return self._catalog.glance()
+
     def ids(self) -> list[str]:
         """All jobs, oldest first."""
         return sorted(self.entries())
@@ -287,7 +291,7 @@ class Jobs:
     def active(self) -> list[Status]:
         """Queued and running jobs, oldest first, each as `observe` gives it."""
         found = []
-        for job_id in sorted(job_id for job_id, entry in self.entries().items() if not entry.ended):
+        for job_id in sorted(job_id for job_id, entry in self.glance().items() if not entry.ended):
             try:
                 found.append(self.observe(job_id))
             except NoSuchJob:  # pruned meanwhile
@@ -327,6 +331,7 @@ class Jobs:
                 files.remove(self.file(job_id, "cancel"))
                 renew(status, auto_resume=not shell)
                 self.write(status, durable=True)
+                self._catalog.forget()
         return status
 
     def secret(self, job_id: str) -> tuple[str, str] | None:

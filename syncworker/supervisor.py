@@ -129,7 +129,7 @@ class Supervisor:
             )
 
     def counts(self) -> Counts:
-        states = [entry.state for entry in self.jobs.entries().values() if not entry.ended]
+        states = [entry.state for entry in self.jobs.glance().values() if not entry.ended]
         return Counts(states.count(State.QUEUED), states.count(State.RUNNING))
 
     def wake(self) -> None:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from bench import PROJECT
+from bench import PROJECT, wait_for
 from serving import write_finished
 
 from syncworker import catalog, files, jobs
@@ -323,3 +323,29 @@ def test_the_catalog_reads_a_status_only_when_it_changed(
     reads.clear()
     directory.entries()
     assert reads == [directory.file(status["id"], "json")]
+
+
+def test_a_glance_sees_new_jobs_and_resumed_ones_at_once(directory: Jobs) -> None:
+    """And a job that another process resumes within two seconds."""
+    write_finished(Path(directory.path), 5)
+    status = directory.create(REQUEST)
+    assert [job["id"] for job in directory.active()] == [status["id"]]
+    run(directory, status, State.FAILED)
+    assert directory.active() == []
+    directory.prepare_resume(status["id"])
+    assert [job["id"] for job in directory.active()] == [status["id"]]
+    run(directory, status, State.FAILED)
+    assert directory.active() == []
+    Jobs(directory.path).prepare_resume(status["id"])
+    wait_for(lambda: [job["id"] for job in directory.active()] == [status["id"]], 5)
+    with pytest.raises(Conflict):
+        directory.create(REQUEST)
+
+
+def test_the_rule_of_one_job_a_destination_never_relies_on_a_glance(directory: Jobs) -> None:
+    status = directory.create(REQUEST)
+    run(directory, status, State.FAILED)
+    assert directory.active() == []
+    Jobs(directory.path).prepare_resume(status["id"])
+    with pytest.raises(Conflict):
+        directory.create(REQUEST)

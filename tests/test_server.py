@@ -443,7 +443,7 @@ def test_with_5000_finished_jobs_the_routes_stay_fast(site: Site) -> None:
     job_id = site.submit()
     with site.running(job_id) as status:
         seconds = []
-        for _ in range(100):
+        for _ in range(200):
             site.jobs.write(status, durable=False)  # a worker that writes, so that nothing is settled
             started = time.perf_counter()
             assert site.get("/runnings").json["count"] == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -327,6 +328,7 @@ def test_a_real_worker_is_in_a_session_of_its_own_without_the_token(bench: Bench
     job_id = bench.jobs.create(request("bucket"))["id"]
     environ = {**os.environ, "API_TOKEN": "T0KEN", "JOBS_DIR": str(bench.base / "elsewhere"), "A": "b"}
     child = supervisor.spawner(bench.jobs, environ)(job_id)
+    child.send_signal(signal.SIGSTOP)  # it finds no such job elsewhere, and would end before it is looked at
     try:
         seen = psutil.Process(child.pid)
         assert os.getsid(child.pid) == child.pid
