@@ -10,14 +10,17 @@ and made anew. Nothing in it is believed against the bucket's listing: a row onl
   upload id is an intent: the store may have begun an upload whose id we never learned.
 - `facts`: what was found out about the destination: whether ETags are MD5s, the device of the uploads root.
 
-If the file cannot be written (a full disk), the job goes on without it (`broken` is set).
+If the file cannot be written (a full disk), the job goes on without it (`broken` is set). Damage that shows
+only while it is used makes the job go on without as well; the file is then removed at the end. A row that
+SQLite cannot hold (a time after the year 2262, an inode beyond 63 bits) is not remembered.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from syncworker import files
@@ -34,6 +37,8 @@ CREATE TABLE IF NOT EXISTS uploads (
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _BATCH = 1000
+_INTEGER_END = 1 << 63
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 class Row(NamedTuple):
@@ -59,12 +64,20 @@ class Unfinished(NamedTuple):
     size: int
 
 
+_TABLES = (
+    ("objects", ",".join(Row._fields)),
+    ("uploads", ",".join(Unfinished._fields)),
+    ("facts", "name,value"),
+)
+
+
 class Index:
     """The index of one destination. One process uses it at a time: the destination's lock says so."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.broken: str | None = None
+        self._damaged = False
         self._pending: list[Row] = []
         self._forget: list[str] = []
         try:
@@ -90,34 +103,45 @@ class Index:
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
             db.execute(f"PRAGMA user_version={_VERSION}")
-            db.execute("SELECT count(*) FROM (SELECT 1 FROM objects, uploads, facts LIMIT 1)").fetchone()
+            for table, fields in _TABLES:
+                db.execute(f"SELECT {fields} FROM {table} LIMIT 1").fetchone()  # noqa: S608
         except BaseException:
             db.close()
             raise
         return db
 
     def _discard(self) -> None:
-        for suffix in ("", "-wal", "-shm"):
-            files.remove(self.path + suffix)
+        with contextlib.suppress(OSError):  # it stays: the next step finds that out
+            for suffix in ("", "-wal", "-shm"):
+                files.remove(self.path + suffix)
 
     def close(self) -> None:
         self.flush()
         self._db.close()
+        if self._damaged:
+            self._discard()
+
+    def _note(self, error: sqlite3.Error) -> None:
+        self._damaged |= (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
     def _fail(self, error: sqlite3.Error) -> None:
         """The disk is full or the file was damaged under us: go on without, and say so once."""
         self.broken = self.broken or str(error)
+        self._note(error)
         self._pending.clear()
         self._forget.clear()
 
     # -- objects
     def remember(self, row: Row) -> None:
+        if not _fits(row):
+            self.forget([row.key])
+            return
         self._pending.append(row)
         if len(self._pending) >= _BATCH:
             self.flush()
 
     def forget(self, keys: Iterable[str]) -> None:
-        self._forget.extend(keys)
+        self._forget.extend(key for key in keys if _is_text(key))
         if len(self._forget) >= _BATCH:
             self.flush()
 
@@ -138,6 +162,8 @@ class Index:
         self._forget.clear()
 
     def find(self, key: str) -> Row | None:
+        if not _is_text(key):
+            return None
         try:
             row = self._db.execute("SELECT * FROM objects WHERE key=?", (key,)).fetchone()
         except sqlite3.Error as error:
@@ -147,7 +173,7 @@ class Index:
 
     def rows(self) -> Rows:
         """A reader of its own connection, for another thread; what is written meanwhile is not seen."""
-        return Rows(self.path if self.broken is None else ":memory:")
+        return Rows(self.path if self.broken is None else ":memory:", self._note)
 
     def clear(self) -> None:
         """Forgets all objects and uploads: the bucket is gone."""
@@ -203,23 +229,41 @@ class Index:
             self._fail(error)
 
 
+def _is_text(key: str) -> bool:
+    """Whether a key is UTF-8: one that is not was never ours."""
+    if key.isascii():
+        return True
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _fits(row: Row) -> bool:
+    numbers = (row.mtime_ns, row.ctime_ns, row.inode, row.checked_ns)
+    return _is_text(row.key) and all(-_INTEGER_END <= number < _INTEGER_END for number in numbers)
+
+
 class Rows:
     """The rows of `objects` in key order: `at(key)` with ascending keys answers from one forward pass."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, on_error: Callable[[sqlite3.Error], None] = lambda _: None) -> None:
+        self._on_error = on_error
         self._rows: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._db: sqlite3.Connection | None = None
         try:
             self._db = sqlite3.connect(path, timeout=5, check_same_thread=False)
             self._rows = iter(self._db.execute("SELECT * FROM objects ORDER BY key"))
-        except sqlite3.Error:
-            self._rows = iter(())
+        except sqlite3.Error as error:
+            on_error(error)
         self._current = self._next()
 
     def _next(self) -> Row | None:
         try:
             row = next(self._rows, None)
-        except sqlite3.Error:
+        except sqlite3.Error as error:
+            self._on_error(error)
             return None  # damaged in the middle: what follows is compared by content
         return Row._make(row) if row is not None else None
 
@@ -234,7 +278,7 @@ class Rows:
 
     def has(self, key: str) -> bool:
         """Whether there is a row, by a look-up of its own: for keys out of order."""
-        if self._db is None:
+        if self._db is None or not _is_text(key):
             return False
         try:
             return self._db.execute("SELECT 1 FROM objects WHERE key=?", (key,)).fetchone() is not None
