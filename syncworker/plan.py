@@ -78,11 +78,10 @@ class _Ordered:
         return True
 
     def has_below(self, key: str) -> bool:
-        """Whether the page in hand, all that is to come, names a key below `key` as a folder."""
-        if self._at >= len(self._page):
-            return False
+        """Whether the page in hand, all that is to come, names a key below `key` as a folder. The entry that
+        was handed out last is looked at too: it is the one that `key` is compared with."""
         below = f"{key}/"
-        at = bisect_left(self._page, below, lo=self._at, key=_key)
+        at = bisect_left(self._page, below, lo=max(0, self._at - 1), key=_key)
         return at < len(self._page) and self._page[at].key.startswith(below)
 
     def rest(self) -> Iterator[ObjectEntry]:
