@@ -5,7 +5,8 @@ with asyncio, httptools and one signature (docs/design.md has the measurement an
 
 Invariants
 - Every wait has an end: connecting (`connect_seconds`), and silence (`idle_seconds` without a byte in either
-  direction while an exchange is under way). One watchdog looks at all connections once a second.
+  direction while an exchange is under way). One watchdog looks at all connections once a second. A byte has
+  gone out when the other side has acknowledged it: on a slow line the kernel holds megabytes for minutes.
 - Redirects are never followed, and an address that endpoint.py refuses is never connected to.
 - A failed exchange closes its connection; a connection that its server closed while it lay idle is not an
   error: the exchange is made once more on a new one.
@@ -21,6 +22,7 @@ import base64
 import os
 import socket
 import ssl
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, cast
@@ -35,6 +37,7 @@ from syncworker.errors import FatalError, RetryError, UsageError
 CHUNK = 256 << 10
 MAX_HEADER_BYTES = 64 << 10
 _ADDRESS_SECONDS = 30.0
+_OVERHEAD = 8  # times the body: as much may chunks of one byte cost
 
 
 class Response(NamedTuple):
@@ -79,14 +82,18 @@ def proxy_of(scheme: str, host: str, port: int) -> Proxy | None:
         or proxy_bypass_environment(host, proxies)
     ):
         return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        proxy_port = parts.port or 80
+    except ValueError:
+        parts, proxy_port = urlsplit(""), 0
     if parts.scheme != "http" or not parts.hostname:
         raise FatalError("BadProxy", f"{scheme.upper()}_PROXY must be a http:// URL with a host")
     authorization = None
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-    return Proxy(parts.hostname, parts.port or 80, authorization)
+    return Proxy(parts.hostname, proxy_port, authorization)
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
@@ -110,7 +117,7 @@ class _Connection(asyncio.Protocol):
         self.lost = False
         self.answered_bytes = False  # a byte of the answer has come
         self.active_at = 0.0
-        self.unsent = 0
+        self.outgoing = (0, 0)  # unsent, acknowledged
         self.method = ""
         self.max_body = 0
         self._reset()
@@ -119,6 +126,8 @@ class _Connection(asyncio.Protocol):
         self.parser = httptools.HttpResponseParser(self)
         self.headers: dict[str, str] = {}
         self.header_bytes = 0
+        self.received = 0
+        self.headers_complete = False
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.keep = False
@@ -142,10 +151,17 @@ class _Connection(asyncio.Protocol):
             self.close()  # a byte that nobody asked for: never let it become the next answer
             return
         self.answered_bytes = True
+        self.received += len(data)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserError as error:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(RetryError("BadAnswer", f"the storage sent no valid HTTP: {error.__class__.__name__}"))
+            return
+        # The parser hands out a header when it is whole, so one without an end has to be counted here.
+        if not self.headers_complete and self.received > MAX_HEADER_BYTES:
+            self.fail(RetryError("BadAnswer", "the storage sent too many headers"))
+        elif self.received > MAX_HEADER_BYTES + _OVERHEAD * (CHUNK + self.max_body):
+            self.fail(RetryError("BadAnswer", "the storage sent a larger answer than was asked for"))
 
     def eof_received(self) -> bool:
         return False
@@ -171,6 +187,7 @@ class _Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
+        self.headers_complete = status >= 200
         if status >= 200 and self.method == "HEAD":
             # The parser would wait for the body whose length a HEAD announces: this answer ends here.
             self.keep = self.parser.should_keep_alive()
@@ -196,6 +213,7 @@ class _Connection(asyncio.Protocol):
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(Response(status, self.headers, b"".join(self.body)))
             self.headers, self.body = {}, []
+            self.resume_writing()  # who still sends the body must see that there is an answer
 
     # -- exchange
     def fail(self, error: Exception) -> None:
@@ -256,15 +274,24 @@ class _Connection(asyncio.Protocol):
         """The watchdog's question: has a byte moved lately?"""
         if self.answer is None or self.answer.done() or self.transport is None:
             return
-        unsent = self.transport.get_write_buffer_size()
-        if unsent != self.unsent:
-            self.unsent, self.active_at = unsent, now
+        outgoing = (self.transport.get_write_buffer_size(), _acknowledged(self.transport))
+        if outgoing != self.outgoing:
+            self.outgoing, self.active_at = outgoing, now
         if now - self.active_at > idle_seconds:
             self.fail(
                 RetryError(
                     "Timeout", f"the storage was silent for {idle_seconds:g} s in the middle of a request"
                 )
             )
+
+
+def _acknowledged(transport: asyncio.Transport) -> int:
+    """Bytes that the other side's kernel has confirmed (Linux, `struct tcp_info`: tcpi_bytes_acked)."""
+    try:
+        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        return int(struct.unpack_from("=Q", info, 120)[0])
+    except (OSError, struct.error):
+        return 0
 
 
 def _slices(body: bytes) -> Iterator[bytes]:
@@ -364,7 +391,8 @@ class Wire:
                 raise FatalError("NoSuchHost", f"there is no host {host}: check storage_url") from error
             raise RetryError("DnsError", f"the address of {host} cannot be looked up now") from error
         except OSError as error:
-            reason = error.strerror or error.__class__.__name__
+            # asyncio's own text has the address and leaves the reason to the number.
+            reason = os.strerror(error.errno) if error.errno else str(error) or error.__class__.__name__
             raise RetryError(
                 "ConnectFailed", f"no connection to {host}:{self.place.port}: {reason}"
             ) from error
@@ -418,6 +446,8 @@ class Wire:
         answer = await connection.exchange("HEAD", head, b"", CHUNK, None)
         if answer.status != 200:
             connection.close()
+            if answer.status >= 500:
+                raise RetryError("ProxyFailed", f"the proxy answered {answer.status} to CONNECT {host}")
             raise FatalError("ProxyRefused", f"the proxy answered {answer.status} to CONNECT {host}")
         loop = asyncio.get_running_loop()
         assert connection.transport is not None
