@@ -200,7 +200,7 @@ def test_a_killed_worker_with_its_sentinel_is_cancelled(server, proxy, files, bu
 
 @pytest.mark.timeout(120)
 def test_a_large_upload_killed_in_the_middle_goes_on_where_it_was(server, proxy, juicefs, bucket):
-    """200 MB in parts, killed after about two thirds: what the store has is not sent again, but for two parts."""
+    """200 MB in parts, killed after two thirds: of what the store has, at most two parts are sent again."""
     size = 200_000_000
     tree(server.uploads, {"large": {"movie": os.urandom(size)}})
     done = []

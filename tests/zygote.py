@@ -1,7 +1,7 @@
 """`python -m syncworker …` without its start-up time, for tests that run it hundreds of times.
 
-A process that has imported the package and forks once for each command: the child is a process of its own that
-runs the package's `__main__` with its own arguments, files and exit status, as a shell would start it.
+A process that has imported the package and forks once for each command: the child is a process of its own
+that runs the package's `__main__` with its own arguments, files and exit status, as a shell would start it.
 
 Protocol: one JSON object a line on standard input (`{"arguments": […], "output": PATH}`), one exit status a
 line on standard output.
