@@ -60,6 +60,7 @@ class Progress:
         self.counts: dict[str, Any] = status["progress"]
         self.flight: dict[int, Operation] = {}
         self.failed_before: dict[str, int] = {}  # code -> how many
+        self.ended_at: float | None = None  # when the last operation did
         self.bytes_settled = 0  # bytes of files that are finished with
         self._report_path = jobs.file(status["id"], "report.jsonl")
         self._report_fd: int | None = None
@@ -145,6 +146,7 @@ class Progress:
     def end(self, operation: Operation) -> None:
         self.flight.pop(id(operation), None)
         self._moved += operation.sent
+        self.ended_at = time.monotonic()
         self._dirty = True
 
     # -- the report

@@ -1,0 +1,161 @@
+"""The planner's thread: scan, listing and index go in, what must be done comes out in batches of events.
+
+Events, in the order in which they are found:
+
+| event | value |
+| --- | --- |
+| found, unchanged | (files, bytes) since the last batch |
+| work | a `Work`: read, compare or send this file |
+| remember | an index row that has learned its object's LastModified |
+| skip, unreadable | the scan's item |
+| renamed | a file that the store keeps under a key that nobody sent |
+| complete | the scan and the listing have come to their ends |
+| error | what ended the plan instead |
+
+Objects without a file go to `deletes`, a spool that is whole once `complete` has come. The planner is never
+more than a few batches ahead of who takes them: `emit` blocks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from syncworker import compare, plan
+from syncworker.compare import Decision, Reason, Verdict
+from syncworker.errors import FatalError
+from syncworker.index import Index, Row, Rows
+from syncworker.listing import Listing, PendingPage
+from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
+from syncworker.reader import Work
+from syncworker.spool import Spool
+from syncworker.transfer import REWRITTEN
+
+BATCH = 500
+_FLUSH_SECONDS = 0.1
+_SUSPECTS = 10_000
+
+Event = tuple[str, Any]
+
+
+class Planner:
+    """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file."""
+
+    def __init__(
+        self,
+        index: Index,
+        fetch: Callable[[str | None], PendingPage],
+        spool_dir: str,
+        emit: Callable[[list[Event] | None], None],
+        on_stranger: Callable[[str], None],
+    ) -> None:
+        self.index = index
+        self.fetch = fetch
+        self.spool_dir = spool_dir
+        self.emit = emit
+        self.on_stranger = on_stranger
+        self.deletes = Spool(spool_dir)  # (key, size, ETag)
+        self._events: list[Event] = []
+        self._found = self._found_bytes = 0
+        self._same = self._same_bytes = 0
+        self._flushed_at = time.monotonic()
+
+    def run(self, items: Iterator[ScanItem]) -> None:
+        """Emits batches of events, then None, whatever happens."""
+        try:
+            rows = self.index.rows()
+            try:
+                self._plan(items, rows)
+            finally:
+                rows.close()
+            self._event("complete", None)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            self._event(
+                "error", FatalError("LocalError", f"a local file of the job cannot be used: {reason}")
+            )
+        except Exception as error:  # noqa: BLE001 - a thread's end must be told, whatever it was
+            self._event("error", error)
+        finally:
+            self._flush()
+            self.emit(None)
+
+    def _plan(self, items: Iterator[ScanItem], rows: Rows) -> None:
+        suspects: list[tuple[FileEntry, Row]] = []
+        for here, there in plan.join(
+            self._local(items, rows),
+            Listing(self.fetch),
+            lambda: Spool(self.spool_dir),
+            on_extra=self.on_stranger,
+        ):
+            if here is None:
+                assert there is not None
+                self.deletes.append((there.key, there.size, there.etag))
+                continue
+            file, row = here
+            if there is None and row is not None and row.size == file.size and len(suspects) < _SUSPECTS:
+                suspects.append((file, row))  # we had sent it: was it deleted, or renamed by the store?
+            else:
+                self._decide(file, there, row)
+        self._judge(suspects, rows)
+
+    def _local(self, items: Iterator[ScanItem], rows: Rows) -> Iterator[plan.Local]:
+        at = rows.at
+        for item in items:
+            if isinstance(item, FileEntry):
+                self._found += 1
+                self._found_bytes += item.size
+                if self._found % 1024 == 0:
+                    self._flush_if_due()
+                yield item, at(item.key)
+            else:
+                self._event("skip" if isinstance(item, Skip) else "unreadable", item)
+
+    def _decide(self, file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> None:
+        decision = compare.compare(file, obj, row)
+        verdict = decision.verdict
+        if verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT:
+            self._same += 1
+            self._same_bytes += file.size
+            if verdict is Verdict.ADOPT and row is not None and obj is not None:
+                self._event("remember", row._replace(modified=obj.modified))
+        else:
+            self._event("work", Work(file, obj, None if obj is None else row, decision))
+
+    def _judge(self, suspects: list[tuple[FileEntry, Row]], rows: Rows) -> None:
+        """Files that we had sent and that the bucket lacks. Where an object that nobody sent has their size
+        and ETag, the store may have renamed them: the row goes along, and the upload looks for its key."""
+        wanted = {(row.etag, row.size) for _, row in suspects}
+        strange: set[tuple[str, int]] = set()
+        for key, size, tag in self.deletes if suspects else ():
+            if (tag, size) in wanted and not rows.has(key):
+                strange.add((tag, size))
+        new = Decision(Verdict.UPLOAD, Reason.NEW)
+        for file, row in suspects:
+            renamed = (row.etag, row.size) in strange
+            if renamed and REWRITTEN.search(file.key):
+                self._event("renamed", file)
+            else:
+                self._event("work", Work(file, None, row if renamed else None, new))
+
+    def _event(self, name: str, value: Any) -> None:
+        self._events.append((name, value))
+        if len(self._events) >= BATCH:
+            self._flush()
+
+    def _flush_if_due(self) -> None:
+        if time.monotonic() - self._flushed_at > _FLUSH_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        events: list[Event] = []
+        if self._found:
+            events.append(("found", (self._found, self._found_bytes)))
+        if self._same:
+            events.append(("unchanged", (self._same, self._same_bytes)))
+        events += self._events
+        self._found = self._found_bytes = self._same = self._same_bytes = 0
+        self._events, self._flushed_at = [], time.monotonic()
+        if events:
+            self.emit(events)

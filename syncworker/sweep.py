@@ -1,0 +1,102 @@
+"""The last stage of a mirror: deletes the objects whose files are gone.
+
+Begun only when everything else went well. Right before each deletion the folder is asked once more: a file
+that has appeared meanwhile keeps its object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from syncworker.index import Index
+from syncworker.model import Phase
+from syncworker.remove import Remover
+from syncworker.s3 import DELETE_BATCH
+from syncworker.source import Source
+from syncworker.spool import Spool
+
+_FOLDERS_ASKED = 5
+
+InThread = Callable[..., Awaitable[Any]]
+
+
+class Sweep:
+    """`deletes` is the planner's spool of (key, size, ETag); it must be whole."""
+
+    def __init__(self, folder: Source, deletes: Spool, remover: Remover, in_thread: InThread) -> None:
+        self.folder = folder
+        self.deletes = deletes
+        self.remover = remover
+        self.in_thread = in_thread
+        self._removed: set[str] = set()  # early, because they stood in an upload's way
+
+    async def clear_the_way(self, objects: list[tuple[str, int]], index: Index) -> int:
+        """Deletes these at once; returns how many went. One by one: a store that is a file system then
+        removes the folders that become empty."""
+        await self.in_thread(self.folder.check_there)
+        before = len(self._removed)
+        for key, size in objects:
+            if await self.in_thread(self.folder.has_file, key):
+                continue
+            failures = await self.remover.single(key, None, size)
+            for _, error in failures:
+                self.remover.progress.error("delete", key, error)
+            if not failures:
+                self._removed.add(key)
+                index.forget([key])
+        return len(self._removed) - before
+
+    async def delete_all(self, index: Index) -> int:
+        """Deletes the rest; returns how many failed. Raises when the folder is not there any more."""
+        await self.in_thread(self.folder.check_there)
+        self.remover.progress.phase(Phase.DELETING, "deleting what is gone at the source")
+        failures = 0
+        batch: list[tuple[str, int | None]] = []
+        for key, size, _etag in self.deletes:
+            if key in self._removed:
+                continue
+            batch.append((key, size))
+            if len(batch) >= (1 if self.remover.one_by_one else DELETE_BATCH):
+                failures += await self._delete(batch, index)
+                batch = []
+        failures += await self._delete(batch, index)
+        if not failures:
+            await self._delete_markers(index)
+        return failures
+
+    async def _delete(self, batch: list[tuple[str, int | None]], index: Index) -> int:
+        self.remover.control.check()
+        gone = await self.in_thread(lambda: [item for item in batch if not self.folder.has_file(item[0])])
+        if not gone:
+            return 0
+        failed = dict(await self.remover.objects(gone))
+        for key, error in failed.items():
+            self.remover.progress.error("delete", key, error)
+        index.forget(key for key, _ in gone if key not in failed)
+        return len(failed)
+
+    async def _delete_markers(self, index: Index) -> None:
+        """A store that is a file system may keep the folders that its objects were in, and list them as
+        objects (juicefs gateway after DeleteObjects). Whether it does is found out once a destination."""
+        if index.fact("folder_markers") == "0":
+            return
+        last, asked = "", 0
+        for key, _size, _etag in self.deletes:
+            folder = key[: key.rfind("/") + 1]
+            if not folder or folder in (last, key) or key in self._removed:
+                continue
+            last = folder
+            known = index.fact("folder_markers") == "1"
+            if not known or await self.in_thread(self.folder.has_folder, folder[:-1]):
+                # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
+                keys = await self.remover.bucket.list_exact(folder[:-1], 1000)
+                if not known and any(k.startswith(folder) and k.endswith("/") for k in keys):
+                    index.set_fact("folder_markers", "1")
+                elif not known and (asked := asked + 1) >= _FOLDERS_ASKED:
+                    index.set_fact("folder_markers", "0")
+                    return
+                if folder not in keys:
+                    continue
+            self.remover.control.check()
+            await self.remover.bucket.delete(folder)
