@@ -22,6 +22,7 @@ from syncworker.model import FileEntry, ObjectEntry
 from syncworker.tree import VANISHED, Tree
 
 TRIES = 3
+CACHED_MAX = 256 << 10  # hashing more would hold up the loop
 _DISK_FULL_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
@@ -103,6 +104,30 @@ def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], 
     return Read(work, Outcome.FAILED, work.file, error=Changed())
 
 
+def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> Read | None:
+    """`read` of a small file whose bytes are in memory: it never waits for the disk, so the event loop
+    may call it, and saves two changes of thread. None: use `read`."""
+    if work.file.size > CACHED_MAX:
+        return None
+    try:
+        fd = tree.open_file(work.file.path)
+        try:
+            checked_ns = time.time_ns()
+            file = restat(fd, work.file)
+            if file.size > CACHED_MAX:
+                return None
+            if work.object is not None and file.size != work.object.size:
+                work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.SIZE))
+            body = bytearray(file.size + 1)
+            got = os.preadv(fd, [body], 0, os.RWF_NOWAIT) if file.size else os.preadv(fd, [body], 0)
+            del body[got:]
+            return _small(fd, bytes(body), file, work, etags_are_md5, checked_ns)
+        finally:
+            os.close(fd)
+    except (OSError, Changed):
+        return None  # not in memory, or something is wrong with it: `read` finds out what
+
+
 def _read_open(fd: int, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> Read:
     checked_ns = time.time_ns()
     file = restat(fd, work.file)
@@ -110,7 +135,8 @@ def _read_open(fd: int, work: Work, etags_are_md5: bool, should_stop: Callable[[
     if obj is not None and file.size != obj.size:
         decision = Decision(Verdict.UPLOAD, compare.Reason.SIZE)
     if etag.is_single(file.size):
-        return _read_small(fd, file, work._replace(decision=decision), etags_are_md5, checked_ns)
+        body = _read_whole(fd, file.size)
+        return _small(fd, body, file, work._replace(decision=decision), etags_are_md5, checked_ns)
     if decision.verdict is Verdict.UPLOAD or obj is None:
         return Read(work._replace(decision=decision), Outcome.LARGE, file, checked_ns)
     sizes = compare.wanted_hashes(obj, work.row)
@@ -137,8 +163,8 @@ def _read_open(fd: int, work: Work, etags_are_md5: bool, should_stop: Callable[[
     )
 
 
-def _read_small(fd: int, file: FileEntry, work: Work, etags_are_md5: bool, checked_ns: int) -> Read:
-    body = _read_whole(fd, file.size)
+def _small(fd: int, body: bytes, file: FileEntry, work: Work, etags_are_md5: bool, checked_ns: int) -> Read:
+    """What a small file that was read whole is to become."""
     if len(body) != file.size or restat(fd, file) != file:
         raise Changed
     md5 = hashlib.md5(body, usedforsecurity=False)

@@ -34,7 +34,7 @@ from syncworker.index import Index, Row
 from syncworker.model import FileEntry, Phase, ScanItem, Skip
 from syncworker.planner import Event, Planner
 from syncworker.progress import Progress
-from syncworker.reader import Outcome, Read, Work, read
+from syncworker.reader import Outcome, Read, Work, read, read_cached
 from syncworker.remove import Remover
 from syncworker.s3 import Bucket
 from syncworker.s3xml import Page
@@ -288,12 +288,24 @@ class Sync:
             )
             await self.budget.take(size)
             try:
-                for result in await self._in_thread(self._read_group, group):
-                    await self._settle(result)
+                await self._read_and_settle(group)
             except Exception as error:  # noqa: BLE001 - a lane never ends early: the others would wait for it
                 self._halt(error)
             finally:
                 await self.budget.give(size)
+
+    async def _read_and_settle(self, group: list[Work]) -> None:
+        slow = []
+        for work in group:
+            if self.halted():
+                return
+            if (result := read_cached(self.tree, work, self.sender.etags_are_md5)) is None:
+                slow.append(work)
+            else:
+                await self._settle(result)
+        if slow:
+            for result in await self._in_thread(self._read_group, slow):
+                await self._settle(result)
 
     def _read_group(self, group: list[Work]) -> list[Read]:
         md5 = self.sender.etags_are_md5
