@@ -23,8 +23,8 @@ class KeySource(Protocol):
         """Keys that are valid now. FatalError when there are none."""
         ...
 
-    async def renew(self) -> bool:
-        """The store says that the keys have expired: look again. False when there is nothing newer."""
+    async def renew(self, used: Keys) -> bool:
+        """The store says that these keys have expired: look again. False when there are no others."""
         ...
 
 
@@ -37,7 +37,7 @@ class Given:
     async def keys(self) -> Keys:
         return self._keys
 
-    async def renew(self) -> bool:
+    async def renew(self, used: Keys) -> bool:
         return False
 
 
@@ -58,18 +58,17 @@ class Chain:
                     self._looked_at = time.monotonic()
         return self._keys
 
-    async def renew(self) -> bool:
+    async def renew(self, used: Keys) -> bool:
         async with self._lock:
-            if time.monotonic() - self._looked_at < 1.0:
-                return True  # somebody else has just looked
-            before, self._credentials = self._keys, None
-            self._keys = await asyncio.to_thread(self._look)
-            self._looked_at = time.monotonic()
-            return self._keys != before
+            if self._keys == used:  # else somebody has looked since
+                self._credentials = None
+                self._keys = await asyncio.to_thread(self._look)
+                self._looked_at = time.monotonic()
+            return self._keys != used
 
     def _look(self) -> Keys:
         import boto3
-        from botocore.exceptions import BotoCoreError
+        from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             if self._credentials is None:
@@ -81,7 +80,13 @@ class Chain:
                     " AWS_ACCESS_KEY_ID, a role)",
                 )
             frozen = self._credentials.get_frozen_credentials()
-        except BotoCoreError as error:
-            # The class says what failed; the text may quote a configuration file, so it is not shown.
-            raise FatalError("NoCredentials", f"boto3 finds no valid keys: {type(error).__name__}") from error
+        except (BotoCoreError, ClientError, OSError, ValueError, LookupError, RuntimeError) as error:
+            # A program that gives keys may be missing or say anything, and keys may be renewed to ended ones:
+            # boto3 lets those errors through as they are. The class says what failed; the text may quote a
+            # configuration file or a secret, so it is not shown, here or in the log.
+            name = type(error).__name__
+            raise FatalError(
+                "NoCredentials",
+                f"boto3 finds no valid keys ({name}): check AWS_PROFILE, and what gives the keys",
+            ) from None
         return Keys(frozen.access_key, frozen.secret_key, frozen.token or None)

@@ -22,7 +22,7 @@ from typing import NamedTuple, TypeVar
 from syncworker import faults, s3xml
 from syncworker.credentials import KeySource
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
-from syncworker.sigv4 import EMPTY_SHA256, UNSIGNED, Signer, encode_path, encode_query
+from syncworker.sigv4 import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
 from syncworker.wire import Body, Response, Wire
 
 T = TypeVar("T")
@@ -150,7 +150,8 @@ class Bucket:
             await self.gate.enter()
             error: SyncError | None = None
             try:
-                return await self._once(operation, method, key, query, headers, body, max_body, on_sent)
+                keys = await self.keys.keys()
+                return await self._once(keys, operation, method, key, query, headers, body, max_body, on_sent)
             except SyncError as failure:
                 error = failure
             finally:
@@ -159,7 +160,7 @@ class Bucket:
                 raise error
             if error.code in ("ExpiredToken", "ExpiredTokenException") and not renewed:
                 renewed = True
-                if await self.keys.renew():
+                if await self.keys.renew(keys):
                     continue
             if error.code in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"):
                 raise FatalError(error.code, "the credentials have expired: renew them and resume the job")
@@ -169,6 +170,10 @@ class Bucket:
 
     async def _wait(self, error: RetryError, tries: int) -> None:
         """Sleeps before the next try, or raises when there is none left."""
+        if error.code == "WrongRegion":  # nothing passes by waiting: sign for that region, at once
+            if tries >= 3:
+                raise FatalError(error.code, error.message)
+            return
         if tries >= _tries(error) or self.stopping():
             raise self._exhausted(error)
         self.retries += 1
@@ -192,6 +197,7 @@ class Bucket:
 
     async def _once(
         self,
+        keys: Keys,
         operation: str,
         method: str,
         key: str | None,
@@ -214,7 +220,7 @@ class Bucket:
             payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
         else:
             payload = UNSIGNED
-        self.signer.sign(await self.keys.keys(), method, path, query_text, signed, payload)
+        self.signer.sign(keys, method, path, query_text, signed, payload)
         lines = "".join([f"{name}: {value}\r\n" for name, value in signed.items()])
         target = f"{path}?{query_text}" if query_text else path
         length = f"content-length: {size}\r\n" if size or method in ("PUT", "POST") else ""

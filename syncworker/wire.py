@@ -37,6 +37,7 @@ from syncworker.errors import FatalError, RetryError, UsageError
 CHUNK = 256 << 10
 MAX_HEADER_BYTES = 64 << 10
 _ADDRESS_SECONDS = 30.0
+_FRAMED = frozenset({"content-length", "transfer-encoding"})
 _OVERHEAD = 8  # times the body: as much may chunks of one byte cost
 
 
@@ -169,6 +170,11 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
         self.resume_writing()
+        if error is None and self.headers_complete and not _FRAMED & self.headers.keys():
+            # An old proxy's error page ends with the connection. Only a refusal: nobody relies on its end.
+            status = self.parser.get_status_code()
+            if status >= 300:
+                self._finish(status)
         self.fail(
             RetryError("ConnectionLost", "the storage closed the connection before its answer was whole")
         )

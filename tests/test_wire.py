@@ -412,6 +412,18 @@ def test_an_answer_that_is_cut_short_is_no_answer(
     assert server.connections == 1, "it may have reached the store: trying again is not for this layer"
 
 
+def test_a_refusal_may_end_with_the_connection(serve: Callable[[Script], Server]) -> None:
+    """As the error pages of old proxies do, and Go's answer to http where https is spoken."""
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.send(b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n")
+
+    found = one(serve(script))
+    assert found.status == 400
+    assert b"HTTPS" in found.body
+
+
 GARBAGE = [
     b"\x00\x01\x02\x03" * 100,
     b"SSH-2.0-OpenSSH_9.2\r\n",

@@ -1,0 +1,513 @@
+"""What every S3 user expects to work, on real servers: https, proxies, profiles, temporary keys, regions."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import re
+import select
+import socket
+import subprocess
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import Answer, RecordingProxy, Request, Run, Shell, contents, expected, s3_error, tree
+from stores import ACCESS_KEY, BIN, SECRET_KEY, Store
+
+from syncworker.credentials import Chain
+from syncworker.endpoint import Endpoint
+from syncworker.errors import FatalError, RetryError
+from syncworker.wire import Wire
+
+NO_KEYS = {"MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
+FILES = {"a.txt": "alpha", "b c/\u00e9.bin": 3000, "large.bin": (9 << 20) + 1}
+
+
+class HttpsStore(Store):
+    """rclone's S3 server with a certificate of its own making."""
+
+    @property
+    def url(self) -> str:
+        return f"https://localhost:{self.port}"
+
+    def new_client(self, endpoint: str | None = None, **settings: Any) -> Any:
+        import boto3
+        from botocore.config import Config
+
+        session = boto3.session.Session(self.access_key, self.secret_key, region_name="us-east-1")
+        config = Config(
+            s3={"addressing_style": "path"}, request_checksum_calculation="when_required", **settings
+        )
+        return session.client(
+            "s3", endpoint_url=self.url, verify=str(self.directory / "cert.pem"), config=config
+        )
+
+
+def make_certificate(folder: Path) -> Path:
+    """A key, and a certificate for this machine's own names that is its own authority."""
+    subprocess.run(
+        [
+            *(
+                "openssl",
+                "req",
+                "-x509",
+                "-newkey",
+                "ec",
+                "-pkeyopt",
+                "ec_paramgen_curve:prime256v1",
+                "-nodes",
+            ),
+            *("-keyout", "key.pem", "-out", "cert.pem", "-days", "2", "-subj", "/CN=storage of the tests"),
+            *("-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"),
+        ],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    return folder / "cert.pem"
+
+
+def _https_command(store: Store) -> tuple[list[str], dict[str, str]]:
+    (store.directory / "data").mkdir(exist_ok=True)
+    command = [str(BIN / "rclone"), "serve", "s3", "--config", "/dev/null", "--vfs-cache-mode", "off"]
+    command += ["--addr", f"127.0.0.1:{store.port}", "--auth-key", f"{store.access_key},{store.secret_key}"]
+    return [*command, "--cert", "cert.pem", "--key", "key.pem", str(store.directory / "data")], {}
+
+
+@pytest.fixture(scope="module")
+def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsStore]:
+    folder = tmp_path_factory.mktemp("https")
+    make_certificate(folder)
+    store = HttpsStore("rclone", _https_command, nested_keys=False, composite_etag=False)
+    store.start(folder)
+    yield store
+    store.kill()
+
+
+class ForwardProxy:
+    """An HTTP proxy as companies have them: `CONNECT` and absolute targets. Remembers what it was sent."""
+
+    def __init__(self, status: str = "") -> None:
+        self._status = status  # what CONNECT is answered with, instead of a connection
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.heads: list[str] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, contextlib.suppress(OSError):
+            data = b""
+            while b"\r\n\r\n" not in data:
+                more = client.recv(65536)
+                if not more:
+                    return
+                data += more
+            head = data.partition(b"\r\n\r\n")[0].decode("latin-1")
+            self.heads.append(head)
+            method, target, _ = head.split("\r\n")[0].split(" ", 2)
+            if self._status:
+                client.sendall(f"HTTP/1.1 {self._status}\r\nContent-Length: 4\r\n\r\nsorry"[:-1].encode())
+                return
+            authority = target if method == "CONNECT" else target.split("/")[2]
+            host, _, port = authority.rpartition(":")
+            with socket.create_connection((host, int(port))) as server:
+                if method == "CONNECT":
+                    client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
+                else:
+                    server.sendall(data)
+                _pipe(client, server)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+def _pipe(one: socket.socket, other: socket.socket) -> None:
+    while True:
+        ready, _, _ = select.select([one, other], [], [], 60)
+        if not ready:
+            return
+        for source in ready:
+            data = source.recv(1 << 18)
+            if not data:
+                return
+            (other if source is one else one).sendall(data)
+
+
+@pytest.fixture
+def forward() -> Iterator[ForwardProxy]:
+    proxy = ForwardProxy()
+    yield proxy
+    proxy.close()
+
+
+MakeShell = Callable[..., Shell]
+
+
+def job(
+    make_shell: MakeShell, store: Store, url: str = "", files: Any = None, **environment: str
+) -> tuple[Run, Shell, str]:
+    """One sync of a small folder into a new bucket."""
+    shell = make_shell(store, **{"STORAGE_URL": url or store.url, **environment})
+    tree(shell.uploads / "photos", files or FILES)
+    bucket = f"t-{uuid.uuid4().hex[:12]}"
+    return shell.start(bucket), shell, bucket
+
+
+def succeeds(run: Run, shell: Shell, store: Store, bucket: str) -> None:
+    assert run.status["state"] == "done", f"{json.dumps(run.status)}\n{run.err}"
+    assert contents(store, bucket) == expected(shell.uploads / "photos")
+    store.remove_bucket(bucket)
+
+
+def secrets_nowhere(shell: Shell, *secrets: str) -> None:
+    """No secret in any file below the jobs folder."""
+    for path in shell.jobs.rglob("*"):
+        if path.is_file():
+            data = path.read_bytes()
+            for secret in secrets:
+                assert secret.encode() not in data, path
+
+
+# -- https
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_https_with_an_authority_of_ones_own(make_shell: MakeShell, https: HttpsStore, host: str) -> None:
+    url = https.url.replace("localhost", host)
+    run, shell, bucket = job(make_shell, https, url, AWS_CA_BUNDLE=str(https.directory / "cert.pem"))
+    succeeds(run, shell, https, bucket)
+
+
+def test_a_certificate_of_an_unknown_authority_ends_the_job_with_what_to_do(
+    make_shell: MakeShell, https: HttpsStore, tmp_path: Path
+) -> None:
+    other = make_certificate(tmp_path)
+    for environment in ({}, {"AWS_CA_BUNDLE": str(other)}):
+        run, _, _ = job(make_shell, https, **environment)
+        assert (run.exit_status, run.status["state"]) == (1, "failed")
+        assert run.status["error"]["code"] == "TlsError"
+        assert "AWS_CA_BUNDLE" in run.status["error"]["message"]
+
+
+def test_a_certificate_for_another_host_ends_the_job(make_shell: MakeShell, https: HttpsStore) -> None:
+    url = https.url.replace("localhost", "127.0.0.2")
+    listener = socket.create_server(("127.0.0.2", https.port))
+    thread = threading.Thread(target=_relay, args=(listener, https.port), daemon=True)
+    thread.start()
+    try:
+        run, _, _ = job(make_shell, https, url, AWS_CA_BUNDLE=str(https.directory / "cert.pem"))
+    finally:
+        listener.close()
+    assert run.status["state"] == "failed"
+    assert run.status["error"]["code"] == "TlsError"
+
+
+def _relay(listener: socket.socket, port: int) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            with client, socket.create_connection(("127.0.0.1", port)) as server:
+                _pipe(client, server)
+
+
+def test_an_authority_file_that_is_not_there_ends_the_job_with_its_name(
+    make_shell: MakeShell, https: HttpsStore
+) -> None:
+    run, _, _ = job(make_shell, https, AWS_CA_BUNDLE="/nonexistent/ca.pem")
+    assert run.status["state"] == "failed"
+    assert "/nonexistent/ca.pem" in run.status["error"]["message"]
+
+
+def test_http_to_a_port_that_speaks_https_ends_the_job(make_shell: MakeShell, https: HttpsStore) -> None:
+    run, _, _ = job(make_shell, https, f"http://localhost:{https.port}")
+    assert run.status["state"] == "failed"
+    assert "400" in run.status["error"]["message"]
+
+
+# -- proxies
+
+
+def test_http_goes_through_the_proxy_that_the_environment_names(
+    make_shell: MakeShell, juicefs: Store, forward: ForwardProxy
+) -> None:
+    run, shell, bucket = job(make_shell, juicefs, HTTP_PROXY=f"http://user:pa%20ss@{forward.url[7:]}")
+    succeeds(run, shell, juicefs, bucket)
+    assert forward.heads
+    word = base64.b64encode(b"user:pa ss").decode()
+    for head in forward.heads:
+        assert re.match(rf"(PUT|GET|POST|HEAD) {juicefs.url}/", head), head
+        assert f"proxy-authorization: Basic {word}" in head
+    secrets_nowhere(shell, "pa%20ss", "pa ss", word)
+
+
+def test_https_goes_through_the_proxy_by_connect(
+    make_shell: MakeShell, https: HttpsStore, forward: ForwardProxy
+) -> None:
+    ca = str(https.directory / "cert.pem")
+    run, shell, bucket = job(make_shell, https, HTTPS_PROXY=forward.url, AWS_CA_BUNDLE=ca)
+    succeeds(run, shell, https, bucket)
+    assert forward.heads
+    assert {head.split("\r\n")[0] for head in forward.heads} == {f"CONNECT localhost:{https.port} HTTP/1.1"}
+
+
+@pytest.mark.parametrize("no_proxy", ["*", "example.com,127.0.0.1"])
+def test_no_proxy_goes_directly(
+    make_shell: MakeShell, juicefs: Store, forward: ForwardProxy, no_proxy: str
+) -> None:
+    run, shell, bucket = job(make_shell, juicefs, HTTP_PROXY=forward.url, NO_PROXY=no_proxy)
+    succeeds(run, shell, juicefs, bucket)
+    assert forward.heads == []
+
+
+def test_a_proxy_that_refuses_ends_the_job_with_its_answer(make_shell: MakeShell, https: HttpsStore) -> None:
+    refusing = ForwardProxy("407 Proxy Authentication Required")
+    ca = str(https.directory / "cert.pem")
+    try:
+        run, _, _ = job(make_shell, https, HTTPS_PROXY=refusing.url, AWS_CA_BUNDLE=ca)
+    finally:
+        refusing.close()
+    assert run.status["state"] == "failed"
+    assert run.status["error"]["code"] == "ProxyRefused"
+    assert "407" in run.status["error"]["message"]
+
+
+def test_a_proxy_that_fails_may_work_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    failing = ForwardProxy("502 Bad Gateway")
+    monkeypatch.setenv("HTTPS_PROXY", failing.url)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    async def ask() -> None:
+        async with Wire(Endpoint.of("https://store.example", "us-east-1"), None) as wire:
+            await wire.exchange("store.example", "GET", b"GET / HTTP/1.1\r\n\r\n")
+
+    try:
+        with pytest.raises(RetryError, match="502"):
+            asyncio.run(ask())
+    finally:
+        failing.close()
+
+
+# -- keys
+
+
+def test_a_profile_of_the_credentials_file(make_shell: MakeShell, juicefs: Store, tmp_path: Path) -> None:
+    """The store checks signatures, so success says which keys were used."""
+    names = ("[default]\naws_access_key_id=", "aws_secret_access_key=", "[mine]\naws_access_key_id=")
+    values = (names[0], "AKIDWRONG\n", names[1], "wrongwrong\n", names[2], f"{ACCESS_KEY}\n", names[1])
+    (tmp_path / "credentials").write_text("".join(values) + SECRET_KEY + "\n")
+    environment = {
+        **NO_KEYS,
+        "AWS_PROFILE": "mine",
+        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "credentials"),
+    }
+    run, shell, bucket = job(make_shell, juicefs, **environment)
+    succeeds(run, shell, juicefs, bucket)
+    secrets_nowhere(shell, SECRET_KEY)
+    environment["AWS_PROFILE"] = "default"
+    run, _, _ = job(make_shell, juicefs, **environment)
+    assert run.status["error"]["code"] == "InvalidAccessKeyId"
+
+
+def test_no_keys_anywhere_ends_the_job_with_what_to_set(make_shell: MakeShell, juicefs: Store) -> None:
+    run, _, _ = job(make_shell, juicefs, **NO_KEYS)
+    assert run.status["state"] == "failed"
+    assert run.status["error"]["code"] == "NoCredentials"
+    assert "MINIO_ACCESS_KEY" in run.status["error"]["message"]
+
+
+@pytest.mark.parametrize("environment", [{"AWS_PROFILE": "none-such"}, {"AWS_CONFIG_FILE": "broken"}])
+def test_a_profile_that_cannot_be_read_ends_the_job_as_missing_keys(
+    make_shell: MakeShell, juicefs: Store, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    if "AWS_CONFIG_FILE" in environment:
+        (tmp_path / "config").write_text("[profile a\nsecret = hidden")
+        environment = {"AWS_CONFIG_FILE": str(tmp_path / "config")}
+    run, shell, _ = job(make_shell, juicefs, **NO_KEYS, **environment)
+    assert run.status["error"]["code"] == "NoCredentials"
+    secrets_nowhere(shell, "hidden")
+
+
+KEYS_PROGRAM = """#!{python}
+import datetime, json, os
+count = {folder!r} + "/count"
+number = int(open(count).read()) + 1 if os.path.exists(count) else 1
+open(count, "w").write(str(number))
+end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds={seconds})
+print(json.dumps(dict(Version=1, AccessKeyId={access!r}, SecretAccessKey={secret!r},
+                      SessionToken=f"token-{{number}}", Expiration=end.isoformat())))
+"""
+
+
+def process_profile(folder: Path, seconds: float) -> dict[str, str]:
+    """A profile whose keys come from a program, with an end a few seconds ahead: the environment for it."""
+    program = folder / "keys"
+    text = KEYS_PROGRAM.format(
+        python=BIN / "python", folder=str(folder), seconds=seconds, access=ACCESS_KEY, secret=SECRET_KEY
+    )
+    program.write_text(text)
+    program.chmod(0o700)
+    (folder / "config").write_text(f"[profile temporary]\ncredential_process = {program}\n")
+    return {**NO_KEYS, "AWS_PROFILE": "temporary", "AWS_CONFIG_FILE": str(folder / "config")}
+
+
+def tokens(proxy: RecordingProxy) -> list[str]:
+    return [
+        {k.lower(): v for k, v in r.headers.items()}.get("x-amz-security-token", "") for r in proxy.requests
+    ]
+
+
+@pytest.mark.parametrize("accepted", [0, 1, 4])
+def test_temporary_keys_that_expire_during_a_job_are_renewed(
+    make_shell: MakeShell,
+    moto: Store,
+    make_proxy: Callable[[Store], RecordingProxy],
+    tmp_path: Path,
+    accepted: int,
+) -> None:
+    """The store takes the first token so many times, then says that it has expired."""
+    proxy = make_proxy(moto)
+    lock = threading.Lock()
+    seen = 0
+
+    def expire(request: Request) -> Answer | None:
+        nonlocal seen
+        token = {k.lower(): v for k, v in request.headers.items()}.get("x-amz-security-token")
+        with lock:
+            seen += token == "token-1"
+            return s3_error(400, "ExpiredToken") if token == "token-1" and seen > accepted else None
+
+    proxy.on_request(expire)
+    files = {f"{n:03}.txt": f"content {n}" for n in range(60)} | {"large.bin": 20 << 20}
+    run, shell, bucket = job(make_shell, moto, proxy.url, files, **process_profile(tmp_path, 2000))
+    succeeds(run, shell, moto, bucket)
+    assert set(tokens(proxy)) == {"token-1", "token-2"}
+    assert run.progress["files_failed"] == 0
+    secrets_nowhere(shell, SECRET_KEY, "token-1", "token-2")
+
+
+def test_temporary_keys_near_their_end_are_renewed_before_it(
+    make_shell: MakeShell, moto: Store, make_proxy: Callable[[Store], RecordingProxy], tmp_path: Path
+) -> None:
+    """Each look at keys that end in a few seconds brings new ones."""
+    proxy = make_proxy(moto)
+    run, shell, bucket = job(make_shell, moto, proxy.url, **process_profile(tmp_path, 5))
+    succeeds(run, shell, moto, bucket)
+    assert len(set(tokens(proxy))) == 1
+    assert set(tokens(proxy)) != {""}
+
+
+def test_keys_that_stay_expired_end_the_job_with_what_to_do(
+    make_shell: MakeShell, moto: Store, make_proxy: Callable[[Store], RecordingProxy], tmp_path: Path
+) -> None:
+    proxy = make_proxy(moto)
+    proxy.on_request(lambda _: s3_error(400, "ExpiredToken"))
+    for environment in (process_profile(tmp_path, 2000), {}):
+        run, _, _ = job(make_shell, moto, proxy.url, **environment)
+        assert run.status["state"] == "failed"
+        assert run.status["error"]["code"] == "ExpiredToken"
+        assert "renew" in run.status["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "echo not json, and a hidden-secret",
+        "echo '{}'",
+        "echo '{\"Version\": 1}'",
+        "exit 3",
+        "/nonexistent/program",
+    ],
+)
+def test_a_keys_program_that_does_not_give_keys_ends_the_job_as_missing_keys(
+    make_shell: MakeShell, juicefs: Store, tmp_path: Path, program: str
+) -> None:
+    (tmp_path / "keys.sh").write_text(f"{program}\n")
+    command = program if program.startswith("/") else f"sh {tmp_path}/keys.sh"
+    (tmp_path / "config").write_text(f"[profile p]\ncredential_process = {command}\n")
+    environment = {**NO_KEYS, "AWS_PROFILE": "p", "AWS_CONFIG_FILE": str(tmp_path / "config")}
+    run, shell, _ = job(make_shell, juicefs, **environment)
+    assert run.status["state"] == "failed"
+    assert run.status["error"]["code"] == "NoCredentials"
+    assert "hidden-secret" not in run.err + run.out
+    secrets_nowhere(shell, "hidden-secret")
+
+
+def test_keys_that_have_ended_and_do_not_renew_are_missing_keys(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in process_profile(tmp_path, -5).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    with pytest.raises(FatalError) as caught:
+        asyncio.run(Chain().keys())
+    assert caught.value.code == "NoCredentials"
+
+
+# -- regions
+
+
+def test_a_region_that_the_store_names_is_taken_over(
+    make_shell: MakeShell, moto: Store, make_proxy: Callable[[Store], RecordingProxy]
+) -> None:
+    proxy = make_proxy(moto)
+    body = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-central-1</Region></Error>"
+
+    def elsewhere(request: Request) -> Answer | None:
+        return Answer(400, {}, body) if "/us-east-1/" in scope(request) else None
+
+    proxy.on_request(elsewhere)
+    run, shell, bucket = job(make_shell, moto, proxy.url)
+    succeeds(run, shell, moto, bucket)
+    assert len([r for r in proxy.requests if "/us-east-1/" in scope(r)]) <= 2
+
+
+def test_a_bucket_whose_region_never_fits_ends_the_job(
+    make_shell: MakeShell, moto: Store, make_proxy: Callable[[Store], RecordingProxy]
+) -> None:
+    proxy = make_proxy(moto)
+
+    def never(request: Request) -> Answer:
+        other = b"eu-1" if "/eu-2/" in scope(request) else b"eu-2"
+        return Answer(301, {}, b"<Error><Code>PermanentRedirect</Code><Region>%s</Region></Error>" % other)
+
+    proxy.on_request(never)
+    run, _, _ = job(make_shell, moto, proxy.url)
+    assert run.status["state"] == "failed"
+    assert "AWS_REGION" in run.status["error"]["message"]
+    assert len(proxy.requests) < 10
+
+
+def test_the_region_of_the_settings_is_signed_for_and_the_bucket_is_made_there(
+    make_shell: MakeShell, moto: Store, make_proxy: Callable[[Store], RecordingProxy]
+) -> None:
+    proxy = make_proxy(moto)
+    run, shell, bucket = job(make_shell, moto, proxy.url, AWS_REGION="eu-west-3")
+    assert run.status["state"] == "done"
+    assert {scope(request).split("/")[2] for request in proxy.requests} == {"eu-west-3"}
+    assert moto.client().get_bucket_location(Bucket=bucket)["LocationConstraint"] == "eu-west-3"
+    succeeds(run, shell, moto, bucket)
+
+
+def scope(request: Request) -> str:
+    """`KEY/day/region/s3/aws4_request` of a signed request."""
+    value = {k.lower(): v for k, v in request.headers.items()}["authorization"]
+    return value.partition("Credential=")[2].partition(",")[0]
