@@ -206,7 +206,9 @@ class Progress:
         counts["bytes_per_second"] = round(rate, 1)
         left = counts["bytes_total"] - counts["bytes_done"]
         known = counts["scan_complete"] and rate > 0
-        counts["eta_seconds"] = round(left / rate, 1) if known else None
+        # `wait` asks for a pause after each file: it counts as well.
+        pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
+        counts["eta_seconds"] = round(left / rate + pauses, 1) if known else None
         operations = sorted(self.flight.values(), key=lambda operation: operation.started)
         self.status["current"] = [
             {"op": o.op, "key": printable(o.key), "size": o.size, "bytes_done": min(o.sent, o.size)}
