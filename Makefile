@@ -3,19 +3,19 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test check format clean
+.PHONY: help run demo test check format lock audit clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.runtime: requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements.txt requirements-dev.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -r requirements-dev.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements-dev.txt
 	@touch $@ $(VENV)/.runtime
 
 run: $(VENV)/.runtime ## the server on http://localhost:5000, with an embedded S3 store unless STORAGE_URL is set
@@ -24,17 +24,34 @@ run: $(VENV)/.runtime ## the server on http://localhost:5000, with an embedded S
 demo: $(VENV)/.dev ## one sync of thousands of files through HTTP, watched to its end and checked with rclone
 	@$(BIN)/python scripts/demo.py
 
-test: $(VENV)/.dev ## all tests, those against real S3 servers included
+$(VENV)/.chromium: $(VENV)/.dev
+	@command -v chromium >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install -y --no-install-recommends chromium >/dev/null; } || \
+		{ echo "the tests need Chromium: install Debian's package chromium as root" >&2; exit 1; }
+	@touch $@
+
+test: $(VENV)/.dev $(VENV)/.chromium ## all tests, those against real S3 servers and in a real Chromium included
 	$(BIN)/python -m pytest
 
-check: $(VENV)/.dev ## lint, format and types
+check: $(VENV)/.dev ## lint, format, types, dangerous calls, known holes in what is installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python scripts/audit.py
 
 format: $(VENV)/.dev ## rewrite the code in the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command "make lock"
+
+lock: $(VENV)/.dev ## pin all versions and hashes again, from requirements.in and requirements-dev.in
+	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-dev.in -o requirements-dev.txt
+
+audit: $(VENV)/.dev ## ask PyPI's database of known holes about all that is installed (needs the network)
+	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements-dev.txt
 
 clean: ## remove the virtual environment and caches; never uploads, jobs or storage
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
