@@ -251,14 +251,22 @@ class Jobs:
                     found.append(process)
         return found
 
+    def stores(self) -> list[psutil.Process]:
+        """The living embedded stores: their data is below this folder."""
+        found = []
+        for process in psutil.process_iter(["cmdline"]):
+            if f"{self.base}/storage/" in " ".join(process.info["cmdline"] or []):
+                found.append(process)
+        return found
+
     def close(self) -> None:
-        """End everything that was started from here, workers that outlive their server too."""
-        for process in self._processes:
-            if process.poll() is None:
-                stop_group(process)
-        for worker in self.workers():
+        """End everything that was started from here, what outlives its server too: workers, embedded stores."""
+        for started in self._processes:
+            if started.poll() is None:
+                stop_group(started)
+        for process in [*self.workers(), *self.stores()]:
             with contextlib.suppress(psutil.NoSuchProcess):
-                worker.kill()
+                process.kill()
 
 
 @dataclass(frozen=True, slots=True)
