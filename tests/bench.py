@@ -260,7 +260,7 @@ class Jobs:
         return found
 
     def close(self) -> None:
-        """End everything that was started from here, what outlives its server too: workers, embedded stores."""
+        """End everything that was started from here, workers and stores that outlive their server too."""
         for started in self._processes:
             if started.poll() is None:
                 stop_group(started)
