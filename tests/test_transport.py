@@ -1,4 +1,4 @@
-"""What every S3 user expects to work, on real servers: https, proxies, profiles, temporary keys, regions."""
+"""What every S3 user expects to work, on real servers: https, proxies, profiles, temporary keys, a region."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def https(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HttpsStore]:
 
 
 class ForwardProxy:
-    """An HTTP proxy as companies have them: `CONNECT` and absolute targets. Remembers what it was sent."""
+    """An HTTP proxy as companies have them: `CONNECT` and absolute targets. Remembers the heads."""
 
     def __init__(self, status: str = "") -> None:
         self._status = status  # what CONNECT is answered with, instead of a connection
