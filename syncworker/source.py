@@ -95,10 +95,13 @@ class Source:
 
     def _mode(self, key: str) -> int | None:
         """The mode of what is under a key, symlinks followed: 0 for nothing, None when it cannot be told."""
+        # Not so for a `/` at the end: a store that is a file system takes `x/` for `x`, which we just sent.
+        if _impossible(key.removesuffix("/")):
+            return 0
         try:
             return links.resolve(self.tree, f"{self.source}/{key}" if self.source else key)[1].st_mode
         except OSError as error:
-            return 0 if error.errno in VANISHED or _impossible(key) else None
+            return 0 if error.errno in VANISHED else None
 
 
 def refuse_unknown(items: list[ScanItem]) -> None:
@@ -123,5 +126,7 @@ def vanished() -> FatalError:
 
 
 def _impossible(key: str) -> bool:
-    """A key that no file can have: empty names, dots, too long a name."""
-    return any(part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in key.split("/"))
+    """A key that no file can have, though a path might lead somewhere: empty names, dots, too long a name."""
+    return "\0" in key or any(
+        part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in key.split("/")
+    )

@@ -57,7 +57,8 @@ def row_of(sent: Sent) -> Row:
 
 def metadata(file: FileEntry, md5: bytes) -> dict[str, str]:
     """Our own metadata, in the form that rclone writes and reads: seconds with nanoseconds, base64 MD5."""
-    headers = {"x-amz-meta-mtime": f"{file.mtime_ns // 10**9}.{file.mtime_ns % 10**9:09d}"}
+    seconds, rest = divmod(abs(file.mtime_ns), 10**9)
+    headers = {"x-amz-meta-mtime": f"{'-' if file.mtime_ns < 0 else ''}{seconds}.{rest:09d}"}
     if md5:
         headers["x-amz-meta-md5chksum"] = base64.b64encode(md5).decode()
     return headers
