@@ -29,7 +29,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, unquote_plus
+from urllib.parse import parse_qsl
 
 from syncworker.errors import UsageError
 from syncworker.problem import SECURITY_HEADERS, problem
@@ -41,7 +41,10 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
 _PORT = re.compile(r"(.+?):([0-9]{1,5})")
-_SECRET_NAME = re.compile(r"key|token|secret|pass|pwd|cred|auth|sign", re.IGNORECASE)
+# What a log line shows as it came: values of these parameters, when they hold nothing that separates names
+# from values; a path up to the first character of that kind. A mistyped URL must not log its keys either.
+_SHOWN_VALUES = frozenset({"source", "dest", "storage_url", "wait", "id", "state", "limit", "before"})
+_SEPARATES = re.compile("[=&;,?#@:]|%(?:3d|26|3b|2c|3f|23|40|3a|25)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,14 +247,23 @@ class Guard:
 
 
 def redacted(query: str) -> str:
-    """A query string for a log: the values of keys and tokens, and whatever carries an `@`, blacked out."""
+    """A query string for a log: all is blacked out but the plain values of parameters that hold no secret."""
     shown = []
     for pair in query.split("&"):
         name, equals, value = pair.partition("=")
-        if value and (_SECRET_NAME.search(unquote_plus(name)) or "@" in unquote_plus(value)):
+        held = re.sub("%3a|:", "", value, flags=re.IGNORECASE) if name == "storage_url" else value
+        if value and (name not in _SHOWN_VALUES or _SEPARATES.search(held)):
             value = "..."
+        if name and (not equals or _SEPARATES.search(name)):
+            name = "..."
         shown.append(name + equals + value)
     return "&".join(shown)
+
+
+def redacted_path(path: str) -> str:
+    """The path for a log: cut where parameters begin that somebody forgot the `?` before."""
+    found = _SEPARATES.search(path)
+    return path[: found.start()] + "..." if found else path
 
 
 def printable(text: str) -> str:
@@ -261,7 +273,7 @@ def printable(text: str) -> str:
 
 def write_access_line(environ: Environ, status: str, seconds: float) -> None:
     path, _, query = str(environ.get("REQUEST_URI", "/")).partition("?")
-    target = printable(path + (f"?{redacted(query)}" if query else ""))
+    target = printable(redacted_path(path) + (f"?{redacted(query)}" if query else ""))
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     who, method = environ.get("REMOTE_ADDR", "-"), printable(environ["REQUEST_METHOD"])
     sys.stderr.write(f'{when} {who} "{method} {target}" {status[:3]} {seconds * 1000:.1f} ms\n')

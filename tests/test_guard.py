@@ -253,10 +253,22 @@ def test_the_address_listened_on_is_a_host_of_ours(tmp_path: Path) -> None:
         ("token=S3CRET", "token=..."),
         ("storage_url=http://user:S3CRET@host/", "storage_url=..."),
         ("storage_url=http://user:S3CRET%40host/", "storage_url=..."),
+        ("storage_url=http%3A%2F%2Fuser%3AS3CRET%2540host", "storage_url=..."),
+        ("storage_url=http%3A%2F%2Fhost%3A9000", "storage_url=http%3A%2F%2Fhost%3A9000"),
+        ("source=a;secret_key=S3CRET", "source=..."),
+        ("source=a%26secret_key%3DS3CRET", "source=..."),
+        ("source=a&secret_key%3DS3CRET", "source=a&..."),
+        ("source=a&S3CRET", "source=a&..."),
     ],
 )
 def test_the_log_shows_no_secret(query: str, shown: str) -> None:
     assert guard.redacted(query) == shown
+
+
+def test_a_key_after_a_forgotten_question_mark_is_not_logged() -> None:
+    for path in ("/sync&secret_key=S3CRET", "/sync%3Fsecret_key%3DS3CRET", "/sync;S3CRET"):
+        assert guard.redacted_path(path) == "/sync..."
+    assert guard.redacted_path("/get") == "/get"
 
 
 def test_the_log_has_one_line_for_each_request_without_control_characters(
