@@ -4,6 +4,8 @@ Set here: small headers and bodies, many connections (poll instead of select), n
 here, because waitress has none of it:
 - a deadline for a request that comes in slowly: each byte resets waitress's own timeout, so one header line a
   second holds a connection for ever;
+- a client that asks on and on and reads no answer is cut when 4 MB wait for it, and one that reads nothing of
+  a waiting answer after half a minute: waitress would let each block a thread, for ever;
 - near the limit of connections, those that say nothing are closed first;
 - errors found while parsing look like all others (`problem.py`);
 - after such an error the connection is closed only when the client has stopped sending (two seconds at most):
@@ -36,6 +38,8 @@ CONNECTIONS = 1000
 HEADER_SECONDS = 5.0
 BODY_SECONDS = 20.0
 LINGER_SECONDS = 2.0
+UNREAD_SECONDS = 30.0
+UNREAD_MAX_BYTES = 4 << 20  # of earlier answers, when the next one is begun; one answer may be longer
 _DETAILS = {
     400: "the request is not valid HTTP",
     413: f"the body is longer than {BODY_MAX_BYTES} bytes",
@@ -73,6 +77,16 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     lingering_since = 0.0
     receiving: Any = None  # the request that was coming in at the last look
     receiving_since = 0.0
+    overfull = False
+    unread = 0  # bytes of answers that waited for the client at the last look, and since when none has gone
+    unread_since = 0.0
+
+    def _flush_outbufs_below_high_watermark(self) -> None:
+        """Called before an answer is put behind those that wait. Waitress waits here, in a thread of the few,
+        until the client reads; here its connection is given up: `check` closes it."""
+        if self.total_outbufs_len > UNREAD_MAX_BYTES:
+            self.overfull = True
+            self.connected = False  # nothing more is written, and no further request of it is begun
 
     def handle_close(self) -> None:
         if self.lingers and not self.lingering_since and self.connected:
@@ -100,6 +114,10 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             if now - self.lingering_since > LINGER_SECONDS:
                 self.will_close = True
             return
+        if self.overfull or self._is_stalled(now):
+            # `will_close` is acted on when the socket can be written to, which this one never can.
+            super().handle_close()
+            return
         request = self.request
         if request is None or request.completed:
             self.receiving = None
@@ -107,6 +125,12 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             self.receiving, self.receiving_since = request, now
         elif now - self.receiving_since > (BODY_SECONDS if request.headers_finished else HEADER_SECONDS):
             self.will_close = True
+
+    def _is_stalled(self, now: float) -> bool:
+        waiting = self.total_outbufs_len
+        if not waiting or waiting != self.unread:
+            self.unread, self.unread_since = waiting, now
+        return now - self.unread_since > UNREAD_SECONDS
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]
