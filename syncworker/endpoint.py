@@ -1,9 +1,9 @@
 """Where a storage is: its URL, checked; a bucket's host and path there; which addresses are refused.
 
 `storage_url` comes from outside, so nothing in it is believed: only http and https, no user information,
-query or fragment, and never a link-local address (169.254.0.0/16, fe80::/10, fd00:ec2::254): a cloud's
-metadata service answers there with keys. Every spelling that the C library takes (decimal, hex, IPv6-mapped)
-is resolved before it is judged, and what was resolved is what is connected to.
+query or fragment, and never a link-local address (169.254.0.0/16, fe80::/10) or another at which a cloud's
+metadata service answers with keys (`_METADATA`). Every spelling that the C library takes (decimal, hex,
+IPv6-mapped) is resolved before it is judged, and what was resolved is what is connected to.
 """
 
 from __future__ import annotations
@@ -18,8 +18,23 @@ from urllib.parse import urlsplit
 from syncworker.errors import UsageError
 
 _AWS_HOST = re.compile(r"^s3[.-](?:dualstack\.)?(?:[a-z0-9-]+\.)?amazonaws\.com(?:\.cn)?$")
-_METADATA_V6 = ipaddress.ip_address("fd00:ec2::254")
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_METADATA = frozenset(
+    ipaddress.ip_address(address)
+    for address in (
+        "fd00:ec2::254",  # AWS
+        "fd20:ce::254",  # Google
+        "fd00:42::42",  # Scaleway
+        "100.100.100.200",  # Alibaba
+        "192.0.0.192",  # Oracle
+        "168.63.129.16",  # Azure's agent
+    )
+)
+_THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
+# Prefixes of 96 bits behind which an IPv4 address stands: compatible, translated (SIIT), NAT64.
+_IPV4_BEHIND = tuple(
+    ipaddress.ip_network(prefix) for prefix in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/96")
+)
+_PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
@@ -47,7 +62,7 @@ def parse_url(text: str) -> str:
         raise refuse("must name a host")
     if port is not None and port == 0:
         raise refuse("has a port that cannot be connected to")
-    if any(segment in (".", "..") for segment in parts.path.split("/")) or "\\" in text or "%" in parts.path:
+    if any(segment in (".", "..") for segment in parts.path.split("/")) or not _PATH.fullmatch(parts.path):
         raise refuse("has a path that is not plain")
     name = f"[{host}]" if ":" in host else host
     default = 80 if parts.scheme == "http" else 443
@@ -62,9 +77,11 @@ def is_refused(address: str) -> bool:
         embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
         if embedded is not None:
             ip = embedded
-        elif int(ip) > 1 and (ip in _NAT64 or int(ip) >> 32 == 0):  # :: and ::1 are themselves
+        elif int(ip) > 1 and any(ip in prefix for prefix in _IPV4_BEHIND):  # :: and ::1 are themselves
             ip = ipaddress.ip_address(int(ip) & 0xFFFFFFFF)
-    return bool(ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip == _METADATA_V6)
+    if isinstance(ip, ipaddress.IPv4Address) and ip in _THIS_NETWORK:
+        return True
+    return bool(ip.is_link_local or ip.is_multicast or ip.is_unspecified or ip in _METADATA)
 
 
 Address = tuple[int, tuple[str, int]]  # family, (IP address, port)
@@ -91,6 +108,14 @@ def resolve(host: str, port: int) -> list[Address]:
             param="storage_url",
         )
     return found
+
+
+def refuse_behind_proxy(host: str, port: int) -> None:
+    """A proxy looks up the name itself; what can be known of it here is judged all the same. UsageError."""
+    try:
+        resolve(host, port)
+    except OSError:
+        return  # only the proxy knows this name
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,7 @@ from syncworker.errors import FatalError, RetryError, UsageError
 CHUNK = 256 << 10
 MAX_HEADER_BYTES = 64 << 10
 _ADDRESS_SECONDS = 30.0
+_JUDGE_SECONDS = 2.0
 _FRAMED = frozenset({"content-length", "transfer-encoding"})
 _OVERHEAD = 8  # times the body: as much may chunks of one byte cost
 
@@ -317,6 +318,7 @@ class Wire:
         self.answered = False  # the storage has answered at least once
         self._idle: dict[str, list[_Connection]] = {}
         self._all: set[_Connection] = set()
+        self._judged: set[str] = set()  # names that a proxy may be asked for
         self._addresses: dict[str, tuple[float, list[endpoint.Address]]] = {}
         self._watchdog: asyncio.Task[None] | None = None
 
@@ -410,6 +412,8 @@ class Wire:
         target, port = (self.proxy.host, self.proxy.port) if self.proxy else (host, self.place.port)
         error: OSError | None = None
         direct_tls = self.tls if self.proxy is None else None
+        if self.proxy is not None and host not in self._judged:
+            await self._judge(host)
         for _family, address in await self._resolve(target, port):
             try:
                 _, connection = await loop.create_connection(
@@ -426,6 +430,19 @@ class Wire:
                 await self._tunnel(connection, host)
             return connection
         raise error or OSError(f"no address for {target}")
+
+    async def _judge(self, host: str) -> None:
+        """Refuses to have a proxy connect to a metadata service, as far as names can be looked up here."""
+        look = asyncio.get_running_loop().run_in_executor(
+            None, endpoint.refuse_behind_proxy, host, self.place.port
+        )
+        try:
+            await asyncio.wait_for(look, _JUDGE_SECONDS)
+        except UsageError as error:
+            raise FatalError(error.code, error.message) from error
+        except TimeoutError:
+            pass  # no name server answers here: only the proxy knows the name
+        self._judged.add(host)
 
     async def _resolve(self, host: str, port: int) -> list[endpoint.Address]:
         loop = asyncio.get_running_loop()

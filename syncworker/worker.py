@@ -25,6 +25,7 @@ from syncworker.model import FINAL_STATES, State
 from syncworker.progress import Progress
 from syncworker.s3 import Bucket
 from syncworker.settings import Settings
+from syncworker.spec import parse_storage_url
 from syncworker.sync import Sync
 from syncworker.wire import Wire
 
@@ -116,6 +117,7 @@ def _stopped(control: Control) -> tuple[State, dict[str, str] | None, str]:
 async def _work(
     settings: Settings, jobs: Jobs, status: Status, control: Control, progress: Progress, tell: OnStatus
 ) -> None:
+    parse_storage_url(status["storage_url"], settings)  # ALLOWED_STORAGE_URLS may have been narrowed since
     keys = _keys(settings, jobs, status)
     region = settings.aws_region
     place = Endpoint.of(status["storage_url"], region)

@@ -753,3 +753,19 @@ def test_a_proxys_password_does_not_show(monkeypatch: pytest.MonkeyPatch) -> Non
     assert proxy is not None
     assert proxy.authorization == "Basic dXNlcjpwYXNzIHdvcmQ="
     assert "dXNl" not in repr(proxy)
+
+
+def test_a_proxy_is_not_asked_for_a_metadata_service(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy = serve(always(OK))
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
+
+    async def ask(url: str) -> Any:
+        async with wire.Wire(endpoint.Endpoint.of(url, "us-east-1"), None, QUICK) as w:
+            return await w.exchange(w.place.host, "GET", b"GET / HTTP/1.1\r\n\r\n")
+
+    with pytest.raises(FatalError, match="never a storage"):
+        asyncio.run(ask("http://0xa9fea9fe"))
+    assert proxy.connections == 0
+    assert asyncio.run(ask("http://only-the-proxy-knows.invalid")).status == 200
