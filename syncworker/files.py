@@ -18,6 +18,7 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -25,6 +26,7 @@ from typing import Any, Self
 from syncworker.errors import FatalError
 
 _RETRY_SECONDS = 0.01
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def sync_directory(path: str) -> None:
@@ -137,7 +139,7 @@ class Lock:
         return True
 
     def _try(self) -> bool:
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        fd = os.open(self.path, _LOCK_FLAGS, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_named(fd, self.path):
@@ -174,7 +176,7 @@ def _is_named(fd: int, path: str) -> bool:
 def is_locked(path: str) -> bool:
     """Whether somebody holds the lock now. Asked with a shared lock: probes never block each other."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
     try:
@@ -187,16 +189,30 @@ def is_locked(path: str) -> bool:
 
 
 def make_private_directory(path: str) -> None:
-    """Makes a directory only its owner may enter; one that others may write to is refused."""
+    """Makes a directory only its owner, this process's user, may enter; one that others may write to is
+    refused, because what lies in it is believed. A fresh checkout under umask 002, which the group may
+    write to and which holds `.gitkeep` alone, is closed instead: nobody has put anything there."""
     os.makedirs(path, mode=0o700, exist_ok=True)
-    mode = os.stat(path).st_mode
-    if mode & 0o022:
-        raise FatalError(
-            "JobsDirectoryNotPrivate",
-            f"{path} may be written to by other users: run `chmod 700 {path}` (job files are trusted)",
-        )
-    if mode & 0o077:
-        os.chmod(path, 0o700)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        found = os.fstat(fd)
+        if found.st_uid != os.geteuid():
+            raise FatalError(
+                "JobsDirectoryNotPrivate",
+                f"{path} belongs to another user: run `chown {os.geteuid()} {path}` (job files are trusted)",
+            )
+        others = found.st_mode & 0o022
+        if found.st_mode & 0o077 and not others & 0o002:
+            os.fchmod(fd, 0o700)  # first, so that nothing comes in after the look
+        if others and (others & 0o002 or os.listdir(fd) != [".gitkeep"]):
+            os.fchmod(fd, stat.S_IMODE(found.st_mode))
+            raise FatalError(
+                "JobsDirectoryNotPrivate",
+                f"{path} may be written to by other users: look what is in it, then run `chmod 700 {path}`"
+                " (job files are trusted)",
+            )
+    finally:
+        os.close(fd)
 
 
 def self_test(directory: str) -> None:

@@ -146,13 +146,20 @@ def _read_env_file(path: str) -> dict[str, str | None]:
 
 
 def _overlaps(values: Mapping[str, Any]) -> list[str]:
-    """Our own files must not be part of what is synced: they change all the time."""
-    uploads = values.get("uploads_dir", "\0")
-    return [
+    """Our own files must not be part of what is synced: they change all the time, and some hold keys."""
+    uploads = os.path.realpath(values["uploads_dir"]) if "uploads_dir" in values else "\0"
+
+    def inside(path: str) -> bool:
+        return f"{os.path.realpath(path)}/".startswith(f"{uploads.rstrip('/')}/")
+
+    wrong = [
         f"{name.upper()}: must not be inside UPLOADS_DIR"
         for name in ("jobs_dir", "storage_dir")
-        if f"{values.get(name, '')}/".startswith(f"{uploads}/")
+        if name in values and inside(values[name])
     ]
+    if inside(PROJECT):
+        wrong.append(f"UPLOADS_DIR: must not hold {PROJECT}, whose .env may hold keys")
+    return wrong
 
 
 def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) -> Settings:

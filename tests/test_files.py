@@ -244,3 +244,33 @@ def test_a_private_directory_is_made_closed_and_one_open_to_writers_is_refused(t
     path.chmod(0o777)
     with pytest.raises(FatalError, match="chmod 700"):
         files.make_private_directory(str(path))
+    path.chmod(0o770)
+    with pytest.raises(FatalError, match="chmod 700"):
+        files.make_private_directory(str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o770  # what others did may still be looked at
+
+
+def test_a_fresh_checkouts_directory_is_closed_when_only_the_group_may_write_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "jobs"
+    path.mkdir()
+    (path / ".gitkeep").touch()
+    path.chmod(0o775)
+    files.make_private_directory(str(path))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o700
+    path.chmod(0o775)
+    (path / "20260101T000000-00000000.json").touch()
+    with pytest.raises(FatalError, match="chmod 700"):
+        files.make_private_directory(str(path))
+
+
+def test_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "jobs"
+    files.make_private_directory(str(path))
+    monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
+    with pytest.raises(FatalError, match="chown"):
+        files.make_private_directory(str(path))
+
+
+def test_a_fifo_in_the_place_of_a_lock_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "lock")
+    assert not files.is_locked(str(tmp_path / "lock"))

@@ -114,3 +114,13 @@ def test_the_storage_url_is_in_one_spelling() -> None:
 
 def test_lists_are_split_at_commas() -> None:
     assert load(ALLOWED_HOSTS=" a , b:80,, ").allowed_hosts == ("a", "b:80")
+
+
+def test_what_holds_keys_is_never_part_of_what_is_synced(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "uploads")
+    (tmp_path / "uploads").mkdir()
+    with pytest.raises(UsageError, match="JOBS_DIR: must not be inside UPLOADS_DIR"):
+        load(UPLOADS_DIR=str(tmp_path / "uploads"), JOBS_DIR=str(tmp_path / "link" / "jobs"))
+    for folder in (PROJECT, os.path.dirname(PROJECT), "/"):
+        with pytest.raises(UsageError, match="UPLOADS_DIR: must not hold"):
+            load(UPLOADS_DIR=folder, JOBS_DIR="/nonexistent/jobs", STORAGE_DIR="/nonexistent/storage")
