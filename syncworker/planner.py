@@ -18,6 +18,7 @@ more than a few batches ahead of who takes them: `emit` blocks.
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -26,7 +27,7 @@ from syncworker import compare, plan
 from syncworker.compare import Decision, Reason, Verdict
 from syncworker.errors import FatalError
 from syncworker.index import Index, Row, Rows
-from syncworker.listing import Listing, PendingPage
+from syncworker.listing import RANGE_KEYS, Listing, PendingPage, PendingRange
 from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.reader import Work
 from syncworker.spool import Spool
@@ -46,12 +47,14 @@ class Planner:
         self,
         index: Index,
         fetch: Callable[[str | None], PendingPage],
+        fetch_range: Callable[[str | None, str | None], PendingRange],
         spool_dir: str,
         emit: Callable[[list[Event] | None], None],
         on_stranger: Callable[[str], None],
     ) -> None:
         self.index = index
         self.fetch = fetch
+        self.fetch_range = fetch_range
         self.spool_dir = spool_dir
         self.emit = emit
         self.on_stranger = on_stranger
@@ -60,6 +63,8 @@ class Planner:
         self._found = self._found_bytes = 0
         self._same = self._same_bytes = 0
         self._flushed_at = time.monotonic()
+        self._ordered = True
+        self._cuts: list[str] = []  # for the next sync
 
     def run(self, items: Iterator[ScanItem]) -> None:
         """Emits batches of events, then None, whatever happens."""
@@ -85,9 +90,10 @@ class Planner:
         suspects: list[tuple[FileEntry, Row]] = []
         for here, there in plan.join(
             self._local(items, rows),
-            Listing(self.fetch),
+            self._listing(),
             lambda: Spool(self.spool_dir),
-            on_extra=self.on_stranger,
+            self._unordered,
+            self.on_stranger,
         ):
             if here is None:
                 assert there is not None
@@ -99,15 +105,30 @@ class Planner:
             else:
                 self._decide(file, there, row)
         self._judge(suspects, rows)
+        if self._ordered:
+            self.index.set_fact("cuts", json.dumps(self._cuts))
+
+    def _listing(self) -> Listing:
+        """By ranges, where an earlier sync found the store to list in order and left keys to cut at."""
+        cuts = json.loads(self.index.fact("cuts") or "[]")
+        return Listing(self.fetch, self.fetch_range, cuts)
+
+    def _unordered(self) -> None:
+        self._ordered = False
+        self.index.set_fact("cuts", "[]")
 
     def _local(self, items: Iterator[ScanItem], rows: Rows) -> Iterator[plan.Local]:
         at = rows.at
+        seen = 0
         for item in items:
             if isinstance(item, FileEntry):
                 self._found += 1
                 self._found_bytes += item.size
-                if self._found % 1024 == 0:
+                seen += 1
+                if seen % 1024 == 0:
                     self._flush_if_due()
+                    if seen % RANGE_KEYS < 1024:
+                        self._cuts.append(item.key)
                 yield item, at(item.key)
             else:
                 self._event("skip" if isinstance(item, Skip) else "unreadable", item)

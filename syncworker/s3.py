@@ -285,6 +285,18 @@ class Bucket:
             query["start-after"] = start_after
         return await self._read("ListObjectsV2", query, s3xml.parse_listing)
 
+    async def list_range(
+        self, low: str | None, high: str | None, most: int, first: s3xml.Page | None = None
+    ) -> list[s3xml.Page]:
+        """The pages behind the key `low`: up to the one that passes `high`, the last one, or `most`. `first`
+        is the first of them, where it is known already."""
+        pages = [first or await self.list_page(None, low)]
+        while pages[-1].truncated and pages[-1].token is not None and len(pages) < most:
+            if high is not None and pages[-1].entries and pages[-1].entries[-1].key > high:
+                break
+            pages.append(await self.list_page(pages[-1].token))
+        return pages
+
     async def list_exact(self, key: str, most: int = 2) -> list[str]:
         """The first keys listed under a key's own name: the key itself, if the store kept it."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most), "prefix": key}

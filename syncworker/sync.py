@@ -31,6 +31,7 @@ from syncworker.compare import Decision, Reason, Verdict
 from syncworker.control import Control
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row
+from syncworker.listing import RANGE_PAGES
 from syncworker.model import FileEntry, Phase, ScanItem, Skip
 from syncworker.planner import Event, Planner
 from syncworker.progress import Progress
@@ -156,7 +157,9 @@ class Sync:
         self.large: asyncio.Queue[Read | None] = asyncio.Queue(maxsize=64)
         self.budget = Budget(BYTES_IN_FLIGHT)
         await self._open_bucket()
-        planner = Planner(self.index, self._fetch, self.spool_dir, self._emit, self.obstacles.note)
+        planner = Planner(
+            self.index, self._fetch, self._fetch_range, self.spool_dir, self._emit, self.obstacles.note
+        )
         try:
             await self._transfer(planner, items)
             self._raise_if_halted()
@@ -195,6 +198,12 @@ class Sync:
             self._first_page = None
             return ready
         return asyncio.run_coroutine_threadsafe(self.bucket.list_page(token), self.loop)
+
+    def _fetch_range(self, low: str | None, high: str | None) -> Future[list[Page]]:
+        """Called by the planner's thread: asks for the pages of a range."""
+        first = self._first_page if low is None else None
+        pages = self.bucket.list_range(low, high, RANGE_PAGES, first)
+        return asyncio.run_coroutine_threadsafe(pages, self.loop)
 
     async def _open_bucket(self) -> None:
         """The first page; makes the bucket when it is missing."""
