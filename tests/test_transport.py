@@ -269,7 +269,7 @@ def test_https_goes_through_the_proxy_by_connect(
     assert {head.split("\r\n")[0] for head in forward.heads} == {f"CONNECT localhost:{https.port} HTTP/1.1"}
 
 
-@pytest.mark.parametrize("no_proxy", ["*", "example.com,127.0.0.1"])
+@pytest.mark.parametrize("no_proxy", ["example.com,127.0.0.1"])
 def test_no_proxy_goes_directly(
     make_shell: MakeShell, juicefs: Store, forward: ForwardProxy, no_proxy: str
 ) -> None:
@@ -375,7 +375,7 @@ def tokens(proxy: RecordingProxy) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("accepted", [0, 1, 4])
+@pytest.mark.parametrize("accepted", [0, 4])
 def test_temporary_keys_that_expire_during_a_job_are_renewed(
     make_shell: MakeShell,
     moto: Store,
