@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test check format lock audit clean
+.PHONY: help run demo test check format docs lock audit clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,6 +45,9 @@ format: $(VENV)/.dev ## rewrite the code in the one format
 
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"
+
+docs: $(VENV)/.dev ## write docs/api.md again, from syncworker/openapi.py
+	$(BIN)/python scripts/api_docs.py
 
 lock: $(VENV)/.dev ## pin all versions and hashes again, from requirements.in and requirements-dev.in
 	$(LOCK) requirements.in -o requirements.txt

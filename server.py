@@ -10,6 +10,7 @@ Who may call is decided before this (`guard`), how much may be sent below it (`h
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
@@ -22,7 +23,7 @@ from urllib.parse import quote
 
 import bottle
 
-from syncworker import __version__, embedded, files, guard, http, parameters, process, settings, spec
+from syncworker import __version__, embedded, files, guard, http, openapi, parameters, process, settings, spec
 from syncworker import supervisor as supervision
 from syncworker.catalog import ID_PATTERN
 from syncworker.endpoint import destination_id
@@ -36,10 +37,11 @@ from syncworker.supervisor import QueueFull, Supervisor
 NAME = "s3-sync-api"
 JOBS_MAX = 500  # of one answer of /jobs
 RESOLVE_SECONDS = 2.0
+KEY_IN_ADDRESS = "secret_key was sent in the address, which browsers and proxies remember: use POST"
 log = logging.getLogger("server")
 
 Parameters = dict[str, str]
-Answer = tuple[int, dict[str, Any], dict[str, str]]
+Answer = tuple[int, dict[str, Any] | bytes, dict[str, str]]  # bytes: with their Content-Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class Service:
     settings: Settings
     supervisor: Supervisor
     store: Callable[[], str]
+    token_needed: bool
 
     @property
     def jobs(self) -> Jobs:
@@ -111,7 +114,8 @@ def resume(service: Service, given: Parameters) -> Answer:
     return 202, status, {"Location": f"/get?id={quote(job_id)}"}
 
 
-def history(service: Service, given: Parameters) -> Answer:
+def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
+    """The ids of a page of the history, newest first, and where the next one begins."""
     state = _state(given.get("state"))
     limit = _limit(given.get("limit"))
     before = given.get("before")
@@ -126,14 +130,28 @@ def history(service: Service, given: Parameters) -> Answer:
         ),
         reverse=True,
     )
+    return wanted[:limit], wanted[limit - 1] if len(wanted) > limit else None
+
+
+def history(service: Service, given: Parameters) -> Answer:
+    wanted, following = _page(service, given)
     found: list[Status] = []
-    for job_id in wanted[:limit]:
+    for job_id in wanted:
         try:
             found.append(service.jobs.observe(job_id))
         except NoSuchJob:  # removed meanwhile
             continue
-    following = wanted[limit - 1] if len(wanted) > limit else None
     return 200, {"count": len(found), "jobs": found, "next": following}, {}
+
+
+def history_tag(service: Service, given: Parameters) -> str:
+    """From the files' stamps: a page that nobody has touched is not read again."""
+    wanted, following = _page(service, given)
+    entries = service.jobs.entries()
+    page = [
+        (job_id, entries[job_id].stamp, entries[job_id].cancelled) for job_id in wanted if job_id in entries
+    ]
+    return _etag(repr((page, following)).encode())
 
 
 def healthz(service: Service, _given: Parameters) -> Answer:
@@ -151,14 +169,25 @@ def healthz(service: Service, _given: Parameters) -> Answer:
     )
 
 
+def description(service: Service, _given: Parameters) -> Answer:
+    return 200, openapi.document(token_needed=service.token_needed), {}
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """`acts`: a HEAD, which browsers and link checkers send unasked, must not reach it."""
+    """`acts`: a HEAD, which browsers and link checkers send unasked, must not reach it.
+
+    `conditional`: the answer carries an ETag, and `If-None-Match` is heeded. `tag` tells that ETag before the
+    answer is made, where that is cheaper; what it is made of is read before the answer, so that an ETag may
+    be older than its answer and never newer.
+    """
 
     path: str
     handler: Callable[[Service, Parameters], Answer]
     parameters: tuple[str, ...]
     acts: bool
+    conditional: bool = False
+    tag: Callable[[Service, Parameters], str] | None = None
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -168,12 +197,13 @@ class Route:
 SYNC_PARAMETERS = ("source", "dest", "storage_url", "access_key", "secret_key", "wait")
 ROUTES = (
     Route("/sync", sync, SYNC_PARAMETERS, acts=True),
-    Route("/runnings", runnings, (), acts=False),
-    Route("/get", get, ("id",), acts=False),
+    Route("/runnings", runnings, (), acts=False, conditional=True),
+    Route("/get", get, ("id",), acts=False, conditional=True),
     Route("/cancel", cancel, ("id",), acts=True),
     Route("/resume", resume, ("id", "access_key", "secret_key"), acts=True),
-    Route("/jobs", history, ("state", "limit", "before"), acts=False),
+    Route("/jobs", history, ("state", "limit", "before"), acts=False, conditional=True, tag=history_tag),
     Route("/healthz", healthz, (), acts=False),
+    Route("/openapi.json", description, (), acts=False, conditional=True),
 )
 
 # -- parameters -------------------------------------------------------------------------------------------
@@ -229,6 +259,16 @@ def _check_storage_url(url: str) -> None:
 # -- answers ---------------------------------------------------------------------------------------------
 
 
+def _etag(data: bytes) -> str:
+    return f'"{hashlib.sha256(data).hexdigest()[:32]}"'
+
+
+def _is_known(etag: str, if_none_match: str) -> bool:
+    """Weak comparison, as RFC 9110 has it for If-None-Match; proxies that compress make an ETag weak."""
+    known = [item.strip().removeprefix("W/") for item in if_none_match.split(",")]
+    return etag in known or "*" in known
+
+
 def _problem_of(error: SyncError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, members besides detail and code, headers) of an error."""
     match error:
@@ -262,7 +302,12 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
         detail = f"{method[:20]} is not allowed on {route.path}: use {allow}"
         return _error(405, "MethodNotAllowed", detail, {"Allow": allow})
     try:
-        status, value, headers = route.handler(service, parameters.of_request(environ, route.parameters))
+        given = parameters.of_request(environ, route.parameters)
+        known = environ.get("HTTP_IF_NONE_MATCH") if method != "POST" else None
+        etag = route.tag(service, given) if route.tag else None
+        if etag and known and _is_known(etag, known):
+            return bottle.HTTPResponse(b"", 304, headers={"ETag": etag})
+        status, value, headers = route.handler(service, given)
     except SyncError as error:
         number, more, headers = _problem_of(error)
         if number == 500:
@@ -272,17 +317,21 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
         log.error("%s: %s", route.path, error, exc_info=True)
         why = error.strerror or "input or output failed"
         return _error(500, "JobsDirectoryFailed", f"the folder of job files cannot be used: {why}", {})
-    if method == "GET" and "secret_key=" in environ.get("QUERY_STRING", ""):
-        value = value | {
-            "warning": "secret_key was sent in the address, which browsers and proxies remember: use POST"
-        }
-    return bottle.HTTPResponse(to_json(value), status, headers={"Content-Type": "application/json"} | headers)
+    if isinstance(value, dict):
+        if method == "GET" and "secret_key=" in environ.get("QUERY_STRING", ""):
+            value = value | {"warning": KEY_IN_ADDRESS}
+        value, headers = to_json(value), {"Content-Type": "application/json"} | headers
+    if route.conditional:
+        headers = {"ETag": etag or _etag(value)} | headers
+        if known and _is_known(headers["ETag"], known):
+            return bottle.HTTPResponse(b"", 304, headers={"ETag": headers["ETag"]})
+    return bottle.HTTPResponse(value, status, headers=headers)
 
 
 def _unrouted(error: bottle.HTTPError) -> bytes:
     """What Bottle itself finds: an unknown path, a path that is no UTF-8, an exception in a handler."""
     details = {
-        404: "there is nothing at this path: see /runnings, /jobs, /get, /sync, /cancel, /resume, /healthz",
+        404: "there is nothing at this path: see /openapi.json for what there is",
         400: "the path is not valid UTF-8",
         500: "something went wrong here: the server's log says what",
     }
@@ -295,10 +344,14 @@ def _unrouted(error: bottle.HTTPError) -> bytes:
 
 
 def make_app(
-    config: Settings, supervisor: Supervisor, store: Callable[[], str] = lambda: "external"
+    config: Settings,
+    supervisor: Supervisor,
+    store: Callable[[], str] = lambda: "external",
+    *,
+    token_needed: bool = False,
 ) -> bottle.Bottle:
     """The routes as a WSGI application. It trusts its caller: put `guard.Guard` before it."""
-    service = Service(config, supervisor, store)
+    service = Service(config, supervisor, store, token_needed)
     app = bottle.Bottle()
     app.default_error_handler = _unrouted
     for route in ROUTES:
@@ -344,9 +397,9 @@ def _serve() -> int:
     supervisor = Supervisor(config, jobs, spawn, store_is_up=store.is_up if store else lambda: True)
     if store:
         store.start(has_workers=supervisor.has_workers)
-    application.become(
-        guard.Guard(make_app(config, supervisor, store.state if store else lambda: "external"), config, token)
-    )
+    state = store.state if store else lambda: "external"
+    app = make_app(config, supervisor, state, token_needed=token is not None)
+    application.become(guard.Guard(app, config, token))
     process.on_stop(lambda _name: server.stop())
     supervisor.start()
     _greet(config, token, server.port)

@@ -87,7 +87,7 @@ class Site:
         self.jobs = jobs.Jobs(self.settings.jobs_dir)
         self.jobs.prepare()
         self.supervisor = Supervisor(self.settings, self.jobs, Workers(base).spawn)
-        self.app = server.make_app(self.settings, self.supervisor)
+        self.app = server.make_app(self.settings, self.supervisor, token_needed=token is not None)
         self.http = http.Server(guard.Guard(self.app, self.settings, token), "127.0.0.1", 0)
         self.port = self.http.port
         self._thread = threading.Thread(target=self.http.run, daemon=True)

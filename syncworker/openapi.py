@@ -1,0 +1,339 @@
+"""The API as an OpenAPI 3.1 document: what `/openapi.json` answers with, and what `docs/api.md` is made of.
+
+`OPERATIONS` says what each route is for, takes and answers; what all routes share (HEAD, forms and JSON
+bodies, the errors of the layers below the routes) is added by `document`. That it is true of the server, in
+both directions, is `tests/test_openapi.py`'s to see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from syncworker import __version__, schemas
+from syncworker.model import State
+from syncworker.schemas import Schema, ref, text
+
+INTRODUCTION = """\
+Keeps an S3 bucket an exact mirror of a local folder. One call of `/sync` makes one job; one job is one
+process.
+
+`GET` and `POST` both work on every route; `HEAD` on those that change nothing. Parameters come in the query,
+in a form or in a JSON object; a name that the route does not know, or one that is given twice, is refused.
+Other methods are answered 405, an unknown path 404. Answers are JSON, indented, UTF-8. Errors are
+`application/problem+json` (RFC 9457).
+
+There is no long poll: eight threads answer all requests, and a handful of waiting clients would stop the
+rest. Ask again instead, with `If-None-Match`: while nothing has changed the answer is an empty 304.
+
+Requests whose `Host` is not one of `ALLOWED_HOSTS`, or that a page of another site makes, are answered 403 on
+every path. With `API_TOKEN` set, all but `/healthz` needs `Authorization: Bearer TOKEN`, or the cookie that
+`/login` trades the token for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """`answers`: status -> (description, schema name or content type). `required`: names of parameters."""
+
+    summary: str
+    description: str
+    answers: dict[int, tuple[str, str]]
+    parameters: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+    acts: bool = False
+    conditional: bool = False  # has an ETag, knows If-None-Match
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+def _or_empty(schema: Schema) -> Schema:
+    """A value, or the empty text, which counts as not given."""
+    described = {"description": schema["description"]}
+    bare = {name: item for name, item in schema.items() if name != "description"}
+    return {**described, "anyOf": [bare, {"const": ""}]}
+
+
+PARAMETERS: dict[str, Schema] = {
+    "source": text(
+        "The folder below the uploads root; empty for all of it. It need not exist: a missing folder, or one"
+        " without any file, has the bucket deleted. No absolute path, no `..`, no NUL, no link out.",
+        pattern=r"^(?!/)(?![\s\S]*(?:^|/)\.\.(?:/|$))[^\u0000]*$",
+        maxLength=4000,
+        examples=["photos"],
+    ),
+    "dest": text(
+        "The bucket: 3 to 63 lower-case letters, digits, dots and hyphens. Made when it is missing.",
+        pattern=r"^(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$",
+        examples=["mybucket"],
+    ),
+    "storage_url": text(
+        "Another S3 endpoint than the configured one; then the keys must be given too. Link-local addresses"
+        " are refused, and what ALLOWED_STORAGE_URLS leaves out.",
+    ),
+    "access_key": text("The access key for this job alone", pattern=r"^[!-+\--.0-~]*$", maxLength=1024),
+    "secret_key": text(
+        "Its secret key. Send it by POST: addresses are remembered", pattern="^[!-~]*$", maxLength=1024
+    ),
+    "wait": {
+        "description": "Seconds between two operations, which then run one at a time; 0: full parallel speed",
+        "anyOf": [
+            {"type": "number", "minimum": 0, "maximum": 3600},
+            {"type": "string", "pattern": r"^(\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE]-?[0-9]+)?)?$"},
+        ],
+        "default": 0,
+    },
+    "id": text("The id of a job", pattern=schemas.ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
+    "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
+    "limit": {
+        "description": "How many at most; 50 when not given or empty",
+        "anyOf": [
+            {"type": "integer", "minimum": 1, "maximum": 500},
+            {"type": "string", "pattern": "^(0{0,3}[1-9][0-9]?|0{0,3}[1-4][0-9][0-9]|0{0,3}500|)$"},
+        ],
+    },
+    "before": _or_empty(
+        text("Only jobs older than this one: `next` of the page before", pattern=schemas.ID_PATTERN)
+    ),
+}
+
+OPERATIONS: dict[str, Operation] = {
+    "/sync": Operation(
+        "Start a sync",
+        "Makes a job that makes the bucket an exact mirror of the folder: new and changed files are uploaded,"
+        " objects without a file are deleted, last and only when nothing failed. A folder that is missing or"
+        " holds no file has the whole bucket deleted.",
+        {202: ("The job, queued", "Status")},
+        ("source", "dest", "storage_url", "access_key", "secret_key", "wait"),
+        ("source", "dest"),
+        acts=True,
+        errors={
+            409: "A job on this bucket is queued or running; `job` is its id",
+            503: "As many jobs wait as MAX_QUEUED_JOBS allows, or another is just being made: try again",
+        },
+    ),
+    "/runnings": Operation(
+        "Jobs that are queued or running",
+        "Oldest first.",
+        {200: ("The jobs", "JobList")},
+        conditional=True,
+    ),
+    "/get": Operation(
+        "One job",
+        "Its status.",
+        {200: ("The job", "Status")},
+        conditional=True,
+        errors={404: "No such job"},
+        parameters=("id",),
+        required=("id",),
+    ),
+    "/cancel": Operation(
+        "Cancel a job",
+        "No new operation starts, those in flight finish. May be repeated. A queued job is `cancelled`"
+        " at once.",
+        {202: ("The job; `cancel_requested` is true", "Status")},
+        acts=True,
+        errors={404: "No such job", 409: "The job has ended"},
+        parameters=("id",),
+        required=("id",),
+    ),
+    "/resume": Operation(
+        "Resume a job",
+        "Queues a `failed`, `cancelled` or `interrupted` job again, under its id. What is done stays done."
+        " Keys are needed again when the job had its own and they were removed at its end.",
+        {202: ("The job, queued, `attempt` one higher", "Status")},
+        ("id", "access_key", "secret_key"),
+        ("id",),
+        acts=True,
+        errors={
+            404: "No such job",
+            409: "The job is queued, running or done, or another job has the bucket (`job`)",
+            503: "The queue is full, or another job is just being made: try again",
+        },
+    ),
+    "/jobs": Operation(
+        "The history",
+        "All jobs, newest first, in pages. KEEP_JOBS finished ones are kept.",
+        {200: ("A page", "JobPage")},
+        ("state", "limit", "before"),
+        conditional=True,
+    ),
+    "/healthz": Operation("Whether the server answers", "Needs no token.", {200: ("It does", "Health")}),
+    "/openapi.json": Operation(
+        "This document", "OpenAPI 3.1.", {200: ("The document", "object")}, conditional=True
+    ),
+}
+
+LOGIN = "`/login?token=TOKEN`, the link that the server prints when it starts: 303 to `/` with the cookie."
+
+SHARED_ERRORS = {
+    400: "A parameter is missing, unknown, given twice or has a bad value (`param` names it), or the request"
+    " is no valid HTTP",
+    403: "`Host` is not one of ours, or a page of another site asks",
+    413: "The body is longer than 65536 bytes",
+    415: "The body is neither a form nor JSON, or not UTF-8",
+    431: "The headers, the address included, are longer than 16384 bytes",
+    500: "The folder of job files cannot be used, or a bug: the server's log says what",
+}
+_BODY_ERRORS = (413, 415)
+_HEADERS: dict[str, Schema] = {
+    "ETag": {"description": "Give it as `If-None-Match`", "required": True, "schema": {"type": "string"}},
+    "Location": {
+        "description": "Where the job's status is",
+        "required": True,
+        "schema": {"type": "string", "pattern": r"^/get\?id="},
+    },
+    "Retry-After": {"description": "Seconds to wait", "required": True, "schema": {"type": "string"}},
+    "WWW-Authenticate": {"description": "How to log in", "required": True, "schema": {"type": "string"}},
+}
+
+
+def document(*, token_needed: bool = False) -> dict[str, Any]:
+    """The whole document. `token_needed`: whether this server asks for one."""
+    paths = {path: _path_item(path, operation, token_needed) for path, operation in OPERATIONS.items()}
+    if token_needed:
+        paths["/login"] = {"get": _login()}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "s3-sync-api", "version": __version__, "description": INTRODUCTION},
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}, {"cookie": []}] if token_needed else [],
+        "paths": paths,
+        "components": {
+            "schemas": schemas.ALL,
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "The value of API_TOKEN"},
+                "cookie": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": "syncworker_5000",
+                    "description": "Set by /login; its name ends in the server's port",
+                },
+            },
+        },
+    }
+
+
+def _path_item(path: str, operation: Operation, token_needed: bool) -> dict[str, Any]:
+    methods = ("get", "post") if operation.acts else ("get", "head", "post")
+    return {method: _method(path, method, operation, token_needed) for method in methods}
+
+
+def _method(path: str, method: str, operation: Operation, token_needed: bool) -> dict[str, Any]:
+    name = path.strip("/").replace(".", "_").replace("/", "_") or "dashboard"
+    answers: dict[str, Any] = {}
+    for status, (description, content) in operation.answers.items():
+        answers[str(status)] = _answer(path, status, description, content, operation, method)
+    if operation.conditional:
+        answers["304"] = {
+            "description": "Nothing has changed since the answer with this ETag",
+            "headers": {"ETag": _HEADERS["ETag"]},
+        }
+    errors = {s: d for s, d in SHARED_ERRORS.items() if method == "post" or s not in _BODY_ERRORS}
+    if token_needed and path != "/healthz":
+        errors[401] = "The token is missing or wrong"
+    for status, description in sorted((errors | operation.errors).items()):
+        answers[str(status)] = _error(status, description, method)
+    found: dict[str, Any] = {
+        "operationId": name if method == "get" else f"{name}_{method}",
+        "summary": operation.summary,
+        "description": operation.description,
+        "responses": answers,
+    }
+    if path == "/healthz":
+        found["security"] = []
+    if method == "post":
+        if operation.parameters:
+            found["requestBody"] = _body(operation)
+    elif operation.parameters:
+        found["parameters"] = [_query(name, name in operation.required) for name in operation.parameters]
+    if operation.conditional:
+        found.setdefault("parameters", []).append(_IF_NONE_MATCH)
+    return found
+
+
+_IF_NONE_MATCH = {
+    "name": "If-None-Match",
+    "in": "header",
+    "description": "The ETag of an earlier answer: 304 when it still holds",
+    "schema": {"type": "string"},
+}
+
+
+def _query(name: str, required: bool) -> dict[str, Any]:
+    schema = {key: item for key, item in PARAMETERS[name].items() if key != "description"}
+    found: dict[str, Any] = {"name": name, "in": "query", "required": required}
+    return found | {"description": PARAMETERS[name]["description"], "schema": schema}
+
+
+def _body(operation: Operation) -> dict[str, Any]:
+    schema: Schema = {
+        "type": "object",
+        "properties": {name: PARAMETERS[name] for name in operation.parameters},
+        "required": list(operation.required),
+        "additionalProperties": False,
+    }
+    kinds = ("application/json", "application/x-www-form-urlencoded")
+    return {
+        "required": bool(operation.required),
+        "description": "The parameters; they may come in the query instead, each once.",
+        "content": {kind: {"schema": schema} for kind in kinds},
+    }
+
+
+def _answer(
+    path: str, status: int, description: str, content: str, operation: Operation, method: str
+) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": description}
+    headers = ["ETag"] if operation.conditional else []
+    if operation.acts and path != "/cancel":
+        headers.append("Location")
+        links = {"get": "Its status", "cancel": "Cancel it", "resume": "Resume it when it has ended"}
+        answer["links"] = {
+            name: {"operationId": name, "parameters": {"id": "$response.body#/id"}, "description": why}
+            for name, why in links.items()
+        }
+    if headers:
+        answer["headers"] = {name: _HEADERS[name] for name in headers}
+    if method != "head":
+        if "/" in content:
+            answer["content"] = {content: {"schema": {"type": "string"}}}
+        else:
+            schema = ref(content) if content in schemas.ALL else {"type": content}
+            answer["content"] = {"application/json": {"schema": schema}}
+    return answer
+
+
+def _error(status: int, description: str, method: str) -> dict[str, Any]:
+    headers = {503: "Retry-After", 401: "WWW-Authenticate"}
+    answer: dict[str, Any] = {"description": description}
+    if method != "head":
+        answer["content"] = {"application/problem+json": {"schema": ref("Problem")}}
+    if status in headers:
+        answer["headers"] = {headers[status]: _HEADERS[headers[status]]}
+    return answer
+
+
+def _login() -> dict[str, Any]:
+    answers: dict[str, Any] = {
+        "303": {
+            "description": "To the dashboard, with the cookie",
+            "headers": {"Location": {"required": True, "schema": {"type": "string", "const": "/"}}},
+        }
+    }
+    errors = {s: SHARED_ERRORS[s] for s in (403, 431)} | {401: "This is not the server's token"}
+    answers |= {str(status): _error(status, why, "get") for status, why in sorted(errors.items())}
+    return {
+        "operationId": "login",
+        "summary": "Trade the token for the dashboard's cookie",
+        "description": LOGIN,
+        "security": [],
+        "parameters": [
+            {
+                "name": "token",
+                "in": "query",
+                "required": True,
+                "description": "The value of API_TOKEN",
+                "schema": {"type": "string"},
+            }
+        ],
+        "responses": answers,
+    }

@@ -1,0 +1,195 @@
+"""The shapes of the API's answers as JSON Schema (2020-12, as OpenAPI 3.1 uses it): every field, its type,
+its unit, and null where a value may be unknown.
+
+Fields are only ever added. The schemas name every field there is and close no object, so that an older
+client's copy stays true; that no answer has a field which is missing here is a test's to see.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from syncworker.model import Phase, State
+
+Schema = dict[str, Any]
+
+ID_PATTERN = "^[0-9]{8}T[0-9]{6}-[0-9a-f]{8}$"
+
+
+def text(description: str, **more: Any) -> Schema:
+    return {"type": "string", "description": description, **more}
+
+
+def integer(description: str, **more: Any) -> Schema:
+    return {"type": "integer", "minimum": 0, "description": description, **more}
+
+
+def number(description: str, **more: Any) -> Schema:
+    return {"type": "number", "minimum": 0, "description": description, **more}
+
+
+def flag(description: str) -> Schema:
+    return {"type": "boolean", "description": description}
+
+
+def nullable(schema: Schema) -> Schema:
+    return {**schema, "type": [schema["type"], "null"]}
+
+
+def time(description: str) -> Schema:
+    return text(f"{description}; UTC, RFC 3339 with milliseconds", format="date-time")
+
+
+def record(description: str, properties: dict[str, Schema], *optional: str) -> Schema:
+    """An object that has all of these, `optional` ones only at times."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "description": description, "properties": properties, "required": required}
+
+
+def rows(description: str, schema: Schema, **more: Any) -> Schema:
+    return {"type": "array", "description": description, "items": schema, **more}
+
+
+def ref(name: str) -> Schema:
+    return {"$ref": f"#/components/schemas/{name}"}
+
+
+JOB_ID = text("The job's id; ids sort by time", pattern=ID_PATTERN, examples=["20261122T131242-9f3a61c2"])
+STATES = text(
+    "`queued`, `running`, then one of the final ones: `done` (the bucket equals the folder), `failed`,"
+    " `cancelled`, `interrupted` (the worker ended before its work did). The last three can be resumed.",
+    enum=[state.value for state in State],
+)
+PHASES = {
+    "type": ["string", "null"],
+    "description": "What a running job does; null otherwise",
+    "enum": [*(phase.value for phase in Phase), None],
+}
+
+PROGRESS = record(
+    "Counters of the current attempt; they only grow within it.",
+    {
+        "scan_complete": flag("The folder has been read to its end: the totals are final"),
+        "files_total": integer("Files found so far"),
+        "files_done": integer("Files finished with, in whichever way"),
+        "bytes_total": integer("Bytes of the files found so far"),
+        "bytes_done": integer("Bytes finished with, those in flight included"),
+        "files_unchanged": integer("Files the bucket had already"),
+        "files_uploaded": integer("Files sent"),
+        "objects_deleted": integer("Objects deleted, because no file is there for them"),
+        "files_failed": integer("Files that could not be sent"),
+        "files_skipped": integer("Files that are not to be sent: vanished, sockets, links that lead out"),
+        "bytes_uploaded": integer("Bytes sent and taken by the store"),
+        "bytes_resumed": integer("Bytes of parts that an earlier attempt had sent"),
+        "bytes_per_second": number("Speed over the last seconds"),
+        "eta_seconds": nullable(number("Seconds left at this speed; null while unknown")),
+        "elapsed_seconds": number("Seconds since the attempt began"),
+    },
+)
+OPERATION = record(
+    "An operation in flight.",
+    {
+        "op": text("`upload`, `delete`, …"),
+        "key": text("The object's key"),
+        "size": integer("Bytes of the whole"),
+        "bytes_done": integer("Bytes sent so far"),
+    },
+)
+FILE_ERROR = record(
+    "What went wrong with one file or object.",
+    {
+        "time": time("When"),
+        "op": text("The operation that failed"),
+        "key": text("The object's key"),
+        "code": text("A short word for programs: an S3 error code or one of the service's"),
+        "message": text("A sentence for people"),
+    },
+)
+ERROR = {
+    **record(
+        "Why the job is not `done`; null when there is nothing to say.",
+        {"code": text("A short word for programs"), "message": text("A sentence for people")},
+    ),
+    "type": ["object", "null"],
+}
+STATUS = record(
+    "A job, as its file `jobs/ID.json` holds it.",
+    {
+        "version": integer("Version of this shape", const=1),
+        "id": JOB_ID,
+        "state": STATES,
+        "phase": PHASES,
+        "source": text("The folder below the uploads root; empty: all of it"),
+        "dest": text("The bucket"),
+        "storage_url": text("The S3 endpoint"),
+        "wait": number("Seconds between two operations; 0: full parallel speed", maximum=3600),
+        "options": {"type": "object", "description": "Reserved; empty"},
+        "pid": nullable(integer("The worker's process id")),
+        "pid_started_at": nullable(number("When that process started, seconds since the epoch")),
+        "host": text("The machine"),
+        "attempt": integer("1, and one more for each resume", minimum=1),
+        "auto_resume": flag("The server may start it again by itself"),
+        "created_at": time("When the job was asked for"),
+        "started_at": nullable(time("When this attempt began")),
+        "updated_at": time("When this was written"),
+        "finished_at": nullable(time("When it ended")),
+        "cancel_requested": flag("A cancel has been asked for"),
+        "progress": ref("Progress"),
+        "current": rows("Operations in flight, the first twenty", ref("Operation")),
+        "errors": rows("The first hundred errors; the report file has all", ref("FileError")),
+        "error": ref("Error"),
+        "message": text("What happens or happened, for people"),
+        "warning": text("Only in the answer to a GET that carried a secret key: use POST"),
+    },
+    "warning",
+)
+JOB_LIST = record(
+    "Jobs.",
+    {"count": integer("How many follow"), "jobs": rows("The jobs", ref("Status"))},
+)
+JOB_PAGE = record(
+    "A page of the history.",
+    {
+        "count": integer("How many follow"),
+        "jobs": rows("The jobs, newest first", ref("Status")),
+        "next": nullable(text("Give it as `before` for the next page; null on the last", pattern=ID_PATTERN)),
+    },
+)
+HEALTH = record(
+    "That the server answers.",
+    {
+        "status": text("`ok`", const="ok"),
+        "service": text("The service's name"),
+        "version": text("Its version"),
+        "jobs": record(
+            "How many jobs.", {"queued": integer("Jobs that wait"), "running": integer("Jobs that run")}
+        ),
+        "storage": text("The embedded storage: `up`, `starting` or `down`; `external` when there is none"),
+    },
+)
+PROBLEM = record(
+    "An error, RFC 9457.",
+    {
+        "type": text("Always `about:blank`: the status says what kind it is"),
+        "title": text("The status in words"),
+        "status": integer("The HTTP status", minimum=400, maximum=599),
+        "detail": text("What is wrong and what to do, for people"),
+        "code": text("A short word for programs"),
+        "param": text("The parameter at fault, when one is"),
+        "job": text("The job in the way (409)", pattern=ID_PATTERN),
+    },
+    "param",
+    "job",
+)
+
+ALL: dict[str, Schema] = {
+    "Status": STATUS,
+    "Progress": PROGRESS,
+    "Operation": OPERATION,
+    "FileError": FILE_ERROR,
+    "Error": ERROR,
+    "JobList": JOB_LIST,
+    "JobPage": JOB_PAGE,
+    "Health": HEALTH,
+    "Problem": PROBLEM,
+}
