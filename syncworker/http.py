@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import resource
 import socket
+import threading
 import time
 from typing import Any
 
@@ -169,6 +170,8 @@ class Server:
         self._map: dict[int, Any] = {}
         self._dispatcher = ThreadedTaskDispatcher()
         self._stopping = False
+        self._closed = False
+        self._closing = threading.RLock()  # a signal handler may come while its own thread holds it
         self._listeners: list[Any] = []
         try:
             for sockinfo in adjustments.listen:
@@ -195,13 +198,16 @@ class Server:
         while any(c.requests or c.total_outbufs_len for c in channels) and time.monotonic() < deadline:
             wasyncore.loop(timeout=0.05, map=self._map, use_poll=True, count=1)
         self._dispatcher.shutdown(timeout=2)
-        wasyncore.close_all(self._map, ignore_all=True)
+        with self._closing:
+            self._closed = True
+            wasyncore.close_all(self._map, ignore_all=True)
 
     def stop(self) -> None:
         """For signal handlers and other threads: only a flag and a wake-up."""
-        if not self._stopping:  # the second time the pipe may be closed
+        with self._closing:
             self._stopping = True
-            self._listeners[0].pull_trigger()
+            if not self._closed:  # else the pipe is closed, and its number perhaps another file's
+                self._listeners[0].pull_trigger()
 
 
 def _allow_open_files(wanted: int) -> None:
