@@ -406,7 +406,7 @@ def _serve() -> int:
     server.run()
     supervisor.stop()
     if store:
-        store.close(stop=not supervisor.has_workers())
+        store.close(stop=supervisor.rests(0.5))
     right.release()
     return 0
 

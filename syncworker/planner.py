@@ -8,7 +8,7 @@ Events, in the order in which they are found:
 | work | a `Work`: read, compare or send this file |
 | remember | an index row that has learned its object's LastModified |
 | skip, unreadable | the scan's item |
-| renamed | a file that the store keeps under a key that nobody sent |
+| renamed | a `Work`: a file that the store may keep under a key that nobody sent |
 | complete | the scan and the listing have come to their ends |
 | error | what ended the plan instead |
 
@@ -31,7 +31,6 @@ from syncworker.listing import RANGE_KEYS, Listing, PendingPage, PendingRange
 from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.reader import Work
 from syncworker.spool import Spool
-from syncworker.transfer import REWRITTEN
 
 BATCH = 500
 _FLUSH_SECONDS = 0.1
@@ -146,7 +145,7 @@ class Planner:
 
     def _judge(self, suspects: list[tuple[FileEntry, Row]], rows: Rows) -> None:
         """Files that we had sent and that the bucket lacks. Where an object that nobody sent has their size
-        and ETag, the store may have renamed them: the row goes along, and the upload looks for its key."""
+        and ETag, the store may have renamed them."""
         wanted = {(row.etag, row.size) for _, row in suspects}
         strange: set[tuple[str, int]] = set()
         for key, size, tag in self.deletes if suspects else ():
@@ -155,10 +154,7 @@ class Planner:
         new = Decision(Verdict.UPLOAD, Reason.NEW)
         for file, row in suspects:
             renamed = (row.etag, row.size) in strange
-            if renamed and REWRITTEN.search(file.key):
-                self._event("renamed", file)
-            else:
-                self._event("work", Work(file, None, row if renamed else None, new))
+            self._event("renamed" if renamed else "work", Work(file, None, None, new))
 
     def _event(self, name: str, value: Any) -> None:
         self._events.append((name, value))

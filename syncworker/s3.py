@@ -141,6 +141,7 @@ class Bucket:
         max_body: int = 8 << 20,
         on_sent: Callable[[int], None] | None = None,
         is_hopeless: Callable[[str], bool] | None = None,
+        on_retry: Callable[[], None] | None = None,
     ) -> Response:
         """The answer with a 2xx status; everything else is raised, after the tries it is worth."""
         tries = 0
@@ -167,6 +168,8 @@ class Bucket:
             if is_hopeless and key and tries > 1 and error.code in _INTERNAL and is_hopeless(key):
                 raise error  # a store that is a file system fails so on a key below another object
             await self._wait(error, tries)
+            if on_retry is not None:
+                on_retry()
 
     async def _wait(self, error: RetryError, tries: int) -> None:
         """Sleeps before the next try, or raises when there is none left."""
@@ -226,7 +229,13 @@ class Bucket:
         length = f"content-length: {size}\r\n" if size or method in ("PUT", "POST") else ""
         head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"
         response = await self.wire.exchange(
-            self._host, method, head.encode("latin-1"), body, max_body=max_body, on_sent=on_sent
+            self._host,
+            method,
+            head.encode("latin-1"),
+            body,
+            max_body=max_body,
+            on_sent=on_sent,
+            may_repeat=operation != "CreateMultipartUpload",
         )
         counter = (operation, response.status)
         self.requests[counter] = self.requests.get(counter, 0) + 1
@@ -378,22 +387,59 @@ class Bucket:
                 raise
 
     async def delete_many(self, objects: Sequence[tuple[str, str | None]]) -> list[tuple[str, SyncError]]:
-        """Deletes up to 1,000 (key, version id or None); returns those that failed, with their errors."""
+        """Deletes up to 1,000 (key, version id or None); returns those that failed, with their errors. Those
+        that may work later are tried again, as a request of their own would be."""
+        failures: list[tuple[str, SyncError]] = []
+        tries = 0
+        while True:
+            tries += 1
+            later: dict[tuple[str, str | None], RetryError] = {}
+            for item, error in await self._delete_once(objects):
+                if isinstance(error, RetryError):
+                    later[item] = error
+                else:
+                    failures.append((item[0], error))
+            if not later:
+                return failures
+            try:
+                await self._wait(next(iter(later.values())), tries)
+            except SyncError:
+                return failures + [(item[0], error) for item, error in later.items()]
+            objects = list(later)
+
+    async def _delete_once(
+        self, objects: Sequence[tuple[str, str | None]]
+    ) -> list[tuple[tuple[str, str | None], SyncError]]:
         body = s3xml.delete_document(objects)
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {"content-md5": digest, "content-type": "application/xml"}
         response = await self.call("DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body)
-        failures: list[tuple[str, SyncError]] = []
-        for key, _version, code, message in s3xml.parse_delete_result(response.body):
+        failures: list[tuple[tuple[str, str | None], SyncError]] = []
+        asked = {(key, version or ""): (key, version) for key, version in objects}
+        for key, version, code, message in s3xml.parse_delete_result(response.body):
             if code not in _MISSING:
                 error = faults.classify("DeleteObjects", 400, code, message, response.headers)
-                failures.append((key, error))
+                failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), error))
         return failures
 
     # -- multipart uploads
     async def create_upload(self, key: str, metadata: dict[str, str]) -> str:
-        response = await self.call("CreateMultipartUpload", "POST", key, {"uploads": ""}, metadata)
-        return s3xml.parse_upload_id(response.body)
+        """The id of a new upload. One that the store began although its answer was lost is ended."""
+        lost: list[None] = []
+        response = await self.call(
+            "CreateMultipartUpload",
+            "POST",
+            key,
+            {"uploads": ""},
+            metadata,
+            on_retry=lambda: lost.append(None),
+        )
+        upload_id = s3xml.parse_upload_id(response.body)
+        if lost:
+            for upload in await self.list_uploads(key):
+                if upload.key == key and upload.upload_id != upload_id:
+                    await self.abort_upload(key, upload.upload_id)
+        return upload_id
 
     async def upload_part(
         self,

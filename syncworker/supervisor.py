@@ -8,9 +8,9 @@ Every half second, and at once when a child ends or a job is added, it
 Which jobs are its own: those whose status says `auto_resume`. A server's jobs are made so; a shell's are not,
 because the shell that queued one starts it itself. They are shown and keep their destination, nothing more.
 
-A worker that dies alone, while the server lives on, was killed by somebody who meant it: after two seconds
-its job loses `auto_resume`. One that died together with the server (the machine went down) keeps it, and the
-next server resumes it. A worker that lives on is found by its lock, and counted.
+A worker that dies alone, while the server lives on, was killed by somebody who meant it: its job loses
+`auto_resume`; after two seconds when it was told to stop, because a machine that goes down tells all at once.
+One that died together with the server keeps it, and the next server resumes it. A worker that lives on is found by its lock, and counted.
 
 Nothing here waits for a worker, and no request waits for this thread: requests write job files and wake it.
 """
@@ -139,6 +139,15 @@ class Supervisor:
         except BlockingIOError:
             pass  # the pipe is full of wake-ups: it will look
 
+    def rests(self, within_seconds: float) -> bool:
+        """Whether no worker runs, or none will in a moment: one that has said its last word still has to end."""
+        deadline = time.monotonic() + within_seconds
+        while self.has_workers():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
     def has_workers(self) -> bool:
         """Whether any worker lives, the shell's included, and a child that has not taken its lock yet."""
         return any(child.poll() is None for child, _ in list(self._children.values())) or any(
@@ -243,7 +252,10 @@ class Supervisor:
         for job_id in self._seen_active - active:
             self._pruned_all = False
             if self._state_of(job_id) is State.INTERRUPTED:
-                self._interrupted[job_id] = now
+                # Told to stop (SIGTERM), it may be the machine that goes down: we shall know in a moment. Not
+                # told, it was killed, and we live.
+                told = ((self.jobs.read(job_id) or {}).get("error") or {}).get("code") == "Stopped"
+                self._interrupted[job_id] = now if told else now - KILLED_SECONDS
         self._seen_active = active
         for job_id, since in list(self._interrupted.items()):
             if now - since >= KILLED_SECONDS and not self._stopping:

@@ -102,6 +102,7 @@ class Sync:
         self.incomplete = False  # something in the folder could not be read: nothing may be deleted
         self.obstacles = obstacles.Obstacles()
         self.refused: list[tuple[Work, SyncError]] = []
+        self.renamed: list[Work] = []  # files that the store may keep under another key
         self.held_back: list[Work] = []  # files where the bucket has a folder of objects to be deleted
         self._first_page: Page | None = None
 
@@ -163,6 +164,7 @@ class Sync:
         try:
             await self._transfer(planner, items)
             self._raise_if_halted()
+            await self._judge_renamed()
             sweep = Sweep(self.folder, planner.deletes, self.remover, self._in_thread)
             await self._second_chance(sweep)
             self._raise_if_halted()
@@ -280,9 +282,7 @@ class Sync:
                 self.incomplete = True
                 progress.failed("upload", value.key, FileError(value.code, value.message))
             case "renamed":
-                self._fail(
-                    value, FileError("KeyChangedByStore", "the storage keeps this object under another name")
-                )
+                self.renamed.append(value)
             case "complete":
                 progress.counts["scan_complete"] = True
             case _:
@@ -403,8 +403,6 @@ class Sync:
                 self.progress.sent(sent.file.size)
             else:
                 sent = await self.sender.large(file, result.md5, operation)
-            if work.object is None and work.row is not None:
-                await self.sender.check_key(file.key, always=True)
         except Vanished:
             self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
             return
@@ -429,6 +427,21 @@ class Sync:
 
     def _fail(self, file: FileEntry, error: SyncError) -> None:
         self.progress.failed("upload", file.key, error, file.size)
+
+    # -- a store that renames keys
+    async def _judge_renamed(self) -> None:
+        """The bucket lists an object that nobody sent with the content of a file that is missing: does the
+        store know it under the file's key as well? Then it has renamed it; else somebody moved it."""
+        for work in self.renamed:
+            self.control.check()
+            head = await self.bucket.head(work.file.key)
+            if head is not None and head.size == work.file.size:
+                changed = (
+                    "the storage keeps this object under another name than it was given: rename the file"
+                )
+                self._fail(work.file, FileError("KeyChangedByStore", changed))
+            else:
+                await self._do_now(work)
 
     # -- a store that cannot hold x beside x/y
     async def _second_chance(self, sweep: Sweep) -> None:

@@ -34,7 +34,7 @@ from syncworker.tree import VANISHED, Tree
 from syncworker.wire import FileSlice
 
 PARTS_IN_FLIGHT = 2
-REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\\u201b]|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
+_REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\\u201b]|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
 _UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
 _KEPT = "md5"
 _OPAQUE = "opaque"
@@ -102,7 +102,7 @@ class Sender:
             self._learn("etag", _KEPT)
         elif self._facts["etag"] != _OPAQUE or not answered:
             answered = await self._settle_small(file.key, body, answered, result.digest)
-        await self.check_key(file.key)
+        await self._check_key(file.key)
         return Sent(file, answered, result.digest, 0, result.checked_ns)
 
     async def _settle_small(self, key: str, body: bytes, answered: str, digest: str) -> str:
@@ -127,9 +127,9 @@ class Sender:
             self._facts[fact] = value
             self.index.set_fact(fact, value)
 
-    async def check_key(self, key: str, *, always: bool = False) -> None:
+    async def _check_key(self, key: str) -> None:
         """FileError when the store lists the object that it was just given under another key."""
-        if (always or REWRITTEN.search(key)) and key not in await self.bucket.list_exact(key):
+        if _REWRITTEN.search(key) and key not in await self.bucket.list_exact(key):
             raise FileError(
                 "KeyChangedByStore",
                 "the storage keeps this object under another name than it was given: rename the file, or use"
@@ -274,7 +274,7 @@ class Sender:
         )
         answered = await self._settle_large(fd, file, answered, expected, exact)
         self.index.end_upload(file.key)
-        await self.check_key(file.key)
+        await self._check_key(file.key)
         return Sent(file, answered, expected, part, checked_ns)
 
     async def _send_part(self, body: _Counted, key: str, upload_id: str, number: int, digest: bytes) -> str:

@@ -310,11 +310,18 @@ def _slices(body: bytes) -> Iterator[bytes]:
 class Wire:
     """The connections to one storage. Use it as `async with`; all calls in one event loop."""
 
-    def __init__(self, place: endpoint.Endpoint, ca_bundle: str | None, limits: Limits = Limits()) -> None:
+    def __init__(
+        self,
+        place: endpoint.Endpoint,
+        ca_bundle: str | None,
+        limits: Limits = Limits(),
+        *,
+        use_proxies: bool = True,
+    ) -> None:
         self.place = place
         self.limits = limits
         self.tls = tls_context(ca_bundle) if place.scheme == "https" else None
-        self.proxy = proxy_of(place.scheme, place.host, place.port)
+        self.proxy = proxy_of(place.scheme, place.host, place.port) if use_proxies else None
         self.answered = False  # the storage has answered at least once
         self._idle: dict[str, list[_Connection]] = {}
         self._all: set[_Connection] = set()
@@ -355,14 +362,16 @@ class Wire:
         *,
         max_body: int = 8 << 20,
         on_sent: Callable[[int], None] | None = None,
+        may_repeat: bool = True,
     ) -> Response:
-        """One request and its answer. RetryError: it may work later. FatalError: it will not."""
+        """One request and its answer. RetryError: it may work later. FatalError: it will not. `may_repeat`:
+        it does no harm when the store has carried it out although the connection was lost."""
         while True:
             connection, reused = await self._connect(host)
             try:
                 response = await connection.exchange(method, head, body, max_body, on_sent)
             except RetryError as error:
-                if reused and error.code == "ConnectionLost" and not connection.answered_bytes:
+                if may_repeat and reused and error.code == "ConnectionLost" and not connection.answered_bytes:
                     continue  # the server had closed it while it lay idle
                 raise
             self.answered = True
@@ -395,7 +404,8 @@ class Wire:
         except ssl.SSLError as error:
             raise RetryError("TlsError", f"no TLS with {host}: {error.reason}") from error
         except socket.gaierror as error:
-            if error.errno in (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)):
+            no_such = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
+            if error.errno in no_such and not self.answered:
                 raise FatalError("NoSuchHost", f"there is no host {host}: check storage_url") from error
             raise RetryError("DnsError", f"the address of {host} cannot be looked up now") from error
         except OSError as error:

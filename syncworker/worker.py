@@ -32,7 +32,7 @@ from syncworker.wire import Wire
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
 _DESTINATION_SECONDS = 3.0
 _TICK_SECONDS = 0.1
-_PATIENCE_SECONDS = 2.0  # how long a request may be silent once the job is to stop
+_PATIENCE_SECONDS = 5.0  # how long a request may be silent once the job is to stop
 
 OnStatus = Callable[[Status], None]
 
@@ -82,6 +82,7 @@ def _attempt(
         if isinstance(failure, RetryError) and control.stopping():
             state, error, message = _stopped(control)  # given up because of the stop
         else:
+            progress.fatal = failure.code
             state, message = State.FAILED, failure.message
             error = {"code": failure.code, "message": failure.message}
     except OSError as failure:
@@ -124,8 +125,11 @@ async def _work(
     ca_bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
     index_path = jobs.index_path(status)
     with ThreadPoolExecutor(1, "status") as writer:
-        async with Wire(place, ca_bundle) as wire:
+        # No proxy stands between us and the embedded store.
+        embedded = settings.storage_url is None and status["storage_url"] == settings.default_storage_url
+        async with Wire(place, ca_bundle, use_proxies=not embedded) as wire:
             bucket = Bucket(wire, status["dest"], region, keys, stopping=control.stopping)
+            progress.asked = lambda: (bucket.requests, bucket.retries)
             index = Index(index_path)
             sync = Sync(
                 uploads_dir=settings.uploads_dir,
