@@ -40,6 +40,12 @@ def kind(schema: dict[str, Any]) -> str:
     return " or ".join(types) + limits
 
 
+def meaning(schema: dict[str, Any]) -> str:
+    if "$ref" in schema:
+        schema = openapi.schemas.ALL[schema["$ref"].rsplit("/", 1)[1]]
+    return str(schema["description"])
+
+
 def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     return [*lines, *(f"| {' | '.join(cell(text) for text in row)} |" for row in rows), ""]

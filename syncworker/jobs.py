@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from syncworker import files, process
+from syncworker import files, process, tally
 from syncworker.catalog import ID_PATTERN, Catalog, Entry
 from syncworker.endpoint import destination_id
 from syncworker.errors import SyncError, UsageError
@@ -54,6 +54,9 @@ PROGRESS: dict[str, Any] = {
     "eta_seconds": None,
     "elapsed_seconds": 0.0,
 }
+
+
+RESOURCES: dict[str, Any] = {"rss_bytes": None, "cpu_seconds": None}
 
 
 class NoSuchJob(SyncError):
@@ -371,6 +374,7 @@ def renew(status: Status, *, auto_resume: bool) -> None:
         current=[],
         errors=[],
         error=None,
+        resources=dict(RESOURCES),
         message="waiting to be resumed",
         auto_resume=auto_resume,
     )
@@ -401,6 +405,8 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "current": [],
         "errors": [],
         "error": None,
+        "resources": dict(RESOURCES),
+        "metrics": tally.empty(),
         "message": "waiting for a free worker",
     }
 
@@ -420,5 +426,6 @@ def begin(status: Status) -> None:
         current=[],
         errors=[],
         error=None,
+        resources=dict(RESOURCES),
         message="starting",
     )

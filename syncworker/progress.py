@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from syncworker import files
+from syncworker import files, process, tally
 from syncworker.errors import SyncError
 from syncworker.jobs import Jobs, Status, timestamp
 from syncworker.model import FileEntry, Phase
@@ -22,6 +23,15 @@ _ERRORS_SHOWN = 100
 _CURRENT_SHOWN = 20
 _TEXT_SHOWN = 300
 _RATE_SECONDS = 5.0
+_COUNTED = (
+    "files_unchanged",
+    "files_uploaded",
+    "files_failed",
+    "files_skipped",
+    "objects_deleted",
+    "bytes_uploaded",
+    "bytes_resumed",
+)
 
 
 def printable(key: str) -> str:
@@ -70,14 +80,27 @@ class Progress:
         self._dirty = True
         self._samples: list[tuple[float, int]] = [(self._started, 0)]
         self._moved = 0  # bytes that went over the network, for the rate
+        self._earlier = tally.clean(status.get("metrics"))  # of earlier attempts
+        self._phase_since = self._started
+        self._phase_seconds: dict[str, float] = {}
+        self.fatal: str | None = None  # the code of what ended the job
+        # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
+        self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
 
     # -- what happened
     def phase(self, phase: Phase, message: str) -> None:
         if self.status["phase"] != phase.value:
+            self._end_phase(time.monotonic())
             self.status["phase"] = phase.value
             self.status["message"] = message
             self._dirty = True
             self._published_at = 0.0
+
+    def _end_phase(self, now: float) -> None:
+        """Has the time since the last call counted for the phase it was spent in."""
+        name = self.status["phase"] or Phase.STARTING.value
+        self._phase_seconds[name] = self._phase_seconds.get(name, 0.0) + now - self._phase_since
+        self._phase_since = now
 
     def say(self, message: str) -> None:
         """What people read while nothing is in flight."""
@@ -209,6 +232,8 @@ class Progress:
         # `wait` asks for a pause after each file: it counts as well.
         pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
         counts["eta_seconds"] = round(left / rate + pauses, 1) if known else None
+        self._end_phase(now)
+        self._measure()
         operations = sorted(self.flight.values(), key=lambda operation: operation.started)
         self.status["current"] = [
             {"op": o.op, "key": printable(o.key), "size": o.size, "bytes_done": min(o.sent, o.size)}
@@ -218,6 +243,31 @@ class Progress:
             verb = {"upload": "uploading", "delete": "deleting"}.get(operations[0].op, operations[0].op)
             self.status["message"] = f"{verb} {printable(operations[0].key)}"
         return self.status
+
+    def _measure(self) -> None:
+        """What the worker costs now, and what it has done, earlier attempts of the job included."""
+        rss_bytes, cpu_seconds = process.resources(os.getpid()) or (None, 0.0)
+        self.status["resources"] = {"rss_bytes": rss_bytes, "cpu_seconds": round(cpu_seconds, 2)}
+        requests, retries = self.asked()
+        errors = dict(self.failed_before)
+        if self.fatal:
+            errors[self.fatal] = errors.get(self.fatal, 0) + 1
+        metrics = tally.empty()
+        tally.add(metrics, self._earlier)
+        tally.add(
+            metrics,
+            {
+                "counts": {name: self.counts[name] for name in _COUNTED}
+                | {"attempts": 1, "retries": retries, "cpu_seconds": cpu_seconds},
+                "errors": errors,
+                "phase_seconds": self._phase_seconds,
+                "requests": {f"{operation} {status}": n for (operation, status), n in requests.items()},
+            },
+        )
+        self.status["metrics"] = {
+            group: {name: round(number, 3) for name, number in names.items()}
+            for group, names in metrics.items()
+        }
 
     def _rate(self, now: float, moved: int) -> float:
         """Bytes a second over the last few seconds."""

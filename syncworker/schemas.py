@@ -112,6 +112,34 @@ ERROR = {
     ),
     "type": ["object", "null"],
 }
+RESOURCES = record(
+    "What the worker of this attempt costs, as it measured at `updated_at`; null before it has.",
+    {
+        "rss_bytes": nullable(integer("Resident memory")),
+        "cpu_seconds": nullable(number("Processor time, user and system")),
+    },
+)
+
+
+def _counts(description: str) -> Schema:
+    return {
+        "type": "object",
+        "description": description,
+        "additionalProperties": {"type": "number", "minimum": 0},
+    }
+
+
+METRICS = record(
+    "What the job has done over all its attempts; these only grow. `/metrics` has their sums over all jobs.",
+    {
+        "counts": _counts(
+            "Files, objects and bytes by what became of them, attempts, retries, `cpu_seconds`"
+        ),
+        "errors": _counts("Errors by code"),
+        "phase_seconds": _counts("Seconds by phase"),
+        "requests": _counts("Requests to the store by operation and HTTP status: `PutObject 200`"),
+    },
+)
 STATUS = record(
     "A job, as its file `jobs/ID.json` holds it.",
     {
@@ -138,6 +166,8 @@ STATUS = record(
         "current": rows("Operations in flight, the first twenty", ref("Operation")),
         "errors": rows("The first hundred errors; the report file has all", ref("FileError")),
         "error": ref("Error"),
+        "resources": ref("Resources"),
+        "metrics": ref("Metrics"),
         "message": text("What happens or happened, for people"),
         "warning": text("Only in the answer to a GET that carried a secret key: use POST"),
     },
@@ -188,6 +218,8 @@ ALL: dict[str, Schema] = {
     "Operation": OPERATION,
     "FileError": FILE_ERROR,
     "Error": ERROR,
+    "Resources": RESOURCES,
+    "Metrics": METRICS,
     "JobList": JOB_LIST,
     "JobPage": JOB_PAGE,
     "Health": HEALTH,
