@@ -10,7 +10,8 @@ because the shell that queued one starts it itself. They are shown and keep thei
 
 A worker that dies alone, while the server lives on, was killed by somebody who meant it: its job loses
 `auto_resume`; after two seconds when it was told to stop, because a machine that goes down tells all at once.
-One that died together with the server keeps it, and the next server resumes it. A worker that lives on is found by its lock, and counted.
+One that died together with the server keeps it, and the next server resumes it. A worker that lives on is
+found by its lock, and counted.
 
 Nothing here waits for a worker, and no request waits for this thread: requests write job files and wake it.
 """
@@ -75,12 +76,14 @@ class Supervisor:
         spawn: Callable[[str], subprocess.Popen[bytes]],
         *,
         store_is_up: Callable[[], bool] = lambda: True,
+        retire: Callable[[list[str]], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.jobs = jobs
         self._settings = settings
         self._spawn = spawn
         self._store_is_up = store_is_up
+        self._retire = retire
         self._clock = clock
         self._children: dict[str, tuple[subprocess.Popen[bytes], int]] = {}  # job: (child, its pidfd)
         self._seen_active: set[str] = set()
@@ -140,7 +143,7 @@ class Supervisor:
             pass  # the pipe is full of wake-ups: it will look
 
     def rests(self, within_seconds: float) -> bool:
-        """Whether no worker runs, or none will in a moment: one that has said its last word still has to end."""
+        """Whether no worker runs, or none will in a moment: one that wrote its last word still has to end."""
         deadline = time.monotonic() + within_seconds
         while self.has_workers():
             if time.monotonic() >= deadline:
@@ -212,7 +215,7 @@ class Supervisor:
         self._notice_ends({job_id for job_id, entry in self.jobs.entries().items() if not entry.ended})
         self._start_queued(active)
         if not self._pruned_all:
-            removed = self.jobs.prune(self._settings.keep_jobs, PRUNE_AT_MOST)
+            removed = self.jobs.prune(self._settings.keep_jobs, PRUNE_AT_MOST, self._retire)
             self._pruned_all = removed < PRUNE_AT_MOST
 
     def _reap(self) -> None:

@@ -22,9 +22,10 @@ from syncworker.supervisor import Supervisor
 PROJECT = Path(__file__).resolve().parent.parent
 KEYS = {"MINIO_ACCESS_KEY": "AKIDTEST", "MINIO_SECRET_KEY": "secret-of-the-tests"}
 
-# Takes the lock, says `running`, and ends `done` when the file `finish` appears, `cancelled` on the sentinel.
+# Takes the lock, says `running`, and ends `done` when the file `finish` appears, `cancelled` on the
+# sentinel, `interrupted` when it is told to stop.
 FAKE_WORKER = """
-import os, sys, time
+import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
 from syncworker import jobs
 from syncworker.model import State
@@ -34,11 +35,15 @@ if not lock.acquire(timeout_seconds=1):
     sys.exit(2)
 status = directory.read(job_id)
 jobs.begin(status)
+told = []
+signal.signal(signal.SIGTERM, lambda *_: told.append(True))
 directory.write(status, durable=True)
-while not os.path.exists(finish) and not directory.is_cancelled(job_id):
+while not os.path.exists(finish) and not directory.is_cancelled(job_id) and not told:
     time.sleep(0.01)
 state = State.CANCELLED if directory.is_cancelled(job_id) else State.DONE
-directory.finish(status, state, None, str(state))
+if told:
+    state = State.INTERRUPTED
+directory.finish(status, state, {"code": "Stopped", "message": "SIGTERM"} if told else None, str(state))
 """
 
 

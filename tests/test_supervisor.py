@@ -150,8 +150,7 @@ def test_a_worker_killed_while_the_server_lives_is_not_resumed_by_the_next(bench
     bench.wait(job_id, "running")
     bench.workers.processes[job_id].kill()
     bench.wait(job_id, "interrupted")
-    assert (bench.jobs.read(job_id) or {})["auto_resume"] is True
-    wait_for(lambda: (bench.jobs.read(job_id) or {})["auto_resume"] is False, 5)
+    wait_for(lambda: (bench.jobs.read(job_id) or {})["auto_resume"] is False, 1)
     one.stop()
     bench.rounds(bench.serve())
     assert bench.state(job_id) == "interrupted"
@@ -171,11 +170,20 @@ def test_a_worker_that_died_with_its_server_is_resumed_by_the_next(bench: Bench)
     assert (bench.jobs.read(job_id) or {})["attempt"] == 2
 
 
-def test_a_worker_that_died_within_two_seconds_before_its_server_is_resumed(bench: Bench) -> None:
+def test_a_worker_told_to_stop_is_left_alone_after_two_seconds(bench: Bench) -> None:
+    job_id = bench.serve().submit(request("bucket"))["id"]
+    bench.wait(job_id, "running")
+    bench.workers.processes[job_id].terminate()
+    bench.wait(job_id, "interrupted")
+    assert (bench.jobs.read(job_id) or {})["auto_resume"] is True
+    wait_for(lambda: (bench.jobs.read(job_id) or {})["auto_resume"] is False, 5)
+
+
+def test_a_worker_told_to_stop_within_two_seconds_before_its_server_is_resumed(bench: Bench) -> None:
     one = bench.serve()
     job_id = one.submit(request("bucket"))["id"]
     bench.wait(job_id, "running")
-    bench.workers.processes[job_id].kill()
+    bench.workers.processes[job_id].terminate()
     bench.wait(job_id, "interrupted")
     one.stop()
     bench.serve()
