@@ -17,6 +17,7 @@ Handlers must return at once: there are eight threads.
 from __future__ import annotations
 
 import contextlib
+import re
 import resource
 import socket
 import threading
@@ -41,6 +42,7 @@ BODY_SECONDS = 20.0
 LINGER_SECONDS = 2.0
 UNREAD_SECONDS = 30.0
 UNREAD_MAX_BYTES = 4 << 20  # of earlier answers, when the next one is begun; one answer may be longer
+_TRANSFER_ENCODING = re.compile(rb"(?im)^transfer-encoding:[ \t]*([^\r\n]*?)[ \t]*\r?$")
 _DETAILS = {
     400: "the request is not valid HTTP",
     413: f"the body is longer than {BODY_MAX_BYTES} bytes",
@@ -53,9 +55,15 @@ _DETAILS = {
 class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
-        # Both lengths in one request: a proxy in front may read it as another request than we do.
-        if self.chunked and "CONTENT_LENGTH" in self.headers:
-            self.error = BadRequest("Content-Length beside Transfer-Encoding")
+        # What a proxy in front may read as another request than we do: both lengths in one request, an
+        # encoding that is named twice or in a version that has none.
+        encodings = _TRANSFER_ENCODING.findall(header_plus)
+        if encodings and (
+            "CONTENT_LENGTH" in self.headers
+            or [encoding.lower() for encoding in encodings] != [b"chunked"]
+            or self.version != "1.1"
+        ):
+            self.error = BadRequest("Transfer-Encoding that is not plain")
             self.completed = True
 
 
