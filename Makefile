@@ -30,7 +30,15 @@ $(VENV)/.chromium: $(VENV)/.dev
 		{ echo "the tests need Chromium: install Debian's package chromium as root" >&2; exit 1; }
 	@touch $@
 
-test: $(VENV)/.dev $(VENV)/.chromium ## all tests, those against real S3 servers and in a real Chromium included
+# Unpacked, not installed: Debian's package would start a Prometheus.
+$(VENV)/promtool: $(VENV)/.dev
+	@cd $(VENV) && rm -f prometheus_*.deb && { apt-get -qq download prometheus 2>/dev/null || \
+		{ apt-get -qq update && apt-get -qq download prometheus; } } && \
+		dpkg-deb --fsys-tarfile prometheus_*.deb | tar -xO ./usr/bin/promtool > promtool.new && \
+		chmod +x promtool.new && rm prometheus_*.deb && mv promtool.new promtool || \
+		{ echo "the tests need promtool, from Debian's package prometheus" >&2; exit 1; }
+
+test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool ## all tests, those against real S3 servers and in a real Chromium included
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev ## lint, format, types, dangerous calls, known holes in what is installed

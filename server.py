@@ -23,7 +23,19 @@ from urllib.parse import quote
 
 import bottle
 
-from syncworker import __version__, embedded, files, guard, http, openapi, parameters, process, settings, spec
+from syncworker import (
+    __version__,
+    embedded,
+    files,
+    guard,
+    http,
+    metrics,
+    openapi,
+    parameters,
+    process,
+    settings,
+    spec,
+)
 from syncworker import supervisor as supervision
 from syncworker.catalog import ID_PATTERN
 from syncworker.endpoint import destination_id
@@ -51,6 +63,7 @@ class Service:
     settings: Settings
     supervisor: Supervisor
     store: Callable[[], str]
+    metrics: metrics.Metrics
     token_needed: bool
 
     @property
@@ -169,6 +182,10 @@ def healthz(service: Service, _given: Parameters) -> Answer:
     )
 
 
+def exposition(service: Service, _given: Parameters) -> Answer:
+    return 200, service.metrics.render(), {"Content-Type": metrics.CONTENT_TYPE}
+
+
 def description(service: Service, _given: Parameters) -> Answer:
     return 200, openapi.document(token_needed=service.token_needed), {}
 
@@ -203,6 +220,7 @@ ROUTES = (
     Route("/resume", resume, ("id", "access_key", "secret_key"), acts=True),
     Route("/jobs", history, ("state", "limit", "before"), acts=False, conditional=True, tag=history_tag),
     Route("/healthz", healthz, (), acts=False),
+    Route("/metrics", exposition, (), acts=False),
     Route("/openapi.json", description, (), acts=False, conditional=True),
 )
 
@@ -348,10 +366,17 @@ def make_app(
     supervisor: Supervisor,
     store: Callable[[], str] = lambda: "external",
     *,
+    ledger: metrics.Ledger | None = None,
     token_needed: bool = False,
 ) -> bottle.Bottle:
     """The routes as a WSGI application. It trusts its caller: put `guard.Guard` before it."""
-    service = Service(config, supervisor, store, token_needed)
+    numbers = metrics.Metrics(
+        supervisor.jobs,
+        ledger or metrics.Ledger(supervisor.jobs),
+        max_running=config.max_running_jobs,
+        max_queued=config.max_queued_jobs,
+    )
+    service = Service(config, supervisor, store, numbers, token_needed)
     app = bottle.Bottle()
     app.default_error_handler = _unrouted
     for route in ROUTES:
@@ -394,11 +419,13 @@ def _serve() -> int:
     os.makedirs(config.uploads_dir, exist_ok=True)
     store = None if config.storage_url else embedded.Embedded(config, os.path.join(process.PROJECT, ".env"))
     spawn = supervision.spawner(jobs, os.environ)
-    supervisor = Supervisor(config, jobs, spawn, store_is_up=store.is_up if store else lambda: True)
+    ledger = metrics.Ledger(jobs)
+    is_up = store.is_up if store else lambda: True
+    supervisor = Supervisor(config, jobs, spawn, store_is_up=is_up, retire=ledger.retire)
     if store:
         store.start(has_workers=supervisor.has_workers)
     state = store.state if store else lambda: "external"
-    app = make_app(config, supervisor, state, token_needed=token is not None)
+    app = make_app(config, supervisor, state, ledger=ledger, token_needed=token is not None)
     application.become(guard.Guard(app, config, token))
     process.on_stop(lambda _name: server.stop())
     supervisor.start()

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -344,10 +344,16 @@ class Jobs:
             return None
         return str(value["access_key"]), str(value["secret_key"])
 
-    def prune(self, keep: int, at_most: int = 1_000_000) -> int:
-        """Removes the files of finished jobs but the newest `keep`, the oldest first; returns how many."""
+    def prune(
+        self, keep: int, at_most: int = 1_000_000, before: Callable[[list[str]], None] = lambda _: None
+    ) -> int:
+        """Removes the files of finished jobs but the newest `keep`, the oldest first; returns how many.
+        `before` is called with them first."""
         finished = sorted(job_id for job_id, entry in self.entries().items() if entry.state in FINAL_STATES)
-        return sum(self.delete(job_id) for job_id in finished[: max(0, len(finished) - keep)][:at_most])
+        leaving = finished[: max(0, len(finished) - keep)][:at_most]
+        if leaving:
+            before(leaving)
+        return sum(self.delete(job_id) for job_id in leaving)
 
     def delete(self, job_id: str) -> bool:
         """Removes a finished job's files, the lock last. False when its lock is held."""

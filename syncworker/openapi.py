@@ -157,6 +157,11 @@ OPERATIONS: dict[str, Operation] = {
         conditional=True,
     ),
     "/healthz": Operation("Whether the server answers", "Needs no token.", {200: ("It does", "Health")}),
+    "/metrics": Operation(
+        "Numbers for Prometheus",
+        "The text format. Counters outlive workers, removed jobs and restarts of the server.",
+        {200: ("The numbers", "text/plain; version=0.0.4; charset=utf-8")},
+    ),
     "/openapi.json": Operation(
         "This document", "OpenAPI 3.1.", {200: ("The document", "object")}, conditional=True
     ),

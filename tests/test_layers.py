@@ -34,7 +34,7 @@ LAYERS = [
     ["plan", "reader", "remove", "transfer", "source", "obstacles"],
     ["planner", "sweep"],
     ["sync"],
-    ["worker", "supervisor", "embedded", "display", "guard", "openapi"],
+    ["worker", "supervisor", "embedded", "display", "guard", "openapi", "metrics"],
     ["cli", "server"],
     ["__main__"],
 ]
@@ -109,6 +109,7 @@ def reaches(name: str) -> set[str]:
         ("httptools", {"wire"}),
         ("sqlite3", {"index", "spool"}),
         ("ssl", {"wire"}),
+        ("prometheus_client", {"metrics"}),
     ],
 )
 def test_a_package_is_imported_in_its_one_place(package: str, home: set[str]) -> None:
@@ -146,7 +147,9 @@ def test_the_heavy_package_is_imported_only_when_it_is_needed() -> None:
     assert not top & {"boto3", "botocore"}
 
 
-@pytest.mark.parametrize("name", ["server", "supervisor", "jobs", "embedded", "http", "guard"])
+@pytest.mark.parametrize(
+    "name", ["server", "supervisor", "jobs", "embedded", "http", "guard", "metrics", "openapi"]
+)
 def test_the_server_never_talks_to_s3(name: str) -> None:
     assert not reaches(name) & ENGINE
 

@@ -1,0 +1,356 @@
+"""/metrics: true numbers, that outlive workers, removed jobs and the server; tallies; what the status says of
+a worker's cost; and answers that are not sent again while nothing has changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import PROJECT, RecordingProxy, Service, s3_error, tree, wait_for
+from prometheus_client.parser import text_string_to_metric_families
+from serving import Site, load, write_finished
+from stores import Store
+
+from syncworker import jobs, metrics, tally
+
+Numbers = dict[str, float]
+
+
+def numbers(text: str) -> Numbers:
+    """`name{label="value"}` -> value, labels sorted."""
+    found = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
+            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+    return found
+
+
+def scrape(service: Service) -> Numbers:
+    return numbers(service.get("/metrics").body.decode())
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path, STORAGE_URL="http://127.0.0.1:9")
+    yield site
+    site.close()
+
+
+# -- tallies ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, [], "x", 5, {"counts": []}]
+    + [{"counts": {"a": number}} for number in ("1", True, -1, float("nan"), float("inf"), 10**400)],
+)
+def test_what_is_no_tally_counts_nothing(value: Any) -> None:
+    assert tally.clean(value) == tally.empty()
+
+
+def test_tallies_are_summed_by_name() -> None:
+    total = tally.empty()
+    tally.add(total, {"counts": {"a": 1}, "errors": {"AccessDenied": 2}})
+    tally.add(total, {"counts": {"a": 2, "b": 0.5}, "requests": {"PutObject 200": 1}})
+    assert total == {
+        "counts": {"a": 3, "b": 0.5},
+        "errors": {"AccessDenied": 2},
+        "phase_seconds": {},
+        "requests": {"PutObject 200": 1},
+    }
+
+
+def test_odd_names_and_too_many_of_them_count_as_other() -> None:
+    """Codes come from stores: a hostile one must not make series without end."""
+    total = tally.empty()
+    tally.add(total, {"errors": {'a"}\n': 1, "": 1, "x" * 100: 1}})
+    assert total["errors"] == {"other": 3}
+    tally.add(total, {"errors": {f"Code{number}": 1 for number in range(1000)}})
+    assert len(total["errors"]) == tally.NAMES_MAX
+    assert sum(total["errors"].values()) == 1003
+
+
+# -- the ledger -------------------------------------------------------------------------------------------
+
+
+def put(directory: jobs.Jobs, job_id: str, uploaded: int) -> None:
+    path = Path(directory.file(job_id, "json"))
+    status = json.loads(path.read_text())
+    status["metrics"] = {"counts": {"files_uploaded": uploaded}}
+    directory.write(status, durable=False)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> jobs.Jobs:
+    found = jobs.Jobs(load(tmp_path).jobs_dir)
+    found.prepare()
+    return found
+
+
+def uploaded(ledger: metrics.Ledger) -> float:
+    return ledger.sum()["counts"].get("files_uploaded", 0)
+
+
+def test_no_number_goes_down_when_jobs_are_removed_or_the_server_starts_anew(directory: jobs.Jobs) -> None:
+    ids = write_finished(Path(directory.path), 5)
+    for number, job_id in enumerate(ids):
+        put(directory, job_id, 10**number)
+    ledger = metrics.Ledger(directory)
+    assert uploaded(ledger) == 11111
+    assert directory.prune(3, before=ledger.retire) == 2
+    assert uploaded(ledger) == uploaded(metrics.Ledger(directory)) == 11111
+    assert directory.prune(1, before=ledger.retire) == 2
+    assert uploaded(ledger) == uploaded(metrics.Ledger(directory)) == 11111
+    put(directory, ids[4], 20000)  # resumed, and done with more
+    assert uploaded(ledger) == 21111
+
+
+def test_a_server_that_dies_between_the_totals_and_the_removal_counts_nothing_twice(
+    directory: jobs.Jobs,
+) -> None:
+    ids = write_finished(Path(directory.path), 2)
+    for job_id in ids:
+        put(directory, job_id, 7)
+    metrics.Ledger(directory).retire([ids[0]])  # and now it dies
+    after = metrics.Ledger(directory)
+    assert uploaded(after) == 14
+    assert directory.prune(1, before=after.retire) == 1
+    assert uploaded(after) == uploaded(metrics.Ledger(directory)) == 14
+
+
+def test_a_job_removed_by_hand_stays_counted(directory: jobs.Jobs) -> None:
+    (job_id,) = write_finished(Path(directory.path), 1)
+    put(directory, job_id, 7)
+    ledger = metrics.Ledger(directory)
+    assert uploaded(ledger) == 7
+    os.unlink(directory.file(job_id, "json"))
+    assert uploaded(ledger) == uploaded(metrics.Ledger(directory)) == 7
+
+
+def test_totals_that_cannot_be_read_or_written_stop_nothing(directory: jobs.Jobs) -> None:
+    totals = Path(directory.path, metrics.TOTALS)
+    (job_id,) = write_finished(Path(directory.path), 1)
+    put(directory, job_id, 7)
+    for text in ("{", "[]", '{"metrics": 5, "leaving": 6}'):
+        totals.write_text(text)
+        assert uploaded(metrics.Ledger(directory)) == 7
+    totals.unlink()
+    ledger = metrics.Ledger(directory)
+    totals.mkdir()  # nothing can be renamed over it
+    assert directory.prune(0, before=ledger.retire) == 1
+    assert uploaded(ledger) == 7
+
+
+def test_a_status_is_read_again_only_when_it_has_changed(
+    directory: jobs.Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = write_finished(Path(directory.path), 50)
+    ledger = metrics.Ledger(directory)
+    ledger.sum()
+    read: list[str] = []
+    monkeypatch.setattr(directory, "read", lambda job_id: read.append(job_id))
+    ledger.sum()
+    assert read == []
+    put(directory, ids[3], 1)
+    ledger.sum()
+    assert read == [ids[3]]
+
+
+# -- the page ---------------------------------------------------------------------------------------------
+
+
+def check_with_promtool(promtool: Path, text: bytes) -> None:
+    done = subprocess.run(
+        [promtool, "check", "metrics"], input=text, capture_output=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.fixture(scope="session")
+def promtool() -> Path:
+    """Debian's, unpacked beside the virtual environment: no Prometheus is installed or started."""
+    found = PROJECT / ".venv" / "promtool"
+    assert found.is_file(), "run `make test`, which brings promtool"
+    return found
+
+
+def test_promtool_has_nothing_to_say(service: Service, juicefs: Store, bucket: str, promtool: Path) -> None:
+    check_with_promtool(promtool, service.get("/metrics").body)
+    tree(service.uploads / "photos", {"a": "1", "b": "2"})
+    service.done(bucket)
+    reply = service.get("/metrics")
+    assert reply.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    check_with_promtool(promtool, reply.body)
+
+
+def test_the_numbers_are_those_of_the_sync_and_stay(
+    make_service: Callable[..., Service],
+    juicefs: Store,
+    bucket: str,
+    make_proxy: Callable[[Store], RecordingProxy],
+) -> None:
+    proxy = make_proxy(juicefs)
+    proxy.on_request(
+        lambda request: (
+            s3_error(403, "AccessDenied") if request.key == "no" and request.method == "PUT" else None
+        )
+    )
+    service = make_service(juicefs, STORAGE_URL=proxy.url, KEEP_JOBS="1")
+    tree(service.uploads / "photos", {"a": "1", "b": "22", "no": "333"})
+    service.wait_state(service.sync(bucket), "failed")
+    found = scrape(service)
+    assert found['syncworker_files_total{result="uploaded"}'] == 2
+    assert found['syncworker_files_total{result="failed"}'] == 1
+    assert found["syncworker_uploaded_bytes_total"] == 3
+    assert found['syncworker_errors_total{code="AccessDenied"}'] == 1
+    assert found['syncworker_errors_total{code="FilesFailed"}'] == 1
+    assert found['syncworker_s3_requests_total{operation="PutObject",status="200"}'] == 2
+    assert found['syncworker_s3_requests_total{operation="PutObject",status="403"}'] >= 1
+    assert found['syncworker_phase_seconds_total{phase="transferring"}'] > 0
+    assert found["syncworker_worker_cpu_seconds_total"] > 0
+    assert found["syncworker_attempts_total"] == 1
+    assert found['syncworker_jobs{state="failed"}'] == 1
+    service.restart()
+    assert grown(found, scrape(service)) == {}
+    service.wait_state(service.get("/resume", id=service.ids()[0]).json()["id"], "failed")
+    again = scrape(service)
+    assert again["syncworker_attempts_total"] == 2
+    assert again['syncworker_errors_total{code="AccessDenied"}'] == 2
+    assert again['syncworker_files_total{result="uploaded"}'] == 2
+    (service.uploads / "photos" / "no").unlink()
+    service.done(bucket)
+    wait_for(lambda: len(service.ids()) == 1, 10, "the first job's files to be removed")
+    later = scrape(service)
+    assert later['syncworker_jobs{state="failed"}'] == 0
+    assert all(later[name] >= value for name, value in again.items() if is_ours(name)), (again, later)
+    service.restart()
+    assert grown(later, scrape(service)) == {}
+
+
+def is_ours(name: str) -> bool:
+    return name.startswith("syncworker_") and "_total" in name
+
+
+def grown(before: Numbers, after: Numbers) -> Numbers:
+    """What of our counters is another now."""
+    return {
+        name: after.get(name, 0) - before[name]
+        for name in before
+        if is_ours(name) and after.get(name) != before[name]
+    }
+
+
+def test_a_living_worker_is_measured(site: Site) -> None:
+    job_id = site.submit()
+    assert numbers(site.get("/metrics").body.decode())["syncworker_queue_length"] == 1
+    with site.running(job_id):  # this very process plays the worker
+        found = numbers(site.get("/metrics").body.decode())
+    assert found["syncworker_workers"] == 1 and found["syncworker_queue_length"] == 0
+    assert found["syncworker_workers_resident_memory_bytes"] > 10_000_000
+
+
+def test_the_grafana_file_asks_for_series_that_there_are(site: Site) -> None:
+    board = json.loads((PROJECT / "docs" / "grafana.json").read_text())
+    asked = {target["expr"] for panel in board["panels"] for target in panel.get("targets", [])}
+    named = {name for text in asked for name in re.findall(r"\b(?:syncworker|process)_[a-z0-9_]+", text)}
+    there = {family.name for family in text_string_to_metric_families(site.get("/metrics").body.decode())}
+    there |= {f"{name}_total" for name in there}
+    assert named and named <= there, named - there
+    ours = {name for name in there if name.startswith("syncworker_") and not name.endswith("_total")}
+    unused = {name for name in ours if name not in named and f"{name}_total" not in named}
+    assert unused <= {"syncworker_build_info", "syncworker_queue_limit", "syncworker_workers_limit"}, unused
+
+
+# -- what a worker costs ------------------------------------------------------------------------------------
+
+
+def test_the_status_says_what_the_worker_costs(service: Service, bucket: str) -> None:
+    tree(service.uploads / "photos", {"a": "1", "b": "2"})
+    job_id = service.sync(bucket, wait="0.5")
+    status = service.wait_state(job_id, ("running", "done"))
+    status = wait_for(lambda: _measured(service.show(job_id)))
+    assert status["resources"]["rss_bytes"] > 1_000_000
+    assert status["resources"]["cpu_seconds"] >= 0
+    ended = service.wait_state(job_id)
+    assert ended["metrics"]["counts"]["cpu_seconds"] > 0
+
+
+def _measured(status: dict[str, Any]) -> dict[str, Any] | None:
+    return status if status["resources"]["rss_bytes"] else None
+
+
+# -- conditional requests -----------------------------------------------------------------------------------
+
+
+def test_what_has_not_changed_is_not_sent_again(site: Site) -> None:
+    job_id = site.submit()
+    for target in ("/runnings", "/jobs", f"/get?id={job_id}", "/jobs?state=queued", "/openapi.json"):
+        first = site.get(target)
+        etag = first.headers["etag"]
+        for known in (etag, f"W/{etag}", f'"x", {etag}', "*"):
+            again = site.get(target, If_None_Match=known)
+            assert (again.status, again.body, again.headers["etag"]) == (304, b"", etag), (target, known)
+        assert site.get(target, If_None_Match='"x"').body == first.body
+        assert site.ask("HEAD", target, If_None_Match=etag).status == 304
+        assert site.ask("POST", target, If_None_Match=etag).status == 200
+
+
+def test_every_change_of_a_job_changes_the_etags(site: Site) -> None:
+    job_id = site.submit()
+    targets = ("/runnings", "/jobs", f"/get?id={job_id}")
+    seen: dict[str, set[str]] = {target: set() for target in targets}
+
+    def look() -> None:
+        for target in targets:
+            etag = site.get(target).headers["etag"]
+            assert etag not in seen[target], target
+            seen[target].add(etag)
+
+    look()
+    with site.running(job_id) as status:
+        look()
+        status["progress"]["files_done"] = 5
+        site.jobs.write(status, durable=False)
+        look()
+        site.get(f"/cancel?id={job_id}")
+        look()
+    look()  # the worker is gone: nobody has written that yet
+    site.get(f"/resume?id={job_id}")
+    look()
+
+
+def test_pages_of_the_history_have_etags_of_their_own(site: Site) -> None:
+    write_finished(Path(site.jobs.path), 7)
+    tags = {site.get(f"/jobs?limit={limit}").headers["etag"] for limit in (1, 2, 3, 7)}
+    assert len(tags) == 4
+    following = site.get("/jobs?limit=3").json["next"]
+    target = f"/jobs?limit=3&before={following}"
+    etag = site.get(target).headers["etag"]
+    assert etag not in tags and site.get(target, If_None_Match=etag).status == 304
+
+
+def test_an_idle_history_is_not_read_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_finished(Path(site.jobs.path), 50)
+    etag = site.get("/jobs").headers["etag"]
+
+    def fail(*_: object) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(site.jobs, "observe", fail)
+    assert site.get("/jobs", If_None_Match=etag).status == 304
+
+
+def test_errors_are_errors_whatever_the_client_knows(site: Site) -> None:
+    for target, status in [
+        ("/get?id=x", 400),
+        ("/get?id=20260101T000000-00000000", 404),
+        ("/jobs?limit=0", 400),
+    ]:
+        assert site.get(target, If_None_Match="*").status == status
