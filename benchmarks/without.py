@@ -1,0 +1,36 @@
+"""The program with parts switched off, to see what they cost.
+
+`python -m benchmarks.without PART… -- start …`. status: none is published between a job's beginning and its
+end; report: none is written; index: nothing is remembered. For measuring only.
+"""
+
+import sys
+from typing import Any
+
+from syncworker import cli
+from syncworker.index import Index
+from syncworker.progress import Progress
+
+PARTS = {
+    "status": (Progress, "due", lambda *_: False),
+    "report": (Progress, "report", lambda *_: None),
+    "index": (Index, "remember", lambda *_: None),
+}
+
+
+def main() -> int:
+    cut = sys.argv.index("--")
+    for part in sys.argv[1:cut]:
+        owner, name, instead = PARTS[part]
+        _replace(owner, name, instead)
+    return cli.main(sys.argv[cut + 1 :])
+
+
+def _replace(owner: Any, name: str, instead: Any) -> None:
+    if not hasattr(owner, name):
+        raise SystemExit(f"{owner.__name__}.{name} is gone: benchmarks/without.py must follow")
+    setattr(owner, name, instead)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
