@@ -62,11 +62,12 @@ lock: $(VENV)/.dev ## pin all versions and hashes again, from requirements.in an
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
 	$(LOCK) requirements-bench.in -c requirements-dev.txt -o requirements-bench.txt
 
-NGINX := /usr/lib/nginx/modules/ngx_http_lua_module.so
-$(NGINX):
-	@{ apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
+$(VENV)/.stub: $(VENV)/.dev
+	@{ command -v wrk && test -x /usr/sbin/nginx && test -e /usr/lib/nginx/modules/ngx_http_lua_module.so; } \
+		>/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends \
 		nginx libnginx-mod-http-lua wrk >/dev/null; } || \
 		{ echo "as root: apt-get install nginx libnginx-mod-http-lua wrk" >&2; exit 1; }
+	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev requirements-bench.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements-bench.txt
@@ -75,19 +76,19 @@ $(VENV)/.bench: $(VENV)/.dev requirements-bench.txt
 RUNS ?= 5
 SCALE ?= 1
 BENCH := $(BIN)/python -m benchmarks
-bench: $(NGINX) $(VENV)/.bench ## beside s5cmd, rclone, juicefs, aws: all, or SCENARIO="small-stub resume" RUNS=3 SCALE=0.1
+bench: $(VENV)/.stub $(VENV)/.bench ## beside s5cmd, rclone, juicefs, aws: all, or SCENARIO="small-stub resume" RUNS=3 SCALE=0.1
 	@$(BENCH) $(SCENARIO) --runs $(RUNS) --scale $(SCALE)
 
-bench-smoke: $(NGINX) $(VENV)/.bench ## every scenario, tiny: that the benchmarks work, not how fast anything is
+bench-smoke: $(VENV)/.stub $(VENV)/.bench ## every scenario, tiny: that the benchmarks work, not how fast anything is
 	@$(BENCH) --runs 1 --scale 0.01
 
 bench-publish: $(VENV)/.bench ## results of full size into docs/benchmarks.md, its chart and its JSON
 	@$(BENCH) publish
 
-bench-profile: $(NGINX) $(VENV)/.bench ## where the time of ours goes: SCENARIO=small-stub (py-spy)
+bench-profile: $(VENV)/.stub $(VENV)/.bench ## where the time of ours goes: SCENARIO=small-stub (py-spy)
 	@$(BIN)/python -m benchmarks.profile $(or $(SCENARIO),small-stub) --scale $(SCALE)
 
-bench-transport: $(NGINX) $(VENV)/.bench ## 10,000 PUTs by our transport, awscrt and boto3
+bench-transport: $(VENV)/.stub $(VENV)/.bench ## 10,000 PUTs by our transport, awscrt and boto3
 	@$(BIN)/python -m benchmarks.transport --runs $(RUNS)
 
 audit: $(VENV)/.dev ## ask PyPI's database of known holes about all that is installed (needs the network)
@@ -95,3 +96,19 @@ audit: $(VENV)/.dev ## ask PyPI's database of known holes about all that is inst
 
 clean: ## remove the virtual environment and caches; never uploads, jobs or storage
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The tools of the deployment have dependencies of their own: they get an environment of their own.
+DEPLOY := $(VENV)/deploy
+
+$(DEPLOY)/.tools: requirements-deploy.txt
+	@test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
+	$(DEPLOY)/bin/python -m pip install --disable-pip-version-check -q -r requirements-deploy.txt
+	@touch $@
+
+check-deploy: $(DEPLOY)/.tools ## lint Dockerfiles, compose file, playbooks, shell scripts, Vagrantfile and systemd unit
+	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" $(DEPLOY)/bin/python -m tests_deploy.check
+
+test-deploy: $(DEPLOY)/.tools ## the deployment for real, as root on Debian: Docker, the playbook, kills and restarts
+	@$(DEPLOY)/bin/python -m tests_deploy
+
+.PHONY: check-deploy test-deploy

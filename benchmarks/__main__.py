@@ -7,13 +7,17 @@ import sys
 from collections.abc import Callable
 
 from benchmarks import publish, report, results
+from benchmarks.floors import floors
 from benchmarks.races import RACES
 from benchmarks.results import Options, Result
+from benchmarks.scaling import scaling
 from benchmarks.special import SPECIAL
 
 SCENARIOS: dict[str, Callable[[Options], Result]] = {
     **{name: race.run for name, race in RACES.items()},
     **SPECIAL,
+    "scaling": scaling,
+    "floors": floors,
 }
 
 

@@ -35,14 +35,20 @@ def _said(goal: dict[str, Any]) -> str:
     return f"{goal['what']} {_number(goal['value'])} (<= {goal['limit']:g} {goal['unit']}): {met}"
 
 
+def _aligned(table: list[list[str]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for line in table:
+        name, *rest = (f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
+        lines.append("  " + "  ".join([name.strip().ljust(widths[0]), *rest]))
+    return lines
+
+
 def terminal(result: Result) -> str:
     lines = [f"\n{result['title']}" + ("" if result["scale"] == 1 else f"   [scale {result['scale']:g}]")]
     if result["rows"]:
-        table = [HEADER] + [cells(row, result["rows"]) for row in result["rows"]]
-        widths = [max(len(line[i]) for line in table) for i in range(len(HEADER))]
-        for line in table:
-            name, *rest = (f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True))
-            lines.append("  " + "  ".join([name.strip().ljust(widths[0]), *rest]))
+        lines += _aligned([HEADER, *(cells(row, result["rows"]) for row in result["rows"])])
+    lines += _aligned(result.get("table", []))
     lines += [f"  {_said(goal)}" for goal in result["targets"]]
     lines += [f"  {note}" for note in result["notes"]]
     return "\n".join(lines)
@@ -57,8 +63,13 @@ def markdown(result: Result) -> str:
             found = cells(row, result["rows"])
             lines.append("| " + " | ".join([f"{bold}{found[0]}{bold}", *found[1:]]) + " |")
         lines.append("")
+    if result.get("table"):
+        head, *rest = result["table"]
+        lines += ["| " + " | ".join(head) + " |", "| --- |" + " ---: |" * (len(head) - 1)]
+        lines += ["| " + " | ".join(line) + " |" for line in rest]
+        lines.append("")
     lines += [f"- {_said(goal)}" for goal in result["targets"]]
-    lines += [f"- {note}" if not note.startswith("|") else note for note in result["notes"]]
+    lines += [f"- {note}" for note in result["notes"]]
     return "\n".join([*lines, ""])
 
 

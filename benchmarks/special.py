@@ -231,7 +231,7 @@ def throttled(options: Options) -> Result:
     def once(contender: Contender) -> Cost:
         contenders.forget_jobs()
         cost, counts = on_stub(
-            running, contender, f"slow-{rate}-{time.time_ns()}", tree, timeout=60 + 6 * ideal
+            running, contender, f"slow-{rate}-{time.time_ns()}", tree, timeout=20 + 6 * ideal
         )
         must(counts.get("PUT", 0) == files, f"{counts.get('PUT', 0)} of {files} files arrived: {counts}")
         refused[contender.name] = counts.get("SLOWDOWN", 0)
@@ -239,7 +239,8 @@ def throttled(options: Options) -> Result:
 
     refused: dict[str, int] = {}
     with stub() as running:
-        rows = race(contenders.for_small_files(), options, once)
+        field = contenders.for_small_files()
+        rows = race(field if options.scale >= 1 else field[:1], options, once)  # some give up only in minutes
     wall = next((row["wall"] for row in rows if row["name"] == OURS and "wall" in row), None)
     goal = target("wall", wall / ideal if wall else None, 1.3, f"x ideal ({ideal:g} s), no file failed")
     notes = [f"{name}: {count} answers of 503" for name, count in refused.items()]

@@ -41,7 +41,7 @@ class Stub:
     def __enter__(self) -> Stub:
         if not is_installed():
             raise SystemExit(
-                "the stub needs Debian's nginx and libnginx-mod-http-lua: make bench-setup as root"
+                "the stub needs Debian's nginx and libnginx-mod-http-lua: make bench as root installs them"
             )
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)

@@ -1,6 +1,6 @@
 """Why the transport is our own: the same PUTs by it, by awscrt and by boto3, to the stub.
 
-`python -m benchmarks.transport [--runs N] [--count N]`. Each runs in a process of its own, in turns. `loop` is
+`python -m benchmarks.transport [--runs N] [--count N]`. Each in a process of its own, in turns. `loop` is
 the sending alone, `process` has the start of the interpreter and the imports in it. Every answer's ETag is
 compared with the MD5 by all three.
 """
@@ -94,7 +94,6 @@ def awscrt(port: int, bodies: list[bytes]) -> None:
         return client.make_request(
             type=s3.S3RequestType.PUT_OBJECT,
             request=request,
-            endpoint=f"http://127.0.0.1:{port}",
             on_headers=on_headers,
             on_done=on_done,
         )
@@ -116,8 +115,8 @@ def _stream(body: bytes) -> Any:
 
 def boto3(port: int, bodies: list[bytes]) -> None:
     """put_object in 32 threads of one client."""
-    import boto3 as library  # type: ignore[import-untyped]
-    from botocore.config import Config  # type: ignore[import-untyped]
+    import boto3 as library
+    from botocore.config import Config
 
     config = Config(
         max_pool_connections=IN_FLIGHT,
