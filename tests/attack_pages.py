@@ -110,6 +110,7 @@ class Rebinder:
                 _pump(server, client)
 
     def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)  # else it listens on while `accept` waits
         self._listener.close()
         for client in self._open:
             client.close()

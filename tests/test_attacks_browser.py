@@ -101,18 +101,27 @@ def page(window: BrowserContext) -> Iterator[Page]:
     window.clear_cookies()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def evil() -> Iterator[Evil]:
     evil = Evil()
     yield evil
     evil.close()
 
 
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    site = Site(tmp_path, STORAGE_URL="http://127.0.0.1:9")
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    site = Site(tmp_path_factory.mktemp("attacked"), STORAGE_URL="http://127.0.0.1:9")
     yield site
     site.close()
+
+
+@pytest.fixture
+def site(attacked: Site, page: Page) -> Iterator[Site]:
+    """The attacked server, without a job at the beginning; the page is closed before they are removed."""
+    yield attacked
+    page.close()
+    for job_id in attacked.jobs.ids():
+        attacked.jobs.delete(job_id)
 
 
 @pytest.fixture
