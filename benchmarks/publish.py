@@ -9,17 +9,18 @@ from benchmarks import report, results
 from benchmarks.stores import PROJECT
 
 PAGE = PROJECT / "docs" / "benchmarks.md"
+LEAST_RUNS = 5
 CHART = PROJECT / "docs" / "benchmarks.svg"
 
 
 def publish(order: list[str]) -> None:
-    """Scaled-down runs are no results and are refused."""
+    """Runs that are scaled down, or too few, are no results and are refused."""
     found = sorted(results.load_all(), key=lambda one: order.index(one["name"]))
     if not found:
         raise SystemExit("nothing to publish: run `make bench` first")
-    small = [one["name"] for one in found if one["scale"] != 1]
+    small = [one["name"] for one in found if one["scale"] != 1 or one["runs"] < LEAST_RUNS]
     if small:
-        raise SystemExit(f"not of full size, so not published: {', '.join(small)}")
+        raise SystemExit(f"not of full size or of fewer than {LEAST_RUNS} runs: {', '.join(small)}")
     machine = found[0]["machine"]
     where = (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB,"

@@ -1,6 +1,7 @@
 """The form of a result: rows of contenders, and targets with what was reached.
 
-One JSON file for each scenario in `results/`; a later run of a scenario replaces it.
+One JSON file for each scenario in `results/`, those of scaled-down runs in `results/first-look/`; a later run
+of a scenario replaces it.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ def result(
         "title": title,
         "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "scale": options.scale,
+        "runs": options.runs,
         "machine": machine(),
         "rows": rows,
         "targets": targets,
@@ -81,12 +83,13 @@ def result(
 
 
 def save(found: Result) -> None:
-    FOLDER.mkdir(exist_ok=True)
-    (FOLDER / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n")
+    folder = FOLDER if found["scale"] == 1 else FOLDER / "first-look"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{found['name']}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def load_all() -> list[Result]:
-    """The latest result of each scenario that has been run here; else the published ones."""
+    """The latest result of each scenario that has been run at full size here; else the published ones."""
     files = sorted(path for path in FOLDER.glob("*.json") if path != PUBLISHED)
     if files:
         return [json.loads(path.read_text()) for path in files]
