@@ -15,9 +15,11 @@ import asyncio
 import base64
 import hashlib
 import random
+import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
+from urllib.parse import quote
 
 from syncworker import faults, s3xml
 from syncworker.credentials import KeySource
@@ -28,6 +30,7 @@ from syncworker.wire import Body, Response, Wire
 T = TypeVar("T")
 
 DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects
+_REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a store names goes into a header
 _TRIES = 6
 _TRIES_THROTTLED = 60
 _TRIES_SILENT = 3  # each of them has waited long already
@@ -114,6 +117,7 @@ class Bucket:
         self.name = name
         self.signer = Signer(region)
         self.keys = keys
+        self._used: Keys | None = None  # those of the last request
         self.gate = Gate(most_requests)
         self.stopping = stopping
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
@@ -151,7 +155,7 @@ class Bucket:
             await self.gate.enter()
             error: SyncError | None = None
             try:
-                keys = await self.keys.keys()
+                keys = self._used = await self.keys.keys()
                 return await self._once(keys, operation, method, key, query, headers, body, max_body, on_sent)
             except SyncError as failure:
                 error = failure
@@ -244,10 +248,24 @@ class Bucket:
             return response
         raise self._error(operation, response)
 
-    def _error(self, operation: str, response: Response) -> SyncError:
+    def _said(self, response: Response) -> tuple[str, str, dict[str, str]]:
+        """The error in an answer."""
         code, message, fields = s3xml.parse_error(response.body)
+        return self._without_keys(code), self._without_keys(message), fields
+
+    def _without_keys(self, text: str) -> str:
+        """What a store says goes into statuses and reports; some say the access key back."""
+        for key in self._used or ():
+            if key and len(key) >= 6:  # a shorter one would only garble what is said
+                for spelling in (key, quote(key, safe="")):
+                    text = text.replace(spelling, "...")
+        return text
+
+    def _error(self, operation: str, response: Response) -> SyncError:
+        code, message, fields = self._said(response)
         region = fields.get("Region") or response.headers.get("x-amz-bucket-region")
-        if region and region != self.signer.region and response.status in (301, 307, 400, 403):
+        is_new = bool(region and _REGION.fullmatch(region) and region != self.signer.region)
+        if region and is_new and response.status in (301, 307, 400, 403):
             # Sign for the region the bucket is in. The host stays: it was checked, another was not.
             self.signer = Signer(region)
             return RetryError("WrongRegion", f"the bucket is in region {region}: set AWS_REGION")
@@ -319,7 +337,7 @@ class Bucket:
             try:
                 return parse(response.body)
             except RetryError as error:
-                code, message, _ = s3xml.parse_error(response.body)
+                code, message, _ = self._said(response)
                 if code:
                     failure = faults.classify(operation, 500, code, message, response.headers)
                     if not isinstance(failure, RetryError):
@@ -416,7 +434,8 @@ class Bucket:
         response = await self.call("DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body)
         failures: list[tuple[tuple[str, str | None], SyncError]] = []
         asked = {(key, version or ""): (key, version) for key, version in objects}
-        for key, version, code, message in s3xml.parse_delete_result(response.body):
+        for key, version, code, said in s3xml.parse_delete_result(response.body):
+            message = self._without_keys(said)
             if code not in _MISSING:
                 error = faults.classify("DeleteObjects", 400, code, message, response.headers)
                 failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), error))
@@ -494,7 +513,7 @@ class Bucket:
                 {"content-type": "application/xml"},
                 s3xml.complete_document(parts),
             )
-            code, message, _ = s3xml.parse_error(response.body)
+            code, message, _ = self._said(response)
             if not code:
                 return s3xml.parse_completed(response.body)
             # 200 and an error inside: the store had begun to answer before it knew.

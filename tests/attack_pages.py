@@ -110,10 +110,10 @@ class Rebinder:
                 _pump(server, client)
 
     def close(self) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)  # else it listens on while `accept` waits
-        self._listener.close()
-        for client in self._open:
-            client.close()
+        for each in (self._listener, *self._open):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)  # `close` alone would leave it open for the thread that waits
+            each.close()
 
 
 def _pump(source: socket.socket, target: socket.socket) -> None:
