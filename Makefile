@@ -102,8 +102,11 @@ DEPLOY := $(VENV)/deploy
 
 $(DEPLOY)/.tools: requirements-deploy.txt
 	@test -x $(DEPLOY)/bin/python || $(PYTHON) -m venv $(DEPLOY)
-	$(DEPLOY)/bin/python -m pip install --disable-pip-version-check -q -r requirements-deploy.txt
+	$(DEPLOY)/bin/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements-deploy.txt
 	@touch $@
+
+lock-deploy: $(VENV)/.dev ## pin all versions and hashes of the deployment's tools again, from requirements-deploy.in
+	$(LOCK) requirements-deploy.in -o requirements-deploy.txt
 
 check-deploy: $(DEPLOY)/.tools ## lint Dockerfiles, compose file, playbooks, shell scripts, Vagrantfile and systemd unit
 	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" $(DEPLOY)/bin/python -m tests_deploy.check
@@ -111,4 +114,4 @@ check-deploy: $(DEPLOY)/.tools ## lint Dockerfiles, compose file, playbooks, she
 test-deploy: $(DEPLOY)/.tools ## the deployment for real, as root on Debian: Docker, the playbook, kills and restarts
 	@$(DEPLOY)/bin/python -m tests_deploy
 
-.PHONY: check-deploy test-deploy
+.PHONY: check-deploy lock-deploy test-deploy
