@@ -49,6 +49,7 @@ from syncworker.supervisor import QueueFull, Supervisor
 NAME = "s3-sync-api"
 JOBS_MAX = 500  # of one answer of /jobs
 RESOLVE_SECONDS = 2.0
+_RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer
 KEY_IN_ADDRESS = "secret_key was sent in the address, which browsers and proxies remember: use POST"
 log = logging.getLogger("server")
 
@@ -258,7 +259,10 @@ def _uses_own_keys(service: Service, status: Status) -> bool:
 
 def _check_storage_url(url: str) -> None:
     """`spec.check_storage_url` with an end: a name server that does not answer blocks a thread of its own. A
-    name that is not resolved in time is let through; the worker checks what it connects to."""
+    name that is not resolved in time is let through; the worker checks what it connects to. Only a few names
+    at a time: who names slow ones keeps no other request waiting."""
+    if not _RESOLVING.acquire(blocking=False):
+        raise SyncError("Busy", "the names of other storages are still being looked up: try again")
     refused: list[UsageError] = []
 
     def check() -> None:
@@ -266,6 +270,8 @@ def _check_storage_url(url: str) -> None:
             spec.check_storage_url(url)
         except UsageError as error:
             refused.append(error)
+        finally:
+            _RESOLVING.release()
 
     thread = threading.Thread(target=check, name="resolve", daemon=True)
     thread.start()
