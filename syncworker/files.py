@@ -95,13 +95,26 @@ def read_json(path: str) -> dict[str, Any] | None:
         if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES):
             return None
         raise
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(4 << 20)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return None
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(4 << 20)
+    finally:
+        os.close(fd)
     try:
         value = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def is_other_than_file(path: str) -> bool:
+    """Whether the name is taken by a link, a directory or a device."""
+    try:
+        return not stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def remove(path: str) -> bool:

@@ -138,6 +138,23 @@ def _begun_state(status: Status) -> State | None:
     return recorded
 
 
+def _is_status_of(job_id: str, status: Status) -> bool:
+    """Whether an object is the status of this job, as far as anything is done by what it says: its id names
+    files, its destination too."""
+    if status.get("id") != job_id or recorded_state(status) is None:
+        return False
+    if not isinstance(status.get("progress"), dict):
+        return False
+    if not all(isinstance(status.get(name), str) for name in ("source", "dest", "storage_url")):
+        return False
+    try:
+        destination_id(status["storage_url"], status["dest"])
+        datetime.fromisoformat(status.get("updated_at", "2026-01-01T00:00:00Z"))
+    except (UsageError, TypeError, ValueError):
+        return False
+    return True
+
+
 class Jobs:
     """The job directory at `path`, made and checked by `prepare`."""
 
@@ -179,6 +196,10 @@ class Jobs:
     def read(self, job_id: str) -> Status | None:
         """The status as it is recorded, with whether cancel was asked for; None when there is none."""
         status = files.read_json(self.file(check_id(job_id), "json"))
+        if status is not None and not _is_status_of(job_id, status):
+            return None
+        if status is not None and files.is_other_than_file(self.file(job_id, "lock")):
+            return None
         if status is not None:
             status["cancel_requested"] = bool(status.get("cancel_requested")) or self.is_cancelled(job_id)
         return status

@@ -360,6 +360,29 @@ def waits_for_readers(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(http, "Adjustments", lambda **named: real(**named, outbuf_high_watermark=1 << 18))
 
 
+def slow_names(site: Site) -> bool:
+    """As many storages as there are threads, whose names nobody answers for."""
+    released = threading.Event()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spec, "check_storage_url", lambda _: released.wait(30))
+        patch.setattr(server, "RESOLVE_SECONDS", 5.0)
+        target = f"/sync?source=&dest=victim-bucket&{KEYS}&storage_url=http://slow.test"
+        threads = [threading.Thread(target=site.get, args=(target,)) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            wait_for(lambda: threading.active_count() > 12, 5)
+            return hangs(site, 1.5)
+        finally:
+            released.set()
+            for thread in threads:
+                thread.join()
+
+
+def every_name(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(server, "_RESOLVING", threading.Semaphore(1000))
+
+
 def smuggled(site: Site) -> bool:
     """Is a request that is hidden in another's body served?"""
     hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
@@ -416,6 +439,7 @@ LOADS = [
         replaced(server.Supervisor, "_refuse_full", lambda _: None),
         (("MAX_QUEUED_JOBS", "3"),),
     ),
+    Row("storages whose names are slow to look up", slow_names, every_name),
     Row("a request in another's body", smuggled, replaced(http._Channel, "parser_class", HTTPRequestParser)),
 ]
 

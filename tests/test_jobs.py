@@ -349,3 +349,40 @@ def test_the_rule_of_one_job_a_destination_never_relies_on_a_glance(directory: J
     Jobs(directory.path).prepare_resume(status["id"])
     with pytest.raises(Conflict):
         directory.create(REQUEST)
+
+
+def _plant(directory: Jobs, number: int, **changes: object) -> str:
+    """A queued job's status with something wrong in it."""
+    made = directory.create(Request("a", f"planted-{number}", "http://127.0.0.1:9", 0.0))
+    os.remove(directory.file(made["id"], "json"))
+    job_id = f"20260102T000000-{number:08x}"
+    status = {**made, "id": job_id, **changes}
+    Path(directory.file(job_id, "json")).write_text(json.dumps(status))
+    return job_id
+
+
+def test_a_file_that_is_no_jobs_status_disturbs_no_other_job(directory: Jobs, tmp_path: Path) -> None:
+    """Its id would name files, its destination a lock; a reader that fails on one file fails for all."""
+    victim = tmp_path / "victim.json"
+    victim.write_text("precious")
+    wrong: tuple[dict[str, object], ...] = (
+        {"id": "../victim"}, {"id": "20260102T000000-ffffffff"}, {"dest": ["x"]}, {"dest": None},
+        {"storage_url": "nonsense"}, {"progress": None}, {"updated_at": "soon", "auto_resume": False},
+        {"state": "gone"}, {"source": 5},
+    )  # fmt: skip
+    planted = [_plant(directory, number, **changes) for number, changes in enumerate(wrong)]
+    deep, folder, fifo, link = (f"20260103T000000-{number:08x}" for number in range(4))
+    Path(directory.file(deep, "json")).write_text("[" * 100_000)
+    os.mkdir(directory.file(folder, "json"))
+    os.mkfifo(directory.file(fifo, "json"))
+    os.symlink(victim, directory.file(link, "json"))
+    locked = [_plant(directory, 100, state="running"), _plant(directory, 101, state="running")]
+    os.mkdir(directory.file(locked[0], "lock"))
+    os.symlink(victim, directory.file(locked[1], "lock"))
+    good = directory.create(Request("a", "good-bucket", "http://127.0.0.1:9", 0.0))["id"]
+    assert [status["id"] for status in directory.active()] == [good]
+    for job_id in (*planted, deep, folder, fifo, link, *locked):
+        for act in (directory.observe, directory.cancel, directory.prepare_resume):
+            with pytest.raises(NoSuchJob):
+                act(job_id)
+    assert victim.read_text() == "precious"
