@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit clean
+.PHONY: bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -38,7 +38,18 @@ $(VENV)/promtool: $(VENV)/.dev
 		chmod +x promtool.new && rm prometheus_*.deb && mv promtool.new promtool || \
 		{ echo "the tests need promtool, from Debian's package prometheus" >&2; exit 1; }
 
-test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool ## all tests, those against real S3 servers and in a real Chromium included
+# Looks at the dashboard in tests, and is no part of what is installed.
+AXE := $(VENV)/npm/node_modules/axe-core/axe.min.js
+$(AXE):
+	@command -v npm >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install -y --no-install-recommends npm >/dev/null; } || \
+		{ echo "the tests need axe-core from npm: install Debian's package npm as root" >&2; exit 1; }
+	@mkdir -p $(VENV)/npm && cd $(VENV)/npm && npm install --no-audit --no-fund --silent --ignore-scripts axe-core@4.14.1
+
+screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/screenshots again
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -q tests/test_dashboard.py -k pictures
+
+test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(AXE) ## all tests, those against real S3 servers and in a real Chromium included
 	$(BIN)/python -m pytest
 
 check: $(VENV)/.dev ## lint, format, types, dangerous calls, known holes in what is installed

@@ -25,10 +25,12 @@ import bottle
 
 from syncworker import (
     __version__,
+    dashboard,
     embedded,
     files,
     guard,
     http,
+    index,
     metrics,
     openapi,
     parameters,
@@ -40,6 +42,7 @@ from syncworker import supervisor as supervision
 from syncworker.catalog import ID_PATTERN
 from syncworker.endpoint import destination_id
 from syncworker.errors import FatalError, SyncError, UsageError
+from syncworker.folders import Folders
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id, recorded_state
 from syncworker.model import RESUMABLE_STATES, State
 from syncworker.problem import problem, to_json
@@ -50,6 +53,8 @@ NAME = "s3-sync-api"
 JOBS_MAX = 500  # of one answer of /jobs
 RESOLVE_SECONDS = 2.0
 _RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer
+NOTHING_HERE = "there is nothing at this path: see /openapi.json for what there is"
+KNOWN_MAX = 100_000  # objects of an index that are counted for a warning
 KEY_IN_ADDRESS = "secret_key was sent in the address, which browsers and proxies remember: use POST"
 log = logging.getLogger("server")
 
@@ -65,6 +70,7 @@ class Service:
     supervisor: Supervisor
     store: Callable[[], str]
     metrics: metrics.Metrics
+    folders: Folders
     token_needed: bool
 
     @property
@@ -183,6 +189,30 @@ def healthz(service: Service, _given: Parameters) -> Answer:
     )
 
 
+def folders(service: Service, given: Parameters) -> Answer:
+    """For the dashboard's form. What a bucket holds, the index of the last sync tells: no store is asked."""
+    value = service.folders.overview() | {
+        "chosen": None,
+        "bucket": None,
+        "bucket_delete": service.settings.bucket_delete,
+    }
+    if "source" in given:
+        source = spec.parse_source(given["source"], service.settings.uploads_dir)
+        value["chosen"] = service.folders.look(source)
+    if "dest" in given:
+        dest = spec.parse_dest(given["dest"])
+        url = spec.parse_storage_url(given.get("storage_url"), service.settings)
+        path = service.jobs.index_path({"storage_url": url, "dest": dest})
+        known = index.count_objects(path, KNOWN_MAX + 1)
+        more = known is not None and known > KNOWN_MAX
+        value["bucket"] = {"dest": dest, "objects_known": KNOWN_MAX if more else known, "more": more}
+    return 200, value, {}
+
+
+def asset(page: dashboard.Page) -> Callable[[Service, Parameters], Answer]:
+    return lambda _service, _given: (200, page.body, page.headers)
+
+
 def exposition(service: Service, _given: Parameters) -> Answer:
     return 200, service.metrics.render(), {"Content-Type": metrics.CONTENT_TYPE}
 
@@ -221,8 +251,10 @@ ROUTES = (
     Route("/resume", resume, ("id", "access_key", "secret_key"), acts=True),
     Route("/jobs", history, ("state", "limit", "before"), acts=False, conditional=True, tag=history_tag),
     Route("/healthz", healthz, (), acts=False),
+    Route("/folders", folders, ("source", "dest", "storage_url"), acts=False, conditional=True),
     Route("/metrics", exposition, (), acts=False),
     Route("/openapi.json", description, (), acts=False, conditional=True),
+    *(Route(path, asset(page), (), False, conditional=True) for path, page in dashboard.PAGES.items()),
 )
 
 # -- parameters -------------------------------------------------------------------------------------------
@@ -321,6 +353,8 @@ def _error(status: int, code: str, detail: str, headers: dict[str, str], **more:
 def _call(service: Service, route: Route) -> bottle.HTTPResponse:
     environ = bottle.request.environ
     method = environ["REQUEST_METHOD"]
+    if environ["bottle.raw_path"] != route.path:  # Bottle leaves out what is no UTF-8, and takes /%ff for /
+        return _error(404, "NotFound", NOTHING_HERE, {})
     if method not in route.methods:
         allow = ", ".join(route.methods)
         detail = f"{method[:20]} is not allowed on {route.path}: use {allow}"
@@ -355,7 +389,7 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
 def _unrouted(error: bottle.HTTPError) -> bytes:
     """What Bottle itself finds: an unknown path, a path that is no UTF-8, an exception in a handler."""
     details = {
-        404: "there is nothing at this path: see /openapi.json for what there is",
+        404: NOTHING_HERE,
         400: "the path is not valid UTF-8",
         500: "something went wrong here: the server's log says what",
     }
@@ -382,7 +416,7 @@ def make_app(
         max_running=config.max_running_jobs,
         max_queued=config.max_queued_jobs,
     )
-    service = Service(config, supervisor, store, numbers, token_needed)
+    service = Service(config, supervisor, store, numbers, Folders(config.uploads_dir), token_needed)
     app = bottle.Bottle()
     app.default_error_handler = _unrouted
     for route in ROUTES:

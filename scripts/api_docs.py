@@ -83,6 +83,8 @@ def render() -> str:
     document = openapi.document()
     lines = [HEAD, document["info"]["description"], ""]
     for path, operation in openapi.OPERATIONS.items():
+        if path.startswith("/static/"):
+            continue
         lines += route(path, operation, document["paths"][path])
     lines += ["## /login", "", "With API_TOKEN only. " + openapi.LOGIN, ""]
     lines += ["# Errors of every route", ""]

@@ -31,6 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
+from syncworker import dashboard
 from syncworker.errors import UsageError
 from syncworker.problem import SECURITY_HEADERS, problem
 from syncworker.settings import Settings
@@ -39,6 +40,7 @@ Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
+FORM_MAX_BYTES = 4096
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
 _PORT = re.compile(r"(.+?):([0-9]{1,5})")
 # What a log line shows as it came: values of these parameters, when they hold nothing that separates names
@@ -190,10 +192,15 @@ class Login:
         )
 
     def answer(self, environ: Environ) -> Refusal:
-        """`/login?token=…`: a redirect to `/` that sets the cookie."""
-        if environ["REQUEST_METHOD"] != "GET":
-            return Refusal(405, "MethodNotAllowed", "the login link is opened with GET", (("Allow", "GET"),))
-        given = [value for name, value in parse_qsl(environ.get("QUERY_STRING", "")) if name == "token"]
+        """`/login` with the token, in the link's query or the page's form: a redirect to `/` that sets the
+        cookie."""
+        if environ["REQUEST_METHOD"] not in ("GET", "POST"):
+            detail = "the login link is opened with GET, its form is sent with POST"
+            return Refusal(405, "MethodNotAllowed", detail, (("Allow", "GET, POST"),))
+        text = environ.get("QUERY_STRING", "")
+        if environ["REQUEST_METHOD"] == "POST":
+            text = environ["wsgi.input"].read(FORM_MAX_BYTES).decode("latin-1")
+        given = [value for name, value in parse_qsl(text) if name == "token"]
         if len(given) != 1 or not self.is_token(given[0]):
             return Refusal(
                 401,
@@ -234,6 +241,9 @@ class Guard:
         body, status, headers = problem(refusal.status, refusal.code, refusal.detail)
         if refusal.status == 303:
             body, headers = b"", [("Content-Length", "0")]
+        elif refusal.status == 401 and _wants_page(environ):
+            page = dashboard.LOGIN
+            body, headers = page.body, [*page.headers.items(), ("Content-Length", str(len(page.body)))]
         answer(status, headers + list(refusal.headers))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
@@ -244,6 +254,12 @@ class Guard:
         if environ.get("PATH_INFO") == "/login":
             return self._login.answer(environ)
         return None if environ.get("PATH_INFO") == "/healthz" else self._login.refusal(environ)
+
+
+def _wants_page(environ: Environ) -> bool:
+    """Whether a person looks at this answer: a browser that opens the dashboard, or sends the login form."""
+    opened = environ.get("PATH_INFO") in ("/", "/login") and "text/html" in environ.get("HTTP_ACCEPT", "")
+    return opened and environ["REQUEST_METHOD"] in ("GET", "POST")
 
 
 def redacted(query: str) -> str:

@@ -22,6 +22,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
+from urllib.parse import quote
 
 from syncworker import files
 
@@ -288,3 +289,15 @@ class Rows:
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
+
+
+def count_objects(path: str, most: int) -> int | None:
+    """How many objects the index in `path` knows, `most` at most; None when that is unknown. Reads only."""
+    if not os.path.exists(path):
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{quote(path)}?mode=ro", uri=True, timeout=0.2)) as db:
+            found = db.execute("SELECT count(*) FROM (SELECT 1 FROM objects LIMIT ?)", (most,)).fetchone()
+    except sqlite3.Error:
+        return None
+    return int(found[0])

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from syncworker import __version__, schemas
+from syncworker import __version__, dashboard, schemas
 from syncworker.model import State
 from syncworker.schemas import Schema, ref, text
 
@@ -157,6 +157,14 @@ OPERATIONS: dict[str, Operation] = {
         conditional=True,
     ),
     "/healthz": Operation("Whether the server answers", "Needs no token.", {200: ("It does", "Health")}),
+    "/folders": Operation(
+        "The folders that can be synced",
+        "With their sizes. With `source`, whether that folder is empty; with `dest`, how many objects the"
+        " bucket is remembered to hold. No store is asked, and nothing takes longer than a second.",
+        {200: ("The folders", "Folders")},
+        ("source", "dest", "storage_url"),
+        conditional=True,
+    ),
     "/metrics": Operation(
         "Numbers for Prometheus",
         "The text format. Counters outlive workers, removed jobs and restarts of the server.",
@@ -165,9 +173,27 @@ OPERATIONS: dict[str, Operation] = {
     "/openapi.json": Operation(
         "This document", "OpenAPI 3.1.", {200: ("The document", "object")}, conditional=True
     ),
+    "/": Operation(
+        "The dashboard",
+        "A page for people: jobs as they run, and a form that starts them. Without the token, a browser is"
+        " asked for it here.",
+        {200: ("The page", "text/html; charset=utf-8")},
+        conditional=True,
+    ),
 }
 
-LOGIN = "`/login?token=TOKEN`, the link that the server prints when it starts: 303 to `/` with the cookie."
+LOGIN = (
+    "`/login?token=TOKEN`, the link that the server prints when it starts, or a POST of a form with `token`:"
+    " 303 to `/` with the cookie; 401 when it is not the token."
+)
+
+OPERATIONS |= {
+    path: Operation(
+        "A file of the dashboard", "", {200: ("The file", page.headers["Content-Type"])}, conditional=True
+    )
+    for path, page in dashboard.PAGES.items()
+    if path != "/"
+}
 
 SHARED_ERRORS = {
     400: "A parameter is missing, unknown, given twice or has a bad value (`param` names it), or the request"
@@ -195,7 +221,7 @@ def document(*, token_needed: bool = False) -> dict[str, Any]:
     """The whole document. `token_needed`: whether this server asks for one."""
     paths = {path: _path_item(path, operation, token_needed) for path, operation in OPERATIONS.items()}
     if token_needed:
-        paths["/login"] = {"get": _login()}
+        paths["/login"] = {"get": _login("get"), "post": _login("post")}
     return {
         "openapi": "3.1.0",
         "info": {"title": "s3-sync-api", "version": __version__, "description": INTRODUCTION},
@@ -237,6 +263,8 @@ def _method(path: str, method: str, operation: Operation, token_needed: bool) ->
         errors[401] = "The token is missing or wrong"
     for status, description in sorted((errors | operation.errors).items()):
         answers[str(status)] = _error(status, description, method)
+    if path == "/" and method == "get" and token_needed:
+        answers["401"]["content"]["text/html; charset=utf-8"] = {"schema": {"type": "string"}}
     found: dict[str, Any] = {
         "operationId": name if method == "get" else f"{name}_{method}",
         "summary": operation.summary,
@@ -317,28 +345,32 @@ def _error(status: int, description: str, method: str) -> dict[str, Any]:
     return answer
 
 
-def _login() -> dict[str, Any]:
+def _login(method: str) -> dict[str, Any]:
     answers: dict[str, Any] = {
         "303": {
             "description": "To the dashboard, with the cookie",
             "headers": {"Location": {"required": True, "schema": {"type": "string", "const": "/"}}},
         }
     }
-    errors = {s: SHARED_ERRORS[s] for s in (403, 431)} | {401: "This is not the server's token"}
+    errors = {s: SHARED_ERRORS[s] for s in (403, 413, 431) if method == "post" or s != 413} | {
+        401: "This is not the server's token"
+    }
     answers |= {str(status): _error(status, why, "get") for status, why in sorted(errors.items())}
-    return {
-        "operationId": "login",
+    answers["401"]["content"]["text/html; charset=utf-8"] = {"schema": {"type": "string"}}
+    token = {"type": "string", "description": "The value of API_TOKEN"}
+    found: dict[str, Any] = {
+        "operationId": "login" if method == "get" else "login_post",
         "summary": "Trade the token for the dashboard's cookie",
         "description": LOGIN,
         "security": [],
-        "parameters": [
-            {
-                "name": "token",
-                "in": "query",
-                "required": True,
-                "description": "The value of API_TOKEN",
-                "schema": {"type": "string"},
-            }
-        ],
         "responses": answers,
     }
+    if method == "get":
+        found["parameters"] = [{"name": "token", "in": "query", "required": True, "schema": token}]
+        return found
+    form = {"type": "object", "properties": {"token": token}, "required": ["token"]}
+    found["requestBody"] = {
+        "required": True,
+        "content": {"application/x-www-form-urlencoded": {"schema": form}},
+    }
+    return found

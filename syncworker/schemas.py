@@ -212,6 +212,53 @@ PROBLEM = record(
     "job",
 )
 
+_SIZE = {
+    "files": integer("Files counted"),
+    "bytes": integer("Their bytes"),
+    "complete": flag("All was counted; else there may be more"),
+}
+FOLDER = record(
+    "A folder right below the uploads root.",
+    {"source": text("Its name: what `/sync` takes as `source`"), **_SIZE},
+)
+CHOSEN = {
+    **record(
+        "The folder asked about; null when none was.",
+        {
+            "source": text("The folder"),
+            "exists": flag("It is there, and is a folder"),
+            "empty": {
+                "type": ["boolean", "null"],
+                "description": "No file at any depth: a sync deletes the bucket. Null: unknown",
+            },
+            **_SIZE,
+        },
+    ),
+    "type": ["object", "null"],
+}
+KNOWN_BUCKET = {
+    **record(
+        "The bucket asked about; null when none was.",
+        {
+            "dest": text("The bucket"),
+            "objects_known": nullable(integer("Objects after the last sync; null when none is remembered")),
+            "more": flag("There are more than `objects_known`"),
+        },
+    ),
+    "type": ["object", "null"],
+}
+FOLDERS = record(
+    "The folders below the uploads root. Sizes may be some seconds old.",
+    {
+        "folders": rows("At most 500, by name", ref("Folder")),
+        "complete": flag("All folders are listed, with their whole sizes"),
+        "walking": flag("Sizes are being counted: ask again"),
+        "chosen": ref("Chosen"),
+        "bucket": ref("KnownBucket"),
+        "bucket_delete": text("BUCKET_DELETE; `refuse`: an empty folder fails", enum=["allow", "refuse"]),
+    },
+)
+
 ALL: dict[str, Schema] = {
     "Status": STATUS,
     "Progress": PROGRESS,
@@ -222,6 +269,10 @@ ALL: dict[str, Schema] = {
     "Metrics": METRICS,
     "JobList": JOB_LIST,
     "JobPage": JOB_PAGE,
+    "Folders": FOLDERS,
+    "Folder": FOLDER,
+    "Chosen": CHOSEN,
+    "KnownBucket": KNOWN_BUCKET,
     "Health": HEALTH,
     "Problem": PROBLEM,
 }

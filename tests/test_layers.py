@@ -22,6 +22,8 @@ LAYERS = [
         "usage",
         "wording",
         "schemas",
+        "folders",
+        "dashboard",
         "problem",
         "http",
         "parameters",

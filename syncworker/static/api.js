@@ -1,0 +1,57 @@
+// Talking to the server: conditional GETs, POSTs as forms, and what to do when the token is asked for.
+
+const seen = new Map(); // path -> {etag, value}
+let onUnauthorized = () => Promise.resolve();
+
+export class Refused extends Error {
+  constructor(problem, status) {
+    super(problem.detail || `the server answered ${status}`);
+    this.problem = problem;
+    this.status = status;
+  }
+}
+
+export function whenUnauthorized(callback) {
+  onUnauthorized = callback;
+}
+
+async function send(path, options) {
+  for (;;) {
+    const answer = await fetch(path, { cache: "no-store", credentials: "same-origin", ...options });
+    if (answer.status !== 401) return answer;
+    await onUnauthorized();
+  }
+}
+
+async function problemOf(answer) {
+  try {
+    return await answer.json();
+  } catch {
+    return {};
+  }
+}
+
+// {value, changed}: an answer that is the same as the last one is neither sent nor parsed again.
+export async function get(path) {
+  const known = seen.get(path);
+  const answer = await send(path, { headers: known ? { "If-None-Match": known.etag } : {} });
+  if (answer.status === 304 && known) return { value: known.value, changed: false };
+  if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
+  const value = await answer.json();
+  const etag = answer.headers.get("ETag");
+  if (etag) seen.set(path, { etag, value });
+  return { value, changed: true };
+}
+
+export async function post(path, fields) {
+  const answer = await send(path, { method: "POST", body: new URLSearchParams(fields) });
+  if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
+  return answer.json();
+}
+
+// True when the token is the server's; the cookie is set then.
+export async function logIn(token) {
+  const body = new URLSearchParams({ token });
+  const answer = await fetch("/login", { method: "POST", body, redirect: "manual", credentials: "same-origin" });
+  return answer.type === "opaqueredirect";
+}

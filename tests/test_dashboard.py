@@ -1,0 +1,405 @@
+"""The dashboard in a real Chromium: Debian's, driven by Playwright. Nothing is skipped when it is missing.
+
+`make screenshots` runs the last test with SCREENSHOTS set, which puts its pictures into docs/screenshots."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import PROJECT, Gate, RecordingProxy, Service, exists, s3_error, tree, wait_for
+from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+from stores import Store
+
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+AXE = PROJECT / ".venv" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+NARROW = {"width": 360, "height": 740}
+WIDE = {"width": 1180, "height": 800}
+expect.set_options(timeout=15_000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Pages that fail the test when anything is refused by the policy, thrown, or asked of another server."""
+    contexts: list[BrowserContext] = []
+    wrong: list[str] = []
+
+    def make(**options: Any) -> Page:
+        context = (
+            browser.new_context(viewport=WIDE, **options)
+            if "viewport" not in options
+            else (browser.new_context(**options))
+        )
+        context.set_default_timeout(15_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("console", lambda message: _note(message.type, message.text, wrong))
+        page.on("request", lambda request: _note_foreign(request, wrong))
+        return page
+
+    yield make
+    for context in contexts:
+        context.close()
+    assert wrong == []
+
+
+def _note(kind: str, text: str, wrong: list[str]) -> None:
+    # Chromium itself reports each answer of 400 and more as an error.
+    if kind == "error" and "Failed to load resource" not in text:
+        wrong.append(text)
+
+
+def _note_foreign(request: Request, wrong: list[str]) -> None:
+    if not re.match(r"http://(127\.0\.0\.1|localhost)[:/]|data:", request.url):
+        wrong.append(request.url)
+
+
+class Desk:
+    """A server on a store behind a proxy, where requests can be held."""
+
+    def __init__(self, service: Service, proxy: RecordingProxy) -> None:
+        self.service, self.proxy = service, proxy
+
+    def folder(self, name: str, entries: dict[str, Any]) -> None:
+        tree(self.service.uploads / name, entries)
+
+    def hold(self, op: str = "PUT", key: str = "") -> Gate:
+        return Gate(self.proxy, lambda request: request.method == op and key in (request.key or "\0"))
+
+
+@pytest.fixture
+def desk(
+    make_service: Callable[..., Service], make_proxy: Callable[[Store], RecordingProxy], juicefs: Store
+) -> Desk:
+    proxy = make_proxy(juicefs)
+    return Desk(make_service(juicefs, STORAGE_URL=proxy.url), proxy)
+
+
+def card(page: Page, job_id: str) -> Any:
+    return page.locator(f'[data-job="{job_id}"]')
+
+
+def start(page: Page, service: Service, source: str, dest: str) -> str:
+    """Starts a sync by the form; the id of its job."""
+    before = set(service.ids())
+    page.get_by_label("Folder", exact=True).select_option(source)
+    page.get_by_label("Bucket", exact=True).fill(dest)
+    page.get_by_role("button", name="Start").click()
+    return wait_for(lambda: set(service.ids()) - before, 15, "the job").pop()
+
+
+def check_with_axe(page: Page) -> None:
+    """axe-core, from npm, finds nothing. The page's policy lets no script in: the debugger does."""
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document).then(found => found.violations)")
+    assert [(v["id"], [n["html"] for n in v["nodes"]]) for v in found] == []
+
+
+def fits(page: Page) -> bool:
+    """Nothing sticks out to the right."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"))
+
+
+def settled(page: Page) -> None:
+    expect(page.locator("#connection")).to_have_text("live")
+
+
+# -- a sync from its start to its end ---------------------------------------------------------------------
+
+
+def test_a_sync_is_started_watched_cancelled_and_resumed(
+    desk: Desk, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    desk.folder("photos", {"a": 1000, "z/held": 20_000_000})
+    gate = desk.hold(key="z/held")
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    expect(page.locator("#source option", has_text="photos (2 files, 20.0 MB)")).to_be_attached()
+    job_id = start(page, desk.service, "photos", bucket)
+    gate.wait()
+    shown = card(page, job_id)
+    expect(shown.locator(".badge")).to_have_text("sending")
+    expect(shown.get_by_text("1 of 2 files")).to_be_visible()
+    expect(shown.locator("progress").first).to_have_js_property("value", 0.5)
+    expect(shown.get_by_text("unknown")).to_have_count(1)  # time left, at no speed
+    shown.locator("summary", has_text="In flight now: 1").click()
+    expect(shown.locator(".key", has_text="z/held")).to_be_visible()
+    page.wait_for_function(
+        "document.querySelector('.plot-line').getAttribute('points').split(' ').length > 2"
+    )
+    expect(shown.locator("details").first).to_have_attribute("open", "")  # still, after more rounds
+    shown.get_by_role("button", name="Cancel").click()
+    expect(shown.locator(".badge")).to_have_text("cancelling")
+    gate.open()
+    ended = page.locator("#ended").locator(f'[data-job="{job_id}"]')
+    expect(ended.locator(".badge")).to_have_text("cancelled")
+    expect(page.locator("#said")).to_have_text(re.compile("cancelled"))
+    ended.get_by_role("button", name="Resume").click()
+    expect(ended.locator(".badge")).to_have_text("done")
+    expect(ended.get_by_text("2 of 2 files")).to_be_visible()
+    assert desk.service.show(job_id)["attempt"] == 2
+    raw = ended.get_by_role("link", name="Raw status").get_attribute("href")
+    assert raw == f"/get?id={job_id}"
+
+
+def test_errors_can_be_opened(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:
+    desk.proxy.on_request(
+        lambda r: s3_error(403, "AccessDenied") if r.method == "PUT" and r.key == "no" else None
+    )
+    desk.folder("photos", {"yes": "1", "no": "2"})
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    shown = card(page, start(page, desk.service, "photos", bucket))
+    expect(shown.locator(".badge")).to_have_text("failed")
+    expect(shown.locator(".message")).to_contain_text("FilesFailed")
+    shown.locator("summary", has_text="Errors: 1").click()
+    expect(shown.locator("li", has_text="AccessDenied").locator(".key")).to_have_text("no")
+    expect(shown.get_by_role("button", name="Resume")).to_be_visible()
+
+
+def test_what_the_server_refuses_is_said(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:
+    desk.folder("photos", {"held": "1"})
+    gate = desk.hold(key="held")
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    job_id = start(page, desk.service, "photos", bucket)
+    gate.wait()
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator("#refused")).to_contain_text(job_id)
+    gate.open()
+
+
+# -- what deletes a bucket --------------------------------------------------------------------------------
+
+
+def test_an_empty_folder_is_warned_of_and_the_bucket_must_be_typed(
+    desk: Desk, bucket: str, juicefs: Store, new_page: Callable[..., Page]
+) -> None:
+    desk.folder("photos", {"a": "1", "b": "2"})
+    desk.service.done(bucket)
+    desk.folder("photos", {"a": None, "b": None})
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    page.get_by_label("Folder", exact=True).select_option("photos")
+    page.get_by_label("Bucket", exact=True).fill(bucket)
+    danger = page.get_by_role("alert").filter(has_text="will be deleted")
+    expect(danger).to_contain_text(f"The folder is empty: the bucket {bucket} will be deleted")
+    expect(danger).to_contain_text("2 objects")
+    red = danger.locator("p").evaluate("element => getComputedStyle(element).color")
+    assert red == "rgb(179, 38, 30)"
+    button = page.get_by_role("button", name="Delete the bucket")
+    expect(button).to_be_disabled()
+    confirm = page.get_by_label(re.compile("^Type the bucket"))
+    confirm.fill("another")
+    expect(button).to_be_disabled()
+    assert exists(juicefs, bucket)
+    confirm.fill(bucket)
+    expect(button).to_be_enabled()
+    button.click()
+    ended = page.locator("#ended article").first
+    expect(ended.locator(".badge")).to_have_text("done")
+    wait_for(lambda: not exists(juicefs, bucket), 10, "the bucket to be gone")
+    page.get_by_label("Folder", exact=True).select_option(label="Another folder…")
+    page.get_by_label("Path below the uploads folder").fill("no/such")
+    expect(page.locator("#danger")).to_contain_text("The folder does not exist")
+    tree(desk.service.uploads / "no" / "such", {"file": "1"})
+    page.get_by_label("Path below the uploads folder").fill("no/such/")
+    expect(page.locator("#danger")).to_be_hidden()
+    expect(page.get_by_role("button", name="Start")).to_be_enabled()
+
+
+# -- names, tokens, quiet ---------------------------------------------------------------------------------
+
+
+def test_names_are_text_and_never_markup(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    evil = "<img src=x onerror=document.title='owned'>"
+    service = make_service(juicefs)
+    tree(service.uploads / evil, {"<script>alert(1)</script>": "1", "b": "2"})
+    job_id = service.sync(bucket, evil)
+    service.wait_state(job_id)
+    page = new_page()
+    page.goto(service.url)
+    expect(card(page, job_id).locator("h3")).to_have_text(f"{evil} → {bucket}")
+    expect(page.locator("#source option", has_text=evil)).to_be_attached()
+    assert page.locator("main img, main script").count() == 0
+    assert page.title() == "Bucket sync"
+
+
+def test_the_token_is_asked_for(
+    make_service: Callable[..., Service], juicefs: Store, new_page: Callable[..., Page]
+) -> None:
+    service = make_service(juicefs, API_TOKEN="the-token-of-this-test")
+    page = new_page()
+    assert page.goto(service.url).status == 401
+    check_with_axe(page)
+    page.get_by_label("Token").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_label("Token")).to_have_value("")
+    page.get_by_label("Token").fill("the-token-of-this-test")
+    page.get_by_role("button", name="Log in").click()
+    settled(page)
+    assert page.url == f"{service.url}/" and "token" not in page.url
+    page.context.clear_cookies()  # the token was changed, say
+    dialog = page.get_by_role("dialog", name="This server asks for its token")
+    expect(dialog).to_be_visible()
+    check_with_axe(page)
+    dialog.get_by_label("Token").fill("wrong")
+    dialog.get_by_role("button", name="Log in").click()
+    expect(dialog.get_by_text("This is not the token")).to_be_visible()
+    dialog.get_by_label("Token").fill("the-token-of-this-test")
+    dialog.get_by_label("Token").press("Enter")
+    expect(dialog).to_be_hidden()
+    settled(page)
+
+
+def test_an_idle_page_costs_next_to_nothing_and_a_hidden_one_nothing(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    service = make_service(juicefs)
+    tree(service.uploads / "photos", {"a": "1"})
+    service.done(bucket)
+    page = new_page()
+    page.clock.install()
+    answers: list[tuple[int, str]] = []
+    page.on("response", lambda r: answers.append((r.status, r.url)) if "runnings" in r.url else None)
+    page.goto(service.url)
+    settled(page)
+    with page.expect_response(lambda r: "/runnings" in r.url and r.status == 304):
+        pass
+    assert answers[0][0] == 200 and {status for status, _ in answers[1:]} == {304}
+    hide = "hidden => { Object.defineProperty(document, 'hidden', {value: hidden, configurable: true});"
+    hide += " document.dispatchEvent(new Event('visibilitychange')); }"
+    page.evaluate(hide, True)
+    expect(page.locator("#connection")).to_have_text("paused")
+    asked = len(answers)
+    page.clock.fast_forward(60_000)  # whatever was due is run now
+    assert page.evaluate("fetch('/healthz').then(answer => answer.ok)")  # asked later than anything due
+    assert len(answers) == asked
+    with page.expect_response(lambda r: "/runnings" in r.url):
+        page.evaluate(hide, False)
+    expect(page.locator("#connection")).to_have_text("live")
+
+
+def test_a_server_that_is_gone_is_said_and_found_again(
+    make_service: Callable[..., Service], juicefs: Store, new_page: Callable[..., Page]
+) -> None:
+    service = make_service(juicefs)
+    page = new_page()
+    page.goto(service.url)
+    settled(page)
+    service.kill()
+    expect(page.locator("#connection")).to_have_text("no answer, trying again")
+    service.start()
+    expect(page.locator("#connection")).to_have_text("live")
+
+
+def test_everything_works_with_the_keyboard(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:
+    desk.folder("photos", {"held": "1"})
+    gate = desk.hold(key="held")
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    page.locator("#source").focus()
+    page.keyboard.type("photos")
+    page.keyboard.press("Tab")
+    page.keyboard.type(bucket)
+    page.keyboard.press("Enter")
+    gate.wait()
+    cancel = page.get_by_role("button", name="Cancel photos to")
+    expect(cancel).to_be_visible()
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if cancel.evaluate("element => element === document.activeElement"):
+            break
+    page.keyboard.press("Enter")
+    expect(page.locator("#active .badge")).to_have_text("cancelling")
+    gate.open()
+    expect(page.locator("#ended .badge")).to_have_text("cancelled")
+
+
+# -- how it looks -----------------------------------------------------------------------------------------
+
+
+def test_the_pictures_of_the_docs(
+    desk: Desk,
+    make_bucket: Callable[[Store], str],
+    juicefs: Store,
+    new_page: Callable[..., Page],
+    tmp_path: Path,
+) -> None:
+    """Wide and narrow, light and dark, with a job of each kind; axe finds nothing in any of them."""
+    desk.folder(
+        "photos",
+        {f"2024/{n:03}.jpg": 20_000 + n * 7919 % 90_000 for n in range(60)} | {"2025/film.mp4": 60_000_000},
+    )
+    desk.folder("letters", {f"{n}.txt": 3000 for n in range(25)})
+    desk.folder("music", {"a.flac": 900_000, "b.flac": 800_000})
+    desk.folder("emptied", {})
+    target = os.environ.get("SCREENSHOTS")
+    denied = s3_error(403, "AccessDenied", "Access Denied.")
+    buckets = [make_bucket(juicefs) for _ in range(3)]
+    if target:  # names that look well; each store is thrown away with the tests
+        buckets = ["letters-archive", "music-archive", "photo-archive"]
+    for source, dest in zip(("letters", "music"), buckets, strict=False):
+        if source == "music":
+            desk.proxy.on_request(lambda r: denied if r.method == "PUT" and r.key == "b.flac" else None)
+        desk.service.wait_state(desk.service.sync(dest, source))
+    pages = {}
+    for scheme in ("light", "dark"):
+        for name, size in (("wide", WIDE), ("narrow", NARROW)):
+            page = pages[scheme, name] = new_page(color_scheme=scheme, viewport=size)
+            page.goto(desk.service.url)
+            settled(page)
+    parts = desk.hold(key="film.mp4")
+    running = desk.service.sync(buckets[2], "photos", wait="0.1" if target else "0")
+    for (scheme, name), page in pages.items():
+        expect(page.locator("#ended article")).to_have_count(2)
+        parts.wait(30)
+        expect(card(page, running).get_by_text("60 of 61 files")).to_be_visible()
+        page.locator("#source").select_option("emptied")
+        page.locator("#dest").fill(buckets[0])
+        expect(page.locator("#danger")).to_contain_text("25 objects")
+        if name == "wide":
+            page.locator("summary", has_text="Errors: 1").click()
+        assert fits(page), (scheme, name)
+        check_with_axe(page)
+        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert ground == {"light": "rgb(244, 246, 249)", "dark": "rgb(16, 21, 27)"}[scheme]
+        picture = tmp_path / f"dashboard-{name}-{scheme}.png"
+        page.screenshot(path=picture, full_page=True)
+        assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 200_000
+    parts.drop()
+    if target:
+        os.makedirs(target, exist_ok=True)
+        for picture in tmp_path.glob("*.png"):
+            shutil.copy(picture, target)
