@@ -142,7 +142,10 @@ class Settings:
 def _read_env_file(path: str) -> dict[str, str | None]:
     from dotenv import dotenv_values  # only where there is such a file: a worker's start is short
 
-    return dotenv_values(path, interpolate=False)
+    try:
+        return dotenv_values(path, interpolate=False)
+    except UnicodeDecodeError:
+        raise UsageError("BadEnvFile", f"the file {path} is not valid UTF-8") from None
 
 
 def _overlaps(values: Mapping[str, Any]) -> list[str]:

@@ -185,9 +185,14 @@ def read_outside(site: Site) -> bool:
     return any(b"a secret" in site.get(f"/get?id={job_id}").body for job_id in ids)
 
 
+def any_status(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(jobs, "_is_status_of", lambda *_: True)
+
+
 def no_id_check(patch: pytest.MonkeyPatch) -> None:
     for module in (server, jobs):
         patch.setattr(module, "check_id", lambda text: text)
+    any_status(patch)
 
 
 def leads_out(site: Site) -> bool:
@@ -610,7 +615,11 @@ FILES = [
         written_through_a_link,
         mutated(files, "replace_bytes", NO_LINKS, ""),
     ),
-    Row("a link where a status is read", read_through_a_link, mutated(files, "read_json", NO_LINKS, "")),
+    Row(
+        "a link where a status is read",
+        read_through_a_link,
+        both(mutated(files, "read_json", NO_LINKS, ""), any_status),
+    ),
     Row("files that others read", open_files, both(mutated(files, "replace_bytes", "mode)\n", "0o644)\n"))),
     Row("a link swapped in between check and use", swapped, follow_links),
     Row(
@@ -634,3 +643,13 @@ def test_with_its_defence_off_the_attack_gets_through(
 ) -> None:
     row.off(monkeypatch)
     assert row.attack(make_site(row))
+
+
+def test_every_attack_is_in_the_document_and_every_test_named_there_exists() -> None:
+    tests = Path(__file__).parent
+    document = (tests.parent / "docs" / "security.md").read_text()
+    assert [row.name for row in ROWS if f"`{row.name}`" not in document] == []
+    for file, name in re.findall(r"`(test_\w+\.py)::(test_\w+)`", document):
+        assert f"def {name}(" in (tests / file).read_text(), (file, name)
+    for file in set(re.findall(r"`(test_\w+\.py)`", document)):
+        assert (tests / file).is_file(), file
