@@ -26,15 +26,15 @@ from urllib.parse import quote
 
 from syncworker import files
 
-_VERSION = 1
+_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
   key TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
   inode INTEGER NOT NULL, etag TEXT NOT NULL, digest TEXT NOT NULL, part_size INTEGER NOT NULL,
   modified TEXT NOT NULL, checked_ns INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS uploads (
-  key TEXT PRIMARY KEY, upload_id TEXT NOT NULL, part_size INTEGER NOT NULL, size INTEGER NOT NULL)
-  WITHOUT ROWID;
+  key TEXT PRIMARY KEY, upload_id TEXT NOT NULL, part_size INTEGER NOT NULL, size INTEGER NOT NULL,
+  md5 TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _BATCH = 1000
@@ -63,6 +63,7 @@ class Unfinished(NamedTuple):
     upload_id: str  # "" for an intent
     part_size: int
     size: int
+    md5: str = ""  # that its metadata carries since it began, in hexadecimal; "" for none
 
 
 _TABLES = (
@@ -189,7 +190,7 @@ class Index:
     def begin_upload(self, upload: Unfinished) -> None:
         try:
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("INSERT OR REPLACE INTO uploads VALUES (?,?,?,?)", upload)
+            self._db.execute("INSERT OR REPLACE INTO uploads VALUES (?,?,?,?,?)", upload)
             self._db.execute("PRAGMA synchronous=NORMAL")
         except sqlite3.Error as error:
             self._fail(error)

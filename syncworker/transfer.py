@@ -148,8 +148,9 @@ class Sender:
             try:
                 checked_ns = time.time_ns()
                 now = restat(fd, file)
-                self.progress.grown(file.size, now.size)
                 operation.size = now.size
+                if now != file:
+                    md5 = b""  # of what the file was when it was compared
                 return await self._large_open(fd, now, md5, checked_ns, operation)
             except (Changed, EOFError):
                 await self._abandon(file.key)
@@ -169,8 +170,7 @@ class Sender:
         part = etags.part_size(file.size)
         if self._facts["multipart_etag"] == _OPAQUE and not md5:
             # Where ETags tell nothing, the object's own metadata must: the MD5 has to be known beforehand.
-            found = await self._in_pool(etags.hash_file, fd, file.size, [0], self.control.stopping)
-            md5 = bytes.fromhex(found[0])
+            md5 = await self._plain_md5(fd, file)
         for fresh in (False, True):
             upload_id, kept = await self._begin(fd, file, part, md5, fresh=fresh)
             try:
@@ -185,13 +185,20 @@ class Sender:
                 operation.sent = 0
         raise AssertionError("unreachable")
 
+    async def _plain_md5(self, fd: int, file: FileEntry) -> bytes:
+        found = await self._in_pool(etags.hash_file, fd, file.size, [0], self.control.stopping)
+        return bytes.fromhex(found[0])
+
     async def _begin(
         self, fd: int, file: FileEntry, part: int, md5: bytes, *, fresh: bool
     ) -> tuple[str, dict[int, str]]:
-        """(upload id, {part number: ETag} that need not be sent again)."""
+        """(upload id, {part number: ETag} that need not be sent again). An upload whose metadata has the MD5
+        of another content is not gone on with: what the metadata says is believed later (compare.py)."""
         before = self.index.upload(file.key)
         if before is not None:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
+            if fits and before.md5:
+                fits = before.md5 == (md5.hex() or (await self._plain_md5(fd, file)).hex())
             parts = await self.bucket.list_parts(file.key, before.upload_id) if fits else None
             if parts is not None:
                 kept: dict[int, str] = {}
@@ -208,7 +215,7 @@ class Sender:
             await self._abandon(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
         upload_id = await self.bucket.create_upload(file.key, metadata(file, md5))
-        self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size))
+        self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size, md5.hex()))
         return upload_id, {}
 
     async def _abandon(self, key: str) -> None:

@@ -139,8 +139,8 @@ def test_unfinished_uploads_and_facts_outlive_a_crash(path: str) -> None:
     index.set_fact("etag", "opaque")
     # Not closed: as after `kill -9`.
     other = Index(path)
-    assert other.uploads() == [("intent", "", 8, 9), ("k", "id", 8, 9)]
-    assert other.upload("k") == ("k", "id", 8, 9)
+    assert other.uploads() == [Unfinished("intent", "", 8, 9), Unfinished("k", "id", 8, 9)]
+    assert other.upload("k") == Unfinished("k", "id", 8, 9)
     assert other.upload("none") is None
     assert (other.fact("etag"), other.fact("none")) == ("opaque", None)
     other.end_upload("k")
@@ -249,7 +249,9 @@ def test_without_a_place_to_be_the_job_goes_on_without_it(path: str, tmp_path: P
         index.remember(row("a"))
         index.flush()
         index.begin_upload(Unfinished("k", "u", 8, 9))
-        assert index.upload("k") == ("k", "u", 8, 9), "this run's own must be known to it all the same"
+        assert index.upload("k") == Unfinished("k", "u", 8, 9), (
+            "this run's own must be known to it all the same"
+        )
         reader = index.rows()
         assert reader.at("a") is None
         reader.close()
@@ -333,7 +335,7 @@ def test_a_read_only_file_in_a_read_only_folder_is_gone_on_without(tmp_path: Pat
         )
     finally:
         os.chmod(folder, 0o700)
-    assert found.stdout == "None Unfinished(key='k', upload_id='u', part_size=8, size=9) b True\n"
+    assert found.stdout == "None Unfinished(key='k', upload_id='u', part_size=8, size=9, md5='') b True\n"
     assert read(path, "a") == [row("a")]
 
 

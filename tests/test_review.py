@@ -1,0 +1,163 @@
+"""Found by looking for ways to lose data, to hang or to lie; each test fails without its repair."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+
+import pytest
+from bench import Answer, Gate, s3_error
+from shapes import check_status
+
+from syncworker.obstacles import Obstacles
+
+MIB = 1 << 20
+MOTO = pytest.mark.parametrize("store", ["moto"], indirect=True)
+
+
+def test_an_upload_taken_up_for_another_content_does_not_carry_the_md5_of_the_first(mirror):
+    """Its metadata was sent when it began; a later sync would believe it and not send the first content."""
+    first, second = b"a" * (20 * MIB), b"b" * (20 * MIB)
+    mirror.make({"big": b"c" * (20 * MIB)})
+    mirror.sync()
+    mirror.make({"big": first})
+    gate = Gate(mirror.proxy, lambda r: r.kind == "UploadPart" and r.part == 2)
+    process, _job = mirror.shell.begin(mirror.bucket)
+    gate.wait()
+    process.kill()
+    process.wait(10)
+    gate.drop()
+    mirror.make({"big": second})
+    mirror.sync()
+    mirror.make({"big": first})
+    mirror.sync()
+
+
+def test_a_file_that_changes_between_comparing_and_sending_does_not_carry_its_old_md5(mirror):
+    first, second = b"a" * (20 * MIB), b"b" * (20 * MIB)
+    mirror.make({"big": b"c" * (20 * MIB)})
+    mirror.sync()
+    mirror.make({"big": first})
+
+    def change(request):
+        if request.kind == "HEAD":
+            mirror.make({"big": second})
+
+    mirror.proxy.on_request(change)
+    mirror.sync()
+    mirror.proxy.clear_hooks()
+    mirror.make({"big": first})
+    mirror.sync()
+
+
+@MOTO
+def test_an_upload_that_failed_here_clears_nothing_out_of_its_way(mirror, store):
+    """An object in the way is deleted early only when it was the store that refused."""
+    mirror.make({"x": "1"})
+    mirror.sync()
+    mirror.make({"x": None})
+    mirror.make({"x/big": b"0" * (20 * MIB)})
+    turns = iter(range(100))
+
+    def change(request):
+        if request.kind == "UploadPart" and request.part == 2:
+            mirror.make({"x/big": bytes([next(turns)]) * (20 * MIB)})
+
+    mirror.proxy.on_request(change)
+    run = mirror.start()
+    assert run.exit_status == 1
+    assert [error["code"] for error in run.status["errors"]] == ["ChangedWhileReading"]
+    assert not mirror.proxy.of_kind("DELETE", "DeleteObjects")
+    assert mirror.contents == {"x": b"1"}
+
+
+def test_a_refused_upload_is_told_at_once_and_also_when_the_job_is_cancelled(mirror):
+    mirror.make({"a": "1", "b": "2", "c": "3"})
+    mirror.proxy.on_request(lambda r: s3_error(403, "AccessDenied") if r.key == "a" else None)
+    process, job = mirror.shell.begin(mirror.bucket, "photos", "--wait", "30")
+    mirror.shell.wait_file(job, lambda s: s["progress"]["files_failed"] == 1 and s["errors"], 10)
+    assert mirror.shell.run("cancel", job).returncode == 0
+    assert process.wait(10) == 3
+    assert [line["error"]["code"] for line in mirror.shell.report(job) if "error" in line] == ["AccessDenied"]
+
+
+def test_a_cancel_while_the_bucket_is_being_deleted_is_no_failure(mirror):
+    mirror.make({"a": "1"})
+    mirror.sync()
+    mirror.make({"a": None})
+    gate = Gate(mirror.proxy, lambda r: r.kind == "DeleteBucket")
+    process, job = mirror.shell.begin(mirror.bucket)
+    gate.wait()
+    assert mirror.shell.run("cancel", job).returncode == 0
+    assert process.wait(20) == 3
+    assert mirror.shell.status(job)["state"] == "cancelled"
+    gate.drop()
+
+
+def test_a_cancel_while_the_last_object_is_being_deleted_is_no_failure(mirror):
+    mirror.make({"a": "1", "b": "2"})
+    mirror.sync()
+    mirror.make({"a": None})
+    gate = Gate(mirror.proxy, lambda r: r.kind == "DELETE")
+    process, job = mirror.shell.begin(mirror.bucket, "photos", "--wait", "0.1")
+    gate.wait()
+    assert mirror.shell.run("cancel", job).returncode == 0
+    assert process.wait(20) == 3
+    assert mirror.shell.status(job)["state"] == "cancelled"
+    gate.drop()
+
+
+def test_a_fatal_error_does_not_wait_for_what_is_tried_again(mirror):
+    mirror.make({"full": b"1" * (2 * MIB), "slow": b"2" * (2 * MIB)})
+
+    def hook(request):
+        if request.kind != "PUT":
+            return None
+        if request.key == "slow":
+            slow.set()
+            return s3_error(503, "SlowDown")
+        slow.wait(10)
+        return s3_error(403, "QuotaExceeded")
+
+    slow = threading.Event()
+    mirror.proxy.on_request(hook)
+    run = mirror.start(timeout=400)
+    assert run.status["error"]["code"] == "QuotaExceeded"
+    assert run.progress["elapsed_seconds"] < 20
+
+
+def test_an_endless_error_code_leaves_the_status_readable(mirror):
+    mirror.make({f"f{n}": "x" for n in range(120)})
+    body = f"<Error><Code>{'A' * 100_000}</Code><Message>m</Message></Error>".encode()
+    mirror.proxy.on_request(lambda r: Answer(400, {}, body) if r.kind == "PUT" else None)
+    run = mirror.start()
+    check_status(run.status)
+    assert run.status["state"] == "failed"
+    size = mirror.shell.file(run.status["id"], "json").stat().st_size
+    assert size < 1 << 20, size
+
+
+def test_a_file_that_grows_while_it_is_sent_is_counted_once(mirror):
+    mirror.make({"big": b"0" * (20 * MIB)})
+    sizes = iter([21, 22])
+
+    def grow(request):
+        if request.kind == "CreateMultipartUpload":
+            size = next(sizes, None)
+            if size is not None:
+                mirror.make({"big": b"1" * (size * MIB)})
+
+    mirror.proxy.on_request(grow)
+    run = mirror.sync()
+    assert run.progress["bytes_total"] == run.progress["bytes_done"] == 22 * MIB
+
+
+def test_deep_keys_of_a_stranger_are_noted_in_bounded_memory():
+    noted = Obstacles()
+    tracemalloc.start()
+    for number in range(2000):
+        noted.note(f"{number:05}/" + "d/" * 509)
+    used, _peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 100 * MIB, used
+    assert noted.below("00000/d")
