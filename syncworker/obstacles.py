@@ -13,6 +13,7 @@ from syncworker.index import Index
 from syncworker.s3 import Bucket
 
 _NOTED = 20_000  # objects without a file; more are seldom in an upload's way
+_NOTED_ABOVE = 50_000  # folders that they lie in: a single key may have hundreds
 
 Deletion = tuple[str, int, str]  # key, size, ETag
 
@@ -34,7 +35,7 @@ class Obstacles:
         self._above: set[str] = set()
 
     def note(self, key: str) -> None:
-        if len(self._keys) < _NOTED:
+        if len(self._keys) < _NOTED and len(self._above) < _NOTED_ABOVE:
             self._keys.add(key)
             self._above.update(ancestors(key))
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import errno
 import threading
 import time
 from collections.abc import Iterator
@@ -51,7 +52,11 @@ GROUP_BYTES = 1 << 20
 BYTES_IN_FLIGHT = 64 << 20
 _READERS = 4
 _REFUSED = 10_000
-_NETWORK = frozenset({"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"})
+# What fails on the way to the store, or here: nothing stands in such an upload's way.
+_NOT_REFUSED = frozenset(
+    {"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"}
+    | {"ChangedWhileReading", "EntityTooLarge", "StoredWrongBytes", "OSError", *errno.errorcode.values()}
+)
 _NEW = Decision(Verdict.UPLOAD, Reason.NEW)
 
 
@@ -108,6 +113,7 @@ class Sync:
 
     async def run(self) -> None:
         self.loop = asyncio.get_running_loop()
+        self.bucket.stopping = self.halted  # a fatal error, too, ends the tries of what is in flight
         with Tree(self.uploads_dir) as tree, ThreadPoolExecutor(_READERS, "reader") as pool:
             self.tree, self.pool = tree, pool
             self.folder = Source(tree, self.uploads_dir, self.source, self.halted)
@@ -234,13 +240,13 @@ class Sync:
 
     async def turn(self) -> None:
         """Awaited before each operation: the pause that `wait` asks for, which a stop ends at once."""
-        self.control.check()
+        self._raise_if_halted()
         if self.wait_seconds and self.progress.ended_at is not None:
             until = self.progress.ended_at + self.wait_seconds
             self.progress.say(f"waiting {self.wait_seconds:g} s before the next operation")
             while (left := until - time.monotonic()) > 0:
                 await asyncio.sleep(min(left, 0.05))
-                self.control.check()
+                self._raise_if_halted()
 
     async def _dispatch(self) -> None:
         """Hands what the planner finds to the lanes, until it ends. After a halt it only listens."""
@@ -407,23 +413,25 @@ class Sync:
             self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
             return
         except (FileError, RetryError) as error:
-            if self.control.stopping():
+            if isinstance(error, RetryError) and self.halted():  # not tried again because of that
                 raise Stopped(self.control.reason or "") from error
             self._refuse(work, error)
             return
         finally:
             self.progress.end(operation)
         # A file that has shrunk since the scan counts as it was counted then.
-        settled = max(sent.file.size, work.file.size)
-        self.progress.uploaded(sent, settled, time.monotonic() - operation.started)
+        counted = max(file.size, work.file.size)
+        self.progress.grown(counted, sent.file.size)
+        self.progress.uploaded(sent, max(counted, sent.file.size), time.monotonic() - operation.started)
         self.index.remember(row_of(sent))
 
     def _refuse(self, work: Work, error: SyncError) -> None:
         """An upload failed. If the store refused it, something may stand in its way that is to be deleted."""
-        if error.code in _NETWORK or len(self.refused) >= _REFUSED:
-            self._fail(work.file, error)
-        else:
+        blocked = self.obstacles.may_block(work.file.key) and error.code not in _NOT_REFUSED
+        if blocked and len(self.refused) < _REFUSED:
             self.refused.append((work, error))
+        else:
+            self._fail(work.file, error)
 
     def _fail(self, file: FileEntry, error: SyncError) -> None:
         self.progress.failed("upload", file.key, error, file.size)
@@ -453,10 +461,9 @@ class Sync:
             else:
                 await self._do_now(work)
         refused, self.refused = self.refused, []
-        blocked = {work.file.key for work, _ in refused if self.obstacles.may_block(work.file.key)}
-        alone = len(blocked) == len(refused) and not self.progress.counts["files_failed"]
         removed = 0
-        if refused and alone and not self.incomplete and not self.halted():
+        if refused and not self.progress.counts["files_failed"] and not self.incomplete and not self.halted():
+            blocked = {work.file.key for work, _ in refused}
             removed = await sweep.clear_the_way(obstacles.in_the_way(sweep.deletes, blocked), self.index)
         for work, error in refused:
             if removed:
