@@ -99,6 +99,7 @@ class Remover:
                 started = time.monotonic()
                 await self.bucket.delete_bucket()
             except (FileError, RetryError) as error:
+                self.control.check()
                 if error.code not in ("BucketNotEmpty", "OperationAborted", "Http409"):
                     raise FatalError(error.code, f"the bucket cannot be deleted: {error.message}") from error
                 last = last or error
