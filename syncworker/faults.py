@@ -43,6 +43,7 @@ _FATAL = {
     "TemporaryRedirect": "the bucket is at another endpoint: set storage_url and AWS_REGION to its own",
     "MovedPermanently": "the storage answers with a redirect, which is never followed: correct storage_url",
 }
+_CODE_MAX = 100  # a store's word, which goes into the status up to a hundred times
 _BUCKET_WIDE = frozenset(
     {"ListObjectsV2", "CreateBucket", "HeadBucket", "DeleteBucket", "ListObjectVersions"}
 )
@@ -50,6 +51,7 @@ _BUCKET_WIDE = frozenset(
 
 def classify(operation: str, status: int, code: str, message: str, headers: dict[str, str]) -> SyncError:
     """The error that an answer stands for. `code` is the store's, or "" where it sent none (HEAD)."""
+    code = code[:_CODE_MAX]
     if not code:
         code = {403: "AccessDenied", 404: "NotFound", 301: "MovedPermanently", 307: "MovedPermanently"}.get(
             status, f"Http{status}"
