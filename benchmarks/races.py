@@ -22,7 +22,7 @@ from benchmarks.stub import Stub
 
 SLOW = 6.0  # times the best peer's warm-up: such a peer is not run again, it changes no ratio
 _TIMEOUT = 1800
-_NOT_REQUESTS = ("BYTES", "KEYS")
+_NOT_REQUESTS = ("BYTES", "READ", "KEYS")
 _serial = count(1)
 OneRun = Callable[[Contender], Cost]
 

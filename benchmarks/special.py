@@ -188,7 +188,7 @@ def _killed_and_resumed(running: Stub, contender: Contender, where: Target, size
         )
     try:
         deadline = time.monotonic() + 300
-        while running.counts().get("BYTES", 0) < _KILL_AT * size:
+        while running.counts().get("READ", 0) < _KILL_AT * size:
             if process.poll() is not None or time.monotonic() > deadline:
                 raise Failed(f"it ended by itself: {log.read_bytes()[-500:].decode(errors='replace')}")
             time.sleep(0.002)
@@ -196,8 +196,8 @@ def _killed_and_resumed(running: Stub, contender: Contender, where: Target, size
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait(30)
-    taken = _settled(running)
-    if running.counts().get("COMPLETE") or taken >= size:
+    _settle(running)
+    if running.counts().get("COMPLETE"):
         raise Failed("it had sent everything before it was killed")
     command = contender.command(where)
     if contender.name == OURS:
@@ -206,16 +206,15 @@ def _killed_and_resumed(running: Stub, contender: Contender, where: Target, size
     counts = running.counts()
     whole = counts.get("COMPLETE", 0) + counts.get("PUT", 0)
     must(whole == 1, f"the object was not completed: {counts}")
-    return counts["BYTES"] - size, cost
+    return counts["READ"] - size, cost
 
 
-def _settled(running: Stub) -> int:
-    """Bytes taken, once the store has read what was still on its way."""
+def _settle(running: Stub) -> None:
+    """Until the store has read what was still on its way."""
     before = -1
-    while (now := running.counts().get("BYTES", 0)) != before:
+    while (now := running.counts().get("READ", 0)) != before:
         before = now
         time.sleep(0.3)
-    return now
 
 
 # -- a store that throttles ---------------------------------------------------------------------------------

@@ -4,7 +4,8 @@
 --   slow-R-*           takes at most R PUTs a second, in slots of 100 ms, and answers 503 SlowDown to the rest
 --   anything else      exists and is empty
 -- An object PUT into a keys- bucket is listed with its new ETag. Multipart uploads are known until they are
--- completed or aborted. Nothing is signed or checked but the bodies' MD5. GET and DELETE /-/counts: what was asked.
+-- completed or aborted, and what they made can be asked for by HEAD. No signature or checksum is looked at.
+-- GET and DELETE /-/counts: what was asked since the last DELETE.
 local ffi = require "ffi"
 ffi.cdef [[
 typedef struct evp_md_ctx_st EVP_MD_CTX; typedef struct evp_md_st EVP_MD;
@@ -41,6 +42,7 @@ local function hash_body()
   if size <= 65536 then
     ngx.req.read_body()
     local body = ngx.req.get_body_data() or ""
+    count("READ", #body)
     return ngx.md5(body), #body
   end
   local socket = ngx.req.socket()
@@ -51,6 +53,7 @@ local function hash_body()
     if piece then
       C.EVP_DigestUpdate(context, piece, #piece)
       left = left - #piece
+      count("READ", #piece)
     else
       problem = err
     end
@@ -179,6 +182,7 @@ local function create_upload(bucket, key)
   count("CREATE")
   local upload = "upload-" .. state:incr("uploads", 1, 0)
   state:set("upload:" .. upload, bucket .. "/" .. key)
+  state:set("mtime:" .. upload, ngx.var["http_x_amz_meta_mtime"] or "")
   send(200, XML .. "<InitiateMultipartUploadResult><Bucket>" .. bucket .. "</Bucket><Key>" .. key ..
     "</Key><UploadId>" .. upload .. "</UploadId></InitiateMultipartUploadResult>")
 end
@@ -187,13 +191,16 @@ local function complete_upload(bucket, key, args)
   ngx.req.read_body()
   count("COMPLETE")
   local body = ngx.req.get_body_data() or io.open(ngx.req.get_body_file()):read("*a")
-  local digests = {}
+  local digests, size, upload = {}, 0, args["uploadId"]
   for part in body:gmatch("<Part>(.-)</Part>") do
     local etag = part:match("<ETag>[^%x]-(%x%x%x%x%x%x%x%x+)") or part:match("(%x+)&") or ""
+    local stored = state:get("part:" .. upload .. ":" .. (part:match("<PartNumber>(%d+)") or "")) or ""
+    size = size + tonumber(stored:match(" (%d+)") or 0)
     digests[#digests + 1] = etag:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end)
   end
-  state:delete("upload:" .. args["uploadId"])
   local etag = ngx.md5(table.concat(digests)) .. "-" .. #digests
+  state:delete("upload:" .. upload)
+  state:set("object:" .. bucket .. "/" .. key, etag .. " " .. size .. " " .. (state:get("mtime:" .. upload) or ""))
   send(200, XML .. "<CompleteMultipartUploadResult><Bucket>" .. bucket .. "</Bucket><Key>" .. key ..
     "</Key><ETag>&quot;" .. etag .. "&quot;</ETag></CompleteMultipartUploadResult>")
 end
@@ -229,6 +236,15 @@ end
 
 local function head_object(bucket, key)
   count("HEAD")
+  local etag, size, mtime = (state:get("object:" .. bucket .. "/" .. key) or ""):match("(%S+) (%d+) (.*)")
+  if etag then
+    ngx.header["ETag"] = '"' .. etag .. '"'
+    ngx.header["Last-Modified"] = "Thu, 01 Jan 2026 00:00:00 GMT"
+    ngx.header["Content-Length"] = size
+    if mtime ~= "" then ngx.header["x-amz-meta-mtime"] = mtime end
+    ngx.status = 200
+    return ngx.req.get_method() == "HEAD" and ngx.send_headers() or ngx.exit(200)
+  end
   local total = tonumber(bucket:match("^keys%-(%d+)") or 0)
   local i = search(0, total, function(k) return k >= key end)
   if i == total or key_of(i) ~= key then return refuse(404, "NoSuchKey") end

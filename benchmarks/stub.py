@@ -28,7 +28,8 @@ def is_installed() -> bool:
 
 
 class Stub:
-    """Started by `with`. `counts` are PUT, PART, BYTES, LIST, KEYS, HEAD and more since the last `reset`."""
+    """Started by `with`. `counts` since the last `reset`: PUT, PART, LIST, HEAD and more;
+    BYTES of whole bodies, READ with those of broken ones, KEYS listed."""
 
     access_key, secret_key = "AKIDSTUB", "secret-of-the-stub"
 
