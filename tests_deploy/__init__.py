@@ -1,1 +1,1 @@
-"""The test of the deployment: `make test-deploy`. `__main__` is the list of its steps."""
+"""The test of the deployment: `make test-deploy`. `steps` is what it shows."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from tests_deploy.machine import DOCKER, DeployError, run
 
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # loopback: past any proxy
 Status = dict[str, Any]
 
