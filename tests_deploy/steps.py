@@ -5,6 +5,7 @@ They build on one another, in the order of `steps`: the buckets that one leaves 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -214,6 +215,15 @@ def second_playbook(stack: Stack) -> None:
     _, changed = stack.playbook("site.yml", "--check")
     show(changed == 0, "nor would it, says --check")
     show(stack.settings() == keys, "the keys are the same")
+    elsewhere = json.dumps({"stack_environment": {"API_BIND": "127.0.0.2"}})
+    _, changed = stack.playbook("site.yml", "-e", elsewhere)
+    ports = stack.docker("ps", "--format", "{{.Ports}}")
+    show(
+        changed == 1 and f"127.0.0.2:{stack.api_port}" in ports and stack.settings() == keys,
+        "a setting of this machine only is obeyed, and not written into .env",
+    )
+    stack.compose("up", "-d")
+    stack.wait_healthy()
 
 
 def steps(stack: Stack, folder: str) -> list[tuple[str, Callable[[], None]]]:
