@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -134,12 +135,12 @@ def settled(page: Page) -> None:
 def test_a_sync_is_started_watched_cancelled_and_resumed(
     desk: Desk, bucket: str, new_page: Callable[..., Page]
 ) -> None:
-    desk.folder("photos", {"a": 1000, "z/held": 20_000_000})
+    desk.folder("photos", {"a": 1000, "z/held": 2_000_000})
     gate = desk.hold(key="z/held")
     page = new_page()
     page.goto(desk.service.url)
     settled(page)
-    expect(page.locator("#source option", has_text="photos (2 files, 20.0 MB)")).to_be_attached()
+    expect(page.locator("#source option", has_text="photos (2 files, 2.0 MB)")).to_be_attached()
     job_id = start(page, desk.service, "photos", bucket)
     gate.wait()
     shown = card(page, job_id)
@@ -234,6 +235,54 @@ def test_an_empty_folder_is_warned_of_and_the_bucket_must_be_typed(
     page.get_by_label("Path below the uploads folder").fill("no/such/")
     expect(page.locator("#danger")).to_be_hidden()
     expect(page.get_by_role("button", name="Start")).to_be_enabled()
+
+
+def test_a_job_with_keys_of_its_own_asks_for_them_again(
+    desk: Desk, juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    desk.folder("photos", {"a": "1", "b": "2"})
+    keys = {"access_key": juicefs.access_key, "secret_key": juicefs.secret_key}
+    reply = desk.service.post(
+        "/sync", source="photos", dest=bucket, storage_url=juicefs.url, wait="600", **keys
+    )
+    job_id = reply.json()["id"]
+    page = new_page()
+    page.goto(desk.service.url)
+    card(page, job_id).get_by_role("button", name="Cancel").click()
+    ended = page.locator("#ended").locator(f'[data-job="{job_id}"]')
+    ended.get_by_role("button", name="Resume").click()
+    dialog = page.get_by_role("dialog", name=re.compile("keys are needed again"))
+    dialog.get_by_label("Access key").fill(juicefs.access_key)
+    dialog.get_by_label("Secret key").fill(juicefs.secret_key)
+    check_with_axe(page)
+    dialog.get_by_role("button", name="Resume").click()
+    expect(dialog).to_be_hidden()
+    wait_for(lambda: desk.service.show(job_id)["attempt"] == 2, 10, "the job to be resumed")
+    desk.service.post("/cancel", id=job_id)
+
+
+def test_older_jobs_are_shown_page_by_page(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    service = make_service(juicefs)
+    tree(service.uploads / "photos", {"a": "1"})
+    status = service.done(bucket)
+    ids = [f"20260101T0000{number:02}-00000000" for number in range(44)]
+    for job_id in ids:
+        service.file(job_id, "lock").touch(0o600)
+        service.file(job_id, "json").write_text(json.dumps(status | {"id": job_id}))
+    ids.append(status["id"])
+    page = new_page()
+    page.goto(service.url)
+    shown = page.locator("#ended article")
+    more = page.get_by_role("button", name="Show older jobs")
+    expect(shown).to_have_count(20)
+    more.click()
+    expect(shown).to_have_count(40)
+    more.click()
+    expect(shown).to_have_count(45)
+    expect(more).to_be_hidden()
+    assert [box.get_attribute("data-job") for box in shown.all()] == ids[::-1]
 
 
 # -- names, tokens, quiet ---------------------------------------------------------------------------------
@@ -398,6 +447,9 @@ def test_the_pictures_of_the_docs(
         picture = tmp_path / f"dashboard-{name}-{scheme}.png"
         page.screenshot(path=picture, full_page=True)
         assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size < 200_000
+        page.evaluate("document.querySelectorAll('details').forEach(details => details.open = true)")
+        assert fits(page), (scheme, name)
+        check_with_axe(page)
     parts.drop()
     if target:
         os.makedirs(target, exist_ok=True)

@@ -11,15 +11,37 @@ export class Refused extends Error {
   }
 }
 
+export class Lost extends Error {
+  constructor() {
+    super("The server does not answer.");
+  }
+}
+
+// What a request may fail with; everything else is a mistake of this page, and is shown as one by the browser.
+export function isFailure(error) {
+  return error instanceof Refused || error instanceof Lost;
+}
+
 export function whenUnauthorized(callback) {
   onUnauthorized = callback;
 }
 
 async function send(path, options) {
   for (;;) {
-    const answer = await fetch(path, { cache: "no-store", credentials: "same-origin", ...options });
+    const answer = await fetch(path, { cache: "no-store", credentials: "same-origin", ...options }).catch(() => {
+      throw new Lost();
+    });
     if (answer.status !== 401) return answer;
     await onUnauthorized();
+  }
+}
+
+// A connection may be lost in the middle of an answer.
+async function read(answer) {
+  try {
+    return await answer.json();
+  } catch {
+    throw new Lost();
   }
 }
 
@@ -37,7 +59,7 @@ export async function get(path) {
   const answer = await send(path, { headers: known ? { "If-None-Match": known.etag } : {} });
   if (answer.status === 304 && known) return { value: known.value, changed: false };
   if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
-  const value = await answer.json();
+  const value = await read(answer);
   const etag = answer.headers.get("ETag");
   if (etag) seen.set(path, { etag, value });
   return { value, changed: true };
@@ -46,7 +68,7 @@ export async function get(path) {
 export async function post(path, fields) {
   const answer = await send(path, { method: "POST", body: new URLSearchParams(fields) });
   if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
-  return answer.json();
+  return read(answer);
 }
 
 // True when the token is the server's; the cookie is set then.

@@ -1,6 +1,6 @@
 // The page: asks the server how the jobs are, for as long as somebody can see it.
 
-import { get, logIn, post, Refused, whenUnauthorized } from "./api.js";
+import { get, isFailure, logIn, post, Refused, whenUnauthorized } from "./api.js";
 import { Card, isActive } from "./card.js";
 import { StartForm } from "./form.js";
 import { figure, say, show } from "./text.js";
@@ -117,7 +117,7 @@ async function look(force = false) {
     pause = now.count ? BUSY_MS : IDLE_MS;
   } catch (error) {
     if (mine !== turn) return undefined;
-    if (!(error instanceof Refused || error instanceof TypeError)) throw error;
+    if (!isFailure(error)) throw error;
     connection("lost", error instanceof Refused ? error.message : "no answer, trying again");
   }
   timer = setTimeout(look, pause);
@@ -129,11 +129,12 @@ async function act(path, fields, job, button) {
   try {
     await post(path, fields);
   } catch (error) {
+    if (!isFailure(error)) throw error;
     if (error instanceof Refused && error.problem.param === "access_key" && path === "/resume") {
       askForKeys(job, button);
     } else {
       const card = cards.get(job.id);
-      if (card) card.refuse(error instanceof Refused ? error.message : "The server does not answer.");
+      if (card) card.refuse(error.message);
     }
   }
   button.disabled = false;
@@ -157,9 +158,13 @@ function askForKeys(job, button) {
 }
 
 part("more").addEventListener("click", async () => {
-  const { value } = await get(`/jobs?limit=${PAGE}&before=${next}`);
-  older = [...older, ...value.jobs];
-  next = value.next;
+  try {
+    const { value } = await get(`/jobs?limit=${PAGE}&before=${next}`);
+    older = [...older, ...value.jobs];
+    next = value.next;
+  } catch (error) {
+    if (!isFailure(error)) throw error; // else the next round says that there is no answer
+  }
   await look(true);
 });
 

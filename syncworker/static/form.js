@@ -1,6 +1,6 @@
 // The form that starts a sync: the folders with their sizes, and a plain warning when a bucket is to be deleted.
 
-import { get, post, Refused } from "./api.js";
+import { get, isFailure, post } from "./api.js";
 import { bytes, count, element, figure, say, show } from "./text.js";
 
 const OTHER = "\u0000other"; // no folder's name: it cannot hold NUL
@@ -48,7 +48,7 @@ export class StartForm {
       clearTimeout(this.listTimer);
       if (value.walking && !document.hidden) this.listTimer = setTimeout(() => this.list(), 1000);
     } catch (error) {
-      if (!(error instanceof Refused || error instanceof TypeError)) throw error;
+      if (!isFailure(error)) throw error;
     }
   }
 
@@ -83,7 +83,7 @@ export class StartForm {
       const { value } = await get(`/folders?${query}`);
       if (asked === this.asked) this.chosen = value;
     } catch (error) {
-      if (!(error instanceof Refused || error instanceof TypeError)) throw error;
+      if (!isFailure(error)) throw error;
       if (asked === this.asked) say(part("size"), error.message);
       if (asked === this.asked) this.warn(null);
       return;
@@ -151,8 +151,8 @@ export class StartForm {
       part("confirm").value = "";
       this.onStarted(job);
     } catch (error) {
-      if (!(error instanceof Refused || error instanceof TypeError)) throw error;
-      say(part("refused"), error instanceof Refused ? error.message : "The server does not answer.");
+      if (!isFailure(error)) throw error;
+      say(part("refused"), error.message);
       show(part("refused"), true);
     } finally {
       this.allow();
