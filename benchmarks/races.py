@@ -144,6 +144,16 @@ class Upload:
         return cost
 
 
+def _page_by_page(rows: list[Row]) -> list[str]:
+    """Our wall time by that of the fastest peer that lists page by page, as all do by default."""
+    ours = next((row["wall"] for row in rows if row["name"] == OURS and "wall" in row), None)
+    peers = [row for row in rows if "wall" in row and row["name"] != OURS and " lists" not in row["name"]]
+    if ours is None or not peers:
+        return []
+    best = min(peers, key=lambda row: float(row["wall"]))
+    return [f"to the fastest that lists page by page ({best['name']}): {ours / best['wall']:.2f}"]
+
+
 @dataclass(frozen=True, slots=True)
 class Nothing:
     """Folder and bucket are alike. On the stub the bucket is synthetic, and so may be large."""
@@ -170,6 +180,7 @@ class Nothing:
             notes = [f"ours, the first time (no index: every file is read and hashed): {first.wall:.1f} s"]
             rows = race(field, options, lambda c: self._on_stub(running, c, bucket, tree, files))
             targets = against_best(rows, self.limits)
+            notes += _page_by_page(rows)
             if self.reference:
                 targets.append(self._growth(running, options, rows))
         return result(self.name, self.title, options, rows, targets, notes)

@@ -20,7 +20,8 @@ def cells(row: Row, rows: list[Row]) -> list[str]:
     if "wall" not in row:
         return [row["name"], "failed", "", "", "", "", ""]
     peers = [r["wall"] for r in rows if r["name"] != OURS and r.get("is_peer", True) and "wall" in r]
-    ratio = row["wall"] / min(peers) if peers else None
+    compared = peers and row.get("is_peer", True)
+    ratio = row["wall"] / min(peers) if compared else None
     spread = f"{row['wall_min']:.2f}-{row['wall_max']:.2f}" if row["runs"] > 1 else "one run"
     requests = "-" if row["requests"] is None else f"{row['requests']:,}"
     memory = f"{row['peak_bytes'] / 1e6:,.0f}"
