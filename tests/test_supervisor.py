@@ -340,6 +340,7 @@ def test_a_real_worker_is_in_a_session_of_its_own_without_the_token(bench: Bench
     try:
         seen = psutil.Process(child.pid)
         assert os.getsid(child.pid) == child.pid
+        wait_for(seen.environ, 5, "the end of the exec that gives it its environment")
         assert seen.environ()["A"] == "b" and "API_TOKEN" not in seen.environ()
         assert seen.cmdline()[1:] == ["-m", "syncworker", "run", job_id]
         assert stat.S_IMODE(os.stat(bench.jobs.file(job_id, "log")).st_mode) == 0o600
