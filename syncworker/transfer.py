@@ -175,10 +175,10 @@ class Sender:
             upload_id, kept = await self._begin(fd, file, part, md5, fresh=fresh)
             try:
                 return await self._send_parts(fd, file, part, upload_id, kept, checked_ns, operation)
-            except FileError as error:
-                if restat(fd, file) != file:
+            except (FileError, RetryError) as error:
+                if restat(fd, file) != file:  # the store has noticed it: a part was not what its MD5 said
                     raise Changed from error
-                if fresh or not (kept or error.code in _UPLOAD_GONE):
+                if isinstance(error, RetryError) or fresh or not (kept or error.code in _UPLOAD_GONE):
                     raise
                 # The store knows the upload no more, or will not replace a part: once more, from nothing.
                 await self._abandon(file.key)

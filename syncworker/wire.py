@@ -19,13 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
@@ -33,6 +35,8 @@ import httptools
 
 from syncworker import endpoint
 from syncworker.errors import FatalError, RetryError, UsageError
+
+T = TypeVar("T")
 
 CHUNK = 256 << 10
 MAX_HEADER_BYTES = 64 << 10
@@ -327,6 +331,7 @@ class Wire:
         self._all: set[_Connection] = set()
         self._judged: set[str] = set()  # names that a proxy may be asked for
         self._addresses: dict[str, tuple[float, list[endpoint.Address]]] = {}
+        self._lookups: dict[str, asyncio.Future[list[endpoint.Address]]] = {}
         self._watchdog: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Wire:
@@ -443,9 +448,7 @@ class Wire:
 
     async def _judge(self, host: str) -> None:
         """Refuses to have a proxy connect to a metadata service, as far as names can be looked up here."""
-        look = asyncio.get_running_loop().run_in_executor(
-            None, endpoint.refuse_behind_proxy, host, self.place.port
-        )
+        look = _look_up(endpoint.refuse_behind_proxy, host, self.place.port)
         try:
             await asyncio.wait_for(look, _JUDGE_SECONDS)
         except UsageError as error:
@@ -459,8 +462,11 @@ class Wire:
         known = self._addresses.get(host)
         if known is None or loop.time() - known[0] > _ADDRESS_SECONDS:
             check = endpoint.resolve if self.proxy is None else endpoint.resolve_any
+            if host not in self._lookups:  # one at a time: it may outlive who asked
+                self._lookups[host] = _look_up(check, host, port)
+                self._lookups[host].add_done_callback(lambda _: self._lookups.pop(host))
             try:
-                found = await loop.run_in_executor(None, check, host, port)
+                found = await asyncio.shield(self._lookups[host])
             except UsageError as error:
                 raise FatalError(error.code, error.message) from error
             known = self._addresses[host] = (loop.time(), found)
@@ -488,6 +494,34 @@ class Wire:
         if transport is None:
             raise RetryError("TlsError", f"the proxy closed the connection to {host}")
         connection.connection_made(transport)
+
+
+def _look_up(function: Callable[[str, int], T], host: str, port: int) -> asyncio.Future[T]:
+    """The answer of a function that asks name servers, which may take minutes. In a thread that nobody waits
+    for: those of an executor would hold up the end of the job."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: Exception | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(cast(T, result))
+        else:
+            answer.set_exception(error)
+            answer.exception()  # seen, though nobody may wait any more
+
+    def ask() -> None:
+        result, error = None, None
+        try:
+            result = function(host, port)
+        except Exception as failure:  # noqa: BLE001 - raised again where it is waited for
+            error = failure
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, result, error)
+
+    threading.Thread(target=ask, name="names", daemon=True).start()
+    return answer
 
 
 class FileSlice:

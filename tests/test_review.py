@@ -161,3 +161,43 @@ def test_deep_keys_of_a_stranger_are_noted_in_bounded_memory():
     tracemalloc.stop()
     assert used < 100 * MIB, used
     assert noted.below("00000/d")
+
+
+def test_a_file_overwritten_while_a_part_is_on_its_way_is_sent_anew(mirror):
+    """The store refuses the part, whose bytes are not what its MD5 says; the file is at fault."""
+    mirror.make({"big": b"0" * (40 * MIB)})
+    changed = []
+
+    def overwrite(request):
+        if request.part == 2 and not changed:
+            changed.append(True)
+            with (mirror.folder / "big").open("r+b") as file:
+                file.write(b"1" * (40 * MIB))
+
+    mirror.proxy.on_request(overwrite)
+    mirror.sync()
+    assert changed
+    assert set(mirror.contents["big"]) == set(b"1")
+
+
+SLOW_NAMES = """
+import socket, threading, time
+real = socket.getaddrinfo
+def getaddrinfo(host, *rest, **options):
+    if threading.current_thread() is threading.main_thread():
+        return real("127.0.0.1", *rest, **options)
+    time.sleep(60)
+    raise socket.gaierror(socket.EAI_AGAIN, "no name server answers")
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def test_a_name_server_that_does_not_answer_holds_up_no_cancel(mirror, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(SLOW_NAMES)
+    mirror.make({"a": "1"})
+    mirror.shell.environment |= {"PYTHONPATH": str(tmp_path), "STORAGE_URL": "http://storage.example:9"}
+    process, job = mirror.shell.begin(mirror.bucket)
+    mirror.shell.wait_file(job, lambda status: status["phase"] == "comparing")
+    assert mirror.shell.run("cancel", job).returncode == 0
+    assert process.wait(20) == 3
+    assert mirror.shell.status(job)["state"] == "cancelled"
