@@ -382,7 +382,8 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
     if route.conditional:
         headers = {"ETag": etag or _etag(value)} | headers
         if known and _is_known(headers["ETag"], known):
-            return bottle.HTTPResponse(b"", 304, headers={"ETag": headers["ETag"]})
+            kept = {name: headers[name] for name in ("ETag", "Cache-Control") if name in headers}
+            return bottle.HTTPResponse(b"", 304, headers=kept)
     return bottle.HTTPResponse(value, status, headers=headers)
 
 

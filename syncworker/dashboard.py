@@ -30,7 +30,9 @@ def _read(name: str) -> bytes:
 
 
 def _page(name: str, content_type: str) -> Page:
-    return Page(_read(name), {"Content-Type": content_type, "Content-Security-Policy": _POLICY})
+    headers = {"Content-Type": content_type, "Content-Security-Policy": _POLICY}
+    # It says nothing about any job: a browser may keep it, and asks whether it has changed.
+    return Page(_read(name), headers | {"Cache-Control": "no-cache"})
 
 
 _SCRIPT = "text/javascript; charset=utf-8"

@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 from bench import PROJECT, Gate, RecordingProxy, Service, exists, s3_error, tree, wait_for
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
+from serving import Site
 from stores import Store
+
+from syncworker import dashboard
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [
@@ -127,6 +130,33 @@ def fits(page: Page) -> bool:
 
 def settled(page: Page) -> None:
     expect(page.locator("#connection")).to_have_text("live")
+
+
+# -- the files -----------------------------------------------------------------------------------------------
+
+
+def test_the_page_loads_its_own_files_and_allows_nothing_else(tmp_path: Path) -> None:
+    site = Site(tmp_path, STORAGE_URL="http://127.0.0.1:9")
+    try:
+        answer = site.get("/")
+        page = answer.body.decode()
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
+        assert not re.search(r"<style|<script(?! type=\"module\" src=)|\son[a-z]+=|\sstyle=|https?://", page)
+        named = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+        for path in sorted(dashboard.PAGES):
+            found = site.get(path)
+            assert (found.status, found.headers["cache-control"]) == (200, "no-cache")
+            assert found.headers["content-security-policy"] == policy
+            named |= {f"/static/{name}" for name in re.findall(r'from "\./([^"]+)"', found.body.decode())}
+            again = site.get(path, If_None_Match=found.headers["etag"])
+            assert (again.status, again.headers["cache-control"], again.body) == (304, "no-cache", b"")
+            assert "innerHTML" not in found.body.decode()
+        assert named == set(dashboard.PAGES) - {"/"}
+        for target in ("/static/", "/static/login.html", "/static/../server.py", "/static/%2e%2e/http.py"):
+            assert site.get(target).status in (400, 404), target
+    finally:
+        site.close()
 
 
 # -- a sync from its start to its end ---------------------------------------------------------------------
