@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 
@@ -37,6 +38,7 @@ def main() -> int:
     unknown = [name for name in arguments.scenario if name not in SCENARIOS]
     if unknown:
         parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(SCENARIOS)}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # stores and clients are ended on the way out
     options = Options(max(1, arguments.runs), arguments.scale)
     found = []
     for name in arguments.scenario or SCENARIOS:
