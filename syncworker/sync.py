@@ -314,7 +314,10 @@ class Sync:
         for work in group:
             if self.halted():
                 return
-            if (result := read_cached(self.tree, work, self.sender.etags_are_md5)) is None:
+            # In the loop only where no call can wait for a server: the status has to stay fresh.
+            md5 = self.sender.etags_are_md5
+            result = read_cached(self.tree, work, md5) if self.tree.is_local else None
+            if result is None:
                 slow.append(work)
             else:
                 await self._settle(result)

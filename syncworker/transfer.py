@@ -142,7 +142,8 @@ class Sender:
         for _ in range(TRIES):
             operation.sent = 0
             try:
-                fd = self.tree.open_file(file.path)
+                loop = asyncio.get_running_loop()
+                fd = await loop.run_in_executor(self.pool, self.tree.open_file, file.path)
             except OSError as error:
                 raise (Vanished() if error.errno in VANISHED else describe(error)) from error
             try:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import stat
 import sys
 import threading
@@ -35,6 +36,10 @@ _PASS_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # n
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMEMBERED = 64
 _NOT_NAMES = ("", ".", "..")
+_LOCAL = frozenset(  # file systems of the kernel's own on disks of this machine: no call waits for a network
+    {"bcachefs", "btrfs", "erofs", "exfat", "ext2", "ext3", "ext4", "f2fs", "jfs", "overlay", "ramfs"}
+    | {"reiserfs", "squashfs", "tmpfs", "vfat", "xfs", "zfs"}
+)
 
 Identity = tuple[int, int]  # st_dev, st_ino: never used again while a descriptor of it is open
 
@@ -84,6 +89,7 @@ class Tree:
                 "UploadsRootUnreadable", f"The uploads folder {root} cannot be opened: {error.strerror}."
             ) from error
         self.root = os.path.realpath(root)
+        self.is_local = is_local(self.root)
         self._remembered: OrderedDict[str, _Directory] = OrderedDict()
         self._lock = threading.Lock()  # of `_remembered`, `_closed` and every count of users
         self._closed = False
@@ -212,6 +218,24 @@ class Tree:
             return identity(os.stat(path, dir_fd=self._root.fd)) == directory.identity
         except OSError:  # gone, unreadable, longer than PATH_MAX: the walk tells, if anything is wrong
             return False
+
+
+def is_local(root: str, mounts: str = "/proc/self/mountinfo") -> bool:
+    """Whether `root` (without symlinks) and all that is mounted below it is on disks of this machine. What is
+    not, or not known to be (NFS, SMB, FUSE), may keep any call waiting for as long as a server is away."""
+    below, own, types = root.rstrip("/") + "/", "", {}
+    try:
+        with open(mounts, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:  # proc(5): the fifth field is where, the type follows " - "
+                fields, _, more = line.partition(" - ")
+                point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields.split(" ")[4])
+                types[point] = more.split(" ")[0]  # the last one at a place is the one on top
+    except (OSError, IndexError):
+        return False
+    for point in types:
+        if below.startswith(point.rstrip("/") + "/") and len(point) > len(own):
+            own = point
+    return own in types and all(t in _LOCAL for p, t in types.items() if p == own or p.startswith(below))
 
 
 def _let_go(directory: _Directory) -> None:

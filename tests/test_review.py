@@ -10,6 +10,7 @@ from bench import Answer, Gate, s3_error
 from shapes import check_status
 
 from syncworker.obstacles import Obstacles
+from syncworker.tree import is_local
 
 MIB = 1 << 20
 MOTO = pytest.mark.parametrize("store", ["moto"], indirect=True)
@@ -201,3 +202,27 @@ def test_a_name_server_that_does_not_answer_holds_up_no_cancel(mirror, tmp_path)
     assert mirror.shell.run("cancel", job).returncode == 0
     assert process.wait(20) == 3
     assert mirror.shell.status(job)["state"] == "cancelled"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "local"),
+    [
+        ("/ ext4", True),
+        ("/ ext4, /srv/up fuse.sshfs", False),
+        ("/ nfs4, /srv/up xfs", True),
+        ("/ nfs4, /srv xfs", True),
+        ("/ ext4, /srv/up/photos nfs4", False),
+        ("/ ext4, /srv/upper nfs4", True),
+        ("/ ext4, /srv/up\\040x nfs4", True),
+        ("/ ext4, /srv/up ext4, /srv/up cifs", False),
+        ("/ 9p", False),
+        ("", False),
+    ],
+)
+def test_only_on_disks_of_this_machine_are_files_read_in_the_loop(tmp_path, mounts, local):
+    """Elsewhere a server that is away would hold up the loop, and with it the status and the cancel."""
+    lines = [m.split(" ") for m in mounts.split(", ") if m]
+    text = "".join(f"36 35 98:0 / {point} rw master:1 - {kind} src rw\n" for point, kind in lines)
+    (tmp_path / "mountinfo").write_text(text)
+    assert is_local("/srv/up", str(tmp_path / "mountinfo")) is local
+    assert not is_local("/srv/up", str(tmp_path / "none"))
