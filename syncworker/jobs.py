@@ -286,10 +286,17 @@ class Jobs:
         state = effective_state(_begun_state(status), False, self.is_cancelled(job_id))
         if state == recorded_state(status):
             return status
-        if state is State.CANCELLED:
-            return self.finish(status, state, None, "cancelled")
-        error = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
-        return self.finish(status, state, error, "interrupted: the worker died")
+        error, message = None, "cancelled"
+        if state is not State.CANCELLED:
+            error = {
+                "code": "WorkerDied",
+                "message": "the worker ended without a word: resume the job to go on",
+            }
+            message = "interrupted: the worker died"
+        try:
+            return self.finish(status, state, error, message)
+        except OSError:  # a full disk: it is true all the same, and will be written when there is space
+            return status
 
     def finish(self, status: Status, state: State, error: dict[str, str] | None, message: str) -> Status:
         """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""

@@ -202,7 +202,12 @@ class Progress:
         if self._report_fd is None:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._report_fd = os.open(self._report_path, flags, 0o600)
-        files.write_all(self._report_fd, ("\n".join(self._lines) + "\n").encode())
+        before = os.fstat(self._report_fd).st_size
+        try:
+            files.write_all(self._report_fd, ("\n".join(self._lines) + "\n").encode())
+        except OSError:
+            os.ftruncate(self._report_fd, before)  # whole lines only; these may still go out later
+            raise
         self._lines.clear()
 
     def close(self) -> None:

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 
 import pytest
 from bench import Answer, Gate, s3_error
+from serving import PROJECT
 from shapes import check_status
 
+from syncworker import files
+from syncworker.jobs import Jobs
+from syncworker.model import State
 from syncworker.obstacles import Obstacles
+from syncworker.spec import Request
 from syncworker.tree import is_local
 
 MIB = 1 << 20
@@ -226,3 +236,60 @@ def test_only_on_disks_of_this_machine_are_files_read_in_the_loop(tmp_path, moun
     (tmp_path / "mountinfo").write_text(text)
     assert is_local("/srv/up", str(tmp_path / "mountinfo")) is local
     assert not is_local("/srv/up", str(tmp_path / "none"))
+
+
+FULL_DISK = """
+import resource, sys
+from syncworker.errors import FileError
+from syncworker.jobs import Jobs
+from syncworker.progress import Progress
+from syncworker.spec import Request
+jobs = Jobs(sys.argv[1])
+jobs.prepare()
+status = jobs.create(Request("photos", "mybucket", "http://127.0.0.1:9", 0.0))
+progress = Progress(jobs, status)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+progress.failed("upload", "a", FileError("Code", "why"))
+progress.flush_report()
+for number in range(20):
+    progress.failed("upload", f"b{number}", FileError("Code", "why"))
+try:
+    progress.flush_report()
+except OSError:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(open(jobs.file(status["id"], "report.jsonl")).read(), end="-\\n")
+    progress.close()
+    print(open(jobs.file(status["id"], "report.jsonl")).read(), end="")
+"""
+
+
+def test_a_full_disk_leaves_whole_lines_in_the_report_and_none_twice(tmp_path):
+    found = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, str(tmp_path / "jobs")],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    before, after = found.stdout.split("-\n")
+    assert [json.loads(line)["key"] for line in before.splitlines()] == ["a"]
+    assert [json.loads(line)["key"] for line in after.splitlines()] == ["a", *(f"b{n}" for n in range(20))]
+
+
+def test_a_job_whose_worker_died_of_a_full_disk_is_shown_as_interrupted(tmp_path, monkeypatch):
+    jobs = Jobs(str(tmp_path / "jobs"))
+    jobs.prepare()
+    status = jobs.create(Request("photos", "mybucket", "http://127.0.0.1:9", 0.0))
+    status["state"] = State.RUNNING.value
+    jobs.write(status, durable=False)
+
+    def full(*_values, **_options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(files, "replace_bytes", full)
+        assert [shown["state"] for shown in jobs.all()] == ["interrupted"]
+        assert jobs.active() == []
+    assert jobs.observe(status["id"])["state"] == "interrupted"
+    assert Jobs(jobs.path).read(status["id"])["state"] == "interrupted"
