@@ -56,6 +56,32 @@ class Source:
                 " mounted? Nothing was deleted",
             )
 
+    def note_disk(self, index: Index) -> None:
+        """Remembers, of a folder with files, whether a disk of its own is mounted there."""
+        own = self._identity is not None and self._identity[0] != os.stat(self.uploads_dir).st_dev
+        if own or index.fact(self._disk_fact) is not None:
+            index.set_fact(self._disk_fact, str(int(own)))
+
+    def guard_disk(self, index: Index) -> None:
+        """An empty or missing folder that had a disk of its own, and has none now: it is not mounted. (Device
+        numbers are not compared with those of before: many change when a machine starts.)"""
+        if index.fact(self._disk_fact) != "1":
+            return
+        try:
+            mounted = self._where()[0] != os.stat(self.uploads_dir).st_dev
+        except FatalError:
+            mounted = False
+        if not mounted:
+            raise FatalError(
+                "SourceNotMounted",
+                "the folder holds no file, and the disk that was mounted there at the last sync is not:"
+                " nothing was deleted; mount it, or put a file into the folder and sync once",
+            )
+
+    @property
+    def _disk_fact(self) -> str:
+        return f"own_disk {self.source}"
+
     def look(self) -> Look:
         before: list[ScanItem] = []
         rest = scan(self.tree, self.source, self.should_stop)

@@ -136,10 +136,12 @@ class Sync:
                 refuse_unknown(again.before)
                 if again.exists != look.exists:
                     raise vanished()
+                await self._in_thread(self.folder.guard_disk, self.index)
                 await self._delete_bucket(look.before)
                 return
             look = again
         assert look.first is not None
+        await self._in_thread(self.folder.note_disk, self.index)
         await self._mirror(chain(look.before, [look.first], look.rest))
 
     async def _delete_bucket(self, items: list[ScanItem]) -> None:
