@@ -12,6 +12,7 @@ import pty
 import re
 import select
 import struct
+import signal
 import subprocess
 import sys
 import termios
@@ -82,6 +83,12 @@ sys.stdin.read()
 """
 
 
+def _as_from_a_terminal() -> None:
+    """A test run in the background is deaf to SIGINT, and so would be what it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent()
+
+
 class Desk:
     """A jobs directory of its own, and commands that are run in it."""
 
@@ -123,7 +130,7 @@ class Desk:
             [sys.executable, *command, *arguments],
             cwd=PROJECT,
             env=options.pop("env", self.environment),
-            preexec_fn=options.pop("preexec_fn", die_with_parent),
+            preexec_fn=options.pop("preexec_fn", _as_from_a_terminal),
             **{"stdin": subprocess.DEVNULL, **options},
         )
         self._started.append(process)
