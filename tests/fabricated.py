@@ -11,8 +11,8 @@ import os
 import pty
 import re
 import select
-import struct
 import signal
+import struct
 import subprocess
 import sys
 import termios
