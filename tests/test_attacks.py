@@ -340,8 +340,8 @@ def few_connections(patch: pytest.MonkeyPatch) -> None:
 
 def unread_answers(site: Site) -> bool:
     """More clients than threads ask for megabytes and read nothing."""
-    write_finished(Path(site.jobs.path), 300)
-    ask = b"GET /jobs?limit=300 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    write_finished(Path(site.jobs.path), 60)
+    ask = b"GET /jobs?limit=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(http, "UNREAD_MAX_BYTES", 1 << 18)
@@ -354,7 +354,9 @@ def unread_answers(site: Site) -> bool:
         def all_cut() -> bool:
             return not any(isinstance(channel, http._Channel) for channel in list(site.http._map.values()))
 
-        wait_for(lambda: all_cut() or hangs(site, 5), 90, "the clients to be cut, or all threads to be stuck")
+        wait_for(
+            lambda: all_cut() or hangs(site, 10), 90, "the clients to be cut, or all threads to be stuck"
+        )
         return not all_cut()
 
 

@@ -6,7 +6,6 @@ what is tested is the line of defence that every installation has."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -202,19 +201,6 @@ def test_a_page_of_a_rebound_name_is_refused(
         )
     assert {status for _, status in answers} == {403}
     assert site.jobs.ids() == []
-
-
-def test_with_the_guard_off_a_rebound_page_starts_a_job_and_reads_it(
-    page: Page, site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    open_guard(monkeypatch)
-    rebinder = Rebinder(site.port, REBOUND)
-    try:
-        assert visit(page, f"http://b.rebound.test:{site.port}/page", lambda: bool(site.jobs.ids()))
-        page.wait_for_function("document.title !== ''")
-        assert re.search(r'"state": "queued"', page.title())
-    finally:
-        rebinder.close()
 
 
 def test_the_operators_own_address_bar_is_served(page: Page, site: Site) -> None:
