@@ -1,4 +1,4 @@
-"""A hostile web site and a real Chromium that visits it, for test_attacks_browser.py.
+"""A hostile web site and a real Chromium that visits it, for attacks_browser.py.
 
 `Evil` serves pages on a loopback port under the name `evil.test`. `Rebinder` is a name that is bound anew: it
 listens on the same port as the attacked server, on another address of this machine, serves one page, and from

@@ -7,6 +7,7 @@ what is tested is the line of defence that every installation has."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,18 +87,42 @@ VECTORS = [
 NAMES = (f"MAP {NAME} 127.0.0.1", "MAP *.rebound.test 127.0.0.2", "MAP localhost.evil.test 127.0.0.1")
 
 
+class Windows:
+    """Pages of a browser that is started anew after some of them: hostile pages leave things behind in it."""
+
+    PAGES = 10
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._context: BrowserContext | None = None
+        self._opened = 0
+
+    def page(self) -> Page:
+        if self._context is None or self._opened >= self.PAGES:
+            self.close()
+            self._context = self._stack.enter_context(browser(*NAMES)).new_context()
+            self._opened = 0
+        self._opened += 1
+        self._context.clear_cookies()
+        return self._context.new_page()
+
+    def close(self) -> None:
+        self._stack.close()
+        self._context = None
+
+
 @pytest.fixture(scope="module")
-def window() -> Iterator[BrowserContext]:
-    with browser(*NAMES) as started:
-        yield started.new_context()
+def windows() -> Iterator[Windows]:
+    windows = Windows()
+    yield windows
+    windows.close()
 
 
 @pytest.fixture
-def page(window: BrowserContext) -> Iterator[Page]:
-    page = window.new_page()
+def page(windows: Windows) -> Iterator[Page]:
+    page = windows.page()
     yield page
     page.close()
-    window.clear_cookies()
 
 
 @pytest.fixture(scope="module")
