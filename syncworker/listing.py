@@ -57,7 +57,6 @@ class Listing:
         self._tokens: set[int] = set()
         self._last_ends: tuple[str, str] | None = None
         self.complete = False
-        self.count = 0
 
     def pages(self) -> Iterator[list[ObjectEntry]]:
         """Raises FatalError BrokenListing, or what fetching raises."""
@@ -74,13 +73,9 @@ class Listing:
                 pending = self._fetch(page.token)
             else:
                 self.complete = True
-            yield self._counted(page.entries)
+            yield page.entries
             if self.complete:
                 return
-
-    def _counted(self, entries: list[ObjectEntry]) -> list[ObjectEntry]:
-        self.count += len(entries)
-        return entries
 
     def _check(self, page: Page) -> None:
         if page.truncated:
@@ -113,11 +108,11 @@ class Listing:
                 passed = _first_beyond(page.entries, end)
                 if passed is None:
                     self.complete = not page.truncated and end is None
-                    yield self._counted(page.entries)
+                    yield page.entries
                     continue
                 if self._agrees(page.entries, passed, end, ahead):
                     if passed:
-                        yield self._counted(page.entries[:passed])
+                        yield page.entries[:passed]
                     break
                 yield from self._go_on(page)
                 return
@@ -147,7 +142,7 @@ class Listing:
         """From this page on by tokens: the ranges do not hold."""
         self.complete = not page.truncated
         pending = self._fetch(page.token) if page.truncated else None
-        yield self._counted(page.entries)
+        yield page.entries
         if pending is not None:
             yield from self._by_tokens(pending)
 

@@ -143,7 +143,6 @@ class Bucket:
         body: bytes | Body = b"",
         *,
         max_body: int = 8 << 20,
-        on_sent: Callable[[int], None] | None = None,
         is_hopeless: Callable[[str], bool] | None = None,
         on_retry: Callable[[], None] | None = None,
     ) -> Response:
@@ -156,7 +155,7 @@ class Bucket:
             error: SyncError | None = None
             try:
                 keys = self._used = await self.keys.keys()
-                return await self._once(keys, operation, method, key, query, headers, body, max_body, on_sent)
+                return await self._once(keys, operation, method, key, query, headers, body, max_body)
             except SyncError as failure:
                 error = failure
             finally:
@@ -212,7 +211,6 @@ class Bucket:
         headers: dict[str, str] | None,
         body: bytes | Body,
         max_body: int,
-        on_sent: Callable[[int], None] | None,
     ) -> Response:
         if key is None:
             path = self._prefix or "/"
@@ -238,7 +236,6 @@ class Bucket:
             head.encode("latin-1"),
             body,
             max_body=max_body,
-            on_sent=on_sent,
             may_repeat=operation != "CreateMultipartUpload",
         )
         counter = (operation, response.status)
@@ -467,7 +464,6 @@ class Bucket:
         number: int,
         body: Body,
         digest: bytes,
-        on_sent: Callable[[int], None] | None = None,
     ) -> str:
         response = await self.call(
             "UploadPart",
@@ -476,7 +472,6 @@ class Bucket:
             {"partNumber": str(number), "uploadId": upload_id},
             {"content-md5": base64.b64encode(digest).decode()},
             body,
-            on_sent=on_sent,
         )
         return s3xml.clean_etag(response.headers.get("etag"))
 

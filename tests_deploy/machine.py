@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 
 PACKAGES = ("docker.io", "docker-compose", "debootstrap", "ca-certificates")
-SUITE, MIRROR = "bookworm", "http://deb.debian.org/debian"
+SUITE = "bookworm"  # from the mirror that debootstrap itself knows
 # What `python:3.11-slim-bookworm` has and a minimal Debian has not; curl is for the stand-in's health check.
 BASE_INCLUDES = "ca-certificates,python3,python3-venv,curl"
 POOL = "10.213.0.0/16"  # the addresses of its containers
@@ -161,7 +161,7 @@ def make_base_image(folder: str, host: str, name: str) -> None:
     """A minimal Debian with its own Python, under the name that the Dockerfile takes. It trusts the
     certificates that this machine trusts."""
     root = os.path.join(folder, "base")
-    run(["debootstrap", "--variant=minbase", f"--include={BASE_INCLUDES}", SUITE, root, MIRROR])
+    run(["debootstrap", "--variant=minbase", f"--include={BASE_INCLUDES}", SUITE, root])
     certificates = "/etc/ssl/certs/ca-certificates.crt"
     shutil.copyfile(certificates, root + certificates)
     with open(f"{root}/etc/pip.conf", "w", encoding="utf-8") as file:
