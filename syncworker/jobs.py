@@ -160,6 +160,7 @@ class Jobs:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self.watching = False  # a server lives here: a worker that dies alone was killed on purpose
         self._catalog = Catalog(path)
 
     def prepare(self) -> None:
@@ -293,6 +294,8 @@ class Jobs:
                 "message": "the worker ended without a word: resume the job to go on",
             }
             message = "interrupted: the worker died"
+            if self.watching:
+                status["auto_resume"] = False
         try:
             return self.finish(status, state, error, message)
         except OSError:  # a full disk: it is true all the same, and will be written when there is space

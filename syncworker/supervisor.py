@@ -161,9 +161,11 @@ class Supervisor:
 
     def start(self) -> None:
         """Settles what the last server left, resumes what AUTO_RESUME asks for, starts the thread."""
+        self.jobs.watching = False  # what the last server left died with it
         self._seen_active = {status["id"] for status in self.jobs.active()}
         if self._settings.auto_resume:
             self._resume_interrupted()
+        self.jobs.watching = True
         self._thread.start()
 
     def _resume_interrupted(self) -> None:
