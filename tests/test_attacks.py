@@ -345,14 +345,25 @@ def unread_answers(site: Site) -> bool:
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(http, "UNREAD_MAX_BYTES", 1 << 18)
+        accepted = []
+        real = http._Channel.__init__
+
+        def counted(channel: http._Channel, *given: object, **named: object) -> None:
+            accepted.append(channel)
+            real(channel, *given, **named)
+
+        patch.setattr(http._Channel, "__init__", counted)
         for _ in range(9):
             client = stack.enter_context(socket.socket())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             client.connect(("127.0.0.1", site.port))
             client.sendall(ask * 140)
+        wait_for(lambda: len(accepted) >= 9, 10, "the clients to be accepted")
+        clients = accepted[:9]
 
         def all_cut() -> bool:
-            return not any(isinstance(channel, http._Channel) for channel in list(site.http._map.values()))
+            open_channels = list(site.http._map.values())
+            return not any(channel in open_channels for channel in clients)
 
         wait_for(
             lambda: all_cut() or hangs(site, 10), 90, "the clients to be cut, or all threads to be stuck"
