@@ -1,8 +1,8 @@
-"""The shell commands: start, run, resume, cancel, list, show.
+"""The shell commands: start, run, resume, cancel, list, show, completion.
 
 Exit status: of start, run, resume and `show --follow` the end of the job (EXIT); 2 for all that is refused
 before a job runs, whatever the reason; 130 for Ctrl-C where no job is ours to stop. A job's id and what is
-shown of it go to stdout, messages to stderr.
+shown of it go to stdout, messages to stderr; with --json stdout has one JSON object and nothing else.
 
 `run` is what the server spawns, for every job: it imports nothing of the display, and no S3. Access keys are
 never taken from the command line, where every user of the machine can read them.
@@ -16,6 +16,8 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from syncworker import settings as settings_table
@@ -89,7 +91,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
     )
     spec.check_storage_url(request.storage_url)
     jobs.prepare()
-    return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True))
+    return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments.json)
 
 
 def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
@@ -110,7 +112,11 @@ def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> in
             param="access_key",
         )
     jobs.prepare()
-    return _foreground(settings, jobs, lambda: jobs.prepare_resume(arguments.id, keys, shell=True))  # noqa: S604
+
+    def make() -> Status:
+        return jobs.prepare_resume(arguments.id, keys, shell=True)  # noqa: S604 - no shell is started
+
+    return _foreground(settings, jobs, make, arguments.json)
 
 
 def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
@@ -129,7 +135,7 @@ def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
     return lines[0], lines[1]
 
 
-def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status]) -> int:
+def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status], as_json: bool) -> int:
     """Makes a queued job and runs it here, on the screen. The imports come first: what fails there must not
     leave a queued job behind, which nobody would run and which would keep its destination busy."""
     from syncworker import wording
@@ -138,15 +144,18 @@ def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status]) -> i
 
     job_id = make()["id"]
     output = Output(sys.stdout)
-    output.print(job_id)
+    (Output(sys.stderr) if as_json else output).print(job_id)
     try:
-        with Display(output) as display:
-            state = run_job(settings, jobs, job_id, display.show)
+        with nullcontext() if as_json else Display(output) as display:
+            state = run_job(settings, jobs, job_id, display.show if display else None)
     except KeyboardInterrupt:  # before the worker had set its handlers: nobody would run the queued job
         state = State(jobs.cancel(job_id)["state"])
     status = jobs.observe(job_id)
-    output.print(wording.summary(status))
-    _explain(status)
+    if as_json:
+        output.print(json.dumps(status, indent=2))
+    else:
+        output.print(wording.summary(status))
+        _explain(status)
     return EXIT.get(state, CTRL_C)
 
 
@@ -169,6 +178,8 @@ def _cancel(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> i
     from syncworker.display import Output
 
     status = jobs.cancel(arguments.id)
+    if arguments.json:
+        return _printed(Output(sys.stdout), json.dumps(status, indent=2))
     if recorded_state(status) in FINAL_STATES:
         text = f"job {arguments.id} is {status['state']}"
     else:
@@ -179,19 +190,30 @@ def _cancel(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> i
 def _list(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
     from syncworker.display import Output, print_table
 
+    whole = arguments.all or arguments.state is not None
     found: list[Status] = []
+    following: str | None = None
     if os.path.isdir(jobs.path):  # looking makes no directory
-        found = list(jobs.all())[::-1] if arguments.all else jobs.active()
+        if whole:
+            wanted = (
+                status for status in jobs.all(newest_first=True) if arguments.state in (None, status["state"])
+            )
+            found = list(islice(wanted, arguments.limit))
+            following = found[-1]["id"] if found and any(True for _ in wanted) else None
+        else:
+            found = jobs.active()[: arguments.limit]
     output = Output(sys.stdout)
     if arguments.json:
         answer: Status = {"count": len(found), "jobs": found}
-        if arguments.all:
-            answer["next"] = None
+        if whole:
+            answer["next"] = following
         return _printed(output, json.dumps(answer, indent=2))
     if found:
         print_table(output, found)
     else:
-        which = "no jobs" if arguments.all else "no job is queued or running (--all lists the ended ones)"
+        which = "no job is queued or running (--all lists the ended ones)"
+        if whole:
+            which = f"no job is {arguments.state}" if arguments.state else "no jobs"
         Output(sys.stderr).print(which)
     return _printed(output)
 
@@ -220,8 +242,6 @@ def _show(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int
 
 def _follow(jobs: Jobs, status: Status, output: Output | None) -> Status:
     """Watches a job to its end; its status then. Ends as well when nobody looks any more."""
-    from contextlib import nullcontext
-
     from syncworker.display import Display
 
     with Display(output) if output else nullcontext() as display:
@@ -231,6 +251,13 @@ def _follow(jobs: Jobs, status: Status, output: Output | None) -> Status:
             time.sleep(POLL_SECONDS)
             status = jobs.observe(status["id"])
     return status
+
+
+def _completion(_arguments: argparse.Namespace, settings: Settings, _jobs: Jobs) -> int:
+    from syncworker.completion import bash
+    from syncworker.display import Output
+
+    return _printed(Output(sys.stdout), bash(settings, sys.executable).rstrip())
 
 
 def _printed(output: Output, text: str | None = None) -> int:
@@ -252,4 +279,5 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Jobs], int]] = {
     "cancel": _cancel,
     "list": _list,
     "show": _show,
+    "completion": _completion,
 }

@@ -16,6 +16,8 @@ import os
 import select
 import sys
 import threading
+import time
+from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 LINE_SECONDS = 1.0  # between two plain lines
 CURRENT_MAX = 4  # keys in flight that the bar names
+ERRORS_MAX = 3  # errors that it shows
+SPEEDS_MAX = 30  # speeds that it draws, one a second
 _CLOSE_SECONDS = 2.0  # a stopped terminal (Ctrl-S) is not waited for longer
 _COLOURS = {"done": "green", "failed": "red", "interrupted": "yellow", "cancelled": "yellow"}
 
@@ -106,8 +110,9 @@ def _print_rich_table(output: Output, rows: Sequence[tuple[str, ...]]) -> None:
     console(output).print(table)
 
 
-def panel(status: Status) -> RenderableType:
-    """The progress display: two bars, speed, keys in flight, errors; every line is cut at the width."""
+def panel(status: Status, speeds: Sequence[float] = ()) -> RenderableType:
+    """The progress display: two bars, speed, keys in flight, errors; every line is cut at the width.
+    `speeds`: those of the last while, drawn beside each other."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -137,8 +142,13 @@ def panel(status: Status) -> RenderableType:
     ]
     if (more := len(status.get("current") or []) - CURRENT_MAX) > 0:
         tail.append(text(f"  and {more} more", "dim"))
-    if wording.error_count(status):
-        tail.append(text(wording.counted(wording.error_count(status), "error"), "red"))
+    if count := wording.error_count(status):
+        tail.append(text(f"{wording.counted(count, 'error')}, the first:", "red"))
+        tail += [text(f"  {shown_text}", "red") for shown_text in wording.error_lines(status)[:ERRORS_MAX]]
+    if any(speeds):
+        bars.add_row(
+            text("speed"), text(wording.plot(speeds)), text(f"{wording.size(max(speeds))}/s at most")
+        )
     return Group(*lines, bars, *tail)
 
 
@@ -210,6 +220,7 @@ class Display:
 
         # Messages to the same terminal are printed above the bar; a stderr that goes elsewhere stays there.
         same = sys.stderr is not None and sys.stderr.isatty()
+        draws = self._output.encoding.lower().replace("-", "") == "utf8"  # else there are no such characters
         with Live(
             console=console(self._output),
             auto_refresh=False,
@@ -217,5 +228,10 @@ class Display:
             redirect_stdout=False,
             redirect_stderr=same,
         ) as live:
+            speeds: deque[float] = deque(maxlen=SPEEDS_MAX)
+            drawn_at = 0.0
             while (status := self._next()) is not None and self._output.error is None:
-                live.update(panel(status), refresh=True)
+                if draws and (now := time.monotonic()) - drawn_at >= 1.0:
+                    drawn_at = now
+                    speeds.append(wording.progress(status)["bytes_per_second"])
+                live.update(panel(status, speeds), refresh=True)

@@ -314,9 +314,9 @@ class Jobs:
             files.remove(self.file(status["id"], "secret"))
         return status
 
-    def all(self) -> Iterator[Status]:
-        """Every job as `observe` gives it, oldest first."""
-        for job_id in self.ids():
+    def all(self, *, newest_first: bool = False) -> Iterator[Status]:
+        """Every job as `observe` gives it, oldest first unless asked else."""
+        for job_id in sorted(self.entries(), reverse=newest_first):
             try:
                 yield self.observe(job_id)
             except NoSuchJob:  # pruned meanwhile, or not readable: it is no job to show

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from syncworker.model import State
+
 EXAMPLES = """\
 examples:
   python -m syncworker start --source photos --dest mybucket
@@ -14,6 +16,8 @@ examples:
   python -m syncworker show 20261122T131242-9f3a61c2 --follow
   python -m syncworker cancel 20261122T131242-9f3a61c2
   python -m syncworker resume 20261122T131242-9f3a61c2
+  eval "$(python -m syncworker completion)"
+        in bash: Tab completes commands, options, folders and ids; `syncworker` works from any folder
 
 exit status of start, run, resume and show --follow:
   0 done   1 failed   2 usage or refused   3 cancelled   4 interrupted (resume goes on)
@@ -35,6 +39,55 @@ examples:
 A source that does not exist, or holds no file, deletes the bucket. Ctrl-C finishes the operation in flight
 and leaves the job interrupted; `resume` goes on.
 """
+JSON_LAST = """\
+With --json the job's id is the first line on stderr, and stdout has its status at the end, one JSON object.
+"""
+LIST_EXAMPLES = """\
+examples:
+  python -m syncworker list
+  python -m syncworker list --all --limit 20
+  python -m syncworker list --state failed --json | jq -r '.jobs[] | "\\(.id) \\(.error.message)"'
+"""
+SHOW_EXAMPLES = """\
+examples:
+  python -m syncworker show 20261122T131242-9f3a61c2 --follow
+  python -m syncworker show 20261122T131242-9f3a61c2 --json | jq .progress
+"""
+RESUME_EXAMPLES = """\
+examples:
+  python -m syncworker resume 20261122T131242-9f3a61c2
+  python -m syncworker list --state interrupted             # what can be resumed
+
+What the bucket has already is not sent again. A job that is done has nothing to resume: start a new one.
+"""
+CANCEL_EXAMPLES = """\
+example:
+  python -m syncworker cancel 20261122T131242-9f3a61c2
+
+The worker finishes the operations in flight; a queued job ends at once. `resume` goes on with it later. To
+stop a worker without cancelling its job, send it SIGTERM: `kill PID`.
+"""
+RUN_NOTE = """\
+example:
+  python -m syncworker run 20261122T131242-9f3a61c2
+
+For the server, and for whoever wants a job's worker under a supervisor of their own. Nothing is shown: the
+status is in JOBS_DIR/ID.json, messages go to stderr.
+"""
+COMPLETION_NOTE = """\
+example:
+  eval "$(python -m syncworker completion)"        # now; for good, put the line into ~/.bashrc
+
+with the Python that runs the project: it is written into the script, as are JOBS_DIR and UPLOADS_DIR. Then
+`python -m syncworker` is completed, and a function `syncworker` does the same from any folder.
+"""
+
+
+def count(text: str) -> int:
+    """A whole number from 1, as --limit takes it."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) > 0):
+        raise argparse.ArgumentTypeError("must be a whole number from 1 to 999999")
+    return int(text)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,22 +111,34 @@ def parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
 
-    start = command("start", "run a new job in the foreground", f"{KEYS}\n{START_EXAMPLES}")
+    start = command("start", "run a new job in the foreground", f"{KEYS}\n{JSON_LAST}\n{START_EXAMPLES}")
     start.add_argument("--source", required=True, help='folder below UPLOADS_DIR, "" for all of it')
     start.add_argument("--dest", required=True, help="name of the bucket")
     start.add_argument("--storage-url", help="S3 endpoint, if not the configured one; it needs its own keys")
     start.add_argument("--wait", default="0", help="seconds between two operations, 0 (default) to 3600")
-    run = command("run", "run a queued job without a display, as the server does")
-    resume = command("resume", "go on with an interrupted, failed or cancelled job, in the foreground", KEYS)
+    run = command("run", "run a queued job without a display, as the server does", RUN_NOTE)
+    resume = command(
+        "resume",
+        "go on with an interrupted, failed or cancelled job, in the foreground",
+        f"{KEYS}\n{JSON_LAST}\n{RESUME_EXAMPLES}",
+    )
     for keyed in (start, resume):
         keyed.add_argument("--keys-from-stdin", action="store_true", help="read the two keys, a line each")
-    cancel = command("cancel", "end a job after the operations in flight (touch JOBS_DIR/ID.cancel)")
-    listing = command("list", "the jobs that are queued and running, oldest first")
+    cancel = command(
+        "cancel", "end a job after the operations in flight (touch JOBS_DIR/ID.cancel)", CANCEL_EXAMPLES
+    )
+    listing = command("list", "the jobs that are queued and running, oldest first", LIST_EXAMPLES)
     listing.add_argument("--all", action="store_true", help="the ended ones too, newest first")
-    show = command("show", "one job in full")
+    listing.add_argument(
+        "--state", choices=[state.value for state in State], help="jobs in that state only, newest first"
+    )
+    listing.add_argument("--limit", type=count, metavar="N", help="no more than N of them")
+    show = command("show", "one job in full", SHOW_EXAMPLES)
     show.add_argument("--follow", action="store_true", help="watch it until its end; exit status as of start")
     for single in (run, resume, cancel, show):
         single.add_argument("id", metavar="ID", help="as start and list print it")
-    for machine in (listing, show):
+    for machine in (start, resume, cancel, listing, show):
         machine.add_argument("--json", action="store_true", help="for programs: the same JSON as over HTTP")
+    shell = command("completion", "print what makes a shell complete these commands", COMPLETION_NOTE)
+    shell.add_argument("shell", nargs="?", choices=["bash"], default="bash", help="bash, the default")
     return made

@@ -9,9 +9,12 @@ Nothing here reads, writes or knows about terminals: that is `display`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from syncworker.jobs import PROGRESS, Status
 
 ERRORS_MAX = 10  # errors that are named; all of them are in the report
+_BARS = "▁▂▃▄▅▆▇█"
 HEADER = ("ID", "STATE", "SOURCE", "DEST", "FILES", "BYTES", "NOTE")
 
 
@@ -87,6 +90,12 @@ def rate_text(status: Status) -> str:
     if p["eta_seconds"] is not None:
         parts.append(f"{duration(p['eta_seconds'])} left")
     return ", ".join(parts)
+
+
+def plot(speeds: Sequence[float]) -> str:
+    """Speeds as a row of bars, the highest a full one: `▁▂█▅`."""
+    top = max(speeds, default=0.0)
+    return "".join(_BARS[min(7, int(speed / top * 8))] if top > 0 else _BARS[0] for speed in speeds)
 
 
 def operation(item: Status) -> str:

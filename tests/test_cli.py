@@ -17,7 +17,7 @@ from bench import Shell, contents, fill, wait_for
 from fabricated import HOSTILE, URL, Desk, Terminal, without_escapes
 from stores import die_with_parent
 
-from syncworker import process, wording
+from syncworker import cli, process, wording
 from syncworker.jobs import ID_PATTERN
 
 START = ("start", "--source", "photos", "--dest", "mybucket")
@@ -49,11 +49,13 @@ def test_no_command_prints_the_help_and_is_a_usage_error(desk: Desk) -> None:
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["", "start", "run", "resume", "cancel", "list", "show"])
-def test_help_is_there_for_every_command(desk: Desk, command: str) -> None:
+@pytest.mark.parametrize("command", ["", *cli._COMMANDS])
+def test_help_is_there_for_every_command_and_teaches(desk: Desk, command: str) -> None:
     result = desk.run(*filter(None, [command, "--help"]))
     assert result.returncode == 0
     assert f"usage: python -m syncworker {command}".rstrip() in result.stdout
+    assert re.search(r"^examples?:\n +(eval .*)?python -m syncworker ", result.stdout, re.MULTILINE)
+    assert "\x1b" not in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -71,6 +73,10 @@ def test_help_is_there_for_every_command(desk: Desk, command: str) -> None:
         ([*START, "--storage-url", "https://s3.example.com"], "access_key and secret_key are needed"),
         ([*START, "--stor", "x"], "unrecognized arguments"),
         (["sync"], "invalid choice"),
+        (["list", "--limit", "0"], "--limit: must be a whole number from 1"),
+        (["list", "--limit", "x"], "--limit: must be a whole number from 1"),
+        (["list", "--state", "broken"], "invalid choice"),
+        (["completion", "tcsh"], "invalid choice"),
         (["show"], "ID"),
         *(([command, "../../etc/passwd"], "id must look like")
           for command in ("show", "cancel", "resume", "run")),
@@ -391,6 +397,51 @@ def test_list_as_json_is_what_the_routes_answer(desk: Desk) -> None:
     }
     both = [desk.jobs.read(queued["id"]), desk.jobs.read(ended["id"])]
     assert json.loads(desk.run("list", "--all", "--json").stdout) == {"count": 2, "jobs": both, "next": None}
+
+
+def test_list_takes_a_limit_and_a_state(desk: Desk) -> None:
+    ended = [desk.make(state, f"bucket-{state}") for state in ("done", "failed", "done", "cancelled", "done")]
+    active = [desk.make("queued", f"bucket-{n}") for n in range(3)]
+    done = [status["id"] for status in ended if status["state"] == "done"][::-1]
+
+    def listed(*arguments: str) -> tuple[list[str], str | None]:
+        answer = json.loads(desk.run("list", *arguments, "--json").stdout)
+        assert answer["count"] == len(answer["jobs"])
+        return [status["id"] for status in answer["jobs"]], answer.get("next")
+
+    assert listed("--limit", "2") == ([status["id"] for status in active[:2]], None)
+    assert listed("--state", "done") == (done, None)
+    assert listed("--state", "done", "--limit", "2") == (done[:2], done[1])
+    assert listed("--state", "done", "--limit", "3") == (done, None)
+    assert listed("--all", "--limit", "1") == ([active[2]["id"]], active[2]["id"])
+    assert listed("--state", "interrupted") == ([], None)
+    table = desk.run("list", "--state", "failed").stdout.splitlines()
+    assert [line.split()[0] for line in table] == ["ID", ended[1]["id"]]
+    assert desk.run("list", "--state", "interrupted").stderr == "no job is interrupted\n"
+
+
+@pytest.mark.parametrize(("end", "exit_status"), ENDS)
+@pytest.mark.parametrize("command", ["start", "resume"])
+def test_start_and_resume_as_json_give_the_status_at_the_end_and_the_id_on_stderr(
+    desk: Desk, command: str, end: str, exit_status: int
+) -> None:
+    desk.environment["STAND_IN"] = end
+    arguments = START if command == "start" else ("resume", desk.make("failed")["id"])
+    desk.go()
+    result = desk.run(*arguments, "--json", stand_in=True)
+    [job_id] = desk.jobs.ids()
+    assert result.returncode == exit_status
+    assert json.loads(result.stdout) == desk.jobs.read(job_id)
+    assert json.loads(result.stdout)["state"] == end
+    assert result.stderr == f"{job_id}\n"
+
+
+def test_cancel_as_json_is_the_status(desk: Desk) -> None:
+    queued, running = desk.make("queued", "bucket-1"), desk.make("running", "bucket-2")
+    desk.hold(running["id"])
+    for status, state in ((queued, "cancelled"), (running, "running")):
+        answer = json.loads(desk.run("cancel", status["id"], "--json").stdout)
+        assert (answer["id"], answer["state"], answer["cancel_requested"]) == (status["id"], state, True)
 
 
 @pytest.mark.parametrize("command", [["list", "--all"], ["show"], ["show", "--follow"]])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from bench import wait_for
 from fabricated import HOSTILE, Desk, Terminal, without_escapes
 from rich.cells import cell_len
+from rich.console import Console
 
 from syncworker import display, wording
 
@@ -72,6 +74,27 @@ def test_sizes_are_in_binary_units(count: int, expected: str) -> None:
 )  # fmt: skip
 def test_durations_have_two_units_at_most(seconds: float, expected: str) -> None:
     assert wording.duration(seconds) == expected
+
+
+@pytest.mark.parametrize(
+    ("speeds", "expected"),
+    [([], ""), ([0, 0], "▁▁"), ([0, 1, 2, 4, 8], "▁▂▃▅█"), ([3], "█"), ([1e12, 0.1], "█▁")],
+)
+def test_speeds_are_drawn_as_bars_under_the_highest(speeds: list[float], expected: str) -> None:
+    assert wording.plot(speeds) == expected
+
+
+def test_the_display_draws_the_speed_and_names_the_first_errors(desk: Desk) -> None:
+    errors = [
+        {"op": "upload", "key": f"{n}.jpg", "code": "AccessDenied", "message": "refused"} for n in range(5)
+    ]
+    status = desk.make("running", errors=errors, progress={"bytes_per_second": 2048.0})
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(display.panel(status, [0.0, 1024.0, 2048.0]))
+    screen = console.export_text()
+    assert re.search(r"^speed ▁▅█ +2\.0 KiB/s at most$", screen, re.MULTILINE)
+    assert "5 errors, the first:\n  upload 0.jpg: AccessDenied: refused\n" in screen
+    assert screen.count("refused") == display.ERRORS_MAX
 
 
 def test_a_plain_line_says_phase_files_bytes_speed_time_errors_and_key(desk: Desk) -> None:

@@ -36,7 +36,7 @@ LAYERS = [
     ["plan", "reader", "remove", "transfer", "source", "obstacles"],
     ["planner", "sweep"],
     ["sync"],
-    ["worker", "supervisor", "embedded", "display", "guard", "openapi", "metrics"],
+    ["worker", "supervisor", "embedded", "display", "guard", "openapi", "metrics", "completion"],
     ["cli", "server"],
     ["__main__"],
 ]
