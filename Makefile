@@ -68,8 +68,9 @@ format: $(VENV)/.dev ## rewrite the code in the one format
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"
 
-docs: $(VENV)/.dev ## write docs/api.md again, from syncworker/openapi.py
+docs: $(VENV)/.dev ## write docs/api.md and docs/troubleshooting.md again, from the source
 	$(BIN)/python scripts/api_docs.py
+	$(BIN)/python scripts/error_docs.py
 
 lock: $(VENV)/.dev ## pin all versions and hashes again, from requirements.in and requirements-dev.in
 	$(LOCK) requirements.in -o requirements.txt

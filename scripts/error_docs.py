@@ -1,0 +1,303 @@
+"""Writes docs/troubleshooting.md: `make docs`. A test sees that it was done.
+
+The codes and what is said with them are read from the source (`error_codes`); what they mean and what to do
+is here. A code without a meaning, and a meaning without a code, are errors.
+"""
+
+# ruff: noqa: E501 - the texts are lines of the page
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [PROJECT, os.path.join(PROJECT, "scripts")]
+
+import error_codes  # noqa: E402 - the project's folder is not a package that is installed
+
+from syncworker import faults, findings  # noqa: E402
+
+TARGET = os.path.join(PROJECT, "docs", "troubleshooting.md")
+HEAD = """\
+<!-- Written by `make docs` from scripts/error_docs.py and the source: change those. -->
+
+# Troubleshooting, by error message
+
+Search this page for the code (`AccessDenied`) or for the words of the message; `…` stands for what differs.
+
+Where an error is told: a request that is refused answers with `code` and `detail` (and `param`, the parameter at
+fault); a job that has ended has `error` in its status, and single files that failed in `errors` (the first hundred)
+and in `jobs/ID.report.jsonl` (all). `jobs/ID.log` has what else the worker had to say. Nothing is ever deleted from a
+bucket by a job that fails for one of these reasons before it began to delete; resume does what is left.
+
+```sh
+curl -s 'localhost:5000/get?id=ID' | jq '{state, error, errors}'
+jq -r 'select(.error) | [.op, .key, .error.code, .error.message] | @tsv' jobs/ID.report.jsonl
+```
+
+"""
+
+Section = tuple[str, str, dict[str, str]]
+SECTIONS: tuple[Section, ...] = (
+    (
+        "How a job ended",
+        "`error.code` of a job whose state is `failed` or `interrupted`, whatever the storage.",
+        {
+            "FilesFailed": "Some files or objects could not be done, the others were. Nothing was deleted if"
+            " files failed. Look at `errors`, mend the causes, resume",
+            "Stopped": "Somebody sent the worker SIGTERM or SIGINT (`kill`, Ctrl-C, a shutdown). Resume",
+            "WorkerDied": "The worker ended without writing its end: `kill -9`, out of memory (`dmesg`), a power"
+            " cut. Resume: at most two parts of a large file are sent again",
+            "WorkerDidNotStart": "The server tried three times. `jobs/ID.log` says why; often a full disk or too"
+            " many processes",
+            "DestinationBusy": "One job at a time for a bucket. Wait for the other, or cancel it",
+            "LocalError": "A file of the job itself (status, report, index) could not be written: most often the"
+            " disk of `jobs/` is full. Make space and resume",
+            "InternalError": "A mistake in this program, or in the server when it answers a request. The trace"
+            " is in `jobs/ID.log`, or in the server's log: please report it",
+            "Internal": "The same, in the part that writes the status",
+            "OutOfResources": "No memory, no open files or no threads left. Raise the limit (`ulimit -n`,"
+            " `MemoryMax=`) or lower MAX_RUNNING_JOBS, and resume",
+        },
+    ),
+    (
+        "The folder",
+        "Why a folder was not synced, or why nothing was deleted. None of these deletes anything.",
+        {
+            "UploadsRootMissing": "UPLOADS_DIR is not there. Mount its disk, or correct the setting",
+            "UploadsRootUnreadable": "Let the user of the service read UPLOADS_DIR",
+            "UploadsRootEmpty": "It was another disk at the last sync: most likely it is not mounted. If the"
+            " folder really is to be empty, put a file into it and sync once",
+            "SourceNotMounted": "The disk that was mounted on this folder is gone. Mount it; or, if the folder is"
+            " meant to be empty now, put a file into it and sync once",
+            "SourceMissing": "The folder went away between two looks. Sync again",
+            "SourceNotADirectory": "`source` names a file. Name the folder it is in",
+            "SourceOutsideRoot": "A link on the way leads out of UPLOADS_DIR. Name the real folder, or move"
+            " UPLOADS_DIR up",
+            "SourceDangling": "`source` is a link to nothing, which may be a disk that is not mounted. Mount it,"
+            " or remove the link",
+            "SourceVanished": "Somebody removed or replaced the folder while it was read. Sync again when it is"
+            " back",
+            "OnlyUnusableLinks": "Nothing in it can be sent, yet it is not empty. Remove the links to have the"
+            " bucket deleted, or mend them",
+            "BucketDeleteRefused": "The folder is empty, and this server deletes no bucket. Set"
+            " BUCKET_DELETE=allow if it may",
+            "FilesystemEncoding": "The locale is not UTF-8. Set PYTHONUTF8=1 for the service",
+            "BadSource": "`source` is a folder below UPLOADS_DIR, relative: `photos/2024`. Empty is all of it",
+        },
+    ),
+    (
+        "One file or object",
+        "In `errors` and in the report; the job goes on with the others and ends `failed` (`FilesFailed`). Codes like"
+        " `EACCES` are the kernel's: their table is below.",
+        {
+            "NameNotUTF8": "S3 keys are UTF-8. Rename the file (`convmv -f latin1 -t utf8 --notest`)",
+            "KeyTooLong": "S3 keeps keys of 1,024 bytes at most. Shorten the names on the path",
+            "ChangedWhileScanning": "A folder became a file, or the reverse, while it was read. Sync again",
+            "ChangedWhileReading": "Somebody writes to the file. It was tried three times; nothing half-written"
+            " was sent. Sync again when it rests",
+            "EntityTooLarge": "S3 takes no such file. Split it",
+            "StoredWrongBytes": "What the storage says it has is not what was sent: a broken storage, memory or"
+            " proxy. Resume; if it comes again, do not trust that storage",
+            "ReadBackFailed": "As above, seen when an object was read back to be compared",
+            "KeyChangedByStore": "This storage changes such names (`a//b`, a backslash). Rename the file",
+            "KeyIsFolder": "A storage that is a file system cannot hold `x` beside `x/y`. If one of them is gone"
+            " at the source, sync again once everything else works; if not, rename one",
+            "Unknown": "Could not be read, and the system did not say why. Look at the disk",
+            "BucketNotEmpty": "The bucket does not get empty: somebody writes to it, or objects are locked"
+            " (retention). Stop the writer, or wait for the lock's end",
+            "vanished": "No error: the file went away after it was listed. The next sync deletes its object",
+        },
+    ),
+    (
+        "The way to the storage",
+        "These are tried again by themselves, with pauses; a job fails with them only when the storage could not be"
+        " reached at all, or forty connections in a row were cut.",
+        {
+            "ConnectFailed": "Nobody listens there. Start the storage, or correct STORAGE_URL",
+            "ConnectTimeout": "A firewall that drops, or a wrong address",
+            "ConnectionLost": "The storage, a proxy or a balancer closes connections. Resume",
+            "Timeout": "The storage took a request and fell silent. Look at its load and its log",
+            "DnsError": "The name server does not answer now. Resume when it does",
+            "NoSuchHost": "The name does not exist. Correct STORAGE_URL",
+            "TlsError": "Certificate: set AWS_CA_BUNDLE to the authority's file. Else: an http port addressed as"
+            " https, or very old TLS",
+            "BadCaBundle": "AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE) is no readable PEM file",
+            "BadProxy": "HTTP_PROXY and HTTPS_PROXY look like `http://host:3128`",
+            "ProxyFailed": "The proxy could not reach the storage. Look there, or add the host to NO_PROXY",
+            "ProxyRefused": "The proxy does not allow this host, or wants a password (`http://user:pw@host`)",
+            "BadAnswer": "What answers is no S3 storage (a login page, a web server), or a broken one. Check"
+            " STORAGE_URL with `curl -i`",
+            "BrokenListing": "The storage's listing contradicts itself, so nothing was deleted. Resume; if it"
+            " comes again, the storage has a bug: report it there",
+            "WrongRegion": "Set AWS_REGION to the bucket's",
+            "NoCredentials": "No keys were found, or a job's own keys were removed when it ended: resume it with"
+            " `access_key` and `secret_key`",
+            "NotImplemented": "The storage lacks this operation. If it is needed, the file or job fails",
+        },
+    ),
+    (
+        "A request was refused",
+        "`code` of an HTTP answer (400, 401, 403, 404, 405, 409, 413, 415, 503), and messages of the shell with exit"
+        " status 2. Nothing was done.",
+        {
+            "MissingParameter": "Give the parameter that `param` names",
+            "UnknownParameter": "A spelling mistake: the message lists what the route takes",
+            "RepeatedParameter": "Give it once, in the query or the body",
+            "TooManyParameters": "No route takes so many",
+            "BadParameter": "Strings are strings in JSON; only `wait` and `limit` may be numbers",
+            "BadEncoding": "Percent-encode as UTF-8: `curl --data-urlencode`",
+            "BadJson": 'The body is one object: `{"source": "photos", "dest": "mybucket"}`',
+            "UnsupportedBody": "Send a form or JSON with its Content-Type",
+            "BodyTooLong": "No request needs so much",
+            "BadBucketName": "The rules of S3: no capitals, no underscores",
+            "BadWait": "Seconds, decimals with a point",
+            "BadKey": "A key was copied with a space or a line end",
+            "BadId": "Ids are listed by `/jobs` and `list --all`",
+            "BadState": "One of the six states",
+            "BadLimit": "A smaller page; `next` leads on",
+            "BadStorageUrl": "Like `https://s3.example.com` or `http://127.0.0.1:9000`",
+            "StorageUrlRefused": "Such addresses are a cloud's metadata service, never a storage",
+            "StorageUrlNotAllowed": "The administrator allows other storages only",
+            "NoSuchJob": "Its files were removed (KEEP_JOBS), or it is in another JOBS_DIR",
+            "JobFinished": "It has ended: nothing to cancel. `resume` goes on with it",
+            "JobRunning": "Its worker is still ending. Wait a second",
+            "NotResumable": "It runs, waits or is done. After `done`, start a new sync",
+            "QueueFull": "Wait for jobs to end, or raise MAX_QUEUED_JOBS",
+            "Busy": "Try again in a second (`Retry-After`)",
+            "Unauthorized": "Send `Authorization: Bearer TOKEN`; the token is API_TOKEN, or in `.api-token`",
+            "HostNotAllowed": "The name in the address must be in ALLOWED_HOSTS",
+            "CrossSite": "Another web site sent this through your browser: good that it was refused. Open the"
+            " dashboard itself",
+            "CrossOrigin": "The same, seen by `Origin`. A proxy in front must keep the `Host` header",
+            "Prefetch": "The browser loaded the address before you opened it. Open it",
+            "UpgradeRefused": "No WebSockets here. A proxy should not send `Upgrade`",
+            "ProxyRequest": "The program takes this server for its proxy",
+            "MethodNotAllowed": "Use GET or POST; HEAD never acts",
+            "NotFound": "No such route: the README lists them",
+            "JobsDirectoryFailed": "The disk of `jobs/` is full, read-only or broken",
+        },
+    ),
+    (
+        "The server does not start",
+        "Written to stderr (`journalctl -u s3-sync-api`), exit status 2.",
+        {
+            "WrongSetting": "The message names every wrong setting. They come from the environment and `.env`",
+            "BadEnvFile": "Save `.env` as UTF-8",
+            "CannotListen": "The port is taken (the message says by whom), or the address is not this machine's."
+            " Set API_PORT or API_HOST",
+            "AlreadyServed": "One server to a JOBS_DIR. Stop the other, or set JOBS_DIR",
+            "Unprotected": "Who can reach the port can delete buckets: set API_TOKEN=auto",
+            "BadToken": "Take another token, or remove the file named",
+            "JobsDirectoryNotPrivate": "Others could forge jobs. Do what the message says",
+            "JobsDirectoryUnusable": "Missing rights, or a read-only or full disk",
+            "LocksDoNotWork": "NFS, SMB or a shared folder. Put JOBS_DIR on a local disk",
+            "RenameDoesNotWork": "The same",
+            "PortTaken": "Another storage runs on MINIO_PORT. Set another port, or use it with STORAGE_URL",
+            "StorageInUse": "Stop the other server, or give this one a STORAGE_DIR of its own",
+            "StorageNotMade": "The message has the storage's own words; often a full disk or missing rights",
+            "NoEmbeddedStorage": "Install the requirements (`make run`), or set STORAGE_URL",
+            "NoKeys": "An empty variable hides what `.env` says",
+            "BadKeys": "Longer keys; `make run` makes good ones when none are set",
+        },
+    ),
+)
+# Never shown as an error.
+SILENT = {"LoggedIn"}
+# What waitress and Bottle find before a route is asked: their words, without spaces.
+OF_HTTP = """\
+Before a route is asked: `BadRequest` (no valid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,
+`RequestHeaderFieldsTooLarge` (an address of more than 16 KiB: use POST), `NotImplemented` (a transfer encoding other
+than chunked), `InternalServerError`.
+"""
+STORE_ADVICE = {
+    "AccessDenied": "the keys may not do this: allow ListBucket, PutObject, DeleteObject (and CreateBucket,"
+    " DeleteBucket, ListBucketVersions, multipart uploads) for them",
+    "RequestTimeTooSkewed": "this machine's clock is wrong: the message says by how much",
+}
+SKIPS = {
+    "vanished": "the file went away after it was listed",
+    "symlink_outside": "a link that leads out of the uploads folder",
+    "symlink_dangling": "a link to nothing",
+    "symlink_loop": "a link that leads to itself",
+    "socket": "no content to send",
+    "fifo": "no content to send",
+    "device": "no content to send",
+    "special": "another kind of special file",
+}
+
+
+def cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+def section(title: str, intro: str, meanings: dict[str, str], said: dict[str, list[str]]) -> list[str]:
+    lines = [
+        f"## {title}",
+        "",
+        intro,
+        "",
+        "| code | it says | what it means, what to do |",
+        "| --- | --- | --- |",
+    ]
+    for code, meaning in meanings.items():
+        words = "<br>".join(cell(text) for text in said[code] if text.strip("…"))
+        lines.append(f"| `{code}` | {words} | {cell(meaning)} |")
+    return [*lines, ""]
+
+
+def of_stores() -> list[str]:
+    again = ", ".join(f"`{code}`" for code in sorted(faults._RETRY))
+    slower = ", ".join(f"`{code}`" for code in sorted(faults._THROTTLED))
+    return [
+        "## What a storage says",
+        "",
+        "The codes are the storage's own; one that is not here is a file's error, with the storage's message:"
+        " *the storage refused … with …*. An answer without a code is `Http` and its status (`Http403`).",
+        "",
+        "| code | what it means, what to do |",
+        "| --- | --- |",
+        *(f"| `{code}` | {cell(text)} |" for code, text in (STORE_ADVICE | faults._FATAL).items()),
+        "",
+        f"*the storage asks to slow down*: tried again with fewer requests at a time: {slower}, and every 429 and"
+        " 503. If a job fails with one of them, run fewer jobs, or give `wait`.",
+        "",
+        f"*the storage failed with …*: tried again: {again}, and every other 5xx. If files fail with one of them, look"
+        " at the storage's log and resume.",
+        "",
+        "*the storage denies …: the keys need that permission*: `AccessDenied` for the whole bucket ends the job.",
+        "",
+        "*the credentials have expired*: `ExpiredToken`, when renewing did not help. *the storage does not answer*,"
+        " *the storage answers no more*: see [the way to the storage](#the-way-to-the-storage).",
+        "",
+    ]
+
+
+def of_files() -> list[str]:
+    lines = ["## What the kernel says of a file", "", "| code | what to do |", "| --- | --- |"]
+    for number, hint in sorted(findings._HINTS.items()):
+        lines.append(f"| `{errno.errorcode[number]}` ({os.strerror(number)}) | {hint} |")
+    lines += ["| `OSError` | an error without a number: look at the disk |", ""]
+    lines += ["## What is skipped", "", "No errors: counted in `files_skipped`, named in the report.", ""]
+    lines += ["| reason | what it is |", "| --- | --- |"]
+    return [*lines, *(f"| `{reason}` | {text} |" for reason, text in SKIPS.items()), ""]
+
+
+def render() -> str:
+    said = error_codes.collect()
+    explained = {code for _, _, meanings in SECTIONS for code in meanings}
+    if explained | SILENT != set(said):
+        raise AssertionError(f"explained or in the source, not both: {(explained | SILENT) ^ set(said)}")
+    lines = [HEAD.rstrip(), ""]
+    for title, intro, meanings in SECTIONS:
+        lines += section(title, intro, meanings, said)
+        if title.startswith("A request"):
+            lines += [OF_HTTP]
+    return "\n".join([*lines, *of_stores(), *of_files()]).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    with open(TARGET, "w", encoding="utf-8") as file:
+        file.write(render())
