@@ -243,8 +243,13 @@ def _is_text(key: str) -> bool:
 
 
 def _fits(row: Row) -> bool:
-    numbers = (row.mtime_ns, row.ctime_ns, row.inode, row.checked_ns)
-    return _is_text(row.key) and all(-_INTEGER_END <= number < _INTEGER_END for number in numbers)
+    return (
+        _is_text(row.key)
+        and -_INTEGER_END <= row.mtime_ns < _INTEGER_END
+        and -_INTEGER_END <= row.ctime_ns < _INTEGER_END
+        and -_INTEGER_END <= row.inode < _INTEGER_END
+        and -_INTEGER_END <= row.checked_ns < _INTEGER_END
+    )
 
 
 class Rows:

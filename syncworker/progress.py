@@ -19,6 +19,7 @@ from syncworker.model import FileEntry, Phase
 
 PUBLISH_SECONDS = 0.25
 _HEARTBEAT_SECONDS = 1.5
+_quoted = json.encoder.encode_basestring_ascii  # what json.dumps does with a str
 _ERRORS_SHOWN = 100
 _CURRENT_SHOWN = 20
 _TEXT_SHOWN = 300
@@ -75,6 +76,7 @@ class Progress:
         self._report_path = jobs.file(status["id"], "report.jsonl")
         self._report_fd: int | None = None
         self._lines: list[str] = []
+        self._time_of, self._time_text = 0, ""
         self._started = time.monotonic()
         self._published_at = 0.0
         self._dirty = True
@@ -182,19 +184,21 @@ class Progress:
         seconds: float,
         error: dict[str, str] | None = None,
     ) -> None:
-        line: dict[str, Any] = {
-            "time": timestamp(),
-            "op": op,
-            "key": printable(key),
-            "size": size,
-            "etag": etag,
-            "seconds": round(seconds, 4),
-        }
-        if error is not None:
-            line["error"] = error
-        self._lines.append(json.dumps(line))
+        more = "" if error is None else f', "error": {json.dumps(error)}'
+        self._lines.append(
+            f'{{"time": "{self._time()}", "op": "{op}", "key": {_quoted(printable(key))}, '
+            f'"size": {"null" if size is None else size}, "etag": {"null" if etag is None else _quoted(etag)}, '
+            f'"seconds": {round(seconds, 4)}{more}}}'
+        )
         if len(self._lines) >= 1000:
             self.flush_report()
+
+    def _time(self) -> str:
+        """`timestamp`, made anew when a millisecond has passed."""
+        now = int(time.time() * 1000)
+        if now != self._time_of:
+            self._time_of, self._time_text = now, timestamp()
+        return self._time_text
 
     def flush_report(self) -> None:
         if not self._lines:

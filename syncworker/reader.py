@@ -67,7 +67,11 @@ class Changed(FileError):
 
 
 def restat(fd: int, file: FileEntry) -> FileEntry:
-    info = os.fstat(fd)
+    return entry_of(os.fstat(fd), file)
+
+
+def entry_of(info: os.stat_result, file: FileEntry) -> FileEntry:
+    """The file as it is now."""
     return FileEntry(file.key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, file.path)
 
 
@@ -86,9 +90,11 @@ def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], 
     """Opens and reads one file as its decision needs. InterruptedError when told to stop."""
     for _ in range(TRIES):
         try:
-            fd = tree.open_file(work.file.path)
+            checked_ns = time.time_ns()
+            fd, info = tree.open_file(work.file.path)
             try:
-                result = _read_open(fd, work, etags_are_md5, should_stop)
+                file = entry_of(info, work.file)
+                result = _read_open(fd, work, file, checked_ns, etags_are_md5, should_stop)
             finally:
                 os.close(fd)
         except (Changed, EOFError):
@@ -110,10 +116,10 @@ def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> Read | None:
     if work.file.size > CACHED_MAX:
         return None
     try:
-        fd = tree.open_file(work.file.path)
+        checked_ns = time.time_ns()
+        fd, info = tree.open_file(work.file.path)
         try:
-            checked_ns = time.time_ns()
-            file = restat(fd, work.file)
+            file = entry_of(info, work.file)
             if file.size > CACHED_MAX:
                 return None
             if work.object is not None and file.size != work.object.size:
@@ -128,9 +134,14 @@ def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> Read | None:
         return None  # not in memory, or something is wrong with it: `read` finds out what
 
 
-def _read_open(fd: int, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> Read:
-    checked_ns = time.time_ns()
-    file = restat(fd, work.file)
+def _read_open(
+    fd: int,
+    work: Work,
+    file: FileEntry,
+    checked_ns: int,
+    etags_are_md5: bool,
+    should_stop: Callable[[], bool],
+) -> Read:
     decision, obj = work.decision, work.object
     if obj is not None and file.size != obj.size:
         decision = Decision(Verdict.UPLOAD, compare.Reason.SIZE)

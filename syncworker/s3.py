@@ -225,8 +225,7 @@ class Bucket:
             payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
         else:
             payload = UNSIGNED
-        self.signer.sign(keys, method, path, query_text, signed, payload)
-        lines = "".join([f"{name}: {value}\r\n" for name, value in signed.items()])
+        lines = self.signer.sign(keys, method, path, query_text, signed, payload)
         target = f"{path}?{query_text}" if query_text else path
         length = f"content-length: {size}\r\n" if size or method in ("PUT", "POST") else ""
         head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"

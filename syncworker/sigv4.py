@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import time
 from typing import NamedTuple
 from urllib.parse import quote
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 UNSIGNED = "UNSIGNED-PAYLOAD"
+_is_plain = re.compile(r"[A-Za-z0-9/._~-]*").fullmatch
 
 
 class Keys(NamedTuple):
@@ -31,7 +33,7 @@ class Keys(NamedTuple):
 def encode_path(path: str) -> str:
     """A path as S3 signs it: UTF-8 (a surrogate escape is the byte it stands for), percent-encoded once, `/`
     kept."""
-    return quote(path, safe="/-._~", errors="surrogateescape")
+    return path if _is_plain(path) else quote(path, safe="/-._~", errors="surrogateescape")
 
 
 def encode_query(query: dict[str, str]) -> str:
@@ -52,6 +54,7 @@ class Signer:
         self._amz_date = ""
         self._scope = ""
         self._derived: tuple[str, str, bytes] = ("", "", b"")  # secret, day, key
+        self._sorted: dict[tuple[str, ...], tuple[list[str], str]] = {}  # of header names; there are few sets
 
     def sign(
         self,
@@ -62,24 +65,30 @@ class Signer:
         headers: dict[str, str],
         payload_sha256: str,
         now: float | None = None,
-    ) -> None:
-        """Adds `x-amz-date`, `x-amz-content-sha256` and `authorization` to headers (lower-case names, `host`
-        among them). `path` and `query` are encoded already."""
+    ) -> str:
+        """The header lines of the request, each ended by CR LF: those given (lower-case names, `host` among
+        them), `x-amz-date`, `x-amz-content-sha256` and `authorization`; the first three are added to
+        `headers`. `path` and `query` are encoded already."""
         self._tick(int(time.time() if now is None else now))
         headers["x-amz-date"] = self._amz_date
         headers["x-amz-content-sha256"] = payload_sha256
         if keys.token:
             headers["x-amz-security-token"] = keys.token
-        names = sorted(headers)
-        signed = ";".join(names)
+        given = tuple(headers)
+        known = self._sorted.get(given)
+        if known is None:
+            names = sorted(headers)
+            known = self._sorted[given] = (names, ";".join(names))
+        names, signed = known
         canonical_headers = "".join([f"{name}:{headers[name]}\n" for name in names])
         canonical = f"{method}\n{path}\n{query}\n{canonical_headers}\n{signed}\n{payload_sha256}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{self._amz_date}\n{self._scope}\n{digest}"
         signature = hmac.digest(self._key(keys.secret_key), text.encode(), "sha256").hex()
-        headers["authorization"] = (
-            f"AWS4-HMAC-SHA256 Credential={keys.access_key}/{self._scope}, "
-            f"SignedHeaders={signed}, Signature={signature}"
+        lines = canonical_headers.replace("\n", "\r\n")  # as they were signed, so are they sent
+        return (
+            f"{lines}authorization: AWS4-HMAC-SHA256 Credential={keys.access_key}/{self._scope}, "
+            f"SignedHeaders={signed}, Signature={signature}\r\n"
         )
 
     def _tick(self, second: int) -> None:

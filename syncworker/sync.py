@@ -242,8 +242,12 @@ class Sync:
 
     async def turn(self) -> None:
         """Awaited before each operation: the pause that `wait` asks for, which a stop ends at once."""
+        if not self.wait_seconds:
+            if self.halted():
+                self._raise_if_halted()
+            return
         self._raise_if_halted()
-        if self.wait_seconds and self.progress.ended_at is not None:
+        if self.progress.ended_at is not None:
             until = self.progress.ended_at + self.wait_seconds
             self.progress.say(f"waiting {self.wait_seconds:g} s before the next operation")
             while (left := until - time.monotonic()) > 0:

@@ -28,7 +28,7 @@ from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncEr
 from syncworker.index import Index, Row, Unfinished
 from syncworker.model import FileEntry
 from syncworker.progress import Operation, Progress, Sent
-from syncworker.reader import TRIES, Changed, Read, describe, restat
+from syncworker.reader import TRIES, Changed, Read, describe, entry_of, restat
 from syncworker.s3 import Bucket
 from syncworker.tree import VANISHED, Tree
 from syncworker.wire import FileSlice
@@ -143,12 +143,12 @@ class Sender:
             operation.sent = 0
             try:
                 loop = asyncio.get_running_loop()
-                fd = await loop.run_in_executor(self.pool, self.tree.open_file, file.path)
+                checked_ns = time.time_ns()
+                fd, info = await loop.run_in_executor(self.pool, self.tree.open_file, file.path)
             except OSError as error:
                 raise (Vanished() if error.errno in VANISHED else describe(error)) from error
             try:
-                checked_ns = time.time_ns()
-                now = restat(fd, file)
+                now = entry_of(info, file)
                 operation.size = now.size
                 if now != file:
                     md5 = b""  # of what the file was when it was compared

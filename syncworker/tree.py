@@ -109,18 +109,25 @@ class Tree:
                     _let_go(directory)
                 self._remembered.clear()
 
-    def open_file(self, path: str) -> int:
-        """A descriptor of the regular file, for the caller to close. Never waits for a FIFO's writer."""
-        with self._parent(path) as (directory, name):
-            fd = os.open(name, _READ_FILE, dir_fd=directory)
+    def open_file(self, path: str) -> tuple[int, os.stat_result]:
+        """A descriptor of the regular file, for the caller to close, and what it is as of now. Never waits
+        for a FIFO's writer."""
+        parent, _, name = path.rpartition("/")
+        if name in _NOT_NAMES or path.startswith("/"):
+            raise os_error(OUTSIDE, path)
+        directory = self._enter(parent)
         try:
-            mode = os.fstat(fd).st_mode
-            if not stat.S_ISREG(mode):
-                raise os_error(errno.EISDIR if stat.S_ISDIR(mode) else errno.ENXIO, path)
+            fd = os.open(name, _READ_FILE, dir_fd=directory.fd)
+        finally:
+            self._leave(directory)
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                raise os_error(errno.EISDIR if stat.S_ISDIR(info.st_mode) else errno.ENXIO, path)
         except OSError:
             os.close(fd)
             raise
-        return fd
+        return fd, info
 
     def open_dir(self, path: str) -> int:
         """A descriptor to read the directory's names with, for the caller to close."""
@@ -160,15 +167,23 @@ class Tree:
 
     @contextmanager
     def _directory(self, path: str) -> Iterator[int]:
+        directory = self._enter(path)
+        try:
+            yield directory.fd
+        finally:
+            self._leave(directory)
+
+    def _enter(self, path: str) -> _Directory:
+        """The directory, for `_leave`."""
         directory = self._recall(path)
         if directory is None:
             directory = _Directory(self._walk(path))
             self._remember(path, directory)
-        try:
-            yield directory.fd
-        finally:
-            with self._lock:
-                _let_go(directory)
+        return directory
+
+    def _leave(self, directory: _Directory) -> None:
+        with self._lock:
+            _let_go(directory)
 
     def _recall(self, path: str) -> _Directory | None:
         with self._lock:

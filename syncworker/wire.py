@@ -43,6 +43,8 @@ MAX_HEADER_BYTES = 64 << 10
 _ADDRESS_SECONDS = 30.0
 _JUDGE_SECONDS = 2.0
 _FRAMED = frozenset({"content-length", "transfer-encoding"})
+_NAMES: dict[bytes, str] = {}  # headers as they were sent -> in lower case
+_NAMES_MAX = 200
 _OVERHEAD = 8  # times the body: as much may chunks of one byte cost
 
 
@@ -112,11 +114,13 @@ def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     return context
 
 
-class _Connection(asyncio.Protocol):
-    """One connection: at most one exchange at a time."""
+class _Connection(asyncio.BufferedProtocol):
+    """One connection: at most one exchange at a time. `buffer` takes what comes in and may be shared by all
+    connections of a loop: it is read before the loop goes on."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
         self.loop = loop
+        self.buffer = buffer
         self.transport: asyncio.Transport | None = None
         self.answer: asyncio.Future[Response] | None = None
         self.writable: asyncio.Future[None] | None = None
@@ -138,7 +142,7 @@ class _Connection(asyncio.Protocol):
         self.body_bytes = 0
         self.keep = False
 
-    # -- asyncio.Protocol
+    # -- asyncio.BufferedProtocol: a new buffer for each answer would cost three system calls
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=2 * CHUNK)
@@ -151,15 +155,18 @@ class _Connection(asyncio.Protocol):
             self.writable.set_result(None)
         self.writable = None
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         self.active_at = self.loop.time()
         if self.answer is None or self.answer.done():
             self.close()  # a byte that nobody asked for: never let it become the next answer
             return
         self.answered_bytes = True
-        self.received += len(data)
+        self.received += nbytes
         try:
-            self.parser.feed_data(data)
+            self.parser.feed_data(self.buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(RetryError("BadAnswer", f"the storage sent no valid HTTP: {error.__class__.__name__}"))
             return
@@ -194,7 +201,12 @@ class _Connection(asyncio.Protocol):
         if self.header_bytes > MAX_HEADER_BYTES:
             self.fail(RetryError("BadAnswer", "the storage sent too many headers"))
             return
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+        known = _NAMES.get(name)
+        if known is None:
+            known = name.decode("latin-1").lower()
+            if len(_NAMES) < _NAMES_MAX:
+                _NAMES[name] = known
+        self.headers[known] = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
@@ -327,6 +339,7 @@ class Wire:
         self.tls = tls_context(ca_bundle) if place.scheme == "https" else None
         self.proxy = proxy_of(place.scheme, place.host, place.port) if use_proxies else None
         self.answered = False  # the storage has answered at least once
+        self._buffer = memoryview(bytearray(CHUNK))
         self._idle: dict[str, list[_Connection]] = {}
         self._all: set[_Connection] = set()
         self._judged: set[str] = set()  # names that a proxy may be asked for
@@ -432,7 +445,7 @@ class Wire:
         for _family, address in await self._resolve(target, port):
             try:
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(loop),
+                    lambda: _Connection(loop, self._buffer),
                     address[0],
                     address[1],
                     ssl=direct_tls,

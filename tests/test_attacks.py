@@ -587,7 +587,7 @@ def swapped(site: Site) -> bool:
         with tree.Tree(str(root)) as walked:
             while opened < 300 and time.monotonic() < deadline:
                 try:
-                    fd = walked.open_file("dir/file")
+                    fd, _ = walked.open_file("dir/file")
                 except OSError:
                     continue
                 opened += 1

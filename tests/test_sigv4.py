@@ -63,11 +63,15 @@ def we_sign(
     region: str,
 ) -> str:
     signed = {"host": host, **headers}
-    Signer(region).sign(keys, method, path, query, signed, payload, NOW)
+    lines = Signer(region).sign(keys, method, path, query, signed, payload, NOW)
     assert signed["x-amz-date"] == STAMP
     assert signed["x-amz-content-sha256"] == payload
     assert signed.get("x-amz-security-token") == keys.token
-    return signed["authorization"]
+    assert lines.endswith("\r\n")
+    sent = dict(line.split(":", 1) for line in lines[:-2].split("\r\n"))
+    authorization = sent.pop("authorization").removeprefix(" ")
+    assert sent == signed
+    return authorization
 
 
 def both(
@@ -167,8 +171,8 @@ def test_a_signer_that_is_kept_changes_day_and_keys_with_the_request() -> None:
     for keys in (KEYS, KEYS._replace(secret_key="another"), KEYS):
         for now in (NOW, NOW + 1, NOW + 86400, NOW):
             fresh_headers, kept_headers = {"host": "a"}, {"host": "a"}
-            Signer("us-east-1").sign(keys, "GET", "/", "", fresh_headers, EMPTY_SHA256, now)
-            kept.sign(keys, "GET", "/", "", kept_headers, EMPTY_SHA256, now)
+            fresh = Signer("us-east-1").sign(keys, "GET", "/", "", fresh_headers, EMPTY_SHA256, now)
+            assert kept.sign(keys, "GET", "/", "", kept_headers, EMPTY_SHA256, now) == fresh
             assert kept_headers == fresh_headers
 
 
