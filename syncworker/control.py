@@ -1,7 +1,7 @@
 """Whether to go on: the sentinel and the signals, as one question that any thread may ask.
 
 Signal handlers only set a flag. `check` looks for the sentinel every time; `stopping`, asked in tight loops
-and before each small file, at most every 10 ms.
+and before each small file, at most every 20 ms.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 
 from syncworker.errors import Stopped
 
-_LOOK_SECONDS = 0.01
+_LOOK_SECONDS = 0.02
 
 
 class Control:

@@ -184,10 +184,11 @@ class Progress:
         seconds: float,
         error: dict[str, str] | None = None,
     ) -> None:
+        tag = "null" if etag is None else _quoted(etag)
         more = "" if error is None else f', "error": {json.dumps(error)}'
         self._lines.append(
             f'{{"time": "{self._time()}", "op": "{op}", "key": {_quoted(printable(key))}, '
-            f'"size": {"null" if size is None else size}, "etag": {"null" if etag is None else _quoted(etag)}, '
+            f'"size": {"null" if size is None else size}, "etag": {tag}, '
             f'"seconds": {round(seconds, 4)}{more}}}'
         )
         if len(self._lines) >= 1000:

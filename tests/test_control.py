@@ -68,4 +68,4 @@ def test_asking_often_looks_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     for _ in range(1000):
         clock += 0.001
         control.stopping()
-    assert 15 <= looks <= 21
+    assert 30 <= looks <= 51
