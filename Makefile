@@ -68,9 +68,10 @@ format: $(VENV)/.dev ## rewrite the code in the one format
 LOCK := $(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-emit-find-links --custom-compile-command "make lock"
 
-docs: $(VENV)/.dev ## write docs/api.md and docs/troubleshooting.md again, from the source
+docs: $(VENV)/.dev ## write docs/api.md and docs/troubleshooting.md again, and the transcripts of docs/tutorial.md
 	$(BIN)/python scripts/api_docs.py
 	$(BIN)/python scripts/error_docs.py
+	$(BIN)/python scripts/tutorial.py
 
 lock: $(VENV)/.dev ## pin all versions and hashes again, from requirements.in and requirements-dev.in
 	$(LOCK) requirements.in -o requirements.txt
