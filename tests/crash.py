@@ -1,0 +1,414 @@
+"""The crash loop: random changes to a folder, a sync, `kill -9` at a random instant, and a judge.
+
+One round
+1. The folder changes at random (`histories.py`), sometimes while the sync runs.
+2. A job is started: by HTTP, with the server's keys or with its own, or from a shell.
+3. At a random instant (a moment after the start, or when the proxy meets the n-th request) the worker, the
+   server or both are killed. What comes then is chosen at random too: the server is started again, the job is
+   resumed by HTTP or from a shell, or a new one is made; and perhaps that is killed as well.
+4. When a job has ended `done` with nothing killed, all is judged by other eyes than ours: boto3 straight at
+   the store, the files under `jobs/`, the process table. See `_judge`.
+
+Meanwhile a poller lists the bucket at the store itself: each object it ever sees must be a version that its
+file has had.
+
+The proxy between worker and store also injects faults, and counts what is sent more than once. A request
+that was on its way when its worker was killed is waited for, because a store may carry it out late: that is
+the one thing that a mirror without conditional writes cannot see.
+
+The seed decides what is done, not when the machine does it: it repeats the plan of a run, not its timing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import random
+import re
+import signal
+import subprocess
+import threading
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+from bench import (
+    FINAL,
+    Cut,
+    RecordingProxy,
+    Request,
+    Service,
+    Shell,
+    assert_same,
+    contents,
+    exists,
+    expected,
+    s3_error,
+    wait_for,
+)
+from botocore.exceptions import ClientError
+from histories import History
+from shapes import check_report, check_status
+from stores import Store, list_keys, list_uploads
+
+SECONDS = 60.0  # for one step: far more than any needs
+STEPS = 12  # of one round: three kills and their ways on need fewer
+_JOB_FILE = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{8})\.(json|lock|cancel|report\.jsonl|log|secret)")
+_OTHER_FILE = re.compile(
+    r"\.(server|create)\.lock|\.dest/[\w.-]+\.lock|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
+)
+
+
+class Weather:
+    """A hook: now and then a request fails, in this round's mood."""
+
+    KINDS = (
+        "503",
+        "500",
+        "cut before",
+        "cut in the body",
+        "cut before the answer",
+        "cut in the answer",
+        "slow",
+    )
+
+    def __init__(self, seed: int) -> None:
+        self._rng = random.Random(seed)
+        self._lock = threading.Lock()
+        self.rate = 0.0
+        self.counts: Counter[str] = Counter()
+
+    def __call__(self, request: Request) -> Any:
+        with self._lock:
+            if self._rng.random() >= self.rate:
+                kind = ""
+            else:
+                kind = self._rng.choice(self.KINDS)
+                self.counts[kind] += 1
+            some = self._rng.random()
+        match kind:
+            case "503":
+                return s3_error(503, "SlowDown")
+            case "500":
+                return s3_error(500, "InternalError")
+            case "cut before":
+                return Cut()
+            case "cut in the body":
+                return Cut(body_bytes=int(some * int(request.headers.get("content-length", "0"))))
+            case "cut before the answer":
+                return Cut(answer_bytes=0)
+            case "cut in the answer":
+                return Cut(answer_bytes=int(some * 600))
+            case "slow":
+                time.sleep(some * 0.3)
+        if request.kind == "UploadPart":
+            time.sleep(some * 0.1)  # so that a kill finds uploads unfinished
+        return None
+
+
+class Poller:
+    """Lists the bucket at the store, over and over, and reads what is new: what anybody could have seen.
+
+    By content, not by ETag: for an instant `juicefs gateway` lists the size of a new object with the ETag of
+    the old one."""
+
+    def __init__(self, store: Store, bucket: str) -> None:
+        self._client = store.new_client(retries={"total_max_attempts": 1})
+        self._bucket = bucket
+        self._known: set[tuple[Any, ...]] = set()
+        self.seen: set[tuple[str, str]] = set()  # key, MD5
+        self.looks = self.reads = 0
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="poller", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._end.wait(0.05):
+            with contextlib.suppress(ClientError):  # no bucket
+                found = list_keys(self._client, self._bucket)
+                self.looks += 1
+                for key, item in found.items():
+                    self._look(key, (key, item["ETag"], item["Size"], item["LastModified"]))
+
+    def _look(self, key: str, stamp: tuple[Any, ...]) -> None:
+        if stamp in self._known or key.endswith("/") or self._end.is_set():
+            return
+        with contextlib.suppress(ClientError):  # deleted meanwhile
+            body = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
+            self._known.add(stamp)
+            self.reads += 1
+            self.seen.add((key, hashlib.md5(body).hexdigest()))
+
+    def close(self) -> None:
+        self._end.set()
+        self._thread.join(30)
+
+
+class CrashLoop:
+    """A store, a proxy, a folder, a server and a shell. `round` does one round, and raises AssertionError."""
+
+    def __init__(self, base: Path, store: Store, seed: int) -> None:
+        self.store, self.rng = store, random.Random(seed)
+        self.bucket = f"c-{uuid.uuid4().hex[:16]}"
+        self.proxy = RecordingProxy(store)
+        self.weather = Weather(seed)
+        self.service = Service(base, store, STORAGE_URL=self.proxy.url, KEEP_JOBS="20")
+        self.shell = Shell(base, store, STORAGE_URL=self.proxy.url)
+        self.folder = self.service.uploads / "photos"
+        (self.service.uploads / "other").mkdir()  # the root is never empty
+        self.history = History(self.folder, base / "staging", random.Random(seed + 1))
+        self.poller = Poller(store, self.bucket)
+        self.kills: Counter[str] = Counter()
+        self.phases: Counter[str] = Counter()  # what the worker was doing when it was killed
+        self.ways: Counter[str] = Counter()
+        self.rounds = self.syncs = self.bytes_sent = self.bytes_again = self.parts_again = 0
+        self.differences = self.kills_in_multipart = 0
+        self.service.start()
+
+    def close(self) -> None:
+        self.poller.close()
+        self.service.close()
+        self.shell.close()
+        self.proxy.close()
+        self.store.remove_bucket(self.bucket)
+
+    # -- one round
+    def round(self) -> None:
+        self.proxy.clear_hooks()
+        self.proxy.reset()
+        fair = self.rng.random() < 0.5
+        self.weather.rate = 0.0 if fair else self.rng.choice([0.03, 0.1])
+        for _ in range(self.rng.randint(1, 5)):
+            self.history.change()
+        kills = self.rng.choices([0, 1, 2, 3], [1, 6, 3, 2])[0]
+        job: str | None = None
+        for step in range(STEPS):
+            job, settled = self._step(job, kill=step < kills)
+            if settled:
+                break
+        else:
+            raise AssertionError(f"{STEPS} steps, and no job has ended `done`")
+        self._judge_store()
+        self._judge_files()
+        self._count_bytes(kills if fair else None)
+        self.rounds += 1
+
+    def _step(self, job: str | None, *, kill: bool) -> tuple[str | None, bool]:
+        """A job, perhaps killed: (the job to go on with, whether bucket and folder must be equal now)."""
+        self.proxy.clear_hooks()
+        if not kill:
+            self.weather.rate = 0.0
+        self.proxy.on_request(self.weather)
+        process, job = self._begin(job)
+        self.syncs += 1
+        moves = kill and self.rng.random() < 0.25
+        if moves:
+            mover = threading.Timer(self.rng.random() * 0.5, self.history.change)
+            mover.start()
+        if kill:
+            self._kill_sometime(job)
+        status = self._end_of(job, process)
+        if moves:
+            mover.join(SECONDS)
+        wait_for(lambda: all(r.finished for r in self.proxy.requests), SECONDS, "the requests of the dead")
+        if not kill:
+            assert status["state"] == "done", f"{json.dumps(status)}\n{self.service.log(job)}"
+        if status["state"] == "done" and not moves:
+            self._compare()
+            return None, True
+        other = status["state"] == "done" or self.rng.random() < 0.3
+        return (None if other else job), False
+
+    def _compare(self) -> None:
+        wanted = expected(self.folder)
+        found = contents(self.store, self.bucket) if exists(self.store, self.bucket) else None
+        self.differences += found != (wanted or None)
+        assert (found is not None) == bool(wanted), (
+            "a bucket is there if, and only if, the folder holds a file"
+        )
+        assert_same(found or {}, wanted)
+
+    # -- starting
+    def _begin(self, job: str | None) -> tuple[subprocess.Popen[bytes] | None, str]:
+        """Starts or resumes a job, one way or another: (the shell's process, the job)."""
+        ways = ["http", "http with keys", "shell"] if job is None else ["resume", "resume from a shell"]
+        way = self.rng.choice(ways)
+        self.ways[way] += 1
+        wait = self.rng.choices(["0", "0.02"], [8, 1])[0]
+        if way == "shell":
+            process, made = self.shell.begin(self.bucket, "photos", "--wait", wait)
+            return process, made
+        if way == "resume from a shell":
+            assert job is not None
+            attempt = self.service.status(job)["attempt"]
+            process = self.shell.spawn("resume", job)
+            self.service.wait_file(job, lambda s: s["attempt"] > attempt, SECONDS)
+            return process, job
+        if way == "resume":
+            reply = self.service.get("/resume", id=job)
+        else:
+            keys = {"storage_url": self.proxy.url, "access_key": self.store.access_key}
+            keys |= {"secret_key": self.store.secret_key}
+            given = keys if way == "http with keys" else {}
+            reply = self.service.post("/sync", source="photos", dest=self.bucket, wait=wait, **given)
+        assert reply.status == 202, reply
+        return None, reply.json()["id"]
+
+    # -- killing
+    def _kill_sometime(self, job: str) -> None:
+        """Waits for a moment, or for a request, and kills: the worker, the server, or both."""
+        whom = self.rng.choices(["worker", "server", "both"], [5, 2, 3])[0]
+        now = threading.Event()
+        if self.rng.random() < 0.5:
+            now.wait(self.rng.random() * 1.2)
+        else:
+            choices = [(), ("UploadPart",), ("CompleteMultipartUpload",), ("DELETE", "DeleteObjects")]
+            kinds = self.rng.choices(choices, [6, 2, 1, 1])[0]
+            left = self.rng.choice([1, 2] if kinds else [1, 2, 3, self.rng.randint(3, 30)])
+
+            def count(request: Request) -> None:
+                nonlocal left
+                left -= not kinds or request.kind in kinds
+                if left <= 0:
+                    now.set()
+
+            self.proxy.on_request(count)
+            # The job may end before that request comes.
+            wait_for(lambda: now.is_set() or self._has_ended(job), SECONDS, "the request to kill at")
+        if self.rng.random() < 0.07:
+            self.service.file(job, "cancel").touch()
+        self._kill(job, whom)
+
+    def _has_ended(self, job: str) -> bool:
+        return self.service.status(job)["state"] in FINAL
+
+    def _kill(self, job: str, whom: str) -> None:
+        killed = []
+        if whom in ("server", "both"):
+            self.service.kill()
+            killed.append("server")
+        if whom in ("worker", "both"):
+            status = self.service.status(job)
+            for worker in self.service.workers():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    worker.send_signal(signal.SIGKILL)
+                    killed.append("worker")
+            if "worker" in killed:
+                self.phases[status["phase"] or status["state"]] += 1
+                self.kills_in_multipart += self._uploads() != []
+        self.kills[" and ".join(dict.fromkeys(killed)) or "none: it had ended"] += 1
+
+    def _uploads(self) -> list[dict[str, Any]]:
+        return list_uploads(self.store.client(), self.bucket) if exists(self.store, self.bucket) else []
+
+    def _end_of(self, job: str, process: subprocess.Popen[bytes] | None) -> dict[str, Any]:
+        """The job's final state, as a server tells it; a dead one is started again for that."""
+        if self.service.process.poll() is not None:
+            if self.rng.random() < 0.3:
+                self._ask_a_shell(job)
+            self.service.start()
+        status = self.service.wait_state(job, timeout=SECONDS)
+        check_status(status)
+        assert self.service.status(job)["state"] == status["state"], "what is told is what is written"
+        if process is not None:
+            process.wait(SECONDS)
+        return status
+
+    def _ask_a_shell(self, job: str) -> None:
+        """When no server supervises, whoever looks must find the truth by himself."""
+        lives = bool(self.service.workers())
+        shown = self.shell.run("show", job, "--json")
+        status = json.loads(shown.stdout)
+        check_status(status)
+        assert lives or status["state"] != "running", status
+
+    # -- judging
+    def _judge_store(self) -> None:
+        """Nothing was ever seen that was no version of its file; no upload of ours is left unfinished."""
+        strange = [(key, md5) for key, md5 in list(self.poller.seen) if md5 not in self.history.versions[key]]
+        assert strange == [], "(key, MD5) of objects that were no version of their file"
+        left = self._uploads()
+        assert left == [], f"unfinished uploads are left: {left}"
+
+    def _judge_files(self) -> None:
+        """Each file under jobs/ is one that the contract names; statuses are whole and final, their jobs'
+        locks free; no key is in any of them, but in the secret of a job that may still be resumed."""
+        # The workers' last word is written before their lock is free.
+        wait_for(lambda: not self.service.workers(), SECONDS, "the end of the workers")
+        canary = self.store.secret_key.encode()
+        for path in sorted(p for p in self.service.jobs.rglob("*") if not p.is_dir()):
+            name = path.relative_to(self.service.jobs).as_posix()
+            of_job = _JOB_FILE.fullmatch(name)
+            assert of_job or _OTHER_FILE.fullmatch(name), f"{name} is left"
+            if of_job and name.endswith(".secret"):
+                state = self.service.status(of_job[1])["state"]
+                assert state in ("interrupted", "failed"), f"{name} is left, and its job is {state}"
+                continue
+            try:
+                data = path.read_bytes()
+            except FileNotFoundError:  # the server removes old jobs
+                continue
+            assert canary not in data, f"{name} holds a secret"
+            if of_job and name.endswith(".json"):
+                status = json.loads(data)
+                check_status(status)
+                assert status["state"] in FINAL, status
+            elif name.endswith(".lock") and name != ".server.lock":
+                # The server takes a lock for an instant, to write down what it has found.
+                wait_for(lambda p=path: not _is_locked(p), 10, f"{name}, held though no worker lives,")
+            elif name.endswith(".report.jsonl"):
+                check_report([json.loads(line) for line in data.splitlines()[:-1]])
+        assert canary.decode() not in self.service.output()
+
+    def _count_bytes(self, kills: int | None) -> None:
+        """What was sent more than once: the same bytes of the same key and part. With nothing but kills in
+        its way, a file has at most two parts sent again for each."""
+        sent: dict[tuple[str, int | None, str], list[int]] = {}
+        for request in self.proxy.of_kind("PUT", "UploadPart"):
+            name = (request.key, request.part, request.headers.get("content-md5", ""))
+            sent.setdefault(name, []).append(request.body_bytes)
+        again: Counter[str] = Counter()
+        for (key, part, _md5), sizes in sent.items():
+            self.bytes_sent += sum(sizes)
+            self.bytes_again += sum(sizes) - max(sizes)
+            if part is not None:
+                again[key] += len(sizes) - 1
+        self.parts_again += sum(again.values())
+        if kills is not None:
+            assert all(count <= 2 * kills for count in again.values()), (again, kills)
+
+    # -- telling
+    def summary(self) -> str:
+        def listed(counter: Counter[str]) -> str:
+            return ", ".join(f"{name} {count}" for name, count in counter.most_common()) or "none"
+
+        return "\n".join(
+            [
+                f"rounds:    {self.rounds}, jobs started or resumed: {self.syncs} ({listed(self.ways)})",
+                f"kills:     {sum(self.kills.values())} ({listed(self.kills)})",
+                f"           workers killed while: {listed(self.phases)};"
+                f" with a multipart upload open: {self.kills_in_multipart}",
+                f"faults:    {self.weather.counts.total()} ({listed(self.weather.counts)})",
+                f"bytes:     {self.bytes_sent:,} sent, {self.bytes_again:,} of them more than once"
+                f" ({self.parts_again} parts)",
+                f"store:     listed {self.poller.looks} times while it went on,"
+                f" {self.poller.reads} objects read and compared",
+                f"{self.differences} differences",
+            ]
+        )
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:  # the server removes old jobs
+        pass
+    return False

@@ -1,0 +1,83 @@
+"""The crash loop of `crash.py`, twenty rounds of it; `make soak` does two hundred and more."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+
+import pytest
+from bench import wait_for
+from crash import CrashLoop
+from histories import History
+
+ROUNDS = 20
+SEED = 20261122
+
+
+@pytest.mark.timeout(600)
+def test_after_20_rounds_of_changes_and_kills_bucket_and_folder_have_never_differed(juicefs, tmp_path):
+    loop = CrashLoop(tmp_path, juicefs, SEED)
+    try:
+        for _ in range(ROUNDS):
+            loop.round()
+        print(loop.summary())
+        assert (loop.rounds, loop.differences) == (ROUNDS, 0)
+        assert sum(loop.phases.values()) >= 5, "workers were killed"
+        assert loop.kills["server"] + loop.kills["server and worker"] >= 3, "servers were killed"
+        assert loop.weather.counts, "requests failed"
+        assert loop.poller.reads, "the bucket was looked at"
+    finally:
+        loop.close()
+
+
+def test_the_judge_sees_a_wrong_object_a_left_over_and_a_secret(juicefs, tmp_path):
+    loop = CrashLoop(tmp_path, juicefs, SEED)
+    client = juicefs.client()
+    try:
+        loop.history.write("a", b"12345678")
+        loop.service.done(loop.bucket)
+        loop._compare()
+        loop._judge_files()
+        for name, content in {
+            "20200101T000000-00000001.json.tmp": "{}",
+            ".self-test-1": "",
+            "20200101T000000-00000001.log": f"key {juicefs.secret_key}",
+        }.items():
+            path = loop.service.jobs / name
+            path.write_text(content)
+            with pytest.raises(AssertionError):
+                loop._judge_files()
+            path.unlink()
+        loop._judge_files()
+        wait_until_seen(loop, b"12345678")
+        loop._judge_store()
+        client.put_object(Bucket=loop.bucket, Key="a", Body=b"87654321")
+        with pytest.raises(AssertionError):
+            loop._compare()
+        assert loop.differences == 1
+        wait_until_seen(loop, b"87654321")
+        with pytest.raises(AssertionError, match="no version"):
+            loop._judge_store()
+        client.create_multipart_upload(Bucket=loop.bucket, Key="b")
+        loop.history.write("a", b"87654321")  # so that it is a version, and only the upload is wrong
+        with pytest.raises(AssertionError, match="unfinished"):
+            loop._judge_store()
+    finally:
+        loop.close()
+
+
+def wait_until_seen(loop: CrashLoop, body: bytes) -> None:
+    wait_for(lambda: ("a", hashlib.md5(body).hexdigest()) in loop.poller.seen)
+
+
+def test_a_history_knows_every_version_of_every_file(tmp_path):
+    def versions(seed):
+        history = History(tmp_path / f"folder{seed}", tmp_path / f"staging{seed}", random.Random(seed))
+        for _ in range(60):
+            history.change()
+            for path in history.files():
+                assert hashlib.md5((history.folder / path).read_bytes()).hexdigest() in history.versions[path]
+        return history.versions
+
+    assert sum(len(found) for found in versions(1).values()) > 60
+    assert versions(2) != versions(3)
