@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import ast
 import errno
+import json
+import os
+import re
 import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
-from bench import PROJECT
+from bench import PROJECT, Service, tree, wait_for
+from stores import Store
 
-from syncworker import faults, findings
+import server
+from syncworker import completion, faults, findings, jobs, metrics, progress, schemas, settings, usage
+from syncworker.model import Phase, State
+from syncworker.spec import Request
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import error_codes
 import error_docs
+
+README = (PROJECT / "README.md").read_text()
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def page(name: str) -> str:
@@ -90,3 +103,228 @@ def test_every_reason_to_skip_a_file_is_on_the_page() -> None:
     }
     named |= {*findings._LOST_LINKS.values(), *findings._SPECIAL.values(), "special"}
     assert named == set(error_docs.SKIPS)
+
+
+# -- the job files ----------------------------------------------------------------------------------------
+
+JOB_ID = "[0-9]{8}T[0-9]{6}-[0-9a-f]{8}"
+
+
+def rows(text: str, head: str) -> list[list[str]]:
+    """The cells of the table whose first line is `head`."""
+    _, after = text.split(f"\n{head}\n", 1)
+    lines = after.split("\n\n")[0].splitlines()[1:]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
+
+
+def named(cells: list[list[str]]) -> list[str]:
+    """What the first cells name: several names may share a row."""
+    return [name for row in cells for name in re.findall(r"`([^`]+)`", row[0])]
+
+
+FILES = named(rows(page("job-files.md"), "| file | who writes it | what |"))
+
+
+def pattern_of(file: str) -> str:
+    tail = "(-wal|-shm)?" if file.endswith(".sqlite") else ""
+    return re.escape(file).replace("ID", JOB_ID).replace("NAME", "[^/]+") + tail
+
+
+def test_every_file_that_a_server_and_its_jobs_make_is_in_the_document(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str
+) -> None:
+    service = make_service(juicefs, KEEP_JOBS="1")
+    tree(service.uploads / "photos", {f"{n}.jpg": b"x" for n in range(20)})
+    seen: set[str] = set()
+
+    def look() -> None:
+        for folder, _, names in os.walk(service.jobs):
+            seen.update(os.path.relpath(os.path.join(folder, name), service.jobs) for name in names)
+
+    service.done(bucket)
+    service.done(bucket)
+    wait_for(lambda: (service.jobs / ".totals.json").exists(), 20, "the first job's files to go")
+    keys = {
+        "storage_url": f"{juicefs.url}/",
+        "access_key": juicefs.access_key,
+        "secret_key": juicefs.secret_key,
+    }
+    tree(service.uploads / "photos", {f"new{n}": b"y" for n in range(3)})
+    job = service.sync(bucket, wait="60", **keys)
+    wait_for(lambda: service.show(job)["progress"]["files_uploaded"] == 1, 20, "the first of three uploads")
+    look()
+    assert service.post("/cancel", id=job).status == 202
+    service.wait_state(job, "cancelled")
+    look()
+    unknown = {name for name in seen if not any(re.fullmatch(pattern_of(file), name) for file in FILES)}
+    assert unknown == set()
+    missing = {file for file in FILES if not any(re.fullmatch(pattern_of(file), name) for name in seen)}
+    assert missing <= {"ID.json.tmp"}, "but for the one that is there for an instant"
+
+
+def test_the_files_of_a_job_are_those_that_are_removed_with_it() -> None:
+    suffixes = {file.removeprefix("ID.") for file in FILES if file.startswith("ID.")}
+    assert suffixes == set(jobs.SUFFIXES)
+    readme = {
+        name for row in rows(README, "| file | what |") for name in re.findall(r"`jobs/([^`]+)`", row[0])
+    }
+    assert readme <= {*FILES, ".index/"}
+
+
+def test_the_fields_of_the_status_are_those_of_the_document() -> None:
+    text = page("job-files.md")
+    fields = named(rows(text, "| field | meaning |"))
+    assert set(fields) == set(schemas.STATUS["properties"]) - {"warning"}
+    counters = named(rows(text, "| in `progress` | meaning |"))
+    assert set(counters) == set(schemas.PROGRESS["properties"])
+    for name in ("OPERATION", "FILE_ERROR", "ERROR", "RESOURCES", "METRICS"):
+        for field in getattr(schemas, name)["properties"]:
+            assert f"`{field}`" in text, (name, field)
+    for word in (*State, *Phase):
+        assert f"`{word}`" in text, word
+
+
+def test_the_fields_of_the_report_are_those_of_the_document(tmp_path: Path) -> None:
+    _, after = page("job-files.md").split("## The report")
+    status = jobs._new_status(
+        "20260101T000000-00000000", Request("a", "b", "http://c", 0.0), NOW, auto_resume=True
+    )
+    report = progress.Progress(jobs.Jobs(str(tmp_path)), status)
+    report.report("upload", "a", 1, "e", 0.1, {"code": "X", "message": "x"})
+    [line] = report._lines
+    listed = [row[0].strip("`") for row in rows(after, "| field | meaning |")]
+    assert listed == list(json.loads(line))
+    operations = {
+        node.args[0].value
+        for _, source in error_codes.trees()
+        for node in ast.walk(source)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func).endswith((".report", ".begin", ".failed"))
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+    }
+    [row] = [row for row in rows(after, "| field | meaning |") if row[0] == "`op`"]
+    assert set(re.findall(r"`([^`]+)`", row[1])) == operations
+
+
+# -- the README and the rest ------------------------------------------------------------------------------
+
+DOCUMENTS = {path: path.read_text() for path in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"))}
+ALL = "\n".join(DOCUMENTS.values())
+FOLDERS = ("syncworker", "scripts", "tests", "tests_deploy", "benchmarks", "ansible", "docker")
+OTHERS = ("server.py", "Makefile", "Dockerfile", "docker-compose.yml", "Vagrantfile")
+SOURCES = "\n".join(
+    path.read_text(errors="replace")
+    for path in (
+        *(PROJECT / name for name in OTHERS),
+        *(p for f in FOLDERS for p in (PROJECT / f).rglob("*")),
+    )
+    if path.is_file() and "__pycache__" not in path.parts
+)
+
+
+def test_every_make_target_that_is_named_exists_and_every_one_is_named() -> None:
+    targets = set(re.findall(r"^([a-z-]+):.*##", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    in_code = "\n".join(re.findall(r"`[^`]*`|^```.*?^```", ALL, re.MULTILINE | re.DOTALL))
+    assert set(re.findall(r"\bmake ([a-z][a-z-]+)", in_code)) == targets
+
+
+def test_the_settings_of_the_readme_are_the_settings() -> None:
+    listed = rows(README, "| name | default | meaning |")
+    assert named(listed) == [setting.name for setting in settings.TABLE]
+    defaults = {row[0].strip("`"): row[1] for row in listed}
+    for setting in settings.TABLE:
+        if setting.name != "MAX_RUNNING_JOBS" and setting.name in defaults:
+            shown = {"1": "1", "0": "0"}.get(setting.default, setting.default)
+            assert defaults[setting.name] == shown, setting.name
+
+
+def test_every_variable_that_is_read_is_documented() -> None:
+    read = {
+        node.value
+        for _, source in error_codes.trees()
+        for call in ast.walk(source)
+        if (isinstance(call, ast.Call) and ast.unparse(call.func) == "os.environ.get")
+        or (isinstance(call, ast.Subscript) and ast.unparse(call.value) == "os.environ")
+        for node in ast.walk(call)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.isupper()
+    }
+    assert read >= {"SYNC_ACCESS_KEY", "AWS_CA_BUNDLE", "NO_COLOR"} - {"NO_COLOR"}
+    assert {name for name in read - {"TERM"} if not re.search(rf"\b{name}\b", ALL)} == set()
+
+
+def test_every_variable_that_is_documented_is_used() -> None:
+    foreign = {"NO_COLOR", "AWS_PROFILE", "AWS_ACCESS_KEY_ID"}  # read by rich and boto3
+    words = set(re.findall(r"\b[A-Z][A-Z0-9]*_[A-Z0-9_]+\b", ALL)) - foreign
+    assert {word for word in words if not re.search(rf"\b{word}\b", SOURCES)} == set()
+
+
+def test_every_command_and_option_of_the_shell_is_documented() -> None:
+    commands = completion._subparsers(usage.parser())
+    typed = re.findall(r"(?:python -m syncworker|\$ syncworker) ([a-z]+)([^\n`]*)", ALL)
+    assert {name for name, _ in typed} == set(commands)
+    for name, rest in typed:
+        for option in re.findall(r"(?<![\w-])--[a-z-]+", rest.split("|")[0].split("#")[0]):
+            assert option in completion._options(commands[name]), (name, option)
+    for name, command in commands.items():
+        for option in completion._options(command):
+            assert option == "--help" or re.search(rf"(?<![\w-]){option}(?![\w-])", README), (name, option)
+
+
+def test_the_routes_of_the_readme_are_the_routes_with_their_parameters() -> None:
+    listed = {
+        row[0].strip("`"): re.findall(r"`([a-z_]+)`", row[1])
+        for row in rows(README, "| route | parameters | answer |")
+    }
+    routes = {
+        route.path: list(route.parameters) for route in server.ROUTES if not route.path.startswith("/static/")
+    }
+    assert set(listed) == set(routes)
+    for path, parameters in routes.items():
+        assert [name for name in listed[path] if name != "next"] == parameters or path == "/folders", path
+
+
+def test_every_address_that_is_shown_is_a_route() -> None:
+    paths = {*(route.path for route in server.ROUTES), "/login", ""}
+    shown = {path.rstrip("/") or "/" for path in re.findall(r"localhost:5000(/[a-z.]*|(?=[^0-9]))", ALL)}
+    assert shown - {"/"} <= paths, shown
+
+
+def anchors(text: str) -> set[str]:
+    """Of the headings, as GitHub makes them."""
+    heads = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def links() -> list[tuple[Path, str]]:
+    return [(path, link) for path, text in DOCUMENTS.items() for link in re.findall(r"\]\(([^)\s]+)\)", text)]
+
+
+def test_every_link_leads_somewhere() -> None:
+    for path, link in links():
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = (path.parent / name).resolve() if name else path
+        assert target.exists(), (path.name, link)
+        assert not anchor or anchor in anchors(target.read_text()), (path.name, link)
+
+
+def test_the_readme_links_every_document() -> None:
+    linked = {link.partition("#")[0] for path, link in links() if path.name == "README.md"}
+    assert {f"docs/{path.name}" for path in DOCUMENTS if path.name != "README.md"} <= linked
+
+
+def test_the_readme_can_be_read_in_five_minutes() -> None:
+    """At 240 words a minute, tables and code to be looked up left out."""
+    prose = re.sub(r"^(```.*?^```|\|.*|    .*)$", "", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(prose.split()) < 5 * 240
+
+
+def test_every_metric_that_the_documents_name_exists(tmp_path: Path) -> None:
+    there = jobs.Jobs(str(tmp_path / "jobs"))
+    there.prepare()
+    shown = metrics.Metrics(there, metrics.Ledger(there), max_running=1, max_queued=1).render().decode()
+    exported = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
+    assert len(exported) > 10
+    assert set(re.findall(r"\bsyncworker_[a-z0-9_]+\b", page("operations.md"))) <= exported
