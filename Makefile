@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: soak bench bench-smoke bench-publish bench-profile bench-transport help run demo test test-attacks-browser check format docs lock audit screenshots clean
+.PHONY: soak bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -51,9 +51,6 @@ screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/
 
 test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(AXE) ## all tests, those against real S3 servers and in a real Chromium included
 	$(BIN)/python -m pytest
-
-test-attacks-browser: $(VENV)/.dev $(VENV)/.chromium ## what hostile pages try, in a real Chromium; apart, because it can get stuck in its browser
-	$(BIN)/python -m pytest tests/attacks_browser.py
 
 ROUNDS ?= 200
 soak: $(VENV)/.dev ## changes, syncs, kill -9 at random instants: ROUNDS=200, SEED=… to repeat a run, STORE=seaweedfs

@@ -1,7 +1,7 @@
 """The attacks of docs/security.md, one test a row, and each row a second time with its defence switched off:
 then it must get through, or the first test would prove nothing.
 
-The rows of a browser are in attacks_browser.py, those about keys in test_attacks_secrets.py."""
+The rows of a browser are in test_attacks_browser.py, those about keys in test_attacks_secrets.py."""
 
 from __future__ import annotations
 

@@ -6,14 +6,13 @@ what is tested is the line of defence that every installation has."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from attack_pages import NAME, Evil, Rebinder, browser, visit
-from playwright.sync_api import BrowserContext, Page
+from attack_pages import NAME, Chromium, Evil, Rebinder, Tab
 from serving import Site
 
 from syncworker import guard
@@ -87,42 +86,18 @@ VECTORS = [
 NAMES = (f"MAP {NAME} 127.0.0.1", "MAP *.rebound.test 127.0.0.2", "MAP localhost.evil.test 127.0.0.1")
 
 
-class Windows:
-    """Pages of a browser that is started anew after some of them: hostile pages leave things behind in it."""
-
-    PAGES = 10
-
-    def __init__(self) -> None:
-        self._stack = ExitStack()
-        self._context: BrowserContext | None = None
-        self._opened = 0
-
-    def page(self) -> Page:
-        if self._context is None or self._opened >= self.PAGES:
-            self.close()
-            self._context = self._stack.enter_context(browser(*NAMES)).new_context()
-            self._opened = 0
-        self._opened += 1
-        self._context.clear_cookies()
-        return self._context.new_page()
-
-    def close(self) -> None:
-        self._stack.close()
-        self._context = None
-
-
 @pytest.fixture(scope="module")
-def windows() -> Iterator[Windows]:
-    windows = Windows()
-    yield windows
-    windows.close()
+def chromium() -> Iterator[Chromium]:
+    chromium = Chromium(*NAMES)
+    yield chromium
+    chromium.close()
 
 
 @pytest.fixture
-def page(windows: Windows) -> Iterator[Page]:
-    page = windows.page()
-    yield page
-    page.close()
+def tab(chromium: Chromium) -> Iterator[Tab]:
+    tab = chromium.tab()
+    yield tab
+    tab.close()
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +115,10 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture
-def site(attacked: Site, page: Page) -> Iterator[Site]:
+def site(attacked: Site, tab: Tab) -> Iterator[Site]:
     """The attacked server, without a job at the beginning; the page is closed before they are removed."""
     yield attacked
-    page.close()
+    tab.close()
     for job_id in attacked.jobs.ids():
         attacked.jobs.delete(job_id)
 
@@ -174,31 +149,29 @@ def open_guard(patch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("vector", VECTORS, ids=repr)
 def test_a_page_of_another_site_reaches_the_server_and_is_refused(
-    vector: Vector, page: Page, evil: Evil, site: Site, answers: list[tuple[str, int]]
+    vector: Vector, tab: Tab, evil: Evil, site: Site, answers: list[tuple[str, int]]
 ) -> None:
     evil.page = filled(vector.html, site)
-    assert visit(page, evil.url, lambda: bool(answers)), "the page's request never came: nothing was tested"
+    assert tab.visit(evil.url, lambda: bool(answers)), "the page's request never came: nothing was tested"
     assert {status for _, status in answers} == {403}
     assert site.jobs.ids() == []
 
 
 @pytest.mark.parametrize("vector", [v for v in VECTORS if v.acts], ids=repr)
 def test_with_the_guard_off_the_same_page_starts_a_job(
-    vector: Vector, page: Page, evil: Evil, site: Site, monkeypatch: pytest.MonkeyPatch
+    vector: Vector, tab: Tab, evil: Evil, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     open_guard(monkeypatch)
     evil.page = filled(vector.html, site)
-    assert visit(page, evil.url, lambda: bool(site.jobs.ids())), (
-        "the attack does not work: nothing was tested"
-    )
+    assert tab.visit(evil.url, lambda: bool(site.jobs.ids())), "the attack does not work: nothing was tested"
 
 
 def test_a_page_of_another_local_port_is_refused(
-    page: Page, evil: Evil, site: Site, answers: list[tuple[str, int]]
+    tab: Tab, evil: Evil, site: Site, answers: list[tuple[str, int]]
 ) -> None:
     """For the browser that is the same site: cookies and `SameSite` do not tell ports apart."""
     evil.page = filled('<img src="{target}">', site, "localhost")
-    assert visit(page, f"http://localhost:{evil.port}/", lambda: bool(answers))
+    assert tab.visit(f"http://localhost:{evil.port}/", lambda: bool(answers))
     assert answers[0] == ("GET", 403) and site.jobs.ids() == []
 
 
@@ -209,40 +182,50 @@ fetch('/sync?source=&dest=victim-bucket').then(r => r.text()).then(t => { docume
 
 @pytest.mark.parametrize("host", ["a.rebound.test", "localhost.evil.test"])
 def test_a_page_of_a_rebound_name_is_refused(
-    host: str, page: Page, site: Site, answers: list[tuple[str, int]]
+    host: str, tab: Tab, site: Site, answers: list[tuple[str, int]]
 ) -> None:
     """The page's origin is the attacked server's address: no Origin, nothing cross-site, only the name."""
     if host == "a.rebound.test":
         rebinder = Rebinder(site.port, REBOUND)
         try:
-            assert visit(page, f"http://{host}:{site.port}/page", lambda: bool(answers))
-            page.wait_for_function("document.title !== ''")
-            assert "HostNotAllowed" in page.title()
+            assert tab.visit(f"http://{host}:{site.port}/page", lambda: bool(answers))
+            assert "HostNotAllowed" in tab.titled()
         finally:
             rebinder.close()
     else:
-        assert visit(
-            page, f"http://{host}:{site.port}/sync?source=&dest=victim-bucket", lambda: bool(answers)
-        )
+        url = f"http://{host}:{site.port}/sync?source=&dest=victim-bucket"
+        assert tab.visit(url, lambda: bool(answers))
     assert {status for _, status in answers} == {403}
     assert site.jobs.ids() == []
 
 
-def test_the_operators_own_address_bar_is_served(page: Page, site: Site) -> None:
-    page.goto(f"http://localhost:{site.port}/sync?source=&dest=own-bucket")
+def test_with_the_guard_off_a_rebound_page_starts_a_job_and_reads_it(
+    tab: Tab, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_guard(monkeypatch)
+    rebinder = Rebinder(site.port, REBOUND)
+    try:
+        assert tab.visit(f"http://b.rebound.test:{site.port}/page", lambda: bool(site.jobs.ids()))
+        assert re.search(r'"state": "queued"', tab.titled())
+    finally:
+        rebinder.close()
+
+
+def test_the_operators_own_address_bar_is_served(tab: Tab, site: Site) -> None:
+    tab.open(f"http://localhost:{site.port}/sync?source=&dest=own-bucket")
     assert len(site.jobs.ids()) == 1
 
 
 def test_the_login_cookie_is_not_sent_by_another_site(
-    page: Page, evil: Evil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tab: Tab, evil: Evil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the guard's first checks off: `SameSite=Strict` is a defence of its own, and HttpOnly hides it."""
     site = Site(tmp_path, API_TOKEN="a-token-of-the-browser", STORAGE_URL="http://127.0.0.1:9")
     try:
-        page.goto(f"http://127.0.0.1:{site.port}/login?token=a-token-of-the-browser")
-        page.goto(f"http://127.0.0.1:{site.port}/runnings")
-        assert '"count": 0' in page.content()
-        assert page.evaluate("document.cookie") == ""
+        tab.open(f"http://127.0.0.1:{site.port}/login?token=a-token-of-the-browser")
+        tab.open(f"http://127.0.0.1:{site.port}/runnings")
+        assert '"count": 0' in tab.content()
+        assert tab.evaluate("document.cookie") == ""
         open_guard(monkeypatch)
         statuses: list[int] = []
         real: Callable[..., None] = guard.write_access_line
@@ -253,7 +236,7 @@ def test_the_login_cookie_is_not_sent_by_another_site(
 
         monkeypatch.setattr(guard, "write_access_line", write)
         evil.page = filled('<img src="{target}"><iframe src="{target}"></iframe>', site)
-        assert visit(page, evil.url, lambda: len(statuses) >= 2)
+        assert tab.visit(evil.url, lambda: len(statuses) >= 2)
         assert set(statuses) == {401} and site.jobs.ids() == []
     finally:
         site.close()
