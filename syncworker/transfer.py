@@ -4,6 +4,7 @@ What counts as sent
 - The store was given the MD5 of the body (or of each part), and answered with it as ETag. Where the ETag is
   something else, the object is read back and compared byte for byte, once a destination: then its ETags are
   known to be opaque (the facts `etag`, `multipart_etag`), and Content-MD5 is relied on.
+- An object that holds other bytes than its metadata vouches for is removed: it would be believed later.
 - A key with characters that stores are known to rewrite is looked for in the listing under its own name.
 
 Large files: the intent, then the upload's id, is in the index before the first part goes out. A later run
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
 import os
 import re
 import time
@@ -101,17 +103,33 @@ class Sender:
         if answered == result.digest:
             self._learn("etag", _KEPT)
         elif self._facts["etag"] != _OPAQUE or not answered:
-            answered = await self._settle_small(file.key, body, answered, result.digest)
+            settled = self._settle_small(file.key, body, answered, result.digest)
+            answered = await self._or_removed(file.key, result.digest, settled)
         await self._check_key(file.key)
         return Sent(file, answered, result.digest, 0, result.checked_ns)
+
+    async def _or_removed(self, key: str, md5: str, settled: Coroutine[Any, Any, str]) -> str:
+        """The ETag that settling gives. An object found wrong is removed if its metadata says that it has
+        this MD5; else it stays: it may be what was there before an upload that the store has not made."""
+        try:
+            return await settled
+        except FileError as error:
+            if error.code == "StoredWrongBytes" and md5:
+                head = await self.bucket.head(key)
+                vouched = head.metadata.get("md5chksum") if head is not None else None
+                if vouched == base64.b64encode(bytes.fromhex(md5)).decode():
+                    await self.bucket.delete(key)
+            raise
 
     async def _settle_small(self, key: str, body: bytes, answered: str, digest: str) -> str:
         """The ETag is not the MD5: what has the store kept?"""
         kept = await self.bucket.read_range(key, 0, len(body))
         if kept != body:
+            if answered == hashlib.md5(kept, usedforsecurity=False).hexdigest():
+                self._learn("etag", _KEPT)  # of the wrong bytes: so no metadata is believed in its place
             raise FileError(
                 "StoredWrongBytes",
-                "the storage kept other bytes than it was sent: nothing relies on this object",
+                "the storage kept other bytes than it was sent",
             )
         head = await self.bucket.head(key)
         if head is None or head.size != len(body):
@@ -280,7 +298,9 @@ class Sender:
         answered = await self._complete(
             file, upload_id, [(n, answers[n] or digests[n].hex()) for n in range(1, count + 1)], expected
         )
-        answered = await self._settle_large(fd, file, answered, expected, exact)
+        settled = self._settle_large(fd, file, answered, expected, exact)
+        upload = self.index.upload(file.key)
+        answered = await self._or_removed(file.key, upload.md5 if upload else "", settled)
         self.index.end_upload(file.key)
         await self._check_key(file.key)
         return Sent(file, answered, expected, part, checked_ns)
@@ -332,7 +352,10 @@ class Sender:
             if kept != await self._in_pool(os.pread, fd, size, offset):
                 if restat(fd, file) != file:
                     raise Changed
-                raise FileError("StoredWrongBytes", "the storage kept other bytes than it was sent")
+                raise FileError(
+                    "StoredWrongBytes",
+                    "the storage kept other bytes than it was sent",
+                )
 
     async def _in_pool(self, function: Callable[..., Any], *values: Any) -> Any:
         try:
