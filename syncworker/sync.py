@@ -495,12 +495,13 @@ class Sync:
         if counts["files_failed"] or self.incomplete:
             raise FatalError(
                 "FilesFailed",
-                f"{counts['files_failed']} of {counts['files_total']} files failed; nothing was deleted",
+                f"{counts['files_failed']} of {counts['files_total']} files failed; nothing was deleted: mend"
+                " what the errors say, and resume the job",
             )
         failures = await sweep.delete_all(self.index) if sweep.deletes.count else 0
         await self.sender.abandon_all()
         if failures:
-            raise FatalError("FilesFailed", f"{failures} objects could not be deleted")
+            raise FatalError("FilesFailed", f"{failures} objects could not be deleted: resume the job")
 
     async def _in_thread(self, function: Any, *values: Any) -> Any:
         return await self.loop.run_in_executor(self.pool, function, *values)

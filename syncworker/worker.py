@@ -84,7 +84,9 @@ def _attempt(
         else:
             progress.fatal = failure.code
             state, message = State.FAILED, failure.message
-            error = {"code": failure.code, "message": failure.message}
+            if isinstance(failure, RetryError):
+                message += ": tried again and again in vain; resume the job when the storage is well"
+            error = {"code": failure.code, "message": message}
     except OSError as failure:
         traceback.print_exc()
         state, message = (
