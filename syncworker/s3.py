@@ -435,7 +435,27 @@ class Bucket:
             if code not in _MISSING:
                 error = faults.classify("DeleteObjects", 400, code, message, response.headers)
                 failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), error))
+        named = s3xml.keys_named(response.body)
+        if others := named - {key for key, _ in objects}:
+            failures += await self._deleted_instead(
+                others, [item for item in objects if item[0] not in named]
+            )
         return failures
+
+    async def _deleted_instead(
+        self, others: set[str], unnamed: list[tuple[str, str | None]]
+    ) -> list[tuple[tuple[str, str | None], SyncError]]:
+        """The answer names keys that were not asked for. In another spelling of its own, or was the request
+        garbled on its way? Then what was asked for is there still, and something else is not."""
+        still = [item for item in unnamed if await self.head(item[0]) is not None]
+        if not still:
+            return []
+        error = FileError(
+            "DeletedOther",
+            f"the storage names {', '.join(sorted(others)[:3])!r} as deleted, which it was not asked for: the"
+            " request was changed on its way; use https, and resume the job to send again what is missing",
+        )
+        return [(item, error) for item in still]
 
     # -- multipart uploads
     async def create_upload(self, key: str, metadata: dict[str, str]) -> str:
@@ -475,7 +495,8 @@ class Bucket:
         return s3xml.clean_etag(response.headers.get("etag"))
 
     async def list_parts(self, key: str, upload_id: str) -> list[s3xml.Part] | None:
-        """All parts that the store has of an upload; None when it does not know the upload."""
+        """All parts that the store has of an upload; None when it does not know the upload, or says nothing
+        that can be read: then there is nothing to go on with."""
         parts: list[s3xml.Part] = []
         marker: str | None = None
         while True:
@@ -488,7 +509,10 @@ class Bucket:
                 if error.code in ("NoSuchUpload", "NoSuchKey", "NotFound", "NotImplemented"):
                     return None
                 raise
-            page, following = s3xml.parse_parts(response.body)
+            try:
+                page, following = s3xml.parse_parts(response.body)
+            except RetryError:
+                return None
             parts += page
             if following is None:
                 return parts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from html import unescape
 from typing import NamedTuple
 from urllib.parse import unquote_plus
 from xml.etree import ElementTree
@@ -15,6 +16,7 @@ from xml.etree import ElementTree
 from syncworker.errors import RetryError
 from syncworker.model import ObjectEntry
 
+_NAMED = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 # What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 
@@ -98,7 +100,10 @@ def parse_listing(body: bytes, prefix: str = "") -> Page:
         raise RetryError("BadAnswer", "the storage listed an object without a key or a size") from error
     if prefix and not all(entry.key.startswith(prefix) for entry in entries):
         raise RetryError("BadAnswer", "the storage listed a key outside of the prefix that was asked for")
-    truncated = (root.findtext(f"{ns}IsTruncated") or "").strip().lower() == "true"
+    more = (root.findtext(f"{ns}IsTruncated") or "false").strip().lower()
+    if more not in ("true", "false"):  # taken for false, it would end the listing early
+        raise RetryError("BadAnswer", "the storage does not say whether its listing goes on")
+    truncated = more == "true"
     return Page(entries, root.findtext(f"{ns}NextContinuationToken") or None, truncated)
 
 
@@ -156,7 +161,7 @@ def _next(
 
 def parse_parts(body: bytes) -> tuple[list[Part], str | None]:
     """Parts of one page of ListParts, and the marker of the next."""
-    root, ns = parse(body, "ListPartsResult")
+    root, ns = parse(body, "ListPartsResult", "ListPartsResponse")  # the latter: moto
     try:
         parts = [
             Part(
@@ -202,6 +207,11 @@ def parse_delete_result(body: bytes) -> list[tuple[str, str, str, str]]:
     ]
 
 
+def keys_named(body: bytes) -> set[str]:
+    """Every key that an answer to DeleteObjects names, deleted or not."""
+    return {unescape(key.decode(errors="surrogateescape")) for key in _NAMED.findall(body)}
+
+
 def can_carry(key: str) -> bool:
     """Whether a key can stand in an XML document at all."""
     return not _NOT_XML.search(key)
@@ -217,7 +227,8 @@ def _text(value: str) -> str:
 
 
 def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
-    """The body of DeleteObjects for (key, version id or None), in quiet mode: the answer lists failures."""
+    """The body of DeleteObjects for (key, version id or None). Not in quiet mode: the answer names what was
+    deleted, and few stores check this body against its MD5."""
     rows = []
     for key, version_id in objects:
         version = f"<VersionId>{_text(version_id)}</VersionId>" if version_id is not None else ""
@@ -225,7 +236,7 @@ def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
     body = "".join(rows)
     return (
         '<?xml version="1.0" encoding="UTF-8"?><Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Quiet>true</Quiet>{body}</Delete>"
+        f"<Quiet>false</Quiet>{body}</Delete>"
     ).encode()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote_plus
 from xml.etree import ElementTree
+from xml.sax.saxutils import escape
 
 import pytest
 from hypothesis import given
@@ -305,7 +306,26 @@ def test_a_delete_document_names_each_key_exactly(objects: list[tuple[str, str |
     ns = "{http://s3.amazonaws.com/doc/2006-03-01/}"
     found = [(o.findtext(f"{ns}Key"), o.findtext(f"{ns}VersionId")) for o in root.iterfind(f"{ns}Object")]
     assert found == objects
-    assert root.findtext(f"{ns}Quiet") == "true"
+    assert root.findtext(f"{ns}Quiet") == "false"  # what was deleted is to be named
+
+
+@pytest.mark.parametrize("said", ["urue", "galse", "1"])
+def test_a_page_that_does_not_say_whether_it_is_the_last_is_broken(said: str) -> None:
+    with pytest.raises(RetryError, match="goes on"):
+        s3xml.parse_listing(
+            f"<ListBucketResult><IsTruncated>{said}</IsTruncated></ListBucketResult>".encode()
+        )
+
+
+@pytest.mark.parametrize("said", ["<IsTruncated>False</IsTruncated>", ""])
+def test_a_page_without_a_word_of_more_is_the_last(said: str) -> None:
+    assert not s3xml.parse_listing(f"<ListBucketResult>{said}</ListBucketResult>".encode()).truncated
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)))
+def test_the_keys_that_an_answer_names_are_read_back(keys: list[str]) -> None:
+    rows = "".join(f"<Deleted>\n  <Key>{escape(key)}</Key></Deleted>" for key in keys)
+    assert s3xml.keys_named(f"<DeleteResult>{rows}</DeleteResult>".encode()) == set(keys)
 
 
 @pytest.mark.parametrize("key", ["\x00", "a\x01", "\x0b", "\x1f", "\ufffe", "\uffff", "\udcff", "\ud800"])
