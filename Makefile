@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: soak bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
+.PHONY: soak reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(AXE) ## all tests, those
 ROUNDS ?= 200
 soak: $(VENV)/.dev ## changes, syncs, kill -9 at random instants: ROUNDS=200, SEED=… to repeat a run, STORE=seaweedfs
 	@$(BIN)/python tests/soak.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(STORE),--store $(STORE))
+
+reliability: $(VENV)/.dev ## write the tables of docs/reliability.md again, from the tests that make the faults
+	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py
 
 check: $(VENV)/.dev ## lint, format, types, dangerous calls, known holes in what is installed
 	$(BIN)/ruff check .

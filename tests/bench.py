@@ -522,4 +522,4 @@ def assert_same(found: Mapping[str, bytes], wanted: Mapping[str, bytes]) -> None
     """Equal, or a message that names the keys and leaves out the bytes."""
     missing, extra = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
     other = [key for key in wanted.keys() & found.keys() if wanted[key] != found[key]]
-    assert (missing, extra, other) == ([], [], []), "keys (missing, extra, with other content)"
+    assert (missing, extra, other) == ([], [], []), f"missing {missing}, extra {extra}, other {other}"

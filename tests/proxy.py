@@ -8,7 +8,8 @@ connection are understood.
 
 A *hook* (`on_request`) sees each request when its head has arrived and decides: `None` passes it on, an
 `Answer` is sent instead (the server never hears of the request), a `Cut` ends the connection at a chosen
-byte. A hook runs in the thread of its connection, so it may wait: that request waits, the others go on.
+byte, a `Toxic` (`toxics.py`) lets it pass disturbed. A hook runs in the thread of its connection, so it may
+wait: that request waits, the others go on. `refuse` and `listen` play a server that dies and comes back.
 
 Not done: TLS, HTTP/2, pipelining, upgrades.
 """
@@ -27,6 +28,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import parse_qsl, unquote
 
+from toxics import Flow, Toxic
+
 _CHUNK = 64 * 1024
 _HEAD_LIMIT = 256 * 1024
 _KEPT_BODY = (
@@ -42,7 +45,7 @@ class Target(Protocol):
 
 @dataclass(slots=True)
 class Request:
-    """One request as it passed. The last four fields are filled while it is being forwarded."""
+    """One request as it passed. The last five fields are filled while it is being forwarded."""
 
     method: str
     target: str
@@ -56,6 +59,7 @@ class Request:
     body: bytes = b""
     status: int | None = None
     finished: float | None = None
+    flipped: bool = False  # a bit of its body or of its answer was turned on the way
 
     @property
     def part(self) -> int | None:
@@ -85,7 +89,8 @@ class Cut:
     reset: bool = True
 
 
-Hook = Callable[[Request], Answer | Cut | None]
+Hook = Callable[[Request], Answer | Cut | Toxic | None]
+_UNDISTURBED = Toxic()
 
 
 class _CutNowError(Exception):
@@ -140,10 +145,9 @@ class RecordingProxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._closed = False
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self.port: int = self._listener.getsockname()[1]
+        self.port = 0
+        self.listen()
         self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
 
     # -- what it saw ------------------------------------------------------------------------------------
 
@@ -184,8 +188,8 @@ class RecordingProxy:
     def clear_hooks(self) -> None:
         self._hooks.clear()
 
-    def close(self) -> None:
-        self._closed = True
+    def refuse(self) -> None:
+        """Nobody listens any more, and every connection ends: the server has died."""
         with self._lock:
             sockets = [self._listener, *self._open]
         for sock in sockets:
@@ -193,12 +197,22 @@ class RecordingProxy:
                 sock.shutdown(socket.SHUT_RDWR)
             sock.close()
 
+    def listen(self) -> None:
+        """Take connections, on the port there was before, if any: the server is back."""
+        self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, args=(self._listener,), name="proxy", daemon=True).start()
+
+    def close(self) -> None:
+        self._closed = True
+        self.refuse()
+
     # -- connections ------------------------------------------------------------------------------------
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         while not self._closed:
             try:
-                sock, _address = self._listener.accept()
+                sock, _address = listener.accept()
             except OSError:
                 return
             threading.Thread(target=self._serve, args=(sock,), name="proxy-connection", daemon=True).start()
@@ -239,7 +253,7 @@ class RecordingProxy:
     def _connect(self) -> _Connection:
         return _Connection(socket.create_connection(("127.0.0.1", self._upstream_port), timeout=10))
 
-    def _decide(self, request: Request) -> Answer | Cut | None:
+    def _decide(self, request: Request) -> Answer | Cut | Toxic | None:
         with self._lock:
             self._requests.append(request)
         for hook in list(self._hooks):
@@ -325,6 +339,7 @@ class _Exchange:
             time.monotonic(),
         )
         self.cut: Cut | None = None
+        self.toxic = _UNDISTURBED
         self._continue_sent = False
 
     def run(self) -> bool:
@@ -337,7 +352,11 @@ class _Exchange:
                 self.cut = decision
                 if decision.body_bytes is None and decision.answer_bytes is None:
                     self._cut_now()
-            return self._forward()
+            if isinstance(decision, Toxic):
+                self.toxic = decision
+            keep = self._forward()
+            time.sleep(self.toxic.slow_close_seconds)
+            return keep and not self.toxic.slow_close_seconds
         finally:
             self.request.finished = time.monotonic()
 
@@ -394,6 +413,7 @@ class _Exchange:
         assert self.upstream is not None
         request = self.request
         limit = self.cut.body_bytes if self.cut else None
+        flow = Flow(self.toxic, self.upstream.send, self.toxic.flip_body)
         if limit == 0:
             self._cut_now()
         for raw, payload in self._body():
@@ -403,10 +423,11 @@ class _Exchange:
                 request.body_bytes += len(keep)
                 self._cut_now()
             try:
-                self.upstream.send(raw)
+                flow.pass_on(raw, payload)
             except OSError:
                 return False
             request.body_bytes += payload
+            request.flipped |= flow.flipped
             if payload and request.method == "POST" and len(request.body) < _KEPT_BODY:
                 request.body += raw[:payload]
             if self.upstream.readable() and not self._is_only_continue():
@@ -447,11 +468,17 @@ class _Exchange:
                 self.client.send(head)
         headers = _headers(head)
         self.request.status = status
-        self._send_answer(head)
         bodiless = self.request.method == "HEAD" or status in (204, 304)
-        if not bodiless:
-            for raw, _payload in _framed(self.upstream, headers, none_without_length=False):
-                self._send_answer(raw)
+        pieces = iter(()) if bodiless else _framed(self.upstream, headers, none_without_length=False)
+        time.sleep(self.toxic.delay())
+        flow = Flow(self.toxic, self._send_answer, self.toxic.flip_answer)
+        if self.toxic.edit is not None:
+            flow.pass_on(self.toxic.edit(head, b"".join(raw for raw, _payload in pieces)), 0)
+        else:
+            flow.pass_on(head, 0)
+            for raw, payload in pieces:
+                flow.pass_on(raw, payload)
+        self.request.flipped |= flow.flipped
         if self.cut is not None and self.cut.answer_bytes is not None:
             self._cut_now()
         framed = bodiless or "content-length" in headers or "chunked" in headers.get("transfer-encoding", "")

@@ -103,6 +103,7 @@ class Store:
     objects_survive_restart: bool = True
     composite_etag: bool = True  # a multipart object's ETag is MD5-of-MD5s with -N
     delete_objects_needs_md5: bool = False
+    names_deleted: bool = True  # the answer to DeleteObjects has the keys that were deleted
     cannot_hold: Callable[[str], bool] = lambda _key: False  # keys that it refuses or stores as another
 
     directory: Path = field(default=Path(), repr=False)
@@ -362,6 +363,7 @@ def all_stores() -> dict[str, Store]:
             _juicefs,
             nested_keys=False,
             delete_objects_needs_md5=True,
+            names_deleted=False,
             cannot_hold=_is_path_like,
         ),
         Store(

@@ -37,6 +37,9 @@ def test_the_capability_flags_say_what_the_store_does(store, bucket):
     for key in ("a-b", "a/b", "n/y"):
         client.put_object(Bucket=bucket, Key=key, Body=b"x")
     assert (list(list_keys(client, bucket)) == ["a-b", "a/b", "n/y"]) == store.byte_order
+    client.put_object(Bucket=bucket, Key="gone", Body=b"x")
+    deleted = client.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "gone"}]}).get("Deleted", [])
+    assert ([item.get("Key") for item in deleted] == ["gone"]) == store.names_deleted
     wrong = {"Bucket": bucket, "Key": "wrong", "Body": b"x", "ContentMD5": "1B2M2Y8AsgTpgAmY7PhCfg=="}
     if store.checks_content_md5:
         with pytest.raises(ClientError):

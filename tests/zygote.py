@@ -3,8 +3,8 @@
 A process that has imported the package and forks once for each command: the child is a process of its own
 that runs the package's `__main__` with its own arguments, files and exit status, as a shell would start it.
 
-Protocol: one JSON object a line on standard input (`{"arguments": […], "output": PATH}`), one exit status a
-line on standard output.
+Protocol: one JSON object a line on standard input (`{"arguments": […], "output": PATH, "altered": […]}`), one
+exit status a line on standard output. `altered` names functions of `altered.py`, called in the child first.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ import runpy
 import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+
+import altered
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -38,15 +41,19 @@ class Zygote:
             preexec_fn=die_with_parent,
         )
 
-    def run(self, *arguments: str) -> int:
+    def run(self, *arguments: str, altered: Sequence[str] = ()) -> int:
         """The exit status of one command."""
+        self.begin(*arguments, altered=altered)
+        return self.wait()
+
+    def begin(self, *arguments: str, altered: Sequence[str] = ()) -> None:
+        """Starts one, to be waited for."""
         assert self._process.stdin is not None
+        command = {"arguments": arguments, "output": str(self._output), "altered": altered}
+        print(json.dumps(command), file=self._process.stdin, flush=True)
+
+    def wait(self) -> int:
         assert self._process.stdout is not None
-        print(
-            json.dumps({"arguments": arguments, "output": str(self._output)}),
-            file=self._process.stdin,
-            flush=True,
-        )
         return int(self._process.stdout.readline())
 
     def close(self) -> None:
@@ -64,6 +71,8 @@ def _child(command: dict[str, object]) -> None:
         os.dup2(null, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
+        for name in command["altered"]:  # type: ignore[attr-defined]
+            getattr(altered, name)()
         sys.argv = ["syncworker", *command["arguments"]]  # type: ignore[misc]
         runpy.run_module("syncworker", run_name="__main__", alter_sys=True)
         status = 0

@@ -1,0 +1,42 @@
+"""What a worker of the tests may have otherwise than a user's: shorter waits, another clock.
+
+Each function changes the process it is called in, before the package's `__main__` runs (`zygote.py`). The
+code stays as it is; only its numbers change, so that a test of what happens after them need not wait long.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+
+
+def short_waits() -> None:
+    """Between two tries: at most 50 ms instead of seconds."""
+    from syncworker import s3
+
+    s3._WAIT_SECONDS, s3._WAIT_MAX_SECONDS = 0.01, 0.05
+
+
+def short_silence() -> None:
+    """A store may be silent for half a second instead of thirty."""
+    _limit(0.5)
+
+
+def endless_silence() -> None:
+    """A store may be silent for ever: what ends then, something else has ended."""
+    _limit(1e6)
+
+
+def _limit(seconds: float) -> None:
+    from syncworker import wire, worker
+
+    limits = wire.Limits(connect_seconds=seconds, idle_seconds=seconds)
+    worker.Wire = functools.partial(wire.Wire, limits=limits)  # type: ignore[misc,assignment]
+
+
+def clock_ahead() -> None:
+    """Twenty minutes, in all that asks for the time of day."""
+    from syncworker import faults
+
+    real = time.time
+    time.time = faults.time = lambda: real() + 20 * 60
