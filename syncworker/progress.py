@@ -82,6 +82,7 @@ class Progress:
         self._dirty = True
         self._samples: list[tuple[float, int]] = [(self._started, 0)]
         self._moved = 0  # bytes that went over the network, for the rate
+        self._busy_seconds = 0.0  # of the operations that have ended
         self._earlier = tally.clean(status.get("metrics"))  # of earlier attempts
         self._phase_since = self._started
         self._phase_seconds: dict[str, float] = {}
@@ -172,6 +173,7 @@ class Progress:
         self.flight.pop(id(operation), None)
         self._moved += operation.sent
         self.ended_at = time.monotonic()
+        self._busy_seconds += self.ended_at - operation.started
         self._dirty = True
 
     # -- the report
@@ -239,9 +241,10 @@ class Progress:
         counts["bytes_per_second"] = round(rate, 1)
         left = counts["bytes_total"] - counts["bytes_done"]
         known = counts["scan_complete"] and rate > 0
-        # `wait` asks for a pause after each file: it counts as well.
+        # `wait` asks for a pause after each file: it counts as well, and is no part of the speed of sending.
         pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
-        counts["eta_seconds"] = round(left / rate + pauses, 1) if known else None
+        pace = self._moved / self._busy_seconds if pauses and self._moved and self._busy_seconds else rate
+        counts["eta_seconds"] = round(left / pace + pauses, 1) if known else None
         self._end_phase(now)
         self._measure()
         operations = sorted(self.flight.values(), key=lambda operation: operation.started)

@@ -210,3 +210,19 @@ def test_a_key_is_shown_as_json_can_carry_it(progress: Progress, key: str, shown
     assert status["current"][0]["key"] == status["errors"][0]["key"] == shown
     assert report(progress)[0]["key"] == shown
     progress.close()
+
+
+def test_the_pauses_that_wait_asks_for_count_once_in_the_time_left(progress: Progress, clock: Clock) -> None:
+    """Ten files of a megabyte, a second each, three seconds between two."""
+    progress.status["wait"] = 3
+    progress.found(10, 10_000_000)
+    progress.counts["scan_complete"] = True
+    for number in range(4):
+        operation = progress.begin("upload", str(number), 1_000_000)
+        clock.now += 1
+        operation.sent = 1_000_000
+        progress.end(operation)
+        progress.uploaded(sent(str(number), 1_000_000), 1_000_000, 1.0)
+        clock.now += 3
+        counts = progress.snapshot()["progress"]
+    assert counts["eta_seconds"] == pytest.approx(6 * (1 + 3))
