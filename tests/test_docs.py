@@ -7,17 +7,19 @@ import errno
 import json
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import waitress.utilities
 from bench import PROJECT, Service, tree, wait_for
 from stores import Store
 
 import server
-from syncworker import completion, faults, findings, jobs, metrics, progress, schemas, settings, usage
+from syncworker import completion, faults, findings, http, jobs, metrics, progress, schemas, settings, usage
 from syncworker.model import Phase, State
 from syncworker.spec import Request
 
@@ -90,6 +92,16 @@ def test_every_code_that_a_store_may_send_and_we_know_is_on_the_page() -> None:
     sources = "".join(path.read_text() for path in (PROJECT / "syncworker").glob("*.py"))
     for code in error_docs.STORE_ADVICE:
         assert f'"{code}"' in sources, code
+
+
+def test_what_http_itself_finds_is_on_the_page() -> None:
+    """waitress names its errors; the words of ours are by status."""
+    kinds = [waitress.utilities.BadRequest, *waitress.utilities.Error.__subclasses__()]
+    kinds += waitress.utilities.BadRequest.__subclasses__()
+    reasons = {kind.code: kind.reason.replace(" ", "") for kind in kinds}
+    for status in http._DETAILS:
+        assert f"`{reasons[status]}`" in error_docs.OF_HTTP, status
+    assert set(re.findall(r"`([A-Z][A-Za-z]+)`", error_docs.OF_HTTP)) == {reasons[s] for s in http._DETAILS}
 
 
 def test_every_reason_to_skip_a_file_is_on_the_page() -> None:
@@ -328,3 +340,14 @@ def test_every_metric_that_the_documents_name_exists(tmp_path: Path) -> None:
     exported = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
     assert len(exported) > 10
     assert set(re.findall(r"\bsyncworker_[a-z0-9_]+\b", page("operations.md"))) <= exported
+
+
+def test_the_alerts_are_rules_that_prometheus_takes(tmp_path: Path) -> None:
+    [rules] = re.findall(r"^```yaml\n(groups:.*?)^```", page("operations.md"), re.MULTILINE | re.DOTALL)
+    (tmp_path / "rules.yml").write_text(rules)
+    done = subprocess.run(
+        [PROJECT / ".venv" / "promtool", "check", "rules", tmp_path / "rules.yml"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"{rules.count('alert:')} rules found" in done.stdout
