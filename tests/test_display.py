@@ -202,7 +202,6 @@ def test_a_text_that_the_encoding_of_the_screen_lacks_is_escaped() -> None:
 
 
 def test_the_bar_fits_the_terminal_and_shows_no_name_raw(desk: Desk, terminal: Terminal) -> None:
-    desk.go()
     terminal.resize(50)
     desk.environment["KEY"] = os.fsdecode(HOSTILE.encode("utf-8", "surrogateescape"))
     process = desk.popen(
@@ -216,6 +215,8 @@ def test_the_bar_fits_the_terminal_and_shows_no_name_raw(desk: Desk, terminal: T
         stderr=terminal.slave,
     )
     terminal.leave_to(process)
+    terminal.read("9.0 s left")
+    desk.go()
     screen = terminal.read()
     assert process.wait(30) == 0
     assert "\x1b[?25l" in screen, "a live display hides the cursor"
