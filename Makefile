@@ -57,7 +57,7 @@ soak: $(VENV)/.dev ## changes, syncs, kill -9 at random instants: ROUNDS=200, SE
 	@$(BIN)/python tests/soak.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(STORE),--store $(STORE))
 
 reliability: $(VENV)/.dev ## write the tables of docs/reliability.md again, from the tests that make the faults
-	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py
+	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py tests/test_differential.py
 
 check: $(VENV)/.dev ## lint, format, types, dangerous calls, known holes in what is installed
 	$(BIN)/ruff check .

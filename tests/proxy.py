@@ -144,7 +144,7 @@ class RecordingProxy:
         self._requests: list[Request] = []
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
-        self._closed = False
+        self.closed = threading.Event()
         self.port = 0
         self.listen()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -204,13 +204,13 @@ class RecordingProxy:
         threading.Thread(target=self._accept, args=(self._listener,), name="proxy", daemon=True).start()
 
     def close(self) -> None:
-        self._closed = True
+        self.closed.set()
         self.refuse()
 
     # -- connections ------------------------------------------------------------------------------------
 
     def _accept(self, listener: socket.socket) -> None:
-        while not self._closed:
+        while not self.closed.is_set():
             try:
                 sock, _address = listener.accept()
             except OSError:
@@ -233,7 +233,7 @@ class RecordingProxy:
             client = _Connection(sock)
             upstream: _Connection | None = None
             try:
-                while not self._closed and (head := client.read_head()):
+                while not self.closed.is_set() and (head := client.read_head()):
                     if upstream is not None and upstream.has_ended():
                         upstream.close()
                         upstream = None
