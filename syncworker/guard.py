@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from syncworker import dashboard
+from syncworker import dashboard, files
 from syncworker.errors import UsageError
 from syncworker.problem import SECURITY_HEADERS, problem
 from syncworker.settings import Settings
@@ -135,11 +135,17 @@ def check_exposure(settings: Settings) -> None:
 
 
 def load_token(settings: Settings, folder: str) -> str | None:
-    """The token requests must carry; None: no token. `auto` makes one once, in FOLDER/.api-token (0600)."""
+    """The token requests must carry; None: no token. `auto` makes one once, in `.api-token` (0600) in the jobs
+    folder, which can be written to where the program's folder cannot. One that an earlier version has made in
+    `folder`, beside the program, stays valid."""
     if settings.api_token is None:
         return None
     if settings.api_token == "auto":  # noqa: S105 - a word, no token
-        return _kept_token(os.path.join(folder, ".api-token"))
+        earlier = os.path.join(folder, ".api-token")
+        if os.path.lexists(earlier):
+            return _kept_token(earlier)
+        files.make_private_directory(settings.jobs_dir)
+        return _kept_token(os.path.join(settings.jobs_dir, ".api-token"))
     if not re.fullmatch(r"[!-~]+", settings.api_token):
         raise UsageError("BadToken", "API_TOKEN must be printable ASCII without spaces")
     return settings.api_token

@@ -198,13 +198,29 @@ def test_auto_makes_a_token_once_in_a_private_file(tmp_path: Path) -> None:
     token = guard.load_token(config, str(tmp_path))
     assert token is not None and len(token) >= 43
     assert guard.load_token(config, str(tmp_path)) == token
-    assert stat.S_IMODE(os.stat(tmp_path / ".api-token").st_mode) == 0o600
+    assert os.listdir(tmp_path / "jobs") == [".api-token"] and not (tmp_path / ".api-token").exists()
+    assert stat.S_IMODE(os.stat(tmp_path / "jobs" / ".api-token").st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(tmp_path / "jobs").st_mode) == 0o700
+
+
+def test_a_token_that_an_earlier_version_made_beside_the_program_stays_valid(tmp_path: Path) -> None:
+    beside = tmp_path / ".api-token"
+    beside.write_text("an-earlier-token-of-forty-three-characters-\n")
+    beside.chmod(0o600)
+    config = load(tmp_path, API_TOKEN="auto")
+    assert guard.load_token(config, str(tmp_path)) == beside.read_text().strip()
+    assert not (tmp_path / "jobs").exists()
+
+
+def test_a_token_is_made_where_the_programs_folder_cannot_be_written_to(tmp_path: Path) -> None:
+    config = load(tmp_path, API_TOKEN="auto")
+    assert guard.load_token(config, "/proc") == guard.load_token(config, "/proc")
 
 
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     config = load(tmp_path, API_TOKEN="auto")
     guard.load_token(config, str(tmp_path))
-    (tmp_path / ".api-token").chmod(0o644)
+    (tmp_path / "jobs" / ".api-token").chmod(0o644)
     with pytest.raises(UsageError, match="can be read by others"):
         guard.load_token(config, str(tmp_path))
 
