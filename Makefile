@@ -59,11 +59,12 @@ soak: $(VENV)/.dev ## changes, syncs, kill -9 at random instants: ROUNDS=200, SE
 reliability: $(VENV)/.dev ## write the tables of docs/reliability.md again, from the tests that make the faults
 	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py tests/test_differential.py
 
-check: $(VENV)/.dev ## lint, format, types, dangerous calls, known holes in what is installed
+check: $(VENV)/.dev ## lint, format, types, dangerous calls, known holes in what is installed, check-deploy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python scripts/audit.py
+	@$(MAKE) --no-print-directory check-deploy
 
 format: $(VENV)/.dev ## rewrite the code in the one format
 	$(BIN)/ruff check --fix .
@@ -77,10 +78,11 @@ docs: $(VENV)/.dev ## write docs/api.md and docs/troubleshooting.md again, and t
 	$(BIN)/python scripts/error_docs.py
 	$(BIN)/python scripts/tutorial.py
 
-lock: $(VENV)/.dev ## pin all versions and hashes again, from requirements.in and requirements-dev.in
+lock: $(VENV)/.dev ## pin all versions and hashes again, from the requirements*.in
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
 	$(LOCK) requirements-bench.in -c requirements-dev.txt -o requirements-bench.txt
+	$(LOCK) requirements-deploy.in -o requirements-deploy.txt
 
 $(VENV)/.stub: $(VENV)/.dev
 	@{ command -v wrk && test -x /usr/sbin/nginx && test -e /usr/lib/nginx/modules/ngx_http_lua_module.so; } \
@@ -125,13 +127,19 @@ $(DEPLOY)/.tools: requirements-deploy.txt
 	$(DEPLOY)/bin/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements-deploy.txt
 	@touch $@
 
-lock-deploy: $(VENV)/.dev ## pin all versions and hashes of the deployment's tools again, from requirements-deploy.in
-	$(LOCK) requirements-deploy.in -o requirements-deploy.txt
+# What check-deploy reads: it is quick when nothing of it has changed since it was last found well.
+DEPLOYED := Dockerfile .dockerignore docker-compose.yml Vagrantfile .ansible-lint requirements-deploy.txt \
+	tests_deploy/check.py tests_deploy/machine.py \
+	$(shell find docker ansible tests_deploy/minio -type f -not -name '*.pyc' -not -name '* *')
 
-check-deploy: $(DEPLOY)/.tools ## lint Dockerfiles, compose file, playbooks, shell scripts, Vagrantfile and systemd unit
+$(DEPLOY)/.checked: $(DEPLOY)/.tools $(DEPLOYED)
 	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" $(DEPLOY)/bin/python -m tests_deploy.check
+	@touch $@
+
+check-deploy: $(DEPLOY)/.checked ## lint Dockerfiles, compose file, playbooks, shell scripts, Vagrantfile and systemd unit
+	@:
 
 test-deploy: $(DEPLOY)/.tools ## the deployment for real, as root on Debian: Docker, the playbook, kills and restarts
 	@$(DEPLOY)/bin/python -m tests_deploy
 
-.PHONY: check-deploy lock-deploy test-deploy
+.PHONY: check-deploy test-deploy

@@ -135,9 +135,9 @@ def check_exposure(settings: Settings) -> None:
 
 
 def load_token(settings: Settings, folder: str) -> str | None:
-    """The token requests must carry; None: no token. `auto` makes one once, in `.api-token` (0600) in the jobs
-    folder, which can be written to where the program's folder cannot. One that an earlier version has made in
-    `folder`, beside the program, stays valid."""
+    """The token requests must carry; None: no token. `auto` makes one once, in `.api-token` (0600) in the
+    jobs folder, which can be written to where the program's folder cannot. One that an earlier version has
+    made in `folder`, beside the program, stays valid."""
     if settings.api_token is None:
         return None
     if settings.api_token == "auto":  # noqa: S105 - a word, no token
