@@ -2,8 +2,9 @@
 
 Run as root by `make test-deploy`, from the project's folder, on Debian. Each step prints what it shows; the
 first fault ends it with status 1. Everything it starts or makes is in one temporary folder and is gone at the
-end, Debian packages and their configuration excepted. It needs Debian's packages and PyPI, no registry of
-images: the images that the project names are made here, under those names.
+end, Debian packages and their configuration excepted; what a killed one has left, the next one removes.
+It needs Debian's packages and PyPI, no registry of images: the images that the project names are made here,
+under those names.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 
 from tests_deploy import machine
 from tests_deploy.machine import DeployError, run
 from tests_deploy.stack import PROJECT, Stack
 from tests_deploy.steps import IMAGES, show, steps
+from tests_deploy.workspace import workspace
 
 
 def free_ports(count: int) -> list[int]:
@@ -51,37 +52,39 @@ def main() -> int:
     signal.signal(signal.SIGINT, stop)
     started = time.monotonic()
     tools = os.path.dirname(os.path.abspath(sys.executable))
-    folder = tempfile.mkdtemp(prefix="test-deploy-")
-    os.chmod(folder, 0o755)  # noqa: S103 - the container's user reads the uploads below it
     try:
+        machine.check_rights()
         print("== Debian's packages and a Docker daemon", flush=True)
         machine.install_packages()
-        docker_folder = os.path.join(folder, "docker")
-        with machine.containers_may_talk(), machine.docker_daemon(docker_folder) as host:
-            show(True, "the daemon answers")
-            api_port, minio_port, console_port = free_ports(3)
-            stack = Stack(os.path.join(folder, "project"), host, tools, api_port, minio_port)
-            copy_project(stack.folder)
-            with open(os.path.join(stack.folder, ".env"), "w", encoding="utf-8") as file:
-                file.write(
-                    f"API_PORT={api_port}\nMINIO_PORT={minio_port}\nMINIO_CONSOLE_PORT={console_port}\n"
-                    f"BUILD_NETWORK=host\nCOMPOSE_PROJECT_NAME=testdeploy\n"
-                )
-            for name, step in steps(stack, folder):
-                print(f"== {name} ({time.monotonic() - started:.0f} s)", flush=True)
-                try:
-                    step()
-                except BaseException:
-                    if name != IMAGES:  # before it there are no containers
-                        print(logs_of(stack), flush=True)
-                    raise
+        with workspace() as folder:
+            in_a_daemon(folder, tools, started)
     except (DeployError, OSError) as error:
         print(f"test-deploy: FAILED: {error}", file=sys.stderr)
         return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     print(f"test-deploy: all is well, after {time.monotonic() - started:.0f} s")
     return 0
+
+
+def in_a_daemon(folder: str, tools: str, started: float) -> None:
+    docker_folder = os.path.join(folder, "docker")
+    with machine.containers_may_talk(), machine.docker_daemon(docker_folder) as host:
+        show(True, "the daemon answers")
+        api_port, minio_port, console_port = free_ports(3)
+        stack = Stack(os.path.join(folder, "project"), host, tools, api_port, minio_port)
+        copy_project(stack.folder)
+        with open(os.path.join(stack.folder, ".env"), "w", encoding="utf-8") as file:
+            file.write(
+                f"API_PORT={api_port}\nMINIO_PORT={minio_port}\nMINIO_CONSOLE_PORT={console_port}\n"
+                f"BUILD_NETWORK=host\nCOMPOSE_PROJECT_NAME=testdeploy\n"
+            )
+        for name, step in steps(stack, folder):
+            print(f"== {name} ({time.monotonic() - started:.0f} s)", flush=True)
+            try:
+                step()
+            except BaseException:
+                if name != IMAGES:  # before it there are no containers
+                    print(logs_of(stack), flush=True)
+                raise
 
 
 def logs_of(stack: Stack) -> str:

