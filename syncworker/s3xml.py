@@ -6,6 +6,7 @@ broken answer, never an empty one. Source: Amazon S3 API Reference, the operatio
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 from html import unescape
@@ -19,6 +20,16 @@ from syncworker.model import ObjectEntry
 _NAMED = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 # What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
+
+_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n")  # a CR, too, is not what it seems
+# The elements of an object that are used, and how they are written by those that write them plainly.
+_FIELDS = {
+    "Key": "([^<&]+)",
+    "LastModified": "([^<&]*)",
+    "ETag": r"(?:&quot;|&#34;|\")?([0-9A-Fa-f]+(?:-[0-9]+)?)(?:&quot;|&#34;|\")?",
+    "Size": "([0-9]{1,18})",
+}
+_CHILD = re.compile(r"<(?!Owner>)(\w+)>[^<]*</\1>|<(Owner)>.*?</Owner>", re.DOTALL)
 
 
 class Page(NamedTuple):
@@ -79,7 +90,76 @@ def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
 
 def parse_listing(body: bytes, prefix: str = "") -> Page:
     """A page of ListObjectsV2."""
-    root, ns = parse(body, "ListBucketResult")
+    regular = _split(body)
+    if regular is not None:
+        frame, columns = regular
+        root, ns = parse(frame, "ListBucketResult")
+        entries = _entries(columns, encoded=_is_encoded(root, ns))
+    else:
+        root, ns = parse(body, "ListBucketResult")
+        entries = _entries_of(root, ns)
+    if prefix and not all(entry.key.startswith(prefix) for entry in entries):
+        raise RetryError("BadAnswer", "the storage listed a key outside of the prefix that was asked for")
+    more = (root.findtext(f"{ns}IsTruncated") or "false").strip().lower()
+    if more not in ("true", "false"):  # taken for false, it would end the listing early
+        raise RetryError("BadAnswer", "the storage does not say whether its listing goes on")
+    truncated = more == "true"
+    return Page(entries, root.findtext(f"{ns}NextContinuationToken") or None, truncated)
+
+
+def _split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
+    """A listing as its frame, without the objects, and the columns of `_FIELDS`, when all of its objects are
+    written alike and plainly: a third of the time that a parser needs. None: a parser has to read it."""
+    start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
+    if start < 0 or end < start or b"<!" in body or len(body.translate(None, _CONTROLS)) != len(body):
+        return None
+    if not body.isascii() and b'encoding="utf-8"' not in body[:100].lower():
+        return None
+    try:
+        text = body[start:end].decode()
+    except UnicodeDecodeError:
+        return None
+    children = _CHILD.findall(text, 0, text.find("</Contents>"))
+    names = tuple(owner or name for name, owner in children)
+    pattern = _entry_pattern(names)
+    if pattern is None:
+        return None
+    cut: list[str] = pattern.split(text)
+    count = len(cut) // (len(_FIELDS) + 1)
+    between = cut[:: len(_FIELDS) + 1]
+    if count != text.count("<Contents") or "".join(between).strip():
+        return None
+    order = [name for name in names if name in _FIELDS]
+    columns = [cut[1 + order.index(name) :: len(_FIELDS) + 1] for name in _FIELDS]
+    return body[:start] + body[end:], columns
+
+
+@functools.lru_cache(maxsize=16)
+def _entry_pattern(names: tuple[str, ...]) -> re.Pattern[str] | None:
+    """Of one object whose elements are these, in this order."""
+    if sorted(name for name in names if name in _FIELDS) != sorted(_FIELDS):
+        return None
+    parts = [
+        f"<{name}>{_FIELDS[name]}</{name}>" if name in _FIELDS
+        else r"<Owner>(?:<\w+>[^<]*</\w+>)*</Owner>" if name == "Owner"
+        else f"<{name}>[^<]*</{name}>"
+        for name in names
+    ]  # fmt: skip
+    return re.compile(r"\s*".join(["<Contents>", *parts, "</Contents>"]))
+
+
+def _entries(columns: list[list[str]], *, encoded: bool) -> list[ObjectEntry]:
+    keys, times, etags, sizes = columns
+    if encoded:
+        keys = [_decode(key) if "%" in key or "+" in key else key for key in keys]
+    make = tuple.__new__
+    return [
+        make(ObjectEntry, (key, int(size), etag.lower(), modified))
+        for key, size, etag, modified in zip(keys, sizes, etags, times, strict=True)
+    ]
+
+
+def _entries_of(root: ElementTree.Element, ns: str) -> list[ObjectEntry]:
     encoded = _is_encoded(root, ns)
     key_tag, size_tag, etag_tag, time_tag = f"{ns}Key", f"{ns}Size", f"{ns}ETag", f"{ns}LastModified"
     entries: list[ObjectEntry] = []
@@ -98,13 +178,7 @@ def parse_listing(body: bytes, prefix: str = "") -> Page:
             append(ObjectEntry(key, size, clean_etag(fields.get(etag_tag)), fields.get(time_tag) or ""))
     except (KeyError, ValueError) as error:
         raise RetryError("BadAnswer", "the storage listed an object without a key or a size") from error
-    if prefix and not all(entry.key.startswith(prefix) for entry in entries):
-        raise RetryError("BadAnswer", "the storage listed a key outside of the prefix that was asked for")
-    more = (root.findtext(f"{ns}IsTruncated") or "false").strip().lower()
-    if more not in ("true", "false"):  # taken for false, it would end the listing early
-        raise RetryError("BadAnswer", "the storage does not say whether its listing goes on")
-    truncated = more == "true"
-    return Page(entries, root.findtext(f"{ns}NextContinuationToken") or None, truncated)
+    return entries
 
 
 def _is_encoded(root: ElementTree.Element, ns: str) -> bool:
