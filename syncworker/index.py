@@ -268,20 +268,18 @@ class Rows:
 
     def _next(self) -> Row | None:
         try:
-            row = next(self._rows, None)
+            for row in self._rows:
+                return tuple.__new__(Row, row)
         except sqlite3.Error as error:
-            self._on_error(error)
-            return None  # damaged in the middle: what follows is compared by content
-        return Row._make(row) if row is not None else None
+            self._on_error(error)  # damaged in the middle: what follows is compared by content
+        return None
 
     def at(self, key: str) -> Row | None:
         """The row of `key`; keys must ascend from call to call."""
         current = self._current
-        while current is not None and current.key < key:
+        while current is not None and current[0] < key:
             current = self._current = self._next()
-        if current is not None and current.key == key:
-            return current
-        return None
+        return current if current is not None and current[0] == key else None
 
     def has(self, key: str) -> bool:
         """Whether there is a row, by a look-up of its own: for keys out of order."""

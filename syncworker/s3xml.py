@@ -26,7 +26,7 @@ _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n")  # a CR, to
 _FIELDS = {
     "Key": "([^<&]+)",
     "LastModified": "([^<&]*)",
-    "ETag": r"(?:&quot;|&#34;|\")?([0-9A-Fa-f]+(?:-[0-9]+)?)(?:&quot;|&#34;|\")?",
+    "ETag": r"(?:&quot;|&#34;|\")?([^<&\"/\s]*)(?:&quot;|&#34;|\")?",
     "Size": "([0-9]{1,18})",
 }
 _CHILD = re.compile(r"<(?!Owner>)(\w+)>[^<]*</\1>|<(Owner)>.*?</Owner>", re.DOTALL)
@@ -91,10 +91,9 @@ def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
 def parse_listing(body: bytes, prefix: str = "") -> Page:
     """A page of ListObjectsV2."""
     regular = _split(body)
-    if regular is not None:
-        frame, columns = regular
-        root, ns = parse(frame, "ListBucketResult")
-        entries = _entries(columns, encoded=_is_encoded(root, ns))
+    root, ns = parse(regular[0] if regular else body, "ListBucketResult")
+    if regular and len(root.findall(f"{ns}Contents")) == 1:
+        entries = _entries(regular[1], encoded=_is_encoded(root, ns))
     else:
         root, ns = parse(body, "ListBucketResult")
         entries = _entries_of(root, ns)
@@ -108,10 +107,12 @@ def parse_listing(body: bytes, prefix: str = "") -> Page:
 
 
 def _split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
-    """A listing as its frame, without the objects, and the columns of `_FIELDS`, when all of its objects are
-    written alike and plainly: a third of the time that a parser needs. None: a parser has to read it."""
+    """A listing as its frame, with one empty element for all objects, and the columns of `_FIELDS`, when its
+    objects are written alike and plainly: a fifth of a parser's time. None: a parser has to read it."""
     start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
-    if start < 0 or end < start or b"<!" in body or len(body.translate(None, _CONTROLS)) != len(body):
+    if start < 0 or end < start or b"<!" in body or b"]]>" in body:
+        return None
+    if len(body.translate(None, _CONTROLS)) != len(body):
         return None
     if not body.isascii() and b'encoding="utf-8"' not in body[:100].lower():
         return None
@@ -131,7 +132,7 @@ def _split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
         return None
     order = [name for name in names if name in _FIELDS]
     columns = [cut[1 + order.index(name) :: len(_FIELDS) + 1] for name in _FIELDS]
-    return body[:start] + body[end:], columns
+    return body[:start] + b"<Contents/>" + body[end:], columns
 
 
 @functools.lru_cache(maxsize=16)
@@ -141,8 +142,8 @@ def _entry_pattern(names: tuple[str, ...]) -> re.Pattern[str] | None:
         return None
     parts = [
         f"<{name}>{_FIELDS[name]}</{name}>" if name in _FIELDS
-        else r"<Owner>(?:<\w+>[^<]*</\w+>)*</Owner>" if name == "Owner"
-        else f"<{name}>[^<]*</{name}>"
+        else "<Owner>(?:<ID>[^<&]*</ID>|<DisplayName>[^<&]*</DisplayName>)*</Owner>" if name == "Owner"
+        else f"<{name}>[^<&]*</{name}>"
         for name in names
     ]  # fmt: skip
     return re.compile(r"\s*".join(["<Contents>", *parts, "</Contents>"]))

@@ -35,6 +35,7 @@ from syncworker.tree import READ_DIRECTORY, Identity, Tree, identity
 
 __all__ = ["SourceMissing", "scan"]
 
+_SURELY_SHORT = KEY_MAX_BYTES // 4  # characters, of four bytes at most
 _BATCH = 1000  # files between two questions whether to stop
 _OPEN_LEVELS = 32  # directories kept open; those above are opened again on the way back
 _DEEPEST_PREFIX = 4096  # characters; no key below can fit, and each level holds its whole prefix
@@ -152,7 +153,8 @@ class _Walk:
         the names are read may be listed twice, as two kinds even; it is taken once.
         """
         level = self.levels[-1]
-        fd, prefix, lstat, last = level.fd, level.prefix, os.stat, level.last
+        fd, prefix, lstat, last = level.fd, level.prefix, os.lstat, level.last
+        new = tuple.__new__
         base = level.path + "/" if level.path else ""
         items: list[ScanItem] = []
         for name in level.rest:
@@ -172,11 +174,11 @@ class _Walk:
                 continue
             last = name
             key = prefix + name
-            if len(key) > KEY_MAX_BYTES // 4 and len(key.encode()) > KEY_MAX_BYTES:
+            if len(key) > _SURELY_SHORT and len(key.encode()) > KEY_MAX_BYTES:
                 items.append(too_long(key))
                 continue
             try:
-                info = lstat(name, dir_fd=fd, follow_symlinks=False)
+                info = lstat(name, dir_fd=fd)
             except OSError as error:
                 items.append(unread_file(key, error))
                 continue
@@ -184,7 +186,10 @@ class _Walk:
                 items.append(changed(key, info))
                 continue
             items.append(
-                FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, base + name)
+                new(
+                    FileEntry,
+                    (key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, base + name),
+                )
             )
             if len(items) >= _BATCH:
                 level.last = last

@@ -339,3 +339,48 @@ def test_a_complete_document_names_the_parts_in_order() -> None:
     found = [(p.findtext(f"{ns}PartNumber"), p.findtext(f"{ns}ETag")) for p in root.iterfind(f"{ns}Part")]
     assert found == [("1", '"ab"'), ("2", '"cd"')]
     assert b"<LocationConstraint>eu-1</LocationConstraint>" in s3xml.location_document("eu-1")
+
+
+ODD = [
+    *b"< > & &amp; &#13; ]]> <!-- --> <![CDATA[ <Contents> </Contents> <Contents/> <X> </X> <Key>".split(),
+    *b"</Key> <Key/> <Key>k</Key> <Size>1</Size> %41 %zz + - W/ a:b <?x?>".split(),
+    *b"<EncodingType>url</EncodingType> </ListBucketResult>".split(),
+    *b"<Owner><ID>1</ID></Owner> <P><Contents></Contents></P>".split(),
+    *(b"9" * 19, b"", b" ", b'"', b"\n", b"\r", b"\0", b"\x01", b"\xff", b"\xc3\xa9", b"<Contents x='1'>"),
+]
+
+
+def outcome(body: bytes) -> Any:
+    try:
+        return s3xml.parse_listing(body)
+    except RetryError as error:
+        return error.code
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 12), st.sampled_from(ODD)), max_size=3),
+    st.booleans(),
+)
+def test_a_page_that_is_read_the_quick_way_says_what_a_parser_says(
+    changes: list[tuple[int, int, bytes]], encoded: bool
+) -> None:
+    body = listing(
+        "<IsTruncated>false</IsTruncated>"
+        + "<EncodingType>url</EncodingType>" * encoded
+        + contents("a%20b", 0, "&quot;D41D8CD98F00B204E9800998ECF8427E&quot;")
+        + contents("x/y", 7, "&#34;ab-3&#34;")
+        + contents("z", 8)
+    )
+    for place, cut, odd in changes:
+        place %= len(body)
+        body = body[:place] + odd + body[place + cut :]
+    quick = outcome(body)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3xml, "_split", lambda _: None)
+        assert quick == outcome(body)
+
+
+def test_what_real_stores_list_is_read_the_quick_way() -> None:
+    for owner in ("", "<Owner><ID>1</ID><DisplayName>d</DisplayName></Owner>"):
+        entry = contents("k", 1, "&quot;0a&quot;").replace("<StorageClass>", f"{owner}<StorageClass>")
+        assert s3xml._split(listing(entry * 3)) is not None
