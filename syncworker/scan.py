@@ -153,7 +153,7 @@ class _Walk:
         the names are read may be listed twice, as two kinds even; it is taken once.
         """
         level = self.levels[-1]
-        fd, prefix, lstat, last = level.fd, level.prefix, os.lstat, level.last
+        fd, prefix, lstat, last = level.fd, level.prefix, os.stat, level.last
         new = tuple.__new__
         base = level.path + "/" if level.path else ""
         items: list[ScanItem] = []
@@ -178,7 +178,7 @@ class _Walk:
                 items.append(too_long(key))
                 continue
             try:
-                info = lstat(name, dir_fd=fd)
+                info = lstat(name, dir_fd=fd, follow_symlinks=False)
             except OSError as error:
                 items.append(unread_file(key, error))
                 continue
