@@ -24,8 +24,8 @@ _STATES = {
 
 _SCRIPT = """\
 # Bash completion of `python -m syncworker`, made by its command `completion`. It also makes a function
-# `syncworker`, which does the same from any folder.
-syncworker() { PYTHONPATH=@PROJECT@ @PYTHON@ -m syncworker "$@"; }
+# `syncworker`, which does the same from any folder (-P: no module of that folder is taken for one of ours).
+syncworker() { PYTHONPATH=@PROJECT@ @PYTHON@ -P -m syncworker "$@"; }
 
 # The ids of the jobs whose recorded state is one of these; of all without any.
 _syncworker_ids() {

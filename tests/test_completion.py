@@ -138,13 +138,17 @@ def test_folders_with_strange_names_are_only_text(desk: Desk, tmp_path: Path) ->
 
 
 def test_the_function_runs_from_any_folder(desk: Desk, tmp_path: Path) -> None:
+    """Nothing that lies there is run: it may be a folder that others fill."""
     job = desk.make("done")
+    for name in ("argparse.py", "json.py", "syncworker.py"):
+        (tmp_path / name).write_text("open('run', 'w')")
     done = subprocess.run(
         ["bash", "--norc", "-c", f"{script(desk)}\nsyncworker list --all"],
         capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path, env=desk.environment,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert job["id"] in done.stdout
+    assert not (tmp_path / "run").exists()
 
 
 def test_tab_completes_in_an_interactive_bash(desk: Desk, tmp_path: Path) -> None:
