@@ -498,6 +498,7 @@ class Sync:
                 f"{counts['files_failed']} of {counts['files_total']} files failed; nothing was deleted: mend"
                 " what the errors say, and resume the job",
             )
+        await self._in_thread(self.folder.check_there)
         failures = await sweep.delete_all(self.index) if sweep.deletes.count else 0
         await self.sender.abandon_all()
         if failures:
