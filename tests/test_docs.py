@@ -329,7 +329,10 @@ def test_the_readme_links_every_document() -> None:
 
 def test_the_readme_can_be_read_in_five_minutes() -> None:
     """At 240 words a minute, tables and code to be looked up left out."""
-    prose = re.sub(r"^(```.*?^```|\|.*|    .*)$", "", README, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^(\||    ).*$", "", prose, flags=re.MULTILINE)
+    assert "Crash-only" in prose
+    assert "Assumptions" in prose
     assert len(prose.split()) < 5 * 240
 
 
