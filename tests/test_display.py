@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -262,6 +263,24 @@ def test_no_color_is_respected(desk: Desk, terminal: Terminal, no_color: str | N
     assert process.wait(30) == 0
     assert ("\x1b[31m" in screen) is coloured
     assert "failed" in screen
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [(None, True), ("1", False)])
+def test_no_color_is_respected_by_the_bar(
+    desk: Desk, terminal: Terminal, no_color: str | None, coloured: bool
+) -> None:
+    errors = [{"op": "upload", "key": "a", "code": "AccessDenied", "message": "refused"}]
+    job = desk.make("running", errors=errors, progress={"files_total": 9, "files_done": 4})
+    desk.hold(job["id"])
+    if no_color:
+        desk.environment["NO_COLOR"] = no_color
+    process = desk.popen("show", job["id"], "--follow", stdout=terminal.slave, stderr=terminal.slave)
+    terminal.leave_to(process)
+    screen = terminal.read("refused")
+    process.send_signal(signal.SIGINT)
+    screen += terminal.read()
+    assert process.wait(30) == 130
+    assert bool(re.search(r"\x1b\[([0-9]+;)*(3[0-8]|4[0-8]|9[0-7])[;m]", screen)) is coloured
 
 
 def test_a_dumb_terminal_gets_plain_lines(desk: Desk, terminal: Terminal) -> None:
