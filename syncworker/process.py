@@ -61,12 +61,14 @@ def send_signal(pid: int, started_at: float, number: int) -> bool:
 
 
 def resources(pid: int) -> tuple[int, float] | None:
-    """Resident memory in bytes and processor seconds (user and system) of a process, None when gone."""
+    """Resident memory in bytes and processor seconds (user and system, of its ended children too) of a
+    process, None when gone."""
     try:
         process = psutil.Process(pid)
         with process.oneshot():
             times = process.cpu_times()
-            return int(process.memory_info().rss), float(times.user + times.system)
+            ended = times.children_user + times.children_system
+            return int(process.memory_info().rss), float(times.user + times.system + ended)
     except psutil.Error:
         return None
 

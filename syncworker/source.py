@@ -34,11 +34,19 @@ class Look(NamedTuple):
 class Source:
     """One folder below the uploads root. Every method blocks on the disk."""
 
-    def __init__(self, tree: Tree, uploads_dir: str, source: str, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        uploads_dir: str,
+        source: str,
+        should_stop: Callable[[], bool],
+        scan: Callable[[Tree, str, Callable[[], bool]], Iterator[ScanItem]] = scan,
+    ) -> None:
         self.tree = tree
         self.uploads_dir = uploads_dir
         self.source = source
         self.should_stop = should_stop
+        self.scan = scan
         self._identity: Identity | None = None
 
     def guard_root(self, index: Index) -> None:
@@ -84,7 +92,7 @@ class Source:
 
     def look(self) -> Look:
         before: list[ScanItem] = []
-        rest = scan(self.tree, self.source, self.should_stop)
+        rest = self.scan(self.tree, self.source, self.should_stop)
         try:
             for item in rest:
                 if isinstance(item, FileEntry):

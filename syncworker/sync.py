@@ -20,18 +20,20 @@ from __future__ import annotations
 import asyncio
 import base64
 import errno
+import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 
 from syncworker import etag, obstacles
+from syncworker.apart import WORTH_FILES, scan_apart
 from syncworker.compare import Decision, Reason, Verdict
 from syncworker.control import Control
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
-from syncworker.index import Index, Row
+from syncworker.index import Index, Row, count_objects
 from syncworker.listing import RANGE_PAGES
 from syncworker.model import FileEntry, Phase, ScanItem, Skip
 from syncworker.planner import Event, Planner
@@ -40,6 +42,7 @@ from syncworker.reader import Outcome, Read, Work, read, read_cached
 from syncworker.remove import Remover
 from syncworker.s3 import Bucket
 from syncworker.s3xml import Page
+from syncworker.scan import scan
 from syncworker.source import Look, Source, refuse_unknown, vanished
 from syncworker.sweep import Sweep
 from syncworker.transfer import Sender, Vanished, row_of
@@ -116,7 +119,7 @@ class Sync:
         self.bucket.stopping = self.halted  # a fatal error, too, ends the tries of what is in flight
         with Tree(self.uploads_dir) as tree, ThreadPoolExecutor(_READERS, "reader") as pool:
             self.tree, self.pool = tree, pool
-            self.folder = Source(tree, self.uploads_dir, self.source, self.halted)
+            self.folder = Source(tree, self.uploads_dir, self.source, self.halted, self._best_scan())
             self.sender = Sender(
                 self.bucket, self.index, tree, self.progress, self.control, pool, self.obstacles.may_block
             )
@@ -125,6 +128,12 @@ class Sync:
             )
             self.progress.phase(Phase.COMPARING, "comparing")
             await self._run()
+
+    def _best_scan(self) -> Callable[..., Iterator[ScanItem]]:
+        """Of a large folder, as far as an earlier sync tells: by another process, on another core."""
+        is_large = count_objects(self.index.path, WORTH_FILES) == WORTH_FILES
+        helps = is_large and self.tree.is_local and len(os.sched_getaffinity(0)) > 1
+        return scan_apart if helps else scan
 
     async def _run(self) -> None:
         await self._in_thread(self.folder.guard_root, self.index)

@@ -94,6 +94,11 @@ class Tree:
         self._lock = threading.Lock()  # of `_remembered`, `_closed` and every count of users
         self._closed = False
 
+    @property
+    def identity(self) -> Identity:
+        """Of the root, as it was opened."""
+        return self._root.identity
+
     def __enter__(self) -> Tree:
         return self
 

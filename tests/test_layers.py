@@ -33,7 +33,7 @@ LAYERS = [
         "scan",
         "s3",
     ],
-    ["plan", "reader", "remove", "transfer", "source", "obstacles"],
+    ["plan", "reader", "remove", "transfer", "source", "obstacles", "apart"],
     ["planner", "sweep"],
     ["sync"],
     ["worker", "supervisor", "embedded", "display", "guard", "openapi", "metrics", "completion"],
@@ -129,14 +129,14 @@ def test_processes_are_signalled_in_one_module(call: str) -> None:
 
 
 def test_processes_are_started_where_they_belong() -> None:
-    """Workers in `process`, the embedded storage by its own keeper."""
+    """Workers in `process`, the embedded storage by its own keeper, the scan beside its reader."""
     starts = {
         name
         for name in MODULES
         for node in ast.walk(TREES[name])
         if isinstance(node, ast.Call) and "subprocess" in ast.unparse(node.func)
     }
-    assert starts == {"process", "embedded"}
+    assert starts == {"process", "embedded", "apart"}
 
 
 def test_the_heavy_package_is_imported_only_when_it_is_needed() -> None:

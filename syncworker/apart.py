@@ -1,0 +1,125 @@
+"""The scan in a process of its own: where a folder is large, reading it and planning share no interpreter.
+
+`scan_apart` yields what `scan` would yield and raises what it would raise. The scan is believed to be whole
+only when its process has said so: one that dies fails the job, and nothing is deleted. The process reads the
+same tree (the root is compared), writes nothing but to its pipe, has no key in its environment, and ends when
+its reader does. Measured (docs/design.md): worth it from some ten thousand files on, `WORTH_FILES`.
+
+A frame of the pipe is its length and a value in `marshal`'s form: a list of items, or how the scan ended.
+"""
+
+from __future__ import annotations
+
+import marshal
+import os
+import select
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from itertools import chain
+from typing import Any, BinaryIO
+
+from syncworker.errors import FatalError, Stopped, SyncError
+from syncworker.links import SourceMissing
+from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
+from syncworker.scan import scan
+from syncworker.tree import Tree
+
+WORTH_FILES = 50_000
+_PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_LENGTH = struct.Struct("=I")
+_BATCH = 1000
+_FLUSH_SECONDS = 0.1
+_ASK_SECONDS = 0.2
+_PIPE_BYTES = 1 << 20
+_KINDS: dict[int, type] = {len(kind._fields): kind for kind in (FileEntry, Skip, Unreadable)}
+_ERRORS: dict[str, type[SyncError]] = {kind.__name__: kind for kind in (FatalError, SourceMissing)}
+
+
+def scan_apart(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[ScanItem]:
+    """`scan`, read by another process. FatalError ScanFailed: that process ended before its end."""
+    return chain.from_iterable(_batches(tree, source, should_stop))
+
+
+def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[list[ScanItem]]:
+    child = subprocess.Popen(
+        [sys.executable, "-m", "syncworker.apart", tree.root, source],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": _PROJECT, "PYTHONUTF8": "1"},
+        start_new_session=True,  # a signal to the job is for the worker alone, which then ends this one
+        pipesize=_PIPE_BYTES,
+    )
+    new, kinds = tuple.__new__, _KINDS
+    try:
+        assert child.stdout is not None
+        frames = _frames(child.stdout.fileno(), should_stop)
+        if tuple(next(frames)) != tree.identity:
+            raise FatalError("SourceVanished", "the uploads folder was replaced after the job began")
+        for frame in frames:
+            if isinstance(frame, list):
+                yield [new(kinds[len(item)], item) for item in frame]
+                continue
+            name, code, message = frame
+            if name:
+                raise _ERRORS.get(name, FatalError)(code, message)
+            return
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def _frames(fd: int, should_stop: Callable[[], bool]) -> Iterator[Any]:
+    while True:
+        (size,) = _LENGTH.unpack(_exactly(fd, _LENGTH.size, should_stop))
+        yield marshal.loads(_exactly(fd, size, should_stop))  # noqa: S302 - of a process of our own
+
+
+def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
+    data = bytearray()
+    while len(data) < size:
+        if should_stop():
+            raise Stopped("told to stop while reading the folder")
+        if not select.select([fd], [], [], _ASK_SECONDS)[0]:
+            continue
+        piece = os.read(fd, size - len(data))
+        if not piece:
+            raise FatalError(
+                "ScanFailed",
+                "the process that reads the folder was ended from outside: nothing was deleted; sync again",
+            )
+        data += piece
+    return bytes(data)
+
+
+def main(root: str, source: str, out: BinaryIO) -> None:
+    """What the other process does."""
+
+    def tell(value: Any) -> None:
+        data = marshal.dumps(value)
+        out.write(_LENGTH.pack(len(data)) + data)
+        out.flush()
+
+    batch: list[tuple[Any, ...]] = []
+    told_at = time.monotonic()
+    end = ("", "", "")
+    try:
+        with Tree(root) as tree:
+            tell(list(tree.identity))
+            for item in scan(tree, source, lambda: False):
+                batch.append(tuple(item))
+                if len(batch) >= _BATCH or time.monotonic() - told_at > _FLUSH_SECONDS:
+                    tell(batch)
+                    batch, told_at = [], time.monotonic()
+    except SyncError as error:
+        end = (type(error).__name__, error.code, error.message)
+    tell(batch)
+    tell(end)
+
+
+if __name__ == "__main__":
+    with suppress(BrokenPipeError):  # nobody reads any more
+        main(sys.argv[1], sys.argv[2], os.fdopen(1, "wb", closefd=False))

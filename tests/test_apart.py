@@ -1,0 +1,155 @@
+"""The scan in a process of its own says what the scan says, or that it cannot say it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from bench import contents, expected, tree, wait_for
+from stores import Store
+
+from syncworker import apart, cli, sync
+from syncworker.apart import scan_apart
+from syncworker.errors import FatalError, Stopped, SyncError
+from syncworker.model import ScanItem
+from syncworker.scan import scan
+from syncworker.tree import Tree
+
+
+def never() -> bool:
+    return False
+
+
+def children() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children()
+        if child.status() != psutil.STATUS_ZOMBIE and "syncworker.apart" in child.cmdline()
+    ]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Files, and everything that is none."""
+    chance = random.Random(7)
+    path = tmp_path / "uploads"
+    for i in range(2500):
+        file = path / "photos" / f"d{chance.randrange(40)}" / f"f {i} \u00e9"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * chance.randrange(3))
+    os.symlink("d1", path / "photos" / "linked")
+    os.symlink("none", path / "photos" / "dangling")
+    os.symlink("/etc", path / "photos" / "outside")
+    os.mkfifo(path / "photos" / "fifo")
+    (path / os.fsdecode(b"photos/not utf-8 \xff")).write_text("x")
+    (path / "photos" / ("k" * 250) / ("l" * 250) / ("m" * 250) / ("n" * 250)).mkdir(parents=True)
+    (path / "photos" / ("k" * 250) / ("l" * 250) / ("m" * 250) / ("n" * 250) / ("o" * 30)).write_text("x")
+    return path
+
+
+@pytest.mark.parametrize("source", ["photos", "", "photos/d3"])
+def test_another_process_finds_the_same(root: Path, source: str) -> None:
+    with Tree(str(root)) as opened:
+        found = list(scan_apart(opened, source, never))
+        assert found == list(scan(opened, source, never))
+        assert [type(item) for item in found] == [type(item) for item in scan(opened, source, never)]
+    assert len(found) > 20
+    assert children() == []
+
+
+@pytest.mark.parametrize("source", ["none", "photos/fifo", "photos/outside", "photos/dangling"])
+def test_another_process_fails_alike(root: Path, source: str) -> None:
+    def outcome(how: Callable[..., Iterator[ScanItem]]) -> tuple[type, str, str]:
+        with Tree(str(root)) as opened, pytest.raises(SyncError) as caught:
+            list(how(opened, source, never))
+        return type(caught.value), caught.value.code, caught.value.message
+
+    assert outcome(scan_apart) == outcome(scan)
+
+
+def test_a_scan_whose_process_dies_is_no_whole_scan(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apart, "_PIPE_BYTES", 4096)  # so that it cannot have told everything
+    with Tree(str(root)) as opened:
+        items = scan_apart(opened, "photos", never)
+        next(items)
+        (child,) = children()
+        os.kill(child.pid, signal.SIGKILL)
+        with pytest.raises(FatalError) as caught:
+            list(items)
+    assert caught.value.code == "ScanFailed"
+
+
+def test_a_stop_ends_the_scan_and_its_process(root: Path) -> None:
+    told = False
+    with Tree(str(root)) as opened:
+        items = scan_apart(opened, "photos", lambda: told)
+        next(items)
+        told = True
+        with pytest.raises(Stopped):
+            list(items)
+    assert children() == []
+
+
+def test_who_stops_reading_leaves_no_process(root: Path) -> None:
+    with Tree(str(root)) as opened:
+        items = scan_apart(opened, "photos", never)
+        next(items)
+        assert len(children()) == 1
+        del items
+        wait_for(lambda: not children(), 10)
+
+
+def test_a_root_that_was_replaced_is_not_read(root: Path) -> None:
+    with Tree(str(root)) as opened:
+        root.rename(root.parent / "before")
+        tree(root, {"photos": {"other": "x"}})
+        with pytest.raises(FatalError) as caught:
+            list(scan_apart(opened, "photos", never))
+    assert caught.value.code == "SourceVanished"
+
+
+def test_the_process_knows_no_key_and_hears_no_signal_to_the_job(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MINIO_SECRET_KEY", "canary-secret")
+    monkeypatch.setattr(apart, "_PIPE_BYTES", 4096)
+    with Tree(str(root)) as opened:
+        items = scan_apart(opened, "photos", never)
+        next(items)
+        (child,) = children()
+        assert "canary-secret" not in Path(f"/proc/{child.pid}/environ").read_text()
+        assert os.getpgid(child.pid) != os.getpgid(0)
+        assert len(list(items)) > 2000
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_a_large_folder_is_scanned_apart_from_the_second_sync_on(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tree(tmp_path / "uploads" / "photos", {f"d{i % 7}": {f"f{i}": str(i)} for i in range(7)})
+    for i in range(200):
+        (folder / f"d{i % 7}" / f"g{i}").write_text(str(i))
+    values = {
+        "UPLOADS_DIR": tmp_path / "uploads", "JOBS_DIR": tmp_path / "jobs", "STORAGE_URL": store.url,
+        "MINIO_ACCESS_KEY": store.access_key, "MINIO_SECRET_KEY": store.secret_key,
+    }  # fmt: skip
+    for name, value in values.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setattr(sync, "WORTH_FILES", 100)
+    used = []
+    monkeypatch.setattr(sync, "scan_apart", lambda *given: used.append(1) or scan_apart(*given))
+    start = ["start", "--source", "photos", "--dest", "apart", "--json"]
+    assert cli.main(start) == 0
+    assert not used
+    for change in ("changed", "gone"):
+        (folder / "d1" / "g1").write_text("changed") if change == "changed" else (
+            folder / "d1" / "g1"
+        ).unlink()
+        assert cli.main(start) == 0
+        assert contents(store, "apart") == expected(folder)
+    assert len(used) == (2 if len(os.sched_getaffinity(0)) > 1 else 0)
