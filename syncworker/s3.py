@@ -80,7 +80,7 @@ class Gate:
             now = asyncio.get_running_loop().time()
             if now - self._lowered_at > 0.5:
                 self._lowered_at = now
-                self.limit = max(1.0, self.limit / 2)
+                self.limit = max(1.0, min(self.limit, self.inside + 1) / 2)
         self._wake()
 
     def _wake(self) -> None:
@@ -110,7 +110,7 @@ class Bucket:
         region: str,
         keys: KeySource,
         *,
-        most_requests: int = 64,
+        most_requests: int = 160,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.wire = wire

@@ -4,7 +4,7 @@
 thread   scan ─┐
                ├─ join ─ compare ─┐ batches, at most a few ahead (planner.py)
 thread   list ─┘                  ▼
-loop                        groups of small files ─ read (pool) ─ PUT      32 lanes
+loop                        groups of small files ─ read (pool) ─ PUT      32 to 128 lanes (pace.py)
                             large files ─ hash (pool) ─ parts              2 lanes
 loop     deletions, when all of that went well (sweep.py)
 ```
@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
@@ -36,6 +36,7 @@ from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncEr
 from syncworker.index import Index, Row, count_objects
 from syncworker.listing import RANGE_PAGES
 from syncworker.model import FileEntry, Phase, ScanItem, Skip
+from syncworker.pace import LOOK_SECONDS, MOST, Pace
 from syncworker.planner import Event, Planner
 from syncworker.progress import Progress
 from syncworker.reader import Outcome, Read, Work, read, read_cached
@@ -48,12 +49,12 @@ from syncworker.sweep import Sweep
 from syncworker.transfer import Sender, Vanished, row_of
 from syncworker.tree import Tree
 
-SMALL_LANES = 32
 LARGE_LANES = 2
 GROUP_FILES = 8
 GROUP_BYTES = 1 << 20
 BYTES_IN_FLIGHT = 64 << 20
 _READERS = 4
+_PACE_LOOKS = 5
 _REFUSED = 10_000
 # What fails on the way to the store, or here: nothing stands in such an upload's way.
 _NOT_REFUSED = frozenset(
@@ -171,7 +172,8 @@ class Sync:
     # -- the mirror
     async def _mirror(self, items: Iterator[ScanItem]) -> None:
         self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=8)
-        self.small: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * SMALL_LANES)
+        self.small: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * MOST)
+        self.lanes: set[asyncio.Task[None]] = set()
         self.large: asyncio.Queue[Read | None] = asyncio.Queue(maxsize=64)
         self.budget = Budget(BYTES_IN_FLIGHT)
         await self._open_bucket()
@@ -194,12 +196,15 @@ class Sync:
         thread = threading.Thread(target=planner.run, args=(items,), name="planner", daemon=True)
         thread.start()
         one = self.wait_seconds > 0
-        smalls = [asyncio.create_task(self._small_lane()) for _ in range(1 if one else SMALL_LANES)]
+        self.pace = Pace(1, 1) if one else Pace()
+        self._open_lanes()
+        pacing = asyncio.create_task(self._keep_pace())
         larges = [asyncio.create_task(self._large_lane()) for _ in range(1 if one else LARGE_LANES)]
         await self._dispatch()
-        for _ in smalls:
-            await self.small.put(None)
-        await asyncio.gather(*smalls)
+        await self.small.put(None)
+        while self.lanes:
+            await asyncio.wait(set(self.lanes))
+        pacing.cancel()
         for _ in larges:
             await self.large.put(None)
         await asyncio.gather(*larges)
@@ -309,20 +314,49 @@ class Sync:
             case _:
                 self._halt(value)
 
-    async def _small_lane(self) -> None:
-        while (group := await self.small.get()) is not None:
-            if self.halted():
-                continue
-            size = min(
-                sum(work.file.size for work in group if etag.is_single(work.file.size)), BYTES_IN_FLIGHT
+    def _open_lanes(self) -> None:
+        while len(self.lanes) < self.pace.lanes:
+            self.lanes.add(asyncio.create_task(self._small_lane()))
+
+    async def _keep_pace(self) -> None:
+        """As many lanes as help; those too many end by themselves."""
+        before = self.progress.counts["files_uploaded"]
+        while True:
+            waited = False
+            for _ in range(_PACE_LOOKS):
+                await asyncio.sleep(LOOK_SECONDS / _PACE_LOOKS)
+                waited = waited or self.small.empty()
+            sent = self.progress.counts["files_uploaded"]
+            is_throttled = self.bucket.gate.limit < self.bucket.gate.most
+            self.pace.look(
+                (sent - before) / LOOK_SECONDS, is_busy=not (waited or is_throttled or self.halted())
             )
-            await self.budget.take(size)
-            try:
-                await self._read_and_settle(group)
-            except Exception as error:  # noqa: BLE001 - a lane never ends early: the others would wait for it
-                self._halt(error)
-            finally:
-                await self.budget.give(size)
+            before = sent
+            if not self.small.empty():
+                self._open_lanes()
+
+    async def _small_lane(self) -> None:
+        try:
+            # Counted before each group: never do all lanes end because there are a few too many.
+            while len(self.lanes) <= self.pace.lanes:
+                group = await self.small.get()
+                if group is None:
+                    self.small.put_nowait(None)  # for the next lane
+                    return
+                if not self.halted():
+                    await self._do_group(group)
+        finally:
+            self.lanes.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _do_group(self, group: list[Work]) -> None:
+        size = min(sum(work.file.size for work in group if etag.is_single(work.file.size)), BYTES_IN_FLIGHT)
+        await self.budget.take(size)
+        try:
+            await self._read_and_settle(group)
+        except Exception as error:  # noqa: BLE001 - a lane never ends early: the others would wait for it
+            self._halt(error)
+        finally:
+            await self.budget.give(size)
 
     async def _read_and_settle(self, group: list[Work]) -> None:
         slow = []

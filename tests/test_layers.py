@@ -28,6 +28,7 @@ LAYERS = [
         "http",
         "parameters",
         "spool",
+        "pace",
         "listing",
         "compare",
         "scan",

@@ -1,0 +1,76 @@
+"""How many small files are under way: more where more helps, and back where it does not."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+
+import pytest
+from bench import Mirror, Request
+from stores import Store
+
+from syncworker.pace import LEAST, MOST, Pace
+
+
+def play(pace: Pace, rate_of: list[float], looks: int) -> list[int]:
+    lanes = []
+    for _ in range(looks):
+        pace.look(rate_of[pace.lanes], is_busy=True)
+        lanes.append(pace.lanes)
+    return lanes
+
+
+def test_a_store_far_away_gets_as_many_as_there_may_be() -> None:
+    lanes = play(Pace(), [20.0 * n for n in range(MOST + 1)], 10)
+    assert lanes[:4] == [48, 72, 108, MOST]
+    assert lanes[-1] == MOST
+
+
+def test_a_store_that_is_busy_keeps_the_least_but_for_a_try_now_and_then() -> None:
+    lanes = play(Pace(), [3000.0] * (MOST + 1), 200)
+    assert set(lanes) == {LEAST, 48}
+    assert lanes.count(48) < 12
+
+
+def test_a_step_that_gains_too_little_is_taken_back() -> None:
+    lanes = play(Pace(), [20.0 * min(n, 60) for n in range(MOST + 1)], 20)
+    assert lanes[:4] == [48, 72, 108, 72]
+    assert lanes[-1] == 72
+
+
+def test_who_has_no_work_or_is_asked_to_slow_down_tries_nothing() -> None:
+    pace = Pace()
+    for rate in (1.0, 100.0, 10_000.0):
+        pace.look(rate, is_busy=False)
+        assert pace.lanes == LEAST
+
+
+@pytest.mark.parametrize(("least", "most"), list(itertools.product([1, 7], [7, 8])))
+def test_never_fewer_nor_more_than_asked_for(least: int, most: int) -> None:
+    pace = Pace(least, most)
+    for rate in (1.0, 5.0, 50.0, 1.0, 1.0, 80.0) * 30:
+        pace.look(rate, is_busy=True)
+        assert least <= pace.lanes <= most
+
+
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_where_each_answer_takes_its_time_more_files_are_under_way(store: Store, mirror: Mirror) -> None:
+    mirror.make({f"f{i:04}": str(i) for i in range(1500)})
+    lock = threading.Lock()
+    inside = most = 0
+
+    def far_away(request: Request) -> None:
+        nonlocal inside, most
+        if request.method != "PUT" or not request.key:
+            return
+        with lock:
+            inside += 1
+            most = max(most, inside)
+        time.sleep(0.2)
+        with lock:
+            inside -= 1
+
+    mirror.proxy.on_request(far_away)
+    mirror.sync()
+    assert LEAST < most <= MOST
