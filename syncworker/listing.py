@@ -24,6 +24,7 @@ from syncworker.s3xml import Page
 RANGE_KEYS = 5000  # keys between two cuts
 RANGE_PAGES = 20  # pages of a range fetched ahead, should it have grown
 _RANGES_AHEAD = 8
+_EMPTY_PAGES = 1000  # in a row: some stores give a few, where much was deleted
 
 
 class PendingPage(Protocol):
@@ -56,6 +57,7 @@ class Listing:
         self._cuts = sorted(set(cuts or ()))
         self._tokens: set[int] = set()
         self._last_ends: tuple[str, str] | None = None
+        self._empty = 0
         self.complete = False
 
     def pages(self) -> Iterator[list[ObjectEntry]]:
@@ -84,6 +86,9 @@ class Listing:
             if hash(page.token) in self._tokens:
                 raise _broken("comes back to a page that it gave before")
             self._tokens.add(hash(page.token))
+        self._empty = 0 if page.entries else self._empty + 1
+        if self._empty > _EMPTY_PAGES:
+            raise _broken("goes on and on without a key")
         if page.entries:
             ends = (page.entries[0].key, page.entries[-1].key)
             if ends == self._last_ends:

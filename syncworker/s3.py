@@ -268,19 +268,20 @@ class Bucket:
         return faults.classify(operation, response.status, code, message[:300], response.headers)
 
     # -- the bucket
-    async def create(self) -> None:
-        """Makes the bucket; one of our own that is there already is success."""
+    async def create(self) -> bool:
+        """Makes the bucket. False: it is there already, and our own."""
         region = self.signer.region
         body = b"" if region in ("us-east-1", "auto") else s3xml.location_document(region)
         try:
             await self.call("CreateBucket", "PUT", body=body)
         except (FileError, FatalError) as error:
             if error.code == "BucketAlreadyOwnedByYou":
-                return
+                return False
             if body and error.code in ("InvalidLocationConstraint", "InvalidRegion", "MalformedXML"):
                 await self.call("CreateBucket", "PUT")
-                return
+                return True
             raise
+        return True
 
     async def exists(self) -> bool:
         try:

@@ -241,7 +241,8 @@ class Sync:
         if missing:
             self.control.check()
             started = time.monotonic()
-            await self.bucket.create()
+            if not await self.bucket.create():
+                page = await self.bucket.list_page(None)  # what said that it is missing lagged behind
             self.index.clear()
             self.progress.report("create_bucket", self.bucket.name, None, None, time.monotonic() - started)
         self._first_page = page
