@@ -266,6 +266,14 @@ def test_parts_come_with_the_marker_of_the_next_page(
     assert s3xml.parse_parts(body) == ([s3xml.Part(7, 5, "ab")], following)
 
 
+def test_the_parts_of_moto_come_under_a_name_of_its_own() -> None:
+    body = (
+        b"<ListPartsResponse><Part><PartNumber>1</PartNumber><Size>5</Size><ETag>e</ETag></Part>"
+        b"</ListPartsResponse>"
+    )
+    assert s3xml.parse_parts(body) == ([s3xml.Part(1, 5, "e")], None)
+
+
 def test_a_part_without_a_number_is_a_broken_answer() -> None:
     with pytest.raises(RetryError, match="without a number"):
         s3xml.parse_parts(b"<ListPartsResult><Part><Size>5</Size></Part></ListPartsResult>")

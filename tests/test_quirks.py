@@ -1,0 +1,179 @@
+"""Stores that are not as Amazon's is: what none of the four here does is played by the proxy before one.
+
+The answers are those that are recorded of the stores named in each test. The table of all quirks, and of the
+tests that show how each is met, is in docs/reliability.md; it is checked here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from bench import Answer, Mirror, fill, s3_error
+from fault_catalog import listed
+from proxy import Request
+from stores import list_uploads
+from toxics import Toxic
+
+_HEX = rb"[0-9a-f]{32}"
+
+
+def changed_body(pattern: bytes, replacement: bytes) -> Toxic:
+    """The answer's body, with what matches replaced, under a length that fits."""
+
+    def edit(head: bytes, body: bytes) -> bytes:
+        if b"chunked" in head.lower():
+            body = b"".join(re.findall(rb"[0-9a-f]+\r\n(.+?)\r\n(?=[0-9a-f]+\r\n)", body, re.DOTALL))
+        body = re.sub(pattern, replacement, body, flags=re.DOTALL)
+        head = re.sub(rb"(?i)\r\n(content-length|transfer-encoding):[^\r]*", b"", head)
+        return head.rstrip() + b"\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    return Toxic(edit=edit)
+
+
+def opaque(head: bytes, body: bytes) -> bytes:
+    """Every ETag as one that tells nothing: as long as an MD5, the same for the same content."""
+
+    def hide(match: re.Match[bytes]) -> bytes:
+        return match[1] + hashlib.md5(b"key" + match[2]).hexdigest().encode()
+
+    head = re.sub(rb'(?i)(etag: "?)(' + _HEX + rb")", hide, head)
+    return head + re.sub(rb"(&quot;|&#34;)(" + _HEX + rb")", hide, body)
+
+
+def test_etags_that_are_no_md5s_are_found_out_and_then_only_told_apart(mirror: Mirror) -> None:
+    """SSE-KMS, SSE-C, S3 Express, Fastly."""
+    mirror.proxy.on_request(
+        lambda r: Toxic(edit=opaque) if r.kind in ("PUT", "LIST", "HEAD", "CompleteMultipartUpload") else None
+    )
+    mirror.make({"a": "1", "d/b": "22", "large": 9 << 20})
+    mirror.twice()
+    mirror.make({"d/b": "33"})
+    mirror.sync()
+    assert [request.key for request in mirror.proxy.of_kind("PUT")] == ["d/b"]
+    shutil.rmtree(mirror.shell.jobs / ".index")
+    mirror.sync()
+    assert [request.key for request in mirror.proxy.of_kind("PUT")] == []
+
+
+def test_a_listing_without_etags_is_known_by_its_times(mirror: Mirror) -> None:
+    """juicefs gateway without --keep-etag."""
+    without = changed_body(b"<ETag>.*?</ETag>", b"")
+    mirror.proxy.on_request(lambda request: without if request.kind == "LIST" else None)
+    mirror.make({"a": "1", "d/b": "22"})
+    mirror.sync()
+    mirror.sync()
+    assert mirror.proxy.of_kind("PUT") == []
+    mirror.make({"d/b": "33"})
+    mirror.sync()
+    assert [request.key for request in mirror.proxy.of_kind("PUT")] == ["d/b"]
+
+
+def test_a_finished_upload_without_an_etag_is_asked_after(mirror: Mirror) -> None:
+    """Ceph RGW 16."""
+    without = changed_body(b"<ETag>.*?</ETag>", b"<ETag></ETag>")
+    mirror.proxy.on_request(lambda r: without if r.kind == "CompleteMultipartUpload" else None)
+    mirror.make({"large": 9 << 20})
+    mirror.twice()
+
+
+def half_sent(mirror: Mirror) -> str:
+    """A sync of a large file whose second part is refused: the id of the upload that is left."""
+    mirror.make({"large": 20 << 20})
+    mirror.proxy.on_request(lambda request: s3_error(403, "AccessDenied") if request.part == 2 else None)
+    run = mirror.start()
+    assert run.status["state"] == "failed", run
+    mirror.proxy.clear_hooks()
+    [upload] = list_uploads(mirror.store.client(), mirror.bucket)
+    found: str = upload["UploadId"]
+    return found
+
+
+def test_an_upload_that_the_store_has_dropped_is_begun_anew(mirror: Mirror) -> None:
+    """R2 drops them after seven days, rclone's server when it is restarted."""
+    upload = half_sent(mirror)
+    mirror.store.client().abort_multipart_upload(Bucket=mirror.bucket, Key="large", UploadId=upload)
+    mirror.sync()
+    assert list_uploads(mirror.store.client(), mirror.bucket) == []
+
+
+def test_a_store_that_takes_no_part_of_an_older_upload_gets_a_new_one(mirror: Mirror) -> None:
+    """Some will not have a part replaced, or refuse what comes late."""
+    upload = half_sent(mirror)
+    refusal = s3_error(400, "InvalidRequest")
+    mirror.proxy.on_request(
+        lambda r: refusal if r.kind == "UploadPart" and r.query["uploadId"] == upload else None
+    )
+    mirror.sync()
+    assert list_uploads(mirror.store.client(), mirror.bucket) == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(501, "NotImplemented"), (400, "MalformedXML"), (405, "MethodNotAllowed")]
+)
+def test_without_deletions_by_the_thousand_they_go_one_by_one(status: int, code: str, mirror: Mirror) -> None:
+    """Google Cloud Storage; LocalBucket."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {"gone1": b"1", "d/gone2": b"2"})
+    mirror.proxy.on_request(lambda r: s3_error(status, code) if r.kind == "DeleteObjects" else None)
+    mirror.sync()
+    assert {request.key for request in mirror.proxy.of_kind("DELETE")} >= {"gone1", "d/gone2"}
+
+
+def test_an_object_that_may_not_be_deleted_is_named_though_the_answer_is_200(mirror: Mirror) -> None:
+    """Amazon, and all who do as it does: errors of single keys come inside of the answer."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {"gone1": b"1"})
+    body = b"<DeleteResult><Error><Key>gone1</Key><Code>AccessDenied</Code></Error></DeleteResult>"
+    mirror.proxy.on_request(lambda r: Answer(200, {}, body) if r.kind == "DeleteObjects" else None)
+    run = mirror.start()
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "FilesFailed")
+    assert [(e["key"], e["code"]) for e in run.status["errors"]] == [("gone1", "AccessDenied")]
+    assert run.progress["objects_deleted"] == 0
+    mirror.proxy.clear_hooks()
+    mirror.sync()
+
+
+def test_a_bucket_that_was_there_after_all_is_looked_at_again(mirror: Mirror) -> None:
+    """A listing that lags behind says that there is none; making it then tells."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {"gone": b"1"})
+    late = itertools.count()
+
+    def lag(request: Request) -> Answer | None:
+        if request.kind == "LIST" and next(late) == 0:
+            return s3_error(404, "NoSuchBucket")
+        return s3_error(409, "BucketAlreadyOwnedByYou") if request.kind == "CreateBucket" else None
+
+    mirror.proxy.on_request(lag)
+    mirror.sync()
+
+
+def test_a_listing_of_nothing_that_never_ends_is_broken(mirror: Mirror) -> None:
+    """Empty pages, each with a way to the next."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {"gone": b"1"})
+    tokens = itertools.count()
+    mirror.proxy.on_request(
+        lambda request: listed([], f"t{next(tokens)}", "true") if request.kind == "LIST" else None
+    )
+    run = mirror.start()
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    assert "gone" in mirror.contents
+
+
+def test_every_test_that_the_page_names_exists() -> None:
+    tests = Path(__file__).parent
+    page = (tests.parent / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`(test_\w+)\.py::(test_\w+)`", page)
+    assert len(named) > 30
+    for file, name in named:
+        assert f"def {name}(" in (tests / f"{file}.py").read_text(), (file, name)
+    for file in set(re.findall(r"`(?:tests/)?(test_\w+\.py)`", page)):
+        assert (tests / file).is_file(), file
+    own = re.findall(r"^def (test_\w+)\(", Path(__file__).read_text(), re.MULTILINE)
+    assert [name for name in own if name not in page and "page" not in name] == []
