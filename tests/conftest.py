@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from bench import Mirror, RecordingProxy, Service, Shell
+from bench import Jobs, Mirror, RecordingProxy, Service, Shell
 from stores import Store, all_stores
+from truth import Watch, check_truth
 
 NAMES = tuple(all_stores())
 
@@ -115,32 +117,56 @@ def make_proxy() -> Iterator[Callable[[Store], RecordingProxy]]:
         proxy.close()
 
 
+@pytest.fixture(scope="session")
+def watch() -> Iterator[Watch]:
+    """Looks at the statuses of living workers during all tests."""
+    watch = Watch()
+    yield watch
+    watch.close()
+
+
+@contextlib.contextmanager
+def truthful(watch: Watch, made: Sequence[Jobs]) -> Iterator[None]:
+    """Ends what a test has started, and asks every status that it left whether it tells the truth."""
+    before = len(watch.stale)
+    try:
+        yield
+    finally:
+        for jobs in made:
+            jobs.close()
+            watch.remove(jobs.jobs)
+    for jobs in made:
+        if not jobs.tampered:
+            check_truth(jobs.jobs)
+    assert not watch.stale[before:], watch.stale[before:]
+
+
 @pytest.fixture
-def make_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Shell]]:
+def make_shell(tmp_path_factory: pytest.TempPathFactory, watch: Watch) -> Iterator[Callable[..., Shell]]:
     made: list[Shell] = []
 
     def make(store: Store, **environment: str) -> Shell:
         made.append(Shell(tmp_path_factory.mktemp("shell"), store, **environment))
+        watch.add(made[-1].jobs)
         return made[-1]
 
-    yield make
-    for shell in made:
-        shell.close()
+    with truthful(watch, made):
+        yield make
 
 
 @pytest.fixture
-def make_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Service]]:
+def make_service(tmp_path_factory: pytest.TempPathFactory, watch: Watch) -> Iterator[Callable[..., Service]]:
     made: list[Service] = []
 
     def make(store: Store | None, *, start: bool = True, **environment: str) -> Service:
         made.append(Service(tmp_path_factory.mktemp("service"), store, **environment))
+        watch.add(made[-1].jobs)
         if start:
             made[-1].start()
         return made[-1]
 
-    yield make
-    for service in made:
-        service.close()
+    with truthful(watch, made):
+        yield make
 
 
 @pytest.fixture
