@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: soak reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
+.PHONY: soak test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,11 +46,21 @@ $(AXE):
 		{ echo "the tests need axe-core from npm: install Debian's package npm as root" >&2; exit 1; }
 	@mkdir -p $(VENV)/npm && cd $(VENV)/npm && npm install --no-audit --no-fund --silent --ignore-scripts axe-core@4.14.1
 
+# Kills and fails processes at their system calls.
+$(VENV)/.strace: $(VENV)/.dev
+	@command -v strace >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install -y --no-install-recommends strace >/dev/null; } || \
+		{ echo "the tests need strace: install Debian's package strace as root" >&2; exit 1; }
+	@touch $@
+
 screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/screenshots again
 	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -q tests/test_dashboard.py -k pictures
 
-test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(AXE) ## all tests, those against real S3 servers and in a real Chromium included
+test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(AXE) ## all tests, those against real S3 servers and in a real Chromium included
 	$(BIN)/python -m pytest
+
+test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed at, and failed in, each of their system calls on jobs/
+	SYSCALLS=all $(BIN)/python -m pytest -s tests/test_syscalls.py
 
 ROUNDS ?= 200
 soak: $(VENV)/.dev ## changes, syncs, kill -9 at random instants: ROUNDS=200, SEED=… to repeat a run, STORE=seaweedfs

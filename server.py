@@ -31,6 +31,7 @@ from syncworker import (
     guard,
     http,
     index,
+    leftovers,
     metrics,
     openapi,
     parameters,
@@ -457,6 +458,7 @@ def _serve() -> int:
     right = supervision.serve_alone(jobs)
     if right is None:
         raise UsageError("AlreadyServed", f"another server already serves the jobs in {jobs.path}")
+    leftovers.clear(jobs)
     os.makedirs(config.uploads_dir, exist_ok=True)
     store = None if config.storage_url else embedded.Embedded(config, os.path.join(process.PROJECT, ".env"))
     spawn = supervision.spawner(jobs, os.environ)

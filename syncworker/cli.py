@@ -77,7 +77,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
 
 
 def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
-    from syncworker import spec
+    from syncworker import leftovers, spec
 
     access_key, secret_key = _keys(arguments)
     request = spec.parse(
@@ -91,11 +91,12 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
     )
     spec.check_storage_url(request.storage_url)
     jobs.prepare()
+    leftovers.clear(jobs)
     return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments.json)
 
 
 def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
-    from syncworker import spec
+    from syncworker import leftovers, spec
 
     access_key, secret_key = spec.parse_keys(*_keys(arguments))
     keys = (access_key, secret_key) if access_key and secret_key else None
@@ -112,6 +113,7 @@ def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> in
             param="access_key",
         )
     jobs.prepare()
+    leftovers.clear(jobs)
 
     def make() -> Status:
         return jobs.prepare_resume(arguments.id, keys, shell=True)  # noqa: S604 - no shell is started

@@ -25,6 +25,7 @@ from typing import Any, Self
 
 from syncworker.errors import FatalError
 
+SELF_TEST = ".self-test-"
 _RETRY_SECONDS = 0.01
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -233,7 +234,7 @@ def self_test(directory: str) -> None:
 
     Raises FatalError when the file system of `directory` does not keep them.
     """
-    path = os.path.join(directory, f".self-test-{os.getpid()}")
+    path = os.path.join(directory, f"{SELF_TEST}{os.getpid()}")
     try:
         with Lock(path) as first, Lock(path) as second:
             if not first.acquire() or second.acquire():

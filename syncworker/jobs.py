@@ -18,6 +18,7 @@ Nothing here talks to S3 or starts a process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +36,10 @@ Status = dict[str, Any]
 
 SUFFIXES = ("secret", "report.jsonl", "log", "cancel", "json.tmp", "json", "lock")  # removed in this order
 _SHELL_SECONDS = 10.0
+_KEYLESS = (
+    State.DONE,
+    State.CANCELLED,
+)  # a cancelled job is resumed with new keys
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
 
 PROGRESS: dict[str, Any] = {
@@ -182,6 +187,10 @@ class Jobs:
         name = destination_id(status["storage_url"], status["dest"])
         return files.Lock(os.path.join(self.path, ".dest", f"{name}.lock"))
 
+    def creation_lock(self) -> files.Lock:
+        """Held while a job is made or resumed."""
+        return files.Lock(os.path.join(self.path, ".create.lock"))
+
     def entries(self) -> Mapping[str, Entry]:
         """What is recorded of every job, by id: cheap, whatever the number of jobs."""
         return self._catalog.entries()
@@ -225,16 +234,21 @@ class Jobs:
 
     def create(self, request: Request, *, from_shell: bool = False) -> Status:
         """A new job, `queued`. Raises Conflict when its destination is taken."""
-        with files.Lock(os.path.join(self.path, ".create.lock")) as guard:
+        with self.creation_lock() as guard:
             self._guard(guard)
             self._refuse_taken(request.storage_url, request.dest)
             now = datetime.now(UTC)
             job_id = self._reserve(now)
-            if request.access_key is not None:
-                secret = {"access_key": request.access_key, "secret_key": request.secret_key}
-                files.replace_json(self.file(job_id, "secret"), secret, durable=True)
             status = _new_status(job_id, request, now, auto_resume=not from_shell)
-            self.write(status, durable=True)
+            try:
+                if request.access_key is not None:
+                    secret = {"access_key": request.access_key, "secret_key": request.secret_key}
+                    files.replace_json(self.file(job_id, "secret"), secret, durable=True)
+                self.write(status, durable=True)
+            except BaseException:  # who asked is told that there is no job: so there is none, and no key
+                with contextlib.suppress(OSError):  # `leftovers` removes what stays
+                    self.delete(job_id)
+                raise
         return status
 
     def _guard(self, lock: files.Lock) -> None:
@@ -271,6 +285,7 @@ class Jobs:
             raise NoSuchJob(job_id)
         recorded = _begun_state(status)
         if recorded in FINAL_STATES:
+            self.drop_keys_of_ended(job_id, recorded)
             return status
         if effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id)) == (
             recorded_state(status)
@@ -310,7 +325,7 @@ class Jobs:
         status["progress"]["bytes_per_second"] = 0.0
         status["cancel_requested"] = status["cancel_requested"] or self.is_cancelled(status["id"])
         self.write(status, durable=True)
-        if state in (State.DONE, State.CANCELLED):
+        if state in _KEYLESS:
             files.remove(self.file(status["id"], "secret"))
         return status
 
@@ -348,7 +363,7 @@ class Jobs:
 
         `keys` replace the secret. Raises Conflict unless it is interrupted, failed or cancelled.
         """
-        with files.Lock(os.path.join(self.path, ".create.lock")) as guard:
+        with self.creation_lock() as guard:
             self._guard(guard)
             status = self.observe(job_id)
             if recorded_state(status) not in RESUMABLE_STATES:
@@ -374,6 +389,14 @@ class Jobs:
         if value is None:
             return None
         return str(value["access_key"]), str(value["secret_key"])
+
+    def drop_keys_of_ended(self, job_id: str, recorded: State | None = State.DONE) -> None:
+        """Removes the keys of a job that needs them no more, if its worker was killed before it could."""
+        if recorded not in _KEYLESS or not os.path.lexists(self.file(job_id, "secret")):
+            return
+        with self.lock(job_id) as lock:
+            if lock.acquire() and recorded_state(self.read(job_id)) in _KEYLESS:  # else it is resumed now
+                files.remove(self.file(job_id, "secret"))
 
     def prune(
         self, keep: int, at_most: int = 1_000_000, before: Callable[[list[str]], None] = lambda _: None

@@ -105,8 +105,10 @@ def _attempt(
     try:
         progress.snapshot()
         progress.close()
-    finally:
-        tell(jobs.finish(status, state, error, message))
+    except OSError as failure:  # a full disk, say: what has become of the bucket is true all the same
+        message += f" (the report lacks its last lines: {failure.strerror or failure})"
+        print(message, file=sys.stderr, flush=True)
+    tell(jobs.finish(status, state, error, message))
     return state
 
 

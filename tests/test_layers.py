@@ -19,6 +19,7 @@ LAYERS = [
     ["files", "process", "endpoint", "sigv4", "etag", "s3xml", "faults", "control", "tree"],
     ["settings", "spec", "jobs", "catalog", "progress", "index", "findings", "links", "credentials", "wire"],
     [
+        "leftovers",
         "usage",
         "wording",
         "schemas",
