@@ -132,6 +132,8 @@ SECTIONS: tuple[Section, ...] = (
             "ProxyRefused": "The proxy does not allow this host, or wants a password (`http://user:pw@host`)",
             "BadAnswer": "What answers is no S3 storage (a login page, a web server), or a broken one. Check"
             " STORAGE_URL with `curl -i`",
+            "ScanFailed": "Somebody killed the worker's helper, which reads large folders, or the memory ran out."
+            " Sync again",
             "BrokenListing": "The storage's listing contradicts itself, so nothing was deleted. Resume; if it"
             " comes again, the storage has a bug: report it there",
             "WrongRegion": "Set AWS_REGION to the bucket's",
@@ -301,5 +303,6 @@ def render() -> str:
 
 
 if __name__ == "__main__":
+    page = render()  # before the old one is gone
     with open(TARGET, "w", encoding="utf-8") as file:
-        file.write(render())
+        file.write(page)
