@@ -19,6 +19,8 @@ from syncworker import guard
 
 FORM = """<form id=f method={method} action="{url}/sync" enctype="{kind}">
 <input name=source value=""><input name=dest value=victim-bucket></form><script>f.submit()</script>"""
+SPECULATION = """<script type=speculationrules>
+{"prefetch": [{"source": "list", "urls": ["{target}"], "eagerness": "immediate"}]}</script>"""
 URLENCODED = "application/x-www-form-urlencoded"
 
 
@@ -72,6 +74,12 @@ VECTORS = [
     ),
     Vector("top-level navigation", "<script>location = '{target}'</script>"),
     Vector("redirect by meta", '<meta http-equiv=refresh content="0; url={target}">'),
+    Vector("embed", '<embed src="{target}">'),
+    Vector("font", "<style>@font-face {font-family: f; src: url('{target}')} p {font-family: f}</style><p>x"),
+    Vector("module", '<link rel=modulepreload href="{target}">'),
+    Vector("preload", '<link rel=preload as=image href="{target}">'),
+    Vector("ping", '<a id=a href="#x" ping="{target}">x</a><script>a.click()</script>', acts=False),
+    Vector("speculation", SPECULATION),
     Vector("prefetch", '<link rel=prefetch href="{target}">'),
     Vector("EventSource", "<script>new EventSource('{target}')</script>"),
     Vector("WebSocket", "<script>new WebSocket('{target}'.replace('http', 'ws'))</script>"),

@@ -20,9 +20,9 @@ from tests_deploy import machine
 from tests_deploy.machine import DeployError
 from tests_deploy.stack import PROJECT, Stack, Status, wait_for
 
-MANY = 120  # files of the job that is killed
+MANY = 70  # files of the job that is killed
 WAIT_SECONDS = 0.1  # its pause after each: it lasts long enough to be caught in the middle
-CAUGHT_AT = 15
+CAUGHT_AT = 10
 IMAGES = "images without a registry"
 
 
