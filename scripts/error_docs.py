@@ -176,6 +176,7 @@ SECTIONS: tuple[Section, ...] = (
             "CrossSite": "Another web site sent this through your browser: good that it was refused. Open the"
             " dashboard itself",
             "CrossOrigin": "The same, seen by `Origin`. A proxy in front must keep the `Host` header",
+            "PageUnknown": "A hostile page could have sent it. Start jobs in the dashboard, or with POST, or set API_TOKEN",
             "Prefetch": "The browser loaded the address before you opened it. Open it",
             "UpgradeRefused": "No WebSockets here. A proxy should not send `Upgrade`",
             "ProxyRequest": "The program takes this server for its proxy",

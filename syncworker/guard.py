@@ -10,6 +10,7 @@ this order, each with a status of its own:
 | `Sec-Fetch-Site`, when there is one, is `same-origin` or `none` | 403 |
 | `Origin`, when there is one, is our own | 403 |
 | not a prefetch (a link on a page must not start anything by being shown) | 403 |
+| without a token: no GET that acts, of a browser that cannot say for which page | 403 |
 | with a token set: `Authorization: Bearer`, or the login link's cookie; not for `/healthz` | 401 |
 
 GET is checked like the others, because here it acts. The layer also puts the security headers on every answer
@@ -41,6 +42,7 @@ StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 FORM_MAX_BYTES = 4096
+ACTING_PATHS = frozenset({"/sync", "/cancel", "/resume"})
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
 _PORT = re.compile(r"(.+?):([0-9]{1,5})")
 # What a log line shows as it came: values of these parameters, when they hold nothing that separates names
@@ -93,7 +95,7 @@ def is_allowed_host(host: str | None, allowed: frozenset[str]) -> bool:
 
 
 def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | None:
-    """The rows of the table above but the last."""
+    """The rows of the table above but the last two."""
     host = environ.get("HTTP_HOST")
     if not is_allowed_host(host, allowed):
         return Refusal(
@@ -111,12 +113,40 @@ def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | No
     if site is not None and site.lower() not in ("same-origin", "none"):
         return Refusal(403, "CrossSite", "a page of another site may not use this server")
     origin = environ.get("HTTP_ORIGIN")
-    if origin is not None and origin.lower() != f"{environ.get('wsgi.url_scheme', 'http')}://{host}".lower():
+    own = [f"{environ.get('wsgi.url_scheme', 'http')}://{host}".lower()]
+    if site is not None and site.lower() == "same-origin":
+        own.append(
+            f"https://{host}".lower()
+        )  # a proxy in front of us speaks TLS; the browser sees no other site
+    if origin is not None and origin.lower() not in own:
         return Refusal(403, "CrossOrigin", "a page of another origin may not use this server")
     for name in ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ"):
         if re.search("prefetch|prerender|preview", environ.get(name, ""), re.IGNORECASE):
             return Refusal(403, "Prefetch", "nothing is answered to a prefetch: requests here act")
     return None
+
+
+def refusal_of_silence(environ: Environ) -> Refusal | None:
+    """A GET that acts, of a browser that tells nothing of the page it is made for. Browsers send
+    `Sec-Fetch-Site` to https and to this machine's own names only, and no `Origin` with the GET of an
+    `<img>`: under a plain http name of the network the address bar and a hostile page look the same. A POST
+    carries an `Origin`; a login's cookie is not sent for other sites; curl is no browser."""
+    named = environ.get("HTTP_HOST", "")
+    match = _PORT.fullmatch(named)
+    if (
+        environ["REQUEST_METHOD"] != "GET"
+        or "/" + environ.get("PATH_INFO", "").strip("/") not in ACTING_PATHS
+        or "HTTP_SEC_FETCH_SITE" in environ
+        or "mozilla/" not in environ.get("HTTP_USER_AGENT", "").lower()
+        or is_loopback(match[1] if match else named)
+    ):
+        return None
+    return Refusal(
+        403,
+        "PageUnknown",
+        "over plain http a browser does not tell which page asks for this: use the dashboard, or POST, or"
+        " open the server as localhost or through https, or set API_TOKEN",
+    )
 
 
 # -- the token -------------------------------------------------------------------------------------------
@@ -255,8 +285,10 @@ class Guard:
 
     def _refusal(self, environ: Environ) -> Refusal | None:
         refusal = refusal_of_origin(environ, self._allowed)
-        if refusal is not None or self._login is None:
+        if refusal is not None:
             return refusal
+        if self._login is None:
+            return refusal_of_silence(environ)
         if environ.get("PATH_INFO") == "/login":
             return self._login.answer(environ)
         return None if environ.get("PATH_INFO") == "/healthz" else self._login.refusal(environ)

@@ -85,6 +85,12 @@ PAGES = [
     Row("a page of another local port", sends(Sec_Fetch_Site="same-site"), without("HTTP_SEC_FETCH_SITE")),
     Row("a form of another origin", sends(method="POST", Origin="http://evil.test"), without("HTTP_ORIGIN")),
     Row("a sandboxed page", sends(method="POST", Origin="null"), without("HTTP_ORIGIN")),
+    Row(
+        "a page over plain http, which no header betrays",
+        sends(Host="nas.test", User_Agent="Mozilla/5.0 (X11; Linux x86_64)"),
+        replaced(guard, "refusal_of_silence", lambda _: None),
+        (("ALLOWED_HOSTS", "nas.test"),),
+    ),
     Row("a prefetch", sends(Sec_Purpose="prefetch"), without("HTTP_SEC_PURPOSE")),
     Row("an old browser's prefetch", sends(Purpose="prefetch"), without("HTTP_PURPOSE")),
     Row("a WebSocket", sends(Upgrade="websocket"), without("HTTP_UPGRADE")),

@@ -91,7 +91,12 @@ VECTORS = [
 ]
 
 
-NAMES = (f"MAP {NAME} 127.0.0.1", "MAP *.rebound.test 127.0.0.2", "MAP localhost.evil.test 127.0.0.1")
+NAMES = (
+    f"MAP {NAME} 127.0.0.1",
+    "MAP *.rebound.test 127.0.0.2",
+    "MAP localhost.evil.test 127.0.0.1",
+    "MAP nas.test 127.0.0.1",
+)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +158,7 @@ def filled(html: str, site: Site, host: str = "127.0.0.1") -> str:
 
 def open_guard(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(guard, "refusal_of_origin", lambda *_: None)
+    patch.setattr(guard, "refusal_of_silence", lambda _: None)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=repr)
@@ -217,6 +223,33 @@ def test_with_the_guard_off_a_rebound_page_starts_a_job_and_reads_it(
         assert re.search(r'"state": "queued"', tab.titled())
     finally:
         rebinder.close()
+
+
+@pytest.mark.parametrize("defended", [True, False], ids=["refused", "with the guard off"])
+def test_a_page_starts_no_job_under_a_name_for_which_the_browser_tells_no_site(
+    defended: bool, tab: Tab, evil: Evil, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over plain http, and not to this machine's own names, Chromium sends no `Sec-Fetch-Site`."""
+    if not defended:
+        monkeypatch.setattr(guard, "refusal_of_silence", lambda _: None)
+    site = Site(tmp_path, ALLOWED_HOSTS="nas.test", STORAGE_URL="http://127.0.0.1:9")
+    statuses: list[str] = []
+    real = guard.write_access_line
+
+    def write(environ: dict[str, str], status: str, seconds: float) -> None:
+        assert "HTTP_SEC_FETCH_SITE" not in environ
+        statuses.append(status[:3])
+        real(environ, status, seconds)
+
+    monkeypatch.setattr(guard, "write_access_line", write)
+    try:
+        evil.page = filled('<img src="{target}">', site, "nas.test")
+        assert tab.visit(evil.url, lambda: bool(statuses))
+        assert statuses[0] == ("403" if defended else "202")
+        assert len(site.jobs.ids()) == (not defended)
+    finally:
+        tab.close()
+        site.close()
 
 
 def test_the_operators_own_address_bar_is_served(tab: Tab, site: Site) -> None:

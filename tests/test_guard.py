@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from serving import Answer, Site, load
 
+import server
 from syncworker import guard
 from syncworker.errors import UsageError
 
@@ -80,6 +81,53 @@ def test_two_hosts_or_none_are_refused(site: Site) -> None:
     none = b"GET /runnings HTTP/1.1\r\nConnection: close\r\n\r\n"
     old = b"GET /runnings HTTP/1.0\r\n\r\n"
     assert [site.raw(data).status for data in (two, none, old)] == [403, 403, 403]
+
+
+BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
+
+
+@pytest.mark.parametrize(
+    "method, host, headers, status",
+    [
+        ("GET", "nas.test", {"User_Agent": BROWSER}, 403),
+        ("GET", "nas.test:5000", {"User_Agent": BROWSER}, 403),
+        ("GET", "nas.test", {"User_Agent": BROWSER, "Sec_Fetch_Site": "none"}, 202),
+        ("GET", "nas.test", {"User_Agent": "curl/8.0"}, 202),
+        ("GET", "nas.test", {}, 202),
+        ("POST", "nas.test", {"User_Agent": BROWSER}, 202),
+        ("POST", "nas.test", {"User_Agent": BROWSER, "Origin": "http://nas.test"}, 202),
+        ("POST", "nas.test", {"User_Agent": BROWSER, "Origin": "http://evil.test"}, 403),
+        ("GET", "localhost:5000", {"User_Agent": BROWSER}, 202),
+        ("GET", "[::1]", {"User_Agent": BROWSER}, 202),
+    ],
+)
+def test_a_browser_that_cannot_say_for_which_page_starts_no_job_with_a_get(
+    tmp_path: Path, method: str, host: str, headers: dict[str, str], status: int
+) -> None:
+    site = Site(tmp_path, ALLOWED_HOSTS="nas.test,localhost,[::1]")
+    try:
+        for path in ("/sync", "//sync", "/%73ync") if status == 403 else ("/sync",):
+            answer = site.ask(method, f"{path}?source=&dest=bucket", Host=host, **headers)
+            assert answer.status == status, (path, answer)
+        assert len(site.jobs.ids()) == (status == 202)
+        assert site.get("/runnings", Host=host, User_Agent=BROWSER).status == 200
+    finally:
+        site.close()
+
+
+def test_the_paths_that_act_are_the_routes_that_act() -> None:
+    assert {route.path for route in server.ROUTES if route.acts} == guard.ACTING_PATHS
+
+
+def test_the_dashboard_works_behind_a_proxy_that_speaks_tls(tmp_path: Path) -> None:
+    site = Site(tmp_path, ALLOWED_HOSTS="sync.test")
+    try:
+        headers = {"Host": "sync.test", "Origin": "https://sync.test", "User_Agent": BROWSER}
+        assert site.ask("POST", "/runnings", Sec_Fetch_Site="same-origin", **headers).status == 200
+        assert site.ask("POST", "/runnings", **headers).status == 403  # nobody says it is the same site
+        assert site.ask("POST", "/runnings", Sec_Fetch_Site="same-site", **headers).status == 403
+    finally:
+        site.close()
 
 
 def test_a_target_with_another_authority_is_refused(site: Site) -> None:
