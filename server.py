@@ -446,7 +446,6 @@ def main() -> int:
 def _serve() -> int:
     config = settings.load()
     guard.check_exposure(config)
-    token = guard.load_token(config, process.PROJECT)
     application = _Starting()
     try:
         server = http.Server(application, config.api_host, config.api_port)
@@ -459,6 +458,7 @@ def _serve() -> int:
     if right is None:
         raise UsageError("AlreadyServed", f"another server already serves the jobs in {jobs.path}")
     leftovers.clear(jobs)
+    token = guard.load_token(config, process.PROJECT)
     os.makedirs(config.uploads_dir, exist_ok=True)
     store = None if config.storage_url else embedded.Embedded(config, os.path.join(process.PROJECT, ".env"))
     spawn = supervision.spawner(jobs, os.environ)

@@ -182,12 +182,8 @@ def load_token(settings: Settings, folder: str) -> str | None:
 
 
 def _kept_token(path: str) -> str:
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        with os.fdopen(os.open(path, flags, 0o600), "w") as file:
-            file.write(secrets.token_urlsafe(32) + "\n")
-    except FileExistsError:
-        pass  # made by an earlier start
+    if not os.path.lexists(path):  # whole or not at all: half a token would keep later starts from starting
+        files.replace_bytes(path, f"{secrets.token_urlsafe(32)}\n".encode(), durable=True)
     with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "r") as file:
         found = os.fstat(file.fileno())
         token = file.read(1024).strip()

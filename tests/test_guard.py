@@ -265,6 +265,22 @@ def test_a_token_is_made_where_the_programs_folder_cannot_be_written_to(tmp_path
     assert guard.load_token(config, "/proc") == guard.load_token(config, "/proc")
 
 
+def test_a_start_that_dies_while_it_makes_a_token_leaves_no_part_of_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(tmp_path, API_TOKEN="auto")
+
+    def die(_fd: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", die)
+        with pytest.raises(KeyboardInterrupt):
+            guard.load_token(config, str(tmp_path))
+    assert not (tmp_path / "jobs" / ".api-token").exists()
+    assert guard.load_token(config, str(tmp_path))
+
+
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     config = load(tmp_path, API_TOKEN="auto")
     guard.load_token(config, str(tmp_path))
