@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from collections import Counter
 
 import pytest
-from bench import Mirror, Request
+from bench import Answer, Mirror, Request, s3_error
 from stores import Store
 
 from syncworker.pace import LEAST, MOST, Pace
@@ -56,7 +57,7 @@ def test_never_fewer_nor_more_than_asked_for(least: int, most: int) -> None:
 
 @pytest.mark.parametrize("store", ["moto"], indirect=True)
 def test_where_each_answer_takes_its_time_more_files_are_under_way(store: Store, mirror: Mirror) -> None:
-    mirror.make({f"f{i:04}": str(i) for i in range(1500)})
+    mirror.make({f"f{i:04}": str(i) for i in range(900)})
     lock = threading.Lock()
     inside = most = 0
 
@@ -74,3 +75,28 @@ def test_where_each_answer_takes_its_time_more_files_are_under_way(store: Store,
     mirror.proxy.on_request(far_away)
     mirror.sync()
     assert LEAST < most <= MOST
+
+
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_a_store_that_takes_so_many_a_second_is_asked_for_hardly_more(store: Store, mirror: Mirror) -> None:
+    mirror.make({f"f{i:04}": str(i) for i in range(250)})
+    taken: Counter[int] = Counter()
+    lock = threading.Lock()
+    refused = 0
+
+    def ten_in_a_tenth(request: Request) -> Answer | None:
+        nonlocal refused
+        if request.method != "PUT" or not request.key:
+            return None
+        with lock:
+            tenth = int(time.monotonic() * 10)
+            taken[tenth] += 1
+            if taken[tenth] <= 10:
+                return None
+            refused += 1
+        return s3_error(503, "SlowDown")
+
+    mirror.proxy.on_request(ten_in_a_tenth)
+    run = mirror.sync()
+    assert run.progress["files_failed"] == 0
+    assert 0 < refused < 100  # without a rate: 200 and more
