@@ -127,6 +127,24 @@ def remove(path: str) -> bool:
     return True
 
 
+class Reserve:
+    """Space of a disk that is set aside, in a file without a name, so that a last small file can still be
+    written when the disk is full: `release`, then write. Where nothing can be set aside there is none."""
+
+    def __init__(self, directory: str, size: int) -> None:
+        self._fd = -1
+        try:
+            self._fd = os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            os.posix_fallocate(self._fd, 0, size)
+        except OSError:  # full already, or a file system without such files
+            self.release()
+
+    def release(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
 def touch(path: str) -> None:
     """Makes an empty file, durably; nothing happens when it is there."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))

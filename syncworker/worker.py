@@ -7,6 +7,7 @@ lock is held until the process ends; the status is written by nobody else meanwh
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import sys
 import traceback
@@ -18,7 +19,7 @@ from syncworker.control import Control
 from syncworker.credentials import Chain, Given, KeySource
 from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
-from syncworker.files import Lock
+from syncworker.files import Lock, Reserve
 from syncworker.index import Index
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, begin, recorded_state, renew
 from syncworker.model import FINAL_STATES, State
@@ -32,6 +33,7 @@ from syncworker.wire import Wire
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
 _DESTINATION_SECONDS = 3.0
 _TICK_SECONDS = 0.1
+_STATUS_BYTES = 256 << 10  # more than any status has
 _PATIENCE_SECONDS = 5.0  # how long a request may be silent once the job is to stop
 
 OnStatus = Callable[[Status], None]
@@ -67,6 +69,7 @@ def _attempt(
     begin(status)
     jobs.write(status, durable=True)
     tell(status)
+    reserve = Reserve(jobs.path, _STATUS_BYTES)
     progress = Progress(jobs, status)
     error: dict[str, str] | None = None
     try:
@@ -89,10 +92,7 @@ def _attempt(
             error = {"code": failure.code, "message": message}
     except OSError as failure:
         traceback.print_exc()
-        state, message = (
-            State.FAILED,
-            f"a local file of the job cannot be used: {failure.strerror or failure}",
-        )
+        state, message = State.FAILED, _about_the_disk(failure)
         error = {"code": "LocalError", "message": message}
     except Exception:  # noqa: BLE001 - the status must not say `running` for ever; the trace is in the log
         traceback.print_exc()
@@ -108,8 +108,20 @@ def _attempt(
     except OSError as failure:  # a full disk, say: what has become of the bucket is true all the same
         message += f" (the report lacks its last lines: {failure.strerror or failure})"
         print(message, file=sys.stderr, flush=True)
-    tell(jobs.finish(status, state, error, message))
+    try:
+        jobs.finish(status, state, error, message)
+    except OSError:
+        reserve.release()  # a full disk: this is what it was for
+        jobs.finish(status, state, error, message)
+    tell(status)
+    reserve.release()
     return state
+
+
+def _about_the_disk(failure: OSError) -> str:
+    if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space is left for the job's files: make some on the disk of the jobs folder, then resume"
+    return f"a local file of the job cannot be used: {failure.strerror or failure}"
 
 
 def _stopped(control: Control) -> tuple[State, dict[str, str] | None, str]:
