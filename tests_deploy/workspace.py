@@ -23,8 +23,8 @@ from tests_deploy.machine import run
 
 LOCK = "/run/s3-sync-api-test-deploy.lock"
 PREFIX = "test-deploy-"
-MEMORY_BYTES = 5 << 30  # of images, at the most; a disk takes twice the time
-MEMORY_LEFT_BYTES = 5 << 30
+MEMORY_BYTES = 3 << 30  # of images, several times over; a disk takes longer
+MEMORY_LEFT_BYTES = 3 << 30
 
 
 @contextlib.contextmanager
