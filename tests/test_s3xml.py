@@ -330,6 +330,31 @@ def test_a_page_without_a_word_of_more_is_the_last(said: str) -> None:
     assert not s3xml.parse_listing(f"<ListBucketResult>{said}</ListBucketResult>".encode()).truncated
 
 
+def test_no_bit_that_turns_hides_an_object_or_the_rest_of_a_listing() -> None:
+    """It may change a key, a size or an ETag: then another is listed, and the count stays."""
+    rows = "".join(
+        f"<Contents><Key>d/k{n}</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;{n:032x}"
+        f"&quot;</ETag><Size>1{n}</Size><StorageClass>STANDARD</StorageClass></Contents>"
+        for n in range(3)
+    )
+    page = (
+        '<?xml version="1.0" encoding="UTF-8"?><ListBucketResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Name>b</Name><EncodingType>url</EncodingType><IsTruncated>true</IsTruncated>{rows}"
+        "<NextContinuationToken>next</NextContinuationToken></ListBucketResult>"
+    ).encode()
+    read = 0
+    for place in range(8 * len(page)):
+        turned = bytearray(page)
+        turned[place // 8] ^= 1 << place % 8
+        try:
+            found = s3xml.parse_listing(bytes(turned))
+        except RetryError:
+            continue
+        read += 1
+        assert (len(found.entries), found.truncated, bool(found.token)) == (3, True, True), bytes(turned)
+    assert read > 100, "most turn text into other text"
+
+
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)))
 def test_the_keys_that_an_answer_names_are_read_back(keys: list[str]) -> None:
     rows = "".join(f"<Deleted>\n  <Key>{escape(key)}</Key></Deleted>" for key in keys)
