@@ -220,8 +220,11 @@ class Progress:
     def close(self) -> None:
         self.flush_report()
         if self._report_fd is not None:
-            os.close(self._report_fd)
-            self._report_fd = None
+            fd, self._report_fd = self._report_fd, None
+            try:
+                files.sync_file(fd)  # the final state comes next, and survives a power cut
+            finally:
+                os.close(fd)
 
     # -- the status
     def due(self) -> bool:
