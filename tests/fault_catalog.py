@@ -254,6 +254,18 @@ SILENT = [
     Fault(
         "an upload is never answered", lambda s: s.hang(sending("docs/new")), ("silent", RESUME), IMPATIENT
     ),
+    Fault(
+        "parts of a large file are not read",
+        lambda s: s.hang(sending(LARGE)),
+        ("silent", RESUME),
+        IMPATIENT,
+    ),
+    Fault(
+        "answers to the listing stop in the middle",
+        lambda s: s.always(is_listing, Toxic(stall_at=200)),
+        ("silent", "resume|check storage_url"),
+        IMPATIENT,
+    ),
     Fault("deletions are never answered", lambda s: s.hang(of(DELETES)), ("silent", RESUME), IMPATIENT, True),
 ]
 

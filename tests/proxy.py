@@ -471,7 +471,7 @@ class _Exchange:
         bodiless = self.request.method == "HEAD" or status in (204, 304)
         pieces = iter(()) if bodiless else _framed(self.upstream, headers, none_without_length=False)
         time.sleep(self.toxic.delay())
-        flow = Flow(self.toxic, self._send_answer, self.toxic.flip_answer)
+        flow = Flow(self.toxic, self._send_answer, self.toxic.flip_answer, self.toxic.stall_at)
         if self.toxic.edit is not None:
             flow.pass_on(self.toxic.edit(head, b"".join(raw for raw, _payload in pieces)), 0)
         else:

@@ -57,6 +57,16 @@ def test_a_slow_line_takes_the_time_that_its_bytes_need() -> None:
     assert time.monotonic() - started >= 0.2
 
 
+def test_a_stall_is_at_the_byte_asked_for() -> None:
+    started = time.monotonic()
+    sent: list[bytes] = []
+    flow = Flow(Toxic(stall_seconds=0.1), sent.append, None, stall_at=7)
+    flow.pass_on(b"01234", 5)
+    flow.pass_on(b"56789", 5)
+    assert sent == [b"01234", b"56", b"789"]
+    assert time.monotonic() - started >= 0.1
+
+
 def test_latency_has_its_jitter_on_top(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random, "random", lambda: 0.5)
     assert Toxic(latency_seconds=1, jitter_seconds=0.5).delay() == 1.25

@@ -25,6 +25,8 @@ class Toxic:
     jitter_seconds: float = 0.0  # at most so much more, at random
     bytes_per_second: int = 0  # in each direction
     slice_bytes: int = 0  # one piece, one packet
+    stall_at: int | None = None  # of the answer, head included: then nothing comes for `stall_seconds`
+    stall_seconds: float = 5.0
     slow_close_seconds: float = 0.0  # the connection ends after the answer, so much later
     flip_body: int | bytes | None = None
     flip_answer: int | bytes | None = None
@@ -37,9 +39,16 @@ class Toxic:
 class Flow:
     """One direction of one exchange; `send` takes what is to go on. `flipped`: a bit has been turned."""
 
-    def __init__(self, toxic: Toxic, send: Callable[[bytes], None], flip: int | bytes | None) -> None:
-        self._toxic, self._send, self._flip = toxic, send, flip
+    def __init__(
+        self,
+        toxic: Toxic,
+        send: Callable[[bytes], None],
+        flip: int | bytes | None,
+        stall_at: int | None = None,
+    ) -> None:
+        self._toxic, self._send, self._flip, self._stall_at = toxic, send, flip, stall_at
         self._payload = 0
+        self._sent = 0
         self.flipped = False
 
     def pass_on(self, raw: bytes, payload: int) -> None:
@@ -52,7 +61,14 @@ class Flow:
             piece = raw[start : start + size]
             if self._toxic.bytes_per_second:
                 time.sleep(len(piece) / self._toxic.bytes_per_second)
-            self._send(piece)
+            if self._stall_at is not None and self._sent <= self._stall_at < self._sent + len(piece):
+                now = self._stall_at - self._sent
+                self._send(piece[:now])
+                time.sleep(self._toxic.stall_seconds)
+                self._send(piece[now:])
+            else:
+                self._send(piece)
+            self._sent += len(piece)
 
     def _turned(self, raw: bytes) -> bytes:
         if self._flip is None or self.flipped:
