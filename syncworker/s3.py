@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from syncworker import faults, s3xml
 from syncworker.credentials import KeySource
-from syncworker.errors import FatalError, FileError, RetryError, SyncError
+from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.sigv4 import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
 from syncworker.wire import Body, Response, Wire
 
@@ -70,8 +70,11 @@ class Gate:
         self._free_at = 0.0  # when the next request may go, at this rate
         self._tenths: deque[list[int]] = deque(maxlen=10)  # [tenth of a second, answers that succeeded in it]
 
-    async def enter(self) -> None:
+    async def enter(self, stopping: Callable[[], bool] = lambda: False) -> None:
+        """Waits for its turn. Stopped: it would have had to wait, and `stopping` says that nobody shall."""
         while self.inside >= self.limit:
+            if stopping():
+                raise Stopped("told to stop while the storage asks to slow down")
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             try:
@@ -82,14 +85,16 @@ class Gate:
         self.inside += 1
         if self.rate is not None:
             now = asyncio.get_running_loop().time()
-            self._free_at = max(now - _BURST_SECONDS, self._free_at + 1 / self.rate)
-            if self._free_at > now:
-                try:
-                    await asyncio.sleep(self._free_at - now)
-                except BaseException:
-                    self.inside -= 1
-                    self._wake()
-                    raise
+            self._free_at = turn = max(now - _BURST_SECONDS, self._free_at + 1 / self.rate)
+            try:
+                while (pause := turn - asyncio.get_running_loop().time()) > 0:
+                    if stopping():
+                        raise Stopped("told to stop while the storage asks to slow down")
+                    await asyncio.sleep(min(pause, 0.2))
+            except BaseException:
+                self.inside -= 1
+                self._wake()
+                raise
 
     def leave(self, error: SyncError | None) -> None:
         self.inside -= 1
@@ -187,7 +192,7 @@ class Bucket:
         renewed = False
         while True:
             tries += 1
-            await self.gate.enter()
+            await self.gate.enter(self.stopping)
             error: SyncError | None = None
             try:
                 keys = self._used = await self.keys.keys()

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 
 import pytest
-from bench import Answer, Mirror, Request, s3_error
+from bench import Answer, Mirror, Request, s3_error, wait_for
 from stores import Store
 
 from syncworker.pace import LEAST, MOST, Pace
@@ -100,3 +100,24 @@ def test_a_store_that_takes_so_many_a_second_is_asked_for_hardly_more(store: Sto
     run = mirror.sync()
     assert run.progress["files_failed"] == 0
     assert 0 < refused < 100  # without a rate: 200 and more
+
+
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_a_cancel_does_not_wait_for_the_turns_that_a_store_gives(store: Store, mirror: Mirror) -> None:
+    """One request a second: the files that have their turn in minutes never begin."""
+    mirror.make({f"f{i:04}": str(i) for i in range(200)})
+    seen: list[float] = []
+
+    def one_a_second(request: Request) -> Answer | None:
+        if request.method != "PUT" or not request.key:
+            return None
+        seen.append(time.monotonic())
+        return None if len(seen) == 1 else s3_error(503, "SlowDown")
+
+    mirror.proxy.on_request(one_a_second)
+    process, job = mirror.shell.begin(mirror.bucket)
+    wait_for(lambda: len(seen) > 30, 60)
+    mirror.shell.file(job, "cancel").touch()
+    assert process.wait(30) == 3
+    assert mirror.shell.status(job)["state"] == "cancelled"
+    assert len(seen) < 200
