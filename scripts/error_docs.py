@@ -80,6 +80,8 @@ SECTIONS: tuple[Section, ...] = (
             " or remove the link",
             "SourceVanished": "Somebody removed or replaced the folder while it was read. Sync again when it is"
             " back",
+            "ScanFailed": "A large folder is read by a process beside the worker, and somebody, or the system"
+            " for want of memory, ended it. Sync again",
             "OnlyUnusableLinks": "Nothing in it can be sent, yet it is not empty. Remove the links to have the"
             " bucket deleted, or mend them",
             "BucketDeleteRefused": "The folder is empty, and this server deletes no bucket. Set"
