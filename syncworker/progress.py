@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from syncworker import files, process, tally
@@ -22,6 +22,7 @@ _HEARTBEAT_SECONDS = 1.5
 _quoted = json.encoder.encode_basestring_ascii  # what json.dumps does with a str
 _ERRORS_SHOWN = 100
 _CURRENT_SHOWN = 20
+_ERRORS_BYTES, _CURRENT_BYTES = 64_000, 16_000  # a key has up to 1,024 bytes, and six times that in JSON
 _TEXT_SHOWN = 300
 _RATE_SECONDS = 5.0
 _COUNTED = (
@@ -76,6 +77,7 @@ class Progress:
         self._report_path = jobs.file(status["id"], "report.jsonl")
         self._report_fd: int | None = None
         self._lines: list[str] = []
+        self._room_for_errors = _ERRORS_BYTES
         self._time_of, self._time_text = 0, ""
         self._started = time.monotonic()
         self._published_at = 0.0
@@ -141,8 +143,10 @@ class Progress:
         """An operation that failed, without a file to count."""
         self.failed_before[error.code] = self.failed_before.get(error.code, 0) + 1
         fault = {"code": error.code, "message": error.message[:_TEXT_SHOWN]}
-        if len(self.status["errors"]) < _ERRORS_SHOWN:
-            self.status["errors"].append({"time": timestamp(), "op": op, "key": printable(key), **fault})
+        if len(self.status["errors"]) < _ERRORS_SHOWN and self._room_for_errors > 0:
+            shown = {"time": timestamp(), "op": op, "key": printable(key), **fault}
+            self._room_for_errors -= len(json.dumps(shown))
+            self.status["errors"].append(shown)
         self.report(op, key, size, None, 0.0, fault)
 
     def deleted(self, key: str, size: int | None, seconds: float) -> None:
@@ -251,10 +255,7 @@ class Progress:
         self._end_phase(now)
         self._measure()
         operations = sorted(self.flight.values(), key=lambda operation: operation.started)
-        self.status["current"] = [
-            {"op": o.op, "key": printable(o.key), "size": o.size, "bytes_done": min(o.sent, o.size)}
-            for o in operations[:_CURRENT_SHOWN]
-        ]
+        self.status["current"] = list(_shown(operations))
         if operations:
             verb = {"upload": "uploading", "delete": "deleting"}.get(operations[0].op, operations[0].op)
             self.status["message"] = f"{verb} {printable(operations[0].key)}"
@@ -292,3 +293,15 @@ class Progress:
             self._samples.pop(0)
         since, before = self._samples[0]
         return max(0.0, (moved - before) / (now - since)) if now > since else 0.0
+
+
+def _shown(operations: list[Operation]) -> Iterator[dict[str, Any]]:
+    """The first ones, as many as there is room for: a status is read many times a second."""
+    room = _CURRENT_BYTES
+    for operation in operations[:_CURRENT_SHOWN]:
+        key = printable(operation.key)
+        room -= len(json.dumps(key))
+        if room < 0:
+            return
+        size, done = operation.size, min(operation.sent, operation.size)
+        yield {"op": operation.op, "key": key, "size": size, "bytes_done": done}
