@@ -6,6 +6,7 @@ The rows of a browser are in test_attacks_browser.py, those about keys in test_a
 from __future__ import annotations
 
 import contextlib
+import errno
 import hmac
 import os
 import re
@@ -588,19 +589,20 @@ def swapped(site: Site) -> bool:
     thread = threading.Thread(target=swap)
     thread.start()
     try:
-        opened = 0
-        deadline = time.monotonic() + 20
+        opened = refused = 0  # the attack has been tried when the link was met, and not before
+        deadline = time.monotonic() + 60
         with tree.Tree(str(root)) as walked:
-            while opened < 300 and time.monotonic() < deadline:
+            while (opened < 100 or refused < 20) and time.monotonic() < deadline:
                 try:
                     fd, _ = walked.open_file("dir/file")
-                except OSError:
+                except OSError as error:
+                    refused += error.errno in (errno.ELOOP, errno.ENOTDIR)
                     continue
                 opened += 1
                 with os.fdopen(fd) as file:
                     if file.read() == "theirs":
                         return True
-        assert opened > 10
+        assert opened >= 100 and refused >= 20
         return False
     finally:
         done.set()
