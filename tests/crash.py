@@ -26,7 +26,6 @@ import fcntl
 import hashlib
 import json
 import random
-import re
 import signal
 import subprocess
 import threading
@@ -53,15 +52,12 @@ from bench import (
 )
 from botocore.exceptions import ClientError
 from histories import History
-from shapes import check_report, check_status
+from shapes import check_status
 from stores import Store, list_keys, list_uploads
+from truth import check_left, check_truth, statuses
 
 SECONDS = 60.0  # for one step: far more than any needs
 STEPS = 12  # of one round: three kills and their ways on need fewer
-_JOB_FILE = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{8})\.(json|lock|cancel|report\.jsonl|log|secret)")
-_OTHER_FILE = re.compile(
-    r"\.(server|create)\.lock|\.dest/[\w.-]+\.lock|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
-)
 
 
 class Weather:
@@ -336,34 +332,20 @@ class CrashLoop:
         assert left == [], f"unfinished uploads are left: {left}"
 
     def _judge_files(self) -> None:
-        """Each file under jobs/ is one that the contract names; statuses are whole and final, their jobs'
-        locks free; no key is in any of them, but in the secret of a job that may still be resumed."""
+        """Each file under jobs/ is one that the contract names; statuses are whole and final, tell the truth,
+        and their jobs' locks are free; no key is in any of them, but in the secret of a job that may still
+        be resumed."""
         # The workers' last word is written before their lock is free.
         wait_for(lambda: not self.service.workers(), SECONDS, "the end of the workers")
-        canary = self.store.secret_key.encode()
-        for path in sorted(p for p in self.service.jobs.rglob("*") if not p.is_dir()):
-            name = path.relative_to(self.service.jobs).as_posix()
-            of_job = _JOB_FILE.fullmatch(name)
-            assert of_job or _OTHER_FILE.fullmatch(name), f"{name} is left"
-            if of_job and name.endswith(".secret"):
-                state = self.service.status(of_job[1])["state"]
-                assert state in ("interrupted", "failed"), f"{name} is left, and its job is {state}"
-                continue
-            try:
-                data = path.read_bytes()
-            except FileNotFoundError:  # the server removes old jobs
-                continue
-            assert canary not in data, f"{name} holds a secret"
-            if of_job and name.endswith(".json"):
-                status = json.loads(data)
-                check_status(status)
-                assert status["state"] in FINAL, status
-            elif name.endswith(".lock") and name != ".server.lock":
-                # The server takes a lock for an instant, to write down what it has found.
-                wait_for(lambda p=path: not _is_locked(p), 10, f"{name}, held though no worker lives,")
-            elif name.endswith(".report.jsonl"):
-                check_report([json.loads(line) for line in data.splitlines()[:-1]])
-        assert canary.decode() not in self.service.output()
+        jobs = self.service.jobs
+        check_left(jobs, self.store.secret_key)
+        check_truth(jobs)
+        for status in statuses(jobs):
+            check_status(status)
+        for path in [*jobs.glob("2*.lock"), *jobs.glob(".dest/*.lock"), jobs / ".create.lock"]:
+            # The server takes a lock for an instant, to write down what it has found.
+            wait_for(lambda p=path: not _is_locked(p), 10, f"{path.name}, held though no worker lives,")
+        assert self.store.secret_key not in self.service.output()
 
     def _count_bytes(self, kills: int | None) -> None:
         """What was sent more than once: the same bytes of the same key and part. With nothing but kills in
