@@ -1,15 +1,17 @@
 """The scan in a process of its own: where a folder is large, reading it and planning share no interpreter.
 
 `scan_apart` yields what `scan` would yield and raises what it would raise. The scan is believed to be whole
-only when its process has said so: one that dies fails the job, and nothing is deleted. The process reads the
-same tree (the root is compared), writes nothing but to its pipe, has no key in its environment, and ends when
-its reader does. Measured (docs/design.md): worth it from some ten thousand files on, `WORTH_FILES`.
+only when its process has said so: one that dies fails the job, and nothing is deleted; one that cannot even
+begin is done without. The process reads the same tree (the root is compared), writes nothing but to its pipe,
+has no key in its environment, and ends when its reader does. Measured (docs/design.md): worth it from some
+ten thousand files on, `WORTH_FILES`.
 
 A frame of the pipe is its length and a value in `marshal`'s form: a list of items, or how the scan ended.
 """
 
 from __future__ import annotations
 
+import fcntl
 import marshal
 import os
 import select
@@ -17,7 +19,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
 from typing import Any, BinaryIO
@@ -44,20 +46,31 @@ def scan_apart(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iter
     return chain.from_iterable(_batches(tree, source, should_stop))
 
 
-def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[list[ScanItem]]:
-    child = subprocess.Popen(
-        [sys.executable, "-m", "syncworker.apart", tree.root, source],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        env={"PYTHONPATH": _PROJECT, "PYTHONUTF8": "1"},
-        start_new_session=True,  # a signal to the job is for the worker alone, which then ends this one
-        pipesize=_PIPE_BYTES,
-    )
+def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[Iterable[ScanItem]]:
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "syncworker.apart", tree.root, source],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            # Safe path: no module of the folder that the worker was started in is taken for one of ours.
+            env={"PYTHONPATH": _PROJECT, "PYTHONUTF8": "1", "PYTHONSAFEPATH": "1"},
+            start_new_session=True,  # a signal to the job is for the worker alone, which then ends this one
+        )
+    except OSError:
+        yield scan(tree, source, should_stop)
+        return
     new, kinds = tuple.__new__, _KINDS
     try:
         assert child.stdout is not None
-        frames = _frames(child.stdout.fileno(), should_stop)
-        if tuple(next(frames)) != tree.identity:
+        fd = child.stdout.fileno()
+        with suppress(OSError):  # a user may have so many bytes of pipes, and no more: then it is smaller
+            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        frames = _frames(fd, should_stop)
+        first = next(frames, None)
+        if not first:  # it has not begun: no Python there, no memory, no way to the root
+            yield scan(tree, source, should_stop)
+            return
+        if tuple(first) != tree.identity:
             raise FatalError("SourceVanished", "the uploads folder was replaced after the job began")
         for frame in frames:
             if isinstance(frame, list):
@@ -67,18 +80,37 @@ def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterat
             if name:
                 raise _ERRORS.get(name, FatalError)(code, message)
             return
+        _raise_if_told(should_stop)
+        raise FatalError(
+            "ScanFailed",
+            "the process that reads the folder was ended from outside: nothing was deleted; sync again",
+        )
     finally:
         child.kill()
         child.communicate()
 
 
+def _raise_if_told(should_stop: Callable[[], bool]) -> None:
+    """Who ends all processes of a service sends the signals one by one: that to the job may be on its way."""
+    until = time.monotonic() + _ASK_SECONDS
+    while not should_stop() and time.monotonic() < until:
+        time.sleep(_ASK_SECONDS / 20)
+    if should_stop():
+        raise Stopped("told to stop while reading the folder")
+
+
 def _frames(fd: int, should_stop: Callable[[], bool]) -> Iterator[Any]:
-    while True:
-        (size,) = _LENGTH.unpack(_exactly(fd, _LENGTH.size, should_stop))
-        yield marshal.loads(_exactly(fd, size, should_stop))  # noqa: S302 - of a process of our own
+    """Ends where the pipe does."""
+    while header := _exactly(fd, _LENGTH.size, should_stop):
+        (size,) = _LENGTH.unpack(header)
+        data = _exactly(fd, size, should_stop)
+        if not data:
+            return
+        yield marshal.loads(data)  # noqa: S302 - of a process of our own
 
 
 def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
+    """So many bytes, or none when the pipe ends before."""
     data = bytearray()
     while len(data) < size:
         if should_stop():
@@ -87,10 +119,7 @@ def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
             continue
         piece = os.read(fd, size - len(data))
         if not piece:
-            raise FatalError(
-                "ScanFailed",
-                "the process that reads the folder was ended from outside: nothing was deleted; sync again",
-            )
+            return b""
         data += piece
     return bytes(data)
 

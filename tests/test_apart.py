@@ -127,6 +127,49 @@ def test_the_process_knows_no_key_and_hears_no_signal_to_the_job(
         assert len(list(items)) > 2000
 
 
+def test_no_module_of_the_current_folder_is_run(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tree(tmp_path / "here", {name: f"open({str(tmp_path / 'ran')!r}, 'w')" for name in ("struct.py",)})
+    monkeypatch.chdir(here)
+    with Tree(str(root)) as opened:
+        assert list(scan_apart(opened, "photos", never)) == list(scan(opened, "photos", never))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("why", ["no program", "ends at once", "no larger pipe"])
+def test_a_process_that_cannot_be_had_is_done_without(
+    root: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    if why == "no larger pipe":
+        monkeypatch.setattr(apart, "_PIPE_BYTES", 1 << 30)  # more than anybody but root may have
+    else:
+        monkeypatch.setattr("sys.executable", "/bin/false" if why == "ends at once" else "/nonexistent")
+    with Tree(str(root)) as opened:
+        assert list(scan_apart(opened, "photos", never)) == list(scan(opened, "photos", never))
+    assert children() == []
+
+
+def test_a_process_that_is_ended_together_with_the_job_is_no_failure(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apart, "_PIPE_BYTES", 4096)
+    asked = 0
+
+    def told() -> bool:  # the signal to the job comes a moment after the other
+        nonlocal asked
+        asked += not children()
+        return asked > 3
+
+    with Tree(str(root)) as opened:
+        items = scan_apart(opened, "photos", told)
+        next(items)
+        (child,) = children()
+        os.kill(child.pid, signal.SIGTERM)
+        with pytest.raises(Stopped):
+            list(items)
+
+
 @pytest.mark.parametrize("store", ["juicefs"], indirect=True)
 def test_a_large_folder_is_scanned_apart_from_the_second_sync_on(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
