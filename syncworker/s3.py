@@ -82,6 +82,9 @@ class Gate:
             finally:
                 if waiter.cancelled() and self._waiting:
                     self._wake()
+            if stopping():
+                self._wake()  # nor does the next one begin
+                raise Stopped("told to stop while the storage asks to slow down")
         self.inside += 1
         if self.rate is not None:
             now = asyncio.get_running_loop().time()

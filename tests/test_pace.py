@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import threading
 import time
@@ -11,7 +12,9 @@ import pytest
 from bench import Answer, Mirror, Request, s3_error, wait_for
 from stores import Store
 
+from syncworker.errors import Stopped
 from syncworker.pace import LEAST, MOST, Pace
+from syncworker.s3 import Gate
 
 
 def play(pace: Pace, rate_of: list[float], looks: int) -> list[int]:
@@ -121,3 +124,21 @@ def test_a_cancel_does_not_wait_for_the_turns_that_a_store_gives(store: Store, m
     assert process.wait(30) == 3
     assert mirror.shell.status(job)["state"] == "cancelled"
     assert len(seen) < 200
+
+
+def test_who_waits_for_a_place_when_the_job_is_told_to_stop_sends_nothing() -> None:
+    """A slow store that was asked for too much: its lanes would go on one after the other, for minutes."""
+    told: list[str] = []
+
+    async def play() -> list[object]:
+        gate = Gate(1)
+        await gate.enter()
+        waiting = [asyncio.create_task(gate.enter(lambda: bool(told))) for _ in range(20)]
+        await asyncio.sleep(0)
+        told.append("stop")
+        gate.leave(None)
+        outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
+        assert gate.inside == 0
+        return list(outcomes)
+
+    assert {type(outcome) for outcome in asyncio.run(play())} == {Stopped}
