@@ -28,6 +28,7 @@ class Pace:
         """Called every `LOOK_SECONDS` with the files a second since the last call; `is_busy`: every lane had
         work all the time, and the store did not ask to slow down."""
         if not is_busy:
+            self.lanes = self._before[0] if self._before else self.lanes
             self._before = None
         elif self._before is None:
             self._rest -= 1

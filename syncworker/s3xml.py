@@ -21,6 +21,7 @@ _NAMED = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 # What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 
+_NOT_PLAIN = (b"<!", b"]]>", b"\xef\xbf\xbe", b"\xef\xbf\xbf")  # what a parser refuses, or reads otherwise
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n")  # a CR, too, is not what it seems
 # The elements of an object that are used, and how they are written by those that write them plainly.
 _FIELDS = {
@@ -110,7 +111,7 @@ def _split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
     """A listing as its frame, with one empty element for all objects, and the columns of `_FIELDS`, when its
     objects are written alike and plainly: a fifth of a parser's time. None: a parser has to read it."""
     start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
-    if start < 0 or end < start or b"<!" in body or b"]]>" in body:
+    if start < 0 or end < start or any(odd in body for odd in _NOT_PLAIN):
         return None
     if len(body.translate(None, _CONTROLS)) != len(body):
         return None

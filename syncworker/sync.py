@@ -128,7 +128,11 @@ class Sync:
                 self.bucket, self.progress, self.control, self.turn, one_by_one=self.wait_seconds > 0
             )
             self.progress.phase(Phase.COMPARING, "comparing")
-            await self._run()
+            try:
+                await self._run()
+            except Stopped:
+                self._raise_if_halted()  # a request was given up because of a fatal error: that one is told
+                raise
 
     def _best_scan(self) -> Callable[..., Iterator[ScanItem]]:
         """Of a large folder, as far as an earlier sync tells: by another process, on another core."""
@@ -174,6 +178,7 @@ class Sync:
         self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=8)
         self.small: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * MOST)
         self.lanes: set[asyncio.Task[None]] = set()
+        self.all_handed_out = False
         self.large: asyncio.Queue[Read | None] = asyncio.Queue(maxsize=64)
         self.budget = Budget(BYTES_IN_FLIGHT)
         await self._open_bucket()
@@ -202,6 +207,7 @@ class Sync:
         larges = [asyncio.create_task(self._large_lane()) for _ in range(1 if one else LARGE_LANES)]
         await self._dispatch()
         await self.small.put(None)
+        self.all_handed_out = True
         while self.lanes:
             await asyncio.wait(set(self.lanes))
         pacing.cancel()
@@ -322,19 +328,22 @@ class Sync:
     async def _keep_pace(self) -> None:
         """As many lanes as help; those too many end by themselves."""
         before = self.progress.counts["files_uploaded"]
-        while True:
+        while self._groups_left() or not self.all_handed_out:
             waited = False
             for _ in range(_PACE_LOOKS):
                 await asyncio.sleep(LOOK_SECONDS / _PACE_LOOKS)
-                waited = waited or self.small.empty()
+                waited = waited or not self._groups_left()
             sent = self.progress.counts["files_uploaded"]
             is_throttled = self.bucket.gate.limit < self.bucket.gate.most
             self.pace.look(
                 (sent - before) / LOOK_SECONDS, is_busy=not (waited or is_throttled or self.halted())
             )
             before = sent
-            if not self.small.empty():
+            if self._groups_left():
                 self._open_lanes()
+
+    def _groups_left(self) -> int:
+        return self.small.qsize() - self.all_handed_out  # the end is marked in the queue
 
     async def _small_lane(self) -> None:
         try:

@@ -379,7 +379,20 @@ ODD = [
     *b"</Key> <Key/> <Key>k</Key> <Size>1</Size> %41 %zz + - W/ a:b <?x?>".split(),
     *b"<EncodingType>url</EncodingType> </ListBucketResult>".split(),
     *b"<Owner><ID>1</ID></Owner> <P><Contents></Contents></P>".split(),
-    *(b"9" * 19, b"", b" ", b'"', b"\n", b"\r", b"\0", b"\x01", b"\xff", b"\xc3\xa9", b"<Contents x='1'>"),
+    *(
+        b"9" * 19,
+        b"",
+        b" ",
+        b'"',
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\x01",
+        b"\xff",
+        b"\xc3\xa9",
+        b"\xef\xbf\xbe",
+        b"<Contents x='1'>",
+    ),
 ]
 
 
