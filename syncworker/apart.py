@@ -11,7 +11,6 @@ A frame of the pipe is its length and a value in `marshal`'s form: a list of ite
 
 from __future__ import annotations
 
-import fcntl
 import marshal
 import os
 import select
@@ -24,6 +23,7 @@ from contextlib import suppress
 from itertools import chain
 from typing import Any, BinaryIO
 
+from syncworker import files
 from syncworker.errors import FatalError, Stopped, SyncError
 from syncworker.links import SourceMissing
 from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
@@ -63,8 +63,7 @@ def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterat
     try:
         assert child.stdout is not None
         fd = child.stdout.fileno()
-        with suppress(OSError):  # a user may have so many bytes of pipes, and no more: then it is smaller
-            fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        files.widen_pipe(fd, _PIPE_BYTES)
         frames = _frames(fd, should_stop)
         first = next(frames, None)
         if not first:  # it has not begun: no Python there, no memory, no way to the root

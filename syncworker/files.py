@@ -14,6 +14,7 @@ Not promised: anything on NFS, SMB or a virtual machine's shared folder (`self_t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -125,6 +126,12 @@ def remove(path: str) -> bool:
     except FileNotFoundError:
         return False
     return True
+
+
+def widen_pipe(fd: int, size: int) -> None:
+    """Has a pipe hold so many bytes; it stays smaller where its user may have no more."""
+    with contextlib.suppress(OSError):
+        fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
 
 
 class Reserve:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -26,11 +27,13 @@ def never() -> bool:
 
 
 def children() -> list[psutil.Process]:
-    return [
-        child
-        for child in psutil.Process().children()
-        if child.status() != psutil.STATUS_ZOMBIE and "syncworker.apart" in child.cmdline()
-    ]
+    """The living processes that scan for this one."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
+            if child.status() != psutil.STATUS_ZOMBIE and "syncworker.apart" in child.cmdline():
+                found.append(child)
+    return found
 
 
 @pytest.fixture

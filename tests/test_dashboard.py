@@ -297,8 +297,10 @@ def test_older_jobs_are_shown_page_by_page(
     service = make_service(juicefs)
     tree(service.uploads / "photos", {"a": "1"})
     status = service.done(bucket)
+    report = service.file(status["id"], "report.jsonl").read_bytes()
     ids = [f"20260101T0000{number:02}-00000000" for number in range(44)]
     for job_id in ids:
+        service.file(job_id, "report.jsonl").write_bytes(report)
         service.file(job_id, "lock").touch(0o600)
         service.file(job_id, "json").write_text(json.dumps(status | {"id": job_id}))
     ids.append(status["id"])

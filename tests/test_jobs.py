@@ -60,7 +60,12 @@ ROWS = [
     (State.RUNNING, True, True, State.RUNNING),
     (State.RUNNING, False, False, State.INTERRUPTED),
     (State.RUNNING, False, True, State.CANCELLED),
-    *((state, held, sentinel, state) for state in FINAL_STATES for held in (0, 1) for sentinel in (0, 1)),
+    *(
+        (state, held, sentinel, state)
+        for state in sorted(FINAL_STATES)
+        for held in (0, 1)
+        for sentinel in (0, 1)
+    ),
     (None, True, False, State.RUNNING),
     (None, True, True, State.RUNNING),
     (None, False, False, State.INTERRUPTED),

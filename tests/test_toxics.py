@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from bench import RecordingProxy, fill
+from bench import RecordingProxy, fill, wait_for
 from botocore.exceptions import EndpointConnectionError
 from stores import Store
 from toxics import Flow, Toxic
@@ -85,7 +85,7 @@ def test_a_bit_of_an_answer_is_turned_and_noted(client: tuple[Any, RecordingProx
     s3, proxy = client
     proxy.on_request(lambda _: Toxic(flip_answer=b"0123"))
     assert s3.get_object(Bucket=bucket, Key="a")["Body"].read() == b"0122456789"
-    assert [request.flipped for request in proxy.requests] == [True]
+    wait_for(lambda: [request.flipped for request in proxy.requests] == [True])
 
 
 def test_an_answer_comes_whole_over_a_connection_that_then_closes_slowly(
