@@ -57,9 +57,10 @@ def lies(status: dict[str, Any], report: list[dict[str, Any]]) -> list[str]:
         }
     if state == "failed" and status["error"]["code"] == "FilesFailed":
         rules["each file has an outcome"] = progress["files_done"] == progress["files_total"]
-    # A killed worker may have written neither its last lines nor its last counters.
+    # A killed worker may have written neither its last lines nor its last counters; killed when it was to
+    # stop, its job is `cancelled`, and looks like one that stopped by itself.
     told = (status["error"] or {}).get("code")
-    complete = told not in ("WorkerDied", "LocalError", "InternalError")
+    complete = state != "cancelled" and told not in ("WorkerDied", "LocalError", "InternalError")
     if status["attempt"] == 1 and ended and complete and "the report lacks" not in status["message"]:
         lines = Counter((line["op"], "error" in line) for line in report)
         rules |= {
