@@ -115,9 +115,8 @@ def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | No
     origin = environ.get("HTTP_ORIGIN")
     own = [f"{environ.get('wsgi.url_scheme', 'http')}://{host}".lower()]
     if site is not None and site.lower() == "same-origin":
-        own.append(
-            f"https://{host}".lower()
-        )  # a proxy in front of us speaks TLS; the browser sees no other site
+        # A proxy in front of us speaks TLS; the browser sees no other site.
+        own.append(f"https://{host}".lower())
     if origin is not None and origin.lower() not in own:
         return Refusal(403, "CrossOrigin", "a page of another origin may not use this server")
     for name in ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ"):

@@ -36,10 +36,7 @@ Status = dict[str, Any]
 
 SUFFIXES = ("secret", "report.jsonl", "log", "cancel", "json.tmp", "json", "lock")  # removed in this order
 _SHELL_SECONDS = 10.0
-_KEYLESS = (
-    State.DONE,
-    State.CANCELLED,
-)  # a cancelled job is resumed with new keys
+_KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
 
 PROGRESS: dict[str, Any] = {

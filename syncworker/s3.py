@@ -52,6 +52,11 @@ def _tries(error: RetryError) -> int:
     return _TRIES_SILENT if error.code in ("Timeout", "ConnectTimeout") else _TRIES
 
 
+def _go_on(stopping: Callable[[], bool]) -> None:
+    if stopping():
+        raise Stopped("told to stop while the storage asks to slow down")
+
+
 class Gate:
     """How many requests may be in flight, and, once the store has asked to slow down, how many a second.
 
@@ -73,8 +78,7 @@ class Gate:
     async def enter(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Waits for its turn. Stopped: it would have had to wait, and `stopping` says that nobody shall."""
         while self.inside >= self.limit:
-            if stopping():
-                raise Stopped("told to stop while the storage asks to slow down")
+            _go_on(stopping)
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             try:
@@ -84,15 +88,14 @@ class Gate:
                     self._wake()
             if stopping():
                 self._wake()  # nor does the next one begin
-                raise Stopped("told to stop while the storage asks to slow down")
+                _go_on(stopping)
         self.inside += 1
         if self.rate is not None:
             now = asyncio.get_running_loop().time()
             self._free_at = turn = max(now - _BURST_SECONDS, self._free_at + 1 / self.rate)
             try:
                 while (pause := turn - asyncio.get_running_loop().time()) > 0:
-                    if stopping():
-                        raise Stopped("told to stop while the storage asks to slow down")
+                    _go_on(stopping)
                     await asyncio.sleep(min(pause, 0.2))
             except BaseException:
                 self.inside -= 1

@@ -352,10 +352,7 @@ class Sender:
             if kept != await self._in_pool(os.pread, fd, size, offset):
                 if restat(fd, file) != file:
                     raise Changed
-                raise FileError(
-                    "StoredWrongBytes",
-                    "the storage kept other bytes than it was sent",
-                )
+                raise FileError("StoredWrongBytes", "the storage kept other bytes than it was sent")
 
     async def _in_pool(self, function: Callable[..., Any], *values: Any) -> Any:
         try:

@@ -117,9 +117,7 @@ class Tree:
     def open_file(self, path: str) -> tuple[int, os.stat_result]:
         """A descriptor of the regular file, for the caller to close, and what it is as of now. Never waits
         for a FIFO's writer."""
-        parent, _, name = path.rpartition("/")
-        if name in _NOT_NAMES or path.startswith("/"):
-            raise os_error(OUTSIDE, path)
+        parent, name = _split(path)
         directory = self._enter(parent)
         try:
             fd = os.open(name, _READ_FILE, dir_fd=directory.fd)
@@ -164,9 +162,7 @@ class Tree:
 
     @contextmanager
     def _parent(self, path: str) -> Iterator[tuple[int, str]]:
-        parent, _, name = path.rpartition("/")
-        if name in _NOT_NAMES or path.startswith("/"):
-            raise os_error(OUTSIDE, path)
+        parent, name = _split(path)
         with self._directory(parent) as directory:
             yield directory, name
 
@@ -256,6 +252,14 @@ def is_local(root: str, mounts: str = "/proc/self/mountinfo") -> bool:
         if below.startswith(point.rstrip("/") + "/") and len(point) > len(own):
             own = point
     return own in types and all(t in _LOCAL for p, t in types.items() if p == own or p.startswith(below))
+
+
+def _split(path: str) -> tuple[str, str]:
+    """The directory and the name in it."""
+    parent, _, name = path.rpartition("/")
+    if name in _NOT_NAMES or path.startswith("/"):
+        raise os_error(OUTSIDE, path)
+    return parent, name
 
 
 def _let_go(directory: _Directory) -> None:
