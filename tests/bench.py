@@ -17,7 +17,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +28,7 @@ from proxy import Answer, Cut, RecordingProxy, Request, s3_error
 from stores import (
     Store,
     bucket_exists,
+    die_with_parent,
     die_with_parent_obeying_permissions,
     free_ports,
     list_keys,
@@ -115,6 +116,23 @@ def fill(store: Store, bucket: str, objects: Mapping[str, bytes]) -> None:
         client.create_bucket(Bucket=bucket)
     for key, body in objects.items():
         client.put_object(Bucket=bucket, Key=key, Body=body)
+
+
+@contextlib.contextmanager
+def another_process(program: str, argument: str) -> Iterator[None]:
+    """A Python program that prints `held` once it holds something, and keeps it until its input ends."""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", program, argument],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        preexec_fn=die_with_parent,
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        yield
+    finally:
+        holder.communicate(timeout=10)
 
 
 class Gate:

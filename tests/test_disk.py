@@ -9,14 +9,11 @@ from __future__ import annotations
 import ctypes
 import os
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench import Gate, assert_same, contents, expected, fill, tree
-from stores import die_with_parent
+from bench import Gate, another_process, assert_same, contents, expected, fill, tree
 from truth import check_truth
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
@@ -239,18 +236,8 @@ def test_an_index_that_another_process_keeps_locked_is_done_without(mirror):
     mirror.make({f"f{n:03}": f"{n}" for n in range(20)})
     mirror.twice()
     (path,) = (mirror.shell.jobs / ".index").glob("*.sqlite")
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        preexec_fn=die_with_parent,
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+    with another_process(HOLDER, str(path)):
         mirror.make({"f000": "changed", "f019": None})
         mirror.sync()
         assert [request.key for request in mirror.proxy.of_kind("PUT")] == ["f000"]
-    finally:
-        holder.communicate(timeout=10)
     mirror.twice()

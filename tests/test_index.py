@@ -10,9 +10,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from bench import another_process
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from stores import die_with_parent, die_with_parent_obeying_permissions
+from stores import die_with_parent_obeying_permissions
 
 from syncworker.index import Index, Row, Rows, Unfinished
 from syncworker.process import PROJECT
@@ -297,23 +298,13 @@ def test_a_file_without_rows_or_taken_away_under_a_reader_is_no_error(path: str)
 
 def test_one_that_another_process_has_locked_does_not_stop_the_job(path: str) -> None:
     keep(path, row("a"))
-    holder = subprocess.Popen(
-        [sys.executable, "-c", HOLDER, path],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        preexec_fn=die_with_parent,
-    )
-    try:
-        assert holder.stdout is not None
-        assert holder.stdout.readline() == b"held\n"
+    with another_process(HOLDER, path):
         index = Index(path)
         index.remember(row("b"))
         index.flush()
         assert index.broken is None
         assert index.find("b") == row("b")
         index.close()
-    finally:
-        holder.communicate(timeout=10)
 
 
 def test_a_read_only_file_in_a_read_only_folder_is_gone_on_without(tmp_path: Path) -> None:

@@ -95,30 +95,29 @@ def test_a_refused_upload_is_told_at_once_and_also_when_the_job_is_cancelled(mir
     assert [line["error"]["code"] for line in mirror.shell.report(job) if "error" in line] == ["AccessDenied"]
 
 
-def test_a_cancel_while_the_bucket_is_being_deleted_is_no_failure(mirror):
-    mirror.make({"a": "1"})
-    mirror.sync()
-    mirror.make({"a": None})
-    gate = Gate(mirror.proxy, lambda r: r.kind == "DeleteBucket")
-    process, job = mirror.shell.begin(mirror.bucket)
+def cancel_during(mirror, kind, *options):
+    """A job is cancelled while such a request of it is held up, and ends `cancelled`."""
+    gate = Gate(mirror.proxy, lambda r: r.kind == kind)
+    process, job = mirror.shell.begin(mirror.bucket, "photos", *options)
     gate.wait()
     assert mirror.shell.run("cancel", job).returncode == 0
     assert process.wait(20) == 3
     assert mirror.shell.status(job)["state"] == "cancelled"
     gate.drop()
+
+
+def test_a_cancel_while_the_bucket_is_being_deleted_is_no_failure(mirror):
+    mirror.make({"a": "1"})
+    mirror.sync()
+    mirror.make({"a": None})
+    cancel_during(mirror, "DeleteBucket")
 
 
 def test_a_cancel_while_the_last_object_is_being_deleted_is_no_failure(mirror):
     mirror.make({"a": "1", "b": "2"})
     mirror.sync()
     mirror.make({"a": None})
-    gate = Gate(mirror.proxy, lambda r: r.kind == "DELETE")
-    process, job = mirror.shell.begin(mirror.bucket, "photos", "--wait", "0.1")
-    gate.wait()
-    assert mirror.shell.run("cancel", job).returncode == 0
-    assert process.wait(20) == 3
-    assert mirror.shell.status(job)["state"] == "cancelled"
-    gate.drop()
+    cancel_during(mirror, "DELETE", "--wait", "0.1")
 
 
 def test_a_fatal_error_does_not_wait_for_what_is_tried_again(mirror):
