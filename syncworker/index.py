@@ -21,7 +21,8 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from itertools import chain, islice
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from syncworker import files
@@ -258,6 +259,7 @@ class Rows:
     def __init__(self, path: str, on_error: Callable[[sqlite3.Error], None] = lambda _: None) -> None:
         self._on_error = on_error
         self._rows: Iterator[tuple] = iter(())  # type: ignore[type-arg]
+        self._again: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._db: sqlite3.Connection | None = None
         try:
             self._db = sqlite3.connect(path, timeout=5, check_same_thread=False)
@@ -267,6 +269,8 @@ class Rows:
         self._current = self._next()
 
     def _next(self) -> Row | None:
+        for row in self._again:
+            return tuple.__new__(Row, row)
         try:
             for row in self._rows:
                 return tuple.__new__(Row, row)
@@ -280,6 +284,26 @@ class Rows:
         while current is not None and current[0] < key:
             current = self._current = self._next()
         return current if current is not None and current[0] == key else None
+
+    def take(self, key: str, count: int) -> list[Row]:
+        """The row of `key` and those that follow, `count` in all at most; none when there is no such row."""
+        first = self.at(key)
+        if first is None:
+            return []
+        rows: list[Any] = [first]
+        try:
+            rows.extend(islice(chain(self._again, self._rows), count - 1))
+        except sqlite3.Error as error:
+            self._on_error(error)
+        self._current = self._next()
+        return rows
+
+    def give_back(self, rows: list[Row]) -> None:
+        """What `take` gave last is to come once more."""
+        if rows:
+            ahead = [] if self._current is None else [self._current]
+            self._again = iter([*rows[1:], *ahead, *self._again])
+            self._current = rows[0]
 
     def has(self, key: str) -> bool:
         """Whether there is a row, by a look-up of its own: for keys out of order."""

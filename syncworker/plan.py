@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from operator import itemgetter
 
 from syncworker.index import Row
@@ -29,8 +30,15 @@ from syncworker.spool import Spool, Table
 Local = tuple[FileEntry, Row | None]
 Pair = tuple[Local | None, ObjectEntry | None]
 
+# Is given a page that has not been looked at, whose files are the next ones to come. True: its objects and as
+# many files are settled, all of them pairs of one key, and are not yielded.
+Settles = Callable[[list[ObjectEntry]], bool]
 
 _key = itemgetter(0)
+
+
+def _settles_nothing(_: list[ObjectEntry]) -> bool:
+    return False
 
 
 class _OutOfOrder(Exception):
@@ -52,7 +60,7 @@ class _Ordered:
         self._started = False
         self.certain = False
 
-    def next(self) -> ObjectEntry | None:
+    def next(self, settles: Settles = _settles_nothing) -> ObjectEntry | None:
         while self._at >= len(self._page):
             page = next(self._pages, None)
             if page is None:
@@ -60,6 +68,8 @@ class _Ordered:
                 return None
             self._page, self._at = page, 0
             self.certain = self._listing.complete and self._ascends(page)
+            if page and (not self._started or page[0].key > self._last) and settles(page):
+                self._at, self._last, self._started = len(page), page[-1].key, True
         entry = self._page[self._at]
         if self._started and entry.key <= self._last:
             if entry.key == self._last:
@@ -97,17 +107,20 @@ def join(
     spool: Callable[[], Spool],
     on_unordered: Callable[[], None] = lambda: None,
     on_extra: Callable[[str], None] = lambda _: None,
+    settles: Settles = _settles_nothing,
 ) -> Iterator[Pair]:
-    """The pairs, as promised above. Closes its spools when it ends, however it ends. `on_extra` is told early
-    of keys that are, as far as one can see by then, only in the bucket."""
+    """The pairs, as promised above, but for those that `settles` takes. Closes its spools when it ends,
+    however it ends. `on_extra` is told early of keys that are, as far as one can see by then, only in the
+    bucket."""
     held, extra = spool(), spool()
     table: Table | None = None
     try:
         files = iter(local)
         objects = _Ordered(listing)
-        here = next(files, None)
+        here: Local | None = None
         try:
-            there = objects.next()
+            there = objects.next(settles)
+            here = next(files, None)
             while here is not None or there is not None:
                 if there is None or (here is not None and here[0].key < there.key):
                     assert here is not None
@@ -122,8 +135,9 @@ def join(
                     there = objects.next()
                 else:
                     yield here, there
-                    here = next(files, None)  # apart from the next line, which may raise
-                    there = objects.next()
+                    here = None  # done with, also when the next line raises
+                    there = objects.next(settles)
+                    here = next(files, None)
         except _OutOfOrder:
             on_unordered()
             table = Table()
@@ -134,7 +148,7 @@ def join(
             for record in extra:
                 yield None, ObjectEntry._make(record)
             return
-        yield from _join_by_key(table, held, here, files)
+        yield from _join_by_key(table, held, chain(() if here is None else (here,), files))
     finally:
         held.close()
         extra.close()
@@ -151,13 +165,12 @@ def _fill(table: Table, extra: Spool, objects: _Ordered) -> None:
             raise duplicate(entry.key)
 
 
-def _join_by_key(table: Table, held: Spool, here: Local | None, files: Iterator[Local]) -> Iterator[Pair]:
+def _join_by_key(table: Table, held: Spool, files: Iterator[Local]) -> Iterator[Pair]:
     for record in held:
         waiting = _unpack(record)
         yield waiting, table.pop(waiting[0].key)
-    while here is not None:
+    for here in files:
         yield here, table.pop(here[0].key)
-        here = next(files, None)
     for entry in table.rest():
         yield None, entry
 

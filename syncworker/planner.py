@@ -21,9 +21,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain, islice
 from typing import Any
 
-from syncworker import compare, plan
+from syncworker import compare, plan, runs
 from syncworker.compare import Decision, Reason, Verdict
 from syncworker.errors import FatalError
 from syncworker.index import Index, Row, Rows
@@ -64,6 +65,8 @@ class Planner:
         self._flushed_at = time.monotonic()
         self._ordered = True
         self._cuts: list[str] = []  # for the next sync
+        self._seen, self._next_cut = 0, RANGE_KEYS  # files
+        self._again: Iterator[ScanItem] = iter(())  # taken from the scan, and given back
 
     def run(self, items: Iterator[ScanItem]) -> None:
         """Emits batches of events, then None, whatever happens."""
@@ -93,6 +96,7 @@ class Planner:
             lambda: Spool(self.spool_dir),
             self._unordered,
             self.on_stranger,
+            lambda page: self._settles(page, items, rows),
         ):
             if here is None:
                 assert there is not None
@@ -118,19 +122,42 @@ class Planner:
 
     def _local(self, items: Iterator[ScanItem], rows: Rows) -> Iterator[plan.Local]:
         at = rows.at
-        seen = 0
-        for item in items:
+        while (item := next(self._again, None) or next(items, None)) is not None:
             if isinstance(item, FileEntry):
                 self._found += 1
                 self._found_bytes += item.size
-                seen += 1
-                if seen % 1024 == 0:
+                self._seen += 1
+                if self._seen >= self._next_cut:
+                    self._cut(item.key)
+                if self._seen % 1024 == 0:
                     self._flush_if_due()
-                    if seen % RANGE_KEYS < 1024:
-                        self._cuts.append(item.key)
                 yield item, at(item.key)
             else:
                 self._event("skip" if isinstance(item, Skip) else "unreadable", item)
+
+    def _settles(self, page: list[ObjectEntry], items: Iterator[ScanItem], rows: Rows) -> bool:
+        """Counts the next files, as many as the page has objects, if they are these and all unchanged."""
+        count = len(page)
+        files = list(islice(chain(self._again, items), count))
+        known = rows.take(page[0].key, count) if files and files[0].key == page[0].key else []
+        size = runs.unchanged(files, known, page)
+        if size is None:
+            self._again = iter([*files, *self._again])
+            rows.give_back(known)
+            return False
+        self._found += count
+        self._found_bytes += size
+        self._same += count
+        self._same_bytes += size
+        if self._seen + count >= self._next_cut:
+            self._cut(files[self._next_cut - self._seen - 1].key)
+        self._seen += count
+        self._flush_if_due()
+        return True
+
+    def _cut(self, key: str) -> None:
+        self._cuts.append(key)
+        self._next_cut += RANGE_KEYS
 
     def _decide(self, file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> None:
         decision = compare.compare(file, obj, row)

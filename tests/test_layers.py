@@ -35,7 +35,7 @@ LAYERS = [
         "scan",
         "s3",
     ],
-    ["plan", "reader", "remove", "transfer", "source", "obstacles", "apart"],
+    ["plan", "runs", "reader", "remove", "transfer", "source", "obstacles", "apart"],
     ["planner", "sweep"],
     ["sync"],
     ["worker", "supervisor", "embedded", "display", "guard", "openapi", "metrics", "completion"],

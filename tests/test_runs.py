@@ -1,0 +1,191 @@
+"""Pages of unchanged files told at once: never otherwise than one by one, whatever the three sides hold."""
+
+from __future__ import annotations
+
+import tempfile
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from syncworker import compare, planner, runs
+from syncworker.compare import RACY_NS, Verdict
+from syncworker.index import Index, Row
+from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
+from syncworker.planner import Planner
+from syncworker.s3xml import Page
+
+CHECKED = 10 * RACY_NS
+STORES = ("etags", "times", "neither")
+
+
+def trio(key: str, store: str = "etags") -> tuple[FileEntry, Row, ObjectEntry]:
+    """A file, its row and its object: unchanged, where the store lists anything to know it by."""
+    tag, modified = ("e" if store == "etags" else ""), ("m" if store != "neither" else "")
+    file = FileEntry(key, 7, 20, 30, 40, f"photos/{key}")
+    row = Row(key, 7, 20, 30, 40, "e", "", 0, modified, CHECKED)
+    return file, row, ObjectEntry(key, 7, tag, modified)
+
+
+def other(value: Any) -> Any:
+    return f"{value}x" if isinstance(value, str) else value + 1
+
+
+CHANGES = [(0, n) for n in range(1, 5)] + [(1, n) for n in range(1, 6)] + [(2, n) for n in range(1, 4)]
+
+
+@st.composite
+def sides(draw: st.DrawFn) -> tuple[list[ScanItem], list[Row], list[ObjectEntry]]:
+    """Folder, index and bucket: mostly alike, with a few differences of every kind."""
+    store = draw(st.sampled_from(STORES))
+    keys = sorted(draw(st.sets(st.text("ab-/", min_size=1, max_size=4), min_size=1, max_size=14)))
+    items: list[ScanItem] = []
+    rows: list[Row] = []
+    objects: list[ObjectEntry] = []
+    odd = draw(st.sets(st.sampled_from(keys), max_size=3))
+    for key in keys:
+        file, row, obj = trio(key, store)
+        kind = draw(st.integers(0, 9)) if key in odd else -1
+        if kind in (0, 1):
+            side, field = draw(st.sampled_from(CHANGES))
+            whole: list[Any] = [file, row, obj]
+            whole[side] = whole[side]._replace(**{whole[side]._fields[field]: other(whole[side][field])})
+            file, row, obj = whole
+        if kind == 2:
+            row = row._replace(checked_ns=row.ctime_ns + RACY_NS)
+        if kind == 3:
+            obj = obj._replace(etag="" if obj.etag else "e", modified="n")
+        if kind == 8:  # known without an ETag, and listed without
+            row, obj = row._replace(etag=""), obj._replace(etag="", modified="n")
+        items += [] if kind == 4 else [Skip(key, "socket")] if kind == 5 else [file]
+        rows += [] if kind == 6 else [row]
+        objects += [] if kind == 7 else [obj]
+    return items, rows, objects
+
+
+@given(sides())
+def test_a_page_is_unchanged_only_if_each_of_its_files_is(
+    what: tuple[list[ScanItem], list[Row], list[ObjectEntry]],
+) -> None:
+    items, rows, objects = what
+    size = runs.unchanged(items, rows, objects)
+    single = [
+        (item, row, obj)
+        for item, row, obj in zip(items, rows, objects, strict=False)
+        if isinstance(item, FileEntry)
+        and item.key == row.key == obj.key
+        and compare.compare(item, obj, row).verdict is Verdict.UNCHANGED
+    ]
+    if size is not None:
+        assert len(single) == len(items) == len(rows) == len(objects)
+        assert size == sum(item.size for item, _, _ in single)
+
+
+@pytest.mark.parametrize("store", ["etags", "times"])
+def test_a_page_as_it_was_left_is_told_at_once(store: str) -> None:
+    items, rows, objects = zip(*(trio(f"{n:03}", store) for n in range(9)), strict=True)
+    assert runs.unchanged(items, rows, objects) == 63
+
+
+class Watched(Planner):
+    """Counts the pages that were told at once."""
+
+    at_once = 0
+
+    def _settles(self, *values: Any) -> bool:
+        settled = super()._settles(*values)
+        self.at_once += settled
+        return settled
+
+
+def planned(
+    items: list[ScanItem], rows: list[Row], pages: list[list[ObjectEntry]], *, at_once: bool = True
+) -> tuple[dict[str, Any], int]:
+    """What a planner finds: counts, what is to be done by key, what is to be deleted."""
+    events: list[tuple[str, Any]] = []
+
+    def fetch(token: str | None) -> Future[Page]:
+        number = int(token or 0)
+        last = number + 1 >= len(pages)
+        answer: Future[Page] = Future()
+        answer.set_result(Page(pages[number] if pages else [], None if last else str(number + 1), not last))
+        return answer
+
+    with tempfile.TemporaryDirectory() as folder:
+        index = Index(str(Path(folder, "index.sqlite3")))
+        for row in rows:
+            index.remember(row)
+        index.flush()
+        plans = Watched(
+            index, fetch, lambda *_: pytest.fail("no ranges"), folder,
+            lambda batch: events.extend(batch or ()), lambda _: None,
+        )  # fmt: skip
+        if not at_once:
+            plans._settles = lambda *_: False  # type: ignore[method-assign]
+        plans.run(iter(items))
+        index.close()
+    found: dict[str, Any] = {"found": [0, 0], "unchanged": [0, 0], "work": {}, "rest": []}
+    for name, value in events:
+        if name in ("found", "unchanged"):
+            found[name] = [a + b for a, b in zip(found[name], value, strict=True)]
+        elif name == "work":
+            found["work"][value.file.key] = value
+        else:
+            found["rest"].append((name, str(value)))
+    found["rest"].sort()
+    found["deletes"] = sorted(plans.deletes)
+    plans.deletes.close()
+    return found, plans.at_once
+
+
+@settings(max_examples=300)
+@given(what=sides(), size=st.integers(1, 5), data=st.data())
+def test_a_plan_is_the_same_with_and_without(
+    what: tuple[list[ScanItem], list[Row], list[ObjectEntry]], size: int, data: st.DataObject
+) -> None:
+    items, rows, objects = what
+    if data.draw(st.integers(0, 3)) == 0:
+        objects = data.draw(st.permutations(objects))
+    pages = [objects[i : i + size] for i in range(0, len(objects), size)] or [[]]
+    quick, _ = planned(items, rows, pages)
+    slow, _ = planned(items, rows, pages, at_once=False)
+    assert quick == slow
+
+
+def test_one_change_costs_one_page_and_the_others_are_told_at_once() -> None:
+    """Whatever the change is: the folder, the index and the bucket come into step again at the next page."""
+    every = [trio(f"{n:03}") for n in range(100)]
+    for gone in ("file", "row", "object", "nothing"):
+        items: list[ScanItem] = [f for f, _, _ in every if not (gone == "file" and f.key == "033")]
+        rows = [r for _, r, _ in every if not (gone == "row" and r.key == "033")]
+        objects = [o for _, _, o in every if not (gone == "object" and o.key == "033")]
+        found, at_once = planned(items, rows, [objects[i : i + 10] for i in range(0, 100, 10)])
+        assert at_once == (10 if gone == "nothing" else 9)
+        assert found["unchanged"][0] == (100 if gone == "nothing" else 99)
+        assert set(found["work"]) == ({"033"} if gone in ("row", "object") else set())
+        assert [key for key, *_ in found["deletes"]] == (["033"] if gone == "file" else [])
+
+
+def test_the_keys_to_cut_at_lie_as_far_apart_whichever_way_the_files_were_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(planner, "RANGE_KEYS", 25)
+    every = [trio(f"{n:03}") for n in range(100)]
+    cuts = []
+    for at_once in (True, False):
+        seen: list[str] = []
+        monkeypatch.setattr(Planner, "_unordered", lambda _: None)
+        monkeypatch.setattr(
+            Index, "set_fact", lambda _, name, value, seen=seen: seen.append(f"{name} {value}")
+        )
+        planned(
+            [f for f, _, _ in every],
+            [r for _, r, _ in every],
+            [[o for _, _, o in every[i : i + 10]] for i in range(0, 100, 10)],
+            at_once=at_once,
+        )
+        cuts.append(seen)
+    assert cuts == [['cuts ["024", "049", "074", "099"]']] * 2
