@@ -27,7 +27,7 @@ from syncworker import files
 from syncworker.errors import FatalError, Stopped, SyncError
 from syncworker.links import SourceMissing
 from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
-from syncworker.scan import scan
+from syncworker.scan import batches, scan
 from syncworker.tree import Tree
 
 WORTH_FILES = 50_000
@@ -59,7 +59,7 @@ def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterat
     except OSError:
         yield scan(tree, source, should_stop)
         return
-    new, kinds = tuple.__new__, _KINDS
+    new, kinds = tuple.__new__, _KINDS.__getitem__
     try:
         assert child.stdout is not None
         fd = child.stdout.fileno()
@@ -73,7 +73,7 @@ def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterat
             raise FatalError("SourceVanished", "the uploads folder was replaced after the job began")
         for frame in frames:
             if isinstance(frame, list):
-                yield [new(kinds[len(item)], item) for item in frame]
+                yield list(map(new, map(kinds, map(len, frame)), frame))
                 continue
             name, code, message = frame
             if name:
@@ -137,8 +137,8 @@ def main(root: str, source: str, out: BinaryIO) -> None:
     try:
         with Tree(root) as tree:
             tell(list(tree.identity))
-            for item in scan(tree, source, lambda: False):
-                batch.append(tuple(item))
+            for items in batches(tree, source, lambda: False):
+                batch += map(tuple, items)
                 if len(batch) >= _BATCH or time.monotonic() - told_at > _FLUSH_SECONDS:
                     tell(batch)
                     batch, told_at = [], time.monotonic()

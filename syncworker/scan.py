@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from syncworker.errors import FatalError, Stopped
@@ -79,6 +79,12 @@ def scan(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[S
     during the scan, so what was yielded is not known to be all; Stopped, when `should_stop` says so, which is
     asked once for each directory, each 1,000 names that are read, and each 1,000 files that are yielded.
     """
+    for items in batches(tree, source, should_stop):
+        yield from items
+
+
+def batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[Sequence[ScanItem]]:
+    """`scan`, up to 1,000 items at a time; a batch may be empty."""
     walk = _Walk(tree, should_stop)
     try:
         try:
@@ -90,12 +96,12 @@ def scan(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[S
         if first is not None:
             if isinstance(first, Skip):
                 raise _source_vanished(source)
-            yield first
+            yield (first,)
             return
         top = walk.levels[0].identity
         while walk.levels:
             items, directory = walk.take()
-            yield from items
+            yield items
             item = None
             if directory is None:
                 item = walk.leave()
@@ -103,7 +109,7 @@ def scan(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[S
                 walk.ask()
                 item = walk.descend(directory) if directory else None
             if item is not None:
-                yield item
+                yield (item,)
         if not _still_there(tree, path, top):
             raise _source_vanished(source)
     finally:
