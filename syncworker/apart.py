@@ -11,6 +11,7 @@ A frame of the pipe is its length and a value in `marshal`'s form: a list of ite
 
 from __future__ import annotations
 
+import gc
 import marshal
 import os
 import select
@@ -149,5 +150,6 @@ def main(root: str, source: str, out: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # millions of records, and no cycle among them
     with suppress(BrokenPipeError):  # nobody reads any more
         main(sys.argv[1], sys.argv[2], os.fdopen(1, "wb", closefd=False))

@@ -156,8 +156,8 @@ def _entries(columns: list[list[str]], *, encoded: bool) -> list[ObjectEntry]:
     keys, times, etags, sizes = columns
     if encoded:
         keys = [_decode(key) if "%" in key or "+" in key else key for key in keys]
-    columns = zip(keys, map(int, sizes), map(str.lower, etags), times, strict=True)
-    return list(map(tuple.__new__, repeat(ObjectEntry), columns))
+    fields = zip(keys, map(int, sizes), map(str.lower, etags), times, strict=True)
+    return list(map(tuple.__new__, repeat(ObjectEntry), fields))
 
 
 def _entries_of(root: ElementTree.Element, ns: str) -> list[ObjectEntry]:

@@ -56,6 +56,7 @@ def run_job(settings: Settings, jobs: Jobs, job_id: str, on_status: OnStatus | N
         tell = on_status or (lambda _: None)
         control = Control(jobs.file(job_id, "cancel"))
         process.on_stop(control.stop)
+        process.collect_seldom()
         if control.stopping():
             tell(jobs.finish(status, State.CANCELLED, None, "cancelled before it began"))
             return State.CANCELLED
