@@ -403,20 +403,27 @@ def outcome(body: bytes) -> Any:
         return error.code
 
 
+QUOTES = ("&quot;", "&#34;", '"', "")
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 12), st.sampled_from(ODD)), max_size=3),
     st.booleans(),
+    st.lists(st.sampled_from(QUOTES), min_size=3, max_size=3) | st.sampled_from([[q] * 3 for q in QUOTES]),
 )
 def test_a_page_that_is_read_the_quick_way_says_what_a_parser_says(
-    changes: list[tuple[int, int, bytes]], encoded: bool
+    changes: list[tuple[int, int, bytes]], encoded: bool, quotes: list[str]
 ) -> None:
+    first, second, third = quotes
     body = listing(
         "<IsTruncated>false</IsTruncated>"
         + "<EncodingType>url</EncodingType>" * encoded
-        + contents("a%20b", 0, "&quot;D41D8CD98F00B204E9800998ECF8427E&quot;")
-        + contents("x/y", 7, "&#34;ab-3&#34;")
-        + contents("z", 8)
+        + contents("a%20b", 0, f"{first}D41D8CD98F00B204E9800998ECF8427E{first}")
+        + contents("x/y", 7, f"{second}ab-3{second}")
+        + contents("z", 8, third + third)
     )
+    if len(set(quotes)) == 1:
+        assert s3xml._split(body) is not None
     for place, cut, odd in changes:
         place %= len(body)
         body = body[:place] + odd + body[place + cut :]
