@@ -103,8 +103,8 @@ SECTIONS: tuple[Section, ...] = (
             "EntityTooLarge": "S3 takes no such file. Split it",
             "StoredWrongBytes": "What the storage says it has is not what was sent: a broken storage, memory or"
             " proxy. Resume; if it comes again, do not trust that storage",
-            "DeletedOther": "A bit turned in a request to delete, on its way over plain http: another object may"
-            " be gone. Resume: it is sent again. Use https",
+            "DeletedOther": "A bit turned in a request to delete, on its way over plain http, or such a request"
+            " was carried out by half: another object may be gone. Resume: it is sent again. Use https",
             "ReadBackFailed": "As above, seen when an object was read back to be compared",
             "KeyChangedByStore": "This storage changes such names (`a//b`, a backslash). Rename the file",
             "KeyIsFolder": "A storage that is a file system cannot hold `x` beside `x/y`. If one of them is gone"
@@ -212,7 +212,7 @@ SECTIONS: tuple[Section, ...] = (
     ),
 )
 # Never shown as an error.
-SILENT = {"LoggedIn"}
+SILENT = {"LoggedIn", "NotDeleted"}
 # What waitress and Bottle find before a route is asked: their words, without spaces.
 OF_HTTP = """\
 Before a route is asked: `BadRequest` (no valid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,

@@ -3,12 +3,21 @@
 A store near by is busy with a few dozen; one far away answers each in its own time, so that twice as many
 under way are sent twice as fast. Which it is, shows: the rate is measured, more are tried, and given back
 when they gained nothing. A store that asks to slow down is heard elsewhere (`s3.Gate`). Pure: no clock.
+Requests without a body, as deletions, need no such search: `side_by_side`.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
+
 LEAST = 32
 MOST = 128
+SIDE_BY_SIDE = 16
 LOOK_SECONDS = 0.5
 _STEP = 1.5
 _GAIN = 1.15  # of a step that is worth it: half of the lanes more, a sixth of the files
@@ -44,3 +53,23 @@ class Pace:
         more = min(self.most, int(self.lanes * _STEP))
         self._before = (self.lanes, rate) if more > self.lanes else None
         self.lanes = more
+
+
+async def side_by_side(
+    work: Callable[[T], Awaitable[None]], items: Iterable[T], lanes: int = SIDE_BY_SIDE
+) -> None:
+    """Does the work for all items, a few at a time. After an error none is begun; the first error is raised
+    when those under way have ended."""
+    left = iter(items)
+
+    async def lane() -> None:
+        for item in left:
+            try:
+                await work(item)
+            except BaseException:
+                deque(left, maxlen=0)
+                raise
+
+    for end in await asyncio.gather(*(lane() for _ in range(lanes)), return_exceptions=True):
+        if isinstance(end, BaseException):
+            raise end

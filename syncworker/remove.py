@@ -1,5 +1,9 @@
 """Deletes objects, and whole buckets. The caller has made sure that everything else went well.
 
+Many at a time in one request, where it shows what that has done: over https, and over plain http on a store
+that names what it has deleted (`Bucket.delete_many`; found out with two objects, once a destination). Else
+one by one, side by side: a key in a path is signed.
+
 A bucket is emptied by what the store lists, again and again until it lists nothing: versions and delete
 markers, unfinished uploads, objects (stores that are file systems leave folder markers behind), then the
 bucket itself, several times if it is not empty yet.
@@ -10,14 +14,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import compress
+from operator import not_
 
 from syncworker import s3xml
 from syncworker.control import Control
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
+from syncworker.index import Index
+from syncworker.pace import SIDE_BY_SIDE, side_by_side
 from syncworker.progress import Progress
-from syncworker.s3 import DELETE_BATCH, Bucket
+from syncworker.s3 import DELETE_BATCH, Bucket, Deletion
 
 _ROUNDS = 10
+_FIRST = 2  # at least in a batch over plain http, and not more until it is known whether answers name keys
+_SINGLES = 8 * SIDE_BY_SIDE
+_FACT = "names_deleted"
 Turn = Callable[[], Awaitable[None]]
 
 
@@ -25,13 +36,33 @@ class Remover:
     """Deletes from one bucket. `one_by_one`: single deletes, `turn` awaited before each operation."""
 
     def __init__(
-        self, bucket: Bucket, progress: Progress, control: Control, turn: Turn, *, one_by_one: bool
+        self,
+        bucket: Bucket,
+        index: Index,
+        progress: Progress,
+        control: Control,
+        turn: Turn,
+        *,
+        one_by_one: bool,
     ) -> None:
         self.bucket = bucket
+        self.index = index
         self.progress = progress
         self.control = control
         self.turn = turn
         self.one_by_one = one_by_one
+
+    def at_once(self) -> int:
+        """How many `objects` is best given at a time."""
+        if self.one_by_one:
+            return 1
+        if self.bucket.is_sealed:
+            return DELETE_BATCH
+        if self.bucket.names_deleted is None and (known := self.index.fact(_FACT)) is not None:
+            self.bucket.names_deleted = known == "1"
+        if self.bucket.names_deleted is None:
+            return _FIRST
+        return DELETE_BATCH if self.bucket.names_deleted else _SINGLES
 
     async def objects(self, entries: Sequence[tuple[str, int | None]]) -> list[tuple[str, SyncError]]:
         """Deletes up to 1,000 (key, size); returns the failures, the rest is reported as deleted."""
@@ -39,40 +70,66 @@ class Remover:
         return await self._delete([(key, None) for key, _ in entries], sizes)
 
     async def _delete(
-        self, objects: Sequence[tuple[str, str | None]], sizes: dict[str, int | None]
+        self, objects: Sequence[Deletion], sizes: dict[str, int | None]
     ) -> list[tuple[str, SyncError]]:
-        single: list[tuple[str, str | None]] = []
-        batch: list[tuple[str, str | None]] = []
+        single: list[Deletion] = []
+        batch: list[Deletion] = []
         for item in objects:
             # A folder marker outlives DeleteObjects on a store that is a file system (juicefs gateway).
-            alone = self.one_by_one or item[0].endswith("/") or not s3xml.can_carry(item[0])
+            alone = (
+                item[0].endswith("/") or not s3xml.can_carry(item[0]) or not self._may_go_with_others(item)
+            )
             (single if alone else batch).append(item)
         failures: list[tuple[str, SyncError]] = []
-        if batch:
+        if len(batch) >= (1 if self.bucket.is_sealed else _FIRST):
             failures += await self._batch(batch, sizes)
-        for key, version in single:
-            failures += await self.single(key, version, sizes.get(key))
+        else:
+            single = batch + single
+        return failures + await self._singles(single, sizes)
+
+    def _may_go_with_others(self, item: Deletion) -> bool:
+        """Over plain http a key in the body of a request may change on its way: see `Bucket.delete_many`."""
+        if self.one_by_one:
+            return False
+        return self.bucket.is_sealed or (item[1] is None and self.bucket.names_deleted is not False)
+
+    async def _singles(
+        self, objects: Sequence[Deletion], sizes: dict[str, int | None]
+    ) -> list[tuple[str, SyncError]]:
+        """One by one, a few at a time; then the folder markers, in their order: one below the other."""
+        failures: list[tuple[str, SyncError]] = []
+
+        async def delete(item: Deletion) -> None:
+            failures.extend(await self.single(*item, sizes.get(item[0])))
+
+        is_marker = [item[0].endswith("/") for item in objects]
+        lanes = 1 if self.one_by_one else SIDE_BY_SIDE
+        await side_by_side(delete, compress(objects, map(not_, is_marker)), lanes)
+        await side_by_side(delete, compress(objects, is_marker), 1)
         return failures
 
     async def _batch(
-        self, batch: Sequence[tuple[str, str | None]], sizes: dict[str, int | None]
+        self, batch: Sequence[Deletion], sizes: dict[str, int | None]
     ) -> list[tuple[str, SyncError]]:
         await self.turn()
         started = time.monotonic()
         operation = self.progress.begin("delete", batch[0][0], 0)
         try:
-            failures = await self.bucket.delete_many(batch)
+            failures = dict(await self.bucket.delete_many(batch))
         except FileError:
             # The store does not take this request (not implemented, a key it cannot read): one by one tells.
-            return [f for key, version in batch for f in await self.single(key, version, sizes.get(key))]
+            return await self._singles(batch, sizes)
         finally:
             self.progress.end(operation)
-        failed = {key for key, _ in failures}
+        if not self.bucket.is_sealed and self.bucket.names_deleted is not None:
+            self.index.set_fact(_FACT, str(int(self.bucket.names_deleted)))
         seconds = (time.monotonic() - started) / len(batch)
-        for key, _ in batch:
-            if key not in failed:
-                self.progress.deleted(key, sizes.get(key), seconds)
-        return failures
+        for item in batch:
+            if item not in failures:
+                self.progress.deleted(item[0], sizes.get(item[0]), seconds)
+        again = [item for item, error in failures.items() if isinstance(error, RetryError)]
+        lasting = [(key, error) for (key, _), error in failures.items() if not isinstance(error, RetryError)]
+        return lasting + await self._singles(again, sizes)
 
     async def single(self, key: str, version: str | None, size: int | None) -> list[tuple[str, SyncError]]:
         """One DeleteObject. Stores that are file systems then remove the folders it leaves empty, which they
@@ -83,6 +140,8 @@ class Remover:
         try:
             await self.bucket.delete(key, version)
         except (FileError, RetryError) as error:
+            if isinstance(error, RetryError):
+                self.control.check()  # given up because of a stop: that is no failure of this object
             return [(key, error)]
         finally:
             self.progress.end(operation)
@@ -162,8 +221,11 @@ class Remover:
         self, objects: list[tuple[str, str | None]], sizes: dict[str, int | None]
     ) -> SyncError | None:
         failure: SyncError | None = None
-        for start in range(0, len(objects), DELETE_BATCH):
+        start = 0
+        while start < len(objects):
             self.control.check()
-            for _key, error in await self._delete(objects[start : start + DELETE_BATCH], sizes):
+            end = start + self.at_once()
+            for _key, error in await self._delete(objects[start:end], sizes):
                 failure = failure or error
+            start = end
         return failure

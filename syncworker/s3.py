@@ -24,10 +24,12 @@ from urllib.parse import quote
 from syncworker import faults, s3xml
 from syncworker.credentials import KeySource
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
+from syncworker.pace import side_by_side
 from syncworker.sigv4 import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
 from syncworker.wire import Body, Response, Wire
 
 T = TypeVar("T")
+Deletion = tuple[str, str | None]  # key, version id
 
 DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a store names goes into a header
@@ -37,6 +39,7 @@ _TRIES_SILENT = 3  # each of them has waited long already
 _FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
 _UNREACHABLE = frozenset({"ConnectFailed", "ConnectTimeout", "DnsError"})
 _CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
+_NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # by itself, when its answer is lost
 _WAIT_SECONDS = 0.2
 _WAIT_MAX_SECONDS = 8.0
 _BURST_SECONDS = 0.02
@@ -170,6 +173,8 @@ class Bucket:
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
         self.retries = 0
         self._failures = 0  # requests given up in a row
+        self.is_sealed = wire.tls is not None  # no bit can turn on the way unseen
+        self.names_deleted: bool | None = None  # whether DeleteObjects answers with the keys; None: unknown
         host, self._prefix = wire.place.place(name)
         self._host, self._host_header = host, wire.place.host_header(host)
         self._target = "" if wire.proxy is None or wire.tls is not None else f"http://{self._host_header}"
@@ -209,6 +214,8 @@ class Bucket:
                 self.gate.leave(error)
             if not isinstance(error, RetryError):
                 raise error
+            if operation == "DeleteObjects" and error.code in _CUT and not self.is_sealed:
+                raise error  # `delete_many` looks what it has done
             if error.code in ("ExpiredToken", "ExpiredTokenException") and not renewed:
                 renewed = True
                 if await self.keys.renew(keys):
@@ -282,7 +289,7 @@ class Bucket:
             head.encode("latin-1"),
             body,
             max_body=max_body,
-            may_repeat=operation != "CreateMultipartUpload",
+            may_repeat=operation not in _NOT_REPEATED,
         )
         counter = (operation, response.status)
         self.requests[counter] = self.requests.get(counter, 0) + 1
@@ -448,60 +455,70 @@ class Bucket:
             if error.code not in _MISSING:
                 raise
 
-    async def delete_many(self, objects: Sequence[tuple[str, str | None]]) -> list[tuple[str, SyncError]]:
-        """Deletes up to 1,000 (key, version id or None); returns those that failed, with their errors. Those
-        that may work later are tried again, as a request of their own would be."""
-        failures: list[tuple[str, SyncError]] = []
-        tries = 0
-        while True:
-            tries += 1
-            later: dict[tuple[str, str | None], RetryError] = {}
-            for item, error in await self._delete_once(objects):
-                if isinstance(error, RetryError):
-                    later[item] = error
-                else:
-                    failures.append((item[0], error))
-            if not later:
-                return failures
-            try:
-                await self._wait(next(iter(later.values())), tries)
-            except SyncError:
-                return failures + [(item[0], error) for item, error in later.items()]
-            objects = list(later)
+    async def delete_many(self, objects: Sequence[Deletion]) -> list[tuple[Deletion, SyncError]]:
+        """One DeleteObjects for up to 1,000; returns those that are not gone, with their errors: a RetryError
+        where a request of its own may work.
 
-    async def _delete_once(
-        self, objects: Sequence[tuple[str, str | None]]
-    ) -> list[tuple[tuple[str, str | None], SyncError]]:
+        Few stores check the body of this request, so over plain http a bit that turns there may delete
+        another object. There, an answer that does not name every key proves nothing, nor does a lost one, and
+        the request is not repeated, which would hide what the first has done. What is there still tells: of
+        two objects or more, whose keys it got right are gone. So there are two at least, without versions.
+        """
         body = s3xml.delete_document(objects)
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {"content-md5": digest, "content-type": "application/xml"}
-        response = await self.call("DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body)
-        failures: list[tuple[tuple[str, str | None], SyncError]] = []
-        asked = {(key, version or ""): (key, version) for key, version in objects}
-        for key, version, code, said in s3xml.parse_delete_result(response.body):
-            message = self._without_keys(said)
-            if code not in _MISSING:
-                error = faults.classify("DeleteObjects", 400, code, message, response.headers)
-                failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), error))
-        named = s3xml.keys_named(response.body)
-        if others := named - {key for key, _ in objects}:
-            failures += await self._deleted_instead(
-                others, [item for item in objects if item[0] not in named]
+        try:
+            response = await self.call(
+                "DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body
             )
+        except RetryError as error:
+            if self.is_sealed or error.code not in _CUT or self.stopping():
+                raise
+            return await self._judge(objects, set(), set())
+        failures: list[tuple[Deletion, SyncError]] = []
+        asked = {(key, version or ""): (key, version) for key, version in objects}
+        result = s3xml.parse_delete_result(response.body)
+        for key, version, code, said in result.errors:
+            if code not in _MISSING:
+                message = self._without_keys(said)
+                failure = faults.classify("DeleteObjects", 400, code, message, response.headers)
+                failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), failure))
+        keys = {key for key, _ in objects}
+        self.names_deleted = keys <= result.named
+        others = result.named - keys
+        if others or not (self.is_sealed or self.names_deleted):
+            failures += await self._judge(objects, result.named & keys, others)
         return failures
 
-    async def _deleted_instead(
-        self, others: set[str], unnamed: list[tuple[str, str | None]]
-    ) -> list[tuple[tuple[str, str | None], SyncError]]:
-        """The answer names keys that were not asked for. In another spelling of its own, or was the request
-        garbled on its way? Then what was asked for is there still, and something else is not."""
-        still = [item for item in unnamed if await self.head(item[0]) is not None]
-        if not still:
+    async def _judge(
+        self, objects: Sequence[Deletion], named: set[str], others: set[str]
+    ) -> list[tuple[Deletion, SyncError]]:
+        """What a deletion has done whose answer does not prove it, told by what is there still."""
+        unnamed = [item for item in objects if item[0] not in named]
+        there: set[Deletion] = set()
+        unsure: list[FileError] = []
+
+        async def look(item: Deletion) -> None:
+            if self.stopping():
+                raise Stopped("told to stop")
+            try:
+                if await self.head(item[0]) is None:
+                    return
+            except FileError as error:  # HEAD is not allowed: nothing can be proved
+                unsure.append(error)
+            there.add(item)
+
+        await side_by_side(look, unnamed)
+        still = [item for item in unnamed if item in there]
+        if not still:  # with another spelling of the keys, perhaps
             return []
+        if len(still) == len(objects) > 1 and not others and not unsure:
+            return [(item, RetryError("NotDeleted", "the storage has deleted nothing")) for item in still]
+        instead = f"{', '.join(sorted(others)[:3])!r}, perhaps" if others else "perhaps"
         error = FileError(
             "DeletedOther",
-            f"the storage names {', '.join(sorted(others)[:3])!r} as deleted, which it was not asked for: the"
-            " request was changed on its way; use https, and resume the job to send again what is missing",
+            f"the storage has deleted another object instead, {instead}: the request may have been changed on"
+            " its way; use https, and resume the job to send again what is missing",
         )
         return [(item, error) for item in still]
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable
-from html import unescape
 from itertools import repeat
 from typing import NamedTuple
 from urllib.parse import unquote_plus
@@ -18,7 +17,6 @@ from xml.etree import ElementTree
 from syncworker.errors import RetryError
 from syncworker.model import ObjectEntry
 
-_NAMED = re.compile(rb"<Key>(.*?)</Key>", re.DOTALL)
 # What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 
@@ -282,10 +280,17 @@ def parse_completed(body: bytes) -> str:
     return clean_etag(root.findtext(f"{ns}ETag"))
 
 
-def parse_delete_result(body: bytes) -> list[tuple[str, str, str, str]]:
-    """(key, version id, code, message) of each object that was not deleted."""
+class DeleteResult(NamedTuple):
+    """`errors`: (key, version id, code, message) of each object that was not deleted. `named`: the keys that
+    the answer speaks of, deleted or not; some stores name none."""
+
+    errors: list[tuple[str, str, str, str]]
+    named: set[str]
+
+
+def parse_delete_result(body: bytes) -> DeleteResult:
     root, ns = parse(body, "DeleteResult")
-    return [
+    errors = [
         (
             element.findtext(f"{ns}Key") or "",
             element.findtext(f"{ns}VersionId") or "",
@@ -294,11 +299,8 @@ def parse_delete_result(body: bytes) -> list[tuple[str, str, str, str]]:
         )
         for element in root.iterfind(f"{ns}Error")
     ]
-
-
-def keys_named(body: bytes) -> set[str]:
-    """Every key that an answer to DeleteObjects names, deleted or not."""
-    return {unescape(key.decode(errors="surrogateescape")) for key in _NAMED.findall(body)}
+    deleted = {element.findtext(f"{ns}Key") or "" for element in root.iterfind(f"{ns}Deleted")}
+    return DeleteResult(errors, (deleted | {key for key, *_ in errors}) - {""})
 
 
 def can_carry(key: str) -> bool:

@@ -12,7 +12,6 @@ from typing import Any
 from syncworker.index import Index
 from syncworker.model import Phase
 from syncworker.remove import Remover
-from syncworker.s3 import DELETE_BATCH
 from syncworker.source import Source
 from syncworker.spool import Spool
 
@@ -57,7 +56,7 @@ class Sweep:
             if key in self._removed:
                 continue
             batch.append((key, size))
-            if len(batch) >= (1 if self.remover.one_by_one else DELETE_BATCH):
+            if len(batch) >= self.remover.at_once():
                 failures += await self._delete(batch, index)
                 batch = []
         failures += await self._delete(batch, index)

@@ -125,7 +125,12 @@ class Sync:
                 self.bucket, self.index, tree, self.progress, self.control, pool, self.obstacles.may_block
             )
             self.remover = Remover(
-                self.bucket, self.progress, self.control, self.turn, one_by_one=self.wait_seconds > 0
+                self.bucket,
+                self.index,
+                self.progress,
+                self.control,
+                self.turn,
+                one_by_one=self.wait_seconds > 0,
             )
             self.progress.phase(Phase.COMPARING, "comparing")
             try:

@@ -181,6 +181,10 @@ def twice(head: bytes, body: bytes) -> bytes:
     return head + body + head + body
 
 
+def never(head: bytes, body: bytes) -> bytes:
+    return b""
+
+
 def ends_early(scene: Scene, second: Callable[[list[str]], Answer | Cut]) -> None:
     """The first page is right; the second is not."""
     rows = scene.listing()
@@ -393,7 +397,14 @@ WRONG = [
         ("changed on its way", RESUME),
         in_deletion=True,
         harms=frozenset({"note-2", "note-3"}),
-        unseen=lambda store: not store.names_deleted,
+    ),
+    Fault(
+        "a bit turns in a key to be deleted, and the answer is lost",
+        lambda s: s.once(of({"DeleteObjects"}), Toxic(flip_body=b"<Key>note-2", edit=never)),
+        ("changed on its way", RESUME),
+        IMPATIENT,
+        in_deletion=True,
+        harms=frozenset({"note-2", "note-3"}),
     ),
     Fault(
         "a bit turns in the listed key of what is gone",

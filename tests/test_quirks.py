@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from bench import Answer, Mirror, fill, s3_error
 from fault_catalog import listed
-from proxy import Request
+from proxy import Cut, Request
 from stores import list_uploads
 from toxics import Toxic
 
@@ -127,15 +127,78 @@ def test_without_deletions_by_the_thousand_they_go_one_by_one(status: int, code:
 def test_an_object_that_may_not_be_deleted_is_named_though_the_answer_is_200(mirror: Mirror) -> None:
     """Amazon, and all who do as it does: errors of single keys come inside of the answer."""
     mirror.make({"a": "1"})
-    fill(mirror.store, mirror.bucket, {"gone1": b"1"})
-    body = b"<DeleteResult><Error><Key>gone1</Key><Code>AccessDenied</Code></Error></DeleteResult>"
+    fill(mirror.store, mirror.bucket, {"gone1": b"1", "gone2": b"2"})
+    errors = "".join(f"<Error><Key>gone{n}</Key><Code>AccessDenied</Code></Error>" for n in (1, 2))
+    body = f"<DeleteResult>{errors}</DeleteResult>".encode()
     mirror.proxy.on_request(lambda r: Answer(200, {}, body) if r.kind == "DeleteObjects" else None)
     run = mirror.start()
     assert (run.exit_status, run.status["error"]["code"]) == (1, "FilesFailed")
-    assert [(e["key"], e["code"]) for e in run.status["errors"]] == [("gone1", "AccessDenied")]
+    denied = [("gone1", "AccessDenied"), ("gone2", "AccessDenied")]
+    assert [(e["key"], e["code"]) for e in run.status["errors"]] == denied
     assert run.progress["objects_deleted"] == 0
     mirror.proxy.clear_hooks()
     mirror.sync()
+
+
+def deletions(mirror: Mirror) -> tuple[list[int], int]:
+    """How many keys each DeleteObjects of the last sync had, and how many went one by one."""
+    batches = [request.body.count(b"<Key>") for request in mirror.proxy.of_kind("DeleteObjects")]
+    return batches, len(mirror.proxy.of_kind("DELETE"))
+
+
+@pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
+@pytest.mark.usefixtures("store")
+def test_a_store_that_names_what_it_deletes_is_asked_by_the_thousand_over_plain_http(mirror: Mirror) -> None:
+    """Amazon, SeaweedFS, moto, rclone: once two objects have shown that it does."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {f"gone{n}": b"1" for n in range(1004)})
+    run = mirror.sync()
+    assert deletions(mirror) == ([2, 1000, 2], 0)
+    assert mirror.proxy.of_kind("HEAD") == []
+    assert run.progress["objects_deleted"] == 1004
+    fill(mirror.store, mirror.bucket, {"gone1": b"1", "gone2": b"1", "gone3": b"1"})
+    mirror.sync()
+    assert deletions(mirror) == ([3], 0)
+    fill(mirror.store, mirror.bucket, {"gone": b"1"})
+    mirror.sync()
+    assert deletions(mirror) == ([], 1)
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+@pytest.mark.usefixtures("store")
+def test_a_store_that_does_not_name_what_it_deletes_is_asked_one_by_one(mirror: Mirror) -> None:
+    """juicefs gateway: two objects show it, and that they are gone; then a key goes where it is signed."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {f"gone{n}": b"1" for n in range(300)})
+    run = mirror.sync()
+    assert deletions(mirror) == ([2], 298)
+    assert len(mirror.proxy.of_kind("HEAD")) == 2
+    assert run.progress["objects_deleted"] == 300
+    fill(mirror.store, mirror.bucket, {f"gone{n}": b"1" for n in range(3)})
+    mirror.sync()
+    assert deletions(mirror) == ([], 3)
+    shutil.rmtree(mirror.folder)
+    fill(mirror.store, mirror.bucket, {f"gone{n}": b"1" for n in range(3)})
+    mirror.folder.mkdir()
+    assert mirror.start().status["state"] == "done"
+    assert deletions(mirror) == ([], 4)
+    assert mirror.proxy.of_kind("DeleteBucket")
+
+
+def test_a_request_to_delete_whose_answer_is_lost_is_not_repeated_over_plain_http(mirror: Mirror) -> None:
+    """It would hide what the first has done. What it has deleted is looked for."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {"gone1": b"1", "gone2": b"1"})
+    mirror.proxy.on_request(lambda r: Cut(answer_bytes=0) if r.kind == "DeleteObjects" else None)
+    run = mirror.sync()
+    assert deletions(mirror) == ([2], 0)
+    assert run.progress["objects_deleted"] == 2
+    fill(mirror.store, mirror.bucket, {"gone1": b"1", "gone2": b"1"})
+    mirror.proxy.clear_hooks()
+    mirror.proxy.on_request(lambda request: Cut() if request.kind == "DeleteObjects" else None)
+    mirror.sync()
+    assert len(mirror.proxy.of_kind("DeleteObjects")) == 1
+    assert len(mirror.proxy.of_kind("DELETE")) == 2
 
 
 def test_a_bucket_that_was_there_after_all_is_looked_at_again(mirror: Mirror) -> None:

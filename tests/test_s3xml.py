@@ -290,10 +290,12 @@ def test_what_was_not_deleted_is_told_with_its_reason() -> None:
     body = f"""<DeleteResult {NS}><Deleted><Key>fine</Key></Deleted>
       <Error><Key>a</Key><Code>AccessDenied</Code><Message>no</Message></Error>
       <Error><Key>b</Key><VersionId>v</VersionId><Code>InternalError</Code></Error></DeleteResult>""".encode()
-    assert s3xml.parse_delete_result(body) == [
+    assert s3xml.parse_delete_result(body).errors == [
         ("a", "", "AccessDenied", "no"),
         ("b", "v", "InternalError", ""),
     ]
+    assert s3xml.parse_delete_result(body).named == {"fine", "a", "b"}
+    assert s3xml.parse_delete_result(b"<DeleteResult><Deleted/></DeleteResult>").named == set()
 
 
 def test_an_error_is_read_with_all_its_fields_and_anything_else_is_none() -> None:
@@ -358,7 +360,7 @@ def test_no_bit_that_turns_hides_an_object_or_the_rest_of_a_listing() -> None:
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)))
 def test_the_keys_that_an_answer_names_are_read_back(keys: list[str]) -> None:
     rows = "".join(f"<Deleted>\n  <Key>{escape(key)}</Key></Deleted>" for key in keys)
-    assert s3xml.keys_named(f"<DeleteResult>{rows}</DeleteResult>".encode()) == set(keys)
+    assert s3xml.parse_delete_result(f"<DeleteResult>{rows}</DeleteResult>".encode()).named == set(keys)
 
 
 @pytest.mark.parametrize("key", ["\x00", "a\x01", "\x0b", "\x1f", "\ufffe", "\uffff", "\udcff", "\ud800"])
