@@ -7,6 +7,7 @@ Invariants
 - Every wait has an end: connecting (`connect_seconds`), and silence (`idle_seconds` without a byte in either
   direction while an exchange is under way). One watchdog looks at all connections once a second. A byte has
   gone out when the other side has acknowledged it: on a slow line the kernel holds megabytes for minutes.
+  For a job that is to stop all of these are shorter, and a trickle of bytes keeps nothing going (`give_up`).
 - Redirects are never followed, and an address that endpoint.py refuses is never connected to.
 - A failed exchange closes its connection; a connection that its server closed while it lay idle is not an
   error: the exchange is made once more on a new one.
@@ -20,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import math
 import os
 import socket
 import ssl
@@ -42,6 +44,8 @@ CHUNK = 256 << 10
 MAX_HEADER_BYTES = 64 << 10
 _ADDRESS_SECONDS = 30.0
 _JUDGE_SECONDS = 2.0
+_LAST_SECONDS = 10.0  # how long an exchange may take once the job is to stop, though bytes move
+_LAST_RATE = 1 << 20  # and so many bytes of its body a second
 _FRAMED = frozenset({"content-length", "transfer-encoding"})
 _NAMES: dict[bytes, str] = {}  # headers as they were sent -> in lower case
 _NAMES_MAX = 200
@@ -127,6 +131,8 @@ class _Connection(asyncio.BufferedProtocol):
         self.lost = False
         self.answered_bytes = False  # a byte of the answer has come
         self.active_at = 0.0
+        self.began_at = 0.0
+        self.body_size = 0
         self.outgoing = (0, 0)  # unsent, acknowledged
         self.method = ""
         self.max_body = 0
@@ -261,7 +267,8 @@ class _Connection(asyncio.BufferedProtocol):
         self._reset()
         self.method, self.max_body = method, max_body
         self.answered_bytes = False
-        self.active_at = self.loop.time()
+        self.active_at = self.began_at = self.loop.time()
+        self.body_size = len(body) if isinstance(body, bytes) else body.size
         self.answer = self.loop.create_future()
         try:
             if isinstance(body, bytes) and len(body) <= CHUNK:
@@ -293,8 +300,9 @@ class _Connection(asyncio.BufferedProtocol):
             if on_sent is not None:
                 on_sent(len(piece))
 
-    def check(self, now: float, idle_seconds: float) -> None:
-        """The watchdog's question: has a byte moved lately?"""
+    def check(self, now: float, idle_seconds: float, until: float = math.inf) -> None:
+        """The watchdog's question: has a byte moved lately? `until`: when an exchange without a body is to
+        end though bytes move, unless it has only begun."""
         if self.answer is None or self.answer.done() or self.transport is None:
             return
         outgoing = (self.transport.get_write_buffer_size(), _acknowledged(self.transport))
@@ -306,6 +314,8 @@ class _Connection(asyncio.BufferedProtocol):
                     "Timeout", f"the storage was silent for {idle_seconds:g} s in the middle of a request"
                 )
             )
+        elif now > max(until, self.began_at + _LAST_SECONDS) + self.body_size / _LAST_RATE:
+            self.fail(RetryError("Timeout", "the storage takes too long for a job that is to stop"))
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:
@@ -346,6 +356,8 @@ class Wire:
         self._addresses: dict[str, tuple[float, list[endpoint.Address]]] = {}
         self._lookups: dict[str, asyncio.Future[list[endpoint.Address]]] = {}
         self._watchdog: asyncio.Task[None] | None = None
+        self._opening: dict[asyncio.Timeout, float] = {}  # connections that are being made, since when
+        self._given_up_at: float | None = None
 
     async def __aenter__(self) -> Wire:
         self._watchdog = asyncio.create_task(self._watch())
@@ -366,10 +378,17 @@ class Wire:
             self._all = {c for c in self._all if not c.lost}
 
     def give_up(self, silent_seconds: float) -> None:
-        """Ends every exchange in which no byte has moved for that long: somebody wants to stop."""
+        """Somebody wants to stop: ends every exchange in which no byte has moved for that long, or which has
+        had time enough since this was called first."""
         now = asyncio.get_running_loop().time()
+        if self._given_up_at is None:
+            self._given_up_at = now
         for connection in list(self._all):
-            connection.check(now, silent_seconds)
+            connection.check(now, silent_seconds, self._given_up_at + _LAST_SECONDS)
+        for opening, since in self._opening.items():
+            soon = max(self._given_up_at, since) + silent_seconds
+            if not opening.expired() and (opening.when() or math.inf) > soon:
+                opening.reschedule(soon)
 
     async def exchange(
         self,
@@ -407,8 +426,12 @@ class Wire:
             if not connection.lost and connection.transport and not connection.transport.is_closing():
                 return connection, True
         try:
-            async with asyncio.timeout(self.limits.connect_seconds):
-                connection = await self._open(host)
+            async with asyncio.timeout(self.limits.connect_seconds) as limit:
+                self._opening[limit] = asyncio.get_running_loop().time()
+                try:
+                    connection = await self._open(host)
+                finally:
+                    del self._opening[limit]
         except TimeoutError as error:
             raise RetryError(
                 "ConnectTimeout", f"no connection to {host} within {self.limits.connect_seconds:g} s"

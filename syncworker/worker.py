@@ -34,7 +34,7 @@ _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
 _DESTINATION_SECONDS = 3.0
 _TICK_SECONDS = 0.1
 _STATUS_BYTES = 256 << 10  # more than any status has
-_PATIENCE_SECONDS = 5.0  # how long a request may be silent once the job is to stop
+_PATIENCE_SECONDS = 2.0  # how long a request may be silent once the job is to stop
 
 OnStatus = Callable[[Status], None]
 

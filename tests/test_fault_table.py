@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -161,31 +162,47 @@ def differences(found: dict[str, bytes]) -> set[str]:
     return {key for key in found.keys() | WANTED.keys() if found.get(key) != WANTED.get(key)}
 
 
-@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
-@pytest.mark.parametrize("kinds", [{"LIST"}, {"PUT"}, {"UploadPart"}, {"DeleteObjects"}], ids=repr)
-def test_a_cancel_ends_a_job_whose_store_hangs(
-    kinds: set[str], store: Store, bucket: str, benches: Callable[[str], Bench]
+HANGS = {
+    "a listing": ({"LIST"}, []),
+    "an upload": ({"PUT"}, []),
+    "a part": ({"UploadPart"}, []),
+    "deletions": ({"DeleteObjects"}, []),
+    "a deletion": ({"DELETE"}, ["--wait", "0.01"]),
+}
+STOPS = [("cancel", name) for name in STORES] + [("SIGTERM", "seaweedfs")]
+
+
+@pytest.mark.parametrize(("how", "store"), STOPS, indirect=["store"])
+@pytest.mark.parametrize("hang", HANGS)
+def test_a_job_whose_store_hangs_can_be_stopped(
+    hang: str, how: str, store: Store, bucket: str, benches: Callable[[str], Bench]
 ) -> None:
-    """Its worker waits for a silent store without end, unless it is cancelled."""
+    """Its worker waits for a silent store without end, unless it is told to stop."""
+    kinds, options = HANGS[hang]
     bench = benches(store.name)
     scene = bench.stage(bucket)
     scene.hang(lambda request: request.kind in kinds)
     before = set(bench.shell.ids())
-    bench.zygote.begin(
-        "start", "--source", "photos", "--dest", bucket, altered=["short_waits", "endless_silence"]
-    )
+    arguments = ("start", "--source", "photos", "--dest", bucket, *options)
+    bench.zygote.begin(*arguments, altered=["short_waits", "endless_silence"])
     try:
         wait_for(lambda: scene.struck, 20, "a request that hangs")
         job = (set(bench.shell.ids()) - before).pop()
         asked = time.monotonic()
-        bench.shell.file(job, "cancel").touch()
-        assert bench.zygote.wait() == 3
+        if how == "cancel":
+            bench.shell.file(job, "cancel").touch()
+        else:
+            os.kill(bench.shell.status(job)["pid"], signal.SIGTERM)
+        exit_status = bench.zygote.wait()
         seconds = time.monotonic() - asked
     finally:
         lift(scene)
-    assert bench.shell.status(job)["state"] == "cancelled"
-    assert seconds < 20, "5 s for what is in flight, 2 s for the rest, and a busy machine"
-    if kinds != {"DeleteObjects"}:
+    status = bench.shell.status(job)
+    assert (status["state"], exit_status) == (("cancelled", 3) if how == "cancel" else ("interrupted", 4))
+    assert seconds < 20, "2 s for what is in flight, and a busy machine"
+    assert not status["errors"], "what was given up because of the stop is no error"
+    assert status["progress"]["objects_deleted"] == 0
+    if "deletion" not in hang:
         assert BEFORE.keys() <= contents(store, bucket).keys()
 
 

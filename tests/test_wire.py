@@ -612,6 +612,63 @@ def test_a_job_that_is_to_stop_gives_up_what_is_silent_for_so_long(serve: Callab
     assert asyncio.run(asyncio.wait_for(run(), 5)).code == "Timeout"
 
 
+def stopping(server: Server, monkeypatch: pytest.MonkeyPatch, method: str, body: bytes = b"") -> Any:
+    """What becomes of an exchange when its job is to stop, with a silence of 5 s and half a second in all."""
+    monkeypatch.setattr(wire, "_LAST_SECONDS", 0.5)
+
+    async def run() -> Any:
+        async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
+            task = asyncio.create_task(exchange(connections, method, body))
+            while not task.done():
+                connections.give_up(5)
+                await asyncio.sleep(0.02)
+            return task.result()
+
+    return asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def trickle(peer: Peer) -> None:
+    peer.head()
+    for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + b"x" * 400:
+        peer.send(bytes([byte]))
+        threading.Event().wait(0.05)
+
+
+def test_a_trickle_of_bytes_does_not_hold_up_a_job_that_is_to_stop(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = stopping(serve(trickle), monkeypatch, "GET")
+    assert isinstance(found, RetryError)
+    assert (found.code, "too long" in found.message) == ("Timeout", True)
+
+
+def test_a_body_on_its_way_at_a_fair_rate_may_end_when_the_job_is_to_stop(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        for _ in range(8):
+            peer.body(MIB)
+            threading.Event().wait(0.15)
+        peer.send(OK)
+
+    assert stopping(serve(script), monkeypatch, "PUT", b"x" * (8 * MIB)).status == 200
+
+
+def test_a_connection_that_does_not_come_about_does_not_hold_up_a_job_that_is_to_stop() -> None:
+    async def run() -> Any:
+        async with Wire(Endpoint.of("http://127.0.0.1:1", "us-east-1"), None) as connections:
+            never = asyncio.get_running_loop().create_future()
+            connections._open = lambda _: never  # type: ignore[assignment,method-assign]
+            task = asyncio.create_task(exchange(connections, "GET"))
+            while not task.done():
+                connections.give_up(0.1)
+                await asyncio.sleep(0.02)
+            return task.result()
+
+    assert asyncio.run(asyncio.wait_for(run(), 5)).code == "ConnectTimeout"
+
+
 # -- connecting
 
 
