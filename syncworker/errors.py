@@ -18,6 +18,14 @@ class SyncError(Exception):
         self.code = code
         self.message = message
 
+    def let_go(self) -> None:
+        """Forgets where it was raised: a traceback holds the frames that it came through, and what they hold,
+        a file's body say."""
+        error: BaseException | None = self
+        while error is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+
 
 class RetryError(SyncError):
     """The network or the store failed in a way that may pass: try again later, with fewer in flight."""

@@ -482,6 +482,7 @@ class Sync:
         except (FileError, RetryError) as error:
             if isinstance(error, RetryError) and self.halted():  # not tried again because of that
                 raise Stopped(self.control.reason or "") from error
+            error.let_go()
             self._refuse(work, error)
             return
         finally:

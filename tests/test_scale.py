@@ -4,6 +4,8 @@ its request. (Five thousand finished jobs: `test_server.py` and `test_supervisor
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from bench import contents, fill, s3_error, wait_for
@@ -58,3 +60,29 @@ def test_a_status_is_small_however_long_the_names_of_what_fails_are(mirror, juic
     assert 10 < len(run.status["errors"]) <= 100
     assert mirror.shell.file(run.status["id"], "json").stat().st_size < STATUS_BYTES
     assert len([line for line in mirror.shell.report(run.status["id"]) if "error" in line]) == 130
+
+
+@pytest.mark.parametrize(
+    ("answer", "other"),
+    [((403, "AccessDenied"), "d"), ((500, "InternalError"), "old")],  # `d` stands in the way: they wait
+)
+def test_files_that_fail_leave_no_bytes_in_memory(mirror, juicefs, answer, other):
+    """What has failed is told by name: no error keeps the body that it was raised over."""
+    count, size = 300, 1 << 20
+    mirror.make({"d": {f"f{n:04}": f"{n:04}" * (size // 4) for n in range(count)}})
+    fill(juicefs, mirror.bucket, {other: b"1"})
+    mirror.proxy.on_request(lambda r: s3_error(*answer) if r.kind == "PUT" else None)
+    process, job = mirror.shell.begin(mirror.bucket)
+    peak = 0
+
+    def ended() -> bool:
+        nonlocal peak
+        with suppress(OSError, IndexError):  # it has just ended
+            told = Path(f"/proc/{process.pid}/status").read_text()
+            peak = max(peak, int(told.split("VmHWM:")[1].split()[0]) << 10)
+        return process.poll() is not None
+
+    wait_for(ended, 500, "the end of the job")
+    assert process.returncode == 1
+    assert mirror.shell.status(job)["progress"]["files_failed"] >= count
+    assert 30e6 < peak < 220e6, "64 MiB may be in flight, not all of the files"
