@@ -125,7 +125,8 @@ def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> Read | None:
             if work.object is not None and file.size != work.object.size:
                 work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.SIZE))
             body = bytearray(file.size + 1)
-            got = os.preadv(fd, [body], 0, os.RWF_NOWAIT) if file.size else os.preadv(fd, [body], 0)
+            may_wait = file.size == 0 or info.st_dev in tree.in_memory  # neither has anything to wait for
+            got = os.preadv(fd, [body], 0) if may_wait else os.preadv(fd, [body], 0, os.RWF_NOWAIT)
             del body[got:]
             return _small(fd, bytes(body), file, work, etags_are_md5, checked_ns)
         finally:

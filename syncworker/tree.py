@@ -90,6 +90,7 @@ class Tree:
             ) from error
         self.root = os.path.realpath(root)
         self.is_local = is_local(self.root)
+        self.in_memory = devices_in_memory()
         self._remembered: OrderedDict[str, _Directory] = OrderedDict()
         self._lock = threading.Lock()  # of `_remembered`, `_closed` and every count of users
         self._closed = False
@@ -252,6 +253,22 @@ def is_local(root: str, mounts: str = "/proc/self/mountinfo") -> bool:
         if below.startswith(point.rstrip("/") + "/") and len(point) > len(own):
             own = point
     return own in types and all(t in _LOCAL for p, t in types.items() if p == own or p.startswith(below))
+
+
+def devices_in_memory(mounts: str = "/proc/self/mountinfo") -> frozenset[int]:
+    """The devices whose files are always in memory (tmpfs): a read there never waits for a disk, though the
+    kernel cannot be asked so (`RWF_NOWAIT`)."""
+    found = set()
+    try:
+        with open(mounts, encoding="utf-8", errors="surrogateescape") as lines:
+            for line in lines:
+                fields, _, more = line.partition(" - ")
+                if more.split(" ")[0] == "tmpfs":
+                    major, _, minor = fields.split(" ")[2].partition(":")
+                    found.add(os.makedev(int(major), int(minor)))
+    except (OSError, IndexError, ValueError):
+        return frozenset()
+    return frozenset(found)
 
 
 def _split(path: str) -> tuple[str, str]:
