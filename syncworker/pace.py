@@ -2,7 +2,7 @@
 
 A store near by is busy with a few dozen; one far away answers each in its own time, so that twice as many
 under way are sent twice as fast. Which it is, shows: the rate is measured, more are tried, and given back
-when they gained nothing. A store that asks to slow down is heard elsewhere (`s3.Gate`). Pure: no clock.
+when they gained nothing. A store that asks to slow down is heard elsewhere (gate.py). Pure: no clock.
 Requests without a body, as deletions, need no such search: `side_by_side`.
 """
 

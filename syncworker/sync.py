@@ -26,7 +26,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import chain
-from typing import Any, cast
+from typing import Any
 
 from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
@@ -34,9 +34,9 @@ from syncworker.compare import Decision, Reason, Verdict
 from syncworker.control import Control
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row, count_objects
+from syncworker.lanes import Lanes
 from syncworker.listing import RANGE_PAGES
 from syncworker.model import FileEntry, Phase, ScanItem, Skip
-from syncworker.pace import LOOK_SECONDS, MOST, Pace
 from syncworker.planner import Event, Planner
 from syncworker.progress import Progress
 from syncworker.reader import Outcome, Read, Work, read, read_cached
@@ -49,12 +49,9 @@ from syncworker.sweep import Sweep
 from syncworker.transfer import Sender, Vanished, row_of
 from syncworker.tree import Tree
 
-LARGE_LANES = 2
 GROUP_FILES = 8
 GROUP_BYTES = 1 << 20
-BYTES_IN_FLIGHT = 64 << 20
 _READERS = 4
-_PACE_LOOKS = 5
 _REFUSED = 10_000
 # What fails on the way to the store, or here: nothing stands in such an upload's way.
 _NOT_REFUSED = frozenset(
@@ -62,24 +59,6 @@ _NOT_REFUSED = frozenset(
     | {"ChangedWhileReading", "EntityTooLarge", "StoredWrongBytes", "OSError", *errno.errorcode.values()}
 )
 _NEW = Decision(Verdict.UPLOAD, Reason.NEW)
-
-
-class Budget:
-    """At most so many bytes at a time; one that is larger than all passes alone."""
-
-    def __init__(self, most: int) -> None:
-        self.most, self.used = most, 0
-        self._changed = asyncio.Condition()
-
-    async def take(self, size: int) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self.used == 0 or self.used + size <= self.most)
-            self.used += size
-
-    async def give(self, size: int) -> None:
-        async with self._changed:
-            self.used -= size
-            self._changed.notify_all()
 
 
 class Sync:
@@ -181,11 +160,6 @@ class Sync:
     # -- the mirror
     async def _mirror(self, items: Iterator[ScanItem]) -> None:
         self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=8)
-        self.small: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * MOST)
-        self.lanes: set[asyncio.Task[None]] = set()
-        self.all_handed_out = False
-        self.large: asyncio.Queue[Read | None] = asyncio.Queue(maxsize=64)
-        self.budget = Budget(BYTES_IN_FLIGHT)
         await self._open_bucket()
         planner = Planner(
             self.index, self._fetch, self._fetch_range, self.spool_dir, self._emit, self.obstacles.note
@@ -205,20 +179,18 @@ class Sync:
         """Plans and sends until both have come to their ends, or a halt has emptied the queues."""
         thread = threading.Thread(target=planner.run, args=(items,), name="planner", daemon=True)
         thread.start()
-        one = self.wait_seconds > 0
-        self.pace = Pace(1, 1) if one else Pace()
-        self._open_lanes()
-        pacing = asyncio.create_task(self._keep_pace())
-        larges = [asyncio.create_task(self._large_lane()) for _ in range(1 if one else LARGE_LANES)]
+        gate, counts = self.bucket.gate, self.progress.counts
+        self.lanes = Lanes(
+            one=self.wait_seconds > 0,
+            do_group=self._read_and_settle,
+            do_large=lambda result: self._send(result.work, result.file, result),
+            halt=self._halt,
+            halted=self.halted,
+            sent=lambda: int(counts["files_uploaded"]),
+            is_throttled=lambda: gate.limit < gate.most,
+        )
         await self._dispatch()
-        await self.small.put(None)
-        self.all_handed_out = True
-        while self.lanes:
-            await asyncio.wait(set(self.lanes))
-        pacing.cancel()
-        for _ in larges:
-            await self.large.put(None)
-        await asyncio.gather(*larges)
+        await self.lanes.finish()
         await self._in_thread(thread.join)
 
     def _emit(self, batch: list[Event] | None) -> None:
@@ -295,12 +267,12 @@ class Sync:
                     group.append(value)
                     size += value.file.size
                     if len(group) >= (1 if self.wait_seconds else GROUP_FILES) or size >= GROUP_BYTES:
-                        await self.small.put(group)
+                        await self.lanes.put(group)
                         group, size = [], 0
                 else:
                     self._note(name, value)
             if group:
-                await self.small.put(group)
+                await self.lanes.put(group)
                 group, size = [], 0
 
     def _note(self, name: str, value: Any) -> None:
@@ -325,53 +297,6 @@ class Sync:
                 progress.counts["scan_complete"] = True
             case _:
                 self._halt(value)
-
-    def _open_lanes(self) -> None:
-        while len(self.lanes) < self.pace.lanes:
-            self.lanes.add(asyncio.create_task(self._small_lane()))
-
-    async def _keep_pace(self) -> None:
-        """As many lanes as help; those too many end by themselves."""
-        before = self.progress.counts["files_uploaded"]
-        while self._groups_left() or not self.all_handed_out:
-            waited = False
-            for _ in range(_PACE_LOOKS):
-                await asyncio.sleep(LOOK_SECONDS / _PACE_LOOKS)
-                waited = waited or not self._groups_left()
-            sent = self.progress.counts["files_uploaded"]
-            is_throttled = self.bucket.gate.limit < self.bucket.gate.most
-            self.pace.look(
-                (sent - before) / LOOK_SECONDS, is_busy=not (waited or is_throttled or self.halted())
-            )
-            before = sent
-            if self._groups_left():
-                self._open_lanes()
-
-    def _groups_left(self) -> int:
-        return self.small.qsize() - self.all_handed_out  # the end is marked in the queue
-
-    async def _small_lane(self) -> None:
-        try:
-            # Counted before each group: never do all lanes end because there are a few too many.
-            while len(self.lanes) <= self.pace.lanes:
-                group = await self.small.get()
-                if group is None:
-                    self.small.put_nowait(None)  # for the next lane
-                    return
-                if not self.halted():
-                    await self._do_group(group)
-        finally:
-            self.lanes.discard(cast("asyncio.Task[None]", asyncio.current_task()))
-
-    async def _do_group(self, group: list[Work]) -> None:
-        size = min(sum(work.file.size for work in group if etag.is_single(work.file.size)), BYTES_IN_FLIGHT)
-        await self.budget.take(size)
-        try:
-            await self._read_and_settle(group)
-        except Exception as error:  # noqa: BLE001 - a lane never ends early: the others would wait for it
-            self._halt(error)
-        finally:
-            await self.budget.give(size)
 
     async def _read_and_settle(self, group: list[Work]) -> None:
         slow = []
@@ -430,7 +355,7 @@ class Sync:
             if self.wait_seconds:
                 await self._send(work, file, result)
             else:
-                await self.large.put(result)
+                await self.lanes.put_large(result)
         else:
             await self._send(work, file, result)
 
@@ -455,15 +380,6 @@ class Sync:
         if head is None or head.size != result.file.size:
             return False
         return head.metadata.get("md5chksum", "") == base64.b64encode(result.md5).decode()
-
-    async def _large_lane(self) -> None:
-        while (result := await self.large.get()) is not None:
-            if self.halted():
-                continue
-            try:
-                await self._send(result.work, result.file, result)
-            except Exception as error:  # noqa: BLE001 - a lane never ends early: the others would wait for it
-                self._halt(error)
 
     async def _send(self, work: Work, file: FileEntry, result: Read) -> None:
         """One upload, counted and remembered. Raises what ends the job."""

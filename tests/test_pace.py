@@ -14,7 +14,7 @@ from stores import Store
 
 from syncworker.errors import Stopped
 from syncworker.pace import LEAST, MOST, Pace
-from syncworker.s3 import Gate
+from syncworker.gate import Gate
 
 
 def play(pace: Pace, rate_of: list[float], looks: int) -> list[int]:
