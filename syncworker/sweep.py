@@ -1,7 +1,7 @@
 """The last stage of a mirror: deletes the objects whose files are gone.
 
 Begun only when everything else went well. Right before each deletion the folder is asked once more: a file
-that has appeared meanwhile keeps its object.
+that has appeared meanwhile keeps its object. Over plain http the bucket is asked once more, too.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from syncworker.errors import FatalError, FileError
 from syncworker.index import Index
 from syncworker.model import Phase
+from syncworker.pace import side_by_side
 from syncworker.remove import Remover
 from syncworker.source import Source
 from syncworker.spool import Spool
@@ -69,11 +71,36 @@ class Sweep:
         gone = await self.in_thread(lambda: [item for item in batch if not self.folder.has_file(item[0])])
         if not gone:
             return 0
+        await self._look_for_strangers([key for key, _ in gone], index)
         failed = dict(await self.remover.objects(gone))
         for key, error in failed.items():
             self.remover.progress.error("delete", key, error)
         index.forget(key for key, _ in gone if key not in failed)
         return len(failed)
+
+    async def _look_for_strangers(self, keys: list[str], index: Index) -> None:
+        """Over plain http nothing protects a listing: where a bit has turned in a key, what is to go is not
+        there, and what should go would stay. A key that was ours before is right; each other is asked for.
+        FatalError BrokenListing: the storage neither has nor lists it when asked once more."""
+        bucket = self.remover.bucket
+        if bucket.is_sealed:
+            return
+
+        async def look(key: str) -> None:
+            self.remover.control.check()
+            try:
+                if await bucket.head(key) is not None or key in await bucket.list_exact(key):
+                    return
+            except FileError:
+                return  # it may not be asked for: nobody can say
+            raise FatalError(
+                "BrokenListing",
+                f"the storage's listing names {key!a}, which is not there: a bit may have turned on its way:"
+                " use https, and resume the job",
+            )
+
+        # A store that is a file system knows a folder by other means than a file: its markers are not asked.
+        await side_by_side(look, [k for k in keys if not k.endswith("/") and index.find(k) is None])
 
     async def _delete_markers(self, index: Index) -> None:
         """A store that is a file system may keep the folders that its objects were in, and list them as

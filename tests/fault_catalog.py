@@ -216,8 +216,7 @@ def flipped_truncation(scene: Scene) -> None:
 class Fault:
     """`says`: patterns that what a failed job says must match. `altered`: how its worker differs from a
     user's. `in_deletion`: it fails when all is uploaded, so that some deletions may have been made. `harms`:
-    keys whose objects the fault itself takes or keeps. `unseen`: on such a store nobody can know; the next
-    sync puts it right."""
+    keys whose objects the fault itself takes or keeps."""
 
     name: str
     arm: Callable[[Scene], None]
@@ -225,7 +224,6 @@ class Fault:
     altered: tuple[str, ...] = ("short_waits",)
     in_deletion: bool = False
     harms: frozenset[str] = frozenset()
-    unseen: Callable[[Store], bool] = lambda _: False
 
     def __repr__(self) -> str:
         return self.name
@@ -409,8 +407,8 @@ WRONG = [
     Fault(
         "a bit turns in the listed key of what is gone",
         lambda s: s.always(is_listing, Toxic(flip_answer=b"<Key>docs/gone")),
-        harms=frozenset({"docs/gone"}),
-        unseen=lambda _: True,
+        ("a bit may have turned", RESUME),
+        in_deletion=True,
     ),
     Fault("a bit turns in a listed size", lambda s: s.always(is_listing, Toxic(flip_answer=b"<Size>12"))),
 ]
