@@ -1,4 +1,4 @@
-"""The lanes in which files are read and sent, side by side: some for groups of small files, two for large ones.
+"""The lanes in which files are read and sent, side by side: many for groups of small files, two for large.
 
 Small files go in as many lanes as help (pace.py), large ones in two, each with several parts in flight.
 

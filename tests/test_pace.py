@@ -13,8 +13,8 @@ from bench import Answer, Mirror, Request, s3_error, wait_for
 from stores import Store
 
 from syncworker.errors import Stopped
-from syncworker.pace import LEAST, MOST, Pace
 from syncworker.gate import Gate
+from syncworker.pace import LEAST, MOST, Pace
 
 
 def play(pace: Pace, rate_of: list[float], looks: int) -> list[int]:
