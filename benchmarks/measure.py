@@ -50,7 +50,7 @@ def run(command: Sequence[str], environment: Mapping[str, str], timeout: float =
     cost: dict[str, Any] = json.loads(result.read_text()) if result.exists() else {"exit": "no result"}
     if cost["exit"] != 0:
         tail = log.read_bytes()[-1500:].decode(errors="replace")
-        raise Failed(f"{command[0]} ended with {cost['exit']}:\n{tail}")
+        raise Failed(f"{Path(command[0]).name} ended with {cost['exit']}:\n{tail}")
     return Cost(cost["wall"], cost["user"] + cost["system"], cost["peak_bytes"])
 
 
@@ -91,7 +91,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "processor": model,
         "memory_gib": round(memory / 1048576, 1),
-        "system": f"{os.uname().sysname} {os.uname().release}",
+        "system": f"{os.uname().sysname} {'.'.join(os.uname().release.split('.')[:2])}",
         "python": sys.version.split()[0],
         "load": round(os.getloadavg()[0], 2),
     }
