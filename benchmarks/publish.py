@@ -22,7 +22,7 @@ def publish(order: list[str]) -> None:
     if small:
         raise SystemExit(f"not of full size or of fewer than {LEAST_RUNS} runs: {', '.join(small)}")
     for row in (row for one in found for row in one["rows"] if "failed" in row):
-        row["failed"] = row["failed"].partition(":")[0]  # what follows is its output, with this machine's paths
+        row["failed"] = row["failed"].partition(":")[0]  # what follows is its output
     machine = found[0]["machine"]
     where = (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB,"
