@@ -136,7 +136,7 @@ SECTIONS: tuple[Section, ...] = (
             " STORAGE_URL with `curl -i`",
             "ScanFailed": "Somebody killed the worker's helper, which reads large folders, or the memory ran out."
             " Sync again",
-            "BrokenListing": "The storage's listing contradicts itself, so nothing was deleted. Resume; if it"
+            "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it"
             " comes again, the storage has a bug: report it there",
             "WrongRegion": "Set AWS_REGION to the bucket's",
             "NoCredentials": "No keys were found, or a job's own keys were removed when it ended: resume it with"

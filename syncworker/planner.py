@@ -149,7 +149,7 @@ class Planner:
         self._found_bytes += size
         self._same += count
         self._same_bytes += size
-        if self._seen + count >= self._next_cut:
+        while self._seen + count >= self._next_cut:  # a page may be longer than the way to the next cut
             self._cut(files[self._next_cut - self._seen - 1].key)
         self._seen += count
         self._flush_if_due()

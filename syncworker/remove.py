@@ -127,9 +127,11 @@ class Remover:
         for item in batch:
             if item not in failures:
                 self.progress.deleted(item[0], sizes.get(item[0]), seconds)
-        again = [item for item, error in failures.items() if isinstance(error, RetryError)]
-        lasting = [(key, error) for (key, _), error in failures.items() if not isinstance(error, RetryError)]
-        return lasting + await self._singles(again, sizes)
+        # Only what was asked for: an answer may name any key, or none, which would be the bucket's own path.
+        again = [item for item in batch if isinstance(failures.get(item), RetryError)]
+        for item in again:
+            del failures[item]
+        return [(key, error) for (key, _), error in failures.items()] + await self._singles(again, sizes)
 
     async def single(self, key: str, version: str | None, size: int | None) -> list[tuple[str, SyncError]]:
         """One DeleteObject. Stores that are file systems then remove the folders it leaves empty, which they

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from syncworker.errors import FatalError, FileError
+from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.index import Index
 from syncworker.model import Phase
 from syncworker.pace import side_by_side
@@ -91,8 +91,9 @@ class Sweep:
             try:
                 if await bucket.head(key) is not None or key in await bucket.list_exact(key):
                     return
-            except FileError:
-                return  # it may not be asked for: nobody can say
+            except (FileError, RetryError):
+                self.remover.control.check()
+                return  # it may not be asked for, or the answer is an error for ever: its deletion tells
             raise FatalError(
                 "BrokenListing",
                 f"the storage's listing names {key!a}, which is not there: a bit may have turned on its way:"

@@ -140,6 +140,25 @@ def test_an_object_that_may_not_be_deleted_is_named_though_the_answer_is_200(mir
     mirror.sync()
 
 
+@pytest.mark.parametrize("named", [b"<Key>a</Key>", b""])
+def test_what_nobody_asked_to_delete_is_not_deleted_because_an_answer_names_it(
+    mirror: Mirror, named: bytes
+) -> None:
+    """Over plain http a bit may turn in an answer, too. Without any key, it would be the bucket."""
+    mirror.make({"a": "1"})
+    mirror.sync()
+    fill(mirror.store, mirror.bucket, {"gone1": b"1", "gone2": b"2"})
+    error = b"<Error>" + named + b"<Code>InternalError</Code></Error>"
+    body = b"<DeleteResult><Deleted><Key>gone1</Key></Deleted>" + error + b"</DeleteResult>"
+    mirror.proxy.on_request(lambda r: Answer(200, {}, body) if r.kind == "DeleteObjects" else None)
+    run = mirror.start()
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "FilesFailed")
+    assert mirror.proxy.of_kind("DELETE") == mirror.proxy.of_kind("DeleteBucket") == []
+    assert mirror.contents["a"] == b"1"
+    mirror.proxy.clear_hooks()
+    mirror.sync()
+
+
 def deletions(mirror: Mirror) -> tuple[list[int], int]:
     """How many keys each DeleteObjects of the last sync had, and how many went one by one."""
     batches = [request.body.count(b"<Key>") for request in mirror.proxy.of_kind("DeleteObjects")]
@@ -169,6 +188,16 @@ def test_a_store_that_names_what_it_deletes_is_asked_by_the_thousand_over_plain_
     assert len(mirror.proxy.of_kind("HEAD")) == 3, "never ours: is it there, or has a bit of its key turned?"
     fill(mirror.store, mirror.bucket, {"gone": b"1"})
     mirror.sync()
+    assert deletions(mirror) == ([], 1)
+
+
+def test_an_object_that_was_never_ours_goes_though_the_store_fails_to_tell_of_it(mirror: Mirror) -> None:
+    """Over plain http it is asked for first; where the answer is an error, its deletion tells."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {"gone": b"1"})
+    mirror.proxy.on_request(lambda r: Answer(500) if r.kind == "HEAD" and r.key == "gone" else None)
+    mirror.sync()
+    assert mirror.proxy.of_kind("HEAD")
     assert deletions(mirror) == ([], 1)
 
 

@@ -189,3 +189,16 @@ def test_the_keys_to_cut_at_lie_as_far_apart_whichever_way_the_files_were_looked
         )
         cuts.append(seen)
     assert cuts == [['cuts ["024", "049", "074", "099"]']] * 2
+
+
+def test_pages_that_are_longer_than_the_way_between_two_cuts_are_cut_as_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A store that lists as much at once as it likes, whatever it was asked for."""
+    monkeypatch.setattr(planner, "RANGE_KEYS", 10)
+    facts: dict[str, str] = {}
+    monkeypatch.setattr(Index, "set_fact", lambda _, name, value: facts.update({name: value}))
+    items, rows, objects = zip(*(trio(f"{n:03}") for n in range(55)), strict=True)
+    found, at_once = planned(list(items), list(rows), [list(objects[:45]), list(objects[45:])])
+    assert (found["rest"], at_once) == ([("complete", "None")], 2)
+    assert facts["cuts"] == '["009", "019", "029", "039", "049"]'
