@@ -33,7 +33,7 @@ from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.reader import Work
 from syncworker.spool import Spool
 
-BATCH = 500
+BATCH = 2000
 _FLUSH_SECONDS = 0.1
 _SUSPECTS = 10_000
 

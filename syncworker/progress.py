@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from syncworker import files, process, tally
@@ -20,6 +21,7 @@ from syncworker.model import FileEntry, Phase
 PUBLISH_SECONDS = 0.25
 _HEARTBEAT_SECONDS = 1.5
 _quoted = json.encoder.encode_basestring_ascii  # what json.dumps does with a str
+_LINES = 1000  # written at a time: made one after the other, they cost less
 _ERRORS_SHOWN = 100
 _CURRENT_SHOWN = 20
 _ERRORS_BYTES, _CURRENT_BYTES = 64_000, 16_000  # a key has up to 1,024 bytes, and six times that in JSON
@@ -34,6 +36,10 @@ _COUNTED = (
     "bytes_uploaded",
     "bytes_resumed",
 )
+
+
+# time, op, key, size, ETag, seconds, error
+_Line = tuple[float, str, str, int | None, str | None, float, dict[str, str] | None]
 
 
 def printable(key: str) -> str:
@@ -76,7 +82,7 @@ class Progress:
         self.bytes_settled = 0  # bytes of files that are finished with
         self._report_path = jobs.file(status["id"], "report.jsonl")
         self._report_fd: int | None = None
-        self._lines: list[str] = []
+        self._lines: list[_Line] = []
         self._room_for_errors = _ERRORS_BYTES
         self._time_of, self._time_text = 0, ""
         self._started = time.monotonic()
@@ -190,22 +196,30 @@ class Progress:
         seconds: float,
         error: dict[str, str] | None = None,
     ) -> None:
-        tag = "null" if etag is None else _quoted(etag)
-        more = "" if error is None else f', "error": {json.dumps(error)}'
-        self._lines.append(
-            f'{{"time": "{self._time()}", "op": "{op}", "key": {_quoted(printable(key))}, '
-            f'"size": {"null" if size is None else size}, "etag": {tag}, '
-            f'"seconds": {round(seconds, 4)}{more}}}'
-        )
-        if len(self._lines) >= 1000:
+        self._lines.append((time.time(), op, key, size, etag, seconds, error))
+        if len(self._lines) >= _LINES:
             self.flush_report()
 
-    def _time(self) -> str:
-        """`timestamp`, made anew when a millisecond has passed."""
-        now = int(time.time() * 1000)
-        if now != self._time_of:
-            self._time_of, self._time_text = now, timestamp()
-        return self._time_text
+    def _line(
+        self,
+        when: float,
+        op: str,
+        key: str,
+        size: int | None,
+        etag: str | None,
+        seconds: float,
+        error: dict[str, str] | None,
+    ) -> str:
+        millisecond = int(when * 1000)
+        if millisecond != self._time_of:
+            self._time_of, self._time_text = millisecond, timestamp(datetime.fromtimestamp(when, UTC))
+        tag = "null" if etag is None else _quoted(etag)
+        more = "" if error is None else f', "error": {json.dumps(error)}'
+        return (
+            f'{{"time": "{self._time_text}", "op": "{op}", "key": {_quoted(printable(key))}, '
+            f'"size": {"null" if size is None else size}, "etag": {tag}, '
+            f'"seconds": {round(seconds, 4)}{more}}}\n'
+        )
 
     def flush_report(self) -> None:
         if not self._lines:
@@ -214,8 +228,9 @@ class Progress:
             flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
             self._report_fd = os.open(self._report_path, flags, 0o600)
         before = os.fstat(self._report_fd).st_size
+        text = "".join([self._line(*line) for line in self._lines])
         try:
-            files.write_all(self._report_fd, ("\n".join(self._lines) + "\n").encode())
+            files.write_all(self._report_fd, text.encode())
         except OSError:
             os.ftruncate(self._report_fd, before)  # whole lines only; these may still go out later
             raise

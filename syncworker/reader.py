@@ -124,11 +124,13 @@ def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> Read | None:
                 return None
             if work.object is not None and file.size != work.object.size:
                 work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.SIZE))
-            body = bytearray(file.size + 1)
-            may_wait = file.size == 0 or info.st_dev in tree.in_memory  # neither has anything to wait for
-            got = os.preadv(fd, [body], 0) if may_wait else os.preadv(fd, [body], 0, os.RWF_NOWAIT)
-            del body[got:]
-            return _small(fd, bytes(body), file, work, etags_are_md5, checked_ns)
+            if file.size == 0 or info.st_dev in tree.in_memory:  # neither has anything to wait for
+                body = os.pread(fd, file.size + 1, 0)
+            else:
+                buffer = bytearray(file.size + 1)
+                del buffer[os.preadv(fd, [buffer], 0, os.RWF_NOWAIT) :]
+                body = bytes(buffer)
+            return _small(fd, body, file, work, etags_are_md5, checked_ns)
         finally:
             os.close(fd)
     except (OSError, Changed):

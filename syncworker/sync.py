@@ -4,7 +4,7 @@
 thread   scan ─┐
                ├─ join ─ compare ─┐ batches, at most a few ahead (planner.py)
 thread   list ─┘                  ▼
-loop                        groups of small files ─ read (pool) ─ PUT      32 to 128 lanes (pace.py)
+loop                        groups of small files ─ read (pool) ─ PUT      32 to 128 lanes (lanes.py)
                             large files ─ hash (pool) ─ parts              2 lanes
 loop     deletions, when all of that went well (sweep.py)
 ```
@@ -43,13 +43,13 @@ from syncworker.reader import Outcome, Read, Work, read, read_cached
 from syncworker.remove import Remover
 from syncworker.s3 import Bucket
 from syncworker.s3xml import Page
-from syncworker.scan import scan
+from syncworker.scan import read_ahead, scan
 from syncworker.source import Look, Source, refuse_unknown, vanished
 from syncworker.sweep import Sweep
 from syncworker.transfer import Sender, Vanished, row_of
 from syncworker.tree import Tree
 
-GROUP_FILES = 8
+GROUP_FILES = 32
 GROUP_BYTES = 1 << 20
 _READERS = 4
 _REFUSED = 10_000
@@ -140,7 +140,8 @@ class Sync:
             look = again
         assert look.first is not None
         await self._in_thread(self.folder.note_disk, self.index)
-        await self._mirror(chain(look.before, [look.first], look.rest))
+        rest = look.rest if self.folder.scan is scan_apart else read_ahead(look.rest)
+        await self._mirror(chain(look.before, [look.first], rest))
 
     async def _delete_bucket(self, items: list[ScanItem]) -> None:
         if not self.may_delete_bucket:
@@ -159,7 +160,7 @@ class Sync:
 
     # -- the mirror
     async def _mirror(self, items: Iterator[ScanItem]) -> None:
-        self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=8)
+        self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=4)
         await self._open_bucket()
         planner = Planner(
             self.index, self._fetch, self._fetch_range, self.spool_dir, self._emit, self.obstacles.note
@@ -182,7 +183,8 @@ class Sync:
         gate, counts = self.bucket.gate, self.progress.counts
         self.lanes = Lanes(
             one=self.wait_seconds > 0,
-            do_group=self._read_and_settle,
+            do_read=self._read,
+            do_one=self._settle,
             do_large=lambda result: self._send(result.work, result.file, result),
             halt=self._halt,
             halted=self.halted,
@@ -298,21 +300,24 @@ class Sync:
             case _:
                 self._halt(value)
 
-    async def _read_and_settle(self, group: list[Work]) -> None:
-        slow = []
+    async def _read(self, group: list[Work]) -> list[Read]:
+        """What reading the files has shown; fewer after a halt."""
+        # In the loop only where no call can wait for a server: the status has to stay fresh.
+        is_local, md5 = self.tree.is_local, self.sender.etags_are_md5
+        results, slow = [], []
         for work in group:
             if self.halted():
-                return
-            # In the loop only where no call can wait for a server: the status has to stay fresh.
-            md5 = self.sender.etags_are_md5
-            result = read_cached(self.tree, work, md5) if self.tree.is_local else None
+                return []
+            result = read_cached(self.tree, work, md5) if is_local else None
             if result is None:
                 slow.append(work)
             else:
-                await self._settle(result)
+                results.append(result)
         if slow:
-            for result in await self._in_thread(self._read_group, slow):
-                await self._settle(result)
+            shares = [slow[i::_READERS] for i in range(min(_READERS, len(slow)))]
+            for more in await asyncio.gather(*(self._in_thread(self._read_group, s) for s in shares)):
+                results += more
+        return results
 
     def _read_group(self, group: list[Work]) -> list[Read]:
         md5 = self.sender.etags_are_md5
