@@ -1,8 +1,8 @@
-"""The lanes in which files are read and sent, side by side: many for small files, two for large.
+"""The lanes in which files are read and sent, side by side: many for small files, a few for large.
 
 ```
 groups of files ─ readers ─ what was read ─┬─ 32 to 128 lanes (pace.py)
-                                           └─ large files: 2 lanes, each with several parts in flight
+                                           └─ large files: 4 lanes, each with several parts in flight
 ```
 A group is read as a whole before its files are sent, and each goes to a lane that is free: the same few
 functions run many times in a row, which costs a fifth less than the whole way of each file (docs/design.md).
@@ -26,7 +26,7 @@ from syncworker import etag
 from syncworker.pace import LOOK_SECONDS, MOST, Pace
 from syncworker.reader import Read, Work
 
-LARGE_LANES = 2
+LARGE_LANES = 4
 BYTES_IN_FLIGHT = 64 << 20
 _READERS = 16  # groups that are being read: most of them wait for a thread, or for a free lane
 _LARGE_WAITING = 64
@@ -93,7 +93,7 @@ class Lanes:
         self._sent, self._is_throttled = sent, is_throttled
         self._groups: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * MOST)
         self._read: asyncio.Queue[tuple[Read, _Share] | None] = asyncio.Queue()
-        self._drained = asyncio.Event()
+        self._turn, self._drained = asyncio.Lock(), asyncio.Event()
         self._large: asyncio.Queue[Read | None] = asyncio.Queue(maxsize=_LARGE_WAITING)
         self._budget = Budget(BYTES_IN_FLIGHT)
         self._all_read = False
@@ -149,11 +149,16 @@ class Lanes:
     def _waiting(self) -> int:
         return self._read.qsize() - self._all_read  # the end is marked in the queue
 
-    async def _read_groups(self) -> None:
-        while (group := await self._groups.get()) is not None:
-            while self._read.qsize():  # a group at a time, unless reading takes longer than sending
+    async def _next_group(self) -> list[Work] | None:
+        """When all that was read has been taken: one by one, unless reading takes longer than sending."""
+        async with self._turn:
+            while self._read.qsize():
                 self._drained.clear()
                 await self._drained.wait()
+            return await self._groups.get()
+
+    async def _read_groups(self) -> None:
+        while (group := await self._next_group()) is not None:
             if self._halted():
                 continue
             size = min(sum(w.file.size for w in group if etag.is_single(w.file.size)), BYTES_IN_FLIGHT)

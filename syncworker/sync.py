@@ -5,7 +5,7 @@ thread   scan ─┐
                ├─ join ─ compare ─┐ batches, at most a few ahead (planner.py)
 thread   list ─┘                  ▼
 loop                        groups of small files ─ read (pool) ─ PUT      32 to 128 lanes (lanes.py)
-                            large files ─ hash (pool) ─ parts              2 lanes
+                            large files ─ hash (pool) ─ parts              4 lanes
 loop     deletions, when all of that went well (sweep.py)
 ```
 Invariants

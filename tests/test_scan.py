@@ -19,9 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from syncworker import scan as scan_module
 from syncworker.errors import FatalError, Stopped
 from syncworker.model import FileEntry, Skip, Unreadable
-from syncworker.scan import SourceMissing, scan
+from syncworker.scan import SourceMissing, read_ahead, scan
 from syncworker.tree import Tree
 
 OUTSIDE, DANGLING, LOOP = "symlink_outside", "symlink_dangling", "symlink_loop"
@@ -869,3 +870,30 @@ def test_ten_times_the_directories_take_no_more_memory(root):
             peaks.append(tracemalloc.get_traced_memory()[1])
             tracemalloc.stop()
     assert peaks[1] < 1.2 * peaks[0]
+
+
+def test_reading_ahead_gives_the_same_items_and_reads_only_so_many_before_the_first(monkeypatch):
+    monkeypatch.setattr(scan_module, "_AHEAD_ITEMS", 100)
+    read = []
+
+    def items():
+        for i in range(1000):
+            read.append(i)
+            yield i
+        raise FatalError("SourceVanished", "the folder was removed")
+
+    given = []
+    ahead = read_ahead(items())
+    with pytest.raises(FatalError, match="removed"):
+        for item in ahead:
+            given.append(item)
+            assert len(read) == max(100, len(given))
+    assert given == list(range(1000))
+
+
+def test_reading_ahead_does_not_wait_long_for_a_slow_folder(monkeypatch):
+    monkeypatch.setattr(scan_module.time, "monotonic", iter(x / 25 for x in range(1000)).__next__)
+    read = []
+    ahead = read_ahead(iter(lambda: read.append(1) or len(read), 1000))
+    assert next(ahead) == 1
+    assert 1 < len(read) < 10

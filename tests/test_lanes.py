@@ -1,0 +1,210 @@
+"""The lanes on their own: what is read and done, how far ahead, and that they always come to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from syncworker.compare import Decision, Reason, Verdict
+from syncworker.lanes import BYTES_IN_FLIGHT, LARGE_LANES, Budget, Lanes
+from syncworker.model import FileEntry
+from syncworker.pace import LEAST
+from syncworker.reader import Outcome, Read, Work
+
+GROUP = 32
+SECONDS = 30  # for what takes milliseconds: a test that hangs fails
+
+
+async def nothing(_: Read) -> None:
+    await asyncio.sleep(0)
+
+
+@dataclass
+class Play:
+    """Lanes with readers and senders of the test's own, and what became of the files."""
+
+    one: bool = False
+    send: Callable[[Read], Awaitable[None]] = nothing
+    fails_to_read: str = ""
+    slow_reads: bool = False
+    read: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    large: list[str] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    bytes_held: int = 0
+    most_held: int = 0
+    reading: int = 0
+    most_reading: int = 0
+
+    def make(self) -> Lanes:
+        self.lanes = Lanes(
+            one=self.one,
+            do_read=self._read,
+            do_one=self._one,
+            do_large=self._large,
+            halt=self.errors.append,
+            halted=lambda: bool(self.errors),
+            sent=lambda: len(self.done),
+            is_throttled=lambda: False,
+        )
+        return self.lanes
+
+    async def _read(self, group: list[Work]) -> list[Read]:
+        self.reading += 1
+        self.most_reading = max(self.most_reading, self.reading)
+        if self.slow_reads:
+            await asyncio.sleep(0.01)
+        self.reading -= 1
+        if any(work.file.key == self.fails_to_read for work in group):
+            raise OSError("a disk that is broken")
+        self.read += [work.file.key for work in group]
+        self.bytes_held += sum(work.file.size for work in group)
+        self.most_held = max(self.most_held, self.bytes_held)
+        return [Read(work, Outcome.BODY, work.file) for work in group]
+
+    async def _one(self, result: Read) -> None:
+        self.begun.append(result.file.key)
+        try:
+            await self.send(result)
+            self.done.append(result.file.key)
+        finally:
+            self.bytes_held -= result.file.size
+
+    async def _large(self, result: Read) -> None:
+        await asyncio.sleep(0)
+        self.large.append(result.file.key)
+
+    def run(self, groups: list[list[Work]]) -> None:
+        async def all_of_it() -> None:
+            lanes = self.make()
+            for group in groups:
+                await lanes.put(group)
+            await lanes.finish()
+
+        asyncio.run(asyncio.wait_for(all_of_it(), SECONDS))
+
+
+def groups(count: int, size: int = 10, files: int = GROUP) -> list[list[Work]]:
+    numbers = itertools.count()
+    new = Decision(Verdict.UPLOAD, Reason.NEW)
+
+    def work() -> Work:
+        key = f"file-{next(numbers):05}"
+        return Work(FileEntry(key, size, 1, 1, 1, key), None, None, new)
+
+    return [[work() for _ in range(files)] for _ in range(count)]
+
+
+def keys(wanted: list[list[Work]]) -> list[str]:
+    return [work.file.key for group in wanted for work in group]
+
+
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("count", [0, 1, 50])
+def test_every_file_of_every_group_is_done_once(one: bool, count: int) -> None:
+    wanted = groups(count)
+    play = Play(one=one)
+    play.run(wanted)
+    assert play.read == keys(wanted)
+    assert sorted(play.done) == keys(wanted)
+    assert not play.errors
+
+
+def test_a_group_is_read_only_when_the_one_before_has_been_taken() -> None:
+    furthest = 0
+
+    async def slow(_: Read) -> None:
+        nonlocal furthest
+        furthest = max(furthest, len(play.read) - len(play.done))
+        await asyncio.sleep(0.001)
+
+    play = Play(send=slow)
+    play.run(groups(20))
+    assert furthest <= LEAST + GROUP
+
+
+def test_one_at_a_time_reads_a_file_when_the_one_before_is_done() -> None:
+    async def look(result: Read) -> None:
+        for _ in range(5):
+            assert play.read[-1] == result.file.key
+            await asyncio.sleep(0)
+
+    play = Play(one=True, send=look)
+    play.run(groups(20, files=1))
+    assert not play.errors
+    assert play.done == play.read
+
+
+def test_where_reading_is_slow_several_groups_are_read_at_a_time() -> None:
+    play = Play(slow_reads=True)
+    play.run(groups(40, files=4))
+    assert play.most_reading >= 8
+
+
+def test_a_group_that_cannot_be_read_ends_the_job_and_nothing_more_is_begun() -> None:
+    wanted = groups(30)
+    play = Play(fails_to_read=keys(wanted)[3 * GROUP])
+    play.run(wanted)
+    assert [str(error) for error in play.errors] == ["a disk that is broken"]
+    assert len(play.begun) <= 3 * GROUP
+
+
+def test_what_ends_the_job_in_a_lane_ends_no_lane_and_begins_nothing_more() -> None:
+    async def fails(result: Read) -> None:
+        await asyncio.sleep(0)
+        if result.file.key == "file-00003":
+            raise ValueError(result.file.key)
+
+    play = Play(send=fails)
+    play.run(groups(30, files=10 * LEAST))
+    assert [str(error) for error in play.errors] == ["file-00003"]
+    assert len(play.begun) <= 3 * LEAST
+    assert len(play.read) == 10 * LEAST
+    assert play.lanes._budget.used == 0
+
+
+def test_large_files_are_handed_on_however_many_there_are() -> None:
+    async def hand_on(result: Read) -> None:
+        await play.lanes.put_large(result)
+
+    wanted = groups(10)
+    play = Play(send=hand_on)
+    play.run(wanted)
+    assert sorted(play.large) == keys(wanted)
+    assert len(wanted) * GROUP > 4 * LARGE_LANES
+
+
+def test_the_bytes_in_memory_are_bounded_and_one_larger_file_passes_alone() -> None:
+    size = 6 << 20
+    play = Play(slow_reads=True)
+    play.run(groups(60, size=size, files=1))
+    assert len(play.done) == 60
+    assert size * 4 < play.most_held <= BYTES_IN_FLIGHT
+
+    async def alone() -> None:
+        budget = Budget(100)
+        await budget.take(1000)
+        waiting = asyncio.create_task(budget.take(1))
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        budget.give(1000)
+        await asyncio.wait_for(waiting, SECONDS)
+        assert budget.used == 1
+
+    asyncio.run(alone())
+
+
+def test_a_group_of_which_reading_gives_nothing_gives_its_bytes_back() -> None:
+    class Empty(Play):
+        async def _read(self, group: list[Work]) -> list[Read]:
+            return []
+
+    play = Empty()
+    play.run(groups(30, size=5 << 20, files=2))
+    assert play.lanes._budget.used == 0
+    assert not play.done
