@@ -159,21 +159,24 @@ class Lanes:
 
     async def _read_groups(self) -> None:
         while (group := await self._next_group()) is not None:
-            if self._halted():
-                continue
-            size = min(sum(w.file.size for w in group if etag.is_single(w.file.size)), BYTES_IN_FLIGHT)
-            await self._budget.take(size)
-            results: list[Read] = []
-            try:
-                results = await self._do_read(group)
-            except Exception as error:  # noqa: BLE001 - the others would wait for this lane
-                self._halt(error)
-            share = _Share(self._budget, size, len(results))
-            for result in results:
-                if self._one:
-                    await self._whole(result, share)
-                else:
-                    self._read.put_nowait((result, share))
+            await self._read_group(group)  # whose bodies nothing here holds when it has ended
+
+    async def _read_group(self, group: list[Work]) -> None:
+        if self._halted():
+            return
+        size = min(sum(w.file.size for w in group if etag.is_single(w.file.size)), BYTES_IN_FLIGHT)
+        await self._budget.take(size)
+        results: list[Read] = []
+        try:
+            results = await self._do_read(group)
+        except Exception as error:  # noqa: BLE001 - the others would wait for this lane
+            self._halt(error)
+        share = _Share(self._budget, size, len(results))
+        for result in results:
+            if self._one:
+                await self._whole(result, share)
+            else:
+                self._read.put_nowait((result, share))
 
     async def _small_lane(self) -> None:
         try:
@@ -186,6 +189,7 @@ class Lanes:
                     self._read.put_nowait(None)  # for the next lane
                     return
                 await self._whole(*item)
+                del item  # not held while the next one is waited for: it has a body of up to 8 MiB
         finally:
             self._lanes.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 

@@ -6,6 +6,7 @@ import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import pytest
 
@@ -17,6 +18,18 @@ from syncworker.reader import Outcome, Read, Work
 
 GROUP = 32
 SECONDS = 30  # for what takes milliseconds: a test that hangs fails
+
+
+class Body:
+    """Stands for the bytes of a file, and knows when nobody holds them any more."""
+
+    def __init__(self, play: Play, size: int) -> None:
+        self.play, self.size = play, size
+        play.bytes_held += size
+        play.most_held = max(play.most_held, play.bytes_held)
+
+    def __del__(self) -> None:
+        self.play.bytes_held -= self.size
 
 
 async def nothing(_: Read) -> None:
@@ -63,17 +76,15 @@ class Play:
         if any(work.file.key == self.fails_to_read for work in group):
             raise OSError("a disk that is broken")
         self.read += [work.file.key for work in group]
-        self.bytes_held += sum(work.file.size for work in group)
-        self.most_held = max(self.most_held, self.bytes_held)
-        return [Read(work, Outcome.BODY, work.file) for work in group]
+        return [
+            Read(work, Outcome.BODY, work.file, body=cast(bytes, Body(self, work.file.size)))
+            for work in group
+        ]
 
     async def _one(self, result: Read) -> None:
         self.begun.append(result.file.key)
-        try:
-            await self.send(result)
-            self.done.append(result.file.key)
-        finally:
-            self.bytes_held -= result.file.size
+        await self.send(result)
+        self.done.append(result.file.key)
 
     async def _large(self, result: Read) -> None:
         await asyncio.sleep(0)
@@ -179,13 +190,31 @@ def test_large_files_are_handed_on_however_many_there_are() -> None:
     assert len(wanted) * GROUP > 4 * LARGE_LANES
 
 
-def test_the_bytes_in_memory_are_bounded_and_one_larger_file_passes_alone() -> None:
+def test_the_bytes_in_memory_are_bounded() -> None:
     size = 6 << 20
     play = Play(slow_reads=True)
     play.run(groups(60, size=size, files=1))
     assert len(play.done) == 60
     assert size * 4 < play.most_held <= BYTES_IN_FLIGHT
 
+
+def test_a_lane_that_waits_holds_nothing_of_the_file_before() -> None:
+    play = Play()
+
+    async def look() -> None:
+        lanes = play.make()
+        for group in groups(30, size=1 << 20):
+            await lanes.put(group)
+        while len(play.done) < 30 * GROUP:
+            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.01)
+        assert play.bytes_held == 0
+        await lanes.finish()
+
+    asyncio.run(asyncio.wait_for(look(), SECONDS))
+
+
+def test_one_larger_than_all_passes_alone() -> None:
     async def alone() -> None:
         budget = Budget(100)
         await budget.take(1000)
