@@ -230,9 +230,9 @@ class RecordingProxy:
 
     def _serve(self, sock: socket.socket) -> None:
         with self._tracked(sock):
-            client = _Connection(sock)
             upstream: _Connection | None = None
             try:
+                client = _Connection(sock)  # closed already, if the proxy has ended meanwhile
                 while not self.closed.is_set() and (head := client.read_head()):
                     if upstream is not None and upstream.has_ended():
                         upstream.close()
