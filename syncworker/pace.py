@@ -36,7 +36,7 @@ class Pace:
     def look(self, rate: float, *, is_busy: bool) -> None:
         """Called every `LOOK_SECONDS` with the files a second since the last call; `is_busy`: every lane had
         work all the time, and the store did not ask to slow down."""
-        if not is_busy:
+        if not is_busy or not rate:  # where nothing moves, more would not help
             self.lanes = self._before[0] if self._before else self.lanes
             self._before = None
         elif self._before is None:

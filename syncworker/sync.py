@@ -61,6 +61,16 @@ _NOT_REFUSED = frozenset(
 _NEW = Decision(Verdict.UPLOAD, Reason.NEW)
 
 
+def _goes_in_parts(work: Work) -> bool:
+    """Whether it is read when it is sent, and not before."""
+    return work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size)
+
+
+def _largest(work: Work, file: FileEntry) -> Work:
+    """The work with the size by which its file is counted: that of the scan, or more if it has grown."""
+    return work._replace(file=file) if file.size > work.file.size else work
+
+
 class Sync:
     """The work of one attempt. `run` returns when the bucket equals the folder, and raises otherwise."""
 
@@ -101,7 +111,14 @@ class Sync:
             self.tree, self.pool = tree, pool
             self.folder = Source(tree, self.uploads_dir, self.source, self.halted, self._best_scan())
             self.sender = Sender(
-                self.bucket, self.index, tree, self.progress, self.control, pool, self.obstacles.may_block
+                self.bucket,
+                self.index,
+                tree,
+                self.progress,
+                pool,
+                check=self._raise_if_stopped,
+                halted=self.halted,
+                is_blocked=self.obstacles.may_block,
             )
             self.remover = Remover(
                 self.bucket,
@@ -240,6 +257,12 @@ class Sync:
         if self.fatal is not None:
             raise self.fatal
 
+    def _raise_if_stopped(self) -> None:
+        """Stopped: told to, or something else has ended the job."""
+        self.control.check()
+        if self.fatal is not None:
+            raise Stopped("the job has failed")
+
     async def turn(self) -> None:
         """Awaited before each operation: the pause that `wait` asks for, which a stop ends at once."""
         if not self.wait_seconds:
@@ -266,13 +289,21 @@ class Sync:
                     if value.object is None and self.obstacles.below(value.file.key):
                         self.held_back.append(value)
                         continue
+                    if not etag.is_single(value.file.size):
+                        await self.lanes.put([value])  # by itself: hashing it holds up no other
+                        continue
                     group.append(value)
                     size += value.file.size
                     if len(group) >= (1 if self.wait_seconds else GROUP_FILES) or size >= GROUP_BYTES:
                         await self.lanes.put(group)
                         group, size = [], 0
                 else:
-                    self._note(name, value)
+                    try:
+                        self._note(name, value)
+                    except (
+                        OSError
+                    ) as error:  # of the report's disk: the lanes come to their ends all the same
+                        self._halt(error)
             if group:
                 await self.lanes.put(group)
                 group, size = [], 0
@@ -308,11 +339,12 @@ class Sync:
         for work in group:
             if self.halted():
                 return []
-            result = read_cached(self.tree, work, md5) if is_local else None
-            if result is None:
-                slow.append(work)
-            else:
+            if _goes_in_parts(work):
+                results.append(Read(work, Outcome.LARGE, work.file))
+            elif is_local and (result := read_cached(self.tree, work, md5)) is not None:
                 results.append(result)
+            else:
+                slow.append(work)
         if slow:
             shares = [slow[i::_READERS] for i in range(min(_READERS, len(slow)))]
             for more in await asyncio.gather(*(self._in_thread(self._read_group, s) for s in shares)):
@@ -325,7 +357,7 @@ class Sync:
         for work in group:
             if self.halted():
                 break
-            if work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size):
+            if _goes_in_parts(work):
                 results.append(Read(work, Outcome.LARGE, work.file))
                 continue
             try:
@@ -339,8 +371,9 @@ class Sync:
         if not isinstance(error, Stopped) and not (isinstance(error, RetryError) and self.control.stopping()):
             self.fatal = self.fatal or error
 
-    async def _settle(self, result: Read) -> None:
-        """Carries out what reading has shown. Only what ends the job is raised."""
+    async def _settle(self, result: Read, *, again: bool = False) -> None:
+        """Carries out what reading has shown. Only what ends the job is raised. `again`: the file was read
+        once more after a pause."""
         work, file = result.work, result.file
         if self.halted():
             return
@@ -361,6 +394,11 @@ class Sync:
                 await self._send(work, file, result)
             else:
                 await self.lanes.put_large(result)
+        elif self.wait_seconds and not again:
+            # The pause comes before each operation: what is sent after it is what the file is by then.
+            await self.turn()
+            for now in await self._in_thread(self._read_group, [_largest(work, file)]):
+                await self._settle(now, again=True)
         else:
             await self._send(work, file, result)
 
@@ -380,8 +418,9 @@ class Sync:
         """One HEAD: does the object's own metadata carry the file's MD5?"""
         try:
             head = await self.bucket.head(result.file.key)
-        except FileError:
-            return False  # HEAD is not allowed: the upload tells
+        except (FileError, RetryError):
+            self._raise_if_stopped()
+            return False  # it is not allowed, or the answer is an error for ever: the upload tells
         if head is None or head.size != result.file.size:
             return False
         return head.metadata.get("md5chksum", "") == base64.b64encode(result.md5).decode()
@@ -401,10 +440,10 @@ class Sync:
             self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
             return
         except (FileError, RetryError) as error:
-            if isinstance(error, RetryError) and self.halted():  # not tried again because of that
-                raise Stopped(self.control.reason or "") from error
+            if isinstance(error, RetryError):  # perhaps not tried again because of a stop
+                self._raise_if_stopped()
             error.let_go()
-            self._refuse(work, error)
+            self._refuse(_largest(work, file), error)
             return
         finally:
             self.progress.end(operation)
@@ -431,7 +470,12 @@ class Sync:
         store know it under the file's key as well? Then it has renamed it; else somebody moved it."""
         for work in self.renamed:
             self.control.check()
-            head = await self.bucket.head(work.file.key)
+            try:
+                head = await self.bucket.head(work.file.key)
+            except (FileError, RetryError) as error:
+                self._raise_if_stopped()
+                self._fail(work.file, error)
+                continue
             if head is not None and head.size == work.file.size:
                 changed = (
                     "the storage keeps this object under another name than it was given: rename the file"

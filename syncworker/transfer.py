@@ -25,12 +25,12 @@ from concurrent.futures import Executor
 from typing import Any
 
 from syncworker import etag as etags
-from syncworker.control import Control
+from syncworker.compare import Decision, Reason, Verdict
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row, Unfinished
 from syncworker.model import FileEntry
 from syncworker.progress import Operation, Progress, Sent
-from syncworker.reader import TRIES, Changed, Read, describe, entry_of, restat
+from syncworker.reader import TRIES, Changed, Outcome, Read, Work, describe, entry_of, restat
 from syncworker.s3 import Bucket
 from syncworker.tree import VANISHED, Tree
 from syncworker.wire import FileSlice
@@ -67,7 +67,8 @@ def metadata(file: FileEntry, md5: bytes) -> dict[str, str]:
 
 
 class Sender:
-    """Sends to one bucket. All of it runs in the event loop; reading and hashing run in `pool`."""
+    """Sends to one bucket. All of it runs in the event loop; reading and hashing run in `pool`. `check`
+    raises Stopped when the job is to stop or has failed, `halted` says so: no further part is begun."""
 
     def __init__(
         self,
@@ -75,15 +76,17 @@ class Sender:
         index: Index,
         tree: Tree,
         progress: Progress,
-        control: Control,
         pool: Executor,
+        *,
+        check: Callable[[], None],
+        halted: Callable[[], bool],
         is_blocked: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.bucket = bucket
         self.index = index
         self.tree = tree
         self.progress = progress
-        self.control = control
+        self.check, self.halted = check, halted
         self.pool = pool
         self.is_blocked = is_blocked  # whether it is of no use to try a key again that the store fails on
         self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
@@ -170,6 +173,8 @@ class Sender:
                 operation.size = now.size
                 if now != file:
                     md5 = b""  # of what the file was when it was compared
+                if not now.size:
+                    return await self._empty(now, checked_ns, operation)
                 return await self._large_open(fd, now, md5, checked_ns, operation)
             except (Changed, EOFError):
                 await self._abandon(file.key)
@@ -178,6 +183,14 @@ class Sender:
             finally:
                 os.close(fd)
         raise Changed
+
+    async def _empty(self, file: FileEntry, checked_ns: int, operation: Operation) -> Sent:
+        """A large file that was emptied meanwhile: no upload has no parts."""
+        await self._abandon(file.key)
+        work = Work(file, None, None, Decision(Verdict.UPLOAD, Reason.NEW))
+        md5 = hashlib.md5(b"", usedforsecurity=False)
+        body = Read(work, Outcome.BODY, file, checked_ns, b"", md5.digest(), md5.hexdigest())
+        return await self.small(body, operation)
 
     async def _large_open(
         self, fd: int, file: FileEntry, md5: bytes, checked_ns: int, operation: Operation
@@ -205,7 +218,7 @@ class Sender:
         raise AssertionError("unreachable")
 
     async def _plain_md5(self, fd: int, file: FileEntry) -> bytes:
-        found = await self._in_pool(etags.hash_file, fd, file.size, [0], self.control.stopping)
+        found = await self._in_pool(etags.hash_file, fd, file.size, [0], self.halted)
         return bytes.fromhex(found[0])
 
     async def _begin(
@@ -225,7 +238,7 @@ class Sender:
                     offset = (number - 1) * part
                     if size != min(part, file.size - offset) or etags.parts_of(listed) != 0:
                         continue
-                    self.control.check()
+                    self.check()
                     digest = await self._in_pool(etags.md5_range, fd, offset, size)
                     if digest.hex() == listed:
                         kept[number] = listed
@@ -273,7 +286,7 @@ class Sender:
 
         async def lane() -> None:
             for number in numbers:
-                self.control.check()
+                self.check()
                 offset = (number - 1) * part
                 size = min(part, file.size - offset)
                 digests[number] = await self._in_pool(etags.md5_range, fd, offset, size)
@@ -346,7 +359,7 @@ class Sender:
     async def _read_back(self, fd: int, file: FileEntry) -> None:
         step = etags.PART_MIN
         for offset in range(0, file.size, step):
-            self.control.check()
+            self.check()
             size = min(step, file.size - offset)
             kept = await self.bucket.read_range(file.key, offset, size)
             if kept != await self._in_pool(os.pread, fd, size, offset):
@@ -358,7 +371,8 @@ class Sender:
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, function, *values)
         except InterruptedError:
-            raise Stopped(self.control.reason or "") from None
+            self.check()
+            raise Stopped("told to stop") from None
         except OSError as error:
             raise describe(error) from error
 

@@ -43,6 +43,10 @@ def test_a_step_that_gains_too_little_is_taken_back() -> None:
     assert lanes[-1] == 72
 
 
+def test_where_nothing_moves_no_more_are_tried() -> None:
+    assert set(play(Pace(), [0.0] * (MOST + 1), 20)) == {LEAST}
+
+
 def test_who_has_no_work_or_is_asked_to_slow_down_tries_nothing() -> None:
     pace = Pace()
     for rate in (1.0, 100.0, 10_000.0):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import json
 import os
@@ -11,9 +12,10 @@ import tempfile
 import threading
 import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from bench import Answer, Gate, s3_error
+from bench import Answer, Gate, fill, s3_error
 from serving import PROJECT
 from shapes import check_status
 
@@ -27,6 +29,7 @@ from syncworker.reader import Work, read_cached
 from syncworker.scan import scan
 from syncworker.source import Source
 from syncworker.spec import Request
+from syncworker.sync import Sync
 from syncworker.tree import Tree, devices_in_memory, is_local
 
 MIB = 1 << 20
@@ -353,3 +356,90 @@ def test_an_empty_folder_whose_own_disk_is_gone_is_not_known_to_be_empty(tmp_pat
         file.unlink()
         look(str(tmp_path))
     index.close()
+
+
+def test_what_is_sent_after_a_pause_is_the_file_as_it_is_by_then(mirror):
+    mirror.make({"a": "1", "b": "old", "c": "gone", "d": b"0" * (9 * MIB)})
+    process, job = mirror.shell.begin(mirror.bucket, "photos", "--wait", "2")
+    mirror.shell.wait_file(job, lambda s: s["progress"]["files_uploaded"] == 1, 20)
+    mirror.make({"b": "younger", "c": None, "d": ""})
+    assert process.wait(60) == 0
+    assert mirror.contents == {"a": b"1", "b": b"younger", "d": b""}
+    progress = mirror.shell.status(job)["progress"]
+    assert (progress["files_uploaded"], progress["files_skipped"]) == (3, 1)
+    assert progress["bytes_done"] == progress["bytes_total"]
+    assert mirror.sync().progress["files_unchanged"] == 3
+
+
+def test_after_a_fatal_error_no_further_part_of_a_large_file_is_sent(mirror):
+    mirror.make({"large": b"1" * (100 * MIB), "small": "2"})
+    refused = threading.Event()
+
+    def refuse(request):
+        if request.kind != "PUT" or request.key != "small":
+            return None
+        gate.arrived.wait(20)
+        refused.set()
+        return s3_error(403, "QuotaExceeded")
+
+    gate = Gate(mirror.proxy, lambda r: r.kind == "UploadPart")
+    mirror.proxy.on_request(refuse)
+    process, job = mirror.shell.begin(mirror.bucket)
+    gate.wait()
+    assert refused.wait(20)
+    gate.open()
+    assert process.wait(30) == 1
+    assert mirror.shell.status(job)["error"]["code"] == "QuotaExceeded"
+    assert len(mirror.proxy.of_kind("UploadPart")) <= 6
+
+
+@MOTO
+def test_a_head_that_fails_for_ever_is_no_reason_to_send_nothing(mirror, store):
+    mirror.make({"a": "new content", "b": "x"})
+    fill(store, mirror.bucket, {"a": b"old content"})
+    mirror.proxy.on_request(lambda r: Answer(500, {}, b"") if r.kind == "HEAD" and r.key == "a" else None)
+    assert mirror.sync().progress["files_uploaded"] == 2
+    assert mirror.proxy.of_kind("HEAD")
+
+
+class Given(Sync):
+    """A sync whose folder and bucket are what the test says that the planner has found."""
+
+    def __init__(self, *batches):
+        self.given, self.handed_out = batches, []
+        self.fatal, self.wait_seconds, self.obstacles = None, 0.0, Obstacles()
+        self.control = SimpleNamespace(stopping=lambda: False)
+        self.lanes = SimpleNamespace(put=self.hand_out)
+
+    async def hand_out(self, group):
+        self.handed_out.append([work.file.key for work in group])
+
+    def dispatch(self):
+        async def all_of_it():
+            self.events = asyncio.Queue()
+            for batch in (*self.given, None):
+                self.events.put_nowait(batch)
+            await self._dispatch()
+            assert self.events.empty()
+
+        asyncio.run(all_of_it())
+
+
+def to_send(key, size):
+    new = compare.Decision(compare.Verdict.UPLOAD, compare.Reason.NEW)
+    return "work", Work(FileEntry(key, size, 1, 1, 1, key), None, None, new)
+
+
+def test_a_file_that_is_long_to_read_holds_up_no_other():
+    given = Given([to_send("a", 10), to_send("b", 8 * MIB + 1), to_send("c", 10)])
+    given.dispatch()
+    assert given.handed_out == [["b"], ["a", "c"]]
+
+
+def test_a_disk_full_of_reports_ends_the_job_and_not_the_listening():
+    given = Given([("skip", None), to_send("a", 1)], [to_send("b", 1)])
+    full = OSError(errno.ENOSPC, "full")
+    given.progress = SimpleNamespace(found=lambda *_: (_ for _ in ()).throw(full))
+    given.dispatch()
+    assert given.fatal is full
+    assert not given.handed_out
