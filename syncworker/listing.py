@@ -23,7 +23,7 @@ from syncworker.s3xml import Page
 
 RANGE_KEYS = 4900  # keys between two cuts: five pages, and a few keys that show how the next range begins
 RANGE_PAGES = 20  # pages of a range fetched ahead, should it have grown
-_RANGES_AHEAD = 16
+_RANGES_AHEAD = 12
 _EMPTY_PAGES = 1000  # in a row: some stores give a few, where much was deleted
 
 
