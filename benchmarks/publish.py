@@ -27,7 +27,7 @@ def publish(order: list[str]) -> None:
     where = (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB,"
         f" {machine['system']}, Python {machine['python']}; client and store on the same"
-        f" machine. Measured {found[0]['at'][:10]}."
+        f" machine. Measured {' and '.join(sorted({one['at'][:10] for one in found}))}."
     )
     text = _between(PAGE.read_text(), "targets", f"{where}\n\n{report.targets_table(found)}")
     text = _between(text, "results", "\n".join(report.markdown(one) for one in found))
