@@ -416,7 +416,10 @@ class _Exchange:
         flow = Flow(self.toxic, self.upstream.send, self.toxic.flip_body)
         if limit == 0:
             self._cut_now()
-        for raw, payload in self._body():
+        for number, (raw, payload) in enumerate(self._body()):
+            # Asked before a piece, never after the last one: then an answer is in its time.
+            if number and self.upstream.readable() and not self._is_only_continue():
+                return False
             if limit is not None and request.body_bytes + payload > limit:
                 keep = raw[: max(0, limit - request.body_bytes)]
                 self.upstream.send(keep)
@@ -430,8 +433,6 @@ class _Exchange:
             request.flipped |= flow.flipped
             if payload and request.method == "POST" and len(request.body) < _KEPT_BODY:
                 request.body += raw[:payload]
-            if self.upstream.readable() and not self._is_only_continue():
-                return False
         if limit is not None:
             self._cut_now()
         return True

@@ -17,6 +17,7 @@ import ctypes
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -35,6 +36,7 @@ BIN = Path(sys.executable).parent
 ACCESS_KEY = "AKIDTESTBENCH0001"
 SECRET_KEY = "secret-of-the-test-bench-0123456789"
 READY_SECONDS = 60
+_PORTS = range(20_000, 32_000)
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
@@ -57,13 +59,16 @@ def die_with_parent_obeying_permissions() -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports nobody listens on now, all different."""
+    """Ports nobody listens on now, all different: of those that Linux gives to no connection of its own
+    accord (`ip_local_port_range` begins at 32768), so that they stay free until they are used."""
     with contextlib.ExitStack() as stack:
-        ports = []
-        while len(ports) < count:
-            sock = stack.enter_context(socket.socket())
-            sock.bind(("127.0.0.1", 0))
-            ports.append(sock.getsockname()[1])
+        ports: list[int] = []
+        for port in random.sample(_PORTS, len(_PORTS)):
+            if len(ports) == count:
+                break
+            with contextlib.suppress(OSError):  # taken
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+                ports.append(port)
         return ports
 
 
