@@ -191,6 +191,7 @@ class RecordingProxy:
     def refuse(self) -> None:
         """Nobody listens any more, and every connection ends: the server has died."""
         with self._lock:
+            self._refuses = True
             sockets = [self._listener, *self._open]
         for sock in sockets:
             with contextlib.suppress(OSError):
@@ -199,6 +200,7 @@ class RecordingProxy:
 
     def listen(self) -> None:
         """Take connections, on the port there was before, if any: the server is back."""
+        self._refuses = False
         self._listener = socket.create_server(("127.0.0.1", self.port), backlog=256)
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=(self._listener,), name="proxy", daemon=True).start()
@@ -221,6 +223,8 @@ class RecordingProxy:
     def _tracked(self, sock: socket.socket) -> Iterator[socket.socket]:
         with self._lock:
             self._open.add(sock)
+            if self._refuses:  # accepted at the very moment
+                sock.close()
         try:
             yield sock
         finally:
