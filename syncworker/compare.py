@@ -56,7 +56,7 @@ class Decision(NamedTuple):
 
 _UNCHANGED = Decision(Verdict.UNCHANGED)
 _ADOPT = Decision(Verdict.ADOPT)
-_NEW = Decision(Verdict.UPLOAD, Reason.NEW)
+NEW = Decision(Verdict.UPLOAD, Reason.NEW)
 _SIZE = Decision(Verdict.UPLOAD, Reason.SIZE)
 _CONTENT = Decision(Verdict.UPLOAD, Reason.CONTENT)
 _HASH = Decision(Verdict.HASH)
@@ -86,7 +86,7 @@ def same_object(row: Row, obj: ObjectEntry) -> bool:
 def compare(file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> Decision:
     """The table above."""
     if obj is None:
-        return _NEW
+        return NEW
     if file.size != obj.size:
         return _SIZE
     if row is not None:

@@ -136,6 +136,9 @@ class Index:
 
     # -- objects
     def remember(self, row: Row) -> None:
+        if not _fits(row):
+            self.forget([row.key])
+            return
         self._pending.append(row)
         if len(self._pending) >= _BATCH:
             self.flush()
@@ -149,9 +152,6 @@ class Index:
         """Writes what is pending, in one transaction."""
         if not self._pending and not self._forget:
             return
-        if not all(map(_fits, self._pending)):
-            self._forget += [row.key for row in self._pending if not _fits(row) and _is_text(row.key)]
-            self._pending = [row for row in self._pending if _fits(row)]
         try:
             self._db.execute("BEGIN")
             self._db.executemany("DELETE FROM objects WHERE key=?", [(key,) for key in self._forget])

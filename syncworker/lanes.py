@@ -118,7 +118,7 @@ class Lanes:
         for _ in self._readers:
             await self._groups.put(None)
         await asyncio.gather(*self._readers)
-        await self._read.put(None)
+        self._read.put_nowait(None)
         self._all_read = True
         while self._lanes:
             await asyncio.wait(set(self._lanes))

@@ -25,7 +25,7 @@ from itertools import chain, islice
 from typing import Any
 
 from syncworker import compare, plan, runs
-from syncworker.compare import Decision, Reason, Verdict
+from syncworker.compare import NEW, Verdict
 from syncworker.errors import FatalError
 from syncworker.index import Index, Row, Rows
 from syncworker.listing import RANGE_KEYS, Listing, PendingPage, PendingRange
@@ -178,10 +178,9 @@ class Planner:
         for key, size, tag in self.deletes if suspects else ():
             if (tag, size) in wanted and not rows.has(key):
                 strange.add((tag, size))
-        new = Decision(Verdict.UPLOAD, Reason.NEW)
         for file, row in suspects:
             renamed = (row.etag, row.size) in strange
-            self._event("renamed" if renamed else "work", Work(file, None, None, new))
+            self._event("renamed" if renamed else "work", Work(file, None, None, NEW))
 
     def _event(self, name: str, value: Any) -> None:
         self._events.append((name, value))

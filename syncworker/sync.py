@@ -30,7 +30,7 @@ from typing import Any
 
 from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
-from syncworker.compare import Decision, Reason, Verdict
+from syncworker.compare import NEW, Verdict
 from syncworker.control import Control
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row, count_objects
@@ -58,12 +58,6 @@ _NOT_REFUSED = frozenset(
     {"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"}
     | {"ChangedWhileReading", "EntityTooLarge", "StoredWrongBytes", "OSError", *errno.errorcode.values()}
 )
-_NEW = Decision(Verdict.UPLOAD, Reason.NEW)
-
-
-def _goes_in_parts(work: Work) -> bool:
-    """Whether it is read when it is sent, and not before."""
-    return work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size)
 
 
 def _largest(work: Work, file: FileEntry) -> Work:
@@ -300,10 +294,8 @@ class Sync:
                 else:
                     try:
                         self._note(name, value)
-                    except (
-                        OSError
-                    ) as error:  # of the report's disk: the lanes come to their ends all the same
-                        self._halt(error)
+                    except OSError as error:
+                        self._halt(error)  # of the report's disk; the lanes come to their ends all the same
             if group:
                 await self.lanes.put(group)
                 group, size = [], 0
@@ -339,7 +331,7 @@ class Sync:
         for work in group:
             if self.halted():
                 return []
-            if _goes_in_parts(work):
+            if work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size):
                 results.append(Read(work, Outcome.LARGE, work.file))
             elif is_local and (result := read_cached(self.tree, work, md5)) is not None:
                 results.append(result)
@@ -357,9 +349,6 @@ class Sync:
         for work in group:
             if self.halted():
                 break
-            if _goes_in_parts(work):
-                results.append(Read(work, Outcome.LARGE, work.file))
-                continue
             try:
                 results.append(read(self.tree, work, md5, self.halted))
             except InterruptedError:
@@ -397,7 +386,7 @@ class Sync:
         elif self.wait_seconds and not again:
             # The pause comes before each operation: what is sent after it is what the file is by then.
             await self.turn()
-            for now in await self._in_thread(self._read_group, [_largest(work, file)]):
+            for now in await self._read([_largest(work, file)]):
                 await self._settle(now, again=True)
         else:
             await self._send(work, file, result)
@@ -500,14 +489,14 @@ class Sync:
             removed = await sweep.clear_the_way(obstacles.in_the_way(sweep.deletes, blocked), self.index)
         for work, error in refused:
             if removed:
-                await self._do_now(work._replace(object=None, row=None, decision=_NEW))
+                await self._do_now(work._replace(object=None, row=None, decision=NEW))
             else:
                 self._fail(work.file, error)
         for work, error in self.refused:
             self._fail(work.file, error)
 
     async def _do_now(self, work: Work) -> None:
-        for result in await self._in_thread(self._read_group, [work]):
+        for result in await self._read([work]):
             if result.outcome is Outcome.LARGE:
                 await self._send(result.work, result.file, result)
             else:

@@ -25,7 +25,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from syncworker import etag as etags
-from syncworker.compare import Decision, Reason, Verdict
+from syncworker.compare import NEW
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row, Unfinished
 from syncworker.model import FileEntry
@@ -187,7 +187,7 @@ class Sender:
     async def _empty(self, file: FileEntry, checked_ns: int, operation: Operation) -> Sent:
         """A large file that was emptied meanwhile: no upload has no parts."""
         await self._abandon(file.key)
-        work = Work(file, None, None, Decision(Verdict.UPLOAD, Reason.NEW))
+        work = Work(file, None, None, NEW)
         md5 = hashlib.md5(b"", usedforsecurity=False)
         body = Read(work, Outcome.BODY, file, checked_ns, b"", md5.digest(), md5.hexdigest())
         return await self.small(body, operation)
