@@ -34,6 +34,7 @@ from syncworker import (
     leftovers,
     metrics,
     openapi,
+    options,
     parameters,
     process,
     settings,
@@ -96,7 +97,7 @@ def sync(service: Service, given: Parameters) -> Answer:
         storage_url=given.get("storage_url"),
         access_key=given.get("access_key"),
         secret_key=given.get("secret_key"),
-        wait=given.get("wait") or "0",
+        asked=given,
     )
     if request.storage_url != service.settings.default_storage_url:
         _check_storage_url(request.storage_url)
@@ -243,7 +244,7 @@ class Route:
         return ("GET", "POST") if self.acts else ("GET", "HEAD", "POST")
 
 
-SYNC_PARAMETERS = ("source", "dest", "storage_url", "access_key", "secret_key", "wait")
+SYNC_PARAMETERS = ("source", "dest", "storage_url", "access_key", "secret_key", *options.NAMES)
 ROUTES = (
     Route("/sync", sync, SYNC_PARAMETERS, acts=True),
     Route("/runnings", runnings, (), acts=False, conditional=True),

@@ -160,6 +160,7 @@ SECTIONS: tuple[Section, ...] = (
             "BodyTooLong": "No request needs so much",
             "BadBucketName": "The rules of S3: no capitals, no underscores",
             "BadWait": "Seconds, decimals with a point",
+            "BadOption": "The message names the option and its words",
             "BadKey": "A key was copied with a space or a line end",
             "BadId": "Ids are listed by `/jobs` and `list --all`",
             "BadState": "One of the six states",

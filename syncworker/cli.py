@@ -87,7 +87,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
         storage_url=arguments.storage_url,
         access_key=access_key,
         secret_key=secret_key,
-        wait=arguments.wait,
+        asked=vars(arguments),
     )
     spec.check_storage_url(request.storage_url)
     jobs.prepare()

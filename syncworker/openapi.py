@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from syncworker import __version__, dashboard, schemas
+from syncworker import __version__, dashboard, options, schemas
 from syncworker.model import State
 from syncworker.schemas import Schema, ref, text
 
@@ -73,14 +73,7 @@ PARAMETERS: dict[str, Schema] = {
     "secret_key": text(
         "Its secret key. Send it by POST: addresses are remembered", pattern="^[!-~]*$", maxLength=1024
     ),
-    "wait": {
-        "description": "Seconds between two operations, which then run one at a time; 0: full parallel speed",
-        "anyOf": [
-            {"type": "number", "minimum": 0, "maximum": 3600},
-            {"type": "string", "pattern": r"^(\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE]-?[0-9]+)?)?$"},
-        ],
-        "default": 0,
-    },
+    **{option.name: dict(option.schema) for option in options.TABLE},
     "id": text("The id of a job", pattern=schemas.ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
     "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
     "limit": {
@@ -102,7 +95,7 @@ OPERATIONS: dict[str, Operation] = {
         " objects without a file are deleted, last and only when nothing failed. A folder that is missing or"
         " holds no file has the whole bucket deleted.",
         {202: ("The job, queued", "Status")},
-        ("source", "dest", "storage_url", "access_key", "secret_key", "wait"),
+        ("source", "dest", "storage_url", "access_key", "secret_key", *options.NAMES),
         ("source", "dest"),
         acts=True,
         errors={

@@ -13,6 +13,7 @@ from collections.abc import Collection
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
+from syncworker import options
 from syncworker.errors import UsageError
 from syncworker.http import BODY_MAX_BYTES
 
@@ -20,6 +21,7 @@ MAX_PARAMETERS = 32
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAY_HOLD_CONTROLS = frozenset({"source"})  # a folder's name may hold all but NUL
+_NUMBERS = frozenset({*options.NAMES, "limit"})  # JSON may carry them as numbers
 
 
 class UnsupportedBody(UsageError):
@@ -126,8 +128,8 @@ def _text(name: str, item: Any) -> str:
         except UnicodeEncodeError:
             raise UsageError("BadEncoding", f"{name!r} is not valid UTF-8", param=name[:64]) from None
         return item
-    if name in ("wait", "limit") and isinstance(item, int | float) and not isinstance(item, bool):
+    if name in _NUMBERS and isinstance(item, int | float) and not isinstance(item, bool):
         return str(item)
-    wanted = "a number or a string" if name in ("wait", "limit") else "a string"
+    wanted = "a number or a string" if name in _NUMBERS else "a string"
     shown = name[:64].encode("utf-8", "replace").decode()
     raise UsageError("BadParameter", f"{shown} must be {wanted}", param=shown)

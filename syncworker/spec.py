@@ -6,23 +6,24 @@ resolves a host name; nothing writes.
 
 from __future__ import annotations
 
-import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from syncworker import endpoint
+from syncworker import endpoint, options
 from syncworker.errors import UsageError
 from syncworker.settings import Settings
 
-WAIT_MAX_SECONDS = 3600.0
 _BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
 _IPV4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sync: the folder below the uploads root, the bucket, the storage, seconds between operations.
+    """One sync: the folder below the uploads root, the bucket, the storage, seconds between operations, and
+    the other options that were asked, by name.
 
     `access_key` and `secret_key` are set only when the request carried its own.
     """
@@ -33,6 +34,7 @@ class Request:
     wait: float
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 def parse_source(text: str, uploads_dir: str) -> str:
@@ -77,19 +79,6 @@ def parse_dest(text: str) -> str:
             param="dest",
         )
     return text
-
-
-def parse_wait(text: str) -> float:
-    """Seconds between two operations: 0 to 3600, decimals allowed."""
-    try:
-        if not re.fullmatch(r"\+?[0-9]*\.?[0-9]*(?:[eE]-?[0-9]+)?", text):
-            raise ValueError
-        wait = float(text)
-    except ValueError:
-        wait = math.nan
-    if not 0 <= wait <= WAIT_MAX_SECONDS:  # false for nan as well
-        raise UsageError("BadWait", "wait must be a number of seconds from 0 to 3600", param="wait")
-    return wait
 
 
 def parse_keys(access_key: str | None, secret_key: str | None) -> tuple[str | None, str | None]:
@@ -142,9 +131,10 @@ def parse(
     storage_url: str | None = None,
     access_key: str | None = None,
     secret_key: str | None = None,
-    wait: str = "0",
+    asked: Mapping[str, str | None] | None = None,
 ) -> Request:
-    """All parameters of a sync, checked together. Raises UsageError naming the parameter."""
+    """All parameters of a sync, checked together; `asked` are the texts of its options, by name. Raises
+    UsageError naming the parameter."""
     access, secret = parse_keys(access_key, secret_key)
     url = parse_storage_url(storage_url, settings)
     if url != settings.default_storage_url and access is None:
@@ -154,6 +144,7 @@ def parse(
             " server's own keys go to its own storage only",
             param="access_key",
         )
-    return Request(
-        parse_source(source, settings.uploads_dir), parse_dest(dest), url, parse_wait(wait), access, secret
-    )
+    chosen = options.parse(asked or {})
+    wait = chosen.pop("wait", 0.0)
+    folder = parse_source(source, settings.uploads_dir)
+    return Request(folder, parse_dest(dest), url, wait, access, secret, chosen)

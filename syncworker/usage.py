@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from syncworker import options
 from syncworker.model import State
 
 EXAMPLES = """\
@@ -115,7 +116,11 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--source", required=True, help='folder below UPLOADS_DIR, "" for all of it')
     start.add_argument("--dest", required=True, help="name of the bucket")
     start.add_argument("--storage-url", help="S3 endpoint, if not the configured one; it needs its own keys")
-    start.add_argument("--wait", default="0", help="seconds between two operations, 0 (default) to 3600")
+    for option in options.TABLE:
+        nargs = None if option.bare is None else "?"
+        start.add_argument(
+            option.flag, default=option.default, help=option.help, nargs=nargs, const=option.bare
+        )
     run = command("run", "run a queued job without a display, as the server does", RUN_NOTE)
     resume = command(
         "resume",

@@ -22,6 +22,8 @@ COUNTERS = (
     "files_skipped",
     "bytes_uploaded",
     "bytes_resumed",
+    "files_updated",
+    "objects_kept",
 )
 GROWING = tuple(c for c in COUNTERS if c not in ("files_total", "bytes_total"))
 
@@ -50,6 +52,9 @@ def check_status(status: dict[str, Any]) -> None:
         "storage_url": status["storage_url"].startswith("http"),
         "wait": _is_number(status["wait"]),
         "options": isinstance(status["options"], dict),
+        "skipped": all(_is_count(count) for count in status["skipped"].values()),
+        "no one else's": (status["mirror"], status["scope"], status["plan"], status["cluster"])
+        == (None,) * 4,
         "host": status["host"] is None or isinstance(status["host"], str),
         "attempt": _is_count(status["attempt"]),
         "created_at": _is_time(status["created_at"]),
@@ -99,6 +104,7 @@ def _check_progress(progress: dict[str, Any], where: str) -> None:
     assert isinstance(progress["scan_complete"], bool), where
     for name in COUNTERS:
         assert _is_count(progress[name]), (name, where)
+    assert _is_number(progress["throttled_seconds"]), where
     for name in ("bytes_per_second", "eta_seconds"):
         assert progress[name] is None or _is_number(progress[name]), (name, where)
     assert _is_number(progress["elapsed_seconds"]), where

@@ -25,7 +25,7 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 
 import server
-from syncworker import endpoint, files, guard, http, jobs, parameters, settings, spec, tree
+from syncworker import endpoint, files, guard, http, jobs, options, parameters, settings, spec, tree
 from syncworker.errors import FatalError, UsageError
 
 TOKEN = "the-token-of-the-attack-tests"
@@ -272,13 +272,13 @@ PARAMETERS = [
     Row(
         "a NUL in a parameter",
         sends(target=SYNC + "&wait=0%00"),
-        both(lenient, replaced(spec, "parse_wait", lambda _: 0.0)),
+        both(lenient, replaced(options, "parse", lambda _: {})),
     ),
     Row("text that is no UTF-8", sends(target="/sync?source=%FF%FE&dest=victim-bucket"), lenient),
     Row(
         "CR LF in a parameter",
         sends(target=SYNC + "&wait=0%0d%0aX:%201"),
-        both(lenient, replaced(spec, "parse_wait", lambda _: 0.0)),
+        both(lenient, replaced(options, "parse", lambda _: {})),
     ),
     Row("a path for an id", read_outside, no_id_check),
     Row("a source that leads out", leads_out, replaced(spec, "parse_source", lambda text, _: text)),

@@ -26,6 +26,7 @@ REQUEST = Request("photos", "bucket", "http://127.0.0.1:9000", 0.0)
 KEYED = Request("photos", "bucket", "http://127.0.0.1:9000", 0.5, "AKID", "S3CRET")
 SHAPE = {
     "version", "id", "state", "phase", "source", "dest", "storage_url", "wait", "options", "pid",
+    "skipped", "mirror", "scope", "plan", "cluster",
     "pid_started_at", "host", "attempt", "created_at", "started_at", "updated_at", "finished_at",
     "cancel_requested", "progress", "current", "errors", "error", "message",
 }  # fmt: skip

@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from syncworker import endpoint, guard, jobs, parameters, spec
+from syncworker import endpoint, guard, jobs, options, parameters, spec
 from syncworker import settings as service_settings
 from syncworker.errors import UsageError
 
@@ -130,7 +130,7 @@ def test_any_text_is_an_id_of_plain_characters_or_refused(text: str) -> None:
 def test_any_bucket_wait_and_keys_are_plain_or_refused(dest: str, wait: str, key: str) -> None:
     for parse, text, promise in (
         (spec.parse_dest, dest, lambda v: re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", v)),
-        (spec.parse_wait, wait, lambda v: 0 <= v <= 3600),
+        (options.parse_wait, wait, lambda v: 0 <= v <= 3600),
         (
             lambda v: spec.parse_keys(v, v),
             key,

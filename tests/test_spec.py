@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from serving import load
 
-from syncworker import spec
+from syncworker import completion, options, spec, usage
 from syncworker.errors import UsageError
 
 OK = None
@@ -140,7 +140,7 @@ def test_bucket_names_that_are_refused(name: str) -> None:
     [("0", 0), ("0.0", 0), ("1", 1), ("0.25", 0.25), (".5", 0.5), ("3600", 3600), ("1e-3", 0.001), ("+1", 1)],
 )
 def test_waits_that_are_taken(text: str, seconds: float) -> None:
-    assert spec.parse_wait(text) == seconds
+    assert options.parse_wait(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_waits_that_are_taken(text: str, seconds: float) -> None:
     ],
 )
 def test_waits_that_are_refused(text: str) -> None:
-    assert code(spec.parse_wait, text) == "wait"
+    assert code(options.parse_wait, text) == "wait"
 
 
 @pytest.mark.parametrize(
@@ -283,3 +283,29 @@ def test_nothing_is_written_by_a_check(tmp_path: Path) -> None:
     before = sorted(os.listdir(tmp_path))
     spec.parse(config, source="new/folder", dest="bucket")
     assert sorted(os.listdir(tmp_path)) == before
+
+
+# -- options ----------------------------------------------------------------------------------------------
+
+
+def test_options_are_kept_as_asked_and_left_out_when_they_were_not() -> None:
+    assert options.parse({}) == {}
+    assert options.parse({"wait": "", "forget_mounts": None}) == {}
+    assert options.parse({"wait": "1.5", "forget_mounts": "0", "other": "x"}) == {
+        "wait": 1.5,
+        "forget_mounts": 0,
+    }
+
+
+@pytest.mark.parametrize("text", ["2", "true", "01", " 1", "1.0", "-1", "\u0661"])
+def test_an_option_that_is_none_of_its_words_is_refused_by_name(text: str) -> None:
+    assert code(options.parse, {"forget_mounts": text}) == "forget_mounts"
+
+
+def test_every_option_has_a_flag_of_its_name_that_starts_alone_where_it_may() -> None:
+    start = completion._subparsers(usage.parser())["start"]
+    for option in options.TABLE:
+        given = vars(start.parse_args(["--source", "a", "--dest", "b", option.flag, option.default or "1"]))
+        assert given[option.name] == (option.default or "1")
+        if option.bare is not None:
+            assert vars(start.parse_args(["--source=a", "--dest=b", option.flag]))[option.name] == option.bare
