@@ -39,6 +39,7 @@ from syncworker import (
     process,
     settings,
     spec,
+    std_streams,
 )
 from syncworker import supervisor as supervision
 from syncworker.catalog import ID_PATTERN
@@ -432,6 +433,7 @@ def make_app(
 
 def main() -> int:
     """Exit status: 0 after SIGTERM or SIGINT, 2 when something must be changed before it can start."""
+    std_streams.secure()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue is not worth a line a request
     try:

@@ -2,7 +2,14 @@
 
 import sys
 
-from syncworker.cli import main
+from syncworker import std_streams
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    std_streams.secure()
+    from syncworker.cli import main
+
+    try:
+        status: int | str | None = main(sys.argv[1:])
+    except SystemExit as end:  # argparse: the help, or a refusal
+        status = end.code
+    sys.exit(status or int(std_streams.lost_output()))

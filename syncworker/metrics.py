@@ -25,7 +25,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Proce
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from syncworker import __version__, files, process, tally
+from syncworker import __version__, files, process, std_streams, tally
 from syncworker.jobs import Jobs
 from syncworker.model import State
 from syncworker.tally import Tally
@@ -126,6 +126,11 @@ class _Jobs(Collector):
         )
         yield GaugeMetricFamily("syncworker_queue_limit", "MAX_QUEUED_JOBS", self._max_queued)
         yield GaugeMetricFamily("syncworker_workers_limit", "MAX_RUNNING_JOBS", self._max_running)
+        yield CounterMetricFamily(
+            "syncworker_log_writes_lost",
+            "Messages of the server that could not be written",
+            std_streams.lost(),
+        )
         sizes = list(self._worker_sizes())
         yield GaugeMetricFamily("syncworker_workers", "Worker processes that live now", len(sizes))
         yield GaugeMetricFamily(

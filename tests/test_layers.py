@@ -16,7 +16,7 @@ TREES = {name: ast.parse(path.read_bytes()) for name, path in MODULES.items()}
 LAYERS = [
     ["__init__"],
     ["errors", "model", "tally"],
-    ["files", "process", "endpoint", "sigv4", "etag", "s3xml", "faults", "control", "tree"],
+    ["files", "process", "endpoint", "sigv4", "etag", "s3xml", "faults", "control", "tree", "std_streams"],
     [
         "options",
         "settings",
