@@ -10,7 +10,7 @@ Pure functions; reading the file and asking the store are the caller's, when the
 | there | differ | | | upload: size differs |
 | there | same | trusted, same stat | the row's | unchanged |
 | there | same | trusted, same stat | none listed, LastModified the row's | unchanged |
-| there | same | trusted, same stat, no LastModified yet | none listed, not older than our upload | adopt |
+| there | same | trusted, same stat, no LastModified yet | none listed, as old as our upload | adopt |
 | there | same | any | a content hash by its form | hash |
 | there | same | the row's ETag (or LastModified) | no content hash | hash |
 | there | same | other or none | no content hash | head |
@@ -30,6 +30,7 @@ from syncworker.index import Row
 from syncworker.model import FileEntry, ObjectEntry
 
 RACY_NS = 2_000_000_000
+ADOPT_SECONDS = 5
 
 
 class Verdict(StrEnum):
@@ -93,20 +94,22 @@ def compare(file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> Decisi
         if is_trusted(row, file):
             if same_object(row, obj):
                 return _UNCHANGED
-            if not obj.etag and not row.modified and not _is_older(obj.modified, row.checked_ns):
+            if not obj.etag and not row.modified and _is_of_then(obj.modified, row.checked_ns):
                 return _ADOPT
         if same_object(row, obj):
             return _HASH
     return _HASH if etags.parts_of(obj.etag) is not None else _HEAD
 
 
-def _is_older(modified: str, uploaded_ns: int) -> bool:
-    """Whether a LastModified lies clearly before our upload (stores write whole seconds)."""
+def _is_of_then(modified: str, read_ns: int) -> bool:
+    """Whether a LastModified fits an upload of what was read then (stores write whole seconds). A later one
+    may be somebody else's object: what the clocks of two machines or a slow upload make of ours is asked
+    once by HEAD."""
     try:
         listed = datetime.fromisoformat(modified).timestamp()
     except ValueError:
-        return True
-    return listed < uploaded_ns / 1e9 - 2
+        return False
+    return -2 <= listed - read_ns / 1e9 <= ADOPT_SECONDS
 
 
 def wanted_hashes(obj: ObjectEntry, row: Row | None) -> list[int]:
@@ -135,8 +138,8 @@ def match(hashes: dict[int, str], obj: ObjectEntry, row: Row | None) -> tuple[in
 
 
 def after_mismatch(obj: ObjectEntry, etags_are_md5: bool) -> Decision:
-    """No hash matched. A plain ETag of a store whose ETags are MD5s settles it; else the object's own
-    metadata may still know the content's MD5: one HEAD."""
+    """No hash matched. A plain ETag of a store whose ETags are MD5s settles it; else one HEAD: is it an MD5
+    at all, and does the object's own metadata know the content's?"""
     if etags_are_md5 and etags.parts_of(obj.etag) == 0:
         return _CONTENT
     return _HEAD

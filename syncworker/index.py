@@ -8,6 +8,7 @@ and made anew. Nothing in it is believed against the bucket's listing: a row onl
   million rows cost one pass and no memory.
 - `uploads`: unfinished multipart uploads of ours, written before the first part goes out. A row without an
   upload id is an intent: the store may have begun an upload whose id we never learned.
+- `parts`: parts of these whose ETag is no MD5, with the MD5 that was sent: only so a later run knows them.
 - `facts`: what was found out about the destination: whether ETags are MD5s, the device of the uploads root.
 
 If the file cannot be written (a full disk), the job goes on without it (`broken` is set). Damage that shows
@@ -36,6 +37,9 @@ CREATE TABLE IF NOT EXISTS objects (
 CREATE TABLE IF NOT EXISTS uploads (
   key TEXT PRIMARY KEY, upload_id TEXT NOT NULL, part_size INTEGER NOT NULL, size INTEGER NOT NULL,
   md5 TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS parts (
+  key TEXT NOT NULL, upload_id TEXT NOT NULL, number INTEGER NOT NULL, etag TEXT NOT NULL,
+  md5 TEXT NOT NULL, PRIMARY KEY (key, upload_id, number)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _BATCH = 1000
@@ -59,6 +63,14 @@ class Row(NamedTuple):
     checked_ns: int
 
 
+class Part(NamedTuple):
+    key: str
+    upload_id: str
+    number: int
+    etag: str  # as the store answered
+    md5: str  # of what it was sent, in hexadecimal
+
+
 class Unfinished(NamedTuple):
     key: str
     upload_id: str  # "" for an intent
@@ -70,6 +82,7 @@ class Unfinished(NamedTuple):
 _TABLES = (
     ("objects", ",".join(Row._fields)),
     ("uploads", ",".join(Unfinished._fields)),
+    ("parts", ",".join(Part._fields)),
     ("facts", "name,value"),
 )
 
@@ -184,6 +197,7 @@ class Index:
         try:
             self._db.execute("DELETE FROM objects")
             self._db.execute("DELETE FROM uploads")
+            self._db.execute("DELETE FROM parts")
         except sqlite3.Error as error:
             self._fail(error)
 
@@ -199,8 +213,26 @@ class Index:
     def end_upload(self, key: str) -> None:
         try:
             self._db.execute("DELETE FROM uploads WHERE key=?", (key,))
+            self._db.execute("DELETE FROM parts WHERE key=?", (key,))
         except sqlite3.Error as error:
             self._fail(error)
+
+    def remember_part(self, part: Part) -> None:
+        """Not durable: one that is forgotten is sent again."""
+        try:
+            self._db.execute("INSERT OR REPLACE INTO parts VALUES (?,?,?,?,?)", part)
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def parts(self, upload: Unfinished) -> dict[int, Part]:
+        try:
+            found = self._db.execute(
+                "SELECT * FROM parts WHERE key=? AND upload_id=?", (upload.key, upload.upload_id)
+            ).fetchall()
+        except sqlite3.Error as error:
+            self._fail(error)
+            return {}
+        return {row[2]: Part._make(row) for row in found}
 
     def upload(self, key: str) -> Unfinished | None:
         return next(iter(self._uploads("WHERE key=?", (key,))), None)

@@ -16,7 +16,7 @@ import base64
 import hashlib
 import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -53,11 +53,28 @@ def _tries(error: RetryError) -> int:
 
 
 class Head(NamedTuple):
-    """An object as HEAD tells it. `metadata` has lower-case names without `x-amz-meta-`."""
+    """An object as HEAD tells it. `metadata` has lower-case names without `x-amz-meta-`;
+    `has_own_etag`: it is encrypted so that its ETag is no MD5."""
 
     size: int
     etag: str
     metadata: dict[str, str]
+    has_own_etag: bool = False
+
+
+class Stored(NamedTuple):
+    """What an UploadPart was answered: see Head."""
+
+    etag: str
+    has_own_etag: bool
+
+
+def _has_own_etag(headers: Mapping[str, str]) -> bool:
+    """Whether an answer says that the ETag is no MD5 though it looks like one (Amazon S3 API Reference,
+    "Object": objects encrypted with SSE-C or SSE-KMS)."""
+    return headers.get("x-amz-server-side-encryption", "").startswith("aws:kms") or (
+        "x-amz-server-side-encryption-customer-algorithm" in headers
+    )
 
 
 class Bucket:
@@ -339,8 +356,12 @@ class Bucket:
             if name.startswith("x-amz-meta-")
         }
         size = response.headers.get("content-length", "")
-        etag = s3xml.clean_etag(response.headers.get("etag"))
-        return Head(int(size) if size.isdigit() else -1, etag, metadata)
+        return Head(
+            int(size) if size.isdigit() else -1,
+            s3xml.clean_etag(response.headers.get("etag")),
+            metadata,
+            _has_own_etag(response.headers),
+        )
 
     async def read_range(self, key: str, offset: int, size: int) -> bytes:
         """Exactly `size` bytes of an object from `offset`, or FileError."""
@@ -458,7 +479,7 @@ class Bucket:
         number: int,
         body: Body,
         digest: bytes,
-    ) -> str:
+    ) -> Stored:
         response = await self.call(
             "UploadPart",
             "PUT",
@@ -467,7 +488,8 @@ class Bucket:
             {"content-md5": base64.b64encode(digest).decode()},
             body,
         )
-        return s3xml.clean_etag(response.headers.get("etag"))
+        etag = s3xml.clean_etag(response.headers.get("etag"))
+        return Stored(etag, _has_own_etag(response.headers))
 
     async def list_parts(self, key: str, upload_id: str) -> list[s3xml.Part] | None:
         """All parts that the store has of an upload; None when it does not know the upload, or says nothing

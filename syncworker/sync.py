@@ -18,7 +18,6 @@ Invariants
 from __future__ import annotations
 
 import asyncio
-import base64
 import errno
 import os
 import threading
@@ -404,15 +403,11 @@ class Sync:
         )  # fmt: skip
 
     async def _known_by_metadata(self, result: Read) -> bool:
-        """One HEAD: does the object's own metadata carry the file's MD5?"""
         try:
-            head = await self.bucket.head(result.file.key)
+            return await self.sender.is_known(result.work, result.file, result.md5)
         except (FileError, RetryError):
             self._raise_if_stopped()
             return False  # it is not allowed, or the answer is an error for ever: the upload tells
-        if head is None or head.size != result.file.size:
-            return False
-        return head.metadata.get("md5chksum", "") == base64.b64encode(result.md5).decode()
 
     async def _send(self, work: Work, file: FileEntry, result: Read) -> None:
         """One upload, counted and remembered. Raises what ends the job."""

@@ -3,7 +3,10 @@
 What counts as sent
 - The store was given the MD5 of the body (or of each part), and answered with it as ETag. Where the ETag is
   something else, the object is read back and compared byte for byte, once a destination: then its ETags are
-  known to be opaque (the facts `etag`, `multipart_etag`), and Content-MD5 is relied on.
+  known to be opaque (the facts `etag`, `multipart_etag`), and Content-MD5 is relied on. `kms`: they are for
+  some objects, and HEAD says for which.
+- Metadata is a claim of whoever wrote it. It is believed where the ETag cannot tell, and never against an
+  ETag that is an MD5.
 - An object that holds other bytes than its metadata vouches for is removed: it would be believed later.
 - A key with characters that stores are known to rewrite is looked for in the listing under its own name.
 
@@ -25,9 +28,10 @@ from concurrent.futures import Executor
 from typing import Any
 
 from syncworker import etag as etags
+from syncworker import s3xml
 from syncworker.compare import NEW
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
-from syncworker.index import Index, Row, Unfinished
+from syncworker.index import Index, Part, Row, Unfinished
 from syncworker.model import FileEntry
 from syncworker.progress import Operation, Progress, Sent
 from syncworker.reader import TRIES, Changed, Outcome, Read, Work, describe, entry_of, restat
@@ -38,8 +42,8 @@ from syncworker.wire import FileSlice
 PARTS_IN_FLIGHT = 2
 _REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\\u201b]|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
 _UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
-_KEPT = "md5"
-_OPAQUE = "opaque"
+_KEPT, _KMS, _OPAQUE = "md5", "kms", "opaque"  # each may follow on those before it, never the reverse
+_ORDER = (None, _KEPT, _KMS, _OPAQUE)
 
 
 class Vanished(FileError):
@@ -89,6 +93,7 @@ class Sender:
         self.check, self.halted = check, halted
         self.pool = pool
         self.is_blocked = is_blocked  # whether it is of no use to try a key again that the store fails on
+        self._probing = asyncio.Lock()
         self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
 
     @property
@@ -105,7 +110,7 @@ class Sender:
         operation.sent = len(body)
         if answered == result.digest:
             self._learn("etag", _KEPT)
-        elif self._facts["etag"] != _OPAQUE or not answered:
+        elif self._facts["etag"] not in (_KMS, _OPAQUE) or not answered:
             settled = self._settle_small(file.key, body, answered, result.digest)
             answered = await self._or_removed(file.key, result.digest, settled)
         await self._check_key(file.key)
@@ -139,12 +144,36 @@ class Sender:
             raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
         if head.etag == digest:
             return digest
-        if self._facts["etag"] is None:
-            self._learn("etag", _OPAQUE)
+        self._learn("etag", _KMS if head.has_own_etag else _OPAQUE)
         return head.etag or answered
 
+    async def is_known(self, work: Work, file: FileEntry, md5: bytes) -> bool:
+        """Whether an object whose ETag does not fit holds the file's content all the same, as its own
+        metadata says. Where the ETag may be the MD5, metadata that says otherwise is out of date."""
+        head = await self.bucket.head(file.key)
+        vouched = base64.b64encode(md5).decode()
+        if head is None or head.size != file.size or head.metadata.get("md5chksum") != vouched:
+            return False
+        tag = head.etag or (work.object.etag if work.object else "")
+        if etags.parts_of(tag) != 0 or head.has_own_etag or tag == md5.hex():
+            return True
+        async with self._probing:
+            if self._facts["etag"] is None:
+                return await self._probe(file, tag) == md5.hex()
+        return self._facts["etag"] == _OPAQUE
+
+    async def _probe(self, file: FileEntry, tag: str) -> str:
+        """Reads an object once to find out whether this store's ETags are MD5s; returns its MD5."""
+        digest = hashlib.md5(usedforsecurity=False)
+        for offset in range(0, file.size, etags.PART_MIN):
+            self.check()
+            size = min(etags.PART_MIN, file.size - offset)
+            await self._in_pool(digest.update, await self.bucket.read_range(file.key, offset, size))
+        self._learn("etag", _KEPT if digest.hexdigest() == tag else _OPAQUE)
+        return digest.hexdigest()
+
     def _learn(self, fact: str, value: str) -> None:
-        if self._facts[fact] is None or value == _OPAQUE:
+        if _ORDER.index(value) > _ORDER.index(self._facts[fact]):
             self._facts[fact] = value
             self.index.set_fact(fact, value)
 
@@ -200,7 +229,8 @@ class Sender:
                 "EntityTooLarge", "the file is larger than 5 TiB, the most that S3 keeps in an object"
             )
         part = etags.part_size(file.size)
-        if self._facts["multipart_etag"] == _OPAQUE and not md5:
+        opaque = self._facts["multipart_etag"] == _OPAQUE or self._facts["etag"] in (_KMS, _OPAQUE)
+        if opaque and not md5:
             # Where ETags tell nothing, the object's own metadata must: the MD5 has to be known beforehand.
             md5 = await self._plain_md5(fd, file)
         for fresh in (False, True):
@@ -223,9 +253,9 @@ class Sender:
 
     async def _begin(
         self, fd: int, file: FileEntry, part: int, md5: bytes, *, fresh: bool
-    ) -> tuple[str, dict[int, str]]:
-        """(upload id, {part number: ETag} that need not be sent again). An upload whose metadata has the MD5
-        of another content is not gone on with: what the metadata says is believed later (compare.py)."""
+    ) -> tuple[str, dict[int, tuple[str, bytes]]]:
+        """(upload id, {part number: (ETag, MD5)} that need not be sent again). An upload whose metadata has
+        the MD5 of another content is not gone on with: what the metadata says is believed later."""
         before = self.index.upload(file.key)
         if before is not None:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
@@ -233,22 +263,32 @@ class Sender:
                 fits = before.md5 == (md5.hex() or (await self._plain_md5(fd, file)).hex())
             parts = await self.bucket.list_parts(file.key, before.upload_id) if fits else None
             if parts is not None:
-                kept: dict[int, str] = {}
-                for number, size, listed in parts:
-                    offset = (number - 1) * part
-                    if size != min(part, file.size - offset) or etags.parts_of(listed) != 0:
-                        continue
-                    self.check()
-                    digest = await self._in_pool(etags.md5_range, fd, offset, size)
-                    if digest.hex() == listed:
-                        kept[number] = listed
-                        self.progress.resumed(size)
+                kept = await self._fitting(fd, file, before, parts)
                 return before.upload_id, kept
             await self._abandon(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
         upload_id = await self.bucket.create_upload(file.key, metadata(file, md5))
         self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size, md5.hex()))
         return upload_id, {}
+
+    async def _fitting(
+        self, fd: int, file: FileEntry, upload: Unfinished, parts: list[s3xml.Part]
+    ) -> dict[int, tuple[str, bytes]]:
+        """Those of the parts that the store has whose content still is the file's."""
+        kept: dict[int, tuple[str, bytes]] = {}
+        remembered = self.index.parts(upload)
+        for number, size, listed in parts:
+            offset = (number - 1) * upload.part_size
+            ours = remembered.get(number)
+            wanted = ours.md5 if ours is not None and ours.etag == listed else listed
+            if size != min(upload.part_size, file.size - offset) or etags.parts_of(wanted) != 0:
+                continue
+            self.check()
+            digest = await self._in_pool(etags.md5_range, fd, offset, size)
+            if digest.hex() == wanted:
+                kept[number] = listed, digest
+                self.progress.resumed(size)
+        return kept
 
     async def _abandon(self, key: str) -> None:
         """Ends an unfinished upload of ours, also one whose id we never learned."""
@@ -274,13 +314,13 @@ class Sender:
         file: FileEntry,
         part: int,
         upload_id: str,
-        kept: dict[int, str],
+        kept: dict[int, tuple[str, bytes]],
         checked_ns: int,
         operation: Operation,
     ) -> Sent:
         count = -(-file.size // part)
-        digests: dict[int, bytes] = {number: bytes.fromhex(tag) for number, tag in kept.items()}
-        answers = dict(kept)
+        digests = {number: digest for number, (_, digest) in kept.items()}
+        answers = {number: tag for number, (tag, _) in kept.items()}
         operation.sent = sum(min(part, file.size - (n - 1) * part) for n in kept)
         numbers = iter([n for n in range(1, count + 1) if n not in kept])
 
@@ -320,11 +360,12 @@ class Sender:
 
     async def _send_part(self, body: _Counted, key: str, upload_id: str, number: int, digest: bytes) -> str:
         for _ in range(TRIES):
-            answered = await self.bucket.upload_part(key, upload_id, number, body, digest)
-            if answered == digest.hex() or etags.parts_of(answered) != 0:
+            answered, has_own_etag = await self.bucket.upload_part(key, upload_id, number, body, digest)
+            if answered == digest.hex():
+                return answered
+            if etags.parts_of(answered) != 0 or has_own_etag or self._facts["multipart_etag"] == _OPAQUE:
                 break
-            if self._facts["multipart_etag"] == _OPAQUE:
-                break
+        self.index.remember_part(Part(key, upload_id, number, answered, digest.hex()))
         return answered
 
     async def _complete(

@@ -57,6 +57,12 @@ TABLE = {
         ADOPT,
     ),
     "the same, but older than our upload": (FILE, obj("", modified=stamp(T + 7 * SECOND)), ROW, HEAD),
+    "the same, but later, so it may be another's": (
+        FILE,
+        obj("", modified=stamp(T + 17 * SECOND)),
+        ROW,
+        HEAD,
+    ),
     "the same, but no date at all": (FILE, obj("", modified="yesterday"), ROW, HEAD),
     "no ETag, another LastModified": (FILE, obj("", modified=stamp(T + 99 * SECOND)), LISTED, HEAD),
     "trusted row, another MD5": (FILE, obj(OTHER), ROW, HASH),
