@@ -87,7 +87,7 @@ def test_the_rows_are_all_there_are() -> None:
 
 
 def test_the_tables_docstring_has_the_same_rows() -> None:
-    said = re.findall(r"^    \| (?!recorded|---)(.+) \|$", effective_state.__doc__ or "", re.MULTILINE)
+    said = re.findall(r"^\s*\| (?!recorded|---)(.+) \|$", effective_state.__doc__ or "", re.MULTILINE)
     expanded = []
     for row in said:
         recorded, lock, sentinel, state = (cell.strip() for cell in row.split("|"))
