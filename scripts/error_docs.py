@@ -47,6 +47,7 @@ SECTIONS: tuple[Section, ...] = (
         {
             "FilesFailed": "Some files or objects could not be done, the others were. Nothing was deleted if"
             " files failed. Look at `errors`, mend the causes, resume",
+            "FilterFailed": "The lines of `exclude` and `include` need more memory than they get. Use fewer stars",
             "Stopped": "Somebody sent the worker SIGTERM or SIGINT (`kill`, Ctrl-C, a shutdown). Resume",
             "WorkerDied": "The worker ended without writing its end: `kill -9`, out of memory (`dmesg`), a power"
             " cut. Resume: at most two parts of a large file are sent again",
@@ -161,6 +162,8 @@ SECTIONS: tuple[Section, ...] = (
             "BadBucketName": "The rules of S3: no capitals, no underscores",
             "BadWait": "Seconds, decimals with a point",
             "BadOption": "The message names the option and its words",
+            "BadPattern": "A line that git would ignore: an open `[`, a backslash at the end, nothing but `!` or"
+            " `/`; `!` in include; too many lines, or too many stars in all of them",
             "BadKey": "A key was copied with a space or a line end",
             "BadId": "Ids are listed by `/jobs` and `list --all`",
             "BadState": "One of the six states",

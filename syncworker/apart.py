@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from itertools import chain
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from syncworker import files
 from syncworker.errors import FatalError, Stopped, SyncError
@@ -30,6 +30,9 @@ from syncworker.links import SourceMissing
 from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
 from syncworker.scan import batches, scan
 from syncworker.tree import Tree
+
+if TYPE_CHECKING:
+    from syncworker.patterns import PathFilter
 
 WORTH_FILES = 50_000
 _PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -42,15 +45,20 @@ _KINDS: dict[int, type] = {len(kind._fields): kind for kind in (FileEntry, Skip,
 _ERRORS: dict[str, type[SyncError]] = {kind.__name__: kind for kind in (FatalError, SourceMissing)}
 
 
-def scan_apart(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[ScanItem]:
+def scan_apart(
+    tree: Tree, source: str, should_stop: Callable[[], bool], path_filter: PathFilter | None = None
+) -> Iterator[ScanItem]:
     """`scan`, read by another process. FatalError ScanFailed: that process ended before its end."""
-    return chain.from_iterable(_batches(tree, source, should_stop))
+    return chain.from_iterable(_batches(tree, source, should_stop, path_filter))
 
 
-def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[Iterable[ScanItem]]:
+def _batches(
+    tree: Tree, source: str, should_stop: Callable[[], bool], path_filter: PathFilter | None
+) -> Iterator[Iterable[ScanItem]]:
+    lines = ["\n".join(list_of) for list_of in (path_filter.lines if path_filter else ())]
     try:
         child = subprocess.Popen(
-            [sys.executable, "-m", "syncworker.apart", tree.root, source],
+            [sys.executable, "-m", "syncworker.apart", tree.root, source, *lines],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             # Safe path: no module of the folder that the worker was started in is taken for one of ours.
@@ -58,7 +66,7 @@ def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterat
             start_new_session=True,  # a signal to the job is for the worker alone, which then ends this one
         )
     except OSError:
-        yield scan(tree, source, should_stop)
+        yield scan(tree, source, should_stop, path_filter)
         return
     new, kinds = tuple.__new__, _KINDS.__getitem__
     try:
@@ -68,7 +76,7 @@ def _batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterat
         frames = _frames(fd, should_stop)
         first = next(frames, None)
         if not first:  # it has not begun: no Python there, no memory, no way to the root
-            yield scan(tree, source, should_stop)
+            yield scan(tree, source, should_stop, path_filter)
             return
         if tuple(first) != tree.identity:
             raise FatalError("SourceVanished", "the uploads folder was replaced after the job began")
@@ -124,8 +132,8 @@ def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
     return bytes(data)
 
 
-def main(root: str, source: str, out: BinaryIO) -> None:
-    """What the other process does."""
+def main(root: str, source: str, lines: list[str], out: BinaryIO) -> None:
+    """What the other process does. `lines`: none, or those of include and of exclude, two texts."""
 
     def tell(value: Any) -> None:
         data = marshal.dumps(value)
@@ -135,10 +143,15 @@ def main(root: str, source: str, out: BinaryIO) -> None:
     batch: list[tuple[Any, ...]] = []
     told_at = time.monotonic()
     end = ("", "", "")
+    path_filter = None
+    if lines:
+        from syncworker.patterns import PathFilter
+
+        path_filter = PathFilter(*(text.split("\n") if text else [] for text in lines))
     try:
         with Tree(root) as tree:
             tell(list(tree.identity))
-            for items in batches(tree, source, lambda: False):
+            for items in batches(tree, source, lambda: False, path_filter):
                 batch += map(tuple, items)
                 if len(batch) >= _BATCH or time.monotonic() - told_at > _FLUSH_SECONDS:
                     tell(batch)
@@ -152,4 +165,4 @@ def main(root: str, source: str, out: BinaryIO) -> None:
 if __name__ == "__main__":
     gc.disable()  # millions of records, and no cycle among them
     with suppress(BrokenPipeError):  # nobody reads any more
-        main(sys.argv[1], sys.argv[2], os.fdopen(1, "wb", closefd=False))
+        main(sys.argv[1], sys.argv[2], sys.argv[3:], os.fdopen(1, "wb", closefd=False))

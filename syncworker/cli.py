@@ -77,7 +77,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
 
 
 def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
-    from syncworker import leftovers, spec
+    from syncworker import leftovers, options, spec
 
     access_key, secret_key = _keys(arguments)
     request = spec.parse(
@@ -87,7 +87,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
         storage_url=arguments.storage_url,
         access_key=access_key,
         secret_key=secret_key,
-        asked=vars(arguments),
+        asked=options.of_flags(vars(arguments)),
     )
     spec.check_storage_url(request.storage_url)
     jobs.prepare()

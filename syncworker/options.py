@@ -10,9 +10,12 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from syncworker.errors import UsageError
+
+if TYPE_CHECKING:
+    from syncworker.patterns import PathFilter
 
 WAIT_MAX_SECONDS = 3600.0
 
@@ -20,14 +23,15 @@ WAIT_MAX_SECONDS = 3600.0
 @dataclass(frozen=True, slots=True)
 class Option:
     """`parse` takes the text of a query or a flag and raises UsageError. `bare` is the value of a flag that
-    is given alone, None where it needs one. `schema` is what JSON may carry, with the description."""
+    is given alone, None where it needs one. `schema` is what JSON may carry, with the description. `is_list`:
+    it may be given several times; its text is one value a line."""
 
     name: str
-    default: str
     parse: Callable[[str], Any]
     help: str
     schema: Mapping[str, Any]
     bare: str | None = None
+    is_list: bool = False
 
     @property
     def flag(self) -> str:
@@ -57,10 +61,39 @@ def _one_of(name: str, *numbers: int) -> Callable[[str], int]:
     return parse
 
 
+def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        from syncworker import patterns  # RE2 is for those who ask for it
+
+        lines = text.split("\n")
+        try:
+            patterns.check(lines, may_negate=may_negate)
+        except patterns.Malformed as error:
+            raise UsageError("BadPattern", f"{name}: {error}", param=name) from None
+        return lines
+
+    return parse
+
+
+def _flag_schema(description: str, default: int) -> dict[str, Any]:
+    return {
+        "description": description,
+        "anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "string", "enum": ["0", "1", ""]}],
+        "default": default,
+    }
+
+
+def _list_schema(description: str, examples: list[str]) -> dict[str, Any]:
+    return {
+        "description": description,
+        "anyOf": [{"type": "array", "items": {"type": "string"}, "maxItems": 1000}, {"type": "string"}],
+        "examples": [examples],
+    }
+
+
 TABLE = (
     Option(
         "wait",
-        "0",
         parse_wait,
         "seconds between two operations, 0 (default) to 3600",
         {
@@ -74,20 +107,96 @@ TABLE = (
         },
     ),
     Option(
+        "exclude",
+        _patterns("exclude", may_negate=True),
+        "gitignore line: matching files are not sent, matching objects not deleted; may be repeated",
+        _list_schema(
+            "Lines of .gitignore, relative to the source: matching files are not sent, matching objects not"
+            " deleted; `!` re-includes. A folder that is excluded is not walked",
+            ["*.tmp", "/cache/"],
+        ),
+        is_list=True,
+    ),
+    Option(
+        "include",
+        _patterns("include", may_negate=False),
+        "gitignore line: when given, only matching files and objects are looked at; may be repeated",
+        _list_schema(
+            "Lines of .gitignore, none with `!`: when given, only matching files and objects are looked at,"
+            " and of them what `exclude` does not match",
+            ["*.jpg", "/albums/"],
+        ),
+        is_list=True,
+    ),
+    Option(
+        "delete",
+        _one_of("delete", 0, 1),
+        "0: adds and changes, deletes nothing",
+        _flag_schema("0: adds and changes, deletes nothing", 1),
+        bare="1",
+    ),
+    Option(
         "forget_mounts",
-        "0",
         _one_of("forget_mounts", 0, 1),
         "1: disks that are missing now are gone for good; acts once, a resume does not take it up",
-        {
-            "description": "1: mounts that are missing now are gone for good. It acts once, on those: a"
-            " resume does not take it up",
-            "anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "string", "enum": ["0", "1", ""]}],
-            "default": 0,
-        },
+        _flag_schema(
+            "1: mounts that are missing now are gone for good. It acts once, on those: a resume does not take"
+            " it up",
+            0,
+        ),
         bare="1",
     ),
 )
 NAMES = tuple(option.name for option in TABLE)
+LISTS = frozenset(option.name for option in TABLE if option.is_list)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the engine is asked to do, of an attempt: one field for each row of TABLE that it acts on."""
+
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    delete: bool = True
+    forget_mounts: bool = False
+
+    @classmethod
+    def of_status(cls, status: Mapping[str, Any]) -> Options:
+        asked = status.get("options") or {}
+        return cls(
+            exclude=tuple(asked.get("exclude", ())),
+            include=tuple(asked.get("include", ())),
+            delete=asked.get("delete", 1) == 1,
+            forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == 1,
+        )
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the mirror is not the whole bucket, made equal: then the bucket itself is never deleted."""
+        return bool(self.exclude or self.include or not self.delete)
+
+    def path_filter(self) -> PathFilter | None:
+        if not self.exclude and not self.include:
+            return None
+        from syncworker.patterns import PathFilter
+
+        return PathFilter(list(self.include), list(self.exclude))
+
+
+DEFAULTS = Options()
+
+
+def of_flags(given: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of options from the values of their flags. UsageError: a line holds a line end."""
+    texts: dict[str, str] = {}
+    for option in TABLE:
+        value = given[option.name]
+        if option.is_list and any("\n" in line or "\0" in line for line in value):
+            raise UsageError(
+                "BadPattern", f"{option.name}: a line holds a line end or NUL", param=option.name
+            )
+        texts[option.name] = "\n".join(value) if option.is_list else value
+    return texts
 
 
 def parse(given: Mapping[str, str | None]) -> dict[str, Any]:

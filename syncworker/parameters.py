@@ -1,6 +1,6 @@
 """The parameters of a request: from the query, a form or a JSON object, strictly.
 
-A name that the route does not know, one that is given twice (in the query and the body, say), text that is no
+A name that the route does not know, one that is given twice and is no list, text that is no
 UTF-8, a broken percent escape, a control character: each is refused by name. Nothing is guessed, because two
 readers that guess differently are how a check is passed by.
 """
@@ -20,8 +20,8 @@ from syncworker.http import BODY_MAX_BYTES
 MAX_PARAMETERS = 32
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-MAY_HOLD_CONTROLS = frozenset({"source"})  # a folder's name may hold all but NUL
-_NUMBERS = frozenset({*options.NAMES, "limit"})  # JSON may carry them as numbers
+MAY_HOLD_CONTROLS = frozenset({"source", *options.LISTS})  # a folder's name may hold all but NUL
+_NUMBERS = frozenset({*options.NAMES, "limit"}) - options.LISTS  # JSON may carry them as numbers
 
 
 class UnsupportedBody(UsageError):
@@ -33,16 +33,22 @@ class BodyTooLong(UsageError):
 
 
 def of_request(environ: dict[str, Any], known: Collection[str]) -> dict[str, str]:
-    """All parameters of a request by name. Raises UsageError that names the one at fault."""
+    """All parameters of a request by name; of a list, its values as lines. Raises UsageError that names the
+    one at fault."""
     pairs = _pairs(environ.get("QUERY_STRING", "").encode("latin-1"), "the query")
     pairs += _body(environ)
-    if len(pairs) > MAX_PARAMETERS:
+    if sum(name not in options.LISTS for name, _ in pairs) > MAX_PARAMETERS:
         raise UsageError("TooManyParameters", f"more than {MAX_PARAMETERS} parameters")
     found: dict[str, str] = {}
     for name, value in pairs:
         shown = _CONTROL.sub("?", name[:64])
         if name not in known:
             raise UsageError("UnknownParameter", _unknown(shown, known), param=shown)
+        if name in options.LISTS:
+            if "\n" in value or "\0" in value:
+                raise UsageError("BadPattern", f"{name}: a line holds a line end or NUL", param=name)
+            found[name] = f"{found[name]}\n{value}" if name in found else value
+            continue
         if name in found:
             raise UsageError("RepeatedParameter", f"{name} is given more than once", param=name)
         if name not in MAY_HOLD_CONTROLS and _CONTROL.search(value):
@@ -99,22 +105,22 @@ def _body(environ: dict[str, Any]) -> list[tuple[str, str]]:
     )
 
 
+class _Object(list[tuple[str, Any]]):
+    """A JSON object as pairs, not a dict: a name that is given twice must be seen."""
+
+
 def _json(data: bytes) -> list[tuple[str, str]]:
     try:
-        # Pairs, not a dict: a name that is given twice must be seen.
-        value = json.loads(
-            data.decode(), object_pairs_hook=lambda pairs: pairs, parse_constant=_refuse_constant
-        )
+        value = json.loads(data.decode(), object_pairs_hook=_Object, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
         raise UsageError("BadJson", "the body is not valid JSON") from None
-    # A list of pairs is an object; an array of our own reading is told apart by its first byte.
-    if not isinstance(value, list) or not data.lstrip().startswith(b"{"):
+    if not isinstance(value, _Object):
         raise UsageError("BadJson", "the body must be a JSON object of names and values")
-    return [(name, _text(name, item)) for name, item in value]
-
-
-def _as_pairs(pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    return pairs
+    return [
+        (name, _text(name, item))
+        for name, items in value
+        for item in (items if name in options.LISTS and type(items) is list else [items])
+    ]
 
 
 def _refuse_constant(word: str) -> None:

@@ -41,7 +41,8 @@ Event = tuple[str, Any]
 
 
 class Planner:
-    """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file."""
+    """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file, and that
+    may go: `keeps` says of an object's key that it stays all the same."""
 
     def __init__(
         self,
@@ -51,13 +52,15 @@ class Planner:
         spool_dir: str,
         emit: Callable[[list[Event] | None], None],
         on_stranger: Callable[[str], None],
+        keeps: Callable[[str], bool] | None = None,
     ) -> None:
         self.index = index
         self.fetch = fetch
         self.fetch_range = fetch_range
         self.spool_dir = spool_dir
         self.emit = emit
-        self.on_stranger = on_stranger
+        self.keeps = keeps or (lambda _: False)
+        self.on_stranger = lambda key: None if self.keeps(key) else on_stranger(key)
         self.deletes = Spool(spool_dir)  # (key, size, ETag)
         self._events: list[Event] = []
         self._found = self._found_bytes = 0
@@ -100,6 +103,8 @@ class Planner:
         ):
             if here is None:
                 assert there is not None
+                if self.keeps(there.key):
+                    continue
                 self.deletes.append((there.key, there.size, there.etag))
                 continue
             file, row = here

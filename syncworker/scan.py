@@ -17,7 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from syncworker.errors import FatalError, Stopped
 from syncworker.findings import (
@@ -33,6 +33,9 @@ from syncworker.findings import (
 from syncworker.links import SourceMissing, find_source, resolve
 from syncworker.model import KEY_MAX_BYTES, FileEntry, ScanItem, Skip, Unreadable
 from syncworker.tree import READ_DIRECTORY, Identity, Tree, identity
+
+if TYPE_CHECKING:
+    from syncworker.patterns import PathFilter  # RE2 is for those who ask for it
 
 __all__ = ["SourceMissing", "read_ahead", "scan"]
 
@@ -73,15 +76,18 @@ class _Level:
             self.fd = -1
 
 
-def scan(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[ScanItem]:
-    """All of `source` (a path from the root, "" is the root). The keys of the files ascend strictly.
+def scan(
+    tree: Tree, source: str, should_stop: Callable[[], bool], path_filter: PathFilter | None = None
+) -> Iterator[ScanItem]:
+    """All of `source` (a path from the root, "" is the root) that the filter lets through: a folder that it
+    excludes is not opened. The keys of the files ascend strictly.
 
     Raises SourceMissing; FatalError with SourceNotADirectory, SourceOutsideRoot, SourceDangling (a symlink
     that leads nowhere is no missing folder), or, at the end, SourceVanished: it was removed or replaced
     during the scan, so what was yielded is not known to be all; Stopped, when `should_stop` says so, which is
     asked once for each directory, each 1,000 names that are read, and each 1,000 files that are yielded.
     """
-    for items in batches(tree, source, should_stop):
+    for items in batches(tree, source, should_stop, path_filter):
         yield from items
 
 
@@ -99,9 +105,11 @@ def read_ahead(items: Iterator[ScanItem]) -> Iterator[ScanItem]:
     yield from items
 
 
-def batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterator[Sequence[ScanItem]]:
+def batches(
+    tree: Tree, source: str, should_stop: Callable[[], bool], path_filter: PathFilter | None = None
+) -> Iterator[Sequence[ScanItem]]:
     """`scan`, up to 1,000 items at a time; a batch may be empty."""
-    walk = _Walk(tree, should_stop)
+    walk = _Walk(tree, should_stop, path_filter)
     try:
         try:
             path = find_source(tree, source)
@@ -135,9 +143,10 @@ def batches(tree: Tree, source: str, should_stop: Callable[[], bool]) -> Iterato
 class _Walk:
     """The branch being walked, from the source (`levels[0]`) down, and what may be done with its end."""
 
-    def __init__(self, tree: Tree, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, tree: Tree, should_stop: Callable[[], bool], path_filter: PathFilter | None) -> None:
         self.levels: list[_Level] = []
         self._tree = tree
+        self._filter = path_filter
         self._should_stop = should_stop
         self._branch: set[Identity] = set()
 
@@ -259,17 +268,20 @@ class _Walk:
 
     def _read_names(self, level: _Level) -> None:
         names: list[str] = []
+        skips = self._filter.skips_listed if self._filter else None
         with os.scandir(level.fd) as entries:
             for entry in entries:
                 name = entry.name
                 if not name.isascii() and printable(name) != name:
-                    names.append(self._explain(level, name))
+                    listed = self._explain(level, name)
                 elif entry.is_file(follow_symlinks=False):
-                    names.append(name)
+                    listed = name
                 elif entry.is_dir(follow_symlinks=False):
-                    names.append(name + "/")
+                    listed = name + "/"
                 else:
-                    names.append(self._explain(level, name))
+                    listed = self._explain(level, name)
+                if skips is None or not skips(level.prefix + listed.rstrip("\0")):
+                    names.append(listed)
                 if not len(names) % _BATCH:
                     self.ask()
         names.sort()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from syncworker import links
 from syncworker.errors import FatalError
@@ -17,6 +17,9 @@ from syncworker.index import Index
 from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
 from syncworker.scan import SourceMissing, scan
 from syncworker.tree import VANISHED, Identity, Tree, identity
+
+if TYPE_CHECKING:
+    from syncworker.patterns import PathFilter
 
 _LINKS = frozenset({"symlink_outside", "symlink_dangling", "symlink_loop"})
 
@@ -40,14 +43,17 @@ class Source:
         uploads_dir: str,
         source: str,
         should_stop: Callable[[], bool],
-        scan: Callable[[Tree, str, Callable[[], bool]], Iterator[ScanItem]] = scan,
+        scan: Callable[..., Iterator[ScanItem]] = scan,
+        path_filter: PathFilter | None = None,
     ) -> None:
         self.tree = tree
         self.uploads_dir = uploads_dir
         self.source = source
         self.should_stop = should_stop
         self.scan = scan
+        self.path_filter = path_filter
         self._identity: Identity | None = None
+        self._is_missing = False
 
     def guard_root(self, index: Index) -> None:
         """An empty root on another device than at the last sync is a disk that is not mounted."""
@@ -92,7 +98,7 @@ class Source:
 
     def look(self) -> Look:
         before: list[ScanItem] = []
-        rest = self.scan(self.tree, self.source, self.should_stop)
+        rest = self.scan(self.tree, self.source, self.should_stop, self.path_filter)
         try:
             for item in rest:
                 if isinstance(item, FileEntry):
@@ -101,6 +107,7 @@ class Source:
                 before.append(item)
         except SourceMissing:
             return Look(before, None, False, iter(()))
+        self._identity = self._where()
         return Look(before, None, True, iter(()))
 
     def _where(self) -> Identity:
@@ -112,8 +119,14 @@ class Source:
             raise vanished()
         return identity(info)
 
+    def believe_missing(self) -> None:
+        """The folder was looked for twice and is not there: `check_there` expects no more."""
+        self._is_missing = True
+
     def check_there(self) -> None:
         """Raises unless the folder is still the one that the scan began with."""
+        if self._is_missing:
+            return
         if self._where() != self._identity:
             raise vanished()
 

@@ -36,6 +36,7 @@ from syncworker.index import Index, Row, count_objects
 from syncworker.lanes import Lanes
 from syncworker.listing import RANGE_PAGES
 from syncworker.model import FileEntry, Phase, ScanItem, Skip
+from syncworker.options import DEFAULTS, Options
 from syncworker.planner import Event, Planner
 from syncworker.progress import Progress
 from syncworker.reader import Outcome, Read, Work, read, read_cached
@@ -79,7 +80,10 @@ class Sync:
         index: Index,
         progress: Progress,
         control: Control,
+        options: Options = DEFAULTS,
     ) -> None:
+        self.options = options
+        self.path_filter = options.path_filter()
         self.uploads_dir = uploads_dir
         self.source = source
         self.wait_seconds = wait_seconds
@@ -102,7 +106,9 @@ class Sync:
         self.bucket.stopping = self.halted  # a fatal error, too, ends the tries of what is in flight
         with Tree(self.uploads_dir) as tree, ThreadPoolExecutor(_READERS, "reader") as pool:
             self.tree, self.pool = tree, pool
-            self.folder = Source(tree, self.uploads_dir, self.source, self.halted, self._best_scan())
+            self.folder = Source(
+                tree, self.uploads_dir, self.source, self.halted, self._best_scan(), self.path_filter
+            )
             self.sender = Sender(
                 self.bucket,
                 self.index,
@@ -145,7 +151,7 @@ class Sync:
                 if again.exists != look.exists:
                     raise vanished()
                 await self._in_thread(self.folder.guard_disk, self.index)
-                await self._delete_bucket(look.before)
+                await self._empty_folder(again)
                 return
             look = again
         assert look.first is not None
@@ -153,13 +159,19 @@ class Sync:
         rest = look.rest if self.folder.scan is scan_apart else read_ahead(look.rest)
         await self._mirror(chain(look.before, [look.first], rest))
 
-    async def _delete_bucket(self, items: list[ScanItem]) -> None:
-        if not self.may_delete_bucket:
+    async def _empty_folder(self, look: Look) -> None:
+        """The folder is known to hold no file that the mirror is about."""
+        if not self.may_delete_bucket and self.options.delete:
             raise FatalError(
                 "BucketDeleteRefused",
                 "the folder holds no file, and BUCKET_DELETE=refuse forbids to delete the bucket",
             )
-        for item in items:
+        if self.options.is_partial:
+            if not look.exists:
+                self.folder.believe_missing()
+            await self._mirror(iter(look.before), may_create=False)
+            return
+        for item in look.before:
             self.progress.found(1, 0)
             self.progress.skipped(item.key, item.reason if isinstance(item, Skip) else "skipped")
         self.progress.counts["scan_complete"] = True
@@ -169,11 +181,19 @@ class Sync:
         self.index.clear()
 
     # -- the mirror
-    async def _mirror(self, items: Iterator[ScanItem]) -> None:
+    async def _mirror(self, items: Iterator[ScanItem], *, may_create: bool = True) -> None:
         self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=4)
-        await self._open_bucket()
+        if not await self._open_bucket(may_create=may_create):
+            self.progress.counts["scan_complete"] = True
+            return
         planner = Planner(
-            self.index, self._fetch, self._fetch_range, self.spool_dir, self._emit, self.obstacles.note
+            self.index,
+            self._fetch,
+            self._fetch_range,
+            self.spool_dir,
+            self._emit,
+            self.obstacles.note,
+            self._keeps() if self.options.is_partial else None,
         )
         try:
             await self._transfer(planner, items)
@@ -185,6 +205,15 @@ class Sync:
             await self._finish(sweep)
         finally:
             planner.deletes.close()
+
+    def _keeps(self) -> Callable[[str], bool]:
+        """Of the key of an object that has no file: whether it stays."""
+        if not self.options.delete or self.path_filter is None:
+            return lambda _: not self.options.delete
+        # Of its own: the scan may ask its filter from another thread.
+        own = self.options.path_filter()
+        assert own is not None
+        return own.skips
 
     async def _transfer(self, planner: Planner, items: Iterator[ScanItem]) -> None:
         """Plans and sends until both have come to their ends, or a halt has emptied the queues."""
@@ -224,8 +253,8 @@ class Sync:
         pages = self.bucket.list_range(low, high, RANGE_PAGES, first)
         return asyncio.run_coroutine_threadsafe(pages, self.loop)
 
-    async def _open_bucket(self) -> None:
-        """The first page; makes the bucket when it is missing."""
+    async def _open_bucket(self, *, may_create: bool) -> bool:
+        """The first page; makes the bucket when it is missing. False: it is missing, and shall stay so."""
         try:
             page = await self.bucket.list_page(None)
             missing = not page.entries and not page.truncated and not await self.bucket.exists()
@@ -233,6 +262,8 @@ class Sync:
             if error.code != "NoSuchBucket":
                 raise
             page, missing = Page([], None, False), True
+        if missing and not may_create:
+            return False
         if missing:
             self.control.check()
             started = time.monotonic()
@@ -241,6 +272,7 @@ class Sync:
             self.index.clear()
             self.progress.report("create_bucket", self.bucket.name, None, None, time.monotonic() - started)
         self._first_page = page
+        return True
 
     def halted(self) -> bool:
         return self.fatal is not None or self.control.stopping()

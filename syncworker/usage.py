@@ -117,10 +117,11 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--dest", required=True, help="name of the bucket")
     start.add_argument("--storage-url", help="S3 endpoint, if not the configured one; it needs its own keys")
     for option in options.TABLE:
+        if option.is_list:
+            start.add_argument(option.flag, action="append", default=[], help=option.help)
+            continue
         nargs = None if option.bare is None else "?"
-        start.add_argument(
-            option.flag, default=option.default, help=option.help, nargs=nargs, const=option.bare
-        )
+        start.add_argument(option.flag, default="", help=option.help, nargs=nargs, const=option.bare)
     run = command("run", "run a queued job without a display, as the server does", RUN_NOTE)
     resume = command(
         "resume",

@@ -23,6 +23,7 @@ from syncworker.files import Lock, Reserve
 from syncworker.index import Index
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, begin, recorded_state, renew
 from syncworker.model import FINAL_STATES, State
+from syncworker.options import Options
 from syncworker.progress import Progress
 from syncworker.s3 import Bucket
 from syncworker.settings import Settings
@@ -158,6 +159,7 @@ async def _work(
                 index=index,
                 progress=progress,
                 control=control,
+                options=Options.of_status(status),
             )
             work = asyncio.create_task(sync.run())
             ticker = asyncio.create_task(_tick(jobs, progress, control, wire, writer, tell))

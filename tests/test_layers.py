@@ -16,7 +16,19 @@ TREES = {name: ast.parse(path.read_bytes()) for name, path in MODULES.items()}
 LAYERS = [
     ["__init__"],
     ["errors", "model", "tally"],
-    ["files", "process", "endpoint", "sigv4", "etag", "s3xml", "faults", "control", "tree", "std_streams"],
+    [
+        "files",
+        "process",
+        "endpoint",
+        "sigv4",
+        "etag",
+        "s3xml",
+        "faults",
+        "control",
+        "tree",
+        "std_streams",
+        "patterns",
+    ],
     [
         "options",
         "settings",

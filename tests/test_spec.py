@@ -305,7 +305,10 @@ def test_an_option_that_is_none_of_its_words_is_refused_by_name(text: str) -> No
 def test_every_option_has_a_flag_of_its_name_that_starts_alone_where_it_may() -> None:
     start = completion._subparsers(usage.parser())["start"]
     for option in options.TABLE:
-        given = vars(start.parse_args(["--source", "a", "--dest", "b", option.flag, option.default or "1"]))
-        assert given[option.name] == (option.default or "1")
+        values = ["1", "0"] if option.is_list else ["1"]
+        flags = [word for value in values for word in (option.flag, value)]
+        given = vars(start.parse_args(["--source", "a", "--dest", "b", *flags]))
+        assert given[option.name] == (values if option.is_list else "1")
+        assert options.of_flags(given)[option.name] == "\n".join(values)
         if option.bare is not None:
             assert vars(start.parse_args(["--source=a", "--dest=b", option.flag]))[option.name] == option.bare
