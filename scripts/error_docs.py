@@ -69,10 +69,12 @@ SECTIONS: tuple[Section, ...] = (
         {
             "UploadsRootMissing": "UPLOADS_DIR is not there. Mount its disk, or correct the setting",
             "UploadsRootUnreadable": "Let the user of the service read UPLOADS_DIR",
-            "UploadsRootEmpty": "It was another disk at the last sync: most likely it is not mounted. If the"
-            " folder really is to be empty, put a file into it and sync once",
-            "SourceNotMounted": "The disk that was mounted on this folder is gone. Mount it; or, if the folder is"
-            " meant to be empty now, put a file into it and sync once",
+            "DiskNotMounted": "A disk that an earlier sync saw at or below the folder is not mounted. New and"
+            " changed files were sent. Mount it and resume; or, if it is gone for good and its objects may be"
+            " deleted, start one sync with `forget_mounts=1` (`--forget-mounts`, or the button of the job)",
+            "DestinationFactsLost": "Nobody knows any more which disks belong to the folder, so an empty folder may"
+            " be one whose disk is not mounted. Look, mount what is missing, and start one sync with"
+            " `forget_mounts=1`",
             "SourceMissing": "The folder went away between two looks. Sync again",
             "SourceNotADirectory": "`source` names a file. Name the folder it is in",
             "SourceOutsideRoot": "A link on the way leads out of UPLOADS_DIR. Name the real folder, or move"

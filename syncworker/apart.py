@@ -6,7 +6,8 @@ begin is done without. The process reads the same tree (the root is compared), w
 has no key in its environment, and ends when its reader does. Measured (docs/design.md): worth it from some
 ten thousand files on, `WORTH_FILES`.
 
-A frame of the pipe is its length and a value in `marshal`'s form: a list of items, or how the scan ended.
+A frame of the pipe is its length and a value in `marshal`'s form: a list of items, a mount point (ahead of
+the items below it), or how the scan ended.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from syncworker import files
 from syncworker.errors import FatalError, Stopped, SyncError
 from syncworker.links import SourceMissing
 from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
-from syncworker.scan import batches, scan
+from syncworker.scan import OnMount, batches, scan
 from syncworker.tree import Tree
 
 if TYPE_CHECKING:
@@ -41,19 +42,28 @@ _BATCH = 1000
 _FLUSH_SECONDS = 0.1
 _ASK_SECONDS = 0.2
 _PIPE_BYTES = 1 << 20
+_MOUNT = ("path", "prefix")
 _KINDS: dict[int, type] = {len(kind._fields): kind for kind in (FileEntry, Skip, Unreadable)}
 _ERRORS: dict[str, type[SyncError]] = {kind.__name__: kind for kind in (FatalError, SourceMissing)}
 
 
 def scan_apart(
-    tree: Tree, source: str, should_stop: Callable[[], bool], path_filter: PathFilter | None = None
+    tree: Tree,
+    source: str,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None = None,
+    on_mount: OnMount | None = None,
 ) -> Iterator[ScanItem]:
     """`scan`, read by another process. FatalError ScanFailed: that process ended before its end."""
-    return chain.from_iterable(_batches(tree, source, should_stop, path_filter))
+    return chain.from_iterable(_batches(tree, source, should_stop, path_filter, on_mount))
 
 
 def _batches(
-    tree: Tree, source: str, should_stop: Callable[[], bool], path_filter: PathFilter | None
+    tree: Tree,
+    source: str,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None,
+    on_mount: OnMount | None,
 ) -> Iterator[Iterable[ScanItem]]:
     lines = ["\n".join(list_of) for list_of in (path_filter.lines if path_filter else ())]
     try:
@@ -66,7 +76,7 @@ def _batches(
             start_new_session=True,  # a signal to the job is for the worker alone, which then ends this one
         )
     except OSError:
-        yield scan(tree, source, should_stop, path_filter)
+        yield scan(tree, source, should_stop, path_filter, on_mount)
         return
     new, kinds = tuple.__new__, _KINDS.__getitem__
     try:
@@ -76,13 +86,17 @@ def _batches(
         frames = _frames(fd, should_stop)
         first = next(frames, None)
         if not first:  # it has not begun: no Python there, no memory, no way to the root
-            yield scan(tree, source, should_stop, path_filter)
+            yield scan(tree, source, should_stop, path_filter, on_mount)
             return
         if tuple(first) != tree.identity:
             raise FatalError("SourceVanished", "the uploads folder was replaced after the job began")
         for frame in frames:
             if isinstance(frame, list):
                 yield list(map(new, map(kinds, map(len, frame)), frame))
+                continue
+            if len(frame) == len(_MOUNT):
+                if on_mount is not None:
+                    on_mount(*frame)
                 continue
             name, code, message = frame
             if name:
@@ -151,7 +165,7 @@ def main(root: str, source: str, lines: list[str], out: BinaryIO) -> None:
     try:
         with Tree(root) as tree:
             tell(list(tree.identity))
-            for items in batches(tree, source, lambda: False, path_filter):
+            for items in batches(tree, source, lambda: False, path_filter, lambda *mount: tell(mount)):
                 batch += map(tuple, items)
                 if len(batch) >= _BATCH or time.monotonic() - told_at > _FLUSH_SECONDS:
                     tell(batch)

@@ -9,7 +9,8 @@ and made anew. Nothing in it is believed against the bucket's listing: a row onl
 - `uploads`: unfinished multipart uploads of ours, written before the first part goes out. A row without an
   upload id is an intent: the store may have begun an upload whose id we never learned.
 - `parts`: parts of these whose ETag is no MD5, with the MD5 that was sent: only so a later run knows them.
-- `facts`: what was found out about the destination: whether ETags are MD5s, the device of the uploads root.
+- `facts`: what can be found out about the destination again: whether ETags are MD5s, for example. What
+  protects the destination is kept elsewhere (`mount_check.py`).
 
 If the file cannot be written (a full disk), the job goes on without it (`broken` is set). Damage that shows
 only while it is used makes the job go on without as well; the file is then removed at the end. A row that
@@ -260,6 +261,19 @@ class Index:
     def set_fact(self, name: str, value: str) -> None:
         try:
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?,?)", (name, value))
+        except sqlite3.Error as error:
+            self._fail(error)
+
+    def facts(self) -> dict[str, str]:
+        try:
+            return dict(self._db.execute("SELECT name, value FROM facts").fetchall())
+        except sqlite3.Error as error:
+            self._fail(error)
+            return {}
+
+    def drop_facts(self, names: Iterable[str]) -> None:
+        try:
+            self._db.executemany("DELETE FROM facts WHERE name=?", [(name,) for name in names])
         except sqlite3.Error as error:
             self._fail(error)
 

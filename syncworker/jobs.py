@@ -187,6 +187,11 @@ class Jobs:
         name = destination_id(status["storage_url"], status["dest"])
         return files.Lock(os.path.join(self.path, ".dest", f"{name}.lock"))
 
+    def destination_facts_path(self, status: Status) -> str:
+        """Written by the holder of the destination's lock; never removed."""
+        name = destination_id(status["storage_url"], status["dest"])
+        return os.path.join(self.path, ".dest", f"{name}.json")
+
     def creation_lock(self) -> files.Lock:
         """Held while a job is made or resumed."""
         return files.Lock(os.path.join(self.path, ".create.lock"))

@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from syncworker import mount_table
 from syncworker.errors import FatalError, Stopped
 from syncworker.findings import (
     changed,
@@ -44,6 +45,8 @@ _BATCH = 1000  # files between two questions whether to stop
 _AHEAD_ITEMS, _AHEAD_SECONDS = 20_000, 0.1
 _OPEN_LEVELS = 32  # directories kept open; those above are opened again on the way back
 _DEEPEST_PREFIX = 4096  # characters; no key below can fit, and each level holds its whole prefix
+
+OnMount = Callable[[str, str], None]  # the path of a mount point, the prefix of the keys below it
 
 
 class _Link(NamedTuple):
@@ -77,7 +80,11 @@ class _Level:
 
 
 def scan(
-    tree: Tree, source: str, should_stop: Callable[[], bool], path_filter: PathFilter | None = None
+    tree: Tree,
+    source: str,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None = None,
+    on_mount: OnMount | None = None,
 ) -> Iterator[ScanItem]:
     """All of `source` (a path from the root, "" is the root) that the filter lets through: a folder that it
     excludes is not opened. The keys of the files ascend strictly.
@@ -86,8 +93,11 @@ def scan(
     that leads nowhere is no missing folder), or, at the end, SourceVanished: it was removed or replaced
     during the scan, so what was yielded is not known to be all; Stopped, when `should_stop` says so, which is
     asked once for each directory, each 1,000 names that are read, and each 1,000 files that are yielded.
+
+    `on_mount` gets the path of each mount point below the source, and the prefix of its keys, before any of
+    its files is yielded. It costs two comparisons a directory.
     """
-    for items in batches(tree, source, should_stop, path_filter):
+    for items in batches(tree, source, should_stop, path_filter, on_mount):
         yield from items
 
 
@@ -106,10 +116,14 @@ def read_ahead(items: Iterator[ScanItem]) -> Iterator[ScanItem]:
 
 
 def batches(
-    tree: Tree, source: str, should_stop: Callable[[], bool], path_filter: PathFilter | None = None
+    tree: Tree,
+    source: str,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None = None,
+    on_mount: OnMount | None = None,
 ) -> Iterator[Sequence[ScanItem]]:
     """`scan`, up to 1,000 items at a time; a batch may be empty."""
-    walk = _Walk(tree, should_stop, path_filter)
+    walk = _Walk(tree, should_stop, path_filter, on_mount)
     try:
         try:
             path = find_source(tree, source)
@@ -143,11 +157,20 @@ def batches(
 class _Walk:
     """The branch being walked, from the source (`levels[0]`) down, and what may be done with its end."""
 
-    def __init__(self, tree: Tree, should_stop: Callable[[], bool], path_filter: PathFilter | None) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        should_stop: Callable[[], bool],
+        path_filter: PathFilter | None,
+        on_mount: OnMount | None,
+    ) -> None:
         self.levels: list[_Level] = []
         self._tree = tree
         self._filter = path_filter
         self._should_stop = should_stop
+        self._on_mount = on_mount or (lambda _path, _prefix: None)
+        self._points = mount_table.points_below(tree.root) if on_mount else frozenset()
+        self._told = ("", "")
         self._branch: set[Identity] = set()
 
     def ask(self) -> None:
@@ -168,6 +191,10 @@ class _Walk:
                 self.levels.pop().close()
                 return Skip(prefix[:-1], "symlink_loop")
             self._branch.add(level.identity)
+            if len(self.levels) > 1 and (
+                path in self._points or level.identity[0] != self.levels[-2].identity[0]
+            ):
+                self._look_for_mount(level)
             self._read_names(level)
         except OSError as error:
             self.levels.pop().close()
@@ -176,6 +203,29 @@ class _Walk:
         if len(self.levels) > _OPEN_LEVELS:
             self.levels[-1 - _OPEN_LEVELS].close()
         return None
+
+    def _look_for_mount(self, level: _Level) -> None:
+        """`level` has a device of its own, or the table says that something is mounted there."""
+        linked = os.path.dirname(level.path) != self.levels[-2].path
+        if (level.path in self._points or not linked) and mount_table.is_mount_point(level.fd):
+            self._on_mount(level.path, level.prefix)
+
+    def _look_for_mounts_on(self, way: str, prefix: str) -> None:
+        """What a symlink leads to may lie on a mount whose mount point the walk never enters."""
+        for point in self._points:
+            if way.startswith(point + "/") and (point, prefix) != self._told and self._is_mounted(point):
+                self._told = point, prefix
+                self._on_mount(point, prefix)
+
+    def _is_mounted(self, point: str) -> bool:
+        try:
+            fd = self._tree.open_name(point)
+        except OSError:  # hidden by another mount, or gone since the table was read
+            return False
+        try:
+            return mount_table.is_mount_point(fd)
+        finally:
+            os.close(fd)
 
     def take(self) -> tuple[list[ScanItem], str | None]:
         """The last level's next items, and then: a directory to descend into, "" for more, None at its end.
@@ -313,9 +363,11 @@ class _Walk:
             listed, found = shown, (Skip(key, "symlink_loop"),)
         elif is_directory:
             found = _Link(path)
+            self._look_for_mounts_on(path, level.prefix + listed)
         elif len(key.encode()) > KEY_MAX_BYTES:
             found = (too_long(key),)
         else:
+            self._look_for_mounts_on(path, level.prefix)
             found = (FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, path),)
         level.odd[listed + "\0"] = found
         return listed + "\0"

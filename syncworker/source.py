@@ -1,7 +1,7 @@
 """The folder as a whole: whether it is there, whether it is empty, what it has under a key at this moment.
 
 An empty folder deletes a bucket, so "empty" is believed only when everything could be looked at: an
-unmounted disk, an unreadable directory or dangling links are errors instead.
+unreadable directory or dangling links are errors instead. Disks that are not mounted: `mount_check.py`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from syncworker import links
 from syncworker.errors import FatalError
-from syncworker.index import Index
 from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
-from syncworker.scan import SourceMissing, scan
+from syncworker.scan import OnMount, SourceMissing, scan
 from syncworker.tree import VANISHED, Identity, Tree, identity
 
 if TYPE_CHECKING:
@@ -40,65 +39,24 @@ class Source:
     def __init__(
         self,
         tree: Tree,
-        uploads_dir: str,
         source: str,
         should_stop: Callable[[], bool],
         scan: Callable[..., Iterator[ScanItem]] = scan,
         path_filter: PathFilter | None = None,
+        on_mount: OnMount | None = None,
     ) -> None:
         self.tree = tree
-        self.uploads_dir = uploads_dir
         self.source = source
         self.should_stop = should_stop
         self.scan = scan
         self.path_filter = path_filter
+        self.on_mount = on_mount
         self._identity: Identity | None = None
         self._is_missing = False
 
-    def guard_root(self, index: Index) -> None:
-        """An empty root on another device than at the last sync is a disk that is not mounted."""
-        device = str(os.stat(self.uploads_dir).st_dev)
-        before = index.fact("root_device")
-        with os.scandir(self.uploads_dir) as entries:
-            empty = next(entries, None) is None
-        if not empty:
-            index.set_fact("root_device", device)
-        elif before is not None and before != device:
-            raise FatalError(
-                "UploadsRootEmpty",
-                "the uploads folder is empty and on another device than at the last sync: is its disk"
-                " mounted? Nothing was deleted",
-            )
-
-    def note_disk(self, index: Index) -> None:
-        """Remembers, of a folder with files, whether a disk of its own is mounted there."""
-        own = self._identity is not None and self._identity[0] != os.stat(self.uploads_dir).st_dev
-        if own or index.fact(self._disk_fact) is not None:
-            index.set_fact(self._disk_fact, str(int(own)))
-
-    def guard_disk(self, index: Index) -> None:
-        """An empty or missing folder that had a disk of its own, and has none now: it is not mounted. (Device
-        numbers are not compared with those of before: many change when a machine starts.)"""
-        if index.fact(self._disk_fact) != "1":
-            return
-        try:
-            mounted = self._where()[0] != os.stat(self.uploads_dir).st_dev
-        except FatalError:
-            mounted = False
-        if not mounted:
-            raise FatalError(
-                "SourceNotMounted",
-                "the folder holds no file, and the disk that was mounted there at the last sync is not:"
-                " nothing was deleted; mount it, or put a file into the folder and sync once",
-            )
-
-    @property
-    def _disk_fact(self) -> str:
-        return f"own_disk {self.source}"
-
     def look(self) -> Look:
         before: list[ScanItem] = []
-        rest = self.scan(self.tree, self.source, self.should_stop, self.path_filter)
+        rest = self.scan(self.tree, self.source, self.should_stop, self.path_filter, self.on_mount)
         try:
             for item in rest:
                 if isinstance(item, FileEntry):

@@ -36,6 +36,7 @@ from syncworker.index import Index, Row, count_objects
 from syncworker.lanes import Lanes
 from syncworker.listing import RANGE_PAGES
 from syncworker.model import FileEntry, Phase, ScanItem, Skip
+from syncworker.mount_check import MountCheck
 from syncworker.options import DEFAULTS, Options
 from syncworker.planner import Event, Planner
 from syncworker.progress import Progress
@@ -78,6 +79,7 @@ class Sync:
         spool_dir: str,
         bucket: Bucket,
         index: Index,
+        mounts: MountCheck,
         progress: Progress,
         control: Control,
         options: Options = DEFAULTS,
@@ -91,6 +93,7 @@ class Sync:
         self.spool_dir = spool_dir
         self.bucket = bucket
         self.index = index
+        self.mounts = mounts
         self.progress = progress
         self.control = control
         self.fatal: Exception | None = None
@@ -107,7 +110,7 @@ class Sync:
         with Tree(self.uploads_dir) as tree, ThreadPoolExecutor(_READERS, "reader") as pool:
             self.tree, self.pool = tree, pool
             self.folder = Source(
-                tree, self.uploads_dir, self.source, self.halted, self._best_scan(), self.path_filter
+                tree, self.source, self.halted, self._best_scan(), self.path_filter, self.mounts.note
             )
             self.sender = Sender(
                 self.bucket,
@@ -141,7 +144,7 @@ class Sync:
         return scan_apart if helps else scan
 
     async def _run(self) -> None:
-        await self._in_thread(self.folder.guard_root, self.index)
+        await self._in_thread(self.mounts.begin, self.tree)
         look: Look = await self._in_thread(self.folder.look)
         if look.first is None:
             refuse_unknown(look.before)
@@ -150,12 +153,11 @@ class Sync:
                 refuse_unknown(again.before)
                 if again.exists != look.exists:
                     raise vanished()
-                await self._in_thread(self.folder.guard_disk, self.index)
+                await self._in_thread(self.mounts.guard_bucket)
                 await self._empty_folder(again)
                 return
             look = again
         assert look.first is not None
-        await self._in_thread(self.folder.note_disk, self.index)
         rest = look.rest if self.folder.scan is scan_apart else read_ahead(look.rest)
         await self._mirror(chain(look.before, [look.first], rest))
 
@@ -513,6 +515,7 @@ class Sync:
         removed = 0
         if refused and not self.progress.counts["files_failed"] and not self.incomplete and not self.halted():
             blocked = {work.file.key for work, _ in refused}
+            await self._in_thread(self.mounts.guard, sweep.deletes)
             removed = await sweep.clear_the_way(obstacles.in_the_way(sweep.deletes, blocked), self.index)
         for work, error in refused:
             if removed:
@@ -539,10 +542,12 @@ class Sync:
                 " what the errors say, and resume the job",
             )
         await self._in_thread(self.folder.check_there)
+        await self._in_thread(self.mounts.guard, sweep.deletes)
         failures = await sweep.delete_all(self.index) if sweep.deletes.count else 0
         await self.sender.abandon_all()
         if failures:
             raise FatalError("FilesFailed", f"{failures} objects could not be deleted: resume the job")
+        await self._in_thread(self.mounts.forget_harmless)
 
     async def _in_thread(self, function: Any, *values: Any) -> Any:
         return await self.loop.run_in_executor(self.pool, function, *values)

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import sys
 import threading
@@ -25,6 +24,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from syncworker import mount_table
 from syncworker.errors import FatalError
 
 VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR})
@@ -32,7 +32,7 @@ CHANGED = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})  # a symlink; a di
 OUTSIDE = errno.EXDEV  # what openat2 answers when RESOLVE_BENEATH is violated
 
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PASS_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC  # needs no read permission
+_PASS_DIRECTORY = mount_table.NAME_DIRECTORY | os.O_NOFOLLOW
 _READ_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _REMEMBERED = 64
 _NOT_NAMES = ("", ".", "..")
@@ -141,6 +141,11 @@ class Tree:
         with self._parent(path) as (directory, name):
             return _open_directory(name, READ_DIRECTORY, directory)
 
+    def open_name(self, path: str) -> int:
+        """An `O_PATH` descriptor of a directory below the root, walked again so that it shows what is mounted
+        there now. For the caller to close."""
+        return self._walk(path)
+
     def lstat(self, path: str) -> os.stat_result | None:
         """None when it does not exist. For `""`: whatever the root's path names now."""
         try:
@@ -237,38 +242,21 @@ class Tree:
             return False
 
 
-def is_local(root: str, mounts: str = "/proc/self/mountinfo") -> bool:
+def is_local(root: str, mounts: str = mount_table.MOUNTINFO) -> bool:
     """Whether `root` (without symlinks) and all that is mounted below it is on disks of this machine. What is
     not, or not known to be (NFS, SMB, FUSE), may keep any call waiting for as long as a server is away."""
-    below, own, types = root.rstrip("/") + "/", "", {}
-    try:
-        with open(mounts, encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:  # proc(5): the fifth field is where, the type follows " - "
-                fields, _, more = line.partition(" - ")
-                point = re.sub(r"\\([0-7]{3})", lambda m: chr(int(m[1], 8)), fields.split(" ")[4])
-                types[point] = more.split(" ")[0]  # the last one at a place is the one on top
-    except (OSError, IndexError):
-        return False
+    below, own = root.rstrip("/") + "/", ""
+    types = {mount.point: mount.type for mount in mount_table.read(mounts)}
     for point in types:
         if below.startswith(point.rstrip("/") + "/") and len(point) > len(own):
             own = point
     return own in types and all(t in _LOCAL for p, t in types.items() if p == own or p.startswith(below))
 
 
-def devices_in_memory(mounts: str = "/proc/self/mountinfo") -> frozenset[int]:
+def devices_in_memory(mounts: str = mount_table.MOUNTINFO) -> frozenset[int]:
     """The devices whose files are always in memory (tmpfs): a read there never waits for a disk, though the
     kernel cannot be asked so (`RWF_NOWAIT`)."""
-    found = set()
-    try:
-        with open(mounts, encoding="utf-8", errors="surrogateescape") as lines:
-            for line in lines:
-                fields, _, more = line.partition(" - ")
-                if more.split(" ")[0] == "tmpfs":
-                    major, _, minor = fields.split(" ")[2].partition(":")
-                    found.add(os.makedev(int(major), int(minor)))
-    except (OSError, IndexError, ValueError):
-        return frozenset()
-    return frozenset(found)
+    return frozenset(mount.device for mount in mount_table.read(mounts) if mount.type == "tmpfs")
 
 
 def _split(path: str) -> tuple[str, str]:

@@ -23,6 +23,7 @@ from syncworker.files import Lock, Reserve
 from syncworker.index import Index
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, begin, recorded_state, renew
 from syncworker.model import FINAL_STATES, State
+from syncworker.mount_check import MountCheck
 from syncworker.options import Options
 from syncworker.progress import Progress
 from syncworker.s3 import Bucket
@@ -149,6 +150,7 @@ async def _work(
             bucket = Bucket(wire, status["dest"], region, keys, stopping=control.stopping)
             progress.asked = lambda: (bucket.requests, bucket.retries)
             index = Index(index_path)
+            options = Options.of_status(status)
             sync = Sync(
                 uploads_dir=settings.uploads_dir,
                 source=status["source"],
@@ -157,9 +159,10 @@ async def _work(
                 spool_dir=os.path.dirname(index_path),
                 bucket=bucket,
                 index=index,
+                mounts=MountCheck(jobs.destination_facts_path(status), index, status["source"], options),
                 progress=progress,
                 control=control,
-                options=Options.of_status(status),
+                options=options,
             )
             work = asyncio.create_task(sync.run())
             ticker = asyncio.create_task(_tick(jobs, progress, control, wire, writer, tell))

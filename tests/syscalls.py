@@ -71,6 +71,7 @@ def paths(jobs: Path, index: str) -> list[Path]:
     found = [jobs / f"{ID}.{suffix}" for suffix in SUFFIXES]
     found += [jobs, jobs / ".dest", jobs / ".index", jobs / ".create.lock", jobs / ".server.lock"]
     found += [jobs / ".totals.json", jobs / ".totals.json.tmp", jobs / ".dest" / f"{index}.lock"]
+    found += [jobs / ".dest" / f"{index}.json", jobs / ".dest" / f"{index}.json.tmp"]
     return found + [jobs / ".index" / f"{index}.sqlite{more}" for more in ("", "-wal", "-shm", "-journal")]
 
 

@@ -7,7 +7,6 @@ row of docs/reliability.md. The peers take minutes, so they run for `make reliab
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import threading
@@ -18,14 +17,13 @@ from typing import Any
 import peers
 import pytest
 from bench import RecordingProxy, contents, remove, tree
+from disks import mount, unmount
 from peers import COMMANDS, OURS, Place
 from proxy import Request
 from reliability_page import WRITING, Table
 from stores import list_uploads, stop_group
 from toxics import Toxic
 
-_LIBC = ctypes.CDLL(None, use_errno=True)
-_MNT_DETACH = 2
 FILES = {"a": "1", "dir/b": "2", "dir/c": "3", "e": "4", "f/g": "5", "z": "6"}
 BIG_BYTES = 48 << 20
 RIGHT = "right"
@@ -199,14 +197,6 @@ def when_sent(trial: Trial, size: int, act: Callable[[], None]) -> threading.Eve
 
     trial.proxy.on_request(slow)
     return acted
-
-
-def mount(folder: Path) -> None:
-    assert _LIBC.mount(b"none", os.fsencode(folder), b"tmpfs", 0, b"size=1m") == 0, "needs root"
-
-
-def unmount(folder: Path) -> None:
-    assert _LIBC.umount2(os.fsencode(folder), _MNT_DETACH) == 0
 
 
 HAZARDS: dict[str, Callable[[Trial], str]] = {

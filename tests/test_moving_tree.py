@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from bench import Gate, Mirror, expected, fill, tree
-from test_differential import mount, unmount
+from disks import mount, unmount
 
 KEPT = {"a": "kept", "d/b": "kept too", "d/e/c": "and this"}
 NEW = {"n1": "new", "d/n2": "new", "z/n3": "new"}

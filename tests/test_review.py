@@ -20,14 +20,11 @@ from serving import PROJECT
 from shapes import check_status
 
 from syncworker import compare, files
-from syncworker.errors import FatalError
-from syncworker.index import Index
 from syncworker.jobs import Jobs
 from syncworker.model import FileEntry, State
 from syncworker.obstacles import Obstacles
 from syncworker.reader import Work, read_cached
 from syncworker.scan import scan
-from syncworker.source import Source
 from syncworker.spec import Request
 from syncworker.sync import Sync
 from syncworker.tree import Tree, devices_in_memory, is_local
@@ -323,39 +320,6 @@ def test_a_job_whose_worker_died_of_a_full_disk_is_shown_as_interrupted(tmp_path
         assert jobs.active() == []
     assert jobs.observe(status["id"])["state"] == "interrupted"
     assert Jobs(jobs.path).read(status["id"])["state"] == "interrupted"
-
-
-def test_an_empty_folder_whose_own_disk_is_gone_is_not_known_to_be_empty(tmp_path):
-    """The disk is the test's; `/dev/shm` stands for an uploads folder on another one."""
-    (tmp_path / "photos").mkdir()
-    file = tmp_path / "photos" / "a"
-    file.touch()
-    assert tmp_path.stat().st_dev != os.stat("/dev/shm").st_dev
-    index = Index(str(tmp_path / "index"))
-    with Tree(str(tmp_path)) as tree:
-
-        def look(root):
-            source = Source(tree, root, "photos", lambda: False)
-            (source.note_disk if source.look().first else source.guard_disk)(index)
-
-        look(str(tmp_path))
-        file.unlink()
-        look(str(tmp_path))  # never a disk of its own: empty is empty
-        file.touch()
-        look("/dev/shm")
-        file.unlink()
-        look("/dev/shm")  # emptied while its disk is there
-        with pytest.raises(FatalError, match="mount it"):
-            look(str(tmp_path))
-        file.parent.rmdir()
-        with pytest.raises(FatalError, match="mount it"):
-            look("/dev/shm")
-        file.parent.mkdir()
-        file.touch()
-        look(str(tmp_path))  # files, and no disk of its own: that is how it is now
-        file.unlink()
-        look(str(tmp_path))
-    index.close()
 
 
 def test_what_is_sent_after_a_pause_is_the_file_as_it_is_by_then(mirror):

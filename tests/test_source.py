@@ -21,7 +21,7 @@ def source(tmp_path: Path) -> Iterator[Source]:
     os.symlink("none", tmp_path / "photos" / "dangling")
     os.mkfifo(tmp_path / "photos" / "fifo")
     with Tree(str(tmp_path)) as opened:
-        yield Source(opened, str(tmp_path), "photos", lambda: False)
+        yield Source(opened, "photos", lambda: False)
 
 
 @pytest.mark.parametrize("key", ["f", "a/b", "caf\u00e9", "link", "fifo"])

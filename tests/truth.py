@@ -24,7 +24,7 @@ ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 FINAL = ("done", "failed", "cancelled", "interrupted")
 JOB_FILE = re.compile(r"(\d{8}T\d{6}-[0-9a-f]{8})\.(json|lock|cancel|report\.jsonl|log|secret)")
 OTHER_FILE = re.compile(
-    r"\.(server|create)\.lock|\.dest/[\w.-]+\.lock|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
+    r"\.(server|create)\.lock|\.dest/[\w.-]+\.(lock|json|json\.tmp)|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
 )
 PARTS = ("files_unchanged", "files_uploaded", "files_failed", "files_skipped")
 FRESH_SECONDS = 2.0  # the contract's
