@@ -116,7 +116,8 @@ def get(service: Service, given: Parameters) -> Answer:
 
 
 def cancel(service: Service, given: Parameters) -> Answer:
-    status = service.jobs.cancel(_id(given))
+    now = options.one_of("now", 0, 1)(given.get("now") or "0")
+    status = service.jobs.cancel(_id(given), now=bool(now))
     service.supervisor.wake()
     return 202, status, {}
 
@@ -250,7 +251,7 @@ ROUTES = (
     Route("/sync", sync, SYNC_PARAMETERS, acts=True),
     Route("/runnings", runnings, (), acts=False, conditional=True),
     Route("/get", get, ("id",), acts=False, conditional=True),
-    Route("/cancel", cancel, ("id",), acts=True),
+    Route("/cancel", cancel, ("id", "now"), acts=True),
     Route("/resume", resume, ("id", "access_key", "secret_key"), acts=True),
     Route("/jobs", history, ("state", "limit", "before"), acts=False, conditional=True, tag=history_tag),
     Route("/healthz", healthz, (), acts=False),

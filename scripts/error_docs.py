@@ -218,7 +218,7 @@ SECTIONS: tuple[Section, ...] = (
     ),
 )
 # Never shown as an error.
-SILENT = {"LoggedIn", "NotDeleted"}
+SILENT = {"LoggedIn", "NotDeleted", "Dropped"}
 # What waitress and Bottle find before a route is asked: their words, without spaces.
 OF_HTTP = """\
 Before a route is asked: `BadRequest` (no valid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,

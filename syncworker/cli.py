@@ -179,13 +179,14 @@ def _explain(status: Status) -> None:
 def _cancel(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
     from syncworker.display import Output
 
-    status = jobs.cancel(arguments.id)
+    status = jobs.cancel(arguments.id, now=arguments.now)
     if arguments.json:
         return _printed(Output(sys.stdout), json.dumps(status, indent=2))
     if recorded_state(status) in FINAL_STATES:
         text = f"job {arguments.id} is {status['state']}"
     else:
-        text = f"job {arguments.id} will end after the operations in flight"
+        after = "at once" if arguments.now else "after the operations in flight"
+        text = f"job {arguments.id} will end {after}"
     return _printed(Output(sys.stdout), text)
 
 

@@ -137,6 +137,8 @@ def panel(status: Status, speeds: Sequence[float] = ()) -> RenderableType:
     head = filter(None, (wording.activity(status), wording.rate_text(status)))
     names = f"{wording.shown(status['source'] or '.')} to {wording.shown(status['dest'])}"
     lines = [text(f"{', '.join(head)}: {names}, {wording.duration(p['elapsed_seconds'])}", "bold")]
+    if held := wording.delay(status):
+        lines.append(text(held, "yellow"))
     tail = [
         text(f"  {wording.operation(item)}", "dim") for item in (status.get("current") or [])[:CURRENT_MAX]
     ]
@@ -160,6 +162,7 @@ def _moved(status: Status) -> tuple[object, ...]:
         wording.activity(status),
         tuple(value for name, value in p.items() if name not in still),
         [wording.operation(item) for item in status.get("current") or []],
+        wording.delay(status),
         wording.error_count(status),
     )
 

@@ -111,6 +111,20 @@ def read_json(path: str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def read_start(path: str, size: int) -> bytes | None:
+    """The first bytes of a regular file; None when there is none, or it cannot be read."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, size) if stat.S_ISREG(os.fstat(fd).st_mode) else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
 def is_other_than_file(path: str) -> bool:
     """Whether the name is taken by a link, a directory or a device."""
     try:
@@ -152,9 +166,16 @@ class Reserve:
             self._fd = -1
 
 
-def touch(path: str) -> None:
-    """Makes an empty file, durably; nothing happens when it is there."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+def touch(path: str, content: bytes = b"") -> None:
+    """Makes an empty file, durably; nothing happens when it is there. With `content` it holds that."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    try:
+        if content:
+            write_all(fd, content)
+            os.ftruncate(fd, len(content))
+            os.fsync(fd)
+    finally:
+        os.close(fd)
     sync_directory(os.path.dirname(path) or ".")
 
 

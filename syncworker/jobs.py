@@ -27,6 +27,7 @@ from typing import Any
 
 from syncworker import files, process, tally
 from syncworker.catalog import ID_PATTERN, Catalog, Entry
+from syncworker.control import NOW
 from syncworker.endpoint import destination_id
 from syncworker.errors import SyncError, UsageError
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
@@ -324,7 +325,13 @@ class Jobs:
     def finish(self, status: Status, state: State, error: dict[str, str] | None, message: str) -> Status:
         """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""
         status.update(
-            state=state.value, error=error, message=message, finished_at=timestamp(), current=[], phase=None
+            state=state.value,
+            error=error,
+            message=message,
+            finished_at=timestamp(),
+            current=[],
+            phase=None,
+            delay=None,
         )
         status["progress"]["eta_seconds"] = None
         status["progress"]["bytes_per_second"] = 0.0
@@ -352,13 +359,15 @@ class Jobs:
                 continue
         return [status for status in found if recorded_state(status) not in FINAL_STATES]
 
-    def cancel(self, job_id: str) -> Status:
-        """Asks for the end of a job; a queued one ends at once. Raises Conflict when it has ended."""
+    def cancel(self, job_id: str, *, now: bool = False) -> Status:
+        """Asks for the end of a job; a queued one ends at once. `now`: writes in flight are not waited for.
+        Raises Conflict when it has ended."""
         status = self.observe(job_id)
         state = recorded_state(status)
         if state in FINAL_STATES:
             raise Conflict("JobFinished", f"job {job_id} has ended: it is {state}", job_id)
-        files.touch(self.file(job_id, "cancel"))
+        # Over a cancel that waits, too; an ordinary one later on takes nothing back.
+        files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
         return self.observe(job_id)
 
     def prepare_resume(
@@ -438,6 +447,7 @@ def renew(status: Status, *, auto_resume: bool) -> None:
         progress=dict(PROGRESS),
         skipped={},
         current=[],
+        delay=None,
         errors=[],
         error=None,
         resources=dict(RESOURCES),
@@ -474,6 +484,7 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "cancel_requested": False,
         "progress": dict(PROGRESS),
         "current": [],
+        "delay": None,
         "errors": [],
         "error": None,
         "resources": dict(RESOURCES),
@@ -496,6 +507,7 @@ def begin(status: Status) -> None:
         progress=dict(PROGRESS),
         skipped={},
         current=[],
+        delay=None,
         errors=[],
         error=None,
         resources=dict(RESOURCES),

@@ -33,6 +33,15 @@ class Phase(StrEnum):
     DELETING_BUCKET = "deleting_bucket"
 
 
+class Delay(NamedTuple):
+    """What a job that does not get on waits for; times in seconds since the epoch, `until` None: no limit."""
+
+    reason: str
+    since: float
+    until: float | None
+    message: str
+
+
 class FileEntry(NamedTuple):
     """A regular file. `path` is relative to the uploads root, with every symlink resolved."""
 

@@ -75,6 +75,9 @@ PARAMETERS: dict[str, Schema] = {
     ),
     **{option.name: dict(option.schema) for option in options.TABLE},
     "id": text("The id of a job", pattern=schemas.ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
+    "now": options.flag_schema(
+        "1: what writes is dropped, too; whether the storage has it, the resume finds out", 0
+    ),
     "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
     "limit": {
         "description": "How many at most; 50 when not given or empty",
@@ -120,12 +123,13 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/cancel": Operation(
         "Cancel a job",
-        "No new operation starts, those in flight finish. May be repeated. A queued job is `cancelled`"
-        " at once.",
+        "No new operation starts, those in flight finish: what writes is waited for as long as a request may"
+        " take, `delay` and the message say for what and how long; what only reads is dropped. May be"
+        " repeated, with `now` as well. A queued job is `cancelled` at once.",
         {202: ("The job; `cancel_requested` is true", "Status")},
         acts=True,
         errors={404: "No such job", 409: "The job has ended"},
-        parameters=("id",),
+        parameters=("id", "now"),
         required=("id",),
     ),
     "/resume": Operation(

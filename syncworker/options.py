@@ -51,7 +51,9 @@ def parse_wait(text: str) -> float:
     return wait
 
 
-def _one_of(name: str, *numbers: int) -> Callable[[str], int]:
+def one_of(name: str, *numbers: int) -> Callable[[str], int]:
+    """A parser of one of these numbers."""
+
     def parse(text: str) -> int:
         if text not in {str(number) for number in numbers}:
             words = " or ".join(str(number) for number in numbers)
@@ -75,7 +77,7 @@ def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
     return parse
 
 
-def _flag_schema(description: str, default: int) -> dict[str, Any]:
+def flag_schema(description: str, default: int) -> dict[str, Any]:
     return {
         "description": description,
         "anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "string", "enum": ["0", "1", ""]}],
@@ -130,16 +132,16 @@ TABLE = (
     ),
     Option(
         "delete",
-        _one_of("delete", 0, 1),
+        one_of("delete", 0, 1),
         "0: adds and changes, deletes nothing",
-        _flag_schema("0: adds and changes, deletes nothing", 1),
+        flag_schema("0: adds and changes, deletes nothing", 1),
         bare="1",
     ),
     Option(
         "forget_mounts",
-        _one_of("forget_mounts", 0, 1),
+        one_of("forget_mounts", 0, 1),
         "1: disks that are missing now are gone for good; acts once, a resume does not take it up",
-        _flag_schema(
+        flag_schema(
             "1: mounts that are missing now are gone for good. It acts once, on those: a resume does not take"
             " it up",
             0,

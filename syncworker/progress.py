@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from syncworker import files, process, tally
 from syncworker.errors import SyncError
 from syncworker.jobs import Jobs, Status, timestamp
-from syncworker.model import FileEntry, Phase
+from syncworker.model import Delay, FileEntry, Phase
 
 PUBLISH_SECONDS = 0.25
 _HEARTBEAT_SECONDS = 1.5
@@ -97,6 +97,7 @@ class Progress:
         self.fatal: str | None = None  # the code of what ended the job
         # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
         self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
+        self.delay: Callable[[], Delay | None] = lambda: None  # what the job waits for now
 
     # -- what happened
     def phase(self, phase: Phase, message: str) -> None:
@@ -269,11 +270,20 @@ class Progress:
         counts["eta_seconds"] = round(left / pace + pauses, 1) if known else None
         self._end_phase(now)
         self._measure()
+        delay = self.delay()
+        if delay is None and self.status.get("delay"):
+            self.status["message"] = self.status["phase"] or ""  # until there is more to say
         operations = sorted(self.flight.values(), key=lambda operation: operation.started)
         self.status["current"] = list(_shown(operations))
         if operations:
             verb = {"upload": "uploading", "delete": "deleting"}.get(operations[0].op, operations[0].op)
             self.status["message"] = f"{verb} {printable(operations[0].key)}"
+        self.status["delay"] = None
+        if delay is not None:
+            times = [None if t is None else timestamp(datetime.fromtimestamp(t, UTC)) for t in delay[1:3]]
+            self.status["delay"] = {"reason": delay.reason, "since": times[0], "until": times[1]}
+            self.status["message"] = delay.message
+            self._dirty = True
         return self.status
 
     def _measure(self) -> None:

@@ -124,9 +124,10 @@ class Remover:
         if not self.bucket.is_sealed and self.bucket.names_deleted is not None:
             self.index.set_fact(_FACT, str(int(self.bucket.names_deleted)))
         seconds = (time.monotonic() - started) / len(batch)
-        for item in batch:
-            if item not in failures:
-                self.progress.deleted(item[0], sizes.get(item[0]), seconds)
+        gone = [key for key, _ in (item for item in batch if item not in failures)]
+        for key in gone:
+            self.progress.deleted(key, sizes.get(key), seconds)
+        self.index.forget(gone)
         # Only what was asked for: an answer may name any key, or none, which would be the bucket's own path.
         again = [item for item in batch if isinstance(failures.get(item), RetryError)]
         for item in again:
@@ -148,6 +149,7 @@ class Remover:
         finally:
             self.progress.end(operation)
         self.progress.deleted(key, size, time.monotonic() - operation.started)
+        self.index.forget([key])
         return []
 
     async def whole_bucket(self) -> None:
@@ -164,7 +166,10 @@ class Remover:
                 if error.code not in ("BucketNotEmpty", "OperationAborted", "Http409"):
                     raise FatalError(error.code, f"the bucket cannot be deleted: {error.message}") from error
                 last = last or error
-                await asyncio.sleep(min(2.0, 0.1 * 2**round_number))
+                until = time.monotonic() + min(2.0, 0.1 * 2**round_number)
+                while time.monotonic() < until:
+                    self.control.check()
+                    await asyncio.sleep(0.1)
                 continue
             except FatalError as error:
                 if error.code == "NoSuchBucket":

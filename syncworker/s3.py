@@ -16,11 +16,13 @@ import base64
 import hashlib
 import random
 import re
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 from urllib.parse import quote
 
 from syncworker import faults, s3xml
+from syncworker.control import is_settling, settling
 from syncworker.credentials import KeySource
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.gate import Gate
@@ -77,8 +79,16 @@ def _has_own_etag(headers: Mapping[str, str]) -> bool:
     )
 
 
+class InFlight(NamedTuple):
+    """A request that a stop waits for: what writes, and what finds out what a write has done."""
+
+    operation: str
+    key: str | None
+    since: float  # by the monotonic clock
+
+
 class Bucket:
-    """One bucket of one storage. `stopping` says that no new try may begin."""
+    """One bucket of one storage. `stopping` says that no request may begin, and none be tried again."""
 
     def __init__(
         self,
@@ -99,6 +109,7 @@ class Bucket:
         self.stopping = stopping
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
         self.retries = 0
+        self.in_flight: dict[object, InFlight] = {}  # oldest first
         self._failures = 0  # requests given up in a row
         self.is_sealed = wire.tls is not None  # no bit can turn on the way unseen
         self.names_deleted: bool | None = None  # whether DeleteObjects answers with the keys; None: unknown
@@ -125,11 +136,14 @@ class Bucket:
         is_hopeless: Callable[[str], bool] | None = None,
         on_retry: Callable[[], None] | None = None,
     ) -> Response:
-        """The answer with a 2xx status; everything else is raised, after the tries it is worth."""
+        """The answer with a 2xx status; everything else is raised, after the tries it is worth. Stopped: it
+        was not begun, or not once more."""
         tries = 0
         renewed = False
         while True:
             tries += 1
+            if self.stopping():
+                raise Stopped("told to stop")
             await self.gate.enter(self.stopping)
             error: SyncError | None = None
             try:
@@ -210,14 +224,21 @@ class Bucket:
         target = f"{path}?{query_text}" if query_text else path
         length = f"content-length: {size}\r\n" if size or method in ("PUT", "POST") else ""
         head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"
-        response = await self.wire.exchange(
-            self._host,
-            method,
-            head.encode("latin-1"),
-            body,
-            max_body=max_body,
-            may_repeat=operation not in _NOT_REPEATED,
-        )
+        settles, flight = is_settling(), object()
+        if settles or method not in ("GET", "HEAD"):
+            self.in_flight[flight] = InFlight(operation, key, time.monotonic())
+        try:
+            response = await self.wire.exchange(
+                self._host,
+                method,
+                head.encode("latin-1"),
+                body,
+                max_body=max_body,
+                may_repeat=operation not in _NOT_REPEATED,
+                settles=settles,
+            )
+        finally:
+            self.in_flight.pop(flight, None)
         counter = (operation, response.status)
         self.requests[counter] = self.requests.get(counter, 0) + 1
         if 200 <= response.status < 300:
@@ -405,7 +426,8 @@ class Bucket:
         except RetryError as error:
             if self.is_sealed or error.code not in _CUT or self.stopping():
                 raise
-            return await self._judge(objects, set(), set())
+            with settling():
+                return await self._judge(objects, set(), set())
         failures: list[tuple[Deletion, SyncError]] = []
         asked = {(key, version or ""): (key, version) for key, version in objects}
         result = s3xml.parse_delete_result(response.body)
@@ -418,7 +440,8 @@ class Bucket:
         self.names_deleted = keys <= result.named
         others = result.named - keys
         if others or not (self.is_sealed or self.names_deleted):
-            failures += await self._judge(objects, result.named & keys, others)
+            with settling():
+                failures += await self._judge(objects, result.named & keys, others)
         return failures
 
     async def _judge(
@@ -430,8 +453,6 @@ class Bucket:
         unsure: list[FileError] = []
 
         async def look(item: Deletion) -> None:
-            if self.stopping():
-                raise Stopped("told to stop")
             try:
                 if await self.head(item[0]) is None:
                     return
@@ -466,8 +487,8 @@ class Bucket:
             on_retry=lambda: lost.append(None),
         )
         upload_id = s3xml.parse_upload_id(response.body)
-        if lost:
-            for upload in await self.list_uploads(key):
+        with settling():
+            for upload in await self.list_uploads(key) if lost else ():
                 if upload.key == key and upload.upload_id != upload_id:
                     await self.abort_upload(key, upload.upload_id)
         return upload_id

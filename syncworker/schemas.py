@@ -115,6 +115,17 @@ ERROR = {
     ),
     "type": ["object", "null"],
 }
+DELAY = {
+    **record(
+        "What a running job waits for while it does not get on; null while it does.",
+        {
+            "reason": text("`writes_in_flight`: the job is to stop, and what writes is waited for"),
+            "since": time("Since when"),
+            "until": nullable(time("How long at most; null: as long as a request may take")),
+        },
+    ),
+    "type": ["object", "null"],
+}
 RESOURCES = record(
     "What the worker of this attempt costs, as it measured at `updated_at`; null before it has.",
     {
@@ -185,6 +196,7 @@ STATUS = record(
         "cancel_requested": flag("A cancel has been asked for"),
         "progress": ref("Progress"),
         "current": rows("Operations in flight, the first twenty", ref("Operation")),
+        "delay": ref("Delay"),
         "errors": rows("The first hundred errors; the report file has all", ref("FileError")),
         "error": ref("Error"),
         "resources": ref("Resources"),
@@ -284,6 +296,7 @@ ALL: dict[str, Schema] = {
     "Status": STATUS,
     "Progress": PROGRESS,
     "Operation": OPERATION,
+    "Delay": DELAY,
     "FileError": FILE_ERROR,
     "Error": ERROR,
     "Resources": RESOURCES,

@@ -45,7 +45,6 @@ class Sweep:
                 self.remover.progress.error("delete", key, error)
             if not failures:
                 self._removed.add(key)
-                index.forget([key])
         return len(self._removed) - before
 
     async def delete_all(self, index: Index) -> int:
@@ -75,7 +74,6 @@ class Sweep:
         failed = dict(await self.remover.objects(gone))
         for key, error in failed.items():
             self.remover.progress.error("delete", key, error)
-        index.forget(key for key, _ in gone if key not in failed)
         return len(failed)
 
     async def _look_for_strangers(self, keys: list[str], index: Index) -> None:

@@ -30,7 +30,7 @@ from typing import Any
 from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
 from syncworker.compare import NEW, Verdict
-from syncworker.control import Control
+from syncworker.control import Control, is_settling
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row, count_objects
 from syncworker.lanes import Lanes
@@ -133,6 +133,7 @@ class Sync:
             self.progress.phase(Phase.COMPARING, "comparing")
             try:
                 await self._run()
+                self.control.check()  # it came with the last operation
             except Stopped:
                 self._raise_if_halted()  # a request was given up because of a fatal error: that one is told
                 raise
@@ -277,7 +278,7 @@ class Sync:
         return True
 
     def halted(self) -> bool:
-        return self.fatal is not None or self.control.stopping()
+        return (self.fatal is not None and not is_settling()) or self.control.stopping()
 
     def _raise_if_halted(self) -> None:
         self.control.check()

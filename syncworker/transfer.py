@@ -30,6 +30,7 @@ from typing import Any
 from syncworker import etag as etags
 from syncworker import s3xml
 from syncworker.compare import NEW
+from syncworker.control import settling
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Part, Row, Unfinished
 from syncworker.model import FileEntry
@@ -108,12 +109,13 @@ class Sender:
             file.key, body, result.md5, metadata(file, result.md5), self.is_blocked
         )
         operation.sent = len(body)
-        if answered == result.digest:
-            self._learn("etag", _KEPT)
-        elif self._facts["etag"] not in (_KMS, _OPAQUE) or not answered:
-            settled = self._settle_small(file.key, body, answered, result.digest)
-            answered = await self._or_removed(file.key, result.digest, settled)
-        await self._check_key(file.key)
+        with settling():
+            if answered == result.digest:
+                self._learn("etag", _KEPT)
+            elif self._facts["etag"] not in (_KMS, _OPAQUE) or not answered:
+                settled = self._settle_small(file.key, body, answered, result.digest)
+                answered = await self._or_removed(file.key, result.digest, settled)
+            await self._check_key(file.key)
         return Sent(file, answered, result.digest, 0, result.checked_ns)
 
     async def _or_removed(self, key: str, md5: str, settled: Coroutine[Any, Any, str]) -> str:
@@ -342,6 +344,7 @@ class Sender:
                 self.progress.sent(size)
 
         await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
+        self.check()  # a stop came with the last parts: completing is one operation more
         if restat(fd, file) != file:
             raise Changed
         ordered = [digests[n] for n in range(1, count + 1)]
@@ -351,17 +354,18 @@ class Sender:
         answered = await self._complete(
             file, upload_id, [(n, answers[n] or digests[n].hex()) for n in range(1, count + 1)], expected
         )
-        settled = self._settle_large(fd, file, answered, expected, exact)
-        upload = self.index.upload(file.key)
-        answered = await self._or_removed(file.key, upload.md5 if upload else "", settled)
-        self.index.end_upload(file.key)
-        await self._check_key(file.key)
+        with settling():
+            settled = self._settle_large(fd, file, answered, expected, exact)
+            upload = self.index.upload(file.key)
+            answered = await self._or_removed(file.key, upload.md5 if upload else "", settled)
+            self.index.end_upload(file.key)
+            await self._check_key(file.key)
         return Sent(file, answered, expected, part, checked_ns)
 
     async def _send_part(self, body: _Counted, key: str, upload_id: str, number: int, digest: bytes) -> str:
         for _ in range(TRIES):
             answered, has_own_etag = await self.bucket.upload_part(key, upload_id, number, body, digest)
-            if answered == digest.hex():
+            if answered == digest.hex() or self.halted():
                 return answered
             if etags.parts_of(answered) != 0 or has_own_etag or self._facts["multipart_etag"] == _OPAQUE:
                 break
@@ -377,7 +381,8 @@ class Sender:
             if error.code not in _UPLOAD_GONE:
                 raise
             # An earlier try may have worked though its answer was lost: the object itself tells.
-            head = await self.bucket.head(file.key)
+            with settling():
+                head = await self.bucket.head(file.key)
             if head is None or head.size != file.size or head.etag != expected:
                 raise
             return head.etag

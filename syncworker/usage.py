@@ -64,9 +64,11 @@ What the bucket has already is not sent again. A job that is done has nothing to
 CANCEL_EXAMPLES = """\
 example:
   python -m syncworker cancel 20261122T131242-9f3a61c2
+  python -m syncworker cancel --now 20261122T131242-9f3a61c2
 
-The worker finishes the operations in flight; a queued job ends at once. `resume` goes on with it later. To
-stop a worker without cancelling its job, send it SIGTERM: `kill PID`.
+The worker finishes what it is writing, however long the storage takes, and begins nothing; with --now it
+drops that, too. A queued job ends at once. `resume` goes on with it later. To stop a worker without
+cancelling its job, send it SIGTERM: `kill PID`; it waits for what is in flight 10 s at most.
 """
 RUN_NOTE = """\
 example:
@@ -132,6 +134,9 @@ def parser() -> argparse.ArgumentParser:
         keyed.add_argument("--keys-from-stdin", action="store_true", help="read the two keys, a line each")
     cancel = command(
         "cancel", "end a job after the operations in flight (touch JOBS_DIR/ID.cancel)", CANCEL_EXAMPLES
+    )
+    cancel.add_argument(
+        "--now", action="store_true", help="drop what is in flight as well (echo now > JOBS_DIR/ID.cancel)"
     )
     listing = command("list", "the jobs that are queued and running, oldest first", LIST_EXAMPLES)
     listing.add_argument("--all", action="store_true", help="the ended ones too, newest first")

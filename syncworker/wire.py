@@ -7,7 +7,8 @@ Invariants
 - Every wait has an end: connecting (`connect_seconds`), and silence (`idle_seconds` without a byte in either
   direction while an exchange is under way). One watchdog looks at all connections once a second. A byte has
   gone out when the other side has acknowledged it: on a slow line the kernel holds megabytes for minutes.
-  For a job that is to stop all of these are shorter, and a trickle of bytes keeps nothing going (`give_up`).
+  Once somebody wants to stop, what only reads and connections that are being made end at once, and what
+  writes when it is no more waited for (`give_up`).
 - Redirects are never followed, and an address that endpoint.py refuses is never connected to.
 - A failed exchange closes its connection; a connection that its server closed while it lay idle is not an
   error: the exchange is made once more on a new one.
@@ -21,7 +22,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import math
 import os
 import socket
 import ssl
@@ -44,8 +44,7 @@ CHUNK = 256 << 10
 MAX_HEADER_BYTES = 64 << 10
 _ADDRESS_SECONDS = 30.0
 _JUDGE_SECONDS = 2.0
-_LAST_SECONDS = 10.0  # how long an exchange may take once the job is to stop, though bytes move
-_LAST_RATE = 1 << 20  # and so many bytes of its body a second
+_READS = frozenset({"GET", "HEAD"})
 _FRAMED = frozenset({"content-length", "transfer-encoding"})
 _NAMES: dict[bytes, str] = {}  # headers as they were sent -> in lower case
 _NAMES_MAX = 200
@@ -131,10 +130,9 @@ class _Connection(asyncio.BufferedProtocol):
         self.lost = False
         self.answered_bytes = False  # a byte of the answer has come
         self.active_at = 0.0
-        self.began_at = 0.0
-        self.body_size = 0
         self.outgoing = (0, 0)  # unsent, acknowledged
         self.method = ""
+        self.settles = False
         self.max_body = 0
         self._reset()
 
@@ -251,6 +249,9 @@ class _Connection(asyncio.BufferedProtocol):
             self.answer.set_exception(error)
         self.close()
 
+    def is_busy(self) -> bool:
+        return self.answer is not None and not self.answer.done()
+
     def close(self) -> None:
         if self.transport is not None:
             self.transport.abort()
@@ -267,8 +268,7 @@ class _Connection(asyncio.BufferedProtocol):
         self._reset()
         self.method, self.max_body = method, max_body
         self.answered_bytes = False
-        self.active_at = self.began_at = self.loop.time()
-        self.body_size = len(body) if isinstance(body, bytes) else body.size
+        self.active_at = self.loop.time()
         self.answer = self.loop.create_future()
         try:
             if isinstance(body, bytes) and len(body) <= CHUNK:
@@ -300,9 +300,8 @@ class _Connection(asyncio.BufferedProtocol):
             if on_sent is not None:
                 on_sent(len(piece))
 
-    def check(self, now: float, idle_seconds: float, until: float = math.inf) -> None:
-        """The watchdog's question: has a byte moved lately? `until`: when an exchange without a body is to
-        end though bytes move, unless it has only begun."""
+    def check(self, now: float, idle_seconds: float) -> None:
+        """The watchdog's question: has a byte moved lately?"""
         if self.answer is None or self.answer.done() or self.transport is None:
             return
         outgoing = (self.transport.get_write_buffer_size(), _acknowledged(self.transport))
@@ -314,8 +313,6 @@ class _Connection(asyncio.BufferedProtocol):
                     "Timeout", f"the storage was silent for {idle_seconds:g} s in the middle of a request"
                 )
             )
-        elif now > max(until, self.began_at + _LAST_SECONDS) + self.body_size / _LAST_RATE:
-            self.fail(RetryError("Timeout", "the storage takes too long for a job that is to stop"))
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:
@@ -356,8 +353,8 @@ class Wire:
         self._addresses: dict[str, tuple[float, list[endpoint.Address]]] = {}
         self._lookups: dict[str, asyncio.Future[list[endpoint.Address]]] = {}
         self._watchdog: asyncio.Task[None] | None = None
-        self._opening: dict[asyncio.Timeout, float] = {}  # connections that are being made, since when
-        self._given_up_at: float | None = None
+        self._opening: dict[asyncio.Timeout, bool] = {}  # connections that are being made: for what settles?
+        self._given_up = False
 
     async def __aenter__(self) -> Wire:
         self._watchdog = asyncio.create_task(self._watch())
@@ -377,18 +374,18 @@ class Wire:
                 connection.check(loop.time(), self.limits.idle_seconds)
             self._all = {c for c in self._all if not c.lost}
 
-    def give_up(self, silent_seconds: float) -> None:
-        """Somebody wants to stop: ends every exchange in which no byte has moved for that long, or which has
-        had time enough since this was called first."""
-        now = asyncio.get_running_loop().time()
-        if self._given_up_at is None:
-            self._given_up_at = now
+    def give_up(self, *, writes: bool) -> None:
+        """Somebody wants to stop: ends every exchange that only reads, and what is still being connected.
+        What writes, or `settles` that, goes on; with `writes` it ends as well."""
+        self._given_up = True
         for connection in list(self._all):
-            connection.check(now, silent_seconds, self._given_up_at + _LAST_SECONDS)
-        for opening, since in self._opening.items():
-            soon = max(self._given_up_at, since) + silent_seconds
-            if not opening.expired() and (opening.when() or math.inf) > soon:
-                opening.reschedule(soon)
+            waited_for = connection.settles or connection.method not in _READS
+            if connection.is_busy() and (writes or not waited_for):
+                connection.fail(RetryError("Dropped", "given up, because the job is to stop"))
+        now = asyncio.get_running_loop().time()
+        for opening, settles in self._opening.items():
+            if (writes or not settles) and not opening.expired():
+                opening.reschedule(now)
 
     async def exchange(
         self,
@@ -400,15 +397,19 @@ class Wire:
         max_body: int = 8 << 20,
         on_sent: Callable[[int], None] | None = None,
         may_repeat: bool = True,
+        settles: bool = False,
     ) -> Response:
         """One request and its answer. RetryError: it may work later. FatalError: it will not. `may_repeat`:
-        it does no harm when the store has carried it out although the connection was lost."""
+        it does no harm when the store has carried it out although the connection was lost. `settles`: a stop
+        waits for it as for what writes."""
         while True:
-            connection, reused = await self._connect(host)
+            connection, reused = await self._connect(host, settles=settles)
+            connection.settles = settles
             try:
                 response = await connection.exchange(method, head, body, max_body, on_sent)
             except RetryError as error:
-                if may_repeat and reused and error.code == "ConnectionLost" and not connection.answered_bytes:
+                idled = reused and error.code == "ConnectionLost" and not connection.answered_bytes
+                if may_repeat and idled and (settles or not self._given_up):
                     continue  # the server had closed it while it lay idle
                 raise
             self.answered = True
@@ -419,7 +420,7 @@ class Wire:
                 self._all.discard(connection)
             return response
 
-    async def _connect(self, host: str) -> tuple[_Connection, bool]:
+    async def _connect(self, host: str, *, settles: bool) -> tuple[_Connection, bool]:
         idle = self._idle.get(host)
         while idle:
             connection = idle.pop()
@@ -427,7 +428,7 @@ class Wire:
                 return connection, True
         try:
             async with asyncio.timeout(self.limits.connect_seconds) as limit:
-                self._opening[limit] = asyncio.get_running_loop().time()
+                self._opening[limit] = settles
                 try:
                     connection = await self._open(host)
                 finally:

@@ -106,6 +106,11 @@ def operation(item: Status) -> str:
     return text
 
 
+def delay(status: Status) -> str:
+    """What a running job waits for, "" while it gets on."""
+    return shown(status["message"]) if status["state"] == "running" and status.get("delay") else ""
+
+
 def error_lines(status: Status) -> list[str]:
     """The first errors, a line each."""
     errors = status.get("errors") or []
@@ -128,7 +133,9 @@ def line(status: Status) -> str:
     if error_count(status):
         parts.append(counted(error_count(status), "error"))
     current = status.get("current") or []
-    if current:
+    if held := delay(status):
+        parts.append(held)
+    elif current:
         more = f" and {len(current) - 1} more" if len(current) > 1 else ""
         parts.append(operation(current[0]) + more)
     elif status["state"] == "queued":

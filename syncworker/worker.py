@@ -17,6 +17,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from syncworker import process
 from syncworker.control import Control
 from syncworker.credentials import Chain, Given, KeySource
+from syncworker.delay import delay_of
 from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.files import Lock, Reserve
@@ -36,7 +37,6 @@ _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
 _DESTINATION_SECONDS = 3.0
 _TICK_SECONDS = 0.1
 _STATUS_BYTES = 256 << 10  # more than any status has
-_PATIENCE_SECONDS = 2.0  # how long a request may be silent once the job is to stop
 
 OnStatus = Callable[[Status], None]
 
@@ -149,6 +149,7 @@ async def _work(
         async with Wire(place, ca_bundle, use_proxies=not embedded) as wire:
             bucket = Bucket(wire, status["dest"], region, keys, stopping=control.stopping)
             progress.asked = lambda: (bucket.requests, bucket.retries)
+            progress.delay = lambda: delay_of(control, bucket)
             index = Index(index_path)
             options = Options.of_status(status)
             sync = Sync(
@@ -187,7 +188,8 @@ async def _tick(
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         if control.stopping():
-            wire.give_up(_PATIENCE_SECONDS)
+            wire.give_up(writes=control.drops_writes())
+            progress.status["cancel_requested"] = control.reason == "cancelled"
         if progress.due():
             status = progress.snapshot()
             progress.flush_report()

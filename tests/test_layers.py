@@ -60,6 +60,7 @@ LAYERS = [
         "compare",
         "scan",
         "s3",
+        "delay",
     ],
     ["plan", "runs", "reader", "remove", "transfer", "source", "obstacles", "apart"],
     ["lanes", "mount_check", "planner", "sweep"],

@@ -100,11 +100,11 @@ def test_a_refused_upload_is_told_at_once_and_also_when_the_job_is_cancelled(mir
 
 
 def cancel_during(mirror, kind, *options):
-    """A job is cancelled while such a request of it is held up, and ends `cancelled`."""
+    """A job is cancelled at once while such a request of it is held up, and ends `cancelled`."""
     gate = Gate(mirror.proxy, lambda r: r.kind == kind)
     process, job = mirror.shell.begin(mirror.bucket, "photos", *options)
     gate.wait()
-    assert mirror.shell.run("cancel", job).returncode == 0
+    assert mirror.shell.run("cancel", "--now", job).returncode == 0
     assert process.wait(20) == 3
     assert mirror.shell.status(job)["state"] == "cancelled"
     gate.drop()

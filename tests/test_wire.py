@@ -598,61 +598,64 @@ def test_the_body_of_a_slow_reader_is_progress(serve: Callable[[Script], Server]
     assert one(server, QUICK, "PUT", b"x" * MIB).status == 200
 
 
-def test_a_job_that_is_to_stop_gives_up_what_is_silent_for_so_long(serve: Callable[[Script], Server]) -> None:
-    server = serve(answers(b""))
+def stopping(server: Server, method: str, *, writes: bool, settles: bool = False) -> Any:
+    """What becomes of an exchange that is under way when its job is to stop."""
 
     async def run() -> Any:
         async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
-            task = asyncio.create_task(exchange(connections, "GET"))
+            task = asyncio.create_task(exchange(connections, method, b"x" * MIB, settles=settles))
+            while not any(connection.is_busy() for connection in connections._all):
+                await asyncio.sleep(0.01)
             while not task.done():
-                connections.give_up(0.2)
-                await asyncio.sleep(0.02)
-            return task.result()
-
-    assert asyncio.run(asyncio.wait_for(run(), 5)).code == "Timeout"
-
-
-def stopping(server: Server, monkeypatch: pytest.MonkeyPatch, method: str, body: bytes = b"") -> Any:
-    """What becomes of an exchange when its job is to stop, with a silence of 5 s and half a second in all."""
-    monkeypatch.setattr(wire, "_LAST_SECONDS", 0.5)
-
-    async def run() -> Any:
-        async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
-            task = asyncio.create_task(exchange(connections, method, body))
-            while not task.done():
-                connections.give_up(5)
+                connections.give_up(writes=writes)
                 await asyncio.sleep(0.02)
             return task.result()
 
     return asyncio.run(asyncio.wait_for(run(), 20))
 
 
-def trickle(peer: Peer) -> None:
+def in_a_second(peer: Peer) -> None:
     peer.head()
-    for byte in b"HTTP/1.1 200 OK\r\nContent-Length: 400\r\n\r\n" + b"x" * 400:
-        peer.send(bytes([byte]))
-        threading.Event().wait(0.05)
+    peer.body(MIB)
+    threading.Event().wait(1.0)
+    peer.send(OK)
 
 
-def test_a_trickle_of_bytes_does_not_hold_up_a_job_that_is_to_stop(
-    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = stopping(serve(trickle), monkeypatch, "GET")
-    assert isinstance(found, RetryError)
-    assert (found.code, "too long" in found.message) == ("Timeout", True)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_a_stop_ends_what_only_reads_at_once(method: str, serve: Callable[[Script], Server]) -> None:
+    assert stopping(serve(in_a_second), method, writes=False).code == "Dropped"
 
 
-def test_a_body_on_its_way_at_a_fair_rate_may_end_when_the_job_is_to_stop(
-    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("method", ["PUT", "POST", "DELETE"])
+def test_a_stop_lets_what_writes_end(method: str, serve: Callable[[Script], Server]) -> None:
+    assert stopping(serve(in_a_second), method, writes=False).status == 200
+    assert stopping(serve(in_a_second), method, writes=True).code == "Dropped"
+
+
+def test_a_stop_lets_a_read_end_that_tells_what_a_write_has_done(serve: Callable[[Script], Server]) -> None:
+    assert stopping(serve(in_a_second), "GET", writes=False, settles=True).status == 200
+    assert stopping(serve(in_a_second), "GET", writes=True, settles=True).code == "Dropped"
+
+
+def test_nothing_is_sent_once_more_after_a_stop(serve: Callable[[Script], Server]) -> None:
+    """A server that closes a connection while it lies idle gets the request again; not when all is to end."""
+    asked: list[bytes] = []
+
     def script(peer: Peer) -> None:
-        peer.head()
-        for _ in range(8):
-            peer.body(MIB)
-            threading.Event().wait(0.15)
+        asked.append(peer.head())
         peer.send(OK)
+        asked.append(peer.head())  # and no answer
 
-    assert stopping(serve(script), monkeypatch, "PUT", b"x" * (8 * MIB)).status == 200
+    server = serve(script)
+
+    async def run() -> Any:
+        async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
+            await exchange(connections, "PUT")
+            connections.give_up(writes=False)
+            return await exchange(connections, "PUT")
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)).code == "ConnectionLost"
+    assert len(asked) == 2
 
 
 def test_a_connection_that_does_not_come_about_does_not_hold_up_a_job_that_is_to_stop() -> None:
@@ -662,7 +665,7 @@ def test_a_connection_that_does_not_come_about_does_not_hold_up_a_job_that_is_to
             connections._open = lambda _: never  # type: ignore[assignment,method-assign]
             task = asyncio.create_task(exchange(connections, "GET"))
             while not task.done():
-                connections.give_up(0.1)
+                connections.give_up(writes=False)
                 await asyncio.sleep(0.02)
             return task.result()
 

@@ -141,7 +141,7 @@ async function act(path, fields, job, button) {
   await look(true);
 }
 
-const cancel = (job, button) => act("/cancel", { id: job.id }, job, button);
+const cancel = (job, button) => act("/cancel", { id: job.id, ...(job.cancel_requested && { now: "1" }) }, job, button);
 const resume = (job, button) => act("/resume", { id: job.id }, job, button);
 
 function askForKeys(job, button) {

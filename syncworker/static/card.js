@@ -17,6 +17,14 @@ export function isActive(job) {
   return ACTIVE.has(job.state);
 }
 
+// For how long the writes in flight have been waited for.
+function cancelling(job) {
+  const delay = job.delay;
+  if (!delay) return "cancelling";
+  const seconds = (Date.parse(job.updated_at) - Date.parse(delay.since)) / 1000;
+  return `cancelling, waiting ${duration(Math.max(0, seconds))}`;
+}
+
 function meter(name) {
   const text = element("span", { class: "meter-text" });
   const bar = element("progress", { max: "1", "aria-label": name });
@@ -120,7 +128,7 @@ export class Card {
     const running = job.state === "running";
     say(this.title, `${job.source || "all uploads"} → ${job.dest}`);
     const stopping = running && job.cancel_requested;
-    say(this.badge, stopping ? "cancelling" : running && job.phase ? PHASES[job.phase] || job.phase : job.state);
+    say(this.badge, stopping ? cancelling(job) : running && job.phase ? PHASES[job.phase] || job.phase : job.state);
     this.box.dataset.state = job.state;
     say(this.message, job.error && job.state !== "cancelled" ? `${job.error.message} (${job.error.code})` : job.message);
     show(this.meters, job.state !== "queued");
@@ -137,10 +145,12 @@ export class Card {
     this.operations(job.current);
     this.faults(job.errors, progress.files_failed);
     show(this.cancel, isActive(job));
-    this.cancel.disabled = job.cancel_requested;
+    // Pressed once more while it waits: drop what is in flight.
+    this.cancel.disabled = job.cancel_requested && !job.delay;
+    say(this.cancel, stopping && job.delay ? "Cancel now" : "Cancel");
     show(this.resume, RESUMABLE.has(job.state));
     const what = `${job.source || "all uploads"} to ${job.dest}`;
-    this.cancel.setAttribute("aria-label", `Cancel ${what}`);
+    this.cancel.setAttribute("aria-label", `${this.cancel.textContent} ${what}`);
     this.resume.setAttribute("aria-label", `Resume ${what}`);
     if (before.state !== job.state) show(this.refused, false);
   }
