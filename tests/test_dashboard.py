@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from bench import PROJECT, Gate, RecordingProxy, Service, exists, s3_error, tree, wait_for
+from disks import mount, unmount
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 from serving import Site
 from stores import Store
@@ -289,6 +290,46 @@ def test_a_job_with_keys_of_its_own_asks_for_them_again(
     expect(dialog).to_be_hidden()
     wait_for(lambda: desk.service.show(job_id)["attempt"] == 2, 10, "the job to be resumed")
     desk.service.post("/cancel", id=job_id)
+
+
+def test_a_disk_that_is_gone_for_good_is_forgotten_by_a_button(
+    desk: Desk, juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    """A new job with the options of the old one, and its keys asked for; a resume would forget nothing."""
+    desk.folder("photos", {"a": "1", "left out": "x", "also": "x", "disk": {}})
+    disk = desk.service.uploads / "photos" / "disk"
+    asked = {"source": "photos", "dest": bucket, "storage_url": juicefs.url, "wait": "0.01"}
+    asked |= {"access_key": juicefs.access_key, "secret_key": juicefs.secret_key}
+    asked |= {"exclude": ["left*", "also"]}
+    mount(disk)
+    try:
+        tree(disk, {"b": "2"})
+        first = desk.service.post_json("/sync", asked).json()["id"]
+        desk.service.wait_state(first, "done")
+    finally:
+        unmount(disk)
+    failed = desk.service.post_json("/sync", asked).json()["id"]
+    desk.service.wait_state(failed, "failed")
+    page = new_page()
+    page.goto(desk.service.url)
+    button = card(page, failed).get_by_role("button", name=re.compile("without the missing disk"))
+    button.click()
+    dialog = page.get_by_role("dialog", name="Sync without the missing disk?")
+    expect(dialog).to_contain_text(bucket)
+    check_with_axe(page)
+    dialog.get_by_role("button", name="Close").click()
+    button.click()
+    before = set(desk.service.ids())
+    dialog.get_by_role("button", name="Sync and delete").click()
+    keys = page.get_by_role("dialog", name=re.compile("keys are needed again"))
+    keys.get_by_label("Access key").fill(juicefs.access_key)
+    keys.get_by_label("Secret key").fill(juicefs.secret_key)
+    keys.get_by_role("button", name="Start").click()
+    made = wait_for(lambda: set(desk.service.ids()) - before, 15, "the job").pop()
+    status = desk.service.wait_state(made, "done")
+    assert status["options"] == {"exclude": ["left*", "also"], "forget_mounts": 1}
+    assert (status["wait"], status["progress"]["objects_deleted"]) == (0.01, 1)
+    expect(card(page, made).get_by_role("button", name=re.compile("missing disk"))).to_be_hidden()
 
 
 def test_older_jobs_are_shown_page_by_page(

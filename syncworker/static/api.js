@@ -65,8 +65,10 @@ export async function get(path) {
   return { value, changed: true };
 }
 
+// A field that is a list is sent once for each of its values.
 export async function post(path, fields) {
-  const answer = await send(path, { method: "POST", body: new URLSearchParams(fields) });
+  const pairs = Object.entries(fields).flatMap(([name, value]) => [value].flat().map((one) => [name, one]));
+  const answer = await send(path, { method: "POST", body: new URLSearchParams(pairs) });
   if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
   return read(answer);
 }

@@ -59,7 +59,7 @@ function place(box, jobs) {
   for (const job of jobs) {
     let card = cards.get(job.id);
     if (!card) {
-      card = new Card(job, { cancel, resume });
+      card = new Card(job, { cancel, resume, forget });
       cards.set(job.id, card);
     } else {
       const before = card.job.state;
@@ -130,8 +130,8 @@ async function act(path, fields, job, button) {
     await post(path, fields);
   } catch (error) {
     if (!isFailure(error)) throw error;
-    if (error instanceof Refused && error.problem.param === "access_key" && path === "/resume") {
-      askForKeys(job, button);
+    if (error instanceof Refused && error.problem.param === "access_key" && path !== "/cancel") {
+      askForKeys(path, fields, job, button);
     } else {
       const card = cards.get(job.id);
       if (card) card.refuse(error.message);
@@ -144,15 +144,32 @@ async function act(path, fields, job, button) {
 const cancel = (job, button) => act("/cancel", { id: job.id, ...(job.cancel_requested && { now: "1" }) }, job, button);
 const resume = (job, button) => act("/resume", { id: job.id }, job, button);
 
-function askForKeys(job, button) {
+// A new sync of the same, which takes the disks that are missing for gone.
+function forget(job, button) {
+  const dialog = part("forget-dialog");
+  say(part("forget-text"), `Disks that are not mounted now will be taken for gone for good. Every object of the bucket ${job.dest}
+    whose file was on them will be deleted; if the folder holds no file, the bucket itself.`);
+  part("forget-close").onclick = () => dialog.close();
+  part("forget-form").onsubmit = (event) => {
+    event.preventDefault();
+    dialog.close();
+    const { source, dest, storage_url, wait, options } = job;
+    act("/sync", { source, dest, storage_url, wait, ...options, forget_mounts: 1 }, job, button);
+  };
+  dialog.showModal();
+}
+
+function askForKeys(path, asked, job, button) {
   const dialog = part("keys-dialog");
+  say(part("keys-go"), path === "/resume" ? "Resume" : "Start");
+  say(part("keys-why"), path === "/resume" ? "They were removed when it ended." : "They are not handed on to a new job.");
   part("keys-close").onclick = () => dialog.close();
   part("keys-form").onsubmit = (event) => {
     event.preventDefault();
-    const fields = { id: job.id, access_key: part("keys-access").value, secret_key: part("keys-secret").value };
+    const fields = { ...asked, access_key: part("keys-access").value, secret_key: part("keys-secret").value };
     part("keys-secret").value = "";
     dialog.close();
-    act("/resume", fields, job, button);
+    act(path, fields, job, button);
   };
   dialog.showModal();
 }

@@ -4,6 +4,7 @@ import { bytes, count, duration, element, figure, say, show, when } from "./text
 
 const RESUMABLE = new Set(["failed", "cancelled", "interrupted"]);
 const ACTIVE = new Set(["queued", "running"]);
+const ABOUT_DISKS = new Set(["DiskNotMounted", "DestinationFactsLost"]);
 const PLOT_SECONDS = 120;
 const PHASES = {
   starting: "starting",
@@ -91,6 +92,8 @@ export class Card {
     this.errors = this.list("errors");
     this.cancel = element("button", { type: "button" }, "Cancel");
     this.resume = element("button", { type: "button" }, "Resume");
+    this.forget = element("button", { type: "button" }, "Sync without the missing disk…");
+    this.forget.addEventListener("click", () => actions.forget(this.job, this.forget));
     this.cancel.addEventListener("click", () => actions.cancel(this.job, this.cancel));
     this.resume.addEventListener("click", () => actions.resume(this.job, this.resume));
     const raw = element("a", { href: `/get?id=${encodeURIComponent(job.id)}` }, "Raw status");
@@ -107,7 +110,7 @@ export class Card {
       this.flight.box,
       this.errors.box,
       this.refused,
-      element("div", { class: "card-foot" }, this.cancel, this.resume, raw, name),
+      element("div", { class: "card-foot" }, this.cancel, this.resume, this.forget, raw, name),
     );
     // A link's name must tell which job's it is.
     raw.setAttribute("aria-label", `Raw status of job ${job.id}`);
@@ -149,9 +152,11 @@ export class Card {
     this.cancel.disabled = job.cancel_requested && !job.delay;
     say(this.cancel, stopping && job.delay ? "Cancel now" : "Cancel");
     show(this.resume, RESUMABLE.has(job.state));
+    show(this.forget, job.state === "failed" && Boolean(job.error) && ABOUT_DISKS.has(job.error.code));
     const what = `${job.source || "all uploads"} to ${job.dest}`;
     this.cancel.setAttribute("aria-label", `${this.cancel.textContent} ${what}`);
     this.resume.setAttribute("aria-label", `Resume ${what}`);
+    this.forget.setAttribute("aria-label", `Sync ${what} without the missing disk…`);
     if (before.state !== job.state) show(this.refused, false);
   }
 
