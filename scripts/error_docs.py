@@ -164,6 +164,7 @@ SECTIONS: tuple[Section, ...] = (
             "BadBucketName": "The rules of S3: no capitals, no underscores",
             "BadWait": "Seconds, decimals with a point",
             "BadOption": "The message names the option and its words",
+            "BadPrefix": "A prefix is like a path below the bucket: `backups/vm1/`",
             "BadPattern": "A line that git would ignore: an open `[`, a backslash at the end, nothing but `!` or"
             " `/`; `!` in include; too many lines, or too many stars in all of them",
             "BadKey": "A key was copied with a space or a line end",

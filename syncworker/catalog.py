@@ -33,13 +33,22 @@ _GLANCE_SECONDS = 2.0
 
 
 class Entry(NamedTuple):
-    """`state` is None for a file that is no status. `destination` is set only while the job has not ended."""
+    """`state` is None for a file that is no status. `destination` (of the bucket) and `prefix` are set only
+    while the job has not ended."""
 
     stamp: tuple[int, int, int]  # inode, mtime_ns, size
     state: State | None
     auto_resume: bool
     destination: str
     cancelled: bool  # the sentinel is there
+    prefix: str = ""
+
+    def overlaps(self, destination: str, prefix: str) -> bool:
+        """Whether this job's part of a bucket and that one have something in common: two prefixes in one
+        bucket do not, unless one begins with the other."""
+        if self.destination != destination:
+            return False
+        return prefix.startswith(self.prefix) or self.prefix.startswith(prefix)
 
     @property
     def ended(self) -> bool:
@@ -120,6 +129,7 @@ def _read(path: str, stamp: tuple[int, int, int]) -> Entry:
         state = State(status.get("state", ""))
         ended = state in FINAL_STATES
         destination = "" if ended else destination_id(status["storage_url"], status["dest"])
+        prefix = "" if ended else str((status.get("options") or {}).get("prefix", ""))
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
         return Entry(stamp, None, False, "", False)  # no status of ours
-    return Entry(stamp, state, status.get("auto_resume") is True, destination, False)
+    return Entry(stamp, state, status.get("auto_resume") is True, destination, False, prefix)

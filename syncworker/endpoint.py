@@ -150,12 +150,14 @@ class Endpoint:
         return name if self.port == (443 if self.scheme == "https" else 80) else f"{name}:{self.port}"
 
 
-def destination_id(storage_url: str, bucket: str) -> str:
-    """A file name for a destination: the same for every spelling of loopback, different for every bucket."""
+def destination_id(storage_url: str, bucket: str, prefix: str = "") -> str:
+    """A file name for a destination: the same for every spelling of loopback, different for every bucket and
+    every prefix in it."""
     parts = urlsplit(parse_url(storage_url))
     host = parts.netloc
     bare = host.rsplit(":", 1)[0] if parts.port else host
     if bare in _LOOPBACK:
         host = f"loopback:{parts.port or ''}"
-    digest = hashlib.sha256(f"{parts.scheme}://{host}{parts.path}\n{bucket}".encode()).hexdigest()
+    below = f"\n{prefix}" if prefix else ""
+    digest = hashlib.sha256(f"{parts.scheme}://{host}{parts.path}\n{bucket}{below}".encode()).hexdigest()
     return f"{bucket[:40]}-{digest[:16]}"

@@ -21,7 +21,7 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from syncworker.errors import FatalError
@@ -180,13 +180,15 @@ def touch(path: str, content: bytes = b"") -> None:
 
 
 class Lock:
-    """An exclusive kernel lock on a file, held from `acquire` until `release` or the end of the process.
+    """A kernel lock on a file, exclusive unless `shared`, held from `acquire` until `release` or the end of
+    the process.
 
     The descriptor is not inherited over exec, so a child process does not keep the lock.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = path
+        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
         self._fd = -1
 
     def acquire(self, timeout_seconds: float = 0.0) -> bool:
@@ -201,7 +203,7 @@ class Lock:
     def _try(self) -> bool:
         fd = os.open(self.path, _LOCK_FLAGS, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, self._kind | fcntl.LOCK_NB)
             if _is_named(fd, self.path):
                 self._fd = fd
                 return True
@@ -216,6 +218,31 @@ class Lock:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.release()
+
+
+class LockChain:
+    """Several locks as one: all are held, or none is."""
+
+    def __init__(self, locks: Sequence[Lock]) -> None:
+        self._locks = locks
+
+    def acquire(self, timeout_seconds: float = 0.0) -> bool:
+        deadline = time.monotonic() + timeout_seconds
+        for lock in self._locks:
+            if not lock.acquire(max(0.0, deadline - time.monotonic())):
+                self.release()
+                return False
+        return True
+
+    def release(self) -> None:
+        for lock in self._locks:
+            lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ import errno
 import os
 import stat
 
-from syncworker.model import KEY_MAX_BYTES, ScanItem, Skip, Unreadable
+from syncworker.model import KEY_MAX_BYTES, FileEntry, ScanItem, Skip, Unreadable
 from syncworker.tree import OUTSIDE
 
 _SPECIAL = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "fifo", stat.S_IFBLK: "device", stat.S_IFCHR: "device"}
@@ -73,14 +73,20 @@ def unread_link(key: str, error: OSError) -> tuple[ScanItem, ...]:
     return Unreadable(key, _code(error), message, False), Unreadable(key + "/", _code(error), message, True)
 
 
-def too_long(key: str) -> ScanItem:
-    size = len(key.encode())
+def too_long(key: str, prefix_bytes: int = 0) -> ScanItem:
+    size = prefix_bytes + len(key.encode())
     return Unreadable(
         key,
         "KeyTooLong",
         f"The key {key[:80]}… has {size} bytes, S3 allows {KEY_MAX_BYTES}: shorten the names on its path.",
         False,
     )
+
+
+def within(file: FileEntry, key_bytes_max: int) -> ScanItem:
+    """The file, if its key leaves room for the prefix of the mirror."""
+    fits = len(file.key.encode()) <= key_bytes_max
+    return file if fits else too_long(file.key, KEY_MAX_BYTES - key_bytes_max)
 
 
 def not_utf8(key: str, is_directory: bool) -> ScanItem:

@@ -178,19 +178,28 @@ class Jobs:
         return os.path.join(self.path, f"{job_id}.{suffix}")
 
     def index_path(self, status: Status) -> str:
-        name = destination_id(status["storage_url"], status["dest"])
-        return os.path.join(self.path, ".index", f"{name}.sqlite")
+        return os.path.join(self.path, ".index", f"{self._destination(status, _prefix(status))}.sqlite")
+
+    @staticmethod
+    def _destination(status: Status, prefix: str) -> str:
+        return destination_id(status["storage_url"], status["dest"], prefix)
 
     def lock(self, job_id: str) -> files.Lock:
         return files.Lock(self.file(job_id, "lock"))
 
-    def destination_lock(self, status: Status) -> files.Lock:
-        name = destination_id(status["storage_url"], status["dest"])
-        return files.Lock(os.path.join(self.path, ".dest", f"{name}.lock"))
+    def destination_lock(self, status: Status) -> files.LockChain:
+        """Of the bucket, or of a prefix in it: that alone is held by one job; what it lies in, the bucket
+        and shorter prefixes, is held together with other jobs below them."""
+        own = _prefix(status)
+        around = ["", *(own[: at + 1] for at, c in enumerate(own) if c == "/")]
+        paths = [
+            os.path.join(self.path, ".dest", f"{self._destination(status, prefix)}.lock") for prefix in around
+        ]
+        return files.LockChain([files.Lock(path, shared=path != paths[-1]) for path in paths])
 
     def destination_facts_path(self, status: Status) -> str:
         """Written by the holder of the destination's lock; never removed."""
-        name = destination_id(status["storage_url"], status["dest"])
+        name = self._destination(status, _prefix(status))
         return os.path.join(self.path, ".dest", f"{name}.json")
 
     def creation_lock(self) -> files.Lock:
@@ -242,7 +251,7 @@ class Jobs:
         """A new job, `queued`. Raises Conflict when its destination is taken."""
         with self.creation_lock() as guard:
             self._guard(guard)
-            self._refuse_taken(request.storage_url, request.dest)
+            self._refuse_taken(request.storage_url, request.dest, request.options.get("prefix", ""))
             now = datetime.now(UTC)
             job_id = self._reserve(now)
             status = _new_status(job_id, request, now, auto_resume=not from_shell)
@@ -271,10 +280,10 @@ class Jobs:
                 continue
             return job_id
 
-    def _refuse_taken(self, storage_url: str, dest: str, besides: str | None = None) -> None:
+    def _refuse_taken(self, storage_url: str, dest: str, prefix: str, besides: str | None = None) -> None:
         wanted = destination_id(storage_url, dest)
         for job_id, entry in sorted(self.entries().items()):
-            if entry.destination != wanted or job_id == besides or entry.ended:
+            if not entry.overlaps(wanted, prefix) or job_id == besides or entry.ended:
                 continue
             status = self.observe(job_id)
             if recorded_state(status) not in FINAL_STATES:
@@ -384,7 +393,7 @@ class Jobs:
                 raise Conflict(
                     "NotResumable", f"job {job_id} is {status['state']}: nothing to resume", job_id
                 )
-            self._refuse_taken(status["storage_url"], status["dest"], besides=job_id)
+            self._refuse_taken(status["storage_url"], status["dest"], _prefix(status), besides=job_id)
             with self.lock(job_id) as lock:
                 if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
                     raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
@@ -431,6 +440,10 @@ class Jobs:
             for suffix in SUFFIXES:
                 files.remove(self.file(job_id, suffix))
         return True
+
+
+def _prefix(status: Status) -> str:
+    return str((status.get("options") or {}).get("prefix", ""))
 
 
 def renew(status: Status, *, auto_resume: bool) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from syncworker.patterns import PathFilter
 
 WAIT_MAX_SECONDS = 3600.0
+PREFIX_MAX_BYTES = 900
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,12 +86,34 @@ def flag_schema(description: str, default: int) -> dict[str, Any]:
     }
 
 
+def _text_schema(description: str, example: str) -> dict[str, Any]:
+    return {"type": "string", "description": description, "examples": [example]}
+
+
 def _list_schema(description: str, examples: list[str]) -> dict[str, Any]:
     return {
         "description": description,
         "anyOf": [{"type": "array", "items": {"type": "string"}, "maxItems": 1000}, {"type": "string"}],
         "examples": [examples],
     }
+
+
+def parse_prefix(text: str) -> str:
+    """A key prefix with `/` at its end."""
+
+    def refuse(why: str) -> UsageError:
+        return UsageError("BadPrefix", f"prefix {why}", param="prefix")
+
+    prefix = text if text.endswith("/") else f"{text}/"
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text):
+        raise refuse("must not hold control characters")
+    if prefix.startswith("/") or "//" in prefix:
+        raise refuse("must not begin with `/` or hold `//`")
+    if {".", ".."} & set(prefix.split("/")):
+        raise refuse("must not have `.` or `..` for a component")
+    if len(prefix.encode()) > PREFIX_MAX_BYTES:
+        raise refuse(f"is longer than {PREFIX_MAX_BYTES} bytes")
+    return prefix
 
 
 TABLE = (
@@ -107,6 +130,16 @@ TABLE = (
             ],
             "default": 0,
         },
+    ),
+    Option(
+        "prefix",
+        parse_prefix,
+        "key prefix: the mirror is what lies below it, the rest of the bucket is not touched",
+        _text_schema(
+            "A key prefix, `/` is added at its end: the mirror is what lies below it. Nothing else in the"
+            " bucket is listed, changed or deleted, and the bucket itself never is",
+            "backups/vm1/",
+        ),
     ),
     Option(
         "exclude",
@@ -157,6 +190,7 @@ LISTS = frozenset(option.name for option in TABLE if option.is_list)
 class Options:
     """What the engine is asked to do, of an attempt: one field for each row of TABLE that it acts on."""
 
+    prefix: str = ""
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     delete: bool = True
@@ -166,6 +200,7 @@ class Options:
     def of_status(cls, status: Mapping[str, Any]) -> Options:
         asked = status.get("options") or {}
         return cls(
+            prefix=asked.get("prefix", ""),
             exclude=tuple(asked.get("exclude", ())),
             include=tuple(asked.get("include", ())),
             delete=asked.get("delete", 1) == 1,
@@ -175,7 +210,7 @@ class Options:
     @property
     def is_partial(self) -> bool:
         """Whether the mirror is not the whole bucket, made equal: then the bucket itself is never deleted."""
-        return bool(self.exclude or self.include or not self.delete)
+        return bool(self.prefix or self.exclude or self.include or not self.delete)
 
     def path_filter(self) -> PathFilter | None:
         if not self.exclude and not self.include:

@@ -27,9 +27,10 @@ from typing import Any
 from syncworker import compare, plan, runs
 from syncworker.compare import NEW, Verdict
 from syncworker.errors import FatalError
+from syncworker.findings import within
 from syncworker.index import Index, Row, Rows
 from syncworker.listing import RANGE_KEYS, Listing, PendingPage, PendingRange
-from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
+from syncworker.model import KEY_MAX_BYTES, FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.reader import Work
 from syncworker.spool import Spool
 
@@ -53,12 +54,14 @@ class Planner:
         emit: Callable[[list[Event] | None], None],
         on_stranger: Callable[[str], None],
         keeps: Callable[[str], bool] | None = None,
+        key_bytes_max: int = KEY_MAX_BYTES,
     ) -> None:
         self.index = index
         self.fetch = fetch
         self.fetch_range = fetch_range
         self.spool_dir = spool_dir
         self.emit = emit
+        self.key_bytes_max = key_bytes_max
         self.keeps = keeps or (lambda _: False)
         self.on_stranger = lambda key: None if self.keeps(key) else on_stranger(key)
         self.deletes = Spool(spool_dir)  # (key, size, ETag)
@@ -128,6 +131,8 @@ class Planner:
     def _local(self, items: Iterator[ScanItem], rows: Rows) -> Iterator[plan.Local]:
         at = rows.at
         while (item := next(self._again, None) or next(items, None)) is not None:
+            if self.key_bytes_max < KEY_MAX_BYTES and isinstance(item, FileEntry):
+                item = within(item, self.key_bytes_max)  # what the scan could not know
             if isinstance(item, FileEntry):
                 self._found += 1
                 self._found_bytes += item.size

@@ -26,6 +26,7 @@ _ERRORS_SHOWN = 100
 _CURRENT_SHOWN = 20
 _ERRORS_BYTES, _CURRENT_BYTES = 64_000, 16_000  # a key has up to 1,024 bytes, and six times that in JSON
 _TEXT_SHOWN = 300
+_ON_BUCKETS = frozenset({"create_bucket", "delete_bucket"})  # their key is the bucket
 _RATE_SECONDS = 5.0
 _COUNTED = (
     "files_unchanged",
@@ -75,6 +76,7 @@ class Progress:
     def __init__(self, jobs: Jobs, status: Status) -> None:
         self.jobs = jobs
         self.status = status
+        self._key_prefix = str((status.get("options") or {}).get("prefix", ""))  # of the keys people see
         self.counts: dict[str, Any] = status["progress"]
         self.flight: dict[int, Operation] = {}
         self.failed_before: dict[str, int] = {}  # code -> how many
@@ -151,7 +153,7 @@ class Progress:
         self.failed_before[error.code] = self.failed_before.get(error.code, 0) + 1
         fault = {"code": error.code, "message": error.message[:_TEXT_SHOWN]}
         if len(self.status["errors"]) < _ERRORS_SHOWN and self._room_for_errors > 0:
-            shown = {"time": timestamp(), "op": op, "key": printable(key), **fault}
+            shown = {"time": timestamp(), "op": op, "key": printable(self._key_prefix + key), **fault}
             self._room_for_errors -= len(json.dumps(shown))
             self.status["errors"].append(shown)
         self.report(op, key, size, None, 0.0, fault)
@@ -175,7 +177,7 @@ class Progress:
         self._dirty = True
 
     def begin(self, op: str, key: str, size: int) -> Operation:
-        operation = Operation(op, key, size)
+        operation = Operation(op, self._key_prefix + key, size)
         self.flight[id(operation)] = operation
         self._dirty = True
         return operation
@@ -197,6 +199,8 @@ class Progress:
         seconds: float,
         error: dict[str, str] | None = None,
     ) -> None:
+        if op not in _ON_BUCKETS:
+            key = self._key_prefix + key
         self._lines.append((time.time(), op, key, size, etag, seconds, error))
         if len(self._lines) >= _LINES:
             self.flush_report()

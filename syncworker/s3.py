@@ -88,7 +88,9 @@ class InFlight(NamedTuple):
 
 
 class Bucket:
-    """One bucket of one storage. `stopping` says that no request may begin, and none be tried again."""
+    """One bucket of one storage, or what lies below `key_prefix` in it: keys are then given and answered
+    without it, and nothing else is listed or named. `stopping` says that no request may begin, and none be
+    tried again."""
 
     def __init__(
         self,
@@ -97,11 +99,13 @@ class Bucket:
         region: str,
         keys: KeySource,
         *,
+        key_prefix: str = "",
         most_requests: int = 160,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.wire = wire
         self.name = name
+        self.key_prefix = key_prefix
         self.signer = Signer(region)
         self.keys = keys
         self._used: Keys | None = None  # those of the last request
@@ -210,7 +214,7 @@ class Bucket:
         if key is None:
             path = self._prefix or "/"
         else:
-            path = encode_path(f"{self._prefix}/{key}")
+            path = encode_path(f"{self._prefix}/{self.key_prefix}{key}")
         query_text = encode_query(query) if query else ""
         size = len(body) if isinstance(body, bytes) else body.size
         signed = {"host": self._host_header}
@@ -308,8 +312,18 @@ class Bucket:
         if token is not None:
             query["continuation-token"] = token
         elif start_after:
-            query["start-after"] = start_after
-        return await self._read("ListObjectsV2", query, s3xml.parse_listing)
+            query["start-after"] = self.key_prefix + start_after
+        if self.key_prefix:
+            query["prefix"] = self.key_prefix
+        return await self._read("ListObjectsV2", query, self._page)
+
+    def _page(self, body: bytes) -> s3xml.Page:
+        """A page with keys as they are below the prefix; an object that is the prefix itself is left out."""
+        page = s3xml.parse_listing(body, self.key_prefix)
+        if not self.key_prefix:
+            return page
+        cut = len(self.key_prefix)
+        return page._replace(entries=[e._replace(key=e.key[cut:]) for e in page.entries if len(e.key) > cut])
 
     async def list_range(
         self, low: str | None, high: str | None, most: int, first: s3xml.Page | None = None
@@ -325,8 +339,9 @@ class Bucket:
 
     async def list_exact(self, key: str, most: int = 2) -> list[str]:
         """The first keys listed under a key's own name: the key itself, if the store kept it."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most), "prefix": key}
-        page = await self._read("ListObjectsV2", query, s3xml.parse_listing)
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most)}
+        query["prefix"] = self.key_prefix + key
+        page = await self._read("ListObjectsV2", query, self._page)
         return [entry.key for entry in page.entries]
 
     async def _read(self, operation: str, query: dict[str, str], parse: Callable[[bytes], T]) -> T:
@@ -416,7 +431,7 @@ class Bucket:
         the request is not repeated, which would hide what the first has done. What is there still tells: of
         two objects or more, whose keys it got right are gone. So there are two at least, without versions.
         """
-        body = s3xml.delete_document(objects)
+        body = s3xml.delete_document([(self.key_prefix + key, version) for key, version in objects])
         digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
         headers = {"content-md5": digest, "content-type": "application/xml"}
         try:
@@ -430,7 +445,7 @@ class Bucket:
                 return await self._judge(objects, set(), set())
         failures: list[tuple[Deletion, SyncError]] = []
         asked = {(key, version or ""): (key, version) for key, version in objects}
-        result = s3xml.parse_delete_result(response.body)
+        result = self._below(s3xml.parse_delete_result(response.body))
         for key, version, code, said in result.errors:
             if code not in _MISSING:
                 message = self._without_keys(said)
@@ -443,6 +458,17 @@ class Bucket:
             with settling():
                 failures += await self._judge(objects, result.named & keys, others)
         return failures
+
+    def _below(self, result: s3xml.DeleteResult) -> s3xml.DeleteResult:
+        """With keys as they are below the prefix; others, which nobody asked for, get a NUL before them."""
+
+        def below(key: str) -> str:
+            return key.removeprefix(self.key_prefix) if key.startswith(self.key_prefix) else f"\0{key}"
+
+        if not self.key_prefix:
+            return result
+        errors = [(below(key), *rest) for key, *rest in result.errors]
+        return s3xml.DeleteResult(errors, set(map(below, result.named)))  # type: ignore[arg-type]
 
     async def _judge(
         self, objects: Sequence[Deletion], named: set[str], others: set[str]
@@ -569,10 +595,15 @@ class Bucket:
     async def list_uploads(self, prefix: str | None = None) -> list[s3xml.Upload]:
         """Unfinished multipart uploads, all pages; none where the store does not know the operation."""
         base = {"uploads": "", "encoding-type": "url"}
-        if prefix is not None:
-            base["prefix"] = prefix
+        if prefix is not None or self.key_prefix:
+            base["prefix"] = self.key_prefix + (prefix or "")
         try:
-            return await self._all_pages("ListMultipartUploads", base, s3xml.parse_uploads)
+            uploads = await self._all_pages("ListMultipartUploads", base, s3xml.parse_uploads)
+            return [
+                upload._replace(key=upload.key.removeprefix(self.key_prefix))
+                for upload in uploads
+                if upload.key.startswith(self.key_prefix)
+            ]
         except FileError as error:
             if error.code in ("NotImplemented", "NoSuchUpload", "NoSuchKey", "MethodNotAllowed", "NotFound"):
                 return []

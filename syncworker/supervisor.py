@@ -282,18 +282,19 @@ class Supervisor:
         if free <= 0 or self._stopping:
             return
         entries = self.jobs.entries()
-        taken = {e.destination for e in entries.values() if e.state is State.RUNNING}
-        taken |= {entries[job_id].destination for job_id in self._children if job_id in entries}
+        taken = [e for e in entries.values() if e.state is State.RUNNING]
+        taken += [entries[job_id] for job_id in self._children if job_id in entries]
         waiting = (j for j, e in sorted(entries.items()) if e.state is State.QUEUED and e.auto_resume)
         for job_id in waiting:
             if free <= 0:
                 return
-            if job_id in self._children or entries[job_id].destination in taken:
+            wanted = entries[job_id]
+            if job_id in self._children or any(e.overlaps(wanted.destination, wanted.prefix) for e in taken):
                 continue
             if self._failed_starts.get(job_id, (0, 0.0))[1] > self._clock():
                 continue
             if self._start_one(job_id):
-                taken.add(entries[job_id].destination)
+                taken.append(wanted)
                 free -= 1
 
     def _start_one(self, job_id: str) -> bool:

@@ -35,7 +35,7 @@ from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncEr
 from syncworker.index import Index, Row, count_objects
 from syncworker.lanes import Lanes
 from syncworker.listing import RANGE_PAGES
-from syncworker.model import FileEntry, Phase, ScanItem, Skip
+from syncworker.model import KEY_MAX_BYTES, FileEntry, Phase, ScanItem, Skip
 from syncworker.mount_check import MountCheck
 from syncworker.options import DEFAULTS, Options
 from syncworker.planner import Event, Planner
@@ -197,6 +197,7 @@ class Sync:
             self._emit,
             self.obstacles.note,
             self._keeps() if self.options.is_partial else None,
+            KEY_MAX_BYTES - len(self.options.prefix.encode()),
         )
         try:
             await self._transfer(planner, items)

@@ -20,7 +20,7 @@ from syncworker.credentials import Chain, Given, KeySource
 from syncworker.delay import delay_of
 from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
-from syncworker.files import Lock, Reserve
+from syncworker.files import LockChain, Reserve
 from syncworker.index import Index
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, begin, recorded_state, renew
 from syncworker.model import FINAL_STATES, State
@@ -67,7 +67,7 @@ def run_job(settings: Settings, jobs: Jobs, job_id: str, on_status: OnStatus | N
 
 
 def _attempt(
-    settings: Settings, jobs: Jobs, status: Status, control: Control, destination: Lock, tell: OnStatus
+    settings: Settings, jobs: Jobs, status: Status, control: Control, destination: LockChain, tell: OnStatus
 ) -> State:
     begin(status)
     jobs.write(status, durable=True)
@@ -147,7 +147,15 @@ async def _work(
         # No proxy stands between us and the embedded store.
         embedded = settings.storage_url is None and status["storage_url"] == settings.default_storage_url
         async with Wire(place, ca_bundle, use_proxies=not embedded) as wire:
-            bucket = Bucket(wire, status["dest"], region, keys, stopping=control.stopping)
+            options = Options.of_status(status)
+            bucket = Bucket(
+                wire,
+                status["dest"],
+                region,
+                keys,
+                key_prefix=options.prefix,
+                stopping=control.stopping,
+            )
             progress.asked = lambda: (bucket.requests, bucket.retries)
             progress.delay = lambda: delay_of(control, bucket)
             index = Index(index_path)
