@@ -183,6 +183,11 @@ TABLE = (
     ),
 )
 NAMES = tuple(option.name for option in TABLE)
+NUMBERS = frozenset(  # JSON may carry them as numbers
+    option.name
+    for option in TABLE
+    if any(kind.get("type") in ("integer", "number") for kind in option.schema.get("anyOf", ()))
+)
 LISTS = frozenset(option.name for option in TABLE if option.is_list)
 
 

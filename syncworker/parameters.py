@@ -21,7 +21,7 @@ MAX_PARAMETERS = 32
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAY_HOLD_CONTROLS = frozenset({"source", *options.LISTS})  # a folder's name may hold all but NUL
-_NUMBERS = frozenset({*options.NAMES, "limit", "now"}) - options.LISTS  # JSON may carry them as numbers
+_NUMBERS = options.NUMBERS | {"limit", "now"}
 
 
 class UnsupportedBody(UsageError):
