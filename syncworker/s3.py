@@ -230,7 +230,9 @@ class Bucket:
         head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"
         settles, flight = is_settling(), object()
         if settles or method not in ("GET", "HEAD"):
-            self.in_flight[flight] = InFlight(operation, key, time.monotonic())
+            self.in_flight[flight] = InFlight(
+                operation, None if key is None else self.key_prefix + key, time.monotonic()
+            )
         try:
             response = await self.wire.exchange(
                 self._host,
