@@ -43,7 +43,6 @@ from syncworker import (
 )
 from syncworker import supervisor as supervision
 from syncworker.catalog import ID_PATTERN
-from syncworker.endpoint import destination_id
 from syncworker.errors import FatalError, SyncError, UsageError
 from syncworker.folders import Folders
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id, recorded_state
@@ -100,7 +99,7 @@ def sync(service: Service, given: Parameters) -> Answer:
         secret_key=given.get("secret_key"),
         asked=given,
     )
-    if request.storage_url != service.settings.default_storage_url:
+    if not service.settings.is_own(request.storage_url):
         _check_storage_url(request.storage_url)
     status = service.supervisor.submit(request)
     return 202, status, {"Location": f"/get?id={quote(status['id'])}"}
@@ -127,7 +126,8 @@ def resume(service: Service, given: Parameters) -> Answer:
     access_key, secret_key = spec.parse_keys(given.get("access_key"), given.get("secret_key"))
     keys = (access_key, secret_key) if access_key is not None and secret_key is not None else None
     status = service.jobs.observe(job_id)
-    needs_keys = recorded_state(status) in RESUMABLE_STATES and not _uses_own_keys(service, status)
+    is_own = service.settings.is_own(status["storage_url"])
+    needs_keys = recorded_state(status) in RESUMABLE_STATES and not is_own
     if keys is None and needs_keys and service.jobs.secret(job_id) is None:
         raise UsageError(
             "MissingParameter",
@@ -285,12 +285,6 @@ def _limit(text: str | None) -> int:
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= JOBS_MAX):
         raise UsageError("BadLimit", f"limit must be a whole number from 1 to {JOBS_MAX}", param="limit")
     return int(text)
-
-
-def _uses_own_keys(service: Service, status: Status) -> bool:
-    """Whether the job's storage is the configured one, to which the server's own keys may go."""
-    own = service.settings.default_storage_url
-    return destination_id(status["storage_url"], status["dest"]) == destination_id(own, status["dest"])
 
 
 def _check_storage_url(url: str) -> None:

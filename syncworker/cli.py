@@ -101,11 +101,7 @@ def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> in
     access_key, secret_key = spec.parse_keys(*_keys(arguments))
     keys = (access_key, secret_key) if access_key and secret_key else None
     status = jobs.observe(arguments.id)
-    if (
-        keys is None
-        and status["storage_url"] != settings.default_storage_url
-        and not jobs.secret(arguments.id)
-    ):
+    if keys is None and not settings.is_own(status["storage_url"]) and not jobs.secret(arguments.id):
         raise UsageError(
             "MissingParameter",
             f"job {arguments.id} goes to {status['storage_url']}, which is not the configured storage: give"

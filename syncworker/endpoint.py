@@ -15,6 +15,7 @@ import socket
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from syncworker import process
 from syncworker.errors import UsageError
 
 _AWS_HOST = re.compile(r"^s3[.-](?:dualstack\.)?(?:[a-z0-9-]+\.)?amazonaws\.com(?:\.cn)?$")
@@ -35,7 +36,9 @@ _IPV4_BEHIND = tuple(
     ipaddress.ip_network(prefix) for prefix in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/96")
 )
 _PATH = re.compile(r"[A-Za-z0-9._~!$&'()*+,;=:@/-]*")
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LOOPBACK_NAMES = frozenset(
+    {"localhost", "localhost.localdomain", "localhost4", "localhost6", "ip6-localhost", "ip6-loopback"}
+)
 
 
 def parse_url(text: str) -> str:
@@ -150,14 +153,54 @@ class Endpoint:
         return name if self.port == (443 if self.scheme == "https" else 80) else f"{name}:{self.port}"
 
 
+def _literal(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that a host stands for as it is written, in any form that the C library takes (`127.1`,
+    `0x7f.1`, `017700000001`, `2130706433`, IPv4-mapped IPv6); None for a name."""
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        try:
+            return ipaddress.IPv4Address(socket.inet_aton(host))
+        except OSError:
+            return None
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
+
+
+def canonical_url(url: str) -> str:
+    """A storage URL in the form that destinations are compared by; it is never connected to. Two URLs that
+    mean one storage have one form, as far as that can be known without asking a name server: addresses by
+    what they mean; loopback, this machine's own addresses and its own name are one host. Other names are
+    compared as names: many storages share one address behind a proxy."""
+    parts = urlsplit(parse_url(url))
+    name = (parts.hostname or "").rstrip(".")
+    ip = _literal(name)
+    if ip is None:
+        is_here = name in _LOOPBACK_NAMES or name in process.own_names()
+    else:
+        is_here = ip.is_loopback or str(ip) in process.own_addresses()
+        name = f"[{ip}]" if ip.version == 6 else str(ip)
+    port = str(parts.port or "")
+    host = f"loopback:{port}" if is_here else f"{name}:{port}".rstrip(":")
+    return f"{parts.scheme}://{host}{parts.path}"
+
+
 def destination_id(storage_url: str, bucket: str, prefix: str = "") -> str:
-    """A file name for a destination: the same for every spelling of loopback, different for every bucket and
-    every prefix in it."""
+    """A file name for a destination: the same for every spelling of a storage's address, different for every
+    bucket and every prefix in it."""
+    return _file_name(canonical_url(storage_url), bucket, prefix)
+
+
+def earlier_destination_id(storage_url: str, bucket: str) -> str:
+    """The name that earlier versions gave a destination, which knew three spellings of loopback."""
     parts = urlsplit(parse_url(storage_url))
     host = parts.netloc
     bare = host.rsplit(":", 1)[0] if parts.port else host
-    if bare in _LOOPBACK:
+    if bare in ("localhost", "127.0.0.1", "[::1]"):
         host = f"loopback:{parts.port or ''}"
+    return _file_name(f"{parts.scheme}://{host}{parts.path}", bucket, "")
+
+
+def _file_name(url: str, bucket: str, prefix: str) -> str:
     below = f"\n{prefix}" if prefix else ""
-    digest = hashlib.sha256(f"{parts.scheme}://{host}{parts.path}\n{bucket}{below}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{url}\n{bucket}{below}".encode()).hexdigest()
     return f"{bucket[:40]}-{digest[:16]}"

@@ -28,7 +28,7 @@ from typing import Any
 from syncworker import files, process, tally
 from syncworker.catalog import ID_PATTERN, Catalog, Entry
 from syncworker.control import NOW
-from syncworker.endpoint import destination_id
+from syncworker.endpoint import destination_id, earlier_destination_id
 from syncworker.errors import SyncError, UsageError
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
 from syncworker.spec import Request
@@ -201,6 +201,26 @@ class Jobs:
         """Written by the holder of the destination's lock; never removed."""
         name = self._destination(status, _prefix(status))
         return os.path.join(self.path, ".dest", f"{name}.json")
+
+    def adopt_files(self, status: Status) -> bool:
+        """For the holder of the destination's lock: what an earlier version has kept of it, under a name that
+        only this spelling of the address had, goes on under the name of all spellings. False: a worker of
+        that version uses it."""
+        earlier = earlier_destination_id(status["storage_url"], status["dest"])
+        name = destination_id(status["storage_url"], status["dest"])
+        if earlier == name or _prefix(status):  # prefixes are younger than those names
+            return True
+        with files.Lock(os.path.join(self.path, ".dest", f"{earlier}.lock")) as lock:
+            if not lock.acquire():
+                return False
+            for kept, beside in ((".dest/{}.json", ()), (".index/{}.sqlite", ("-wal", "-shm"))):
+                old, new = (os.path.join(self.path, kept.format(each)) for each in (earlier, name))
+                if os.path.lexists(new):
+                    continue
+                for suffix in (*beside, ""):  # the file itself last: until then all is done again
+                    if os.path.lexists(old + suffix):
+                        files.move_aside(old + suffix, new + suffix)
+        return True
 
     def creation_lock(self) -> files.Lock:
         """Held while a job is made or resumed."""

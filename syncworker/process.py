@@ -6,12 +6,15 @@ both are compared before every signal.
 
 from __future__ import annotations
 
+import functools
 import gc
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from typing import IO
 
@@ -19,6 +22,8 @@ import psutil
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
+_ADDRESSES_SECONDS = 5.0
+_HOSTS = "/etc/hosts"
 _OBJECTS_BETWEEN_LOOKS = 50_000  # containers made, less those that are gone; Python's own is 700
 _START_TOLERANCE_SECONDS = 1.0  # the start time is derived from the boot time, which the clock's steps move
 
@@ -37,6 +42,43 @@ def me() -> tuple[int, float]:
 
 def host() -> str:
     return socket.gethostname()
+
+
+_own: tuple[float, frozenset[str]] = (-math.inf, frozenset())  # when it was asked, what it was
+
+
+def own_addresses() -> frozenset[str]:
+    """The IP addresses of this machine, as text; what was found serves for a few seconds."""
+    global _own
+    asked_at, known = _own
+    if time.monotonic() - asked_at > _ADDRESSES_SECONDS:
+        found = psutil.net_if_addrs().values()
+        known = frozenset(
+            address.address.partition("%")[0]
+            for addresses in found
+            for address in addresses
+            if address.family in (socket.AF_INET, socket.AF_INET6)
+        )
+        _own = (time.monotonic(), known)
+    return known
+
+
+@functools.cache
+def own_names() -> frozenset[str]:
+    """The names of this machine, lower-case: its host name, and those beside it in /etc/hosts. Other names in
+    that file may be those of several storages behind one proxy. No name server is asked."""
+    own = host().lower()
+    names = {own}
+    try:
+        with open(_HOSTS, encoding="utf-8", errors="replace") as file:
+            lines = file.read(1 << 20).lower().splitlines()
+    except OSError:
+        lines = []  # a machine without one
+    for line in lines:
+        on_line = line.partition("#")[0].split()[1:]
+        if own in on_line:
+            names.update(on_line)
+    return frozenset(names)
 
 
 def is_running(pid: int, started_at: float) -> bool:

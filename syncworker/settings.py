@@ -138,6 +138,14 @@ class Settings:
         """The configured storage, the embedded one when none is."""
         return self.storage_url or f"http://127.0.0.1:{self.minio_port}"
 
+    def is_own(self, url: str) -> bool:
+        """Whether a storage's URL is the configured one, however it is spelled: the server's own keys may go
+        there, and nowhere else."""
+        from syncworker.endpoint import canonical_url
+
+        own = self.default_storage_url
+        return url == own or canonical_url(url) == canonical_url(own)
+
 
 def _read_env_file(path: str) -> dict[str, str | None]:
     from dotenv import dotenv_values  # only where there is such a file: a worker's start is short

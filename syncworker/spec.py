@@ -100,7 +100,7 @@ def parse_storage_url(text: str | None, settings: Settings) -> str:
         return settings.default_storage_url
     url = endpoint.parse_url(text)
     allowed = settings.allowed_storage_urls
-    if url != settings.default_storage_url and allowed and not any(_below(url, prefix) for prefix in allowed):
+    if not settings.is_own(url) and allowed and not any(_below(url, prefix) for prefix in allowed):
         raise UsageError(
             "StorageUrlNotAllowed", "storage_url is not one of ALLOWED_STORAGE_URLS", param="storage_url"
         )
@@ -137,7 +137,7 @@ def parse(
     UsageError naming the parameter."""
     access, secret = parse_keys(access_key, secret_key)
     url = parse_storage_url(storage_url, settings)
-    if url != settings.default_storage_url and access is None:
+    if access is None and not settings.is_own(url):
         raise UsageError(
             "MissingParameter",
             "access_key and secret_key are needed for a storage_url other than the configured one: the"

@@ -29,7 +29,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from syncworker import files, process
-from syncworker.endpoint import destination_id
 from syncworker.errors import SyncError
 from syncworker.jobs import Jobs, NoSuchJob, Status, recorded_state
 from syncworker.model import State
@@ -307,7 +306,7 @@ class Supervisor:
             return False
         if self.jobs.is_alive(job_id):
             return True
-        if self._uses_own_store(status) and not self._store_is_up():
+        if not self._store_is_up() and self._settings.is_own(status["storage_url"]):
             return False
         try:
             child = self._spawn(job_id)
@@ -317,10 +316,6 @@ class Supervisor:
         self._children[job_id] = (child, os.pidfd_open(child.pid))
         self._seen_active.add(job_id)
         return True
-
-    def _uses_own_store(self, status: Status) -> bool:
-        own = self._settings.default_storage_url
-        return destination_id(status["storage_url"], status["dest"]) == destination_id(own, status["dest"])
 
     def _start_failed(self, job_id: str, why: str) -> None:
         """Tries again a little later; after START_TRIES times the job has failed."""

@@ -76,7 +76,7 @@ def _attempt(
     progress = Progress(jobs, status)
     error: dict[str, str] | None = None
     try:
-        if not destination.acquire(_DESTINATION_SECONDS):
+        if not (destination.acquire(_DESTINATION_SECONDS) and jobs.adopt_files(status)):
             raise FatalError(
                 "DestinationBusy", "another job works on this bucket: try again when it has ended"
             )
@@ -145,7 +145,7 @@ async def _work(
     index_path = jobs.index_path(status)
     with ThreadPoolExecutor(1, "status") as writer:
         # No proxy stands between us and the embedded store.
-        embedded = settings.storage_url is None and status["storage_url"] == settings.default_storage_url
+        embedded = settings.storage_url is None and settings.is_own(status["storage_url"])
         async with Wire(place, ca_bundle, use_proxies=not embedded) as wire:
             options = Options.of_status(status)
             bucket = Bucket(
@@ -211,7 +211,7 @@ def _keys(settings: Settings, jobs: Jobs, status: Status) -> KeySource:
     secret = jobs.secret(status["id"])
     if secret is not None:
         return Given(*secret)
-    if status["storage_url"] != settings.default_storage_url:
+    if not settings.is_own(status["storage_url"]):
         raise FatalError(
             "NoCredentials",
             "the keys of this storage are gone: resume the job with access_key and secret_key",

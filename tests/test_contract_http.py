@@ -488,6 +488,28 @@ def test_the_configured_storage_may_be_named_without_keys(service, files, juicef
     assert contents(juicefs, bucket) == files
 
 
+def test_another_spelling_of_the_configured_storage_is_the_configured_storage(
+    service, files, juicefs, make_bucket
+):
+    """Its keys go there, one bucket has one job, and a resume needs no keys either."""
+    bucket = make_bucket(juicefs)
+    spellings = [
+        juicefs.url.replace("127.0.0.1", host) for host in ("2130706433", "0x7f.1", "127.1", "localhost")
+    ]
+    first = service.sync(bucket, storage_url=spellings[0], wait="5")
+    for url in (*spellings[1:], juicefs.url.replace("127.0.0.1", "[::ffff:127.0.0.1]")):
+        reply = service.get("/sync", source="photos", dest=bucket, storage_url=url)
+        assert (reply.status, reply.problem.get("job")) == (409, first), url
+    service.get("/cancel", id=first)
+    service.wait_state(first)
+    assert service.get("/resume", id=first).status == 202
+    service.get("/cancel", id=first)
+    assert service.wait_state(first)["state"] == "cancelled"
+    for url in spellings:
+        service.done(bucket, storage_url=url)
+        assert contents(juicefs, bucket) == files
+
+
 @pytest.mark.parametrize(
     "url",
     [

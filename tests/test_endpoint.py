@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from syncworker.endpoint import Endpoint, destination_id, is_refused, parse_url
+from syncworker import process
+from syncworker.endpoint import Endpoint, destination_id, earlier_destination_id, is_refused, parse_url
 from syncworker.errors import UsageError
 
 
@@ -124,6 +127,94 @@ def test_a_destination_is_one_whatever_its_spelling() -> None:
     other = ["http://localhost:9001", "https://localhost:9000", "http://localhost:9000/x", "http://host:9000"]
     assert len({destination_id(url, "bucket") for url in [same[0], *other]}) == 5
     assert destination_id(same[0], "bucket") != destination_id(same[0], "bucket2")
+
+
+def own_address() -> str | None:
+    """An address of this machine that is not loopback; None on one without a network."""
+    plain = (a for a in process.own_addresses() if ":" not in a and not a.startswith("127."))
+    return next(plain, None)
+
+
+SPELLINGS_OF_HERE = [
+    "127.0.0.1", "localhost", "LOCALHOST", "localhost.", "127.0.0.1.", "[::1]", "2130706433", "0x7f.1",
+    "127.1", "0x7f000001",
+    "017700000001", "0177.0.0.1", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:0:0:1]",
+    "ip6-localhost", "localhost.localdomain", process.host(), *filter(None, [own_address()]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("host", SPELLINGS_OF_HERE)
+def test_every_spelling_of_this_machine_is_one_destination(host: str) -> None:
+    assert destination_id(f"http://{host}:9000", "bucket") == destination_id(
+        "http://127.0.0.1:9000", "bucket"
+    )
+    assert destination_id(f"http://{host}", "bucket") == destination_id("http://127.0.0.1:80/", "bucket")
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("http://10.1.2.3:9000", "http://167838211:9000"),
+        ("http://10.1.2.3:9000", "http://0xa.0x10203:9000"),
+        ("http://10.1.2.3:9000", "http://10.66051:9000"),
+        ("http://10.1.2.3:9000", "http://[::ffff:10.1.2.3]:9000"),
+        ("http://10.1.2.3", "http://10.1.2.3:80/"),
+        ("https://10.1.2.3", "https://10.1.2.3:443"),
+        ("http://[2001:db8::1]:9000", "http://[2001:0DB8:0:0:0:0:0:1]:9000"),
+        ("https://s3.example.com", "https://S3.example.com.:443/"),
+        ("https://s3.example.com/base", "https://s3.example.com/base//"),
+    ],
+)
+def test_another_address_is_one_destination_too(one: str, other: str) -> None:
+    assert destination_id(one, "bucket") == destination_id(other, "bucket")
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ("http://10.1.2.3:9000", "http://10.1.2.4:9000"),
+        ("http://10.1.2.3:9000", "http://10.1.2.3:9001"),
+        ("http://a.localhost:9000", "http://b.localhost:9000"),  # two storages behind one proxy
+        ("http://a.example.com", "http://b.example.com"),
+        ("http://127.example.com", "http://127.0.0.1"),
+        ("https://127.0.0.1:9000", "http://127.0.0.1:9000"),
+    ],
+)
+def test_what_may_be_two_storages_is_two_destinations(one: str, other: str) -> None:
+    assert destination_id(one, "bucket") != destination_id(other, "bucket")
+
+
+@pytest.mark.parametrize(
+    "url, name",
+    [
+        ("http://127.0.0.1:9000", "bucket-c88bf5a77da76c57"),
+        ("http://localhost:9000", "bucket-c88bf5a77da76c57"),
+        ("https://s3.amazonaws.com", "bucket-9c45f57e5facc1be"),
+        ("http://minio:9000", "bucket-968c794668d49011"),
+        ("http://203.0.113.9:9000", "bucket-"),
+        ("http://[2001:db8::1]:9000", "bucket-"),
+    ],
+)
+def test_common_addresses_keep_the_name_that_their_files_have(url: str, name: str) -> None:
+    assert destination_id(url, "bucket") == earlier_destination_id(url, "bucket")
+    assert destination_id(url, "bucket").startswith(name)
+
+
+def test_a_machine_has_the_names_beside_its_own_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = tmp_path / "hosts"
+    hosts.write_text("127.0.0.1 localhost\n127.0.1.1 Box.example.org box # box2\n127.0.0.1 store-a store-b\n")
+    monkeypatch.setattr(process, "_HOSTS", str(hosts))
+    monkeypatch.setattr(process, "host", lambda: "box")
+    process.own_names.cache_clear()
+    try:
+        assert process.own_names() == {"box", "box.example.org"}
+        assert destination_id("http://box.example.org:1", "b-1") == destination_id(
+            "http://localhost:1", "b-1"
+        )
+    finally:
+        process.own_names.cache_clear()
 
 
 @pytest.mark.parametrize("bucket", ["a" * 63, "a.b", "abc"])

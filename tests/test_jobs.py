@@ -17,7 +17,9 @@ from bench import PROJECT, wait_for
 from serving import write_finished
 
 from syncworker import catalog, files, jobs
+from syncworker.endpoint import earlier_destination_id
 from syncworker.errors import UsageError
+from syncworker.index import Index
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, effective_state
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
 from syncworker.spec import Request
@@ -153,11 +155,63 @@ def test_of_many_processes_one_gets_the_destination(directory: Jobs) -> None:
     assert said[1:] == [f"conflict {said[0]}"] * 7
 
 
-@pytest.mark.parametrize("url", ["http://localhost:9000", "http://[::1]:9000", "http://127.0.0.1:9000/"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:9000", "http://[::1]:9000", "http://127.0.0.1:9000/", "http://2130706433:9000",
+        "http://0x7f.1:9000", "http://127.1:9000", "http://[::ffff:127.0.0.1]:9000", "http://localhost.:9000",
+    ],
+)  # fmt: skip
 def test_another_spelling_of_loopback_is_the_same_destination(directory: Jobs, url: str) -> None:
     directory.create(REQUEST)
     with pytest.raises(Conflict):
         directory.create(Request("other", "bucket", url, 0.0))
+
+
+def test_two_spellings_of_one_destination_share_its_lock_its_index_and_its_facts(directory: Jobs) -> None:
+    one, other = (
+        {"storage_url": url, "dest": "bucket"} for url in ("http://127.1:9000", "http://[::1]:9000")
+    )
+    assert directory.index_path(one) == directory.index_path(other)
+    assert directory.destination_facts_path(one) == directory.destination_facts_path(other)
+    with directory.destination_lock(one) as lock, directory.destination_lock(other) as second:
+        assert lock.acquire() and not second.acquire()
+
+
+def test_files_of_a_spelling_that_had_its_own_go_on_under_the_one_name(directory: Jobs) -> None:
+    status = {"storage_url": "http://127.1:9000", "dest": "bucket"}
+    name = earlier_destination_id(status["storage_url"], "bucket")
+    folder = Path(directory.path)
+    earlier = Index(str(folder / ".index" / f"{name}.sqlite"))
+    earlier.set_fact("plain_etags", "1")
+    earlier.close()
+    (folder / ".dest" / f"{name}.json").write_text("{}")
+    with files.Lock(str(folder / ".dest" / f"{name}.lock")) as lock:
+        assert lock.acquire()
+        assert not directory.adopt_files(status), "a worker of the earlier version uses them"
+    assert directory.adopt_files(status) and directory.adopt_files(status)
+    index = Index(directory.index_path(status))
+    assert index.fact("plain_etags") == "1"
+    index.close()
+    assert Path(directory.destination_facts_path(status)).read_text() == "{}"
+    assert not list(folder.glob(f".*/{name}.[js]*"))
+
+
+def test_files_of_another_spelling_never_replace_those_that_are_there(directory: Jobs) -> None:
+    status = {"storage_url": "http://127.1:9000", "dest": "bucket"}
+    name = earlier_destination_id(status["storage_url"], "bucket")
+    for path, text in (
+        (Path(directory.path, ".dest", f"{name}.json"), "old"),
+        (Path(directory.path, ".index", f"{name}.sqlite"), "old"),
+        (Path(directory.path, ".index", f"{name}.sqlite-wal"), "old"),
+        (Path(directory.destination_facts_path(status)), "new"),
+        (Path(directory.index_path(status)), "new"),
+    ):
+        path.write_text(text)
+    assert directory.adopt_files(status)
+    assert Path(directory.destination_facts_path(status)).read_text() == "new"
+    assert Path(directory.index_path(status)).read_text() == "new"
+    assert not Path(directory.index_path(status) + "-wal").exists()
 
 
 def test_an_ended_job_frees_its_destination(directory: Jobs) -> None:

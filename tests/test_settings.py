@@ -87,6 +87,19 @@ def test_flags(text: str, expected: bool) -> None:
     assert load(AUTO_RESUME=text).auto_resume is expected
 
 
+def test_the_own_storage_is_known_in_every_spelling() -> None:
+    for host in ("localhost", "127.0.0.1", "2130706433", "0x7f.1", "[::1]", "LOCALHOST."):
+        assert load(MINIO_PORT="9007").is_own(f"http://{host}:9007/")
+        assert load(STORAGE_URL="http://localhost:9").is_own(f"http://{host}:9")
+    for url in (
+        "http://127.0.0.1:9008",
+        "https://127.0.0.1:9007",
+        "http://127.0.0.1:9007/x",
+        "http://a:9007",
+    ):
+        assert not load(MINIO_PORT="9007").is_own(url)
+
+
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     env_file = tmp_path / "the.env"
     env_file.write_text(
