@@ -84,16 +84,11 @@ class Service:
 
 
 def sync(service: Service, given: Parameters) -> Answer:
-    if "source" not in given:
-        raise UsageError(
-            "MissingParameter",
-            "source is missing: a folder below the uploads folder, empty for all of it",
-            param="source",
-        )
+    source, dest = given.get("source"), given.get("dest")
     request = spec.parse(
         service.settings,
-        source=given["source"],
-        dest=given.get("dest", ""),
+        source=source,
+        dest=dest,
         storage_url=given.get("storage_url"),
         access_key=given.get("access_key"),
         secret_key=given.get("secret_key"),
@@ -101,8 +96,13 @@ def sync(service: Service, given: Parameters) -> Answer:
     )
     if not service.settings.is_own(request.storage_url):
         _check_storage_url(request.storage_url)
+    warnings = spec.warn_of_empty(source, dest) + spec.warn_of_missing(request, service.settings)
     status = service.supervisor.submit(request)
-    return 202, status, {"Location": f"/get?id={quote(status['id'])}"}
+    return 202, status | _warned(warnings), {"Location": f"/get?id={quote(status['id'])}"}
+
+
+def _warned(warnings: list[str]) -> dict[str, str]:
+    return {"warning": "; ".join(warnings)} if warnings else {}
 
 
 def runnings(service: Service, _given: Parameters) -> Answer:
@@ -375,12 +375,15 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
         return _error(500, "JobsDirectoryFailed", f"the folder of job files cannot be used: {why}", {})
     if isinstance(value, dict):
         if method == "GET" and "secret_key=" in environ.get("QUERY_STRING", ""):
-            value = value | {"warning": KEY_IN_ADDRESS}
+            value = value | _warned([*filter(None, [value.get("warning")]), KEY_IN_ADDRESS])
         value, headers = to_json(value), {"Content-Type": "application/json"} | headers
     if route.conditional:
         headers = {"ETag": etag or _etag(value)} | headers
         if known and _is_known(headers["ETag"], known):
-            kept = {name: headers[name] for name in ("ETag", "Cache-Control") if name in headers}
+            # A browser replaces what it has kept of these by what a 304 says, and by the guard's own policy
+            # when it says nothing.
+            names = ("ETag", "Cache-Control", "Content-Security-Policy")
+            kept = {name: headers[name] for name in names if name in headers}
             return bottle.HTTPResponse(b"", 304, headers=kept)
     return bottle.HTTPResponse(value, status, headers=headers)
 
@@ -514,8 +517,10 @@ def _greet(config: Settings, token: str | None, port: int) -> None:
         print(f"log in:  {url}/login?token={token}")
     elif token:
         print(f"log in:  {url}/login?token=API_TOKEN, or send `Authorization: Bearer API_TOKEN`")
-    else:
-        print(f"try:     {url}/sync?source=&dest=mybucket   {url}/runnings")
+    elif not config.storage_url and Folders(config.uploads_dir).look("")["empty"] is False:
+        print(f"try:     {url}/sync   {url}/runnings")
+    else:  # a click on /sync would delete a bucket, or replace what somebody keeps in a storage of their own
+        print(f"try:     {url}/ (the dashboard)")
     sys.stdout.flush()
 
 

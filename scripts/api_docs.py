@@ -53,7 +53,8 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
 
 def example(path: str, operation: openapi.Operation) -> str:
     values = {"source": "photos", "dest": "mybucket", "id": "20261122T131242-9f3a61c2"}
-    given = "&".join(f"{name}={values[name]}" for name in operation.required)
+    names = ("source", "dest") if path == "/sync" else operation.required
+    given = "&".join(f"{name}={values[name]}" for name in names)
     return f"```sh\ncurl -s 'http://localhost:5000{path}{'?' if given else ''}{given}'\n```\n"
 
 
@@ -65,7 +66,8 @@ def route(path: str, operation: openapi.Operation, item: dict[str, Any]) -> list
         for name in operation.parameters:
             schema = openapi.PARAMETERS[name]
             needed = "yes" if name in operation.required else ""
-            rows.append((f"`{name}`", needed, kind(schema), schema["description"]))
+            default = f" Default: `{schema['default']}`." if schema.get("default") else ""
+            rows.append((f"`{name}`", needed, kind(schema), schema["description"] + default))
         lines += table(("parameter", "needed", "type", "meaning"), rows)
     answers = [(str(s), d, kind_of_content(c)) for s, (d, c) in operation.answers.items()]
     if operation.conditional:

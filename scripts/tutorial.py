@@ -48,6 +48,8 @@ class Session:
         self._last_id = ""
         self._server: subprocess.Popen[bytes] | None = None
         os.makedirs(f"{folder}/app/uploads")
+        with open(f"{folder}/app/uploads/.gitkeep", "wb"):
+            pass  # as a clone has it
         os.symlink(f"{PROJECT}/.venv", f"{folder}/.venv")
         self._environment = {
             "PATH": os.environ["PATH"],

@@ -90,6 +90,8 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
         asked=options.of_flags(vars(arguments)),
     )
     spec.check_storage_url(request.storage_url)
+    for text in spec.warn_of_empty(arguments.source, arguments.dest):
+        _complain(text)
     jobs.prepare()
     leftovers.clear(jobs)
     return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments.json)

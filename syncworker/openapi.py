@@ -7,19 +7,22 @@ both directions, is `tests/test_openapi.py`'s to see.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from syncworker import __version__, dashboard, options, schemas
 from syncworker.model import State
 from syncworker.schemas import Schema, ref, text
+from syncworker.spec import DEST_DEFAULT
 
 INTRODUCTION = """\
 Keeps an S3 bucket an exact mirror of a local folder. One call of `/sync` makes one job; one job is one
 process.
 
 `GET` and `POST` both work on every route; `HEAD` on those that change nothing. Parameters come in the query,
-in a form or in a JSON object; a name that the route does not know, or one that is given twice, is refused.
+in a form or in a JSON object; a name that the route does not know, or one that is given twice, is refused. An
+empty value, or null in JSON, is as good as none.
 Other methods are answered 405, an unknown path 404. Answers are JSON, indented, UTF-8. Errors are
 `application/problem+json` (RFC 9457).
 
@@ -54,15 +57,18 @@ def _or_empty(schema: Schema) -> Schema:
 
 PARAMETERS: dict[str, Schema] = {
     "source": text(
-        "The folder below the uploads root; empty for all of it. It need not exist: a missing folder, or one"
-        " without any file, has the bucket deleted. No absolute path, no `..`, no NUL, no link out.",
+        "The folder below the uploads root; by default, or empty, all of it. It need not exist: a missing"
+        " folder, or one without any file, has the bucket deleted. No absolute path, no `..`, no NUL, no link"
+        " out.",
+        default="",
         pattern=r"^(?!/)(?![\s\S]*(?:^|/)\.\.(?:/|$))[^\u0000]*$",
         maxLength=4000,
         examples=["photos"],
     ),
     "dest": text(
         "The bucket: 3 to 63 lower-case letters, digits, dots and hyphens. Made when it is missing.",
-        pattern=r"^(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$",
+        default=DEST_DEFAULT,
+        pattern=r"^$|^(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$",
         examples=["mybucket"],
     ),
     "storage_url": text(
@@ -96,10 +102,11 @@ OPERATIONS: dict[str, Operation] = {
         "Start a sync",
         "Makes a job that makes the bucket an exact mirror of the folder: new and changed files are uploaded,"
         " objects without a file are deleted, last and only when nothing failed. A folder that is missing or"
-        " holds no file has the whole bucket deleted.",
+        " holds no file has the whole bucket deleted. Every parameter has a default, and an empty one has it"
+        " too; `warning` in the answer says what an empty `source` or `dest` meant, and that a folder does"
+        " not exist.",
         {202: ("The job, queued", "Status")},
         ("source", "dest", "storage_url", "access_key", "secret_key", *options.NAMES),
-        ("source", "dest"),
         acts=True,
         errors={
             409: "A job on this bucket is queued or running; `job` is its id",
@@ -295,18 +302,32 @@ def _query(name: str, required: bool) -> dict[str, Any]:
 
 
 def _body(operation: Operation) -> dict[str, Any]:
-    schema: Schema = {
-        "type": "object",
-        "properties": {name: PARAMETERS[name] for name in operation.parameters},
-        "required": list(operation.required),
-        "additionalProperties": False,
-    }
-    kinds = ("application/json", "application/x-www-form-urlencoded")
+    def schema(optional: Callable[[Schema], Schema]) -> Schema:
+        return {
+            "type": "object",
+            "properties": {
+                name: PARAMETERS[name] if name in operation.required else optional(PARAMETERS[name])
+                for name in operation.parameters
+            },
+            "required": list(operation.required),
+            "additionalProperties": False,
+        }
+
     return {
         "required": bool(operation.required),
         "description": "The parameters; they may come in the query instead, each once.",
-        "content": {kind: {"schema": schema} for kind in kinds},
+        "content": {
+            "application/json": {"schema": schema(_or_null)},
+            "application/x-www-form-urlencoded": {"schema": schema(lambda optional: optional)},
+        },
     }
+
+
+def _or_null(schema: Schema) -> Schema:
+    """In JSON null is as good as not given."""
+    if "anyOf" in schema:
+        return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
+    return schemas.nullable(schema)
 
 
 def _answer(

@@ -19,6 +19,7 @@ from syncworker.http import BODY_MAX_BYTES
 
 MAX_PARAMETERS = 32
 _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_AFTER_SEMICOLON = re.compile(rb";([a-z_]+)=")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAY_HOLD_CONTROLS = frozenset({"source", *options.LISTS})  # a folder's name may hold all but NUL
 _NUMBERS = options.NUMBERS | {"limit", "now"}
@@ -35,8 +36,8 @@ class BodyTooLong(UsageError):
 def of_request(environ: dict[str, Any], known: Collection[str]) -> dict[str, str]:
     """All parameters of a request by name; of a list, its values as lines. Raises UsageError that names the
     one at fault."""
-    pairs = _pairs(environ.get("QUERY_STRING", "").encode("latin-1"), "the query")
-    pairs += _body(environ)
+    pairs = _pairs(environ.get("QUERY_STRING", "").encode("latin-1"), "the query", known)
+    pairs += _body(environ, known)
     if sum(name not in options.LISTS for name, _ in pairs) > MAX_PARAMETERS:
         raise UsageError("TooManyParameters", f"more than {MAX_PARAMETERS} parameters")
     found: dict[str, str] = {}
@@ -62,8 +63,13 @@ def _unknown(name: str, known: Collection[str]) -> str:
     return f"there is no parameter {name!r} here: {takes}"
 
 
-def _pairs(data: bytes, where: str) -> list[tuple[str, str]]:
+def _pairs(data: bytes, where: str, known: Collection[str]) -> list[tuple[str, str]]:
     """`a=1&b=2`, as browsers write forms: `+` is a space, everything percent-encoded UTF-8."""
+    for after in _AFTER_SEMICOLON.finditer(data):
+        if (name := after[1].decode()) in known:  # else the value before it takes it in, a key for example
+            raise UsageError(
+                "BadEncoding", f"{name}: parameters are parted by `&`, and `;` is written %3B", param=name
+            )
     found = []
     for pair in data.split(b"&"):
         if pair:
@@ -83,7 +89,7 @@ def _decode(data: bytes, what: str, param: str | None) -> str:
         raise UsageError("BadEncoding", f"{shown or what} is not valid UTF-8", param=shown) from None
 
 
-def _body(environ: dict[str, Any]) -> list[tuple[str, str]]:
+def _body(environ: dict[str, Any], known: Collection[str]) -> list[tuple[str, str]]:
     data = environ["wsgi.input"].read(BODY_MAX_BYTES + 1)
     if len(data) > BODY_MAX_BYTES:
         raise BodyTooLong("BodyTooLong", f"the body is longer than {BODY_MAX_BYTES} bytes")
@@ -97,7 +103,7 @@ def _body(environ: dict[str, Any]) -> list[tuple[str, str]]:
     if kind == "application/json":
         return _json(data)
     if kind == "application/x-www-form-urlencoded":
-        return _pairs(data, "the form")
+        return _pairs(data, "the form", known)
     raise UnsupportedBody(
         "UnsupportedBody",
         "the body must be application/x-www-form-urlencoded or application/json, not "
@@ -117,7 +123,7 @@ def _json(data: bytes) -> list[tuple[str, str]]:
     if not isinstance(value, _Object):
         raise UsageError("BadJson", "the body must be a JSON object of names and values")
     return [
-        (name, _text(name, item))
+        (name, "" if items is None else _text(name, item))  # null: as if it were not given
         for name, items in value
         for item in (items if name in options.LISTS and type(items) is list else [items])
     ]

@@ -202,7 +202,9 @@ STATUS = record(
         "resources": ref("Resources"),
         "metrics": ref("Metrics"),
         "message": text("What happens or happened, for people"),
-        "warning": text("Only in the answer to a GET that carried a secret key: use POST"),
+        "warning": text(
+            "Only in an answer: the request may not mean what it says, or its address held a secret key"
+        ),
     },
     "warning",
 )

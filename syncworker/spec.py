@@ -16,6 +16,7 @@ from syncworker import endpoint, options
 from syncworker.errors import UsageError
 from syncworker.settings import Settings
 
+DEST_DEFAULT = "mybucket"
 _BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
 _IPV4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
@@ -68,9 +69,10 @@ def parse_source(text: str, uploads_dir: str) -> str:
 
 
 def parse_dest(text: str) -> str:
-    """A bucket name by S3's rules (general purpose buckets: 3-63 characters, lower case)."""
+    """A bucket name by S3's rules (general purpose buckets: 3-63 characters, lower case); the default when
+    empty."""
     if not text:
-        raise UsageError("MissingParameter", "dest is missing: the name of the bucket", param="dest")
+        return DEST_DEFAULT
     if not _BUCKET.fullmatch(text) or ".." in text or _IPV4.fullmatch(text):
         raise UsageError(
             "BadBucketName",
@@ -126,15 +128,15 @@ def check_storage_url(url: str) -> None:
 def parse(
     settings: Settings,
     *,
-    source: str,
-    dest: str,
+    source: str | None = None,
+    dest: str | None = None,
     storage_url: str | None = None,
     access_key: str | None = None,
     secret_key: str | None = None,
     asked: Mapping[str, str | None] | None = None,
 ) -> Request:
-    """All parameters of a sync, checked together; `asked` are the texts of its options, by name. Raises
-    UsageError naming the parameter."""
+    """All parameters of a sync, checked together; `asked` are the texts of its options, by name. What is
+    empty or None has its default. Raises UsageError naming the parameter."""
     access, secret = parse_keys(access_key, secret_key)
     url = parse_storage_url(storage_url, settings)
     if access is None and not settings.is_own(url):
@@ -146,5 +148,34 @@ def parse(
         )
     chosen = options.parse(asked or {})
     wait = chosen.pop("wait", 0.0)
-    folder = parse_source(source, settings.uploads_dir)
-    return Request(folder, parse_dest(dest), url, wait, access, secret, chosen)
+    folder = parse_source(source or "", settings.uploads_dir)
+    return Request(folder, parse_dest(dest or ""), url, wait, access, secret, chosen)
+
+
+def warn_of_empty(source: str | None, dest: str | None) -> list[str]:
+    """Says what an empty value means: it is often a variable of a script that is not set. None: not given."""
+    found = []
+    if source == "":
+        found.append("source was empty: it means the whole uploads folder")
+    if dest == "":
+        found.append(f"dest was empty: it means the bucket {DEST_DEFAULT}")
+    return found
+
+
+def warn_of_missing(request: Request, settings: Settings) -> list[str]:
+    """Says what a sync of a folder that does not exist will do: its name is often mistyped."""
+    if not request.source or os.path.lexists(os.path.join(settings.uploads_dir, request.source)):
+        return []
+    return [f"the folder {request.source} does not exist: {_cost_of_missing(request, settings)}"]
+
+
+def _cost_of_missing(request: Request, settings: Settings) -> str:
+    asked = options.Options.of_status({"options": request.options})
+    still = "if that is still so when the job begins,"
+    if not asked.delete:
+        return f"{still} nothing is sent"
+    if settings.bucket_delete == "refuse":
+        return f"{still} the job fails, because BUCKET_DELETE=refuse"
+    if asked.is_partial:
+        return f"{still} the mirror's objects in bucket {request.dest} are deleted"
+    return f"{still} bucket {request.dest} and all its objects are deleted"

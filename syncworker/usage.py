@@ -6,6 +6,7 @@ import argparse
 
 from syncworker import options
 from syncworker.model import State
+from syncworker.spec import DEST_DEFAULT
 
 EXAMPLES = """\
 examples:
@@ -33,7 +34,7 @@ lines of the standard input, the access key first.
 START_EXAMPLES = """\
 examples:
   python -m syncworker start --source photos --dest mybucket
-  python -m syncworker start --source "" --dest mybucket          # all of UPLOADS_DIR
+  python -m syncworker start                                      # all of UPLOADS_DIR into mybucket
   python -m syncworker start --source photos --dest mybucket --storage-url https://s3.example.com \\
       --keys-from-stdin < keys.txt
 
@@ -115,8 +116,8 @@ def parser() -> argparse.ArgumentParser:
         )
 
     start = command("start", "run a new job in the foreground", f"{KEYS}\n{JSON_LAST}\n{START_EXAMPLES}")
-    start.add_argument("--source", required=True, help='folder below UPLOADS_DIR, "" for all of it')
-    start.add_argument("--dest", required=True, help="name of the bucket")
+    start.add_argument("--source", help="folder below UPLOADS_DIR; default: all of it")
+    start.add_argument("--dest", help=f"name of the bucket; default: {DEST_DEFAULT}")
     start.add_argument("--storage-url", help="S3 endpoint, if not the configured one; it needs its own keys")
     for option in options.TABLE:
         if option.is_list:

@@ -61,8 +61,8 @@ def test_help_is_there_for_every_command_and_teaches(desk: Desk, command: str) -
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["start", "--dest", "mybucket"], "--source"),
-        (["start", "--source", "photos"], "--dest"),
+        (["start", "--source"], "--source"),
+        (["start", "--dest"], "--dest"),
         (["start", "--source", "../x", "--dest", "mybucket"], "source"),
         (["start", "--source", "/etc", "--dest", "mybucket"], "source"),
         (["start", "--source", "photos", "--dest", "My_Bucket"], "bucket name"),

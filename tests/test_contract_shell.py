@@ -75,7 +75,7 @@ def test_a_failed_job_exits_1_and_says_why(shell, photos, juicefs, bucket):
     [
         [],
         ["nonsense"],
-        ["start"],
+        ["start", "--source"],
         ["start", "--source", "photos", "--dest", "somebucket", "--nonsense"],
         ["start", "--source", "photos", "--dest", "a/b"],
         ["start", "--source", "photos", "--dest", "somebucket", "--wait", "-1"],

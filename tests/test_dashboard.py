@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import PROJECT, Gate, RecordingProxy, Service, exists, s3_error, tree, wait_for
+from bench import PROJECT, Gate, RecordingProxy, Service, contents, exists, s3_error, tree, wait_for
 from disks import mount, unmount
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 from serving import Site
@@ -152,6 +152,7 @@ def test_the_page_loads_its_own_files_and_allows_nothing_else(tmp_path: Path) ->
             named |= {f"/static/{name}" for name in re.findall(r'from "\./([^"]+)"', found.body.decode())}
             again = site.get(path, If_None_Match=found.headers["etag"])
             assert (again.status, again.headers["cache-control"], again.body) == (304, "no-cache", b"")
+            assert again.headers["content-security-policy"] == policy, "else a reload shows a dead page"
             assert "innerHTML" not in found.body.decode()
         assert named == set(dashboard.PAGES) - {"/"}
         for target in ("/static/", "/static/login.html", "/static/../server.py", "/static/%2e%2e/http.py"):
@@ -266,6 +267,34 @@ def test_an_empty_folder_is_warned_of_and_the_bucket_must_be_typed(
     page.get_by_label("Path below the uploads folder").fill("no/such/")
     expect(page.locator("#danger")).to_be_hidden()
     expect(page.get_by_role("button", name="Start")).to_be_enabled()
+
+
+def test_folder_and_bucket_can_be_left_as_they_are_and_the_bucket_empty(
+    desk: Desk, juicefs: Store, new_page: Callable[..., Page]
+) -> None:
+    juicefs.remove_bucket("mybucket")
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    bucket = page.get_by_label("Bucket", exact=True)
+    expect(bucket).to_have_value("mybucket")
+    bucket.fill("")
+    expect(page.locator("#danger")).to_contain_text(
+        "The folder is empty: the bucket mybucket will be deleted"
+    )
+    page.get_by_label(re.compile("^Type the bucket")).fill("mybucket")
+    expect(page.get_by_role("button", name="Delete the bucket")).to_be_enabled()
+    desk.folder("photos", {"a": "1"})
+    bucket.fill("")
+    page.reload()
+    settled(page)
+    bucket.fill("")
+    page.get_by_role("button", name="Start").click()
+    ended = page.locator("#ended article").first
+    expect(ended.locator(".badge")).to_have_text("done")
+    expect(ended.locator("h3")).to_have_text("all uploads → mybucket")
+    assert contents(juicefs, "mybucket") == {"photos/a": b"1"}
+    juicefs.remove_bucket("mybucket")
 
 
 def test_a_job_with_keys_of_its_own_asks_for_them_again(

@@ -106,10 +106,13 @@ def test_bucket_names_that_are_taken(name: str) -> None:
     assert spec.parse_dest(name) == name
 
 
+def test_no_name_is_the_default() -> None:
+    assert spec.parse_dest("") == spec.DEST_DEFAULT == "mybucket"
+
+
 @pytest.mark.parametrize(
     "name",
     [
-        "",
         "ab",
         "a" * 64,
         "Abc",

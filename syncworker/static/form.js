@@ -5,7 +5,7 @@ import { bytes, count, element, figure, say, show } from "./text.js";
 
 const OTHER = "\u0000other"; // no folder's name: it cannot hold NUL
 const LOOK_AGAIN_MS = 400;
-const FIELDS = ["dest", "wait", "storage_url", "access_key", "secret_key"];
+const FIELDS = ["wait", "storage_url", "access_key", "secret_key"];
 const part = (id) => document.getElementById(id);
 
 export class StartForm {
@@ -32,6 +32,10 @@ export class StartForm {
 
   folder() {
     return this.source.value === OTHER ? part("other-source").value : this.source.value;
+  }
+
+  bucket() {
+    return part("dest").value || part("dest").placeholder; // the server's own default
   }
 
   soon() {
@@ -77,7 +81,7 @@ export class StartForm {
     this.chosen = null;
     const query = new URLSearchParams({ source: this.folder() });
     const dest = part("dest");
-    if (dest.value && dest.validity.valid) query.set("dest", dest.value);
+    if (dest.validity.valid) query.set("dest", this.bucket());
     if (part("storage_url").value) query.set("storage_url", part("storage_url").value);
     try {
       const { value } = await get(`/folders?${query}`);
@@ -101,7 +105,7 @@ export class StartForm {
   }
 
   warning(folder) {
-    const name = part("dest").value || "you name";
+    const name = this.bucket();
     const why = folder.exists ? "The folder is empty" : "The folder does not exist";
     if (this.chosen.bucket_delete === "refuse") {
       return `${why}: the sync will fail, because this server is set to delete no bucket (BUCKET_DELETE=refuse).`;
@@ -128,14 +132,15 @@ export class StartForm {
   }
 
   allow() {
-    const confirmed = !this.deletes() || (part("dest").value !== "" && part("confirm").value === part("dest").value);
+    const confirmed = !this.deletes() || part("confirm").value === this.bucket();
     part("go").disabled = !confirmed;
     say(part("go"), this.deletes() ? "Delete the bucket" : "Start");
     part("go").classList.toggle("red", this.deletes());
   }
 
   async start() {
-    const fields = { source: this.folder() };
+    const fields = { dest: this.bucket() };
+    if (this.folder()) fields.source = this.folder();
     for (const name of FIELDS) {
       if (part(name).value) fields[name] = part(name).value;
     }
