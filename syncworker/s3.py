@@ -369,12 +369,11 @@ class Bucket:
         key: str,
         body: bytes,
         digest: bytes,
-        metadata: dict[str, str],
+        headers: dict[str, str],
         is_hopeless: Callable[[str], bool] | None = None,
     ) -> str:
-        """PutObject with Content-MD5; the ETag that the store answers with, "" for none."""
-        headers = {"content-md5": base64.b64encode(digest).decode()}
-        headers.update(metadata)
+        """PutObject with Content-MD5 and these headers; the ETag that the store answers with, "" for none."""
+        headers = {"content-md5": base64.b64encode(digest).decode(), **headers}
         response = await self.call(
             "PutObject", "PUT", key, headers=headers, body=body, is_hopeless=is_hopeless
         )
@@ -503,7 +502,7 @@ class Bucket:
         return [(item, error) for item in still]
 
     # -- multipart uploads
-    async def create_upload(self, key: str, metadata: dict[str, str]) -> str:
+    async def create_upload(self, key: str, headers: dict[str, str]) -> str:
         """The id of a new upload. One that the store began although its answer was lost is ended."""
         lost: list[None] = []
         response = await self.call(
@@ -511,7 +510,7 @@ class Bucket:
             "POST",
             key,
             {"uploads": ""},
-            metadata,
+            headers,
             on_retry=lambda: lost.append(None),
         )
         upload_id = s3xml.parse_upload_id(response.body)

@@ -30,6 +30,7 @@ from typing import Any
 from syncworker import etag as etags
 from syncworker import s3xml
 from syncworker.compare import NEW
+from syncworker.content_types import content_type
 from syncworker.control import settling
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Part, Row, Unfinished
@@ -62,10 +63,14 @@ def row_of(sent: Sent) -> Row:
     )  # fmt: skip
 
 
-def metadata(file: FileEntry, md5: bytes) -> dict[str, str]:
-    """Our own metadata, in the form that rclone writes and reads: seconds with nanoseconds, base64 MD5."""
+def headers_of(file: FileEntry, md5: bytes) -> dict[str, str]:
+    """What an object is given beside its bytes: its type, and our own metadata in the form that rclone writes
+    and reads: seconds with nanoseconds, base64 MD5."""
     seconds, rest = divmod(abs(file.mtime_ns), 10**9)
-    headers = {"x-amz-meta-mtime": f"{'-' if file.mtime_ns < 0 else ''}{seconds}.{rest:09d}"}
+    headers = {
+        "content-type": content_type(file.key),
+        "x-amz-meta-mtime": f"{'-' if file.mtime_ns < 0 else ''}{seconds}.{rest:09d}",
+    }
     if md5:
         headers["x-amz-meta-md5chksum"] = base64.b64encode(md5).decode()
     return headers
@@ -106,7 +111,7 @@ class Sender:
         """One PUT of a body in memory."""
         file, body = result.file, result.body
         answered = await self.bucket.put(
-            file.key, body, result.md5, metadata(file, result.md5), self.is_blocked
+            file.key, body, result.md5, headers_of(file, result.md5), self.is_blocked
         )
         operation.sent = len(body)
         with settling():
@@ -269,7 +274,7 @@ class Sender:
                 return before.upload_id, kept
             await self._abandon(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
-        upload_id = await self.bucket.create_upload(file.key, metadata(file, md5))
+        upload_id = await self.bucket.create_upload(file.key, headers_of(file, md5))
         self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size, md5.hex()))
         return upload_id, {}
 

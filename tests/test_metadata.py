@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -188,3 +189,22 @@ def test_without_etags_a_later_object_is_not_taken_for_ours(mirror: Mirror) -> N
     mirror.proxy.on_request(lambda request: Toxic(edit=edit) if request.kind == "LIST" else None)
     mirror.sync()
     assert [request.key for request in mirror.proxy.of_kind("PUT")] == ["a"]
+
+
+def test_the_time_that_an_object_was_given_goes_stale_and_nothing_relies_on_it(mirror: Mirror) -> None:
+    mirror.make({"a": "1", "large": 9 << 20})
+    mirror.sync()
+    client = mirror.store.client()
+
+    def given(key: str) -> str:
+        found: str = client.head_object(Bucket=mirror.bucket, Key=key)["Metadata"]["mtime"]
+        return found
+
+    before = given("a"), given("large")
+    for key in ("a", "large"):
+        os.utime(mirror.folder / key, (1_000_000_000, 1_000_000_000))
+    mirror.twice()
+    assert (given("a"), given("large")) == before
+    forget(mirror)
+    mirror.sync()
+    assert set(mirror.proxy.kinds()) == {"LIST"}, mirror.proxy.kinds()
