@@ -29,6 +29,7 @@ LAYERS = [
         "tree",
         "std_streams",
         "patterns",
+        "content_types",
     ],
     [
         "options",
