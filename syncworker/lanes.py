@@ -8,8 +8,8 @@ A group is read as a whole before its files are sent, and each goes to a lane th
 functions run many times in a row, which costs a fifth less than the whole way of each file (docs/design.md).
 
 Invariants
-- A lane never ends early: what it raises ends the job by `halt`, and the lane goes on emptying its queue, so
-  that nobody waits for a place in it for ever. After a halt nothing is begun.
+- A lane never ends early: what it raises ends the job by `halt`, and the lane (or another, if it died of it)
+  goes on emptying its queue, so that nobody waits for a place in it for ever. After a halt nothing is begun.
 - At most `BYTES_IN_FLIGHT` of small files are in memory at a time.
 - With `one`, a file is read when its turn has come, not before.
 
@@ -19,8 +19,8 @@ What a file needs is the caller's (`do_read`, `do_one`, `do_large`); nothing her
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import cast
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, cast
 
 from syncworker import etag
 from syncworker.pace import LOOK_SECONDS, MOST, Pace
@@ -71,6 +71,15 @@ class _Share:
             self.budget.give(self.size)
 
 
+_Tasks = set[asyncio.Task[None]]
+
+
+async def _ends(tasks: _Tasks) -> None:
+    """Waits for all of them, and for those that are begun in the place of one that died."""
+    while tasks:
+        await asyncio.wait(set(tasks))
+
+
 class Lanes:
     """Opened when made, closed by `finish`. `one`: one file at a time. `sent` counts the files that have gone
     out; `is_throttled`: the store has asked to slow down, so more lanes would help nobody."""
@@ -98,13 +107,28 @@ class Lanes:
         self._budget = Budget(BYTES_IN_FLIGHT)
         self._all_read = False
         self._pace = Pace(1, 1) if one else Pace()
-        self._lanes: set[asyncio.Task[None]] = set()
+        self._lanes, self._pacing, self._readers, self._large_lanes = _Tasks(), _Tasks(), _Tasks(), _Tasks()
         self._open()
-        self._pacing = asyncio.create_task(self._keep_pace())
-        self._readers = [asyncio.create_task(self._read_groups()) for _ in range(1 if one else _READERS)]
-        self._large_lanes = [
-            asyncio.create_task(self._large_lane()) for _ in range(1 if one else LARGE_LANES)
-        ]
+        self._begin(self._keep_pace, self._pacing)
+        for _ in range(1 if one else _READERS):
+            self._begin(self._read_groups, self._readers)
+        for _ in range(1 if one else LARGE_LANES):
+            self._begin(self._large_lane, self._large_lanes)
+
+    def _begin(self, lane: Callable[[], Coroutine[Any, Any, None]], tasks: _Tasks) -> None:
+        task = asyncio.create_task(lane())
+        tasks.add(task)
+        task.add_done_callback(lambda task: self._ended(task, lane, tasks))
+
+    def _ended(
+        self, task: asyncio.Task[None], lane: Callable[[], Coroutine[Any, Any, None]], tasks: _Tasks
+    ) -> None:
+        """One that died is the end of the job, and is begun anew: somebody may wait for it."""
+        tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._halt(error)
+            self._begin(lane, tasks)
 
     async def put(self, group: list[Work]) -> None:
         await self._groups.put(group)
@@ -115,21 +139,21 @@ class Lanes:
 
     async def finish(self) -> None:
         """All has been put: returns when all has been done."""
-        for _ in self._readers:
+        for _ in range(len(self._readers)):
             await self._groups.put(None)
-        await asyncio.gather(*self._readers)
+        await _ends(self._readers)
         self._read.put_nowait(None)
         self._all_read = True
-        while self._lanes:
-            await asyncio.wait(set(self._lanes))
-        self._pacing.cancel()
-        for _ in self._large_lanes:
+        await _ends(self._lanes)
+        for pacing in self._pacing:
+            pacing.cancel()
+        for _ in range(len(self._large_lanes)):
             await self._large.put(None)
-        await asyncio.gather(*self._large_lanes)
+        await _ends(self._large_lanes)
 
     def _open(self) -> None:
         while len(self._lanes) < self._pace.lanes:
-            self._lanes.add(asyncio.create_task(self._small_lane()))
+            self._begin(self._small_lane, self._lanes)
 
     async def _keep_pace(self) -> None:
         """As many lanes as help; those too many end by themselves."""

@@ -223,6 +223,18 @@ class Sync:
         """Plans and sends until both have come to their ends, or a halt has emptied the queues."""
         thread = threading.Thread(target=planner.run, args=(items,), name="planner", daemon=True)
         thread.start()
+        try:
+            await self._send_all()
+        except Exception as error:
+            self._halt(error)
+            while thread.is_alive():  # it reads the index, and may wait for a place in the queue
+                while not self.events.empty():
+                    self.events.get_nowait()
+                await asyncio.sleep(0.01)
+            raise
+        await self._in_thread(thread.join)
+
+    async def _send_all(self) -> None:
         gate, counts = self.bucket.gate, self.progress.counts
         self.lanes = Lanes(
             one=self.wait_seconds > 0,
@@ -236,7 +248,6 @@ class Sync:
         )
         await self._dispatch()
         await self.lanes.finish()
-        await self._in_thread(thread.join)
 
     def _emit(self, batch: list[Event] | None) -> None:
         """Called by the planner's thread: waits while the loop is behind."""

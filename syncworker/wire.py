@@ -5,13 +5,14 @@ with asyncio, httptools and one signature (docs/design.md has the measurement an
 
 Invariants
 - Every wait has an end: connecting (`connect_seconds`), and silence (`idle_seconds` without a byte in either
-  direction while an exchange is under way). One watchdog looks at all connections once a second. A byte has
+  direction while an exchange is under way). One watchdog looks at all connections once a second; when it
+  dies, all of them are closed, and who opened the wire has to look at `watchdog`. A byte has
   gone out when the other side has acknowledged it: on a slow line the kernel holds megabytes for minutes.
   Once somebody wants to stop, what only reads and connections that are being made end at once, and what
   writes when it is no more waited for (`give_up`).
 - Redirects are never followed, and an address that endpoint.py refuses is never connected to.
-- A failed exchange closes its connection; a connection that its server closed while it lay idle is not an
-  error: the exchange is made once more on a new one.
+- A failed exchange closes its connection, and so does an answer behind which more may come. A connection that
+  its server closed while it lay idle is not an error: the exchange is made once more on a new one.
 - Proxies are those of the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), as boto3 reads them.
 
 This module knows nothing of S3 and retries nothing that reached the store.
@@ -145,6 +146,7 @@ class _Connection(asyncio.BufferedProtocol):
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.keep = False
+        self.resets = False  # closed by RST: all that was asked for is here
 
     # -- asyncio.BufferedProtocol: a new buffer for each answer would cost three system calls
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -217,8 +219,7 @@ class _Connection(asyncio.BufferedProtocol):
         self.headers_complete = status >= 200
         if status >= 200 and self.method == "HEAD":
             # The parser would wait for the body whose length a HEAD announces: this answer ends here.
-            self.keep = self.parser.should_keep_alive()
-            self._finish(status)
+            self._end_without_body(status)
             self.parser = httptools.HttpResponseParser(self)
 
     def on_body(self, data: bytes) -> None:
@@ -233,7 +234,18 @@ class _Connection(asyncio.BufferedProtocol):
         if status < 200:  # 100 Continue and the like come before the answer
             self.headers = {}
             return
+        if status in (204, 304):
+            self._end_without_body(status)
+            return
         self.keep = self.parser.should_keep_alive()
+        self._finish(status)
+
+    def _end_without_body(self, status: int) -> None:
+        """A body that is announced must not come, yet some send it, late: a connection that may still bring
+        one is used no more, or it would be the next request's answer."""
+        announced = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
+        self.keep = self.parser.should_keep_alive() and not announced
+        self.resets = announced
         self._finish(status)
 
     def _finish(self, status: int) -> None:
@@ -253,8 +265,12 @@ class _Connection(asyncio.BufferedProtocol):
         return self.answer is not None and not self.answer.done()
 
     def close(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
+        if self.transport is None:
+            return
+        if self.resets and (sock := self.transport.get_extra_info("socket")) is not None:
+            # Without this, thousands of closed connections would hold this machine's ports for a minute.
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
 
     async def exchange(
         self,
@@ -318,7 +334,10 @@ class _Connection(asyncio.BufferedProtocol):
 def _acknowledged(transport: asyncio.Transport) -> int:
     """Bytes that the other side's kernel has confirmed (Linux, `struct tcp_info`: tcpi_bytes_acked)."""
     try:
-        info = transport.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+        sock = transport.get_extra_info("socket")
+        if sock is None:  # a TLS connection that was lost just now, of which its protocol is yet to be told
+            return 0
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
         return int(struct.unpack_from("=Q", info, 120)[0])
     except (OSError, struct.error):
         return 0
@@ -352,19 +371,33 @@ class Wire:
         self._judged: set[str] = set()  # names that a proxy may be asked for
         self._addresses: dict[str, tuple[float, list[endpoint.Address]]] = {}
         self._lookups: dict[str, asyncio.Future[list[endpoint.Address]]] = {}
-        self._watchdog: asyncio.Task[None] | None = None
+        self.watchdog: asyncio.Task[None] | None = None  # it ends only when it fails
+        self._closed = False
         self._opening: dict[asyncio.Timeout, bool] = {}  # connections that are being made: for what settles?
         self._given_up = False
 
     async def __aenter__(self) -> Wire:
-        self._watchdog = asyncio.create_task(self._watch())
+        self.watchdog = asyncio.create_task(self._watch(), name="watchdog of connections")
+        self.watchdog.add_done_callback(lambda _: self.close())  # nothing goes on with no limit of time
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        if self.watchdog is not None:
+            self.watchdog.cancel()
+        self.close()
+
+    def close(self) -> None:
+        """Ends all that is under way; nothing can be begun any more."""
+        self._closed = True
         for connection in list(self._all):
             connection.close()
+        self._end_opening(lambda _: True)
+
+    def _end_opening(self, ends: Callable[[bool], bool]) -> None:
+        now = asyncio.get_running_loop().time()
+        for opening, settles in self._opening.items():
+            if ends(settles) and not opening.expired():
+                opening.reschedule(now)
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
@@ -382,10 +415,7 @@ class Wire:
             waited_for = connection.settles or connection.method not in _READS
             if connection.is_busy() and (writes or not waited_for):
                 connection.fail(RetryError("Dropped", "given up, because the job is to stop"))
-        now = asyncio.get_running_loop().time()
-        for opening, settles in self._opening.items():
-            if (writes or not settles) and not opening.expired():
-                opening.reschedule(now)
+        self._end_opening(lambda settles: writes or not settles)
 
     async def exchange(
         self,
@@ -421,6 +451,8 @@ class Wire:
             return response
 
     async def _connect(self, host: str, *, settles: bool) -> tuple[_Connection, bool]:
+        if self._closed:
+            raise RetryError("ConnectionLost", "the connections are closed: the job ends")
         idle = self._idle.get(host)
         while idle:
             connection = idle.pop()

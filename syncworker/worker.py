@@ -174,11 +174,15 @@ async def _work(
                 options=options,
             )
             work = asyncio.create_task(sync.run())
-            ticker = asyncio.create_task(_tick(jobs, progress, control, wire, writer, tell))
+            ticker = asyncio.create_task(
+                _tick(jobs, progress, control, wire, writer, tell), name="ticker of the status"
+            )
+            assert wire.watchdog is not None
             try:
-                await asyncio.wait({work, ticker}, return_when=asyncio.FIRST_COMPLETED)
-                if ticker.done() and not work.done():
-                    sync.fatal = ticker.exception() or FatalError("Internal", "the ticker ended")  # type: ignore[assignment]
+                await asyncio.wait({work, ticker, wire.watchdog}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    sync.fatal = _end_of(wire.watchdog if wire.watchdog.done() else ticker)
+                    wire.close()  # what is in flight would have nobody who ends it
                 await work
             finally:
                 ticker.cancel()
@@ -186,6 +190,14 @@ async def _work(
                 index.close()
                 if index.broken:
                     print(f"index: went on without it: {index.broken}", file=sys.stderr)
+
+
+def _end_of(task: asyncio.Task[None]) -> Exception:
+    """Why a task has ended that lives as long as its job."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"the {task.get_name()} has ended")
 
 
 async def _tick(

@@ -9,6 +9,7 @@ import json
 import re
 import select
 import socket
+import ssl
 import subprocess
 import threading
 import uuid
@@ -219,6 +220,30 @@ def test_a_certificate_for_another_host_ends_the_job(make_shell: MakeShell, http
         listener.close()
     assert run.status["state"] == "failed"
     assert run.status["error"]["code"] == "TlsError"
+
+
+def test_the_watchdog_lives_through_a_tls_connection_that_is_lost_while_it_looks(tmp_path: Path) -> None:
+    """Between the loss of the socket and the moment at which the connection is told of it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    certificate = make_certificate(tmp_path)
+    context.load_cert_chain(certificate, tmp_path / "key.pem")
+
+    async def run() -> str:
+        server = await asyncio.start_server(lambda r, w: r.read(), "127.0.0.1", 0, ssl=context)
+        port = server.sockets[0].getsockname()[1]
+        place = Endpoint.of(f"https://127.0.0.1:{port}", "us-east-1")
+        async with server, Wire(place, str(certificate)) as wire:
+            task = asyncio.create_task(wire.exchange("127.0.0.1", "GET", b"GET / HTTP/1.1\r\n\r\n"))
+            while not wire._all:
+                await asyncio.sleep(0.01)
+            (connection,) = wire._all
+            connection.transport._ssl_protocol.connection_lost(ConnectionResetError())  # type: ignore[union-attr]
+            connection.check(asyncio.get_running_loop().time(), 60)
+            with pytest.raises(RetryError) as caught:
+                await task
+            return caught.value.code
+
+    assert asyncio.run(asyncio.wait_for(run(), 20)) == "ConnectionLost"
 
 
 def _relay(listener: socket.socket, port: int) -> None:
