@@ -58,7 +58,6 @@ SECTIONS: tuple[Section, ...] = (
             " disk of `jobs/` is full. Make space and resume",
             "InternalError": "A mistake in this program, or in the server when it answers a request. The trace"
             " is in `jobs/ID.log`, or in the server's log: please report it",
-            "Internal": "The same, in the part that writes the status",
             "OutOfResources": "No memory, no open files or no threads left. Raise the limit (`ulimit -n`,"
             " `MemoryMax=`) or lower MAX_RUNNING_JOBS, and resume",
         },
