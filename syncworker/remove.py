@@ -199,7 +199,7 @@ class Remover:
     async def _all_versions(self) -> SyncError | None:
         before: list[s3xml.Version] = []
         while True:
-            found = await self.bucket.list_versions()
+            found, _ = await self.bucket.list_versions({}) or ([], None)
             if not found or found == before:
                 return None
             failure = await self._delete_all([(v.key, v.version_id) for v in found], {})

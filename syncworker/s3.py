@@ -45,6 +45,7 @@ _NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # by itse
 _WAIT_SECONDS = 0.2
 _WAIT_MAX_SECONDS = 8.0
 _INTERNAL = frozenset({"InternalError", "Http500"})
+_UNREADABLE = frozenset({"BadAnswer", "BrokenListing"})
 _MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
 
 
@@ -310,8 +311,10 @@ class Bucket:
 
     async def list_page(self, token: str | None, start_after: str | None = None) -> s3xml.Page:
         """FatalError NoSuchBucket when the bucket is missing."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000"}
-        if token is not None:
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(s3xml.PAGE_KEYS)}
+        if isinstance(token, s3xml.StartAfter):
+            query["start-after"] = token
+        elif token is not None:
             query["continuation-token"] = token
         elif start_after:
             query["start-after"] = self.key_prefix + start_after
@@ -340,10 +343,16 @@ class Bucket:
         return pages
 
     async def list_exact(self, key: str, most: int = 2) -> list[str]:
-        """The first keys listed under a key's own name: the key itself, if the store kept it."""
+        """The first keys listed under a key's own name: the key itself, if the store kept it. FileError when
+        the answer cannot be read: that is this key's fault, until others fail so as well."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most)}
         query["prefix"] = self.key_prefix + key
-        page = await self._read("ListObjectsV2", query, self._page)
+        try:
+            page = await self._read("ListObjectsV2", query, self._page)
+        except FatalError as error:
+            if error.code not in _UNREADABLE:
+                raise
+            raise FileError(error.code, f"looking for this key alone: {error.message}") from error
         return [entry.key for entry in page.entries]
 
     async def _read(self, operation: str, query: dict[str, str], parse: Callable[[bytes], T]) -> T:
@@ -618,16 +627,18 @@ class Bucket:
             return error.code == "AccessDenied"
         return b"Enabled" in response.body or b"Suspended" in response.body
 
-    async def list_versions(self) -> list[s3xml.Version] | None:
-        """Up to 1,000 versions and delete markers, from the first; None where there is no versioning."""
-        query = {"versions": "", "encoding-type": "url", "max-keys": "1000"}
+    async def list_versions(
+        self, marker: dict[str, str]
+    ) -> tuple[list[s3xml.Version], dict[str, str] | None] | None:
+        """Up to 1,000 versions and delete markers behind a marker ({}: from the first), and the marker of the
+        next; None where there is no versioning."""
+        query = {"versions": "", "encoding-type": "url", "max-keys": str(s3xml.PAGE_KEYS)} | marker
         try:
-            found, _ = await self._read("ListObjectVersions", query, s3xml.parse_versions)
+            return await self._read("ListObjectVersions", query, s3xml.parse_versions)
         except FileError as error:
             if error.code in ("NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"):
                 return None
             raise
-        return found
 
     async def _all_pages(
         self,

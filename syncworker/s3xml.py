@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import repeat
 from typing import NamedTuple
 from urllib.parse import unquote_plus
@@ -30,8 +30,23 @@ _NOT_IN_ETAG = ("&", '"', "/")  # here: `W/`, say, is for the parser
 _CHILD = re.compile(r"<(?!Owner>)(\w+)>[^<]*</\1>|<(Owner)>.*?</Owner>", re.DOTALL)
 
 
+# Ceph's gateway refers to characters that XML forbids, in what it does not encode: tokens, prefixes, markers.
+# For the parser each becomes one of a plane that the document does not use, and is put back afterwards.
+_REFERENCE = re.compile(rb"&#(?:x([0-9a-fA-F]{1,8})|([0-9]{1,8}));")
+_FORBIDDEN = frozenset({*range(32), 0xFFFE, 0xFFFF}) - {9, 10, 13}
+_PLANES = (0xF0000, 0x100000)  # both for private use
+
+PAGE_KEYS = 1000  # of each listing: the most that Amazon S3 gives
+
+
+class StartAfter(str):
+    """A token of our own, the key behind which a listing goes on: for a store that gives no token."""
+
+    __slots__ = ()
+
+
 class Page(NamedTuple):
-    """A page of a listing. `token` is None on the last one; `decoded`: the store encoded the keys."""
+    """A page of a listing. `token` is None on the last one."""
 
     entries: list[ObjectEntry]
     token: str | None
@@ -39,8 +54,13 @@ class Page(NamedTuple):
 
 
 class Version(NamedTuple):
+    """A version of an object, or a delete marker. `is_latest`: it is what a GET without a version meets."""
+
     key: str
     version_id: str
+    size: int | None = None  # None: a delete marker, or the store does not say
+    is_marker: bool = False
+    is_latest: bool = True
 
 
 class Upload(NamedTuple):
@@ -67,13 +87,54 @@ def parse(body: bytes, *root_names: str) -> tuple[ElementTree.Element, str]:
         raise RetryError("BadAnswer", "the storage sent XML with a document type: not an S3 answer")
     try:
         # White space comes first where a store keeps the connection of a slow operation alive with it.
-        root = ElementTree.fromstring(body.lstrip())  # noqa: S314
+        root = _tree(body)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
         raise RetryError("BadAnswer", f"the storage sent no valid XML where {root_name} was due") from error
     namespace, _, name = root.tag.rpartition("}")
     if name not in root_names:
         raise RetryError("BadAnswer", f"the storage sent <{name[:40]}> where {root_name} was due")
     return root, f"{namespace}}}" if namespace else ""
+
+
+def _element(body: bytes) -> ElementTree.Element:
+    return ElementTree.fromstring(body)  # noqa: S314
+
+
+def _tree(body: bytes) -> ElementTree.Element:
+    body = body.lstrip()
+    try:
+        return _element(body)
+    except ElementTree.ParseError:
+        numbers = _FORBIDDEN.intersection(map(_number, _REFERENCE.finditer(body)))
+        if not numbers:
+            raise
+    without = _element(_REFERENCE.sub(_without_forbidden, body))
+    used = {character for element in without.iter() for character in element.text or ""}
+    for plane in _PLANES:
+        back = {plane + number: number for number in numbers}
+        if used.isdisjoint(map(chr, back)):
+            root = _element(_REFERENCE.sub(_moved_to(plane), body))
+            for element in root.iter():
+                element.text = element.text and element.text.translate(back)
+            return root
+    raise ValueError("both planes are used")
+
+
+def _number(reference: re.Match[bytes]) -> int:
+    hexadecimal, decimal = reference.groups()
+    return int(decimal) if hexadecimal is None else int(hexadecimal, 16)
+
+
+def _without_forbidden(reference: re.Match[bytes]) -> bytes:
+    return b"" if _number(reference) in _FORBIDDEN else reference[0]
+
+
+def _moved_to(plane: int) -> Callable[[re.Match[bytes]], bytes]:
+    def move(reference: re.Match[bytes]) -> bytes:
+        number = _number(reference)
+        return b"&#%d;" % (plane + number) if number in _FORBIDDEN else reference[0]
+
+    return move
 
 
 def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
@@ -86,8 +147,12 @@ def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
     return fields.get("Code", ""), fields.get("Message", ""), fields
 
 
-def parse_listing(body: bytes, prefix: str = "") -> Page:
-    """A page of ListObjectsV2."""
+def parse_listing(body: bytes, prefix: str = "", asked: int = PAGE_KEYS) -> Page:
+    """A page of ListObjectsV2, for which `asked` keys were asked for.
+
+    The last page is one that says `false`. Some stores say nothing: theirs is the last when it has no token
+    and fewer keys than it might have; else the listing goes on, by the token or behind the last key.
+    """
     regular = _split(body)
     root, ns = parse(regular[0] if regular else body, "ListBucketResult")
     if regular and len(root.findall(f"{ns}Contents")) == 1:
@@ -97,11 +162,37 @@ def parse_listing(body: bytes, prefix: str = "") -> Page:
         entries = _entries_of(root, ns)
     if prefix and not all(entry.key.startswith(prefix) for entry in entries):
         raise RetryError("BadAnswer", "the storage listed a key outside of the prefix that was asked for")
-    more = (root.findtext(f"{ns}IsTruncated") or "false").strip().lower()
-    if more not in ("true", "false"):  # taken for false, it would end the listing early
+    token = root.findtext(f"{ns}NextContinuationToken") or None
+    more = _says_more(root, ns)
+    if more is None:
+        if token is None and entries and len(entries) >= _most(root, ns, "MaxKeys", asked):
+            token = StartAfter(entries[-1].key)
+        more = token is not None
+    elif token is not None and not more:
+        raise _contradiction("says that it ends, and how it goes on")
+    return Page(entries, token, more)
+
+
+def _says_more(root: ElementTree.Element, ns: str) -> bool | None:
+    """Whether a listing says that it goes on. None: it says nothing."""
+    said = {(element.text or "").strip().lower() for element in root.iterfind(f"{ns}IsTruncated")} - {""}
+    if not said:
+        return None
+    if len(said) > 1:
+        raise _contradiction("says that it ends, and that it goes on")
+    if not said <= {"true", "false"}:  # taken for false, it would end the listing early
         raise RetryError("BadAnswer", "the storage does not say whether its listing goes on")
-    truncated = more == "true"
-    return Page(entries, root.findtext(f"{ns}NextContinuationToken") or None, truncated)
+    return said == {"true"}
+
+
+def _most(root: ElementTree.Element, ns: str, tag: str, asked: int) -> int:
+    """How many entries a page may have: what was asked for, or less where the store says so."""
+    said = (root.findtext(f"{ns}{tag}") or "").strip()
+    return min(asked, int(said)) if said.isdecimal() and 0 < len(said) < 10 and int(said) else asked
+
+
+def _contradiction(how: str) -> RetryError:
+    return RetryError("BrokenListing", f"the storage's listing {how}: nothing was deleted")
 
 
 def _split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
@@ -213,12 +304,20 @@ def parse_versions(body: bytes) -> tuple[list[Version], dict[str, str] | None]:
     """Versions and delete markers of one page of ListObjectVersions, and the markers of the next."""
     root, ns = parse(body, "ListVersionsResult")
     encoded = _is_encoded(root, ns)
-    found = [
-        Version(_key_of(element, ns, encoded), element.findtext(f"{ns}VersionId") or "null")
-        for element in root
-        if element.tag in (f"{ns}Version", f"{ns}DeleteMarker")
-    ]
-    return found, _next(root, ns, encoded, "NextKeyMarker", "NextVersionIdMarker", "version-id-marker")
+    found = []
+    for element in root:
+        if element.tag in (f"{ns}Version", f"{ns}DeleteMarker"):
+            size = (element.findtext(f"{ns}Size") or "").strip()
+            found.append(
+                Version(
+                    _key_of(element, ns, encoded),
+                    element.findtext(f"{ns}VersionId") or "null",
+                    int(size) if size.isdecimal() and len(size) < 20 else None,
+                    element.tag == f"{ns}DeleteMarker",
+                    (element.findtext(f"{ns}IsLatest") or "").strip().lower() != "false",
+                )
+            )
+    return found, _next(root, ns, encoded, found, _VERSION_MARKERS)
 
 
 def parse_uploads(body: bytes) -> tuple[list[Upload], dict[str, str] | None]:
@@ -231,16 +330,37 @@ def parse_uploads(body: bytes) -> tuple[list[Upload], dict[str, str] | None]:
         if not upload_id:  # without one, to abort it would be to delete the object
             raise RetryError("BadAnswer", "the storage listed an upload without an id")
         found.append(Upload(_key_of(element, ns, encoded), upload_id))
-    return found, _next(root, ns, encoded, "NextKeyMarker", "NextUploadIdMarker", "upload-id-marker")
+    return found, _next(root, ns, encoded, found, _UPLOAD_MARKERS)
+
+
+# How many an answer may have, the id to go on behind, and the parameter for it.
+_VERSION_MARKERS = ("MaxKeys", "NextVersionIdMarker", "version-id-marker")
+_UPLOAD_MARKERS = ("MaxUploads", "NextUploadIdMarker", "upload-id-marker")
 
 
 def _next(
-    root: ElementTree.Element, ns: str, encoded: bool, key_tag: str, id_tag: str, id_parameter: str
+    root: ElementTree.Element,
+    ns: str,
+    encoded: bool,
+    found: Sequence[Version] | Sequence[Upload],
+    names: tuple[str, str, str],
 ) -> dict[str, str] | None:
-    if (root.findtext(f"{ns}IsTruncated") or "").lower() != "true":
+    """The markers of the page after this one, None for the last. (What says `false` may have markers: Amazon
+    and Ceph name the last entry whether or not there is more.)"""
+    most_tag, id_tag, id_parameter = names
+    more = _says_more(root, ns)
+    key = root.findtext(f"{ns}NextKeyMarker") or ""
+    if more is False or (more is None and not key and len(found) < _most(root, ns, most_tag, PAGE_KEYS)):
         return None
-    key = root.findtext(f"{ns}{key_tag}") or ""
-    marker = {"key-marker": _decode(key) if encoded else key}
+    last = found[-1] if found else None
+    if not key and more is None and last is not None:
+        return {"key-marker": last.key, id_parameter: last[1]}
+    if not key:
+        raise _contradiction("says there is more and gives no way to it")
+    # Ceph's gateway names the last key of the page, and before its version 17 not as it encodes keys.
+    if encoded and not (last is not None and key == last.key):
+        key = _decode(key)
+    marker = {"key-marker": key}
     if identifier := root.findtext(f"{ns}{id_tag}"):
         marker[id_parameter] = identifier
     return marker
@@ -260,9 +380,11 @@ def parse_parts(body: bytes) -> tuple[list[Part], str | None]:
         ]
     except ValueError as error:
         raise RetryError("BadAnswer", "the storage listed a part without a number or a size") from error
-    truncated = (root.findtext(f"{ns}IsTruncated") or "").lower() == "true"
     marker = root.findtext(f"{ns}NextPartNumberMarker") or (str(parts[-1].number) if parts else None)
-    return parts, marker if truncated else None
+    more = _says_more(root, ns)
+    if more is None:
+        more = len(parts) >= _most(root, ns, "MaxParts", PAGE_KEYS)
+    return parts, marker if more else None
 
 
 def parse_upload_id(body: bytes) -> str:

@@ -62,7 +62,7 @@ class Sweep:
                 batch = []
         failures += await self._delete(batch, index)
         if not failures:
-            await self._delete_markers(index)
+            failures += await self._delete_markers(index)
         return failures
 
     async def _delete(self, batch: list[tuple[str, int | None]], index: Index) -> int:
@@ -101,11 +101,13 @@ class Sweep:
         # A store that is a file system knows a folder by other means than a file: its markers are not asked.
         await side_by_side(look, [k for k in keys if not k.endswith("/") and index.find(k) is None])
 
-    async def _delete_markers(self, index: Index) -> None:
+    async def _delete_markers(self, index: Index) -> int:
         """A store that is a file system may keep the folders that its objects were in, and list them as
-        objects (juicefs gateway after DeleteObjects). Whether it does is found out once a destination."""
+        objects (juicefs gateway after DeleteObjects). Whether it does is found out once a destination.
+        Returns how many folders could not be asked for or deleted."""
+        failures = 0
         if index.fact("folder_markers") == "0":
-            return
+            return failures
         last, asked = "", 0
         for key, _size, _etag in self.deletes:
             folder = key[: key.rfind("/") + 1]
@@ -113,15 +115,20 @@ class Sweep:
                 continue
             last = folder
             known = index.fact("folder_markers") == "1"
-            if not known or await self.in_thread(self.folder.has_folder, folder[:-1]):
-                # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
-                keys = await self.remover.bucket.list_exact(folder[:-1], 1000)
-                if not known and any(k.startswith(folder) and k.endswith("/") for k in keys):
-                    index.set_fact("folder_markers", "1")
-                elif not known and (asked := asked + 1) >= _FOLDERS_ASKED:
-                    index.set_fact("folder_markers", "0")
-                    return
-                if folder not in keys:
-                    continue
-            self.remover.control.check()
-            await self.remover.bucket.delete(folder)
+            try:
+                if not known or await self.in_thread(self.folder.has_folder, folder[:-1]):
+                    # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
+                    keys = await self.remover.bucket.list_exact(folder[:-1], 1000)
+                    if not known and any(k.startswith(folder) and k.endswith("/") for k in keys):
+                        index.set_fact("folder_markers", "1")
+                    elif not known and (asked := asked + 1) >= _FOLDERS_ASKED:
+                        index.set_fact("folder_markers", "0")
+                        return failures
+                    if folder not in keys:
+                        continue
+                self.remover.control.check()
+                await self.remover.bucket.delete(folder)
+            except FileError as error:
+                self.remover.progress.error("delete", folder, error)
+                failures += 1
+        return failures

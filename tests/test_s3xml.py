@@ -96,7 +96,7 @@ def test_any_key_comes_back_from_its_url_form(key: str) -> None:
     assert s3xml.parse_listing(listing(encoded + contents(listed))).entries[0].key == key
     version = f"<Version><Key>{listed}</Key><VersionId>v</VersionId></Version>"
     body = f"<ListVersionsResult>{encoded}{version}</ListVersionsResult>".encode()
-    assert s3xml.parse_versions(body)[0] == [s3xml.Version(key, "v")]
+    assert [version[:2] for version in s3xml.parse_versions(body)[0]] == [(key, "v")]
     upload = f"<Upload><Key>{listed}</Key><UploadId>u</UploadId></Upload>"
     body = f"<ListMultipartUploadsResult>{encoded}{upload}</ListMultipartUploadsResult>".encode()
     assert s3xml.parse_uploads(body)[0] == [s3xml.Upload(key, "u")]
@@ -236,7 +236,7 @@ def test_versions_and_delete_markers_come_with_the_markers_of_the_next_page() ->
       <DeleteMarker><Key>b%2Bc</Key><VersionId>v2</VersionId></DeleteMarker>
       <Version><Key>old</Key></Version></ListVersionsResult>""".encode()
     found, following = s3xml.parse_versions(body)
-    assert found == [("a b", "v1"), ("b+c", "v2"), ("old", "null")]
+    assert [version[:2] for version in found] == [("a b", "v1"), ("b+c", "v2"), ("old", "null")]
     assert following == {"key-marker": "b c", "version-id-marker": "v2"}
 
 

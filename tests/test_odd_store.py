@@ -1,0 +1,292 @@
+"""Stores whose listings are not as Amazon's are: through every operation that lists, and whole syncs."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
+from typing import Any
+
+import pytest
+from bench import Shell, tree
+from odd_store import ODD_NAMES, Dialect, OddStore
+
+from syncworker import s3xml
+from syncworker.credentials import Given
+from syncworker.endpoint import Endpoint
+from syncworker.errors import FatalError, FileError, RetryError
+from syncworker.listing import Listing
+from syncworker.s3 import Bucket
+from syncworker.wire import Wire
+
+PAGES = pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
+
+
+def ask(store: OddStore, work: Callable[[Bucket], Awaitable[Any]]) -> Any:
+    async def run() -> Any:
+        async with Wire(Endpoint.of(store.url, "us-east-1"), None) as wire:
+            return await work(Bucket(wire, "b", "us-east-1", Given(store.access_key, store.secret_key)))
+
+    return asyncio.run(run())
+
+
+def listed(store: OddStore, cuts: list[str] | None = None) -> list[str]:
+    """The keys of the whole listing, as a sync reads it."""
+
+    async def work(bucket: Bucket) -> list[str]:
+        loop = asyncio.get_running_loop()
+
+        def later(coroutine: Any) -> Future[Any]:
+            return asyncio.run_coroutine_threadsafe(coroutine, loop)
+
+        def read() -> list[str]:
+            listing = Listing(
+                lambda token: later(bucket.list_page(token)),
+                lambda low, high: later(bucket.list_range(low, high, 20)),
+                cuts,
+            )
+            keys = [entry.key for page in listing.pages() for entry in page]
+            assert listing.complete
+            return keys
+
+        return await asyncio.to_thread(read)
+
+    found: list[str] = ask(store, work)
+    return found
+
+
+@PAGES
+@pytest.mark.parametrize("cuts", [[], ["&", "a"], ["%41", "caf\u00e9", "n"], ["\x01control", "tab\tname"]])
+def test_odd_names_are_listed_whatever_the_store_makes_of_its_tokens(page_size: int, cuts: list[str]) -> None:
+    with OddStore(Dialect(page_size)) as store:
+        for name in ODD_NAMES:
+            store.put(name)
+        assert listed(store, cuts) == sorted(ODD_NAMES)
+
+
+@PAGES
+@pytest.mark.parametrize("encodes_markers", [False, True])
+def test_odd_names_are_listed_as_versions_and_as_uploads(page_size: int, encodes_markers: bool) -> None:
+    """Some versions of Ceph's gateway encode a marker, others do not: the last key of the page tells."""
+    with OddStore(Dialect(page_size, encodes_markers, versioned=True)) as store:
+        for name in ODD_NAMES:
+            store.put(name)
+            store.put(name)
+            store.uploads[name, "u1"] = store.uploads[name, "u2"] = None
+
+        async def versions(bucket: Bucket) -> list[tuple[str, str]]:
+            found: list[tuple[str, str]] = []
+            marker: dict[str, str] | None = {}
+            while marker is not None:
+                page, marker = await bucket.list_versions(marker) or ([], None)
+                found += [version[:2] for version in page]
+            return found
+
+        every = sorted((key, version.id) for key, held in store.keys.items() for version in held)
+        assert sorted(ask(store, versions)) == every
+        uploads = ask(store, lambda bucket: bucket.list_uploads())
+        assert [tuple(upload) for upload in uploads] == sorted(store.uploads)
+        for name in ODD_NAMES:
+            alone = ask(store, lambda bucket, name=name: bucket.list_uploads(name))
+            assert {upload.upload_id for upload in alone if upload.key == name} == {"u1", "u2"}, name
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_one_key_is_found_by_its_own_name(name: str) -> None:
+    with OddStore() as store:
+        store.put(name)
+        assert name in ask(store, lambda bucket: bucket.list_exact(name))
+
+
+def folder_of(names: tuple[str, ...]) -> dict[str, str]:
+    return {name: f"content of {name[:20]!a}" for name in names}
+
+
+@pytest.mark.parametrize("page_size", [1, 3])
+@pytest.mark.parametrize("versioned", [False])
+def test_a_folder_of_odd_names_is_mirrored_and_its_bucket_deleted(
+    page_size: int, versioned: bool, make_shell: Callable[..., Shell]
+) -> None:
+    files = folder_of(ODD_NAMES)
+    with OddStore(Dialect(page_size, versioned=versioned)) as store:
+        shell = make_shell(store)
+        tree(shell.uploads / "photos", files)
+        store.put("\x02gone")
+        store.put("gone+%41")
+        shell.sync("bucket")
+        assert store.objects() == {name: text.encode() for name, text in sorted(files.items())}
+        again = shell.sync("bucket")
+        assert again.progress["files_uploaded"] == again.progress["objects_deleted"] == 0
+        store.uploads["\x01control", "u1"] = store.uploads["%41", "u2"] = None
+        shutil.rmtree(shell.uploads / "photos")
+        end = shell.sync("bucket")
+        assert (store.exists, end.progress["objects_deleted"]) == (False, len(files))
+
+
+def test_an_answer_about_one_key_that_cannot_be_read_fails_that_file_alone(
+    make_shell: Callable[..., Shell],
+) -> None:
+    """A control character makes a sync look whether the store keeps the name."""
+    with OddStore(Dialect(forbids=lambda prefix: prefix == "\x01control")) as store:
+        with pytest.raises(FileError, match="this key alone"):
+            ask(store, lambda bucket: bucket.list_exact("\x01control"))
+        shell = make_shell(store)
+        tree(shell.uploads / "photos", {"\x01control": "1", "plain": "2"})
+        run = shell.start("bucket")
+        assert (run.exit_status, run.status["error"]["code"]) == (1, "FilesFailed")
+        assert [(e["key"], e["code"]) for e in run.status["errors"]] == [("\x01control", "BadAnswer")]
+        assert store.objects()["plain"] == b"2"
+
+
+# -- listings that do not say whether they go on
+
+
+SILENT = [
+    Dialect(says_truncated=False),
+    Dialect(says_truncated=False, gives_tokens=False),
+    Dialect(2, says_truncated=False),
+    Dialect(2, says_truncated=False, gives_tokens=False),
+    Dialect(7, says_truncated=False, gives_tokens=False, versioned=True),
+]
+
+
+@pytest.mark.parametrize("dialect", SILENT)
+def test_a_listing_that_does_not_say_whether_it_goes_on_is_read_to_its_end(dialect: Dialect) -> None:
+    with OddStore(dialect) as store:
+        for number in range(2500 if dialect.page_size == 1000 else 14):
+            store.put(f"k{number:05d}")
+            store.uploads[f"k{number:05d}", "u1"] = None
+        assert listed(store) == sorted(store.keys)
+        assert listed(store, ["k00004", "k00009"]) == sorted(store.keys)
+        assert len(ask(store, lambda bucket: bucket.list_uploads())) == len(store.keys)
+
+
+@pytest.mark.parametrize("dialect", SILENT)
+def test_nothing_is_deleted_by_a_listing_that_does_not_say_whether_it_goes_on(
+    dialect: Dialect, make_shell: Callable[..., Shell]
+) -> None:
+    """Taken for whole, its first page made every file behind it new and every key behind it stay."""
+    files = {f"k{number:02d}": str(number) for number in range(9)}
+    with OddStore(dialect) as store:
+        shell = make_shell(store)
+        tree(shell.uploads / "photos", files)
+        shell.sync("bucket")
+        store.put("zz")
+        store.put("aa")
+        run = shell.sync("bucket")
+        assert (run.progress["files_uploaded"], run.progress["objects_deleted"]) == (0, 2)
+        assert sorted(store.objects()) == sorted(files)
+
+
+def test_a_listing_that_says_both_is_an_error_and_nothing_is_deleted(
+    make_shell: Callable[..., Shell],
+) -> None:
+    with OddStore(Dialect(token_on_last=True)) as store:
+        shell = make_shell(store)
+        tree(shell.uploads / "photos", {"a": "1"})
+        store.put("gone")
+        run = shell.start("bucket")
+        assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing")
+        assert "gone" in store.objects()
+
+
+NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+
+
+def page(inner: str, keys: int = 0) -> s3xml.Page:
+    rows = "".join(
+        f"<Contents><Key>k{n:04d}</Key><LastModified>t</LastModified><ETag>&quot;ab&quot;</ETag><Size>1</Size>"
+        "</Contents>"
+        for n in range(keys)
+    )
+    return s3xml.parse_listing(f"<ListBucketResult {NS}>{inner}{rows}</ListBucketResult>".encode())
+
+
+FALSE, TRUE = "<IsTruncated>false</IsTruncated>", "<IsTruncated>true</IsTruncated>"
+TOKEN = "<NextContinuationToken>t</NextContinuationToken>"
+
+
+@pytest.mark.parametrize(
+    ("inner", "keys", "goes_on"),
+    [
+        (FALSE, 1000, None),
+        (TRUE + TOKEN, 0, "t"),
+        (TRUE + TOKEN, 1, "t"),
+        ("", 0, None),
+        ("<IsTruncated/>", 999, None),
+        ("", 999, None),
+        ("", 1000, "k0999"),
+        (TOKEN, 0, "t"),
+        (TOKEN, 1, "t"),
+        ("<NextContinuationToken/>", 1, None),
+        ("<MaxKeys>100</MaxKeys>", 99, None),
+        ("<MaxKeys>100</MaxKeys>", 100, "k0099"),
+        ("<MaxKeys>5000</MaxKeys>", 1000, "k0999"),
+        ("<MaxKeys>0</MaxKeys>", 3, None),
+        ("<MaxKeys>many</MaxKeys>", 3, None),
+    ],
+)
+def test_where_a_listing_goes_on(inner: str, keys: int, goes_on: str | None) -> None:
+    found = page(inner, keys)
+    assert (found.token, found.truncated, len(found.entries)) == (goes_on, goes_on is not None, keys)
+    assert isinstance(found.token, s3xml.StartAfter) == (goes_on is not None and TOKEN not in inner)
+
+
+@pytest.mark.parametrize("inner", [FALSE + TOKEN, FALSE + TRUE, TRUE + TOKEN + FALSE])
+def test_a_page_that_contradicts_itself_is_broken(inner: str) -> None:
+    with pytest.raises(RetryError, match="nothing was deleted") as caught:
+        page(inner, 1)
+    assert caught.value.code == "BrokenListing"
+
+
+VERSION = "<Version><Key>k</Key><VersionId>v</VersionId></Version>"
+UPLOAD = "<Upload><Key>k</Key><UploadId>v</UploadId></Upload>"
+
+
+@pytest.mark.parametrize(
+    ("inner", "entries", "following"),
+    [
+        ("", 1, None),
+        ("", 1000, ("k", "v")),
+        ("<MaxKeys>3</MaxKeys><MaxUploads>3</MaxUploads>", 3, ("k", "v")),
+        ("<NextKeyMarker>m</NextKeyMarker>", 1, ("m", None)),
+        (FALSE + "<NextKeyMarker>m</NextKeyMarker>", 1, None),
+        (TRUE + "<NextKeyMarker>m</NextKeyMarker>", 1, ("m", None)),
+    ],
+)
+def test_where_versions_and_uploads_go_on(
+    inner: str, entries: int, following: tuple[str, str | None] | None
+) -> None:
+    for root, entry, parse, name in (
+        ("ListVersionsResult", VERSION, s3xml.parse_versions, "version-id-marker"),
+        ("ListMultipartUploadsResult", UPLOAD, s3xml.parse_uploads, "upload-id-marker"),
+    ):
+        marker = parse(f"<{root} {NS}>{inner}{entry * entries}</{root}>".encode())[1]
+        assert (marker and (marker["key-marker"], marker.get(name))) == following
+        with pytest.raises(RetryError, match="no way to it"):
+            parse(f"<{root} {NS}>{TRUE}{entry}</{root}>".encode())
+
+
+# -- references to characters that XML forbids
+
+
+@pytest.mark.parametrize("reference", ["&#x1;", "&#x01;", "&#1;", "&#x1f;", "&#xFFFE;", "&#0;"])
+def test_a_forbidden_reference_is_read_and_nothing_else_is(reference: str) -> None:
+    body = f"<ListBucketResult {NS}>{TRUE}<NextContinuationToken>a{reference}b</NextContinuationToken>%s"
+    number = int(reference[3:-1], 16) if "x" in reference else int(reference[2:-1])
+    for inside in ("", "\U000f0001", "\U000fffff"):  # what would stand in for it is there already
+        found = s3xml.parse_listing((body % f"<Prefix>{inside}</Prefix></ListBucketResult>").encode())
+        assert found.token == f"a{chr(number)}b"
+    for odd in ("<Open>", "&none;", "&#X1;", "<!DOCTYPE a>", "\x01", "&#xD800;"):
+        with pytest.raises(RetryError):
+            s3xml.parse_listing((body % odd + "</ListBucketResult>").encode())
+
+
+def test_a_broken_listing_is_asked_for_again_and_then_ends_the_job() -> None:
+    with OddStore(Dialect(token_on_last=True)) as store:
+        store.put("a")
+        with pytest.raises(FatalError) as caught:
+            ask(store, lambda bucket: bucket.list_page(None))
+        assert caught.value.code == "BrokenListing"
+        assert store.count("GET", "list-type") > 1
