@@ -17,9 +17,9 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import bottle
 
@@ -31,6 +31,7 @@ from syncworker import (
     guard,
     http,
     index,
+    job_pages,
     leftovers,
     metrics,
     openapi,
@@ -41,18 +42,21 @@ from syncworker import (
     spec,
     std_streams,
 )
+from syncworker import history as histories
 from syncworker import supervisor as supervision
 from syncworker.catalog import ID_PATTERN
 from syncworker.errors import FatalError, SyncError, UsageError
 from syncworker.folders import Folders
+from syncworker.job_pages import ReportReader
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id, recorded_state
-from syncworker.model import RESUMABLE_STATES, State
+from syncworker.model import RESUMABLE_STATES
 from syncworker.problem import problem, to_json
 from syncworker.settings import Settings
 from syncworker.supervisor import QueueFull, Supervisor
 
 NAME = "s3-sync-api"
 JOBS_MAX = 500  # of one answer of /jobs
+AFTER_MAX = 9_999_999_999  # lines of a report
 RESOLVE_SECONDS = 2.0
 _RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer
 NOTHING_HERE = "there is nothing at this path: see /openapi.json for what there is"
@@ -74,6 +78,7 @@ class Service:
     metrics: metrics.Metrics
     folders: Folders
     token_needed: bool
+    reports: ReportReader = field(default_factory=ReportReader)
 
     @property
     def jobs(self) -> Jobs:
@@ -140,21 +145,14 @@ def resume(service: Service, given: Parameters) -> Answer:
 
 def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
     """The ids of a page of the history, newest first, and where the next one begins."""
-    state = _state(given.get("state"))
-    limit = _limit(given.get("limit"))
-    before = given.get("before")
+    limit = _number("limit", given.get("limit"), 50, 1, JOBS_MAX)
+    before = given.get("before") or ""
     if before and not ID_PATTERN.fullmatch(before):
         raise UsageError("BadId", "before must be the id of a job: `next` of the page before", param="before")
+    asked = replace(histories.parse(given), before=before)
     service.jobs.active()  # has the ends written down that nobody has noticed yet
-    wanted = sorted(
-        (
-            job_id
-            for job_id, entry in service.jobs.entries().items()
-            if (not before or job_id < before) and (state is None or entry.state is state)
-        ),
-        reverse=True,
-    )
-    return wanted[:limit], wanted[limit - 1] if len(wanted) > limit else None
+    found = sorted((j for j, entry in service.jobs.entries().items() if asked.takes(j, entry)), reverse=True)
+    return found[:limit], found[limit - 1] if len(found) > limit else None
 
 
 def history(service: Service, given: Parameters) -> Answer:
@@ -213,6 +211,29 @@ def folders(service: Service, given: Parameters) -> Answer:
     return 200, value, {}
 
 
+def report(service: Service, given: Parameters) -> Answer:
+    """A page of the report; `Link` has the next one."""
+    job_id = _known_id(service, given)
+    after = _number("after", given.get("after"), 0, 0, AFTER_MAX)
+    limit = _number("limit", given.get("limit"), job_pages.LINES_DEFAULT, 1, job_pages.LINES_MAX)
+    op, q = given.get("op") or "", given.get("q") or ""
+    if op and op not in openapi.REPORTED:
+        raise UsageError("BadOperation", f"op must be one of {', '.join(openapi.REPORTED)}", param="op")
+    path = service.jobs.file(job_id, "report.jsonl")
+    page = service.reports.page(path, after=after, limit=limit, op=op, q=q)
+    headers = {"Content-Type": "application/x-ndjson"}
+    if page.following is not None:
+        query = {"id": job_id, "op": op, "q": q, "after": page.following, "limit": limit}
+        text = urlencode({name: value for name, value in query.items() if value != ""})
+        headers["Link"] = f'</report?{text}>; rel="next"'
+    return 200, page.lines, headers
+
+
+def log_of_job(service: Service, given: Parameters) -> Answer:
+    text = job_pages.log_tail(service.jobs.file(_known_id(service, given), "log"))
+    return 200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"}
+
+
 def asset(page: dashboard.Page) -> Callable[[Service, Parameters], Answer]:
     return lambda _service, _given: (200, page.body, page.headers)
 
@@ -247,13 +268,16 @@ class Route:
 
 
 SYNC_PARAMETERS = ("source", "dest", "storage_url", "access_key", "secret_key", *options.NAMES)
+HISTORY_PARAMETERS = ("state", "limit", "before", "dest", "source", "mirror", "since", "until", "q")
 ROUTES = (
     Route("/sync", sync, SYNC_PARAMETERS, acts=True),
     Route("/runnings", runnings, (), acts=False, conditional=True),
     Route("/get", get, ("id",), acts=False, conditional=True),
     Route("/cancel", cancel, ("id", "now"), acts=True),
     Route("/resume", resume, ("id", "access_key", "secret_key"), acts=True),
-    Route("/jobs", history, ("state", "limit", "before"), acts=False, conditional=True, tag=history_tag),
+    Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
+    Route("/report", report, ("id", "op", "q", "after", "limit"), acts=False),
+    Route("/log", log_of_job, ("id",), acts=False),
     Route("/healthz", healthz, (), acts=False),
     Route("/folders", folders, ("source", "dest", "storage_url"), acts=False, conditional=True),
     Route("/metrics", exposition, (), acts=False),
@@ -270,20 +294,19 @@ def _id(given: Parameters) -> str:
     return check_id(given["id"])
 
 
-def _state(text: str | None) -> State | None:
-    if not text:
-        return None
-    try:
-        return State(text)
-    except ValueError:
-        raise UsageError("BadState", f"state must be one of {', '.join(State)}", param="state") from None
+def _known_id(service: Service, given: Parameters) -> str:
+    """Of a job that there is."""
+    job_id = _id(given)
+    if service.jobs.read(job_id) is None:
+        raise NoSuchJob(job_id)
+    return job_id
 
 
-def _limit(text: str | None) -> int:
+def _number(name: str, text: str | None, default: int, low: int, high: int) -> int:
     if not text:
-        return 50
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= JOBS_MAX):
-        raise UsageError("BadLimit", f"limit must be a whole number from 1 to {JOBS_MAX}", param="limit")
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and low <= int(text) <= high):
+        raise UsageError("BadNumber", f"{name} must be a whole number from {low} to {high}", param=name)
     return int(text)
 
 

@@ -64,7 +64,7 @@ def route(path: str, operation: openapi.Operation, item: dict[str, Any]) -> list
     if operation.parameters:
         rows = []
         for name in operation.parameters:
-            schema = openapi.PARAMETERS[name]
+            schema = operation.schema(name)
             needed = "yes" if name in operation.required else ""
             default = f" Default: `{schema['default']}`." if schema.get("default") else ""
             rows.append((f"`{name}`", needed, kind(schema), schema["description"] + default))

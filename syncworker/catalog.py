@@ -42,6 +42,9 @@ class Entry(NamedTuple):
     destination: str
     cancelled: bool  # the sentinel is there
     prefix: str = ""
+    source: str = ""
+    dest: str = ""
+    error: str = ""  # the code of why it ended so
 
     def overlaps(self, destination: str, prefix: str) -> bool:
         """Whether this job's part of a bucket and that one have something in common: two prefixes in one
@@ -132,4 +135,8 @@ def _read(path: str, stamp: tuple[int, int, int]) -> Entry:
         prefix = "" if ended else str((status.get("options") or {}).get("prefix", ""))
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
         return Entry(stamp, None, False, "", False)  # no status of ours
-    return Entry(stamp, state, status.get("auto_resume") is True, destination, False, prefix)
+    words = (status.get("source"), status.get("dest"), (status.get("error") or {}).get("code"))
+    source, dest, error = (word if isinstance(word, str) else "" for word in words)
+    return Entry(
+        stamp, state, status.get("auto_resume") is True, destination, False, prefix, source, dest, error
+    )

@@ -46,6 +46,10 @@ class Operation:
     acts: bool = False
     conditional: bool = False  # has an ETag, knows If-None-Match
     errors: dict[int, str] = field(default_factory=dict)
+    overrides: dict[str, Schema] = field(default_factory=dict)  # parameters that mean something else here
+
+    def schema(self, name: str) -> Schema:
+        return self.overrides.get(name) or PARAMETERS[name]
 
 
 def _or_empty(schema: Schema) -> Schema:
@@ -55,6 +59,8 @@ def _or_empty(schema: Schema) -> Schema:
     return {**described, "anyOf": [bare, {"const": ""}]}
 
 
+_TIMES = "a time with its zone, a date (UTC), or the beginning of an id"
+REPORTED = ("upload", "update", "delete", "create_bucket", "delete_bucket", "verify", "skip")
 PARAMETERS: dict[str, Schema] = {
     "source": text(
         "The folder below the uploads root; by default, or empty, all of it. It need not exist: a missing"
@@ -95,6 +101,23 @@ PARAMETERS: dict[str, Schema] = {
     "before": _or_empty(
         text("Only jobs older than this one: `next` of the page before", pattern=schemas.ID_PATTERN)
     ),
+    "mirror": text("Only jobs of this named mirror"),
+    "since": text(f"Not older than: {_TIMES}", examples=["2026-11-22"]),
+    "until": text(f"Not newer than: {_TIMES}; a date means its end", examples=["2026-11-22T13:00:00Z"]),
+    "q": text(
+        "Only what holds this text, in any case: of jobs id, folder, bucket or error code, of a report key or"
+        " error",
+        pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
+    ),
+    "op": _or_empty(text("Only lines of this operation", enum=[*REPORTED])),
+    "after": {
+        "description": "How many lines of the report have been read already",
+        "anyOf": [
+            {"type": "integer", "minimum": 0, "maximum": 9_999_999_999},
+            {"type": "string", "pattern": "^[0-9]{0,10}$"},
+        ],
+        "default": 0,
+    },
 }
 
 OPERATIONS: dict[str, Operation] = {
@@ -157,8 +180,38 @@ OPERATIONS: dict[str, Operation] = {
         "The history",
         "All jobs, newest first, in pages. KEEP_JOBS finished ones are kept.",
         {200: ("A page", "JobPage")},
-        ("state", "limit", "before"),
+        ("state", "limit", "before", "dest", "source", "mirror", "since", "until", "q"),
         conditional=True,
+        overrides={
+            "dest": text("Only jobs into this bucket"),
+            "source": text("Only jobs of this folder; empty: all folders"),
+        },
+    ),
+    "/report": Operation(
+        "What a job has done",
+        "Lines of `jobs/ID.report.jsonl`, oldest first; `Link` has the address of the next page. A page ends"
+        " at its limit, at four megabytes, or after two seconds of searching, and may then be short.",
+        {200: ("One JSON object a line", "application/x-ndjson")},
+        ("id", "op", "q", "after", "limit"),
+        ("id",),
+        errors={404: "No such job"},
+        overrides={
+            "limit": {
+                "description": "How many lines at most; 1,000 when not given or empty",
+                "anyOf": [
+                    {"type": "integer", "minimum": 1, "maximum": 10_000},
+                    {"type": "string", "pattern": "^(0{0,5}[1-9][0-9]{0,3}|0{0,5}10000|)$"},
+                ],
+            }
+        },
+    ),
+    "/log": Operation(
+        "What a job's worker had to say",
+        "The last 64 KiB of `jobs/ID.log`, from a line's start, control characters as escapes.",
+        {200: ("The log", "text/plain; charset=utf-8")},
+        ("id",),
+        ("id",),
+        errors={404: "No such job"},
     ),
     "/healthz": Operation("Whether the server answers", "Needs no token.", {200: ("It does", "Health")}),
     "/folders": Operation(
@@ -281,7 +334,9 @@ def _method(path: str, method: str, operation: Operation, token_needed: bool) ->
         if operation.parameters:
             found["requestBody"] = _body(operation)
     elif operation.parameters:
-        found["parameters"] = [_query(name, name in operation.required) for name in operation.parameters]
+        found["parameters"] = [
+            _query(name, operation.schema(name), name in operation.required) for name in operation.parameters
+        ]
     if operation.conditional:
         found.setdefault("parameters", []).append(_IF_NONE_MATCH)
     return found
@@ -295,10 +350,10 @@ _IF_NONE_MATCH = {
 }
 
 
-def _query(name: str, required: bool) -> dict[str, Any]:
-    schema = {key: item for key, item in PARAMETERS[name].items() if key != "description"}
+def _query(name: str, described: Schema, required: bool) -> dict[str, Any]:
+    schema = {key: item for key, item in described.items() if key != "description"}
     found: dict[str, Any] = {"name": name, "in": "query", "required": required}
-    return found | {"description": PARAMETERS[name]["description"], "schema": schema}
+    return found | {"description": described["description"], "schema": schema}
 
 
 def _body(operation: Operation) -> dict[str, Any]:
@@ -306,7 +361,9 @@ def _body(operation: Operation) -> dict[str, Any]:
         return {
             "type": "object",
             "properties": {
-                name: PARAMETERS[name] if name in operation.required else optional(PARAMETERS[name])
+                name: operation.schema(name)
+                if name in operation.required
+                else optional(operation.schema(name))
                 for name in operation.parameters
             },
             "required": list(operation.required),

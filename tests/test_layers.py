@@ -53,6 +53,8 @@ LAYERS = [
         "dashboard",
         "problem",
         "http",
+        "history",
+        "job_pages",
         "parameters",
         "spool",
         "gate",

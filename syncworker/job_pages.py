@@ -1,0 +1,135 @@
+"""A job's report, page by page, and the end of its log: what HTTP shows of them.
+
+A page of the report begins behind a number of lines and ends at its limit, at four megabytes, or, while it
+searches, after two seconds; it says how many lines lie before the next one. Where a page ended is remembered,
+so that reading on costs nothing. Only whole lines are given out: the worker may be writing the last one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import BinaryIO, NamedTuple
+
+LINES_DEFAULT, LINES_MAX = 1000, 10_000
+LOG_BYTES = 64 << 10
+_PAGE_BYTES = 4 << 20
+_SEARCH_SECONDS = 2.0
+_CHUNK_BYTES = 1 << 20
+_PLACES_KEPT = 1000
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+class Page(NamedTuple):
+    """`lines` are whole JSON lines; `following` is the `after` of the next page, None at the report's end."""
+
+    lines: bytes
+    following: int | None
+
+
+class ReportReader:
+    """Pages of reports. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._places: OrderedDict[tuple[str, int, int], int] = OrderedDict()  # (path, inode, line) -> offset
+
+    def page(self, path: str, *, after: int, limit: int, op: str = "", q: str = "") -> Page:
+        """The next `limit` lines that are of this `op` and hold `q` in key, code or message, in any case. No
+        report: an empty page."""
+        try:
+            file = open(path, "rb")  # noqa: SIM115 - closed below
+        except FileNotFoundError:
+            return Page(b"", None)
+        with file:
+            inode = os.fstat(file.fileno()).st_ino
+            number = self._seek(file, path, inode, after)
+            if number < after:
+                return Page(b"", None)
+            return self._read(file, path, inode, number, limit, op, q)
+
+    def _read(self, file: BinaryIO, path: str, inode: int, number: int, limit: int, op: str, q: str) -> Page:
+        until = time.monotonic() + _SEARCH_SECONDS
+        matches: list[bytes] = []
+        size, begin = 0, number
+        place = file.tell()
+        for line in file:
+            if not line.endswith(b"\n"):
+                return Page(b"".join(matches), None)
+            if (
+                len(matches) >= limit
+                or size >= _PAGE_BYTES
+                or (number > begin and number % 256 == 0 and time.monotonic() > until)
+            ):
+                self._keep(path, inode, number, place)
+                return Page(b"".join(matches), number)
+            number += 1
+            place += len(line)
+            if _is_wanted(line, op, q):
+                matches.append(line)
+                size += len(line)
+        return Page(b"".join(matches), None)
+
+    def _seek(self, file: BinaryIO, path: str, inode: int, after: int) -> int:
+        """Goes to where so many lines have been read; how many there are, if they are fewer."""
+        with self._lock:
+            place = self._places.get((path, inode, after))
+        if place is not None:
+            file.seek(place)
+            return after
+        number = 0
+        while number < after and (chunk := file.read(_CHUNK_BYTES)):
+            count = chunk.count(b"\n")
+            if number + count < after:
+                number += count
+                continue
+            at = -1
+            for _ in range(after - number):
+                at = chunk.index(b"\n", at + 1)
+            file.seek(at + 1 - len(chunk), os.SEEK_CUR)
+            return after
+        return number
+
+    def _keep(self, path: str, inode: int, number: int, place: int) -> None:
+        with self._lock:
+            self._places[path, inode, number] = place
+            while len(self._places) > _PLACES_KEPT:
+                self._places.popitem(last=False)
+
+
+def _is_wanted(line: bytes, op: str, q: str) -> bool:
+    if not op and not q:
+        return True
+    try:
+        value = json.loads(line)
+    except ValueError:  # cut by a full disk, long ago
+        return False
+    if op and value.get("op") != op:
+        return False
+    return not q or any(q.casefold() in text.casefold() for text in _texts(value))
+
+
+def _texts(value: dict[str, object]) -> Iterator[str]:
+    error = value.get("error")
+    found = [value.get("key"), *(error.values() if isinstance(error, dict) else [])]
+    return (text for text in found if isinstance(text, str))
+
+
+def log_tail(path: str) -> str:
+    """The last 64 KiB of a log from a line's start, control characters as escapes; "" where there is none."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - LOG_BYTES))
+            data = file.read(LOG_BYTES)
+    except FileNotFoundError:
+        return ""
+    if size > LOG_BYTES:
+        data = data[data.find(b"\n") + 1 :]
+    text = data.decode("utf-8", "backslashreplace")
+    return _CONTROL.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
