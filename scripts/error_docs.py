@@ -48,6 +48,9 @@ SECTIONS: tuple[Section, ...] = (
             "FilesFailed": "Some files or objects could not be done, the others were. Nothing was deleted if"
             " files failed. Look at `errors`, mend the causes, resume",
             "FilterFailed": "The lines of `exclude` and `include` need more memory than they get. Use fewer stars",
+            "FilesSkipped": "FAIL_ON_SKIPPED=1, and something in the folder cannot be mirrored: links that lead out"
+            " of it or nowhere, sockets, devices. `skipped` in the status counts them by reason, the report names"
+            " each. All else was done; a bucket was not deleted. Remove them, exclude them, or unset it",
             "Stopped": "Somebody sent the worker SIGTERM or SIGINT (`kill`, Ctrl-C, a shutdown). Resume",
             "WorkerDied": "The worker ended without writing its end: `kill -9`, out of memory (`dmesg`), a power"
             " cut. Resume: at most two parts of a large file are sent again",

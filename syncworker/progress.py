@@ -136,6 +136,8 @@ class Progress:
 
     def skipped(self, key: str, reason: str, size: int = 0) -> None:
         self._settle("files_skipped", 1, size)
+        skipped = self.status["skipped"]
+        skipped[reason] = skipped.get(reason, 0) + 1
         self.report("skip", key, None, None, 0.0, {"code": reason, "message": f"not sent: {reason}"})
 
     def uploaded(self, sent: Sent, settled: int, seconds: float) -> None:

@@ -152,8 +152,8 @@ class Remover:
         self.index.forget([key])
         return []
 
-    async def whole_bucket(self) -> None:
-        """Every version, upload and object, then the bucket. A missing bucket is success."""
+    async def whole_bucket(self) -> bool:
+        """Every version, upload and object, then the bucket. A missing bucket is success; False then."""
         last: SyncError | None = None
         for round_number in range(_ROUNDS):
             try:
@@ -173,10 +173,10 @@ class Remover:
                 continue
             except FatalError as error:
                 if error.code == "NoSuchBucket":
-                    return
+                    return bool(self.progress.counts["objects_deleted"])
                 raise
             self.progress.report("delete_bucket", self.bucket.name, None, None, time.monotonic() - started)
-            return
+            return True
         assert last is not None
         raise FatalError(
             last.code,

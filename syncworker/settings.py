@@ -106,6 +106,7 @@ TABLE = (
     Setting("KEEP_JOBS", "1000", _integer(1, 1_000_000), "finished jobs whose files are kept"),
     Setting("AUTO_RESUME", "1", _flag, "1: a starting server resumes what its own or the machine's end cut"),
     Setting("BUCKET_DELETE", "allow", _one_of("allow", "refuse"), "refuse: an empty folder fails the job"),
+    Setting("FAIL_ON_SKIPPED", "0", _flag, "1: a job that skipped files fails, when all else is done"),
 )
 
 
@@ -132,6 +133,7 @@ class Settings:
     keep_jobs: int
     auto_resume: bool
     bucket_delete: str
+    fail_on_skipped: bool
 
     @property
     def default_storage_url(self) -> str:

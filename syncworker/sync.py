@@ -22,8 +22,10 @@ import errno
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -31,6 +33,7 @@ from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
 from syncworker.compare import NEW, Verdict
 from syncworker.control import Control, is_settling
+from syncworker.ending import Ending, failing, reasons
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row, count_objects
 from syncworker.lanes import Lanes
@@ -66,6 +69,10 @@ def _largest(work: Work, file: FileEntry) -> Work:
     return work._replace(file=file) if file.size > work.file.size else work
 
 
+def _reasons(items: list[ScanItem]) -> Counter[str]:
+    return Counter(item.reason for item in items if isinstance(item, Skip))
+
+
 class Sync:
     """The work of one attempt. `run` returns when the bucket equals the folder, and raises otherwise."""
 
@@ -83,7 +90,10 @@ class Sync:
         progress: Progress,
         control: Control,
         options: Options = DEFAULTS,
+        may_skip: bool = True,
     ) -> None:
+        self.ending = Ending()
+        self.may_skip = may_skip
         self.options = options
         self.path_filter = options.path_filter()
         self.uploads_dir = uploads_dir
@@ -169,6 +179,13 @@ class Sync:
                 "BucketDeleteRefused",
                 "the folder holds no file, and BUCKET_DELETE=refuse forbids to delete the bucket",
             )
+        if not self.may_skip and (skipped := failing(_reasons(look.before))):
+            raise FatalError(
+                "FilesSkipped",
+                f"the folder holds nothing but what is skipped ({reasons(skipped)}): nothing was deleted,"
+                " because FAIL_ON_SKIPPED=1",
+            )
+        self.ending = Ending(source_exists=look.exists, emptied=not self.options.is_partial)
         if self.options.is_partial:
             if not look.exists:
                 self.folder.believe_missing()
@@ -180,7 +197,8 @@ class Sync:
         self.progress.counts["scan_complete"] = True
         self.progress.phase(Phase.DELETING_BUCKET, "the folder holds no file: deleting the bucket")
         self.control.check()
-        await self.remover.whole_bucket()
+        deleted = await self.remover.whole_bucket()
+        self.ending = replace(self.ending, bucket_deleted=deleted)
         self.index.clear()
 
     # -- the mirror

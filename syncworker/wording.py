@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from syncworker.ending import skipped_text
 from syncworker.jobs import PROGRESS, Status
 
 ERRORS_MAX = 10  # errors that are named; all of them are in the report
@@ -153,10 +154,16 @@ def summary(status: Status) -> str:
     if p["bytes_resumed"]:
         parts.append(f"{size(p['bytes_resumed'])} kept from before")
     parts.append(f"{p['objects_deleted']} deleted")
-    for name, word in (("files_failed", "failed"), ("files_skipped", "skipped")):
-        if p[name]:
-            parts.append(f"{p[name]} {word}")
+    if p["files_failed"]:
+        parts.append(f"{p['files_failed']} failed")
+    if p["files_skipped"]:
+        parts.append(_skipped(status))
     return f"{activity(status)}: {', '.join(parts)}, in {duration(p['elapsed_seconds'])}"
+
+
+def _skipped(status: Status) -> str:
+    """With the reasons, which an older job does not have."""
+    return shown(skipped_text(status.get("skipped") or {}) or f"{progress(status)['files_skipped']} skipped")
 
 
 def error_text(status: Status) -> str:
@@ -183,7 +190,7 @@ def details(status: Status) -> list[tuple[str, str]]:
     ]
     rows += [
         ("files", f"{files_text(status)}: {p['files_unchanged']} unchanged, {p['files_uploaded']} uploaded,"
-         f" {p['files_failed']} failed, {p['files_skipped']} skipped"),
+         f" {p['files_failed']} failed, {_skipped(status)}"),
         ("objects", f"{p['objects_deleted']} deleted"),
         ("bytes", f"{bytes_text(status)}: {size(p['bytes_uploaded'])} sent, {size(p['bytes_resumed'])} kept"),
         ("time", ", ".join(filter(None, (duration(p["elapsed_seconds"]), rate_text(status))))),

@@ -14,10 +14,11 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from syncworker import process
+from syncworker import ending, process
 from syncworker.control import Control
 from syncworker.credentials import Chain, Given, KeySource
 from syncworker.delay import delay_of
+from syncworker.ending import Ending
 from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.files import LockChain, Reserve
@@ -32,6 +33,7 @@ from syncworker.settings import Settings
 from syncworker.spec import parse_storage_url
 from syncworker.sync import Sync
 from syncworker.wire import Wire
+from syncworker.wording import shown
 
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
 _DESTINATION_SECONDS = 3.0
@@ -80,8 +82,8 @@ def _attempt(
             raise FatalError(
                 "DestinationBusy", "another job works on this bucket: try again when it has ended"
             )
-        asyncio.run(_work(settings, jobs, status, control, progress, tell))
-        state, message = State.DONE, "the bucket equals the folder"
+        ended = asyncio.run(_work(settings, jobs, status, control, progress, tell))
+        state, message = State.DONE, _done(ended, settings, status)
     except Stopped:
         state, error, message = _stopped(control)
     except SyncError as failure:
@@ -121,6 +123,19 @@ def _attempt(
     return state
 
 
+def _done(ended: Ending, settings: Settings, status: Status) -> str:
+    """What is said of a sync that did all it could. FatalError: that was not enough by FAIL_ON_SKIPPED."""
+    skipped, deleted = status["skipped"], status["progress"]["objects_deleted"]
+    text = ending.message(
+        ended, source=status["source"], dest=status["dest"], objects_deleted=deleted, skipped=skipped
+    )
+    if ended.is_remarkable:
+        print(f"syncworker: {shown(text)}", file=sys.stderr, flush=True)
+    if settings.fail_on_skipped and ending.failing(skipped):
+        raise FatalError("FilesSkipped", f"{text}: FAIL_ON_SKIPPED=1 takes that for a failure")
+    return text
+
+
 def _about_the_disk(failure: OSError) -> str:
     if failure.errno in (errno.ENOSPC, errno.EDQUOT):
         return "no space is left for the job's files: make some on the disk of the jobs folder, then resume"
@@ -136,7 +151,7 @@ def _stopped(control: Control) -> tuple[State, dict[str, str] | None, str]:
 
 async def _work(
     settings: Settings, jobs: Jobs, status: Status, control: Control, progress: Progress, tell: OnStatus
-) -> None:
+) -> Ending:
     parse_storage_url(status["storage_url"], settings)  # ALLOWED_STORAGE_URLS may have been narrowed since
     keys = _keys(settings, jobs, status)
     region = settings.aws_region
@@ -172,6 +187,7 @@ async def _work(
                 progress=progress,
                 control=control,
                 options=options,
+                may_skip=not settings.fail_on_skipped,
             )
             work = asyncio.create_task(sync.run())
             ticker = asyncio.create_task(
@@ -184,6 +200,7 @@ async def _work(
                     sync.fatal = _end_of(wire.watchdog if wire.watchdog.done() else ticker)
                     wire.close()  # what is in flight would have nobody who ends it
                 await work
+                return sync.ending
             finally:
                 ticker.cancel()
                 await asyncio.gather(ticker, return_exceptions=True)

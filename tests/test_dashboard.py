@@ -216,6 +216,25 @@ def test_errors_can_be_opened(desk: Desk, bucket: str, new_page: Callable[..., P
     expect(shown.get_by_role("button", name="Resume")).to_be_visible()
 
 
+def test_what_was_skipped_is_counted_by_reason(
+    desk: Desk, bucket: str, new_page: Callable[..., Page], tmp_path: Path
+) -> None:
+    desk.folder("photos", {"a": "1"})
+    (tmp_path / "elsewhere").write_text("not ours")
+    for number in range(2):
+        (desk.service.uploads / "photos" / f"out{number}").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(desk.service.uploads / "photos" / "pipe")
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    shown = card(page, start(page, desk.service, "photos", bucket))
+    expect(shown.locator(".badge")).to_have_text("done")
+    expect(shown.get_by_text("3 files (2 symlink_outside, 1 fifo)")).to_be_visible()
+    expect(shown.locator(".message")).to_contain_text(
+        "mirrored, but for 3 skipped (2 symlink_outside, 1 fifo)"
+    )
+
+
 def test_what_the_server_refuses_is_said(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:
     desk.folder("photos", {"held": "1"})
     gate = desk.hold(key="held")

@@ -47,6 +47,7 @@ LAYERS = [
     [
         "leftovers",
         "usage",
+        "ending",
         "wording",
         "schemas",
         "folders",

@@ -14,6 +14,12 @@ const PHASES = {
   deleting_bucket: "deleting the bucket",
 };
 
+function skippedText(job) {
+  const reasons = Object.entries(job.skipped || {}).sort((a, b) => b[1] - a[1]);
+  const why = reasons.map(([reason, many]) => `${figure(many)} ${reason}`).join(", ");
+  return `${count(job.progress.files_skipped, "file")}${why ? ` (${why})` : ""}`;
+}
+
 export function isActive(job) {
   return ACTIVE.has(job.state);
 }
@@ -170,6 +176,7 @@ export class Card {
     this.fact("Sent", job.state === "queued" ? "" : `${count(progress.files_uploaded, "file")}, ${bytes(progress.bytes_uploaded)}`);
     this.fact("Unchanged", progress.files_unchanged ? count(progress.files_unchanged, "file") : "");
     this.fact("Deleted", progress.objects_deleted ? count(progress.objects_deleted, "object") : "");
+    this.fact("Skipped", progress.files_skipped ? skippedText(job) : "");
     this.fact("Kept from before", progress.bytes_resumed ? bytes(progress.bytes_resumed) : "");
     this.fact("Pause", job.wait ? duration(job.wait) : "");
     this.fact("Attempt", job.attempt > 1 ? String(job.attempt) : "");

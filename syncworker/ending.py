@@ -1,0 +1,66 @@
+"""What a sync that has ended well says of itself: one sentence, from what it found and did. Pure functions.
+
+| folder | bucket | sentence |
+| --- | --- | --- |
+| holds files | mirrored | the bucket equals the folder |
+| the same, some skipped | mirrored | mirrored, but for 3 skipped (2 symlink_outside, 1 fifo) |
+| missing, or holds no file | deleted | the folder … does not exist: bucket … and its 7 objects were deleted |
+| missing, or holds no file | there was none | the folder … does not exist, and there is no bucket … |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+EQUAL = "the bucket equals the folder"
+VANISHED = "vanished"  # the file went away: there is nothing to mirror, and FAIL_ON_SKIPPED does not count it
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What the sync found. `emptied`: the folder holds no file, and the whole bucket was to go."""
+
+    source_exists: bool = True
+    emptied: bool = False
+    bucket_deleted: bool = False
+
+    @property
+    def is_remarkable(self) -> bool:
+        """Whether people should be told even where nobody asks: a bucket is gone, or a name is mistyped."""
+        return self.bucket_deleted or not self.source_exists
+
+
+def reasons(skipped: Mapping[str, int]) -> str:
+    """`2 symlink_outside, 1 fifo`, the most frequent first."""
+    ordered = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count} {reason}" for reason, count in ordered)
+
+
+def skipped_text(skipped: Mapping[str, int]) -> str:
+    """`3 skipped (2 symlink_outside, 1 fifo)`; empty for none."""
+    total = sum(skipped.values())
+    return f"{total} skipped ({reasons(skipped)})" if total else ""
+
+
+def failing(skipped: Mapping[str, int]) -> dict[str, int]:
+    """What FAIL_ON_SKIPPED=1 counts."""
+    return {reason: count for reason, count in skipped.items() if reason != VANISHED}
+
+
+def message(
+    ending: Ending, *, source: str, dest: str, objects_deleted: int, skipped: Mapping[str, int]
+) -> str:
+    but = skipped_text(skipped)
+    if ending.source_exists and not ending.emptied:
+        return f"mirrored, but for {but}" if but else EQUAL
+    folder = f"the folder {source}" if source else "the uploads folder"
+    text = f"{folder} {'holds no file' if ending.source_exists else 'does not exist'}"
+    objects = f"{objects_deleted} object{'' if objects_deleted == 1 else 's'}"
+    if not ending.emptied:
+        text += f": {objects} deleted"
+    elif ending.bucket_deleted:
+        text += f": bucket {dest} and its {objects} were deleted"
+    else:
+        text += f", and there is no bucket {dest}"
+    return f"{text}; {but}" if but else text
