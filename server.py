@@ -61,7 +61,7 @@ RESOLVE_SECONDS = 2.0
 _RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer
 NOTHING_HERE = "there is nothing at this path: see /openapi.json for what there is"
 KNOWN_MAX = 100_000  # objects of an index that are counted for a warning
-KEY_IN_ADDRESS = "secret_key was sent in the address, which browsers and proxies remember: use POST"
+KEY_IN_ADDRESS = "{} was sent in the address, which browsers and proxies remember: use POST"
 log = logging.getLogger("server")
 
 Parameters = dict[str, str]
@@ -97,6 +97,7 @@ def sync(service: Service, given: Parameters) -> Answer:
         storage_url=given.get("storage_url"),
         access_key=given.get("access_key"),
         secret_key=given.get("secret_key"),
+        session_token=given.get("session_token"),
         asked=given,
     )
     if not service.settings.is_own(request.storage_url):
@@ -128,15 +129,15 @@ def cancel(service: Service, given: Parameters) -> Answer:
 
 def resume(service: Service, given: Parameters) -> Answer:
     job_id = _id(given)
-    access_key, secret_key = spec.parse_keys(given.get("access_key"), given.get("secret_key"))
-    keys = (access_key, secret_key) if access_key is not None and secret_key is not None else None
+    keys = spec.parse_keys(*(given.get(name) for name in KEY_PARAMETERS))
     status = service.jobs.observe(job_id)
     is_own = service.settings.is_own(status["storage_url"])
     needs_keys = recorded_state(status) in RESUMABLE_STATES and not is_own
     if keys is None and needs_keys and service.jobs.secret(job_id) is None:
         raise UsageError(
             "MissingParameter",
-            "access_key and secret_key are needed again: the job's own keys were removed when it ended",
+            f"job {job_id} goes to {status['storage_url']}, which is not the configured storage: give its"
+            " access_key and secret_key",
             param="access_key",
         )
     status = service.supervisor.resume(job_id, keys)
@@ -267,14 +268,15 @@ class Route:
         return ("GET", "POST") if self.acts else ("GET", "HEAD", "POST")
 
 
-SYNC_PARAMETERS = ("source", "dest", "storage_url", "access_key", "secret_key", *options.NAMES)
+KEY_PARAMETERS = spec.RequestKeys._fields
+SYNC_PARAMETERS = ("source", "dest", "storage_url", *KEY_PARAMETERS, *options.NAMES)
 HISTORY_PARAMETERS = ("state", "limit", "before", "dest", "source", "mirror", "since", "until", "q")
 ROUTES = (
     Route("/sync", sync, SYNC_PARAMETERS, acts=True),
     Route("/runnings", runnings, (), acts=False, conditional=True),
     Route("/get", get, ("id",), acts=False, conditional=True),
     Route("/cancel", cancel, ("id", "now"), acts=True),
-    Route("/resume", resume, ("id", "access_key", "secret_key"), acts=True),
+    Route("/resume", resume, ("id", *KEY_PARAMETERS), acts=True),
     Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
     Route("/report", report, ("id", "op", "q", "after", "limit"), acts=False),
     Route("/log", log_of_job, ("id",), acts=False),
@@ -397,8 +399,9 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
         why = error.strerror or "input or output failed"
         return _error(500, "JobsDirectoryFailed", f"the folder of job files cannot be used: {why}", {})
     if isinstance(value, dict):
-        if method == "GET" and "secret_key=" in environ.get("QUERY_STRING", ""):
-            value = value | _warned([*filter(None, [value.get("warning")]), KEY_IN_ADDRESS])
+        query = environ.get("QUERY_STRING", "") if method == "GET" else ""
+        if sent := [name for name in ("secret_key", "session_token") if f"{name}=" in query]:
+            value = value | _warned([*filter(None, [value.get("warning")]), KEY_IN_ADDRESS.format(sent[0])])
         value, headers = to_json(value), {"Content-Type": "application/json"} | headers
     if route.conditional:
         headers = {"ETag": etag or _etag(value)} | headers

@@ -79,7 +79,7 @@ def _run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
 def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     from syncworker import leftovers, options, spec
 
-    access_key, secret_key = _keys(arguments)
+    access_key, secret_key, session_token = _keys(arguments)
     request = spec.parse(
         settings,
         source=arguments.source,
@@ -87,6 +87,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
         storage_url=arguments.storage_url,
         access_key=access_key,
         secret_key=secret_key,
+        session_token=session_token,
         asked=options.of_flags(vars(arguments)),
     )
     spec.check_storage_url(request.storage_url)
@@ -100,8 +101,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
 def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     from syncworker import leftovers, spec
 
-    access_key, secret_key = spec.parse_keys(*_keys(arguments))
-    keys = (access_key, secret_key) if access_key and secret_key else None
+    keys = spec.parse_keys(*_keys(arguments))
     status = jobs.observe(arguments.id)
     if keys is None and not settings.is_own(status["storage_url"]) and not jobs.secret(arguments.id):
         raise UsageError(
@@ -119,20 +119,27 @@ def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> in
     return _foreground(settings, jobs, make, arguments.json)
 
 
-def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None]:
-    """The request's own keys, None where there are none."""
+def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None, str | None]:
+    """The request's own access key, secret key and session token, None where there are none."""
     if not arguments.keys_from_stdin:
-        return os.environ.get("SYNC_ACCESS_KEY"), os.environ.get("SYNC_SECRET_KEY")
+        return (
+            os.environ.get("SYNC_ACCESS_KEY"),
+            os.environ.get("SYNC_SECRET_KEY"),
+            os.environ.get("SYNC_SESSION_TOKEN"),
+        )
     if sys.stdin is not None and sys.stdin.isatty():
         from getpass import getpass
 
-        return getpass("access key: "), getpass("secret key: ")
-    lines = sys.stdin.read(4096).splitlines() if sys.stdin is not None else []
-    if len(lines) != 2 or not all(lines):
+        asked = getpass("access key: "), getpass("secret key: ")
+        return *asked, getpass("session token (none: press Enter): ") or None
+    lines = sys.stdin.read(16384).splitlines() if sys.stdin is not None else []
+    if len(lines) not in (2, 3) or not all(lines):
         raise UsageError(
-            "MissingParameter", "--keys-from-stdin: give two lines, the access key and the secret key"
+            "MissingParameter",
+            "--keys-from-stdin: give two lines, the access key and the secret key, and a third where there is"
+            " a session token",
         )
-    return lines[0], lines[1]
+    return lines[0], lines[1], lines[2] if len(lines) == 3 else None
 
 
 def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status], as_json: bool) -> int:

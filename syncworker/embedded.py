@@ -6,8 +6,8 @@ It outlives the server, because workers that outlive the server need it: it runs
 runs. A server that stops in order, with no worker left, stops it too. When it dies it is started again, after
 0.2 s, then longer, up to 10 s.
 
-Its keys are made once and appended to `.env` (0600), where workers and other clients find them; a key that is
-set anywhere is never replaced.
+Its keys are made once and kept beside its data, in `STORAGE_DIR/keys.env` (0600), where workers and other
+clients find them, and where no other storage's settings are; keys that are set are used instead.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ log = logging.getLogger("syncworker.embedded")
 
 
 def ensure_keys(config: Settings, env_file: str) -> tuple[str, str]:
-    """(access key, secret key) of the embedded store; made and appended to `.env` when none are set."""
+    """(access key, secret key) of the embedded store; made and kept in its folder when none are set."""
     if not (config.minio_access_key and config.minio_secret_key):
-        _append_keys(env_file)
+        _make_keys(settings.embedded_keys_file(config.storage_dir))
         config = settings.load(env_file=env_file)
     if not (config.minio_access_key and config.minio_secret_key):
         raise UsageError(
@@ -60,21 +60,13 @@ def ensure_keys(config: Settings, env_file: str) -> tuple[str, str]:
     return config.minio_access_key, config.minio_secret_key
 
 
-def _append_keys(env_file: str) -> None:
-    """One write at the end of the file: what is there stays."""
-    fd = os.open(env_file, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
-    try:
-        os.fchmod(fd, 0o600)
-        size = os.fstat(fd).st_size
-        ends_well = size == 0 or os.pread(fd, 1, size - 1) == b"\n"
-        text = "" if ends_well else "\n"
-        text += "# keys of the embedded storage, made at the first start\n"
-        text += f"MINIO_ACCESS_KEY={secrets.token_hex(10).upper()}\n"
-        text += f"MINIO_SECRET_KEY={secrets.token_urlsafe(30)}\n"
-        files.write_all(fd, text.encode())
-        files.sync_file(fd)
-    finally:
-        os.close(fd)
+def _make_keys(path: str) -> None:
+    if os.path.exists(path):
+        return
+    text = "# keys of the embedded storage, made at the first start\n"
+    text += f"MINIO_ACCESS_KEY={secrets.token_hex(10).upper()}\n"
+    text += f"MINIO_SECRET_KEY={secrets.token_urlsafe(30)}\n"
+    files.replace_bytes(path, text.encode(), durable=True)
 
 
 class Embedded:

@@ -43,6 +43,10 @@ _FATAL = {
     "TemporaryRedirect": "the bucket is at another endpoint: set storage_url and AWS_REGION to its own",
     "MovedPermanently": "the storage answers with a redirect, which is never followed: correct storage_url",
 }
+# What is wrong is the keys: whoever reads it must know which setting they come from.
+ABOUT_KEYS = frozenset(
+    {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AccessDenied", "NotSignedUp"}
+)
 _CODE_MAX = 100  # a store's word, which goes into the status up to a hundred times
 _BUCKET_WIDE = frozenset(
     {"ListObjectsV2", "CreateBucket", "HeadBucket", "DeleteBucket", "ListObjectVersions"}

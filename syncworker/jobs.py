@@ -31,7 +31,7 @@ from syncworker.control import NOW
 from syncworker.endpoint import destination_id, earlier_destination_id
 from syncworker.errors import SyncError, UsageError
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
-from syncworker.spec import Request
+from syncworker.spec import Request, RequestKeys
 
 Status = dict[str, Any]
 
@@ -276,9 +276,8 @@ class Jobs:
             job_id = self._reserve(now)
             status = _new_status(job_id, request, now, auto_resume=not from_shell)
             try:
-                if request.access_key is not None:
-                    secret = {"access_key": request.access_key, "secret_key": request.secret_key}
-                    files.replace_json(self.file(job_id, "secret"), secret, durable=True)
+                if request.keys is not None:
+                    self._keep_keys(job_id, request.keys)
                 self.write(status, durable=True)
             except BaseException:  # who asked is told that there is no job: so there is none, and no key
                 with contextlib.suppress(OSError):  # `leftovers` removes what stays
@@ -399,9 +398,7 @@ class Jobs:
         files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
         return self.observe(job_id)
 
-    def prepare_resume(
-        self, job_id: str, keys: tuple[str, str] | None = None, *, shell: bool = False
-    ) -> Status:
+    def prepare_resume(self, job_id: str, keys: RequestKeys | None = None, *, shell: bool = False) -> Status:
         """Makes an ended job `queued` again, its sentinel removed, `attempt` one higher.
 
         `keys` replace the secret. Raises Conflict unless it is interrupted, failed or cancelled.
@@ -418,20 +415,24 @@ class Jobs:
                 if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
                     raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
                 if keys is not None:
-                    secret = {"access_key": keys[0], "secret_key": keys[1]}
-                    files.replace_json(self.file(job_id, "secret"), secret, durable=True)
+                    self._keep_keys(job_id, keys)
                 files.remove(self.file(job_id, "cancel"))
                 renew(status, auto_resume=not shell)
                 self.write(status, durable=True)
                 self._catalog.forget()
         return status
 
-    def secret(self, job_id: str) -> tuple[str, str] | None:
-        """The request's own keys: (access key, secret key)."""
+    def _keep_keys(self, job_id: str, keys: RequestKeys) -> None:
+        secret = {name: value for name, value in keys._asdict().items() if value}
+        files.replace_json(self.file(job_id, "secret"), secret, durable=True)
+
+    def secret(self, job_id: str) -> RequestKeys | None:
+        """The request's own keys."""
         value = files.read_json(self.file(job_id, "secret"))
         if value is None:
             return None
-        return str(value["access_key"]), str(value["secret_key"])
+        token = value.get("session_token")
+        return RequestKeys(str(value["access_key"]), str(value["secret_key"]), str(token) if token else None)
 
     def drop_keys_of_ended(self, job_id: str, recorded: State | None = State.DONE) -> None:
         """Removes the keys of a job that needs them no more, if its worker was killed before it could."""

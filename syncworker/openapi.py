@@ -85,6 +85,9 @@ PARAMETERS: dict[str, Schema] = {
     "secret_key": text(
         "Its secret key. Send it by POST: addresses are remembered", pattern="^[!-~]*$", maxLength=1024
     ),
+    "session_token": text(
+        "The session token of temporary keys, given with both of them", pattern="^[!-~]*$", maxLength=8192
+    ),
     **{option.name: dict(option.schema) for option in options.TABLE},
     "id": text("The id of a job", pattern=schemas.ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
     "now": options.flag_schema(
@@ -129,7 +132,7 @@ OPERATIONS: dict[str, Operation] = {
         " too; `warning` in the answer says what an empty `source` or `dest` meant, and that a folder does"
         " not exist.",
         {202: ("The job, queued", "Status")},
-        ("source", "dest", "storage_url", "access_key", "secret_key", *options.NAMES),
+        ("source", "dest", "storage_url", "access_key", "secret_key", "session_token", *options.NAMES),
         acts=True,
         errors={
             409: "A job on this bucket is queued or running; `job` is its id",
@@ -167,7 +170,7 @@ OPERATIONS: dict[str, Operation] = {
         "Queues a `failed`, `cancelled` or `interrupted` job again, under its id. What is done stays done."
         " Keys are needed again when the job had its own and they were removed at its end.",
         {202: ("The job, queued, `attempt` one higher", "Status")},
-        ("id", "access_key", "secret_key"),
+        ("id", "access_key", "secret_key", "session_token"),
         ("id",),
         acts=True,
         errors={

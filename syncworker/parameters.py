@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from syncworker import options
+from syncworker import options, spec
 from syncworker.errors import UsageError
 from syncworker.http import BODY_MAX_BYTES
 
@@ -41,7 +41,8 @@ def of_request(environ: dict[str, Any], known: Collection[str]) -> dict[str, str
     if sum(name not in options.LISTS for name, _ in pairs) > MAX_PARAMETERS:
         raise UsageError("TooManyParameters", f"more than {MAX_PARAMETERS} parameters")
     found: dict[str, str] = {}
-    for name, value in pairs:
+    for name, text in pairs:
+        value = spec.without_line_end(text) if name in spec.RequestKeys._fields else text
         shown = _CONTROL.sub("?", name[:64])
         if name not in known:
             raise UsageError("UnknownParameter", _unknown(shown, known), param=shown)

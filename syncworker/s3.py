@@ -167,7 +167,11 @@ class Bucket:
                 if await self.keys.renew(keys):
                     continue
             if error.code in ("ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"):
-                raise FatalError(error.code, "the credentials have expired: renew them and resume the job")
+                raise FatalError(
+                    error.code,
+                    "the credentials have expired: renew them and resume the job"
+                    f" (the keys are {self.keys.origin})",
+                )
             if is_hopeless and key and tries > 1 and error.code in _INTERNAL and is_hopeless(key):
                 raise error  # a store that is a file system fails so on a key below another object
             await self._wait(error, tries)
@@ -274,7 +278,10 @@ class Bucket:
             # Sign for the region the bucket is in. The host stays: it was checked, another was not.
             self.signer = Signer(region)
             return RetryError("WrongRegion", f"the bucket is in region {region}: set AWS_REGION")
-        return faults.classify(operation, response.status, code, message[:300], response.headers)
+        error = faults.classify(operation, response.status, code, message[:300], response.headers)
+        if error.code in faults.ABOUT_KEYS and not isinstance(error, RetryError):
+            return type(error)(error.code, f"{error.message} (the keys are {self.keys.origin})")
+        return error
 
     # -- the bucket
     async def create(self) -> bool:

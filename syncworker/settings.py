@@ -14,6 +14,7 @@ from typing import Any
 from syncworker.errors import UsageError
 from syncworker.process import PROJECT
 
+_KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -158,6 +159,34 @@ def _read_env_file(path: str) -> dict[str, str | None]:
         raise UsageError("BadEnvFile", f"the file {path} is not valid UTF-8") from None
 
 
+def embedded_keys_file(storage_dir: str) -> str:
+    """Where the keys that were made for the embedded storage are, in the form of `.env`."""
+    return os.path.join(storage_dir, "keys.env")
+
+
+def _embedded_keys(values: Mapping[str, Any], environ: Mapping[str, str]) -> dict[str, str | None]:
+    """The keys that were made for the embedded storage, where it is used and none are set."""
+    set_here = any(values.get(name.lower()) or name in environ for name in _KEYS)
+    if values.get("storage_url") or set_here or "storage_dir" not in values:
+        return {}
+    path = embedded_keys_file(values["storage_dir"])
+    return _read_env_file(path) if os.path.exists(path) else {}
+
+
+def origin_of_keys(config: Settings, environ: Mapping[str, str] | None = None) -> str:
+    """Which setting the server's own keys come from, in words."""
+    environ = os.environ if environ is None else environ
+    path = os.path.join(PROJECT, ".env")
+    if environ.get(_KEYS[0]):
+        where = "of the environment"
+    elif os.path.exists(path) and _read_env_file(path).get(_KEYS[0]):
+        where = "of the file .env"
+    else:
+        return "those made for the embedded storage, in keys.env of STORAGE_DIR"
+    with_token = "; AWS_SESSION_TOKEN is not theirs, and not sent" if environ.get("AWS_SESSION_TOKEN") else ""
+    return f"{' and '.join(_KEYS)} {where}{with_token}"
+
+
 def _overlaps(values: Mapping[str, Any]) -> list[str]:
     """Our own files must not be part of what is synced: they change all the time, and some hold keys."""
     uploads = os.path.realpath(values["uploads_dir"]) if "uploads_dir" in values else "\0"
@@ -194,6 +223,9 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) 
             # The value itself is not shown for keys and tokens: messages carry no secret.
             shown = "" if setting.name.endswith(("KEY", "TOKEN")) else f"={text!r}"
             wrong.append(f"{setting.name}{shown}: {error}")
+    for name, text in _embedded_keys(values, environ).items():
+        if name in _KEYS:
+            values[name.lower()] = text or None
     if bool(values.get("minio_access_key")) != bool(values.get("minio_secret_key")):
         wrong.append("MINIO_ACCESS_KEY and MINIO_SECRET_KEY: set both, or none")
     wrong += _overlaps(values)

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from syncworker import endpoint, options
 from syncworker.errors import UsageError
@@ -18,7 +18,19 @@ from syncworker.settings import Settings
 
 DEST_DEFAULT = "mybucket"
 _BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+_KEY_MAX, _TOKEN_MAX = 1024, 8192  # characters
 _IPV4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
+
+
+class RequestKeys(NamedTuple):
+    """The keys that a request carries for its own job; the token is set for temporary ones."""
+
+    access_key: str
+    secret_key: str
+    session_token: str | None = None
+
+    def __repr__(self) -> str:  # never a secret in a traceback or a log
+        return "RequestKeys(...)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +38,7 @@ class Request:
     """One sync: the folder below the uploads root, the bucket, the storage, seconds between operations, and
     the other options that were asked, by name.
 
-    `access_key` and `secret_key` are set only when the request carried its own.
+    `access_key`, `secret_key` and `session_token` are set only when the request carried its own.
     """
 
     source: str
@@ -36,6 +48,13 @@ class Request:
     access_key: str | None = None
     secret_key: str | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
+    session_token: str | None = field(default=None, repr=False)
+
+    @property
+    def keys(self) -> RequestKeys | None:
+        if self.access_key is None or self.secret_key is None:
+            return None
+        return RequestKeys(self.access_key, self.secret_key, self.session_token)
 
 
 def parse_source(text: str, uploads_dir: str) -> str:
@@ -83,17 +102,32 @@ def parse_dest(text: str) -> str:
     return text
 
 
-def parse_keys(access_key: str | None, secret_key: str | None) -> tuple[str | None, str | None]:
-    """Both keys or none; neither may carry what a header or a credential scope cannot."""
-    for name, value in (("access_key", access_key), ("secret_key", secret_key)):
-        if value and (len(value) > 1024 or not value.isascii() or not value.isprintable() or " " in value):
+def without_line_end(key: str) -> str:
+    """A key as it is in a file, less the line end that files have at their end."""
+    return key.removesuffix("\n").removesuffix("\r") if key.endswith("\n") else key
+
+
+def parse_keys(
+    access_key: str | None, secret_key: str | None, session_token: str | None = None
+) -> RequestKeys | None:
+    """Both keys, with or without a token, or nothing; none may carry what a header or a credential scope
+    cannot."""
+    given = {"access_key": access_key, "secret_key": secret_key, "session_token": session_token}
+    values = {name: without_line_end(value) for name, value in given.items() if value}
+    for name, value in values.items():
+        longest = _TOKEN_MAX if name == "session_token" else _KEY_MAX
+        if len(value) > longest or not value.isascii() or not value.isprintable() or " " in value:
             raise UsageError("BadKey", f"{name} must be printable ASCII without spaces", param=name)
-        if value and name == "access_key" and ("/" in value or "," in value):
+        if name == "access_key" and ("/" in value or "," in value):
             raise UsageError("BadKey", "access_key must not contain `/` or `,`", param=name)
-    if bool(access_key) != bool(secret_key):
-        missing = "secret_key" if access_key else "access_key"
-        raise UsageError("MissingParameter", f"{missing} is missing: give both keys or none", param=missing)
-    return access_key or None, secret_key or None
+    access, secret, token = (values.get(name) or None for name in given)
+    if access and secret:
+        return RequestKeys(access, secret, token)
+    if not (access or secret or token):
+        return None
+    missing = "secret_key" if access else "access_key"
+    with_token = " with session_token" if token else " or none"
+    raise UsageError("MissingParameter", f"{missing} is missing: give both keys{with_token}", param=missing)
 
 
 def parse_storage_url(text: str | None, settings: Settings) -> str:
@@ -133,13 +167,14 @@ def parse(
     storage_url: str | None = None,
     access_key: str | None = None,
     secret_key: str | None = None,
+    session_token: str | None = None,
     asked: Mapping[str, str | None] | None = None,
 ) -> Request:
     """All parameters of a sync, checked together; `asked` are the texts of its options, by name. What is
     empty or None has its default. Raises UsageError naming the parameter."""
-    access, secret = parse_keys(access_key, secret_key)
+    keys = parse_keys(access_key, secret_key, session_token)
     url = parse_storage_url(storage_url, settings)
-    if access is None and not settings.is_own(url):
+    if keys is None and not settings.is_own(url):
         raise UsageError(
             "MissingParameter",
             "access_key and secret_key are needed for a storage_url other than the configured one: the"
@@ -149,7 +184,14 @@ def parse(
     chosen = options.parse(asked or {})
     wait = chosen.pop("wait", 0.0)
     folder = parse_source(source or "", settings.uploads_dir)
-    return Request(folder, parse_dest(dest or ""), url, wait, access, secret, chosen)
+    return Request(
+        source=folder,
+        dest=parse_dest(dest or ""),
+        storage_url=url,
+        wait=wait,
+        options=chosen,
+        **(keys._asdict() if keys else {}),
+    )
 
 
 def warn_of_empty(source: str | None, dest: str | None) -> list[str]:

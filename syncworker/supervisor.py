@@ -33,7 +33,7 @@ from syncworker.errors import SyncError
 from syncworker.jobs import Jobs, NoSuchJob, Status, recorded_state
 from syncworker.model import State
 from syncworker.settings import Settings
-from syncworker.spec import Request
+from syncworker.spec import Request, RequestKeys
 
 TICK_SECONDS = 0.5
 KILLED_SECONDS = 2.0  # an interrupted job whose server still lives after this long was stopped on purpose
@@ -105,7 +105,7 @@ class Supervisor:
         self.wake()
         return status
 
-    def resume(self, job_id: str, keys: tuple[str, str] | None) -> Status:
+    def resume(self, job_id: str, keys: RequestKeys | None) -> Status:
         """An ended job, queued again. Raises QueueFull, Conflict, NoSuchJob."""
         with self._turn():
             status = self.jobs.prepare_resume(job_id, keys)

@@ -29,7 +29,8 @@ Settings come from the environment and the file .env: STORAGE_URL, UPLOADS_DIR, 
 KEYS = """\
 Keys of another storage are never given on the command line, where every user could read them: they are
 taken from the environment variables SYNC_ACCESS_KEY and SYNC_SECRET_KEY, or with --keys-from-stdin from two
-lines of the standard input, the access key first.
+lines of the standard input, the access key first. Temporary keys have a session token: SYNC_SESSION_TOKEN, or
+a third line.
 """
 START_EXAMPLES = """\
 examples:
@@ -132,7 +133,7 @@ def parser() -> argparse.ArgumentParser:
         f"{KEYS}\n{JSON_LAST}\n{RESUME_EXAMPLES}",
     )
     for keyed in (start, resume):
-        keyed.add_argument("--keys-from-stdin", action="store_true", help="read the two keys, a line each")
+        keyed.add_argument("--keys-from-stdin", action="store_true", help="read the keys, a line each")
     cancel = command(
         "cancel", "end a job after the operations in flight (touch JOBS_DIR/ID.cancel)", CANCEL_EXAMPLES
     )

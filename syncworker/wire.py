@@ -22,12 +22,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import os
 import socket
 import ssl
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, cast
@@ -37,6 +35,7 @@ from urllib.request import getproxies_environment, proxy_bypass_environment  # t
 import httptools
 
 from syncworker import endpoint
+from syncworker.daemon_call import call_in_daemon
 from syncworker.errors import FatalError, RetryError, UsageError
 
 T = TypeVar("T")
@@ -517,7 +516,7 @@ class Wire:
 
     async def _judge(self, host: str) -> None:
         """Refuses to have a proxy connect to a metadata service, as far as names can be looked up here."""
-        look = _look_up(endpoint.refuse_behind_proxy, host, self.place.port)
+        look = call_in_daemon("names", endpoint.refuse_behind_proxy, host, self.place.port)
         try:
             await asyncio.wait_for(look, _JUDGE_SECONDS)
         except UsageError as error:
@@ -532,7 +531,7 @@ class Wire:
         if known is None or loop.time() - known[0] > _ADDRESS_SECONDS:
             check = endpoint.resolve if self.proxy is None else endpoint.resolve_any
             if host not in self._lookups:  # one at a time: it may outlive who asked
-                self._lookups[host] = _look_up(check, host, port)
+                self._lookups[host] = call_in_daemon("names", check, host, port)
                 self._lookups[host].add_done_callback(lambda _: self._lookups.pop(host))
             try:
                 found = await asyncio.shield(self._lookups[host])
@@ -563,34 +562,6 @@ class Wire:
         if transport is None:
             raise RetryError("TlsError", f"the proxy closed the connection to {host}")
         connection.connection_made(transport)
-
-
-def _look_up(function: Callable[[str, int], T], host: str, port: int) -> asyncio.Future[T]:
-    """The answer of a function that asks name servers, which may take minutes. In a thread that nobody waits
-    for: those of an executor would hold up the end of the job."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: Exception | None) -> None:
-        if answer.done():
-            return
-        if error is None:
-            answer.set_result(cast(T, result))
-        else:
-            answer.set_exception(error)
-            answer.exception()  # seen, though nobody may wait any more
-
-    def ask() -> None:
-        result, error = None, None
-        try:
-            result = function(host, port)
-        except Exception as failure:  # noqa: BLE001 - raised again where it is waited for
-            error = failure
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=ask, name="names", daemon=True).start()
-    return answer
 
 
 class FileSlice:

@@ -29,7 +29,7 @@ from syncworker.mount_check import MountCheck
 from syncworker.options import Options
 from syncworker.progress import Progress
 from syncworker.s3 import Bucket
-from syncworker.settings import Settings
+from syncworker.settings import Settings, origin_of_keys
 from syncworker.spec import parse_storage_url
 from syncworker.sync import Sync
 from syncworker.wire import Wire
@@ -153,7 +153,7 @@ async def _work(
     settings: Settings, jobs: Jobs, status: Status, control: Control, progress: Progress, tell: OnStatus
 ) -> Ending:
     parse_storage_url(status["storage_url"], settings)  # ALLOWED_STORAGE_URLS may have been narrowed since
-    keys = _keys(settings, jobs, status)
+    keys = _keys(settings, jobs, status, control)
     region = settings.aws_region
     place = Endpoint.of(status["storage_url"], region)
     ca_bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
@@ -235,16 +235,16 @@ async def _tick(
             tell(status)
 
 
-def _keys(settings: Settings, jobs: Jobs, status: Status) -> KeySource:
+def _keys(settings: Settings, jobs: Jobs, status: Status, control: Control) -> KeySource:
     """The request's own keys, else the server's, which go to the configured storage only."""
     secret = jobs.secret(status["id"])
     if secret is not None:
-        return Given(*secret)
+        return Given(*secret, origin="access_key and secret_key of the request")
     if not settings.is_own(status["storage_url"]):
         raise FatalError(
             "NoCredentials",
             "the keys of this storage are gone: resume the job with access_key and secret_key",
         )
     if settings.minio_access_key and settings.minio_secret_key:
-        return Given(settings.minio_access_key, settings.minio_secret_key)
-    return Chain()
+        return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys(settings))
+    return Chain(control.stopping)

@@ -285,7 +285,7 @@ PARAMETERS = [
     Row(
         "the server's keys for another storage",
         server_keys_elsewhere,
-        mutated(spec, "parse", "access is None and not settings.is_own(url)", "False"),
+        mutated(spec, "parse", "keys is None and not settings.is_own(url)", "False"),
     ),
     Row(
         "the metadata service as a storage",

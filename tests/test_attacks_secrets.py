@@ -121,7 +121,8 @@ def seen_in_proc(service: Service, keys: list[str], stop: threading.Event, found
 def test_keys_are_in_the_secret_files_and_nowhere_else(make_service, juicefs, make_bucket, parrots) -> None:
     token, wrong = canary("token").replace("%", "x"), canary("wrong")
     own, access, parrot_secret = canary("own"), "AKIA" + secrets.token_hex(8), canary("parrot")
-    keys = [token, wrong, own, access, parrot_secret]
+    session = canary("session")
+    keys = [token, wrong, own, access, parrot_secret, session]
     service: Service = make_service(juicefs, API_TOKEN=token, start=False)
     server_secret = juicefs.secret_key
     service.start()
@@ -144,6 +145,7 @@ def test_keys_are_in_the_secret_files_and_nowhere_else(make_service, juicefs, ma
         wait_for(lambda: ask("/get", id=job)["state"] in states, 40, f"{job} to be {states}")
 
     given = {"storage_url": parrot.url, "access_key": access, "secret_key": parrot_secret}
+    given |= {"session_token": session}
     try:
         plain = ask("/sync", source="photos", dest=make_bucket(juicefs))["id"]
         fails = ask("/sync", source="photos", dest="bucket-of-a-parrot", **given)["id"]
@@ -157,7 +159,7 @@ def test_keys_are_in_the_secret_files_and_nowhere_else(make_service, juicefs, ma
         ends(plain, "done")
         ends(bad, "failed")
         ends(fails, "failed")
-        ask("/resume", id=fails, access_key=access, secret_key=own)
+        ask("/resume", id=fails, access_key=access, secret_key=own, session_token=session)
         ends(fails, "failed")
         ask("/cancel", id=slow)
         ends(slow, "cancelled", "failed")
@@ -169,10 +171,13 @@ def test_keys_are_in_the_secret_files_and_nowhere_else(make_service, juicefs, ma
         # what is refused, and what is mistyped
         ask("/sync", source="photos", dest="x", access_key=access, secret_key=own)
         ask("/sync", source="photos", dest="bucket", secret_key=own)
+        ask("/sync", source="photos", dest="bucket", session_token=session)
+        ask("/sync", source="photos", dest="bucket", access_key=access, secret_key=f"{own} {session}")
         ask("/sync", source="photos", dest="bucket", secret_key=own, access_key=f"{access} {own}")
         ask("/resume", id=plain, secret_key=own, access_key=access)
         odd = quote(own, safe="")
         mistyped = (f"/sync?dest=bucket&secret_key={odd}", f"/sync&secret_key={odd}", f"/runnings?{odd}")
+        mistyped += (f"/sync?session_token={quote(session, safe='')}",)
         for path in (*mistyped, f"/sync?source=a;secret_key={odd}", f"/login?token={quote(token)}x"):
             reply = service.request("GET", path, headers=login)
             said.append(str(reply.headers).encode())

@@ -22,7 +22,7 @@ from bench import PROJECT, Service, wait_for
 from serving import KEYS, load
 from stores import free_ports
 
-from syncworker import embedded
+from syncworker import embedded, settings
 from syncworker.embedded import Embedded
 from syncworker.errors import UsageError
 
@@ -86,34 +86,60 @@ def client(port: int | str) -> Any:
 # -- keys -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("before", [None, "", "A=1\n", "A=1", "# MINIO_ACCESS_KEY=x\nA='b c'"])
-def test_keys_are_made_once_and_appended_to_env(tmp_path: Path, before: str | None) -> None:
-    env_file = tmp_path / "the.env"
-    if before is not None:
-        env_file.write_text(before)
-    config = load(tmp_path, MINIO_ACCESS_KEY="", MINIO_SECRET_KEY="")
-    bare = {name: value for name, value in os.environ.items() if not name.startswith("MINIO_")}
+def made_keys(env_file: Path, **environ: str) -> list[str]:
+    """What a new server has for keys, with this `.env` and these variables."""
     script = (
         "import sys; from syncworker import embedded, settings\n"
         "print(*embedded.ensure_keys(settings.load(env_file=sys.argv[1]), sys.argv[1]))"
     )
-    asked = [
-        subprocess.run(
-            [sys.executable, "-c", script, str(env_file)],
-            env=bare,
-            cwd=PROJECT,
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.split()
-        for _ in range(2)
-    ]
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("MINIO_")}
+    return subprocess.run(
+        [sys.executable, "-c", script, str(env_file)],
+        env=bare | environ,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+
+
+@pytest.mark.parametrize("before", [None, "", "A=1\n", "# MINIO_ACCESS_KEY=x\n", "MINIO_ACCESS_KEY=\n"])
+def test_keys_are_made_once_and_kept_beside_the_data_not_in_env(tmp_path: Path, before: str | None) -> None:
+    env_file, storage = tmp_path / "the.env", tmp_path / "storage"
+    storage.mkdir()
+    if before is not None:
+        env_file.write_text(before)
+    asked = [made_keys(env_file, STORAGE_DIR=str(storage)) for _ in range(2)]
     assert asked[0] == asked[1]
     assert len(asked[0][0]) == 20 and len(asked[0][1]) == 40
-    text = env_file.read_text()
-    assert text.startswith(before or "") and text.count("\nMINIO_SECRET_KEY=") == 1
-    assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
-    assert config.minio_access_key is None
+    assert (env_file.read_text() if before is not None else None) == before
+    kept = storage / "keys.env"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert kept.read_text().splitlines()[1:] == [
+        f"MINIO_ACCESS_KEY={asked[0][0]}",
+        f"MINIO_SECRET_KEY={asked[0][1]}",
+    ]
+
+
+def test_keys_of_an_earlier_version_in_env_are_still_used(tmp_path: Path) -> None:
+    env_file, storage = tmp_path / "the.env", tmp_path / "storage"
+    storage.mkdir()
+    env_file.write_text("MINIO_ACCESS_KEY=EARLIER\nMINIO_SECRET_KEY=made-by-an-earlier\n")
+    (storage / "keys.env").write_text("MINIO_ACCESS_KEY=LATER\nMINIO_SECRET_KEY=not-to-be-used\n")
+    assert made_keys(env_file, STORAGE_DIR=str(storage)) == ["EARLIER", "made-by-an-earlier"]
+
+
+def test_the_embedded_stores_keys_do_not_go_to_another_storage(tmp_path: Path) -> None:
+    """STORAGE_URL is set later, and its keys in AWS_*: those that were made must not win."""
+    (tmp_path / "storage").mkdir()
+    made = made_keys(tmp_path / "no.env", STORAGE_DIR=str(tmp_path / "storage"))
+    bare = {"MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": ""}
+    environ = {"UPLOADS_DIR": str(tmp_path / "u"), "STORAGE_DIR": str(tmp_path / "storage")}
+    embedded_one = settings.load(environ, str(tmp_path / "no.env"))
+    assert (embedded_one.minio_access_key, embedded_one.minio_secret_key) == tuple(made)
+    for other in ({"STORAGE_URL": "https://s3.example.com"}, bare):
+        found = settings.load(environ | other, str(tmp_path / "no.env"))
+        assert found.minio_access_key is None and found.minio_secret_key is None
 
 
 def test_keys_that_are_set_are_used_and_nothing_is_written(tmp_path: Path) -> None:

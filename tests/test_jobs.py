@@ -111,7 +111,7 @@ def test_a_new_job_is_queued_private_and_has_the_contracts_fields(directory: Job
     for suffix in ("json", "lock", "secret"):
         assert stat.S_IMODE(os.stat(directory.file(status["id"], suffix)).st_mode) == 0o600
     assert "S3CRET" not in Path(directory.file(status["id"], "json")).read_text()
-    assert directory.secret(status["id"]) == ("AKID", "S3CRET")
+    assert directory.secret(status["id"]) == ("AKID", "S3CRET", None)
     assert stat.S_IMODE(os.stat(directory.path).st_mode) == 0o700
 
 
@@ -230,7 +230,7 @@ def test_a_look_at_a_dead_workers_job_writes_interrupted(directory: Jobs) -> Non
     assert (
         stored["state"] == "interrupted" and stored["finished_at"] and stored["error"]["code"] == "WorkerDied"
     )
-    assert directory.secret(status["id"]) == ("AKID", "S3CRET")  # a resume needs them
+    assert directory.secret(status["id"]) == ("AKID", "S3CRET", None)  # a resume needs them
 
 
 def test_a_dead_workers_job_with_the_sentinel_is_cancelled(directory: Jobs) -> None:

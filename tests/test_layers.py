@@ -28,6 +28,7 @@ LAYERS = [
         "mount_table",
         "tree",
         "std_streams",
+        "daemon_call",
         "patterns",
         "content_types",
     ],

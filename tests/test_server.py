@@ -270,6 +270,23 @@ def test_keys_go_to_the_secret_file_and_nowhere_else(site: Site, capfd: pytest.C
     assert "S3CRET" not in capfd.readouterr().err
 
 
+def test_a_session_token_is_kept_with_its_keys_and_replaced_with_them(site: Site) -> None:
+    body = b"source=&dest=bucket&access_key=AKID&secret_key=S3CRET%0A&session_token=T0KEN%0D%0A"
+    answer = site.form("/sync", body)
+    assert answer.status == 202 and b"T0KEN" not in answer.body
+    job_id = answer.json["id"]
+    secret = Path(site.jobs.file(job_id, "secret"))
+    kept = {"access_key": "AKID", "secret_key": "S3CRET", "session_token": "T0KEN"}
+    assert json.loads(secret.read_text()) == kept  # one line end, as files have it, is no part of a key
+    with site.running(job_id):
+        pass
+    answer = site.get(f"/resume?id={job_id}&access_key=a&secret_key=b&session_token=c")
+    assert answer.status == 202 and answer.json["warning"].startswith("secret_key was")
+    assert site.jobs.secret(job_id) == ("a", "b", "c")
+    for query in ("session_token=t", "session_token=t&access_key=a"):
+        assert site.get(f"/sync?source=&dest=other&{query}").problem["detail"].endswith("with session_token")
+
+
 def test_keys_in_a_form_give_no_warning(site: Site) -> None:
     answer = site.form("/sync", b"dest=bucket&access_key=AKID&secret_key=S3CRET")
     assert answer.status == 202 and "warning" not in answer.json
@@ -373,7 +390,7 @@ def test_resume_asks_for_keys_that_were_removed(site: Site) -> None:
     answer = site.get(f"/resume?id={job_id}")
     assert (answer.status, answer.problem["param"]) == (400, "access_key")
     assert site.form("/resume", f"id={job_id}&access_key=k2&secret_key=s2".encode()).status == 202
-    assert site.jobs.secret(job_id) == ("k2", "s2")
+    assert site.jobs.secret(job_id) == ("k2", "s2", None)
 
 
 def test_jobs_are_paged_newest_first(site: Site) -> None:

@@ -12,13 +12,15 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
-from bench import Answer, RecordingProxy, Request, Run, Shell, contents, expected, s3_error, tree
+from bench import Answer, RecordingProxy, Request, Run, Shell, contents, expected, s3_error, tree, wait_for
 from stores import ACCESS_KEY, BIN, SECRET_KEY, Store
 
 from syncworker.credentials import Chain
@@ -485,6 +487,113 @@ def test_keys_that_have_ended_and_do_not_renew_are_missing_keys(
     with pytest.raises(FatalError) as caught:
         asyncio.run(Chain().keys())
     assert caught.value.code == "NoCredentials"
+
+
+HANGS = "#!/bin/sh\nexec sleep 600\n"
+
+
+def hanging_profile(folder: Path) -> dict[str, str]:
+    (folder / "hangs").write_text(HANGS)
+    (folder / "hangs").chmod(0o700)
+    (folder / "config").write_text(f"[profile p]\ncredential_process = {folder}/hangs\n")
+    return {**NO_KEYS, "AWS_PROFILE": "p", "AWS_CONFIG_FILE": str(folder / "config")}
+
+
+@pytest.fixture
+def no_sleeper_left(tmp_path: Path) -> Iterator[None]:
+    """Ends what a job has left behind."""
+    yield
+    for process in psutil.process_iter(["cmdline", "environ"]):
+        if process.info["cmdline"] == ["sleep", "600"] and str(tmp_path) in str(process.info["environ"]):
+            process.kill()
+
+
+@pytest.mark.parametrize("how", ["cancel", "signal"])
+def test_a_keys_program_that_hangs_does_not_keep_a_job_from_ending(
+    make_shell: MakeShell, moto: Store, tmp_path: Path, no_sleeper_left: None, how: str
+) -> None:
+    shell = make_shell(moto, **hanging_profile(tmp_path))
+    tree(shell.uploads / "photos", FILES)
+    process, job_id = shell.begin(f"t-{uuid.uuid4().hex[:12]}")
+    wait_for(lambda: shell.status(job_id)["state"] == "running", 20, "the job to run")
+    began = time.monotonic()
+    if how == "cancel":
+        shell.file(job_id, "cancel").touch()
+    else:
+        process.terminate()
+    assert process.wait(20) == (3 if how == "cancel" else 4)
+    assert time.monotonic() - began < 10
+    assert shell.status(job_id)["state"] == ("cancelled" if how == "cancel" else "interrupted")
+
+
+def test_a_keys_program_that_hangs_is_given_up_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, no_sleeper_left: None
+) -> None:
+    for name, value in hanging_profile(tmp_path).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+
+    async def several() -> list[Any]:
+        chain = Chain(patience_seconds=0.5)
+        return await asyncio.gather(*(chain.keys() for _ in range(50)), return_exceptions=True)
+
+    began = time.monotonic()
+    found = asyncio.run(several())
+    assert time.monotonic() - began < 10, "all wait for one and the same look"
+    assert {error.code for error in found} == {"NoCredentials"}
+    assert "has not answered within 0.5 s" in found[0].message and "credential_process" in found[0].message
+
+
+def test_a_session_token_goes_with_its_keys_and_with_no_others(
+    make_shell: MakeShell, moto: Store, make_proxy: Callable[[Store], RecordingProxy]
+) -> None:
+    proxy = make_proxy(moto)
+    aws = {"AWS_ACCESS_KEY_ID": "AKIDAWS", "AWS_SECRET_ACCESS_KEY": "s3cret-of-aws"}
+    for environment, sent in (
+        ({**NO_KEYS, **aws, "AWS_SESSION_TOKEN": "token-of-aws"}, "token-of-aws"),
+        ({"AWS_SESSION_TOKEN": "token-of-aws"}, ""),  # beside MINIO_*
+        (
+            {"SYNC_ACCESS_KEY": "AKIDOWN", "SYNC_SECRET_KEY": "s3cret", "SYNC_SESSION_TOKEN": "token-own"},
+            "token-own",
+        ),
+    ):
+        proxy.reset()
+        run, shell, bucket = job(make_shell, moto, proxy.url, **environment)
+        succeeds(run, shell, moto, bucket)
+        assert set(tokens(proxy)) == {sent}
+        secrets_nowhere(shell, "token-of-aws", "token-own", "s3cret")
+
+
+@pytest.mark.parametrize(
+    "environment, origin",
+    [
+        ({}, "MINIO_ACCESS_KEY and MINIO_SECRET_KEY of the environment"),
+        ({"AWS_SESSION_TOKEN": "t"}, "AWS_SESSION_TOKEN is not theirs"),
+        (
+            {**NO_KEYS, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"},
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment",
+        ),
+        (
+            {**NO_KEYS, "AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "t"},
+            "with AWS_SESSION_TOKEN",
+        ),
+        ({"SYNC_ACCESS_KEY": "a", "SYNC_SECRET_KEY": "b"}, "access_key and secret_key of the request"),
+    ],
+)
+@pytest.mark.parametrize("code", ["InvalidAccessKeyId", "AccessDenied"])
+def test_an_error_about_keys_names_the_setting_that_they_came_from(
+    make_shell: MakeShell,
+    moto: Store,
+    make_proxy: Callable[[Store], RecordingProxy],
+    environment: dict[str, str],
+    origin: str,
+    code: str,
+) -> None:
+    proxy = make_proxy(moto)
+    proxy.on_request(lambda _: s3_error(403, code))
+    run, _, _ = job(make_shell, moto, proxy.url, **environment)
+    assert run.status["error"]["code"] == code
+    assert origin in run.status["error"]["message"]
 
 
 # -- regions

@@ -167,6 +167,8 @@ function askForKeys(path, asked, job, button) {
   part("keys-form").onsubmit = (event) => {
     event.preventDefault();
     const fields = { ...asked, access_key: part("keys-access").value, secret_key: part("keys-secret").value };
+    if (part("keys-token").value) fields.session_token = part("keys-token").value;
+    part("keys-token").value = "";
     part("keys-secret").value = "";
     dialog.close();
     act(path, fields, job, button);

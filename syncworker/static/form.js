@@ -5,7 +5,7 @@ import { bytes, count, element, figure, say, show } from "./text.js";
 
 const OTHER = "\u0000other"; // no folder's name: it cannot hold NUL
 const LOOK_AGAIN_MS = 400;
-const FIELDS = ["wait", "storage_url", "access_key", "secret_key"];
+const FIELDS = ["wait", "storage_url", "access_key", "secret_key", "session_token"];
 const part = (id) => document.getElementById(id);
 
 export class StartForm {
@@ -153,6 +153,7 @@ export class StartForm {
       if (this.deletes() && !before) return;
       const job = await post("/sync", fields);
       part("secret_key").value = "";
+      part("session_token").value = "";
       part("confirm").value = "";
       this.onStarted(job);
     } catch (error) {
