@@ -1,9 +1,11 @@
--- A near-free S3 store: it reads and hashes what it is sent, and keeps nothing but counters.
+-- A near-free S3 store: it reads and hashes what it is sent, and keeps nothing but sizes, ETags and counters.
 -- The bucket's name says how it behaves, so that the store needs no set-up:
---   keys-N-delay-MS-*  lists N objects, dDDDDD/file-FFF.bin, all of one content; each page waits MS
---   slow-R-*           takes at most R PUTs a second, in slots of 100 ms, and answers 503 SlowDown to the rest
---   anything else      exists and is empty
--- An object PUT into a keys- bucket is listed with its new ETag. Multipart uploads are known until they are
+--   keys-N-*      lists N objects, dDDDDD/file-FFF.bin, all of one content
+--   slow-R-*      takes at most R PUTs a second, in slots of 100 ms, and answers 503 SlowDown to the rest
+--   *-delay-MS-*  each page of its listing waits MS
+--   anything else exists and is empty
+-- An object PUT into a keys- bucket is listed with its new ETag, one PUT into another is listed there: those of
+-- the form dDDDDD/file-FFF.bin in their order, then those completed in parts. Multipart uploads are known until they are
 -- completed or aborted, and what they made can be asked for by HEAD. No signature or checksum is looked at.
 -- GET and DELETE /-/counts: what was asked since the last DELETE.
 local ffi = require "ffi"
@@ -14,7 +16,7 @@ int EVP_DigestInit_ex(EVP_MD_CTX *, const EVP_MD *, void *);
 int EVP_DigestUpdate(EVP_MD_CTX *, const void *, size_t);
 int EVP_DigestFinal_ex(EVP_MD_CTX *, unsigned char *, unsigned int *);
 ]]
-local C, counts, state = ffi.C, ngx.shared.counts, ngx.shared.state
+local C, counts, state, kept = ffi.C, ngx.shared.counts, ngx.shared.state, ngx.shared.kept
 local BODY = string.rep("x", 1024)
 local ETAG = ngx.md5(BODY)
 local XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
@@ -70,6 +72,11 @@ local function key_of(i)
   return string.format("d%05d/file-%03d.bin", math.floor(i / FILES_A_FOLDER), i % FILES_A_FOLDER)
 end
 
+local function index_of(key)
+  local folder, file = key:match("^d(%d%d%d%d%d)/file%-(%d%d%d)%.bin$")
+  return folder and tonumber(folder) * FILES_A_FOLDER + tonumber(file)
+end
+
 -- The first index from `low` whose key fulfils `beyond`.
 local function search(low, total, beyond)
   local high = total
@@ -82,8 +89,8 @@ end
 
 local function list(bucket, args)
   count("LIST")
-  local total, delay = bucket:match("^keys%-(%d+)%-delay%-(%d+)")
-  total, delay = tonumber(total or 0), tonumber(delay or 0)
+  local is_synthetic = bucket:match("^keys%-(%d+)")
+  local total, delay = tonumber(is_synthetic or kept:get("n:" .. bucket) or 0), tonumber(bucket:match("delay%-(%d+)") or 0)
   if delay > 0 then ngx.sleep(delay / 1000) end
   local is_v2, prefix, delimiter = args["list-type"] == "2", args["prefix"] or "", args["delimiter"] or ""
   if prefix == true then prefix = "" end
@@ -108,6 +115,12 @@ local function list(bucket, args)
   while i < total do
     local key = key_of(i)
     if prefix ~= "" and key:sub(1, #prefix) ~= prefix then break end
+    local etag, size = changed[key] or ETAG, "1024"
+    if not is_synthetic then etag, size = (kept:get("o:" .. bucket .. "/" .. key) or ""):match("(%x+) (%d+)") end
+    if not etag then
+      i = i + 1
+      goto continue
+    end
     if found == most then
       truncated = true
       break
@@ -120,9 +133,20 @@ local function list(bucket, args)
       i = search(i, total, function(k) return k:sub(1, #last) > last end)
     else
       out[#out + 1] = "<Contents><Key>" .. key .. "</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>" ..
-        "<ETag>&quot;" .. (changed[key] or ETAG) .. "&quot;</ETag><Size>1024</Size>" ..
+        "<ETag>&quot;" .. etag .. "&quot;</ETag><Size>" .. size .. "</Size>" ..
         "<StorageClass>STANDARD</StorageClass></Contents>"
       last, i = key, i + 1
+    end
+    ::continue::
+  end
+  if not truncated then
+    for key in (state:get("large:" .. bucket) or ""):gmatch("[^\n]+") do
+      local etag, size = (state:get("object:" .. bucket .. "/" .. key) or ""):match("(%S+) (%d+)")
+      if etag and key:sub(1, #prefix) == prefix and key > (after or "") then
+        out[#out + 1] = "<Contents><Key>" .. key .. "</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>" ..
+          "<ETag>&quot;" .. etag .. "&quot;</ETag><Size>" .. size .. "</Size></Contents>"
+        found = found + 1
+      end
     end
   end
   count("KEYS", found)
@@ -158,6 +182,9 @@ local function put_object(bucket, key)
       if line:sub(1, #key + 1) == key .. "=" then return "" end
     end)
     state:set(name, others .. key .. "=" .. etag .. "\n")
+  elseif index_of(key) then
+    kept:set("o:" .. bucket .. "/" .. key, etag .. " " .. size)
+    kept:incr("n:" .. bucket, 1, 0)
   end
   count("PUT")
   count("BYTES", size)
@@ -201,6 +228,9 @@ local function complete_upload(bucket, key, args)
   local etag = ngx.md5(table.concat(digests)) .. "-" .. #digests
   state:delete("upload:" .. upload)
   state:set("object:" .. bucket .. "/" .. key, etag .. " " .. size .. " " .. (state:get("mtime:" .. upload) or ""))
+  local name = "large:" .. bucket
+  local keys = state:get(name) or ""
+  if not ("\n" .. keys):find("\n" .. key .. "\n", 1, true) then state:set(name, keys .. key .. "\n") end
   send(200, XML .. "<CompleteMultipartUploadResult><Bucket>" .. bucket .. "</Bucket><Key>" .. key ..
     "</Key><ETag>&quot;" .. etag .. "&quot;</ETag></CompleteMultipartUploadResult>")
 end
@@ -244,6 +274,13 @@ local function head_object(bucket, key)
     if mtime ~= "" then ngx.header["x-amz-meta-mtime"] = mtime end
     ngx.status = 200
     return ngx.req.get_method() == "HEAD" and ngx.send_headers() or ngx.exit(200)
+  end
+  etag, size = (kept:get("o:" .. bucket .. "/" .. key) or ""):match("(%x+) (%d+)")
+  if etag then
+    ngx.header["ETag"] = '"' .. etag .. '"'
+    ngx.header["Content-Length"] = size
+    ngx.status = 200
+    return ngx.send_headers()
   end
   local total = tonumber(bucket:match("^keys%-(%d+)") or 0)
   local i = search(0, total, function(k) return k >= key end)
@@ -307,7 +344,7 @@ function Stub.handle()
     return list_parts(args)
   elseif method == "DELETE" then
     count("DELETE")
-    if args["uploadId"] then state:delete("upload:" .. args["uploadId"]) end
+    if args["uploadId"] then state:delete("upload:" .. args["uploadId"]) else kept:delete("o:" .. bucket .. "/" .. key) end
     return send(204, "")
   end
   return head_object(bucket, key)

@@ -108,6 +108,9 @@ SECTIONS: tuple[Section, ...] = (
             "EntityTooLarge": "S3 takes no such file. Split it",
             "StoredWrongBytes": "What the storage says it has is not what was sent: a broken storage, memory or"
             " proxy. Resume; if it comes again, do not trust that storage",
+            "Differs": "When the bucket was listed once more, this object was not what it should be; it was sent or"
+            " deleted again, and still is not. Something else writes to the bucket, or the storage does not do"
+            " what it answers. Stop the other, and resume",
             "DeletedOther": "A bit turned in a request to delete, on its way over plain http, or such a request"
             " was carried out by half: another object may be gone. Resume: it is sent again. Use https",
             "ReadBackFailed": "As above, seen when an object was read back to be compared",
@@ -245,6 +248,12 @@ SKIPS = {
     "device": "no content to send",
     "special": "another kind of special file",
 }
+SEEN = {
+    "missing": "a file's object was gone: the file was sent again",
+    "other": "a file's object was another: the file was sent again",
+    "not_deleted": "an object whose deletion had been answered with success was there: deleted again",
+    "extra": "an object that came while the job ran: left for the next sync",
+}
 
 
 def cell(text: str) -> str:
@@ -300,7 +309,10 @@ def of_files() -> list[str]:
     lines += ["| `OSError` | an error without a number: look at the disk |", ""]
     lines += ["## What is skipped", "", "No errors: counted in `files_skipped`, named in the report.", ""]
     lines += ["| reason | what it is |", "| --- | --- |"]
-    return [*lines, *(f"| `{reason}` | {text} |" for reason, text in SKIPS.items()), ""]
+    lines += [*(f"| `{reason}` | {text} |" for reason, text in SKIPS.items()), ""]
+    lines += ["## What is seen at the end", "", "No errors: what the report's `verify` lines tell.", ""]
+    lines += ["| code | what it is |", "| --- | --- |"]
+    return [*lines, *(f"| `{code}` | {text} |" for code, text in SEEN.items()), ""]
 
 
 def render() -> str:

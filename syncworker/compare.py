@@ -94,14 +94,14 @@ def compare(file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> Decisi
         if is_trusted(row, file):
             if same_object(row, obj):
                 return _UNCHANGED
-            if not obj.etag and not row.modified and _is_of_then(obj.modified, row.checked_ns):
+            if not obj.etag and not row.modified and is_of_then(obj.modified, row.checked_ns):
                 return _ADOPT
         if same_object(row, obj):
             return _HASH
     return _HASH if etags.parts_of(obj.etag) is not None else _HEAD
 
 
-def _is_of_then(modified: str, read_ns: int) -> bool:
+def is_of_then(modified: str, read_ns: int) -> bool:
     """Whether a LastModified fits an upload of what was read then (stores write whole seconds). A later one
     may be somebody else's object: what the clocks of two machines or a slow upload make of ours is asked
     once by HEAD."""

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | holds files | mirrored | the bucket equals the folder |
 | the same, some skipped | mirrored | mirrored, but for 3 skipped (2 symlink_outside, 1 fifo) |
+| any, objects came meanwhile | mirrored | …, and 2 objects that came meanwhile are left for the next sync |
 | missing, or holds no file | deleted | the folder … does not exist: bucket … and its 7 objects were deleted |
 | missing, or holds no file | there was none | the folder … does not exist, and there is no bucket … |
 """
@@ -19,11 +20,13 @@ VANISHED = "vanished"  # the file went away: there is nothing to mirror, and FAI
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What the sync found. `emptied`: the folder holds no file, and the whole bucket was to go."""
+    """What the sync found. `emptied`: the folder holds no file, and the whole bucket was to go; `came`:
+    objects of others that were not there when it began."""
 
     source_exists: bool = True
     emptied: bool = False
     bucket_deleted: bool = False
+    came: int = 0
 
     @property
     def is_remarkable(self) -> bool:
@@ -51,9 +54,9 @@ def failing(skipped: Mapping[str, int]) -> dict[str, int]:
 def message(
     ending: Ending, *, source: str, dest: str, objects_deleted: int, skipped: Mapping[str, int]
 ) -> str:
-    but = skipped_text(skipped)
+    but, left = skipped_text(skipped), _left(ending.came)
     if ending.source_exists and not ending.emptied:
-        return f"mirrored, but for {but}" if but else EQUAL
+        return f"mirrored, but for {but}{left}" if but else f"mirrored{left}" if left else EQUAL
     folder = f"the folder {source}" if source else "the uploads folder"
     text = f"{folder} {'holds no file' if ending.source_exists else 'does not exist'}"
     objects = f"{objects_deleted} object{'' if objects_deleted == 1 else 's'}"
@@ -63,4 +66,11 @@ def message(
         text += f": bucket {dest} and its {objects} were deleted"
     else:
         text += f", and there is no bucket {dest}"
-    return f"{text}; {but}" if but else text
+    return f"{text}; {but}{left}" if but else text + left
+
+
+def _left(came: int) -> str:
+    if not came:
+        return ""
+    objects = "1 object that came meanwhile is" if came == 1 else f"{came} objects that came meanwhile are"
+    return f", and {objects} left for the next sync"

@@ -22,7 +22,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -95,6 +95,7 @@ class Index:
         self.path = path
         self.broken: str | None = None
         self._damaged = False
+        self._refused = False  # a row that it cannot hold
         self._pending: list[Row] = []
         self._forget: list[str] = []
         try:
@@ -151,6 +152,7 @@ class Index:
     # -- objects
     def remember(self, row: Row) -> None:
         if not _fits(row):
+            self._refused = True
             self.forget([row.key])
             return
         self._pending.append(row)
@@ -158,7 +160,7 @@ class Index:
             self.flush()
 
     def forget(self, keys: Iterable[str]) -> None:
-        self._forget.extend(key for key in keys if _is_text(key))
+        self._forget.extend(key for key in keys if is_text(key))
         if len(self._forget) >= _BATCH:
             self.flush()
 
@@ -179,7 +181,7 @@ class Index:
         self._forget.clear()
 
     def find(self, key: str) -> Row | None:
-        if not _is_text(key):
+        if not is_text(key):
             return None
         try:
             row = self._db.execute("SELECT * FROM objects WHERE key=?", (key,)).fetchone()
@@ -188,9 +190,31 @@ class Index:
             return None
         return Row._make(row) if row else None
 
-    def rows(self) -> Rows:
-        """A reader of its own connection, for another thread; what is written meanwhile is not seen."""
-        return Rows(self.path if self.broken is None else ":memory:", self._note)
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds every row that it was given to remember."""
+        return self.broken is None and not self._damaged and not self._refused
+
+    def rows(self, ranges: Sequence[tuple[str | None, str]] | None = None) -> Rows:
+        """A reader of its own connection, for another thread; what is written meanwhile is not seen. All, or
+        those in ranges: behind the first key of each, up to the last."""
+        return Rows(self.path if self.broken is None else ":memory:", self._note, ranges)
+
+    def key_before(self, key: str) -> str | None:
+        """The last key before this one."""
+        return self._key("SELECT max(key) FROM objects WHERE key<?", key)
+
+    def key_after(self, key: str, count: int) -> str | None:
+        """The key that comes `count` rows after this one, or after where it would be."""
+        return self._key("SELECT key FROM objects WHERE key>=? ORDER BY key LIMIT 1 OFFSET ?", key, count)
+
+    def _key(self, query: str, *values: str | int) -> str | None:
+        try:
+            found = self._db.execute(query, values).fetchone()
+        except sqlite3.Error as error:
+            self._fail(error)
+            return None
+        return found[0] if found else None
 
     def clear(self) -> None:
         """Forgets all objects and uploads: the bucket is gone."""
@@ -278,7 +302,7 @@ class Index:
             self._fail(error)
 
 
-def _is_text(key: str) -> bool:
+def is_text(key: str) -> bool:
     """Whether a key is UTF-8: one that is not was never ours."""
     if key.isascii():
         return True
@@ -291,7 +315,7 @@ def _is_text(key: str) -> bool:
 
 def _fits(row: Row) -> bool:
     return (
-        _is_text(row.key)
+        is_text(row.key)
         and -_INTEGER_END <= row.mtime_ns < _INTEGER_END
         and -_INTEGER_END <= row.ctime_ns < _INTEGER_END
         and -_INTEGER_END <= row.inode < _INTEGER_END
@@ -302,17 +326,44 @@ def _fits(row: Row) -> bool:
 class Rows:
     """The rows of `objects` in key order: `at(key)` with ascending keys answers from one forward pass."""
 
-    def __init__(self, path: str, on_error: Callable[[sqlite3.Error], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        path: str,
+        on_error: Callable[[sqlite3.Error], None] = lambda _: None,
+        ranges: Sequence[tuple[str | None, str]] | None = None,
+    ) -> None:
         self._on_error = on_error
+        self.failed = False  # some could not be read
         self._rows: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._again: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._db: sqlite3.Connection | None = None
         try:
             self._db = sqlite3.connect(path, timeout=5, check_same_thread=False)
-            self._rows = iter(self._db.execute("SELECT * FROM objects ORDER BY key"))
+            self._rows = iter(self._read(self._db, ranges))
         except sqlite3.Error as error:
-            on_error(error)
+            self._fail(error)
         self._current = self._next()
+
+    @staticmethod
+    def _read(db: sqlite3.Connection, ranges: Sequence[tuple[str | None, str]] | None) -> Iterable[tuple]:  # type: ignore[type-arg]
+        if ranges is None:
+            return db.execute("SELECT * FROM objects ORDER BY key")
+        query = "SELECT * FROM objects WHERE key>? AND key<=? ORDER BY key"
+        return chain.from_iterable(db.execute(query, (low or "", high)) for low, high in ranges)
+
+    def _fail(self, error: sqlite3.Error) -> None:
+        self.failed = True
+        self._on_error(error)
+
+    def __iter__(self) -> Iterator[Row]:
+        """From the one that follows; one in hand is not among those that `take` gives."""
+        while (row := self._current) is not None:
+            self._current = self._next()
+            yield row
+
+    def following(self) -> str | None:
+        """The key of the row that comes next."""
+        return None if self._current is None else self._current.key
 
     def _next(self) -> Row | None:
         for row in self._again:
@@ -321,7 +372,7 @@ class Rows:
             for row in self._rows:
                 return tuple.__new__(Row, row)
         except sqlite3.Error as error:
-            self._on_error(error)  # damaged in the middle: what follows is compared by content
+            self._fail(error)  # damaged in the middle: what follows is compared by content
         return None
 
     def at(self, key: str) -> Row | None:
@@ -340,7 +391,7 @@ class Rows:
         try:
             rows.extend(islice(chain(self._again, self._rows), count - 1))
         except sqlite3.Error as error:
-            self._on_error(error)
+            self._fail(error)
         self._current = self._next()
         return rows
 
@@ -353,7 +404,7 @@ class Rows:
 
     def has(self, key: str) -> bool:
         """Whether there is a row, by a look-up of its own: for keys out of order."""
-        if self._db is None or not _is_text(key):
+        if self._db is None or not is_text(key):
             return False
         try:
             return self._db.execute("SELECT 1 FROM objects WHERE key=?", (key,)).fetchone() is not None

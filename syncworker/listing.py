@@ -40,6 +40,14 @@ class PendingRange(Protocol):
     def result(self) -> list[Page]: ...
 
 
+class Pages(Protocol):
+    """What can be joined with a folder. `complete`: the last page has been given."""
+
+    complete: bool
+
+    def pages(self) -> Iterator[list[ObjectEntry]]: ...
+
+
 class Listing:
     """Iterates over the pages of a bucket, the next one being fetched while one is used.
 

@@ -31,6 +31,7 @@ class Phase(StrEnum):
     TRANSFERRING = "transferring"
     DELETING = "deleting"
     DELETING_BUCKET = "deleting_bucket"
+    VERIFYING = "verifying"
 
 
 class Delay(NamedTuple):

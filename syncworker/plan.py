@@ -23,7 +23,7 @@ from itertools import chain
 from operator import itemgetter
 
 from syncworker.index import Row
-from syncworker.listing import Listing, duplicate
+from syncworker.listing import Pages, duplicate
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.spool import Spool, Table
 
@@ -51,7 +51,7 @@ class _Ordered:
     """The objects of a listing one by one, as long as they ascend. `certain`: all of the listing is here,
     and it is known to ascend to its end."""
 
-    def __init__(self, listing: Listing) -> None:
+    def __init__(self, listing: Pages) -> None:
         self._listing = listing
         self._pages = listing.pages()
         self._page: list[ObjectEntry] = []
@@ -103,7 +103,7 @@ class _Ordered:
 
 def join(
     local: Iterable[Local],
-    listing: Listing,
+    listing: Pages,
     spool: Callable[[], Spool],
     on_unordered: Callable[[], None] = lambda: None,
     on_extra: Callable[[str], None] = lambda _: None,

@@ -116,8 +116,12 @@ class Planner:
             else:
                 self._decide(file, there, row)
         self._judge(suspects, rows)
-        if self._ordered:
-            self.index.set_fact("cuts", json.dumps(self._cuts))
+        self.index.set_fact("cuts", json.dumps(self.cuts))
+
+    @property
+    def cuts(self) -> list[str]:
+        """Where the next listing may be cut into ranges; none where the store does not list in order."""
+        return self._cuts if self._ordered else []
 
     def _listing(self) -> Listing:
         """By ranges, where an earlier sync found the store to list in order and left keys to cut at."""

@@ -38,6 +38,12 @@ _COUNTED = (
     "bytes_resumed",
 )
 
+_SEEN = {  # when the bucket was looked at once more, and what was done
+    "missing": "the storage did not have it any more: sent again",
+    "other": "the storage had another object: sent again",
+    "not_deleted": "the storage had it still: deleted again",
+    "extra": "it came while the job ran: left for the next sync",
+}
 
 # time, op, key, size, ETag, seconds, error
 _Line = tuple[float, str, str, int | None, str | None, float, dict[str, str] | None]
@@ -164,6 +170,10 @@ class Progress:
         self.counts["objects_deleted"] += 1
         self._dirty = True
         self.report("delete", key, size, None, seconds)
+
+    def verified(self, key: str, size: int | None, etag: str | None, what: str, seconds: float = 0.0) -> None:
+        """What was not as it should be when the bucket was looked at once more; the object as it is now."""
+        self.report("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
 
     def resumed(self, size: int) -> None:
         self.counts["bytes_resumed"] += size

@@ -26,6 +26,7 @@ from syncworker.control import is_settling, settling
 from syncworker.credentials import KeySource
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.gate import Gate
+from syncworker.model import ObjectEntry
 from syncworker.pace import side_by_side
 from syncworker.sigv4 import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
 from syncworker.wire import Body, Response, Wire
@@ -329,9 +330,10 @@ class Bucket:
             query["prefix"] = self.key_prefix
         return await self._read("ListObjectsV2", query, self._page)
 
-    def _page(self, body: bytes) -> s3xml.Page:
-        """A page with keys as they are below the prefix; an object that is the prefix itself is left out."""
-        page = s3xml.parse_listing(body, self.key_prefix)
+    def _page(self, body: bytes, below: str = "") -> s3xml.Page:
+        """A page with keys as they are below the prefix; an object that is the prefix itself is left out.
+        `below`: what these keys were asked to begin with."""
+        page = s3xml.parse_listing(body, self.key_prefix + below)
         if not self.key_prefix:
             return page
         cut = len(self.key_prefix)
@@ -350,17 +352,21 @@ class Bucket:
         return pages
 
     async def list_exact(self, key: str, most: int = 2) -> list[str]:
-        """The first keys listed under a key's own name: the key itself, if the store kept it. FileError when
-        the answer cannot be read: that is this key's fault, until others fail so as well."""
+        """The first keys listed under a key's own name: the key itself, if the store kept it."""
+        return [entry.key for entry in await self.list_under(key, most)]
+
+    async def list_under(self, key: str, most: int = 2) -> list[ObjectEntry]:
+        """The first objects whose keys begin so. FileError when the answer cannot be read: that is this key's
+        fault, until others fail so as well."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most)}
         query["prefix"] = self.key_prefix + key
         try:
-            page = await self._read("ListObjectsV2", query, self._page)
+            page = await self._read("ListObjectsV2", query, lambda body: self._page(body, key))
         except FatalError as error:
             if error.code not in _UNREADABLE:
                 raise
             raise FileError(error.code, f"looking for this key alone: {error.message}") from error
-        return [entry.key for entry in page.entries]
+        return page.entries
 
     async def _read(self, operation: str, query: dict[str, str], parse: Callable[[bytes], T]) -> T:
         """A GET whose answer is parsed; one that is broken is asked for again, a few times."""

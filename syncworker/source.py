@@ -98,6 +98,16 @@ class Source:
         mode = self._mode(key)
         return mode is None or stat.S_ISDIR(mode)
 
+    def entry(self, key: str) -> FileEntry | None:
+        """The regular file that it has under this key now."""
+        try:
+            path, info = links.resolve(self.tree, f"{self.source}/{key}" if self.source else key)
+        except OSError:
+            return None
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        return FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, path)
+
     def _mode(self, key: str) -> int | None:
         """The mode of what is under a key, symlinks followed: 0 for nothing, None when it cannot be told."""
         # Not so for a `/` at the end: a store that is a file system takes `x/` for `x`, which we just sent.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from syncworker.differences import Changes
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.index import Index
 from syncworker.model import Phase
@@ -25,10 +26,13 @@ InThread = Callable[..., Awaitable[Any]]
 class Sweep:
     """`deletes` is the planner's spool of (key, size, ETag); it must be whole."""
 
-    def __init__(self, folder: Source, deletes: Spool, remover: Remover, in_thread: InThread) -> None:
+    def __init__(
+        self, folder: Source, deletes: Spool, remover: Remover, changes: Changes, in_thread: InThread
+    ) -> None:
         self.folder = folder
         self.deletes = deletes
         self.remover = remover
+        self.changes = changes
         self.in_thread = in_thread
         self._removed: set[str] = set()  # early, because they stood in an upload's way
 
@@ -40,6 +44,7 @@ class Sweep:
         for key, size in objects:
             if await self.in_thread(self.folder.has_file, key):
                 continue
+            self.changes.ordered(key)
             failures = await self.remover.single(key, None, size)
             for _, error in failures:
                 self.remover.progress.error("delete", key, error)
@@ -71,6 +76,8 @@ class Sweep:
         if not gone:
             return 0
         await self._look_for_strangers([key for key, _ in gone], index)
+        for key, _ in gone:
+            self.changes.ordered(key)
         failed = dict(await self.remover.objects(gone))
         for key, error in failed.items():
             self.remover.progress.error("delete", key, error)
@@ -127,6 +134,7 @@ class Sweep:
                     if folder not in keys:
                         continue
                 self.remover.control.check()
+                self.changes.ordered(folder)
                 await self.remover.bucket.delete(folder)
             except FileError as error:
                 self.remover.progress.error("delete", folder, error)

@@ -7,6 +7,7 @@ thread   list ─┘                  ▼
 loop                        groups of small files ─ read (pool) ─ PUT      32 to 128 lanes (lanes.py)
                             large files ─ hash (pool) ─ parts              4 lanes
 loop     deletions, when all of that went well (sweep.py)
+loop     what was written and deleted is looked at once more (recheck.py)
 ```
 Invariants
 - Nothing is deleted unless the listing was complete, the scan was complete, and no file failed. The bucket is
@@ -31,8 +32,9 @@ from typing import Any
 
 from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
-from syncworker.compare import NEW, Verdict
+from syncworker.compare import NEW, Verdict, compare
 from syncworker.control import Control, is_settling
+from syncworker.differences import Changes, Difference, Listable, collect
 from syncworker.ending import Ending, failing, reasons
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Row, count_objects
@@ -42,13 +44,15 @@ from syncworker.model import KEY_MAX_BYTES, FileEntry, Phase, ScanItem, Skip
 from syncworker.mount_check import MountCheck
 from syncworker.options import DEFAULTS, Options
 from syncworker.planner import Event, Planner
-from syncworker.progress import Progress
+from syncworker.progress import Operation, Progress, Sent
 from syncworker.reader import Outcome, Read, Work, read, read_cached
+from syncworker.recheck import Recheck
 from syncworker.remove import Remover
 from syncworker.s3 import Bucket
 from syncworker.s3xml import Page
 from syncworker.scan import read_ahead, scan
 from syncworker.source import Look, Source, refuse_unknown, vanished
+from syncworker.spool import Spool
 from syncworker.sweep import Sweep
 from syncworker.transfer import Sender, Vanished, row_of
 from syncworker.tree import Tree
@@ -71,6 +75,17 @@ def _largest(work: Work, file: FileEntry) -> Work:
 
 def _reasons(items: list[ScanItem]) -> Counter[str]:
     return Counter(item.reason for item in items if isinstance(item, Skip))
+
+
+def same_row(result: Read) -> Row:
+    """What the index is to remember of a file whose content the bucket has."""
+    obj, file = result.work.object, result.file
+    assert obj is not None
+    digest = "" if result.digest == obj.etag else result.digest
+    return Row(
+        file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
+        obj.etag, digest, result.part_size, obj.modified, result.checked_ns,
+    )  # fmt: skip
 
 
 class Sync:
@@ -111,6 +126,7 @@ class Sync:
         self.obstacles = obstacles.Obstacles()
         self.refused: list[tuple[Work, SyncError]] = []
         self.renamed: list[Work] = []  # files that the store may keep under another key
+        self.changes = Changes(spool_dir)
         self.held_back: list[Work] = []  # files where the bucket has a folder of objects to be deleted
         self._first_page: Page | None = None
 
@@ -147,6 +163,8 @@ class Sync:
             except Stopped:
                 self._raise_if_halted()  # a request was given up because of a fatal error: that one is told
                 raise
+            finally:
+                self.changes.close()
 
     def _best_scan(self) -> Callable[..., Iterator[ScanItem]]:
         """Of a large folder, as far as an earlier sync tells: by another process, on another core."""
@@ -221,10 +239,12 @@ class Sync:
             await self._transfer(planner, items)
             self._raise_if_halted()
             await self._judge_renamed()
-            sweep = Sweep(self.folder, planner.deletes, self.remover, self._in_thread)
+            sweep = Sweep(self.folder, planner.deletes, self.remover, self.changes, self._in_thread)
             await self._second_chance(sweep)
             self._raise_if_halted()
             await self._finish(sweep)
+            await self._look_again(planner.cuts)
+            await self._in_thread(self.mounts.forget_harmless)
         finally:
             planner.deletes.close()
 
@@ -456,16 +476,8 @@ class Sync:
             await self._send(work, file, result)
 
     def _same(self, result: Read) -> None:
-        obj, file = result.work.object, result.file
-        assert obj is not None
-        self.progress.unchanged(1, max(file.size, result.work.file.size))
-        digest = "" if result.digest == obj.etag else result.digest
-        self.index.remember(
-            Row(
-                file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
-                obj.etag, digest, result.part_size, obj.modified, result.checked_ns,
-            )
-        )  # fmt: skip
+        self.progress.unchanged(1, max(result.file.size, result.work.file.size))
+        self.index.remember(same_row(result))
 
     async def _known_by_metadata(self, result: Read) -> bool:
         try:
@@ -480,11 +492,7 @@ class Sync:
         self.progress.phase(Phase.TRANSFERRING, "transferring")
         operation = self.progress.begin("upload", file.key, file.size)
         try:
-            if result.outcome is Outcome.BODY:
-                sent = await self.sender.small(result, operation)
-                self.progress.sent(sent.file.size)
-            else:
-                sent = await self.sender.large(file, result.md5, operation)
+            sent = await self._give(result, operation)
         except Vanished:
             self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
             return
@@ -500,7 +508,18 @@ class Sync:
         counted = max(file.size, work.file.size)
         self.progress.grown(counted, sent.file.size)
         self.progress.uploaded(sent, max(counted, sent.file.size), time.monotonic() - operation.started)
-        self.index.remember(row_of(sent))
+
+    async def _give(self, result: Read, operation: Operation) -> Sent:
+        """To the store, and to the index what it has then."""
+        if result.outcome is Outcome.BODY:
+            sent = await self.sender.small(result, operation)
+            self.progress.sent(sent.file.size)
+        else:
+            sent = await self.sender.large(result.file, result.md5, operation)
+        row = row_of(sent)
+        self.index.remember(row)
+        self.changes.sent(row)
+        return sent
 
     def _refuse(self, work: Work, error: SyncError) -> None:
         """An upload failed. If the store refused it, something may stand in its way that is to be deleted."""
@@ -578,7 +597,70 @@ class Sync:
         await self.sender.abandon_all()
         if failures:
             raise FatalError("FilesFailed", f"{failures} objects could not be deleted: resume the job")
-        await self._in_thread(self.mounts.forget_harmless)
+
+    async def _look_again(self, cuts: list[str]) -> None:
+        """What was written and deleted, is it so? A run that changed nothing has seen it already."""
+        if not self.changes.count:
+            return
+        self.progress.phase(Phase.VERIFYING, "looking at the bucket once more")
+        self.index.flush()
+        recheck = Recheck(
+            self.index,
+            self.folder,
+            self.remover,
+            self.changes,
+            self.spool_dir,
+            self._send_again,
+            self._in_thread,
+        )
+        files = int(self.progress.counts["files_total"])
+        bucket = Listable(self._fetch, self._fetch_range, cuts, files)
+        spool, check, concerns = lambda: Spool(self.spool_dir), self._raise_if_halted, self._concerns()
+        await recheck.run(
+            lambda found: collect(found, self.index, self.changes, bucket, spool, check, concerns)
+        )
+        self.ending = replace(self.ending, came=recheck.left)
+
+    def _concerns(self) -> Callable[[Difference], bool]:
+        """Whether a difference is one of the mirror: of a file that it is about, or an object that may go."""
+        path_filter, may_delete = self.options.path_filter(), self.options.delete
+
+        def concerns(found: Difference) -> bool:
+            if found.row is None and not may_delete:
+                return False
+            return path_filter is None or not path_filter.skips(found.key)
+
+        return concerns
+
+    async def _send_again(self, file: FileEntry, found: Difference) -> Row | None:
+        """Sends a file that is counted already as it is now, unless the bucket has that; None: it is gone."""
+        decision = compare(file, found.listed, found.row)
+        for result in await self._read([Work(file, found.listed, found.row, decision)]):
+            if result.error is not None:
+                raise result.error
+            if result.outcome is Outcome.SAME:  # a store that answers with another ETag than it lists
+                row = same_row(result)
+                self.index.remember(row)
+                return row
+            if result.outcome is not Outcome.VANISHED:
+                return await self._give_again(result, found)
+        self._raise_if_halted()
+        return None
+
+    async def _give_again(self, result: Read, found: Difference) -> Row | None:
+        await self.turn()
+        file = result.file
+        operation = self.progress.begin("upload", file.key, file.size)
+        try:
+            sent = await self._give(result, operation)
+        except Vanished:
+            return None
+        finally:
+            self.progress.end(operation)
+        what = "missing" if found.listed is None else "other"
+        seconds = time.monotonic() - operation.started
+        self.progress.verified(file.key, sent.file.size, sent.etag, what, seconds)
+        return row_of(sent)
 
     async def _in_thread(self, function: Any, *values: Any) -> Any:
         return await self.loop.run_in_executor(self.pool, function, *values)

@@ -12,6 +12,7 @@ const PHASES = {
   transferring: "sending",
   deleting: "deleting",
   deleting_bucket: "deleting the bucket",
+  verifying: "looking at the bucket once more",
 };
 
 function skippedText(job) {

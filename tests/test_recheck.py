@@ -1,0 +1,385 @@
+"""`done` is seen, not believed: what becomes of a bucket between the last operation and the last look."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from bench import Answer, Gate, Mirror, assert_same, expected
+from fault_catalog import is_listing
+from proxy import Request
+from stores import Store
+from test_quirks import changed_body
+
+from syncworker import differences
+from syncworker.differences import Changes, Found, Listable, collect
+from syncworker.index import Index, Row
+from syncworker.model import ObjectEntry
+from syncworker.s3xml import Page
+from syncworker.spool import Spool
+
+WRITES = ("PUT", "CompleteMultipartUpload", "DELETE", "DeleteObjects")
+
+
+def before_the_last_listing(mirror: Mirror, act: Callable[[], object]) -> list[Request]:
+    """`act` is done when a listing comes after something was written or deleted: that listing."""
+    met: list[Request] = []
+
+    def hook(request: Request) -> None:
+        if is_listing(request) and not met and mirror.proxy.of_kind(*WRITES):
+            met.append(request)
+            act()
+
+    mirror.proxy.on_request(hook)
+    return met
+
+
+def verified(mirror: Mirror, run: object) -> dict[str, str]:
+    """key -> what the report says was seen."""
+    lines = mirror.shell.report(run.status["id"])  # type: ignore[attr-defined]
+    return {line["key"]: line["error"]["code"] for line in lines if line["op"] == "verify"}
+
+
+# -- what the listing shows, and what is done ---------------------------------------------------------------
+
+
+def test_an_object_that_is_lost_after_it_was_sent_is_sent_again(mirror: Mirror) -> None:
+    mirror.make({"a": "1", "b/c": "22", "large": 9 << 20})
+    client = mirror.store.client()
+
+    def lose() -> None:
+        client.delete_object(Bucket=mirror.bucket, Key="b/c")
+        client.delete_object(Bucket=mirror.bucket, Key="large")
+
+    assert before_the_last_listing(mirror, lose) == []
+    run = mirror.sync()
+    assert verified(mirror, run) == {"b/c": "missing", "large": "missing"}
+    assert run.progress["files_uploaded"] == run.progress["files_done"] == 3
+    mirror.proxy.clear_hooks()
+    mirror.sync()
+    assert set(mirror.proxy.kinds()) == {"LIST"}
+
+
+def test_an_object_that_another_has_overwritten_is_sent_again(mirror: Mirror) -> None:
+    mirror.make({"a": "1", "b": "22", "same": "1234"})
+    mirror.sync()
+    mirror.make({"b": "33"})
+    client = mirror.store.client()
+
+    def overwrite() -> None:
+        client.put_object(Bucket=mirror.bucket, Key="b", Body=b"another size")
+        client.put_object(Bucket=mirror.bucket, Key="same", Body=b"4321")  # not touched by this run
+
+    before_the_last_listing(mirror, overwrite)
+    assert verified(mirror, mirror.sync("--wait", "0.05")) == {"b": "other", "same": "other"}
+
+
+def test_what_the_store_only_says_that_it_has_done_is_done_again_once(mirror: Mirror) -> None:
+    """An upload and a deletion whose answers say that all is well, and which never came."""
+    mirror.make({"kept": "1", "gone": "2"})
+    mirror.sync()
+    mirror.make({"gone": None, "new": "3"})
+    lies = {
+        ("PUT", "new"): Answer(200, {"ETag": '"eccbc87e4b5ce2fe28308fd9f2a7baf3"'}),
+        ("DELETE", "gone"): Answer(204),
+    }
+    mirror.proxy.on_request(lambda request: lies.pop((request.kind, request.key), None))
+    run = mirror.sync()
+    assert not lies
+    assert verified(mirror, run) == {"gone": "not_deleted", "new": "missing"}
+    assert run.progress["objects_deleted"] == run.progress["files_uploaded"] == 1
+
+
+def test_what_the_store_never_does_though_it_says_so_fails_the_job(mirror: Mirror) -> None:
+    mirror.make({"kept": "1", "gone": "2"})
+    mirror.sync()
+    mirror.make({"gone": None, "new": "3"})
+    lies = {
+        ("PUT", "new"): Answer(200, {"ETag": '"eccbc87e4b5ce2fe28308fd9f2a7baf3"'}),
+        ("DELETE", "gone"): Answer(204),
+    }
+    mirror.proxy.on_request(lambda request: lies.get((request.kind, request.key)))
+    run = mirror.start()
+    assert run.status["error"]["code"] == "Differs"
+    assert run.status["error"]["message"].startswith("2 objects ")
+    assert {(e["op"], e["key"], e["code"]) for e in run.status["errors"]} == {
+        ("verify", "gone", "Differs"),
+        ("verify", "new", "Differs"),
+    }
+    assert len([r for r in mirror.proxy.requests if (r.kind, r.key) in lies]) == 4, "each twice, and no more"
+    mirror.proxy.clear_hooks()
+    assert mirror.shell.run("resume", run.status["id"]).returncode == 0
+    assert_same(mirror.contents, expected(mirror.folder))
+
+
+def test_what_came_meanwhile_is_told_and_left_for_the_next_sync(mirror: Mirror) -> None:
+    mirror.make({"a": "1"})
+    client = mirror.store.client()
+    before_the_last_listing(
+        mirror, lambda: client.put_object(Bucket=mirror.bucket, Key="theirs", Body=b"theirs")
+    )
+    run = mirror.start()
+    assert run.status["state"] == "done"
+    assert run.status["message"] == "mirrored, and 1 object that came meanwhile is left for the next sync"
+    assert verified(mirror, run) == {"theirs": "extra"}
+    assert set(mirror.contents) == {"a", "theirs"}
+    mirror.proxy.clear_hooks()
+    assert mirror.sync().progress["objects_deleted"] == 1
+
+
+def test_a_file_that_changes_meanwhile_is_no_difference(mirror: Mirror) -> None:
+    mirror.make({"a": "1", "b": "2", "c": "3"})
+
+    def change() -> None:
+        mirror.make({"a": "changed", "b": None, "d": "new"})
+
+    before_the_last_listing(mirror, change)
+    run = mirror.start()
+    assert run.status["state"] == "done"
+    assert verified(mirror, run) == {}
+    assert mirror.contents == {"a": b"1", "b": b"2", "c": b"3"}
+    mirror.proxy.clear_hooks()
+    mirror.sync()
+
+
+def test_a_listing_that_lags_is_asked_after_and_nothing_is_sent_again(mirror: Mirror) -> None:
+    mirror.make({"a": "1", "b": "22"})
+    mirror.sync()
+    mirror.make({"b": None, "c": "333"})
+    [old] = mirror.proxy.of_kind("LIST")[-1:]
+    text = (
+        "<ListBucketResult><Contents><Key>a</Key><Size>1</Size><ETag>c4ca4238a0b923820dcc509a6f75849b</ETag>"
+        "</Contents><Contents><Key>b</Key><Size>2</Size><ETag>b6d767d2f8ed5d21a44b0e5886680cb9</ETag>"
+        "</Contents><IsTruncated>false</IsTruncated></ListBucketResult>"
+    )
+    assert old.status == 200
+    lags = Answer(200, {"Content-Type": "application/xml"}, text.encode())
+    mirror.proxy.on_request(lambda r: lags if is_listing(r) else None)
+    run = mirror.sync()
+    assert verified(mirror, run) == {}
+    assert [r.key for r in mirror.proxy.of_kind("PUT")] == ["c"]
+    assert {r.key for r in mirror.proxy.of_kind("HEAD")} >= {"b", "c"}
+
+
+def test_a_store_that_keeps_an_object_under_another_name_is_found_out(mirror: Mirror) -> None:
+    md5 = hashlib.md5(b"content").hexdigest()
+    there = {"ETag": f'"{md5}"', "Content-Length": "7"}
+    renames = changed_body(b"<Key>Name</Key>", b"<Key>name</Key>")
+    mirror.proxy.on_request(lambda r: renames if r.kind == "LIST" else None)
+    mirror.proxy.on_request(
+        lambda r: Answer(200, there, content_length=False) if (r.kind, r.key) == ("HEAD", "name") else None
+    )
+    mirror.make({"Name": "content", "other": "2"})
+    run = mirror.start()
+    assert run.status["state"] == "failed"
+    assert [(e["key"], e["code"]) for e in run.status["errors"]] == [("Name", "KeyChangedByStore")]
+
+
+def test_a_last_listing_that_is_broken_fails_the_job_and_says_that_all_was_sent(mirror: Mirror) -> None:
+    page = Answer(200, {"Content-Type": "text/html"}, b"<html>Please log in</html>")
+    mirror.make({"a": "1"})
+    mirror.proxy.on_request(lambda r: page if r.kind == "LIST" and mirror.proxy.of_kind("PUT") else None)
+    run = mirror.start()
+    assert run.status["error"]["code"] == "BadAnswer"
+    assert run.status["error"]["message"].startswith("all is sent, but could not be seen: ")
+    assert_same(mirror.contents, expected(mirror.folder))
+
+
+# -- what it costs ------------------------------------------------------------------------------------------
+
+
+def test_a_run_that_changed_nothing_lists_once_and_another_twice(mirror: Mirror) -> None:
+    mirror.make({"a": "1", "b": "2"})
+    mirror.sync()
+    assert mirror.proxy.kinds() == {"LIST": 2, "CreateBucket": 1, "PUT": 2}
+    mirror.sync()
+    assert mirror.proxy.kinds() == {"LIST": 1}
+    mirror.make({"a": None})
+    mirror.proxy.reset()
+    mirror.sync()
+    assert mirror.proxy.kinds()["LIST"] == 2
+
+
+def test_a_cancel_while_the_bucket_is_looked_at_once_more_ends_the_job(mirror: Mirror) -> None:
+    mirror.make({"a": "1"})
+    gate = Gate(mirror.proxy, lambda r: r.kind == "LIST" and bool(mirror.proxy.of_kind("PUT")))
+    process, job = mirror.shell.begin(mirror.bucket)
+    gate.wait()
+    mirror.shell.wait_file(job, lambda status: status["phase"] == "verifying")
+    assert mirror.shell.run("cancel", job).returncode == 0
+    started = time.monotonic()
+    assert process.wait(20) == 3
+    assert time.monotonic() - started < 4
+    assert mirror.shell.status(job)["state"] == "cancelled"
+    gate.drop()
+
+
+# -- stores and indexes that are not as they should be ------------------------------------------------------
+
+
+@pytest.mark.parametrize("store", ["seaweedfs"], indirect=True)
+def test_a_store_out_of_byte_order_is_looked_at_all_the_same(mirror: Mirror, store: Store) -> None:
+    mirror.make({name: name for name in ("a-b", "a/b", "a.b", "a0", "a/c/d", "a/c-d", "ä", "z")})
+    client = mirror.store.client()
+    before_the_last_listing(mirror, lambda: client.delete_object(Bucket=mirror.bucket, Key="a-b"))
+    assert verified(mirror, mirror.sync()) == {"a-b": "missing"}
+
+
+def test_without_an_index_what_this_run_has_sent_is_held_against_the_listing(mirror: Mirror) -> None:
+    """The index cannot be made: there is a folder of its name."""
+    mirror.make({"a": "1", "b": "2"})
+    mirror.sync()
+    [path] = (mirror.shell.jobs / ".index").glob("*.sqlite")
+    for file in path.parent.iterdir():
+        file.unlink()
+    path.mkdir()
+    mirror.make({"b": "3"})
+    client = mirror.store.client()
+    before_the_last_listing(mirror, lambda: client.delete_object(Bucket=mirror.bucket, Key="b"))
+    assert verified(mirror, mirror.sync()) == {"b": "missing"}
+
+
+class Held:
+    """A bucket of some objects, listed as real ones are; `asked` are the pages given."""
+
+    def __init__(self, objects: dict[str, str], *, knows_start_after: bool = True) -> None:
+        self.objects = objects
+        self.knows = knows_start_after
+        self.asked = 0
+
+    def page(self, after: str) -> Page:
+        self.asked += 1
+        keys = [key for key in sorted(self.objects) if key > after]
+        entries = [ObjectEntry(key, 1, self.objects[key], "t") for key in keys[:1000]]
+        return Page(entries, entries[-1].key if len(keys) > 1000 else None, len(keys) > 1000)
+
+    def fetch(self, token: str | None) -> Future[Page]:
+        return done(self.page(token or ""))
+
+    def fetch_range(self, low: str | None, high: str | None) -> Future[list[Page]]:
+        pages = [self.page(low or "" if self.knows else "")]
+        while pages[-1].truncated and len(pages) < 20 and not (high and pages[-1].entries[-1].key > high):
+            pages.append(self.page(pages[-1].token or ""))
+        return done(pages)
+
+
+def done(value: object) -> Future:  # type: ignore[type-arg]
+    future: Future = Future()  # type: ignore[type-arg]
+    future.set_result(value)
+    return future
+
+
+def row(key: str, etag: str = "e") -> Row:
+    return Row(key, 1, 0, 0, 0, etag, "", 0, "", 5 * 10**9)
+
+
+def found_by(tmp_path: Path, index: Index, changes: Changes, bucket: Held) -> list[str]:
+    listable = Listable(bucket.fetch, bucket.fetch_range, ["k0004900"], len(bucket.objects))
+    with Found(str(tmp_path)) as found:
+        collect(found, index, changes, listable, lambda: Spool(str(tmp_path)), lambda: None)
+        return sorted(difference.key for chunk in found.chunks() for difference in chunk)
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> tuple[Index, dict[str, str], Changes]:
+    objects = {f"k{number:07}": "e" for number in range(0, 20_000, 2)}
+    index = Index(str(tmp_path / "index.sqlite"))
+    for key in objects:
+        index.remember(row(key))
+    index.flush()
+    return index, objects, Changes(str(tmp_path))
+
+
+def test_of_a_few_changes_only_the_pages_around_them_are_listed(
+    tmp_path: Path, known: tuple[Index, dict[str, str], Changes]
+) -> None:
+    index, objects, changes = known
+    for key in ("k0000000", "k0000002", "k0010000", "k0019998"):
+        changes.sent(row(key))
+    changes.ordered("k0010001")
+    del objects["k0000002"], objects["k0019998"]
+    objects |= {"k0010000": "other", "k0010001": "e", "z": "e", "k0005001": "e"}
+    bucket = Held(objects)
+    assert found_by(tmp_path, index, changes, bucket) == ["k0000002", "k0010000", "k0010001", "k0019998"]
+    assert bucket.asked == 3
+    # A store that does not know `start-after`: the whole of it, and then all is seen.
+    bucket = Held(objects, knows_start_after=False)
+    assert set(found_by(tmp_path, index, changes, bucket)) == {
+        "k0000002", "k0010000", "k0010001", "k0019998", "z", "k0005001",
+    }  # fmt: skip
+
+
+def test_of_many_changes_the_whole_bucket_is_listed(
+    tmp_path: Path, known: tuple[Index, dict[str, str], Changes]
+) -> None:
+    index, objects, changes = known
+    for key in list(objects)[::500]:
+        changes.sent(row(key))
+    objects["z"] = "e"
+    bucket = Held(objects)
+    assert found_by(tmp_path, index, changes, bucket) == ["z"]
+    assert bucket.asked >= 10
+
+
+def test_an_index_that_is_damaged_in_the_middle_is_helped_out_by_what_was_sent(
+    tmp_path: Path, known: tuple[Index, dict[str, str], Changes]
+) -> None:
+    index, objects, changes = known
+    index.close()
+    sent = list(objects)[-100:]
+    for key in sent:
+        changes.sent(row(key))
+    path = tmp_path / "index.sqlite"
+    with path.open("r+b") as file:  # the second half of the file, on the disk
+        file.seek(path.stat().st_size // 2)
+        file.write(os.urandom(path.stat().st_size // 2))
+    index = Index(str(path))
+    del objects[sent[50]]
+    missing = set(found_by(tmp_path, index, changes, Held(objects))) - set(objects)
+    assert missing == {sent[50]}
+
+
+def test_a_row_that_the_index_cannot_hold_is_missed_when_its_object_is(
+    tmp_path: Path, known: tuple[Index, dict[str, str], Changes]
+) -> None:
+    index, objects, changes = known
+    late = row("late")._replace(mtime_ns=1 << 63)
+    index.remember(late)
+    changes.sent(late)
+    assert found_by(tmp_path, index, changes, Held(objects)) == ["late"]
+
+
+def test_what_is_found_waits_on_disk_and_comes_back_as_it_was(tmp_path: Path) -> None:
+    some = [
+        differences.Difference(row("a"), None),
+        differences.Difference(None, ObjectEntry("b", 0, "", "")),
+        differences.Difference(row("c"), ObjectEntry("c", 0, "x", "y")),
+    ]
+    with Found(str(tmp_path)) as found:
+        found.become(some)
+        assert list(found.chunks()) == [some]
+        assert list(found.chunks(known=False)) == [[some[1]]]
+        found.become([])
+        assert list(found.chunks()) == []
+
+
+def test_what_the_mirror_is_not_about_is_no_difference(mirror: Mirror) -> None:
+    mirror.make({"a": "1", "skipped": "2"})
+    mirror.sync()
+    mirror.make({"a": "3", "skipped": "4"})
+    client = mirror.store.client()
+
+    def change() -> None:
+        client.delete_object(Bucket=mirror.bucket, Key="skipped")
+        client.put_object(Bucket=mirror.bucket, Key="theirs", Body=b"theirs")
+
+    before_the_last_listing(mirror, change)
+    run = mirror.start("--exclude", "skipped", "--delete", "0")
+    assert run.status["state"] == "done"
+    assert verified(mirror, run) == {}
+    assert mirror.contents == {"a": b"3", "theirs": b"theirs"}
