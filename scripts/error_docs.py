@@ -131,7 +131,8 @@ SECTIONS: tuple[Section, ...] = (
             "ConnectFailed": "Nobody listens there. Start the storage, or correct STORAGE_URL",
             "ConnectTimeout": "A firewall that drops, or a wrong address",
             "ConnectionLost": "The storage, a proxy or a balancer closes connections. Resume",
-            "Timeout": "The storage took a request and fell silent. Look at its load and its log",
+            "Timeout": "The storage took a request and fell silent, or its answer trickled (less than 1 KiB/s). Look at"
+            " its load and its log; if it needs longer by its nature (tapes), set STORAGE_TIMEOUT",
             "DnsError": "The name server does not answer now. Resume when it does",
             "NoSuchHost": "The name does not exist. Correct STORAGE_URL",
             "TlsError": "Certificate: set AWS_CA_BUNDLE to the authority's file. Else: an http port addressed as"

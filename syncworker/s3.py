@@ -43,6 +43,8 @@ _FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than ar
 _UNREACHABLE = frozenset({"ConnectFailed", "ConnectTimeout", "DnsError"})
 _CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
 _NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # by itself, when its answer is lost
+_LISTINGS = frozenset({"ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "ListParts"})
+_LONG = frozenset({"CompleteMultipartUpload", "DeleteObjects"})  # blanks may come while they are at work
 _WAIT_SECONDS = 0.2
 _WAIT_MAX_SECONDS = 8.0
 _INTERNAL = frozenset({"InternalError", "Http500"})
@@ -230,7 +232,8 @@ class Bucket:
             payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
         else:
             payload = UNSIGNED
-        lines = self.signer.sign(keys, method, path, query_text, signed, payload)
+        signer = self.signer
+        lines = signer.sign(keys, method, path, query_text, signed, payload)
         target = f"{path}?{query_text}" if query_text else path
         length = f"content-length: {size}\r\n" if size or method in ("PUT", "POST") else ""
         head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"
@@ -248,6 +251,8 @@ class Bucket:
                 max_body=max_body,
                 may_repeat=operation not in _NOT_REPEATED,
                 settles=settles,
+                idle_seconds=self._silence(operation),
+                blanks=operation in _LONG,
             )
         finally:
             self.in_flight.pop(flight, None)
@@ -256,7 +261,13 @@ class Bucket:
         if 200 <= response.status < 300:
             self._failures = 0
             return response
-        raise self._error(operation, response)
+        raise self._error(operation, response, signer.region)
+
+    def _silence(self, operation: str) -> float:
+        limits = self.wire.limits
+        if operation == "CompleteMultipartUpload":
+            return limits.completing_seconds
+        return limits.listing_seconds if operation in _LISTINGS else limits.idle_seconds
 
     def _said(self, response: Response) -> tuple[str, str, dict[str, str]]:
         """The error in an answer."""
@@ -271,10 +282,11 @@ class Bucket:
                     text = text.replace(spelling, "...")
         return text
 
-    def _error(self, operation: str, response: Response) -> SyncError:
+    def _error(self, operation: str, response: Response, signed_for: str) -> SyncError:
         code, message, fields = self._said(response)
         region = fields.get("Region") or response.headers.get("x-amz-bucket-region")
-        is_new = bool(region and _REGION.fullmatch(region) and region != self.signer.region)
+        # Others in flight may have been told, too: what counts is the region that this one was signed for.
+        is_new = bool(region and _REGION.fullmatch(region) and region != signed_for)
         if region and is_new and response.status in (301, 307, 400, 403):
             # Sign for the region the bucket is in. The host stays: it was checked, another was not.
             self.signer = Signer(region)

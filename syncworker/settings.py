@@ -39,6 +39,21 @@ def _integer(low: int, high: int) -> Callable[[str], int]:
     return parse
 
 
+def _optional_seconds(low: float, high: float) -> Callable[[str], float | None]:
+    def parse(value: str) -> float | None:
+        if not value:
+            return None
+        try:
+            number = float(value)
+        except ValueError:
+            raise ValueError("must be a number of seconds") from None
+        if not low <= number <= high:
+            raise ValueError(f"must be between {low:g} and {high:g} seconds")
+        return number
+
+    return parse
+
+
 def _flag(value: str) -> bool:
     if value.lower() in ("1", "true", "yes", "on"):
         return True
@@ -102,6 +117,12 @@ TABLE = (
     Setting("MINIO_ACCESS_KEY", "", _optional, "access key of the storage; unset: boto3's credential chain"),
     Setting("MINIO_SECRET_KEY", "", _optional, "secret key of the storage"),
     Setting("AWS_REGION", "us-east-1", _text, "region that requests are signed for"),
+    Setting(
+        "STORAGE_TIMEOUT",
+        "",
+        _optional_seconds(0.1, 86_400),
+        "seconds of silence allowed for any request; unset: 120 listing, 600 completing an upload, 60 others",
+    ),
     Setting("MAX_RUNNING_JOBS", str(max(2, os.cpu_count() or 1)), _integer(1, 1000), "workers at one time"),
     Setting("MAX_QUEUED_JOBS", "1000", _integer(1, 1_000_000), "jobs that may wait"),
     Setting("KEEP_JOBS", "1000", _integer(1, 1_000_000), "finished jobs whose files are kept"),
@@ -129,6 +150,7 @@ class Settings:
     minio_access_key: str | None
     minio_secret_key: str | None
     aws_region: str
+    storage_timeout: float | None
     max_running_jobs: int
     max_queued_jobs: int
     keep_jobs: int

@@ -4,10 +4,11 @@ Why not a library: 10,000 PUTs of 4 KiB cost 1.9 s of processor time with awscrt
 with asyncio, httptools and one signature (docs/design.md has the measurement and its command).
 
 Invariants
-- Every wait has an end: connecting (`connect_seconds`), and silence (`idle_seconds` without a byte in either
-  direction while an exchange is under way). One watchdog looks at all connections once a second; when it
-  dies, all of them are closed, and who opened the wire has to look at `watchdog`. A byte has
-  gone out when the other side has acknowledged it: on a slow line the kernel holds megabytes for minutes.
+- Every wait has an end: connecting (`connect_seconds`), and silence (no byte in either direction while an
+  exchange is under way; how long, its caller says). A trickle is a silence: an answer has to come at 1 KiB/s,
+  but for blanks where the caller expects them. A body that moves has no other limit. A byte has gone out when
+  the other side has acknowledged it: on a slow line the kernel holds megabytes for minutes. One watchdog
+  looks at all connections each second; when it dies, all are closed: who opened the wire looks at `watchdog`.
   Once somebody wants to stop, what only reads and connections that are being made end at once, and what
   writes when it is no more waited for (`give_up`).
 - Redirects are never followed, and an address that endpoint.py refuses is never connected to.
@@ -22,11 +23,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
+import itertools
 import os
 import socket
 import ssl
 import struct
-from collections.abc import Callable, Iterator
+from asyncio import staggered
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
@@ -42,7 +46,10 @@ T = TypeVar("T")
 
 CHUNK = 256 << 10
 MAX_HEADER_BYTES = 64 << 10
+FLOOR = 1024
+_BLANKS_SECONDS = 3600.0  # of an answer that has nothing but blanks: they keep a connection, not for ever
 _ADDRESS_SECONDS = 30.0
+_NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305, "Connection Attempt Delay"
 _JUDGE_SECONDS = 2.0
 _READS = frozenset({"GET", "HEAD"})
 _FRAMED = frozenset({"content-length", "transfer-encoding"})
@@ -69,8 +76,22 @@ class Body(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """How long connecting may take, and a silence: of most requests, of a listing, of what completes an
+    upload. An answer that has begun needs `FLOOR` bytes a second over `floor_seconds`, or over a silence that
+    is allowed to be longer."""
+
     connect_seconds: float = 10.0
-    idle_seconds: float = 30.0
+    idle_seconds: float = 60.0
+    listing_seconds: float = 120.0
+    completing_seconds: float = 600.0
+    floor_seconds: float = 60.0
+
+    @classmethod
+    def of(cls, storage_timeout: float | None) -> Limits:
+        """By kind of request, or the one silence that the settings allow for all of them."""
+        if storage_timeout is None:
+            return cls()
+        return cls(10.0, storage_timeout, storage_timeout, storage_timeout)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +155,8 @@ class _Connection(asyncio.BufferedProtocol):
         self.method = ""
         self.settles = False
         self.max_body = 0
+        self.idle_seconds = self.floor_seconds = 0.0
+        self.blanks = False
         self._reset()
 
     def _reset(self) -> None:
@@ -141,6 +164,8 @@ class _Connection(asyncio.BufferedProtocol):
         self.headers: dict[str, str] = {}
         self.header_bytes = 0
         self.received = 0
+        self.marked_at, self.marked = 0.0, 0  # where the rate of the answer is measured from
+        self.only_blanks = True
         self.headers_complete = False
         self.body: list[bytes] = []
         self.body_bytes = 0
@@ -168,7 +193,8 @@ class _Connection(asyncio.BufferedProtocol):
         if self.answer is None or self.answer.done():
             self.close()  # a byte that nobody asked for: never let it become the next answer
             return
-        self.answered_bytes = True
+        if not self.answered_bytes:
+            self.answered_bytes, self.marked_at = True, self.active_at
         self.received += nbytes
         try:
             self.parser.feed_data(self.buffer[:nbytes])
@@ -226,6 +252,8 @@ class _Connection(asyncio.BufferedProtocol):
         if self.body_bytes > self.max_body:
             self.fail(RetryError("BadAnswer", "the storage sent a larger answer than was asked for"))
             return
+        if self.only_blanks and data.strip():
+            self.only_blanks, self.marked_at, self.marked = False, self.active_at, self.received
         self.body.append(data)
 
     def on_message_complete(self) -> None:
@@ -315,19 +343,30 @@ class _Connection(asyncio.BufferedProtocol):
             if on_sent is not None:
                 on_sent(len(piece))
 
-    def check(self, now: float, idle_seconds: float) -> None:
-        """The watchdog's question: has a byte moved lately?"""
+    def check(self, now: float) -> None:
+        """The watchdog's question: has a byte moved lately, and an answer come at a rate that is one?"""
         if self.answer is None or self.answer.done() or self.transport is None:
             return
         outgoing = (self.transport.get_write_buffer_size(), _acknowledged(self.transport))
         if outgoing != self.outgoing:
             self.outgoing, self.active_at = outgoing, now
-        if now - self.active_at > idle_seconds:
-            self.fail(
-                RetryError(
-                    "Timeout", f"the storage was silent for {idle_seconds:g} s in the middle of a request"
-                )
-            )
+        if now - self.active_at > self.idle_seconds:
+            self._time_out(f"was silent for {self.idle_seconds:g} s in the middle of a request")
+        elif self.answered_bytes:
+            self._check_rate(now)
+
+    def _check_rate(self, now: float) -> None:
+        seconds = max(self.floor_seconds, self.idle_seconds)
+        if self.blanks and self.only_blanks:
+            if now - self.marked_at > max(_BLANKS_SECONDS, seconds):
+                self._time_out(f"sent nothing but blanks for {_BLANKS_SECONDS:g} s")
+        elif self.received - self.marked >= FLOOR * seconds:
+            self.marked_at, self.marked = now, self.received
+        elif now - self.marked_at > seconds:
+            self._time_out(f"sent less than 1 KiB/s for {seconds:g} s in the middle of an answer")
+
+    def _time_out(self, what: str) -> None:
+        self.fail(RetryError("Timeout", f"the storage {what} (STORAGE_TIMEOUT allows longer waits)"))
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:
@@ -403,7 +442,7 @@ class Wire:
         while True:
             await asyncio.sleep(min(1.0, self.limits.idle_seconds / 4))
             for connection in list(self._all):
-                connection.check(loop.time(), self.limits.idle_seconds)
+                connection.check(loop.time())
             self._all = {c for c in self._all if not c.lost}
 
     def give_up(self, *, writes: bool) -> None:
@@ -427,13 +466,17 @@ class Wire:
         on_sent: Callable[[int], None] | None = None,
         may_repeat: bool = True,
         settles: bool = False,
+        idle_seconds: float | None = None,
+        blanks: bool = False,
     ) -> Response:
         """One request and its answer. RetryError: it may work later. FatalError: it will not. `may_repeat`:
         it does no harm when the store has carried it out although the connection was lost. `settles`: a stop
-        waits for it as for what writes."""
+        waits for it as for what writes. `blanks`: white space before the answer's document shows that
+        the store is at work."""
         while True:
             connection, reused = await self._connect(host, settles=settles)
-            connection.settles = settles
+            connection.settles, connection.blanks = settles, blanks
+            connection.idle_seconds = self.limits.idle_seconds if idle_seconds is None else idle_seconds
             try:
                 response = await connection.exchange(method, head, body, max_body, on_sent)
             except RetryError as error:
@@ -493,26 +536,28 @@ class Wire:
     async def _open(self, host: str) -> _Connection:
         loop = asyncio.get_running_loop()
         target, port = (self.proxy.host, self.proxy.port) if self.proxy else (host, self.place.port)
-        error: OSError | None = None
         direct_tls = self.tls if self.proxy is None else None
         if self.proxy is not None and host not in self._judged:
             await self._judge(host)
-        for _family, address in await self._resolve(target, port):
-            try:
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(loop, self._buffer),
-                    address[0],
-                    address[1],
-                    ssl=direct_tls,
-                    server_hostname=host if direct_tls else None,
-                )
-            except OSError as failure:
-                error = failure
-                continue
-            if self.proxy is not None and self.tls is not None:
-                await self._tunnel(connection, host)
-            return connection
-        raise error or OSError(f"no address for {target}")
+        addresses = await self._resolve(target, port)
+        sock, first = await _connect_first(addresses)
+        addresses.remove(first)
+        addresses.insert(0, first)  # others begin with the one that has answered
+        _, connection = await loop.create_connection(
+            self._new_connection,
+            sock=sock,
+            ssl=direct_tls,
+            server_hostname=host if direct_tls else None,
+        )
+        if self.proxy is not None and self.tls is not None:
+            await self._tunnel(connection, host)
+        return connection
+
+    def _new_connection(self) -> _Connection:
+        connection = _Connection(asyncio.get_running_loop(), self._buffer)
+        connection.idle_seconds = self.limits.idle_seconds
+        connection.floor_seconds = self.limits.floor_seconds
+        return connection
 
     async def _judge(self, host: str) -> None:
         """Refuses to have a proxy connect to a metadata service, as far as names can be looked up here."""
@@ -562,6 +607,40 @@ class Wire:
         if transport is None:
             raise RetryError("TlsError", f"the proxy closed the connection to {host}")
         connection.connection_made(transport)
+
+
+async def _connect_first(addresses: Sequence[endpoint.Address]) -> tuple[socket.socket, endpoint.Address]:
+    """A connection to one of them, by Happy Eyeballs (RFC 8305): the families in turn, the next one begun as
+    soon as one has failed or has taken a quarter of a second. OSError: none of them answers."""
+    loop = asyncio.get_running_loop()
+    made: list[socket.socket] = []
+
+    async def connect(address: endpoint.Address) -> socket.socket:
+        sock = socket.socket(address[0], socket.SOCK_STREAM)
+        made.append(sock)
+        sock.setblocking(False)
+        await loop.sock_connect(sock, address[1])
+        return sock
+
+    in_turn = _interleaved(addresses)
+    tries = [functools.partial(connect, address) for address in in_turn]
+    winner: socket.socket | None = None
+    try:
+        winner, index, errors = await staggered.staggered_race(tries, _NEXT_ADDRESS_SECONDS)
+    finally:
+        for sock in made:
+            if sock is not winner:
+                sock.close()
+    if winner is None or index is None:
+        raise next(error for error in reversed(errors) if error is not None)
+    return winner, in_turn[index]
+
+
+def _interleaved(addresses: Sequence[endpoint.Address]) -> list[endpoint.Address]:
+    """One of the first address's family, one of the other, and so on (RFC 8305, section 4)."""
+    one = [address for address in addresses if address[0] == addresses[0][0]]
+    other = [address for address in addresses if address[0] != addresses[0][0]]
+    return [address for pair in itertools.zip_longest(one, other) for address in pair if address is not None]
 
 
 class FileSlice:

@@ -32,7 +32,7 @@ from syncworker.s3 import Bucket
 from syncworker.settings import Settings, origin_of_keys
 from syncworker.spec import parse_storage_url
 from syncworker.sync import Sync
-from syncworker.wire import Wire
+from syncworker.wire import Limits, Wire
 from syncworker.wording import shown
 
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
@@ -161,7 +161,8 @@ async def _work(
     with ThreadPoolExecutor(1, "status") as writer:
         # No proxy stands between us and the embedded store.
         embedded = settings.storage_url is None and settings.is_own(status["storage_url"])
-        async with Wire(place, ca_bundle, use_proxies=not embedded) as wire:
+        limits = Limits.of(settings.storage_timeout)
+        async with Wire(place, ca_bundle, limits, use_proxies=not embedded) as wire:
             options = Options.of_status(status)
             bucket = Bucket(
                 wire,

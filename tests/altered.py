@@ -6,7 +6,6 @@ code stays as it is; only its numbers change, so that a test of what happens aft
 
 from __future__ import annotations
 
-import functools
 import time
 
 
@@ -18,7 +17,7 @@ def short_waits() -> None:
 
 
 def short_silence() -> None:
-    """A store may be silent for half a second instead of thirty."""
+    """A store may be silent for half a second instead of a minute."""
     _limit(0.5)
 
 
@@ -31,10 +30,10 @@ def endless_silence() -> None:
 
 
 def _limit(seconds: float) -> None:
-    from syncworker import wire, worker
+    from syncworker import wire
 
-    limits = wire.Limits(connect_seconds=seconds, idle_seconds=seconds)
-    worker.Wire = functools.partial(wire.Wire, limits=limits)  # type: ignore[misc,assignment]
+    limits = wire.Limits(seconds, seconds, seconds, seconds)
+    wire.Limits.of = lambda _: limits  # type: ignore[method-assign,assignment]
 
 
 def clock_ahead() -> None:

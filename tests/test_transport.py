@@ -20,12 +20,26 @@ from typing import Any
 
 import psutil
 import pytest
-from bench import Answer, RecordingProxy, Request, Run, Shell, contents, expected, s3_error, tree, wait_for
+from bench import (
+    Answer,
+    Mirror,
+    RecordingProxy,
+    Request,
+    Run,
+    Shell,
+    contents,
+    expected,
+    s3_error,
+    tree,
+    wait_for,
+)
 from stores import ACCESS_KEY, BIN, SECRET_KEY, Store
+from toxics import Toxic
 
-from syncworker.credentials import Chain
+from syncworker.credentials import Chain, Given
 from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError
+from syncworker.s3 import Bucket
 from syncworker.wire import Wire
 
 NO_KEYS = {"MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
@@ -240,7 +254,7 @@ def test_the_watchdog_lives_through_a_tls_connection_that_is_lost_while_it_looks
                 await asyncio.sleep(0.01)
             (connection,) = wire._all
             connection.transport._ssl_protocol.connection_lost(ConnectionResetError())  # type: ignore[union-attr]
-            connection.check(asyncio.get_running_loop().time(), 60)
+            connection.check(asyncio.get_running_loop().time())
             with pytest.raises(RetryError) as caught:
                 await task
             return caught.value.code
@@ -612,6 +626,51 @@ def test_a_region_that_the_store_names_is_taken_over(
     run, shell, bucket = job(make_shell, moto, proxy.url)
     succeeds(run, shell, moto, bucket)
     assert len([r for r in proxy.requests if "/us-east-1/" in scope(r)]) <= 2
+
+
+@pytest.mark.parametrize(("seconds", "state"), [("0.5", "failed"), ("30", "done"), ("", "done")])
+def test_a_slow_storage_is_waited_for_as_long_as_the_settings_allow(
+    mirror: Mirror, seconds: str, state: str
+) -> None:
+    mirror.make({"a": 100})
+    mirror.shell.environment["STORAGE_TIMEOUT"] = seconds
+    mirror.proxy.on_request(lambda r: Toxic(latency_seconds=2.5) if r.kind == "PUT" else None)
+    run = mirror.start()
+    assert run.status["state"] == state, run.status
+    if state == "failed":
+        (error,) = run.status["errors"]
+        assert (error["code"], "STORAGE_TIMEOUT" in error["message"]) == ("Timeout", True)
+
+
+def test_a_region_that_two_requests_are_told_at_once_is_taken_over_by_both() -> None:
+    """Both were signed for the old one: the second to be answered finds that the first has changed it."""
+
+    async def run() -> tuple[list[str], set[int]]:
+        both = asyncio.Event()
+        scopes: list[str] = []
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+                while True:
+                    head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                    scopes.append(head.partition("Credential=")[2].split("/")[2])
+                    if len(scopes) == 2:
+                        both.set()
+                    await both.wait()
+                    body = b"<Error><Code>AuthorizationHeaderMalformed</Code><Region>eu-x</Region></Error>"
+                    told = b"200 OK" if scopes.count("eu-x") and "eu-x" in head else b"400 Bad"
+                    body = b"" if told == b"200 OK" else body
+                    writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (told, len(body), body))
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        place = Endpoint.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "us-east-1")
+        async with server, Wire(place, None, use_proxies=False) as wire:
+            bucket = Bucket(wire, "bucket", "us-east-1", Given("access", "secret"))
+            answers = await asyncio.gather(*(bucket.call("GetObject", "GET", key) for key in "ab"))
+        return scopes, {answer.status for answer in answers}
+
+    scopes, statuses = asyncio.run(asyncio.wait_for(run(), 20))
+    assert (sorted(scopes), statuses) == (["eu-x", "eu-x", "us-east-1", "us-east-1"], {200})
 
 
 def test_a_bucket_whose_region_never_fits_ends_the_job(

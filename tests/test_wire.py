@@ -699,6 +699,61 @@ def test_a_connection_that_does_not_come_about_does_not_hold_up_a_job_that_is_to
     assert asyncio.run(asyncio.wait_for(run(), 5)).code == "ConnectTimeout"
 
 
+BLANKS = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def dripping(peer: Peer, head: bytes, drop: bytes, count: int) -> None:
+    peer.head()
+    peer.send(head)
+    for _ in range(count):
+        peer.send(drop)
+        threading.Event().wait(0.05)
+
+
+def test_a_trickle_is_a_silence(serve: Callable[[Script], Server]) -> None:
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n"
+    server = serve(lambda peer: dripping(peer, head, b"x", 400))
+    started = time.monotonic()
+    found = one(server, Limits(1.0, 0.5, floor_seconds=1.0))
+    assert isinstance(found, RetryError)
+    assert (found.code, "1 KiB/s" in found.message) == ("Timeout", True)
+    assert 0.9 < time.monotonic() - started < 8
+
+
+def test_an_answer_that_is_slow_but_above_the_floor_is_waited_for(serve: Callable[[Script], Server]) -> None:
+    def script(peer: Peer) -> None:
+        dripping(peer, b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", b"x" * 1000, 60)
+
+    found = one(serve(script), Limits(1.0, 0.5, floor_seconds=1.0))
+    assert len(found.body) == 60_000
+
+
+def test_blanks_before_a_document_are_life_where_they_are_expected(serve: Callable[[Script], Server]) -> None:
+    def script(peer: Peer) -> None:
+        dripping(peer, BLANKS, b"1\r\n \r\n", 40)
+        peer.send(b"4\r\n<a/>\r\n0\r\n\r\n")
+
+    limits = Limits(1.0, 0.5, floor_seconds=1.0)
+    assert one(serve(script), limits, "POST", blanks=True).body.strip() == b"<a/>"
+    assert one(serve(script), limits, "POST").code == "Timeout"
+
+
+def test_blanks_do_not_come_for_ever(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "_BLANKS_SECONDS", 1.0)
+    server = serve(lambda peer: dripping(peer, BLANKS, b"1\r\n \r\n", 400))
+    found = one(server, Limits(1.0, 0.5, floor_seconds=0.5), "POST", blanks=True)
+    assert (found.code, "blanks" in found.message) == ("Timeout", True)
+
+
+def test_silence_is_allowed_by_kind_of_request() -> None:
+    kinds = Limits.of(None)
+    assert (kinds.connect_seconds, kinds.idle_seconds) == (10, 60)
+    assert (kinds.listing_seconds, kinds.completing_seconds) == (120, 600)
+    assert Limits.of(5.0) == Limits(10, 5, 5, 5)
+
+
 # -- connecting
 
 
@@ -791,6 +846,31 @@ def test_the_second_address_is_tried_when_the_first_is_dead(
     addresses = [(socket.AF_INET, ("127.0.0.9", 1)), (socket.AF_INET, ("127.0.0.1", server.port))]
     monkeypatch.setattr(endpoint, "resolve", lambda host, port: addresses)
     assert one(server).status == 200
+
+
+def test_the_second_address_is_tried_soon_when_the_first_swallows_what_is_sent(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And once it has answered, the others begin with it."""
+    server = serve(always(OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")))
+    with socket.socket() as hole, contextlib.ExitStack() as full:
+        hole.bind(("127.0.0.9", 0))
+        hole.listen(0)
+        for _ in range(4):  # more than the queue holds: the next one's SYN is dropped
+            waiting = full.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(hole.getsockname())
+        addresses = [(socket.AF_INET, hole.getsockname()), (socket.AF_INET, ("127.0.0.1", server.port))]
+        monkeypatch.setattr(endpoint, "resolve", lambda host, port: list(addresses))
+        started = time.monotonic()
+        assert codes(talk(server, PATIENT, *["GET"] * 30)) == [200] * 30
+        assert time.monotonic() - started < 4.0, "30 times a quarter of a second are 7.5 s"
+
+
+def test_the_families_of_addresses_are_tried_in_turn() -> None:
+    four = [(socket.AF_INET, (f"192.0.2.{n}", 1)) for n in (1, 2, 3)]
+    six = [(socket.AF_INET6, (f"2001:db8::{n}", 1)) for n in (1, 2)]
+    assert wire._interleaved([*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
 
 
 def test_a_certificate_file_that_cannot_be_read_is_told() -> None:
