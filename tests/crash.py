@@ -1,7 +1,9 @@
 """The crash loop: random changes to a folder, a sync, `kill -9` at a random instant, and a judge.
 
 One round
-1. The folder changes at random (`histories.py`), sometimes while the sync runs.
+1. The folder changes at random (`histories.py`), sometimes while the sync runs. Disks come and go
+   (`absences.py`): while one is away no job may delete what is on it; then it is mounted again, or said to be
+   gone for good. The index is removed now and then.
 2. A job is started: by HTTP, with the server's keys or with its own, or from a shell.
 3. At a random instant (a moment after the start, or when the proxy meets the n-th request) the worker, the
    server or both are killed. What comes then is chosen at random too: the server is started again, the job is
@@ -36,6 +38,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from absences import Disks
 from bench import (
     FINAL,
     Cut,
@@ -51,13 +54,14 @@ from bench import (
     wait_for,
 )
 from botocore.exceptions import ClientError
-from histories import History
 from shapes import check_status
 from stores import Store, list_keys, list_uploads
 from truth import check_left, check_truth, statuses
 
 SECONDS = 60.0  # for one step: far more than any needs
-STEPS = 12  # of one round: three kills and their ways on need fewer
+STEPS = 14  # of one round: three kills, a disk that is away, and the ways on need fewer
+# The same place, however it is written.
+SPELLINGS = ("http://127.0.0.1:{}", "http://localhost:{}", "http://LOCALHOST:{}/")
 
 
 class Weather:
@@ -156,14 +160,17 @@ class CrashLoop:
         self.service = Service(base, store, STORAGE_URL=self.proxy.url, KEEP_JOBS="20")
         self.shell = Shell(base, store, STORAGE_URL=self.proxy.url)
         self.folder = self.service.uploads / "photos"
-        (self.service.uploads / "other").mkdir()  # the root is never empty
-        self.history = History(self.folder, base / "staging", random.Random(seed + 1))
+        self.disks = Disks(base, self.service.uploads, seed)
+        self.history = self.disks.history
         self.poller = Poller(store, self.bucket)
         self.kills: Counter[str] = Counter()
         self.phases: Counter[str] = Counter()  # what the worker was doing when it was killed
         self.ways: Counter[str] = Counter()
         self.rounds = self.syncs = self.bytes_sent = self.bytes_again = self.parts_again = 0
         self.differences = self.kills_in_multipart = 0
+        self.forgets = False  # the next job is to forget the disks that are away
+        self.disturbed = False  # in this round, so that what is sent again is no fault
+        self.absences: Counter[str] = Counter()
         self.service.start()
 
     def close(self) -> None:
@@ -171,6 +178,7 @@ class CrashLoop:
         self.service.close()
         self.shell.close()
         self.proxy.close()
+        self.disks.close()
         self.store.remove_bucket(self.bucket)
 
     # -- one round
@@ -180,7 +188,8 @@ class CrashLoop:
         fair = self.rng.random() < 0.5
         self.weather.rate = 0.0 if fair else self.rng.choice([0.03, 0.1])
         for _ in range(self.rng.randint(1, 5)):
-            self.history.change()
+            self.disks.change()
+        self.disturbed = self.disks.come_and_go(self._keys())
         kills = self.rng.choices([0, 1, 2, 3], [1, 6, 3, 2])[0]
         job: str | None = None
         for step in range(STEPS):
@@ -191,7 +200,7 @@ class CrashLoop:
             raise AssertionError(f"{STEPS} steps, and no job has ended `done`")
         self._judge_store()
         self._judge_files()
-        self._count_bytes(kills if fair else None)
+        self._count_bytes(kills if fair and not self.disturbed else None)
         self.rounds += 1
 
     def _step(self, job: str | None, *, kill: bool) -> tuple[str | None, bool]:
@@ -200,11 +209,13 @@ class CrashLoop:
         if not kill:
             self.weather.rate = 0.0
         self.proxy.on_request(self.weather)
+        self._remove_index()
         process, job = self._begin(job)
         self.syncs += 1
         moves = kill and self.rng.random() < 0.25
         if moves:
-            mover = threading.Timer(self.rng.random() * 0.5, self.history.change)
+            move = self.rng.choice([self.disks.change, self._come_and_go])
+            mover = threading.Timer(self.rng.random() * 0.5, move)
             mover.start()
         if kill:
             self._kill_sometime(job)
@@ -212,6 +223,11 @@ class CrashLoop:
         if moves:
             mover.join(SECONDS)
         wait_for(lambda: all(r.finished for r in self.proxy.requests), SECONDS, "the requests of the dead")
+        lost = self.disks.protected - self._keys()
+        assert not lost, f"deleted while their disk was away: {sorted(lost)}\n{json.dumps(status)}"
+        if (status["error"] or {}).get("code") == "DiskNotMounted" and not kill:
+            assert self.disks.away or moves, status
+            return self._end_absence(job), False
         if not kill:
             assert status["state"] == "done", f"{json.dumps(status)}\n{self.service.log(job)}"
         if status["state"] == "done" and not moves:
@@ -229,15 +245,48 @@ class CrashLoop:
         )
         assert_same(found or {}, wanted)
 
+    # -- disks, and the index
+    def _keys(self) -> set[str]:
+        return set(list_keys(self.store.client(), self.bucket)) if exists(self.store, self.bucket) else set()
+
+    def _come_and_go(self) -> None:
+        self.disturbed |= self.disks.come_and_go(self._keys())
+
+    def _end_absence(self, job: str) -> str | None:
+        """A job has said that a disk is away: it is mounted again, or forgotten. The job to go on with."""
+        self.disturbed = True
+        if self.rng.random() < 0.6:
+            self.absences["mounted again"] += 1
+            self.disks.mount_all()
+            return job if self.rng.random() < 0.5 else None
+        self.absences["forgotten"] += 1
+        self.disks.forget()
+        self.forgets = True
+        return None
+
+    def _remove_index(self) -> None:
+        """Sometimes; with it goes what is known of unfinished uploads, which are then ended here."""
+        if self.rng.random() < 0.08:
+            for path in (self.service.jobs / ".index").glob("*"):
+                path.unlink(missing_ok=True)
+            for upload in self._uploads():
+                with contextlib.suppress(ClientError):
+                    self.store.client().abort_multipart_upload(
+                        Bucket=self.bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+            self.absences["index removed"] += 1
+            self.disturbed = True
+
     # -- starting
     def _begin(self, job: str | None) -> tuple[subprocess.Popen[bytes] | None, str]:
         """Starts or resumes a job, one way or another: (the shell's process, the job)."""
         ways = ["http", "http with keys", "shell"] if job is None else ["resume", "resume from a shell"]
         way = self.rng.choice(ways)
+        forget, self.forgets = str(int(self.forgets)), False
         self.ways[way] += 1
         wait = self.rng.choices(["0", "0.02"], [8, 1])[0]
         if way == "shell":
-            process, made = self.shell.begin(self.bucket, "photos", "--wait", wait)
+            process, made = self.shell.begin(self.bucket, "photos", "--wait", wait, "--forget-mounts", forget)
             return process, made
         if way == "resume from a shell":
             assert job is not None
@@ -248,10 +297,12 @@ class CrashLoop:
         if way == "resume":
             reply = self.service.get("/resume", id=job)
         else:
-            keys = {"storage_url": self.proxy.url, "access_key": self.store.access_key}
+            url = self.rng.choice(SPELLINGS).format(self.proxy.port)
+            keys = {"storage_url": url, "access_key": self.store.access_key}
             keys |= {"secret_key": self.store.secret_key}
             given = keys if way == "http with keys" else {}
-            reply = self.service.post("/sync", source="photos", dest=self.bucket, wait=wait, **given)
+            asked = {"source": "photos", "dest": self.bucket, "wait": wait, "forget_mounts": forget}
+            reply = self.service.post("/sync", **asked, **given)
         assert reply.status == 202, reply
         return None, reply.json()["id"]
 
@@ -326,7 +377,7 @@ class CrashLoop:
     # -- judging
     def _judge_store(self) -> None:
         """Nothing was ever seen that was no version of its file; no upload of ours is left unfinished."""
-        strange = [(key, md5) for key, md5 in list(self.poller.seen) if md5 not in self.history.versions[key]]
+        strange = [(key, md5) for key, md5 in list(self.poller.seen) if not self.disks.has_had(key, md5)]
         assert strange == [], "(key, MD5) of objects that were no version of their file"
         left = self._uploads()
         assert left == [], f"unfinished uploads are left: {left}"
@@ -380,6 +431,9 @@ class CrashLoop:
                 f" ({self.parts_again} parts)",
                 f"store:     listed {self.poller.looks} times while it went on,"
                 f" {self.poller.reads} objects read and compared",
+                f"disks:     taken away {self.disks.counts.total()} times ({listed(self.disks.counts)});"
+                f" {listed(self.absences)};"
+                f" {'one' if self.disks.below[-1].ignores_case else 'none'} of them ignores case",
                 f"{self.differences} differences",
             ]
         )

@@ -8,17 +8,18 @@ from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _MNT_DETACH = 2
-_MS_BIND = 4096
+_MS_BIND, _MS_PRIVATE = 4096, 1 << 18
 
 
-def mount(folder: Path) -> None:
+def mount(folder: Path, size: str = "64m") -> None:
     """A new, empty disk in memory."""
-    _mount(b"none", folder, b"tmpfs", 0, b"size=64m")
+    _mount(b"none", folder, b"tmpfs", 0, f"size={size}".encode())
 
 
 def bind(source: Path, folder: Path) -> None:
     """Shows one directory at the place of another: both have one device number."""
     _mount(os.fsencode(source), folder, None, _MS_BIND, None)
+    _mount(b"none", folder, None, _MS_PRIVATE, None)  # what is mounted below it shows nowhere else
 
 
 def unmount(folder: Path) -> None:

@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import os
 import random
-import shutil
 from collections import defaultdict
 from pathlib import Path
 
@@ -23,8 +22,12 @@ NAMES = ["a", "b", "a-b", "a.b", "a0", "A", "é", "x y", "+%", "\U0001f600", "..
 class History:
     """The folder at `folder`; what is being written waits in `staging`, on the same file system."""
 
-    def __init__(self, folder: Path, staging: Path, rng: random.Random) -> None:
+    def __init__(
+        self, folder: Path, staging: Path, rng: random.Random, *, keeps_folder: bool = False
+    ) -> None:
         self.folder, self._staging, self._rng = folder, staging, rng
+        self._keeps_folder = keeps_folder  # it is mounted elsewhere: emptied, never removed
+        self.ignores_case = False
         self.versions: defaultdict[str, set[str]] = defaultdict(set)  # key: MD5s
         self._written = 0
         staging.mkdir()
@@ -33,9 +36,13 @@ class History:
         found = (path for path in self.folder.rglob("*") if path.is_file())
         return sorted(path.relative_to(self.folder).as_posix() for path in found)
 
+    def versions_of(self, path: str) -> set[str]:
+        """The MD5s of what the file has ever been; without regard to case where its file system has none."""
+        return self.versions[path.casefold() if self.ignores_case else path]
+
     def write(self, path: str, body: bytes, times: tuple[int, int] | None = None) -> None:
         """Puts a file there, whatever is in its way."""
-        self.versions[path].add(hashlib.md5(body).hexdigest())
+        self.versions_of(path).add(hashlib.md5(body).hexdigest())
         fresh = self._staging / "new"
         fresh.write_bytes(body)
         if times:
@@ -51,7 +58,7 @@ class History:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh.replace(target)
 
-    def _body(self, size: int) -> bytes:
+    def body(self, size: int) -> bytes:
         self._written += 1
         return (f"{self._written} ".encode() + self._rng.randbytes(size))[: max(size, 8)]
 
@@ -61,7 +68,16 @@ class History:
     def change(self) -> str:
         """One random change; its name."""
         weights = {"new": 5, "rewrite": 4, "same size": 3, "many": 2, "large": 6, "grow": 2, "touch": 1}
-        weights |= {"remove": 3, "remove folder": 1, "move": 2, "empty folder": 1, "nothing left": 0.4}
+        weights |= {
+            "remove": 3,
+            "remove folder": 1,
+            "move": 2,
+            "recase": 1,
+            "empty folder": 1,
+            "nothing left": 0.4,
+        }
+        if self._keeps_folder:
+            weights["large"] = 1
         name = self._rng.choices(list(weights), list(weights.values()))[0]
         files = self.files()
         if not files and name not in ("new", "many", "large", "empty folder"):
@@ -71,18 +87,18 @@ class History:
         return name
 
     def _new(self, _files: list[str]) -> None:
-        self.write(self._path(), self._body(self._rng.choice([8, 100, 4000, 300_000])))
+        self.write(self._path(), self.body(self._rng.choice([8, 100, 4000, 300_000])))
 
     def _many(self, _files: list[str]) -> None:
         top = self._path()
         for number in range(self._rng.randint(20, 120)):
-            self.write(f"{top}/n{number:03}", self._body(self._rng.randint(8, 3000)))
+            self.write(f"{top}/n{number:03}", self.body(self._rng.randint(8, 3000)))
 
     def _large(self, _files: list[str]) -> None:
-        self.write(f"large/{self._rng.choice('lmn')}", self._body(self._rng.randint(9 * MIB, 25 * MIB)))
+        self.write(f"large/{self._rng.choice('lmn')}", self.body(self._rng.randint(9 * MIB, 25 * MIB)))
 
     def _rewrite(self, files: list[str]) -> None:
-        self.write(self._rng.choice(files), self._body(self._rng.choice([8, 50, 9000])))
+        self.write(self._rng.choice(files), self.body(self._rng.choice([8, 50, 9000])))
 
     def _same_size(self, files: list[str]) -> None:
         """Other bytes, the same length, and the mtime that was, or an older one."""
@@ -90,13 +106,13 @@ class History:
         found = (self.folder / path).stat()
         mtime = found.st_mtime_ns - self._rng.choice([0, 10**12])
         if found.st_size >= 8:
-            self.write(path, self._body(found.st_size), (mtime, mtime))
+            self.write(path, self.body(found.st_size), (mtime, mtime))
 
     def _grow(self, files: list[str]) -> None:
         path = self._rng.choice(files)
         body = (self.folder / path).read_bytes()
         if len(body) < 40 * MIB:
-            self.write(path, body + self._body(100))
+            self.write(path, body + self.body(100))
 
     def _touch(self, files: list[str]) -> None:
         os.utime(self.folder / self._rng.choice(files))
@@ -106,7 +122,8 @@ class History:
 
     def _remove_folder(self, files: list[str]) -> None:
         top = self._rng.choice(files).split("/")[0]
-        remove(self.folder / top)
+        with contextlib.suppress(OSError):  # a disk is mounted there
+            remove(self.folder / top)
 
     def _move(self, files: list[str]) -> None:
         source = self.folder / self._rng.choice(files)
@@ -114,9 +131,24 @@ class History:
         source.unlink()
         self.write(self._path(), body)
 
+    def _recase(self, files: list[str]) -> None:
+        """A rename of nothing but the case of a name."""
+        path = self._rng.choice(files)
+        top, slash, name = path.rpartition("/")
+        target = f"{top}{slash}{name.swapcase()}"
+        source, other = self.folder / path, self.folder / target
+        if target != path and (not other.exists() or other.samefile(source)):
+            self.versions_of(target).add(hashlib.md5(source.read_bytes()).hexdigest())
+            source.rename(other)
+
     def _empty_folder(self, _files: list[str]) -> None:
         with contextlib.suppress(FileExistsError, NotADirectoryError):
             (self.folder / self._path()).mkdir(parents=True, exist_ok=True)
 
     def _nothing_left(self, _files: list[str]) -> None:
-        shutil.rmtree(self.folder)
+        for child in list(self.folder.iterdir()):
+            with contextlib.suppress(OSError):  # a disk is mounted there
+                remove(child)
+        if not self._keeps_folder:
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()

@@ -26,6 +26,8 @@ def test_after_20_rounds_of_changes_and_kills_bucket_and_folder_have_never_diffe
         assert loop.kills["server"] + loop.kills["server and worker"] >= 3, "servers were killed"
         assert loop.weather.counts, "requests failed"
         assert loop.poller.reads, "the bucket was looked at"
+        assert loop.disks.counts, "disks were taken away"
+        assert loop.absences["mounted again"] + loop.absences["forgotten"], "and missed"
     finally:
         loop.close()
 
