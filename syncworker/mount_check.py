@@ -138,7 +138,7 @@ class MountCheck:
         walked = {path for path in missing if path.startswith("/") or self._is_directory(path)}
         if found := blocking(missing, walked, (str(record[0]) for record in deletes)):
             raise _not_mounted(found)
-        self._harmless = [] if self._options.is_partial else list(missing)
+        self._harmless = [] if self._is_filtered else list(missing)
 
     def forget_harmless(self) -> None:
         """The job is done: what was missing, and was found to protect nothing, is forgotten."""
@@ -147,6 +147,11 @@ class MountCheck:
             self._save()
 
     # -- what is mounted
+    @property
+    def _is_filtered(self) -> bool:
+        """Whether the walk may leave out folders."""
+        return bool(self._options.exclude or self._options.include)
+
     @property
     def _known(self) -> Prefixes:
         return self._facts.mounts.setdefault(self._source, {})
@@ -163,8 +168,7 @@ class MountCheck:
 
     def _was_passed(self, path: str) -> bool:
         """Whether the walk must have come there, and found no mount."""
-        filtered = self._options.exclude or self._options.include
-        if filtered or self._base is None or path in self._seen or path.startswith("/"):
+        if self._is_filtered or self._base is None or path in self._seen or path.startswith("/"):
             return False
         return path.startswith(f"{self._base}/" if self._base else "")
 

@@ -175,7 +175,6 @@ async def _work(
             progress.asked = lambda: (bucket.requests, bucket.retries)
             progress.delay = lambda: delay_of(control, bucket)
             index = Index(index_path)
-            options = Options.of_status(status)
             sync = Sync(
                 uploads_dir=settings.uploads_dir,
                 source=status["source"],

@@ -61,7 +61,10 @@ from truth import check_left, check_truth, statuses
 SECONDS = 60.0  # for one step: far more than any needs
 STEPS = 14  # of one round: three kills, a disk that is away, and the ways on need fewer
 # The same place, however it is written.
-SPELLINGS = ("http://127.0.0.1:{}", "http://localhost:{}", "http://LOCALHOST:{}/")
+SPELLINGS = tuple(
+    f"http://{host}:{{}}"
+    for host in ("127.0.0.1", "localhost", "LOCALHOST.", "127.1", "2130706433", "[::ffff:127.0.0.1]")
+)
 
 
 class Weather:
@@ -212,6 +215,8 @@ class CrashLoop:
         self._remove_index()
         process, job = self._begin(job)
         self.syncs += 1
+        if self.rng.random() < 0.2:
+            self._ask_for_another(job)
         moves = kill and self.rng.random() < 0.25
         if moves:
             move = self.rng.choice([self.disks.change, self._come_and_go])
@@ -297,14 +302,28 @@ class CrashLoop:
         if way == "resume":
             reply = self.service.get("/resume", id=job)
         else:
-            url = self.rng.choice(SPELLINGS).format(self.proxy.port)
-            keys = {"storage_url": url, "access_key": self.store.access_key}
-            keys |= {"secret_key": self.store.secret_key}
+            keys = self._spelled()
             given = keys if way == "http with keys" else {}
             asked = {"source": "photos", "dest": self.bucket, "wait": wait, "forget_mounts": forget}
             reply = self.service.post("/sync", **asked, **given)
         assert reply.status == 202, reply
         return None, reply.json()["id"]
+
+    def _spelled(self) -> dict[str, str]:
+        """The storage with its keys, its address written in one way or another."""
+        url = self.rng.choice(SPELLINGS).format(self.proxy.port)
+        return {"storage_url": url, "access_key": self.store.access_key, "secret_key": self.store.secret_key}
+
+    def _ask_for_another(self, job: str) -> None:
+        """One bucket has one job, however its storage is spelled, until that job has ended."""
+        reply = self.service.post("/sync", source="photos", dest=self.bucket, **self._spelled())
+        if reply.status == 409:
+            assert reply.json()["job"] == job, reply
+            self.absences["another job refused"] += 1
+            return
+        assert (reply.status, self._has_ended(job)) == (202, True), reply
+        self.service.wait_state(reply.json()["id"], timeout=SECONDS)
+        self.disturbed = True
 
     # -- killing
     def _kill_sometime(self, job: str) -> None:

@@ -330,6 +330,25 @@ def test_a_done_job_that_found_nothing_to_delete_below_forgets_the_disk(
     mirror.sync()
 
 
+def test_a_mirror_below_a_prefix_has_facts_of_its_own(mirror: Mirror, uploads: Path) -> None:
+    mount_tmpfs(mirror.folder / "disk")
+    tree(mirror.folder / "disk", DISK)
+    prefix = ("--prefix", "below")
+    assert mirror.start(*prefix).exit_status == 0
+    before = mirror.contents
+    assert before.keys() == {f"below/{key}" for key in expected(mirror.folder)}
+    unmount(mirror.folder / "disk")
+    refused(mirror, mirror.start(*prefix), "photos/disk")
+    remove(mirror.folder)
+    refused(mirror, mirror.start(*prefix), "photos/disk")
+    assert_same(mirror.contents, before)
+    mirror.make({"a": "stays", "old": "goes", "disk": DISK})
+    assert mirror.start(*prefix).exit_status == 0
+    mirror.make({"disk": {"b": None}})
+    assert mirror.start(*prefix).exit_status == 0  # forgotten
+    assert mirror.contents.keys() == {f"below/{key}" for key in expected(mirror.folder)}
+
+
 def test_a_job_that_failed_forgets_nothing(mirror: Mirror, uploads: Path) -> None:
     mount_tmpfs(mirror.folder / "disk")
     tree(mirror.folder / "disk", DISK)
