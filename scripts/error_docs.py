@@ -103,8 +103,8 @@ SECTIONS: tuple[Section, ...] = (
             "NameNotUTF8": "S3 keys are UTF-8. Rename the file (`convmv -f latin1 -t utf8 --notest`)",
             "KeyTooLong": "S3 keeps keys of 1,024 bytes at most. Shorten the names on the path",
             "ChangedWhileScanning": "A folder became a file, or the reverse, while it was read. Sync again",
-            "ChangedWhileReading": "Somebody writes to the file. It was tried three times; nothing half-written"
-            " was sent. Sync again when it rests",
+            "ChangedWhileReading": "Somebody changes what the file already held. It was tried three times; nothing"
+            " half-written was sent. Sync again when it rests. (A file that only grows, a log, is sent as it was)",
             "EntityTooLarge": "S3 takes no such file. Split it",
             "StoredWrongBytes": "What the storage says it has is not what was sent: a broken storage, memory or"
             " proxy. Resume; if it comes again, do not trust that storage",

@@ -55,6 +55,7 @@ PROGRESS: dict[str, Any] = {
     "bytes_resumed": 0,
     "files_updated": 0,
     "objects_kept": 0,
+    "files_changing": 0,
     "throttled_seconds": 0.0,
     "bytes_per_second": 0.0,
     "eta_seconds": None,

@@ -45,8 +45,8 @@ _SEEN = {  # when the bucket was looked at once more, and what was done
     "extra": "it came while the job ran: left for the next sync",
 }
 
-# time, op, key, size, ETag, seconds, error
-_Line = tuple[float, str, str, int | None, str | None, float, dict[str, str] | None]
+# time, op, key, size, ETag, seconds, the error or a note
+_Line = tuple[float, str, str, int | None, str | None, float, dict[str, str] | str | None]
 
 
 def printable(key: str) -> str:
@@ -56,13 +56,15 @@ def printable(key: str) -> str:
 
 class Sent(NamedTuple):
     """An object that the store now has. `etag` is the store's, `digest` ours, in ETag form with its part
-    size; `checked_ns` is when the file was opened to be read."""
+    size; `checked_ns` is when the file was opened to be read. `changes`: it was written to meanwhile, and is
+    sent as it was then: its row is never trusted."""
 
     file: FileEntry
     etag: str
     digest: str
     part_size: int
     checked_ns: int
+    changes: bool = False
 
 
 class Operation:
@@ -149,7 +151,11 @@ class Progress:
     def uploaded(self, sent: Sent, settled: int, seconds: float) -> None:
         """`settled`: the bytes by which the file was counted in `bytes_total`."""
         self._settle("files_uploaded", 1, settled)
-        self.report("upload", sent.file.key, sent.file.size, sent.etag, seconds)
+        note = None
+        if sent.changes:
+            self.counts["files_changing"] += 1
+            note = f"sent as it was at {timestamp(datetime.fromtimestamp(sent.checked_ns / 1e9, UTC))}"
+        self.report("upload", sent.file.key, sent.file.size, sent.etag, seconds, note)
 
     def failed(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
         """A file that counts as failed."""
@@ -209,11 +215,11 @@ class Progress:
         size: int | None,
         etag: str | None,
         seconds: float,
-        error: dict[str, str] | None = None,
+        more: dict[str, str] | str | None = None,
     ) -> None:
         if op not in _ON_BUCKETS:
             key = self._key_prefix + key
-        self._lines.append((time.time(), op, key, size, etag, seconds, error))
+        self._lines.append((time.time(), op, key, size, etag, seconds, more))
         if len(self._lines) >= _LINES:
             self.flush_report()
 
@@ -225,17 +231,18 @@ class Progress:
         size: int | None,
         etag: str | None,
         seconds: float,
-        error: dict[str, str] | None,
+        more: dict[str, str] | str | None,
     ) -> str:
         millisecond = int(when * 1000)
         if millisecond != self._time_of:
             self._time_of, self._time_text = millisecond, timestamp(datetime.fromtimestamp(when, UTC))
         tag = "null" if etag is None else _quoted(etag)
-        more = "" if error is None else f', "error": {json.dumps(error)}'
+        name = "note" if isinstance(more, str) else "error"
+        end = "" if more is None else f', "{name}": {json.dumps(more)}'
         return (
             f'{{"time": "{self._time_text}", "op": "{op}", "key": {_quoted(printable(key))}, '
             f'"size": {"null" if size is None else size}, "etag": {tag}, '
-            f'"seconds": {round(seconds, 4)}{more}}}\n'
+            f'"seconds": {round(seconds, 4)}{end}}}\n'
         )
 
     def flush_report(self) -> None:

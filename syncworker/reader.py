@@ -1,7 +1,9 @@
 """Reads files for comparing and sending: each opened once, whole at one moment, or not taken.
 
 Runs in threads, talks to no store. A file is `stat`ed before and after it is read; when size, mtime, ctime or
-inode differ it is read again, three times in all, and then counts as changing (`ChangedWhileReading`).
+inode differ it is read again, three times in all. A file that is written to all the time, a log, is then read
+as it was when it was opened: so many bytes, twice, which must be the same; else it counts as changing
+(`ChangedWhileReading`).
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import os
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from syncworker import compare, etag
 from syncworker.compare import Decision, Verdict
@@ -21,7 +23,10 @@ from syncworker.index import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.tree import VANISHED, Tree
 
+T = TypeVar("T")
+
 TRIES = 3
+_APART_SECONDS = 0.1  # between the two readings: who changes the beginning of a file has time to
 CACHED_MAX = 256 << 10  # hashing more would hold up the loop
 _DISK_FULL_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -57,6 +62,7 @@ class Read(NamedTuple):
     part_size: int = 0
     needs_head: bool = False
     error: SyncError | None = None
+    changes: bool = False  # read as it was at `checked_ns`, because it is written to all the time
 
 
 class Changed(FileError):
@@ -88,13 +94,15 @@ def describe(error: OSError) -> SyncError:
 
 def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> Read:
     """Opens and reads one file as its decision needs. InterruptedError when told to stop."""
-    for _ in range(TRIES):
+    for attempt in range(1, TRIES + 2):
         try:
             checked_ns = time.time_ns()
             fd, info = tree.open_file(work.file.path)
             try:
                 file = entry_of(info, work.file)
-                result = _read_open(fd, work, file, checked_ns, etags_are_md5, should_stop)
+                result = _read_open(
+                    fd, work, file, checked_ns, etags_are_md5, should_stop, as_opened=attempt > TRIES
+                )
             finally:
                 os.close(fd)
         except (Changed, EOFError):
@@ -144,24 +152,27 @@ def _read_open(
     checked_ns: int,
     etags_are_md5: bool,
     should_stop: Callable[[], bool],
+    *,
+    as_opened: bool,
 ) -> Read:
     decision, obj = work.decision, work.object
     if obj is not None and file.size != obj.size:
         decision = Decision(Verdict.UPLOAD, compare.Reason.SIZE)
     if etag.is_single(file.size):
         body = _read_whole(fd, file.size)
-        return _small(fd, body, file, work._replace(decision=decision), etags_are_md5, checked_ns)
+        work = work._replace(decision=decision)
+        return _small(fd, body, file, work, etags_are_md5, checked_ns, as_opened=as_opened)
     if decision.verdict is Verdict.UPLOAD or obj is None:
         return Read(work._replace(decision=decision), Outcome.LARGE, file, checked_ns)
     sizes = compare.wanted_hashes(obj, work.row)
-    if decision.verdict is Verdict.HEAD:
+    if (decision.verdict is Verdict.HEAD or as_opened) and 0 not in sizes:
         sizes.append(0)  # what the metadata will be compared with
     hashes = etag.hash_file(fd, file.size, sizes, should_stop)
-    if restat(fd, file) != file:
-        raise Changed
+    _confirm(fd, file, hashes, lambda: etag.hash_file(fd, file.size, sizes, should_stop), as_opened)
     found = compare.match(hashes, obj, work.row)
     if found is not None:
-        return Read(work, Outcome.SAME, file, checked_ns, part_size=found[0], digest=found[1])
+        part, digest = found
+        return Read(work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened)
     following = compare.after_mismatch(obj, etags_are_md5)
     if following.verdict is Verdict.HEAD and 0 not in hashes:
         hashes |= etag.hash_file(fd, file.size, [0], should_stop)
@@ -174,13 +185,35 @@ def _read_open(
         checked_ns,
         md5=bytes.fromhex(hashes.get(0, "")),
         needs_head=following.verdict is Verdict.HEAD,
+        changes=as_opened,
     )
 
 
-def _small(fd: int, body: bytes, file: FileEntry, work: Work, etags_are_md5: bool, checked_ns: int) -> Read:
-    """What a small file that was read whole is to become."""
-    if len(body) != file.size or restat(fd, file) != file:
+def _confirm(fd: int, file: FileEntry, found: T, again: Callable[[], T], as_opened: bool) -> None:
+    """Changed, unless what was found is what the file held: it is as it was before, or the same is found
+    `again`, which shows that nothing of it has changed in between."""
+    if as_opened:
+        time.sleep(_APART_SECONDS)
+    if not (again() == found if as_opened else restat(fd, file) == file):
         raise Changed
+
+
+def _small(
+    fd: int,
+    body: bytes,
+    file: FileEntry,
+    work: Work,
+    etags_are_md5: bool,
+    checked_ns: int,
+    *,
+    as_opened: bool = False,
+) -> Read:
+    """What a small file that was read whole is to become."""
+    if as_opened:
+        body = body[: file.size]
+    if len(body) != file.size:
+        raise Changed
+    _confirm(fd, file, body, lambda: os.pread(fd, file.size, 0), as_opened)
     md5 = hashlib.md5(body, usedforsecurity=False)
     obj, verdict = work.object, work.decision.verdict
     needs_head = False
@@ -192,12 +225,16 @@ def _small(fd: int, body: bytes, file: FileEntry, work: Work, etags_are_md5: boo
                 hashes[part] = etag.composite([hashlib.md5(c, usedforsecurity=False).digest() for c in cuts])
         found = compare.match(hashes, obj, work.row)
         if found is not None:
-            return Read(work, Outcome.SAME, file, checked_ns, part_size=found[0], digest=found[1])
+            part, digest = found
+            return Read(
+                work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened
+            )
         needs_head = compare.after_mismatch(obj, etags_are_md5).verdict is Verdict.HEAD
         work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT))
     return Read(
-        work, Outcome.BODY, file, checked_ns, body, md5.digest(), md5.hexdigest(), needs_head=needs_head
-    )
+        work, Outcome.BODY, file, checked_ns, body, md5.digest(), md5.hexdigest(),
+        needs_head=needs_head, changes=as_opened,
+    )  # fmt: skip
 
 
 def _read_whole(fd: int, size: int) -> bytes:

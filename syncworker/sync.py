@@ -84,7 +84,7 @@ def same_row(result: Read) -> Row:
     digest = "" if result.digest == obj.etag else result.digest
     return Row(
         file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
-        obj.etag, digest, result.part_size, obj.modified, result.checked_ns,
+        obj.etag, digest, result.part_size, obj.modified, 0 if result.changes else result.checked_ns,
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ from syncworker.wire import FileSlice
 
 PARTS_IN_FLIGHT = 2
 _REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\\u201b]|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
+_OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
 _UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
 _KEPT, _KMS, _OPAQUE = "md5", "kms", "opaque"  # each may follow on those before it, never the reverse
 _ORDER = (None, _KEPT, _KMS, _OPAQUE)
@@ -59,7 +60,7 @@ def row_of(sent: Sent) -> Row:
     digest = "" if sent.digest == sent.etag else sent.digest
     return Row(
         file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
-        sent.etag, digest, sent.part_size, "", sent.checked_ns,
+        sent.etag, digest, sent.part_size, "", 0 if sent.changes else sent.checked_ns,
     )  # fmt: skip
 
 
@@ -121,7 +122,7 @@ class Sender:
                 settled = self._settle_small(file.key, body, answered, result.digest)
                 answered = await self._or_removed(file.key, result.digest, settled)
             await self._check_key(file.key)
-        return Sent(file, answered, result.digest, 0, result.checked_ns)
+        return Sent(file, answered, result.digest, 0, result.checked_ns, result.changes)
 
     async def _or_removed(self, key: str, md5: str, settled: Coroutine[Any, Any, str]) -> str:
         """The ETag that settling gives. An object found wrong is removed if its metadata says that it has
@@ -196,8 +197,9 @@ class Sender:
     # -- large
     async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> Sent:
         """A multipart upload, taken up again where an earlier one ended; tried anew when the file changes."""
-        for _ in range(TRIES):
+        for attempt in range(1, TRIES + 1):
             operation.sent = 0
+            as_opened = attempt == TRIES
             try:
                 loop = asyncio.get_running_loop()
                 checked_ns = time.time_ns()
@@ -211,7 +213,7 @@ class Sender:
                     md5 = b""  # of what the file was when it was compared
                 if not now.size:
                     return await self._empty(now, checked_ns, operation)
-                return await self._large_open(fd, now, md5, checked_ns, operation)
+                return await self._large_open(fd, now, md5, checked_ns, operation, as_opened)
             except (Changed, EOFError):
                 await self._abandon(file.key)
                 md5 = b""
@@ -229,8 +231,15 @@ class Sender:
         return await self.small(body, operation)
 
     async def _large_open(
-        self, fd: int, file: FileEntry, md5: bytes, checked_ns: int, operation: Operation
+        self,
+        fd: int,
+        file: FileEntry,
+        md5: bytes,
+        checked_ns: int,
+        operation: Operation,
+        as_opened: bool,
     ) -> Sent:
+        """`as_opened`: a file that is written to all the time is sent up to the size it was opened with."""
         if file.size > etags.OBJECT_MAX:
             raise FileError(
                 "EntityTooLarge", "the file is larger than 5 TiB, the most that S3 keeps in an object"
@@ -243,9 +252,12 @@ class Sender:
         for fresh in (False, True):
             upload_id, kept = await self._begin(fd, file, part, md5, fresh=fresh)
             try:
-                return await self._send_parts(fd, file, part, upload_id, kept, checked_ns, operation)
+                return await self._send_parts(
+                    fd, file, part, upload_id, kept, checked_ns, operation, as_opened
+                )
             except (FileError, RetryError) as error:
-                if restat(fd, file) != file:  # the store has noticed it: a part was not what its MD5 said
+                # The store may have noticed it: a part was not what its MD5 said.
+                if restat(fd, file) != file and (not as_opened or error.code in _OTHER_BYTES):
                     raise Changed from error
                 if isinstance(error, RetryError) or fresh or not (kept or error.code in _UPLOAD_GONE):
                     raise
@@ -324,6 +336,7 @@ class Sender:
         kept: dict[int, tuple[str, bytes]],
         checked_ns: int,
         operation: Operation,
+        as_opened: bool,
     ) -> Sent:
         count = -(-file.size // part)
         digests = {number: digest for number, (_, digest) in kept.items()}
@@ -350,7 +363,8 @@ class Sender:
 
         await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
         self.check()  # a stop came with the last parts: completing is one operation more
-        if restat(fd, file) != file:
+        changes = restat(fd, file) != file
+        if changes and not (as_opened and await self._has_parts(fd, file, part, digests)):
             raise Changed
         ordered = [digests[n] for n in range(1, count + 1)]
         expected = etags.composite(ordered)
@@ -365,7 +379,17 @@ class Sender:
             answered = await self._or_removed(file.key, upload.md5 if upload else "", settled)
             self.index.end_upload(file.key)
             await self._check_key(file.key)
-        return Sent(file, answered, expected, part, checked_ns)
+        return Sent(file, answered, expected, part, checked_ns, changes)
+
+    async def _has_parts(self, fd: int, file: FileEntry, part: int, digests: dict[int, bytes]) -> bool:
+        """Whether the file begins with what was sent, read once more: then it held just that in between."""
+        for number, digest in digests.items():
+            self.check()
+            offset = (number - 1) * part
+            size = min(part, file.size - offset)
+            if await self._in_pool(etags.md5_range, fd, offset, size) != digest:
+                return False
+        return True
 
     async def _send_part(self, body: _Counted, key: str, upload_id: str, number: int, digest: bytes) -> str:
         for _ in range(TRIES):
@@ -382,15 +406,21 @@ class Sender:
     ) -> str:
         try:
             return await self.bucket.complete_upload(file.key, upload_id, parts)
-        except FileError as error:
-            if error.code not in _UPLOAD_GONE:
+        except SyncError as error:
+            # It may have worked all the same: an answer is lost or late, a later try finds no upload any
+            # more, an error comes from behind the store. The object itself tells.
+            if isinstance(error, Stopped) or not await self._is_there(file, expected):
                 raise
-            # An earlier try may have worked though its answer was lost: the object itself tells.
+            return expected
+
+    async def _is_there(self, file: FileEntry, expected: str) -> bool:
+        """Whether the store has an object of just these parts under the file's key."""
+        try:
             with settling():
                 head = await self.bucket.head(file.key)
-            if head is None or head.size != file.size or head.etag != expected:
-                raise
-            return head.etag
+        except SyncError:
+            return False  # what the upload failed with says more
+        return head is not None and (head.size, head.etag) == (file.size, expected)
 
     async def _settle_large(self, fd: int, file: FileEntry, answered: str, expected: str, exact: bool) -> str:
         """The ETag that the store will list. Reads the object back where nothing else proves its bytes."""

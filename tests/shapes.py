@@ -24,6 +24,7 @@ COUNTERS = (
     "bytes_resumed",
     "files_updated",
     "objects_kept",
+    "files_changing",
 )
 GROWING = tuple(c for c in COUNTERS if c not in ("files_total", "bytes_total"))
 
