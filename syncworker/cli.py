@@ -95,7 +95,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
         _complain(text)
     jobs.prepare()
     leftovers.clear(jobs)
-    return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments.json)
+    return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments)
 
 
 def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
@@ -116,7 +116,7 @@ def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> in
     def make() -> Status:
         return jobs.prepare_resume(arguments.id, keys, shell=True)  # noqa: S604 - no shell is started
 
-    return _foreground(settings, jobs, make, arguments.json)
+    return _foreground(settings, jobs, make, arguments)
 
 
 def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None, str | None]:
@@ -142,7 +142,9 @@ def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None, str | 
     return lines[0], lines[1], lines[2] if len(lines) == 3 else None
 
 
-def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status], as_json: bool) -> int:
+def _foreground(
+    settings: Settings, jobs: Jobs, make: Callable[[], Status], arguments: argparse.Namespace
+) -> int:
     """Makes a queued job and runs it here, on the screen. The imports come first: what fails there must not
     leave a queued job behind, which nobody would run and which would keep its destination busy."""
     from syncworker import wording
@@ -150,10 +152,11 @@ def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status], as_j
     from syncworker.worker import run_job
 
     job_id = make()["id"]
-    output = Output(sys.stdout)
-    (Output(sys.stderr) if as_json else output).print(job_id)
+    output, quiet, as_json = Output(sys.stdout), arguments.quiet, arguments.json
+    if not quiet:
+        (Output(sys.stderr) if as_json else output).print(job_id)
     try:
-        with nullcontext() if as_json else Display(output) as display:
+        with nullcontext() if as_json or quiet else Display(output) as display:
             state = run_job(settings, jobs, job_id, display.show if display else None)
     except KeyboardInterrupt:  # before the worker had set its handlers: nobody would run the queued job
         state = State(jobs.cancel(job_id)["state"])
@@ -161,9 +164,30 @@ def _foreground(settings: Settings, jobs: Jobs, make: Callable[[], Status], as_j
     if as_json:
         output.print(json.dumps(status, indent=2))
     else:
-        output.print(wording.summary(status))
+        if not quiet:
+            output.print(wording.summary(status))
         _explain(status)
+    _prune(settings, jobs, job_id)
     return EXIT.get(state, CTRL_C)
+
+
+def _prune(settings: Settings, jobs: Jobs, job_id: str) -> None:
+    """Removes the files of old jobs, as a server does. Where one runs, it does so itself, and has the
+    counters of removed jobs in memory; one that starts now waits for the creation lock before it reads them
+    (`leftovers.clear`)."""
+    from syncworker.supervisor import PRUNE_AT_MOST, is_served
+
+    def retire(leaving: list[str]) -> None:
+        from syncworker.metrics import Ledger  # only where there is something to remove: a cron line is short
+
+        Ledger(jobs).retire(leaving)
+
+    try:
+        with jobs.creation_lock() as guard:
+            if guard.acquire(timeout_seconds=1.0) and not is_served(jobs):
+                jobs.prune(settings.keep_jobs, PRUNE_AT_MOST, retire, besides=job_id)
+    except OSError as error:  # the job is done all the same, and the next one tries again
+        _complain(f"files of old jobs could not be removed: {error.strerror or error}")
 
 
 def _explain(status: Status) -> None:

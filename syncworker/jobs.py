@@ -444,12 +444,18 @@ class Jobs:
                 files.remove(self.file(job_id, "secret"))
 
     def prune(
-        self, keep: int, at_most: int = 1_000_000, before: Callable[[list[str]], None] = lambda _: None
+        self,
+        keep: int,
+        at_most: int = 1_000_000,
+        before: Callable[[list[str]], None] = lambda _: None,
+        *,
+        besides: str | None = None,
     ) -> int:
-        """Removes the files of finished jobs but the newest `keep`, the oldest first; returns how many.
-        `before` is called with them first."""
+        """Removes the files of finished jobs but the newest `keep` and the job `besides`, the oldest first;
+        returns how many. `before` is called with them first."""
         finished = sorted(job_id for job_id, entry in self.entries().items() if entry.state in FINAL_STATES)
-        leaving = finished[: max(0, len(finished) - keep)][:at_most]
+        old = finished[: max(0, len(finished) - keep)]
+        leaving = [job_id for job_id in old if job_id != besides][:at_most]
         if leaving:
             before(leaving)
         return sum(self.delete(job_id) for job_id in leaving)

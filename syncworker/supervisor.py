@@ -38,6 +38,7 @@ from syncworker.spec import Request, RequestKeys
 TICK_SECONDS = 0.5
 KILLED_SECONDS = 2.0  # an interrupted job whose server still lives after this long was stopped on purpose
 START_TRIES = 3
+_PROBE_SECONDS = 0.5  # a shell that asks whether a server runs takes the lock for an instant
 SUBMIT_SECONDS = 3.0
 PRUNE_AT_MOST = 200  # jobs removed in one round, so that the ends of workers are still noticed in time
 log = logging.getLogger("syncworker.supervisor")
@@ -335,5 +336,14 @@ class Supervisor:
 
 def serve_alone(jobs: Jobs) -> files.Lock | None:
     """The right to supervise a job directory, held by one server at a time; None when another has it."""
-    lock = files.Lock(os.path.join(jobs.path, ".server.lock"))
-    return lock if lock.acquire() else None
+    lock = files.Lock(_server_lock(jobs))
+    return lock if lock.acquire(_PROBE_SECONDS) else None
+
+
+def is_served(jobs: Jobs) -> bool:
+    """Whether a server supervises the job directory now."""
+    return files.is_locked(_server_lock(jobs))
+
+
+def _server_lock(jobs: Jobs) -> str:
+    return os.path.join(jobs.path, ".server.lock")

@@ -44,6 +44,7 @@ and leaves the job interrupted; `resume` goes on.
 """
 JSON_LAST = """\
 With --json the job's id is the first line on stderr, and stdout has its status at the end, one JSON object.
+With --quiet there is no id, no progress and no summary; with both, the JSON object alone.
 """
 LIST_EXAMPLES = """\
 examples:
@@ -150,6 +151,10 @@ def parser() -> argparse.ArgumentParser:
     show.add_argument("--follow", action="store_true", help="watch it until its end; exit status as of start")
     for single in (run, resume, cancel, show):
         single.add_argument("id", metavar="ID", help="as start and list print it")
+    for keyed in (start, resume):
+        keyed.add_argument(
+            "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"
+        )
     for machine in (start, resume, cancel, listing, show):
         machine.add_argument("--json", action="store_true", help="for programs: the same JSON as over HTTP")
     shell = command("completion", "print what makes a shell complete these commands", COMPLETION_NOTE)
