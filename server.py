@@ -486,6 +486,8 @@ def _serve() -> int:
         raise UsageError("AlreadyServed", f"another server already serves the jobs in {jobs.path}")
     leftovers.clear(jobs)
     token = guard.load_token(config, process.PROJECT)
+    for warning in (*guard.warnings(config, token), *settings.misspelt(os.environ)):
+        log.warning("%s", warning)
     os.makedirs(config.uploads_dir, exist_ok=True)
     store = None if config.storage_url else embedded.Embedded(config, os.path.join(process.PROJECT, ".env"))
     spawn = supervision.spawner(jobs, os.environ)
@@ -494,6 +496,10 @@ def _serve() -> int:
     supervisor = Supervisor(config, jobs, spawn, store_is_up=is_up, retire=ledger.retire)
     if store:
         store.start(has_workers=supervisor.has_workers)
+    closing = threading.Event()
+    if store is None:
+        arguments = (config, supervisor.has_workers_on, closing)
+        threading.Thread(target=embedded.end_unused, args=arguments, name="unused", daemon=True).start()
     state = store.state if store else lambda: "external"
     app = make_app(config, supervisor, state, ledger=ledger, token_needed=token is not None)
     application.become(guard.Guard(app, config, token))
@@ -501,6 +507,7 @@ def _serve() -> int:
     supervisor.start()
     _greet(config, token, server.port)
     server.run()
+    closing.set()
     supervisor.stop()
     if store:
         store.close(stop=supervisor.rests(0.5))
@@ -537,6 +544,9 @@ def _greet(config: Settings, token: str | None, port: int) -> None:
     url = f"http://{guard.bracketed(host)}:{port}"
     storage = config.storage_url or f"{config.default_storage_url} (embedded, data in {config.storage_dir})"
     print(f"server:  {url}")
+    if config.api_host in guard.WILDCARDS:
+        names = ", ".join(sorted(guard.allowed_hosts(config)))
+        print(f"names:   {names} (others are refused: ALLOWED_HOSTS)")
     print(f"uploads: {config.uploads_dir}   jobs: {config.jobs_dir}")
     print(f"storage: {storage}")
     if token and config.api_token != token:  # made here: nobody knows it yet

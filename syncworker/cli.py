@@ -70,15 +70,28 @@ def _complain(message: str) -> None:
 
 
 def _run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
+    from syncworker.jobs import Conflict
     from syncworker.worker import run_job
 
     jobs.prepare()
-    return EXIT[run_job(settings, jobs, arguments.id)]
+    try:
+        return EXIT[run_job(settings, jobs, arguments.id)]
+    except Conflict:
+        status = jobs.observe(arguments.id)
+        if recorded_state(status) is State.CANCELLED and status["started_at"] is None:
+            return EXIT[State.CANCELLED]  # while this worker started: as it was asked, so nothing is said
+        raise
+
+
+def _warn_of_misspelt() -> None:
+    for sentence in settings_table.misspelt(os.environ):
+        _complain(f"warning: {sentence}")
 
 
 def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     from syncworker import leftovers, options, spec
 
+    _warn_of_misspelt()
     access_key, secret_key, session_token = _keys(arguments)
     request = spec.parse(
         settings,
@@ -101,6 +114,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
 def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     from syncworker import leftovers, spec
 
+    _warn_of_misspelt()
     keys = spec.parse_keys(*_keys(arguments))
     status = jobs.observe(arguments.id)
     if keys is None and not settings.is_own(status["storage_url"]) and not jobs.secret(arguments.id):

@@ -37,6 +37,7 @@ BACKOFF_SECONDS = (0.2, 10.0)
 SETTLED_SECONDS = 30.0  # one that lived this long starts with the shortest pause again
 LOG_MAX_BYTES = 10 << 20
 _CHECK_SECONDS = 0.1
+_UNUSED_SECONDS = 1.0
 log = logging.getLogger("syncworker.embedded")
 
 
@@ -67,6 +68,28 @@ def _make_keys(path: str) -> None:
     text += f"MINIO_ACCESS_KEY={secrets.token_hex(10).upper()}\n"
     text += f"MINIO_SECRET_KEY={secrets.token_urlsafe(30)}\n"
     files.replace_bytes(path, text.encode(), durable=True)
+
+
+def end_unused(config: Settings, is_used: Callable[[str], bool], closing: threading.Event) -> None:
+    """Ends the storage that a server has left before STORAGE_URL was set, as soon as no job uses it:
+    `is_used` is asked with its URL. Returns when there is none, or `closing` is set. A storage that another
+    server runs is left alone."""
+    keeper = Embedded(config, "")
+    if not os.path.isdir(config.storage_dir) or not keeper.hold():
+        return
+    try:
+        left = keeper.left_over()
+        while left is not None and not closing.is_set():
+            pid, started_at, state = left
+            port = int(state.get("port") or config.minio_port)
+            if not is_used(f"http://127.0.0.1:{port}"):
+                _end(pid, started_at)
+                files.remove(os.path.join(config.storage_dir, "gateway.json"))
+                log.info("no job uses the embedded storage any more: it has ended (pid %d)", pid)
+            closing.wait(_UNUSED_SECONDS)
+            left = keeper.left_over()
+    finally:
+        keeper.release()
 
 
 class Embedded:
@@ -109,13 +132,13 @@ class Embedded:
     def start(self, has_workers: Callable[[], bool] = lambda: False) -> None:
         """Adopts the one that runs, or starts one. UsageError: the port or the folder is taken."""
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        if not self._lock.acquire():
+        if not self.hold():
             raise UsageError(
                 "StorageInUse",
                 f"another server already runs the storage in {self._folder}: stop it, or set STORAGE_DIR",
             )
         self._keys = ensure_keys(self._config, self._env_file)
-        left = self._left_over()
+        left = self.left_over()
         if left is not None and not self._adopt(*left) and has_workers():
             raise UsageError(
                 "StorageInUse",
@@ -130,7 +153,14 @@ class Embedded:
             self._spawn()
         self._thread.start()
 
-    def _left_over(self) -> tuple[int, float, dict[str, Any]] | None:
+    def hold(self) -> bool:
+        """Whether the folder is ours alone now."""
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def left_over(self) -> tuple[int, float, dict[str, Any]] | None:
         """(pid, start time, what is known) of a gateway on our folder that an earlier server has left."""
         state = files.read_json(self._file("gateway.json")) or {}
         pid, started_at = state.get("pid"), state.get("started_at")
@@ -277,7 +307,7 @@ class Embedded:
             files.remove(self._file("gateway.json"))
         elif self._alive():
             log.info("jobs still run: the embedded storage stays (pid %d)", self._pid)
-        self._lock.release()
+        self.release()
 
 
 def _program() -> str:

@@ -35,13 +35,14 @@ from urllib.parse import parse_qsl
 from syncworker import dashboard, files
 from syncworker.errors import UsageError
 from syncworker.problem import SECURITY_HEADERS, problem
-from syncworker.settings import Settings
+from syncworker.settings import LOOPBACK_NAMES, Settings
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
 Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 FORM_MAX_BYTES = 4096
+TOKEN_SHORT = 16  # characters
 ACTING_PATHS = frozenset({"/sync", "/cancel", "/resume"})
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
 _PORT = re.compile(r"(.+?):([0-9]{1,5})")
@@ -74,8 +75,9 @@ def is_loopback(host: str) -> bool:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """ALLOWED_HOSTS, and the address listened on if it is one."""
-    named = (host.lower() for host in settings.allowed_hosts)
+    """Loopback's names, ALLOWED_HOSTS, and the address listened on if it is one. Loopback's names always: no
+    other site can have them, and the login link, Prometheus and a health check on this machine use them."""
+    named = (host.lower() for host in (*LOOPBACK_NAMES, *settings.allowed_hosts))
     hosts = {f"[{host}]" if host.count(":") > 1 and "[" not in host else host for host in named}
     if settings.api_host not in WILDCARDS:
         hosts.add(bracketed(settings.api_host).lower())
@@ -163,6 +165,16 @@ def check_exposure(settings: Settings) -> None:
         )
 
 
+def warnings(settings: Settings, token: str | None) -> list[str]:
+    """What is allowed and rarely meant, for the log at the start."""
+    if token is None or is_loopback(settings.api_host) or len(token) >= TOKEN_SHORT:
+        return []
+    return [
+        f"API_TOKEN has {len(token)} characters, and others on the network can try: use {TOKEN_SHORT} or"
+        " more, or API_TOKEN=auto"
+    ]
+
+
 def load_token(settings: Settings, folder: str) -> str | None:
     """The token requests must carry; None: no token. `auto` makes one once, in `.api-token` (0600) in the
     jobs folder, which can be written to where the program's folder cannot. One that an earlier version has
@@ -207,7 +219,8 @@ class Login:
 
     def refusal(self, environ: Environ) -> Refusal | None:
         scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
-        if scheme.lower() == "bearer" and self.is_token(value.strip()):
+        is_wrong = scheme.lower() == "bearer"
+        if is_wrong and self.is_token(value.strip()):
             return None
         for item in environ.get("HTTP_COOKIE", "").split(";"):
             name, _, value = item.strip().partition("=")
@@ -215,6 +228,11 @@ class Login:
                 value.encode("utf-8", "surrogateescape"), self.cookie_value.encode()
             ):
                 return None
+        if is_wrong:
+            return _wrong_token(
+                "this is not the token of the server: send the one in API_TOKEN, or, with auto,"
+                " in .api-token in the jobs folder"
+            )
         return Refusal(
             401,
             "Unauthorized",
@@ -233,15 +251,15 @@ class Login:
             text = environ["wsgi.input"].read(FORM_MAX_BYTES).decode("latin-1")
         given = [value for name, value in parse_qsl(text) if name == "token"]
         if len(given) != 1 or not self.is_token(given[0]):
-            return Refusal(
-                401,
-                "Unauthorized",
-                "this is not the token of the server",
-                (("WWW-Authenticate", 'Bearer realm="syncworker"'),),
-            )
+            return _wrong_token("this is not the token of the server")
         cookie = f"{self.cookie_name}={self.cookie_value}; Path=/; HttpOnly; SameSite=Strict"
         year = "; Max-Age=31536000"
         return Refusal(303, "LoggedIn", "", (("Location", "/"), ("Set-Cookie", cookie + year)))
+
+
+def _wrong_token(detail: str) -> Refusal:
+    challenge = 'Bearer realm="syncworker", error="invalid_token"'
+    return Refusal(401, "Unauthorized", detail, (("WWW-Authenticate", challenge),))
 
 
 # -- the layer -------------------------------------------------------------------------------------------

@@ -108,6 +108,7 @@ class Bucket:
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.wire = wire
+        self.advice = "check storage_url"  # what to do when it never answers
         self.name = name
         self.key_prefix = key_prefix
         self.signer = Signer(region)
@@ -201,7 +202,7 @@ class Bucket:
         if self.stopping():
             return error
         if not self.wire.answered:
-            return FatalError(error.code, f"the storage does not answer: {error.message}: check storage_url")
+            return FatalError(error.code, f"the storage does not answer: {error.message}: {self.advice}")
         if error.code in _UNREACHABLE or (error.code in _CUT and self._failures >= _FAILURES_IN_A_ROW):
             return FatalError(
                 error.code, f"the storage answers no more: {error.message}: resume when it does"

@@ -7,7 +7,7 @@ project's folder, so that server and shell mean the same place wherever they are
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from syncworker.errors import UsageError
 from syncworker.process import PROJECT
 
 _KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
+_LONG_NAME = 12  # letters, of which two may be wrong
+_FOREIGN = frozenset({"APP_PORT", "API_BIND", "AWS_REGIONS"})  # near ours, and used by others or by Compose
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -107,7 +109,12 @@ TABLE = (
         "API_TOKEN", "", _optional, "token that requests must carry; `auto` makes one at the first start"
     ),
     Setting("API_ALLOW_UNAUTHENTICATED", "0", _flag, "1: listen beyond loopback without a token"),
-    Setting("ALLOWED_HOSTS", ",".join(LOOPBACK_NAMES), _list, "values of the Host header that are served"),
+    Setting(
+        "ALLOWED_HOSTS",
+        ",".join(LOOPBACK_NAMES),
+        _list,
+        "values of the Host header that are served, beside loopback's names",
+    ),
     Setting("ALLOWED_STORAGE_URLS", "", _list, "prefixes that `storage_url` must start with; empty: any"),
     Setting("UPLOADS_DIR", "app/uploads", _folder, "the uploads root: folders to sync are below it"),
     Setting("JOBS_DIR", "jobs", _folder, "job files: a local disk, not a network or shared folder"),
@@ -226,6 +233,36 @@ def _overlaps(values: Mapping[str, Any]) -> list[str]:
     return wrong
 
 
+def misspelt(names: Iterable[str]) -> list[str]:
+    """A sentence for each name that is nearly one of ours, and would be ignored in silence."""
+    ours = {setting.name for setting in TABLE}
+    found = []
+    for name in sorted(set(names) - ours - _FOREIGN):
+        meant = next((own for own in sorted(ours) if _is_near(name.upper().replace("-", "_"), own)), None)
+        if meant is not None:
+            found.append(f"{name[:100]}: there is no such setting, do you mean {meant}?")
+    return found
+
+
+def _is_near(name: str, own: str) -> bool:
+    """Whether one letter is missing, too many or another, or two neighbours are swapped; in a long name two
+    letters may be."""
+    if name == own:
+        return True
+    if abs(len(name) - len(own)) > 2:
+        return False
+    rows: list[list[int]] = [list(range(len(own) + 1))]
+    for i, letter in enumerate(name, 1):
+        row = [i]
+        for j, wanted in enumerate(own, 1):
+            best = min(row[-1] + 1, rows[-1][j] + 1, rows[-1][j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == own[j - 2] and name[i - 2] == wanted:
+                best = min(best, rows[-2][j - 2] + 1)
+            row.append(best)
+        rows.append(row)
+    return rows[-1][-1] <= (2 if len(own) >= _LONG_NAME else 1)
+
+
 def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) -> Settings:
     """Reads `.env` and the environment. Raises UsageError that names every wrong value."""
     environ = os.environ if environ is None else environ
@@ -250,6 +287,7 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) 
             values[name.lower()] = text or None
     if bool(values.get("minio_access_key")) != bool(values.get("minio_secret_key")):
         wrong.append("MINIO_ACCESS_KEY and MINIO_SECRET_KEY: set both, or none")
+    wrong += [f".env: {sentence}" for sentence in misspelt(file_values)]
     wrong += _overlaps(values)
     if wrong:
         raise UsageError("WrongSetting", "wrong settings: " + "; ".join(wrong))

@@ -29,6 +29,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from syncworker import files, process
+from syncworker.endpoint import canonical_url
 from syncworker.errors import SyncError
 from syncworker.jobs import Jobs, NoSuchJob, Status, recorded_state
 from syncworker.model import State
@@ -155,6 +156,13 @@ class Supervisor:
         """Whether any worker lives, the shell's included, and a child that has not taken its lock yet."""
         return any(child.poll() is None for child, _ in list(self._children.values())) or any(
             self.jobs.is_alive(job_id) for job_id, entry in self.jobs.entries().items() if not entry.ended
+        )
+
+    def has_workers_on(self, url: str) -> bool:
+        """Whether a worker lives whose job is on this storage."""
+        return any(
+            self.jobs.is_alive(status["id"]) and canonical_url(status["storage_url"]) == canonical_url(url)
+            for status in self.jobs.active()
         )
 
     # -- life ---------------------------------------------------------------------------------------------

@@ -40,6 +40,8 @@ _DESTINATION_SECONDS = 3.0
 _TICK_SECONDS = 0.1
 _STATUS_BYTES = 256 << 10  # more than any status has
 
+EMBEDDED_ALONE = "the embedded storage runs with the server only: `make run`, or set STORAGE_URL"
+
 OnStatus = Callable[[Status], None]
 
 
@@ -172,6 +174,8 @@ async def _work(
                 key_prefix=options.prefix,
                 stopping=control.stopping,
             )
+            if embedded:
+                bucket.advice = EMBEDDED_ALONE
             progress.asked = lambda: (bucket.requests, bucket.retries)
             progress.delay = lambda: delay_of(control, bucket)
             index = Index(index_path)
@@ -247,4 +251,6 @@ def _keys(settings: Settings, jobs: Jobs, status: Status, control: Control) -> K
         )
     if settings.minio_access_key and settings.minio_secret_key:
         return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys(settings))
+    if settings.storage_url is None:  # its keys are made when it is first started
+        raise FatalError("NoCredentials", EMBEDDED_ALONE)
     return Chain(control.stopping)

@@ -303,6 +303,23 @@ def test_one_key_alone_is_refused(desk: Desk) -> None:
     assert "secret_key is missing" in result.stderr
 
 
+def test_a_job_that_was_cancelled_before_its_worker_began_leaves_its_log_empty(desk: Desk) -> None:
+    """Resumed, and cancelled while the worker starts: as it was asked, nothing to say."""
+    job = desk.make("cancelled")
+    desk.jobs.prepare_resume(job["id"])
+    assert desk.jobs.cancel(job["id"])["state"] == "cancelled"
+    worker = desk.run("run", job["id"])
+    assert (worker.returncode, worker.stdout, worker.stderr) == (3, "", "")
+
+
+def test_a_misspelt_variable_is_told_before_a_job_and_not_in_its_log(desk: Desk) -> None:
+    desk.environment |= {"BUCKET_DELTE": "refuse", "STAND_IN": "done"}
+    desk.go()
+    result = desk.run(*START, stand_in=True)
+    assert "BUCKET_DELTE: there is no such setting, do you mean BUCKET_DELETE?" in result.stderr
+    assert "BUCKET_DELTE" not in desk.run("run", desk.jobs.ids()[0]).stderr
+
+
 def test_a_key_on_the_command_line_is_not_taken(desk: Desk) -> None:
     result = desk.run(*START, "--secret-key", "x", stand_in=True)
     assert result.returncode == 2

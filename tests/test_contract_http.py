@@ -644,13 +644,14 @@ def test_a_second_host_header_is_refused(site):
     assert re.match(rb"HTTP/1\.[01] (400|403) ", first), first
 
 
-def test_allowed_hosts_replace_the_default(make_service, juicefs):
+def test_allowed_hosts_are_served_beside_loopback(make_service, juicefs):
     service = make_service(juicefs, start=False, ALLOWED_HOSTS="sync.test,127.0.0.1")
     service.start()
     assert service.request("GET", "/runnings", headers={"Host": "sync.test"}).status == 200
     assert service.request("GET", "/runnings", headers={"Host": f"sync.test:{service.port}"}).status == 200
     assert service.request("GET", "/runnings", headers={"Host": "other.test"}).status == 403
-    assert service.request("GET", "/runnings", headers={"Host": "localhost"}).status == 403
+    for host in ("localhost", "127.0.0.1", "[::1]", f"localhost:{service.port}"):
+        assert service.request("GET", "/runnings", headers={"Host": host}).status == 200, host
 
 
 # -- the token --------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import boto3
 import botocore.config
 import psutil
 import pytest
-from bench import PROJECT, Service, wait_for
+from bench import PROJECT, Service, tree, wait_for
 from serving import KEYS, load
 from stores import free_ports
 
@@ -330,3 +330,42 @@ def test_the_server_prints_where_things_are_and_answers_with_a_token(whole: Serv
     assert connection.getresponse().status == 200
     connection.close()
     assert whole.terminate() == 0
+
+
+def test_the_store_that_nobody_needs_any_more_ends_when_its_last_job_has(
+    whole: Service, tmp_path: Path
+) -> None:
+    """The server is started again, with STORAGE_URL, while a job still runs on the embedded storage."""
+    tree(whole.uploads, {"photos": dict.fromkeys("abcdefgh", "x")})
+    whole.start()
+    job = whole.sync("bucket-1", wait="600")
+    wait_for(lambda: whole.status(job)["progress"]["files_uploaded"] >= 1, 20, "the first file")
+    pid = gateway(whole)["pid"]
+    whole.terminate()
+    assert psutil.pid_exists(pid), "a job uses it"
+    whole.environment |= {"STORAGE_URL": "http://127.0.0.1:9", "MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": ""}
+    whole.start()
+    with pytest.raises(psutil.TimeoutExpired):
+        psutil.Process(pid).wait(3)  # a job uses it still
+    whole.get("/cancel", id=job)
+    assert whole.wait_state(job, timeout=20)["state"] == "cancelled"
+    wait_for(lambda: not psutil.pid_exists(pid), 20, "the storage to end")
+    assert whole.get("/healthz").status == 200
+
+
+def test_without_a_server_the_shell_says_how_to_start_the_embedded_store(whole: Service) -> None:
+    tree(whole.uploads, {"photos": {"a": "1"}})
+    command = ("-m", "syncworker", "start", "--source", "photos", "--dest", "bucket-1")
+    bare = {"MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": ""}
+    for environment in (whole.environment, whole.environment | bare):
+        done = subprocess.run(
+            [sys.executable, *command],
+            cwd=PROJECT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "the embedded storage runs with the server only: `make run`, or set STORAGE_URL" in done.stderr
+        assert "storage_url" not in done.stderr

@@ -359,3 +359,47 @@ def test_the_log_has_one_line_for_each_request_without_control_characters(
     lines = [line for line in capfd.readouterr().err.splitlines() if "nothing" in line]
     assert len(lines) == 1
     assert "S3CRET" not in lines[0] and "\x1b" not in lines[0] and " 404 " in lines[0]
+
+
+# -- names and tokens --------------------------------------------------------------------------------------
+
+
+def test_loopbacks_names_pass_whatever_is_allowed(tmp_path: Path) -> None:
+    """The printed login link, Prometheus and health checks of this machine use them."""
+    config = load(tmp_path, ALLOWED_HOSTS="nas.test", API_HOST="0.0.0.0")
+    allowed = guard.allowed_hosts(config)
+    assert allowed == {"localhost", "127.0.0.1", "[::1]", "nas.test"}
+    for host in ("localhost:5000", "127.0.0.1", "[::1]:1", "nas.test"):
+        assert guard.is_allowed_host(host, allowed)
+    assert not guard.is_allowed_host("evil.test", allowed)
+
+
+def test_a_wrong_token_is_told_as_wrong(tmp_path: Path) -> None:
+    site = Site(tmp_path, API_TOKEN="a-token-of-the-test")
+    try:
+        assert "a token is needed" in site.get("/runnings").problem["detail"]
+        wrong = site.get("/runnings", Authorization="Bearer a-token-of-the-tset")
+        assert (wrong.status, wrong.problem["detail"][:32]) == (401, "this is not the token of the ser")
+        assert 'error="invalid_token"' in wrong.headers["www-authenticate"]
+        assert b"tset" not in wrong.body
+        assert site.get("/runnings", Authorization="Bearer a-token-of-the-test").status == 200
+    finally:
+        site.close()
+
+
+@pytest.mark.parametrize(
+    "host, token, warned",
+    [
+        ("0.0.0.0", "short", True),
+        ("0.0.0.0", "fifteen-letters", True),
+        ("0.0.0.0", "sixteen--letters", False),
+        ("127.0.0.1", "short", False),
+        ("localhost", "short", False),
+    ],
+)
+def test_a_short_token_beyond_loopback_is_a_warning(
+    tmp_path: Path, host: str, token: str, warned: bool
+) -> None:
+    said = guard.warnings(load(tmp_path, API_HOST=host, API_TOKEN=token), token)
+    assert bool(said) == warned
+    assert token not in " ".join(said)

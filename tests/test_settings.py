@@ -100,6 +100,48 @@ def test_the_own_storage_is_known_in_every_spelling() -> None:
         assert not load(MINIO_PORT="9007").is_own(url)
 
 
+@pytest.mark.parametrize(
+    "name, meant",
+    [
+        ("BUCKET_DELTE", "BUCKET_DELETE"),
+        ("BUCKET_DELETES", "BUCKET_DELETE"),
+        ("BUKCET_DELETE", "BUCKET_DELETE"),
+        ("bucket_delete", "BUCKET_DELETE"),
+        ("BUCKET-DELETE", "BUCKET_DELETE"),
+        ("UPLOAD_DIR", "UPLOADS_DIR"),
+        ("ALLOWED_HOST", "ALLOWED_HOSTS"),
+        ("STORAGE_URI", "STORAGE_URL"),
+        ("MAX_RUNING_JOB", "MAX_RUNNING_JOBS"),
+        ("API_TOKN", "API_TOKEN"),
+    ],
+)
+def test_a_misspelt_setting_is_refused_in_the_file_and_told_in_the_environment(
+    tmp_path: Path, name: str, meant: str
+) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"{name}=S3CRET\n")
+    with pytest.raises(UsageError, match=f"{name}: .*do you mean {meant}") as caught:
+        settings.load({}, str(env_file))
+    assert "S3CRET" not in str(caught.value)
+    load(**{name: "x"})  # other programs' variables are nobody's fault
+    assert settings.misspelt([name, "PATH", "HOME"]) == [
+        f"{name}: there is no such setting, do you mean {meant}?"
+    ]
+
+
+def test_names_of_others_are_no_misspelt_settings() -> None:
+    others = [
+        "API_BIND", "APP_UID", "APP_GID", "COMPOSE_PROJECT_NAME", "MINIO_CONSOLE_PORT", "MINIO_DOMAIN",
+        "MINIO_HOST",
+        "AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN",
+        "AWS_DEFAULT_REGION",
+        "AWS_CA_BUNDLE", "AWS_REGION_NAME", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "SYNC_ACCESS_KEY",
+        "SYNC_SECRET_KEY", "SYNC_SESSION_TOKEN", "HOSTNAME", "LOGNAME", "API_URL", "APP_PORT",
+        "MINIO_ROOT_USER",
+    ]  # fmt: skip
+    assert settings.misspelt([*others, *(row.name for row in settings.TABLE)]) == []
+
+
 def test_the_environment_wins_over_the_file(tmp_path: Path) -> None:
     env_file = tmp_path / "the.env"
     env_file.write_text(
