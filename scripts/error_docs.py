@@ -145,6 +145,9 @@ SECTIONS: tuple[Section, ...] = (
             " STORAGE_URL with `curl -i`",
             "ScanFailed": "Somebody killed the worker's helper, which reads large folders, or the memory ran out."
             " Sync again",
+            "Retained": "The storage keeps a version of this key (object lock, a legal hold) until that time, so the"
+            " bucket stays as well, and the key as it was. Nothing is to be done but to wait, to shorten the retention"
+            " at the storage, or to set BUCKET_DELETE=refuse",
             "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it"
             " comes again, the storage has a bug: report it there",
             "WrongRegion": "Set AWS_REGION to the bucket's",

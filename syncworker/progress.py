@@ -181,6 +181,11 @@ class Progress:
         """What was not as it should be when the bucket was looked at once more; the object as it is now."""
         self.report("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
 
+    def kept(self, count: int = 1) -> None:
+        """Objects that were to be deleted and stay."""
+        self.counts["objects_kept"] += count
+        self._dirty = True
+
     def resumed(self, size: int) -> None:
         self.counts["bytes_resumed"] += size
 

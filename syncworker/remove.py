@@ -1,17 +1,12 @@
-"""Deletes objects, and whole buckets. The caller has made sure that everything else went well.
+"""Deletes objects of a mirror. The caller has made sure that everything else went well.
 
 Many at a time in one request, where it shows what that has done: over https, and over plain http on a store
 that names what it has deleted (`Bucket.delete_many`; found out with two objects, once a destination). Else
-one by one, side by side: a key in a path is signed.
-
-A bucket is emptied by what the store lists, again and again until it lists nothing: versions and delete
-markers, unfinished uploads, objects (stores that are file systems leave folder markers behind), then the
-bucket itself, several times if it is not empty yet.
+one by one, side by side: a key in a path is signed. Whole buckets: bucket_removal.py.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import compress
@@ -19,13 +14,12 @@ from operator import not_
 
 from syncworker import s3xml
 from syncworker.control import Control
-from syncworker.errors import FatalError, FileError, RetryError, SyncError
+from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.index import Index
 from syncworker.pace import SIDE_BY_SIDE, side_by_side
 from syncworker.progress import Progress
 from syncworker.s3 import DELETE_BATCH, Bucket, Deletion
 
-_ROUNDS = 10
 _FIRST = 2  # at least in a batch over plain http, and not more until it is known whether answers name keys
 _SINGLES = 8 * SIDE_BY_SIDE
 _FACT = "names_deleted"
@@ -151,88 +145,3 @@ class Remover:
         self.progress.deleted(key, size, time.monotonic() - operation.started)
         self.index.forget([key])
         return []
-
-    async def whole_bucket(self) -> bool:
-        """Every version, upload and object, then the bucket. A missing bucket is success; False then."""
-        last: SyncError | None = None
-        for round_number in range(_ROUNDS):
-            try:
-                last = await self._empty()
-                await self.turn()
-                started = time.monotonic()
-                await self.bucket.delete_bucket()
-            except (FileError, RetryError) as error:
-                self.control.check()
-                if error.code not in ("BucketNotEmpty", "OperationAborted", "Http409"):
-                    raise FatalError(error.code, f"the bucket cannot be deleted: {error.message}") from error
-                last = last or error
-                until = time.monotonic() + min(2.0, 0.1 * 2**round_number)
-                while time.monotonic() < until:
-                    self.control.check()
-                    await asyncio.sleep(0.1)
-                continue
-            except FatalError as error:
-                if error.code == "NoSuchBucket":
-                    return bool(self.progress.counts["objects_deleted"])
-                raise
-            self.progress.report("delete_bucket", self.bucket.name, None, None, time.monotonic() - started)
-            return True
-        assert last is not None
-        raise FatalError(
-            last.code,
-            f"the bucket does not get empty, so it was not deleted: {last.message} (is something"
-            " writing to it, or locking objects?)",
-        )
-
-    async def _empty(self) -> SyncError | None:
-        """Deletes all that is listed; an error when something would not go."""
-        for upload in await self.bucket.list_uploads():
-            self.control.check()
-            await self.bucket.abort_upload(upload.key, upload.upload_id)
-            if "/" in upload.key:
-                # rclone's server keeps the folder of an upload, unlisted; a delete of the key removes it. The
-                # object, if there is one, goes now instead of a moment later.
-                await self.bucket.delete(upload.key)
-        failure = await self._all_versions() if await self.bucket.has_versions() else None
-        return await self._all_objects() or failure
-
-    async def _all_versions(self) -> SyncError | None:
-        before: list[s3xml.Version] = []
-        while True:
-            found, _ = await self.bucket.list_versions({}) or ([], None)
-            if not found or found == before:
-                return None
-            failure = await self._delete_all([(v.key, v.version_id) for v in found], {})
-            if failure is not None:
-                return failure
-            before = found
-
-    async def _all_objects(self) -> SyncError | None:
-        before: list[str] = []
-        while True:
-            page = await self.bucket.list_page(None)
-            keys = [entry.key for entry in page.entries]
-            if not keys:
-                return None
-            if keys == before:
-                for key in reversed(keys):  # what a batch has left, one by one, the deepest first
-                    await self.bucket.delete(key)
-                return FileError("BucketNotEmpty", "objects that were deleted are listed still")
-            sizes: dict[str, int | None] = {entry.key: entry.size for entry in page.entries}
-            failure = await self._delete_all([(key, None) for key in reversed(keys)], sizes)
-            if failure is not None:
-                return failure
-            before = keys
-
-    async def _delete_all(
-        self, objects: list[tuple[str, str | None]], sizes: dict[str, int | None]
-    ) -> SyncError | None:
-        failure: SyncError | None = None
-        start = 0
-        while start < len(objects):
-            self.control.check()
-            end = start + self.at_once()
-            for _key, error in await self._delete(objects[start:end], sizes):
-                failure = failure or error
-            start = end
-        return failure

@@ -467,26 +467,14 @@ class Bucket:
         the request is not repeated, which would hide what the first has done. What is there still tells: of
         two objects or more, whose keys it got right are gone. So there are two at least, without versions.
         """
-        body = s3xml.delete_document([(self.key_prefix + key, version) for key, version in objects])
-        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
-        headers = {"content-md5": digest, "content-type": "application/xml"}
         try:
-            response = await self.call(
-                "DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body
-            )
+            response, result = await self._delete_objects(objects)
         except RetryError as error:
             if self.is_sealed or error.code not in _CUT or self.stopping():
                 raise
             with settling():
                 return await self._judge(objects, set(), set())
-        failures: list[tuple[Deletion, SyncError]] = []
-        asked = {(key, version or ""): (key, version) for key, version in objects}
-        result = self._below(s3xml.parse_delete_result(response.body))
-        for key, version, code, said in result.errors:
-            if code not in _MISSING:
-                message = self._without_keys(said)
-                failure = faults.classify("DeleteObjects", 400, code, message, response.headers)
-                failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), failure))
+        failures = self._refused(objects, response, result)
         keys = {key for key, _ in objects}
         self.names_deleted = keys <= result.named
         others = result.named - keys
@@ -494,6 +482,43 @@ class Bucket:
             with settling():
                 failures += await self._judge(objects, result.named & keys, others)
         return failures
+
+    async def delete_listed(self, objects: Sequence[Deletion]) -> dict[Deletion, SyncError]:
+        """One DeleteObjects for up to 1,000 of a bucket in which everything is to go: which of them the store
+        refuses. Whether the others are gone is for the next listing to show, not for this answer."""
+        response, result = await self._delete_objects(objects)
+        return dict(self._refused(objects, response, result))
+
+    async def _delete_objects(self, objects: Sequence[Deletion]) -> tuple[Response, s3xml.DeleteResult]:
+        body = s3xml.delete_document([(self.key_prefix + key, version) for key, version in objects])
+        digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+        headers = {"content-md5": digest, "content-type": "application/xml"}
+        response = await self.call("DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body)
+        return response, self._below(s3xml.parse_delete_result(response.body))
+
+    def _refused(
+        self, objects: Sequence[Deletion], response: Response, result: s3xml.DeleteResult
+    ) -> list[tuple[Deletion, SyncError]]:
+        failures: list[tuple[Deletion, SyncError]] = []
+        asked = {(key, version or ""): (key, version) for key, version in objects}
+        for key, version, code, said in result.errors:
+            if code not in _MISSING:
+                message = self._without_keys(said)
+                failure = faults.classify("DeleteObjects", 400, code, message, response.headers)
+                failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), failure))
+        return failures
+
+    async def retained(self, key: str, version_id: str) -> str:
+        """Why the store deletes this version no sooner (`until …`, `by a legal hold`); "" when it does not
+        retain it, or does not say. Source: Amazon S3 API Reference, HeadObject."""
+        try:
+            response = await self.call("HeadObject", "HEAD", key, {"versionId": version_id})
+        except (FileError, RetryError):
+            return ""
+        if response.headers.get("x-amz-object-lock-legal-hold", "").upper() == "ON":
+            return "by a legal hold"
+        until = response.headers.get("x-amz-object-lock-retain-until-date", "")
+        return f"until {self._without_keys(until)[:40]}" if until else ""
 
     def _below(self, result: s3xml.DeleteResult) -> s3xml.DeleteResult:
         """With keys as they are below the prefix; others, which nobody asked for, get a NUL before them."""

@@ -82,7 +82,9 @@ PROGRESS = record(
         "bytes_uploaded": integer("Bytes sent and taken by the store"),
         "bytes_resumed": integer("Bytes of parts that an earlier attempt had sent"),
         "files_updated": integer("Objects whose headers, tags or class were changed, and not their bytes"),
-        "objects_kept": integer("Objects to be deleted that were kept, because their file came back"),
+        "objects_kept": integer(
+            "Objects to be deleted that stay: their file came back, or the storage keeps them"
+        ),
         "files_changing": integer("Files sent as they were when opened: they are written to all the time"),
         "throttled_seconds": number("Seconds in which the storage asked to slow down"),
         "bytes_per_second": number("Speed over the last seconds"),

@@ -32,6 +32,7 @@ from typing import Any
 
 from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
+from syncworker.bucket_removal import BucketRemoval
 from syncworker.compare import NEW, Verdict, compare
 from syncworker.control import Control, is_settling
 from syncworker.differences import Changes, Difference, Listable, collect
@@ -215,7 +216,7 @@ class Sync:
         self.progress.counts["scan_complete"] = True
         self.progress.phase(Phase.DELETING_BUCKET, "the folder holds no file: deleting the bucket")
         self.control.check()
-        deleted = await self.remover.whole_bucket()
+        deleted = await BucketRemoval(self.remover).run()
         self.ending = replace(self.ending, bucket_deleted=deleted)
         self.index.clear()
 

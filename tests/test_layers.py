@@ -69,7 +69,7 @@ LAYERS = [
     ],
     ["plan", "runs", "reader", "remove", "transfer", "source", "obstacles", "apart"],
     ["differences"],
-    ["lanes", "mount_check", "planner", "sweep", "recheck"],
+    ["bucket_removal", "lanes", "mount_check", "planner", "sweep", "recheck"],
     ["sync"],
     ["worker", "supervisor", "embedded", "display", "guard", "openapi", "metrics", "completion"],
     ["cli", "server"],

@@ -104,7 +104,7 @@ def folder_of(names: tuple[str, ...]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("page_size", [1, 3])
-@pytest.mark.parametrize("versioned", [False])
+@pytest.mark.parametrize("versioned", [False, True])
 def test_a_folder_of_odd_names_is_mirrored_and_its_bucket_deleted(
     page_size: int, versioned: bool, make_shell: Callable[..., Shell]
 ) -> None:
