@@ -89,6 +89,17 @@ def unmounted(trial: Trial) -> str:
     return trial.lost(trial.sync())
 
 
+def unmounted_below(trial: Trial) -> str:
+    """The rest of the folder is there, and so is the mount point, empty."""
+    (trial.folder / "dir").mkdir(parents=True)
+    mount(trial.folder / "dir")
+    try:
+        trial.seed()
+    finally:
+        unmount(trial.folder / "dir")
+    return trial.lost(trial.sync())
+
+
 def dangling(trial: Trial) -> str:
     """The object of the file that became a link to nowhere may go; no other."""
     trial.seed()
@@ -203,6 +214,7 @@ HAZARDS: dict[str, Callable[[Trial], str]] = {
     "a directory that may not be read": unreadable,
     "a source that is empty by mistake (ours: `BUCKET_DELETE=refuse`)": emptied,
     "a source whose disk is not mounted any more": unmounted,
+    "a disk below the source that is not mounted any more": unmounted_below,
     "a file that became a link to nowhere": dangling,
     "a file rewritten while it is sent": rewritten,
     "other content, same size, older mtime": older,
