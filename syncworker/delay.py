@@ -1,4 +1,5 @@
-"""What a job that does not get on waits for: the writes in flight of a job that is to stop.
+"""What a job that does not get on waits for: the writes in flight of a job that is to stop, a storage that is
+away, or one that asks to slow down.
 
 Pure functions; `Progress` publishes what they say as `delay` and as the message of the status.
 """
@@ -6,12 +7,16 @@ Pure functions; `Progress` publishes what they say as `delay` and as the message
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 
 from syncworker.control import Control
+from syncworker.gate import TAKEN_SECONDS
 from syncworker.model import Delay
 from syncworker.progress import printable
 from syncworker.s3 import Bucket, InFlight
 
+_NOTICED_SECONDS = 2.0
+_SILENT_SECONDS = 5.0
 _DOING = {
     "PutObject": "uploading",
     "CreateMultipartUpload": "beginning the upload of",
@@ -29,7 +34,46 @@ def delay_of(control: Control, bucket: Bucket) -> Delay | None:
     """What the job waits for now; None: it gets on."""
     if control.since is not None:
         return _of_writes(control, bucket)
-    return None
+    return _of_outage(bucket) or _of_slow_down(bucket) or _of_silence(bucket)
+
+
+def _of_outage(bucket: Bucket) -> Delay | None:
+    """Nothing has succeeded for a while, and not because the storage asks to slow down."""
+    outage = bucket.outage
+    if outage.since is None or outage.error is None or not outage.has_lasted(_NOTICED_SECONDS):
+        return None
+    if outage.error.throttled and bucket.gate.slow_since is not None:
+        return None
+    message = f"retrying: {outage.error.message}; nothing has succeeded since {_clock(outage.since)}"
+    if outage.until is not None:
+        message += f", the job waits until {_clock(outage.until)}"
+    return Delay("storage_down", outage.since, outage.until, message)
+
+
+def _of_slow_down(bucket: Bucket) -> Delay | None:
+    now = time.monotonic()
+    if bucket.gate.slow_since is None:
+        return None
+    since = time.time() - (now - bucket.gate.slow_since)
+    taken = bucket.gate.taken(now)
+    message = (
+        f"the storage asks to slow down since {_clock(since)}: it took {taken or 'no'}"
+        f" request{'' if taken == 1 else 's'} in the last {TAKEN_SECONDS} s"
+    )
+    return Delay("slow_down", since, bucket.outage.until, message)
+
+
+def _of_silence(bucket: Bucket) -> Delay | None:
+    """Requests are under way, and no byte moves."""
+    seconds = bucket.wire.silent_seconds()
+    if seconds < _SILENT_SECONDS:
+        return None
+    since = time.time() - seconds
+    return Delay("storage_silent", since, None, f"waiting: the storage is silent since {_clock(since)}")
+
+
+def _clock(when: float) -> str:
+    return f"{datetime.fromtimestamp(when, UTC):%H:%M:%S} UTC"
 
 
 def _of_writes(control: Control, bucket: Bucket) -> Delay | None:

@@ -17,6 +17,8 @@ from syncworker.errors import RetryError, Stopped, SyncError
 _BURST_SECONDS = 0.02
 _FASTER = 0.1
 _FORGET_SECONDS = 30.0
+_CALM_SECONDS = 2.0  # without being asked to slow down: an answer then ends the time in which the store did
+TAKEN_SECONDS = 10
 
 
 def _go_on(stopping: Callable[[], bool]) -> None:
@@ -40,7 +42,12 @@ class Gate:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._lowered_at = -1.0
         self._free_at = 0.0  # when the next request may go, at this rate
-        self._tenths: deque[list[int]] = deque(maxlen=10)  # [tenth of a second, answers that succeeded in it]
+        self.slow_since: float | None = None  # the store asks to slow down since then, by the loop's clock
+        self._slow_at = 0.0  # when it did last
+        self._slow_seconds = 0.0  # in which it did, before
+        self._tenths: deque[list[int]] = deque(
+            maxlen=10 * TAKEN_SECONDS
+        )  # [tenth of a second, answers that succeeded in it]
 
     async def enter(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Waits for its turn. Stopped: it would have had to wait, and `stopping` says that nobody shall."""
@@ -74,17 +81,31 @@ class Gate:
         now = asyncio.get_running_loop().time()
         if error is None:
             self._count(int(now * 10))
+            if self.slow_since is not None and now - self._slow_at > _CALM_SECONDS:
+                self._slow_seconds = self.slow_seconds(now)
+                self.slow_since = None
             if self.limit < self.most:
                 self.limit = min(self.most, self.limit + 1 / self.limit)
             if self.rate is not None:
                 self.rate *= 1 + _FASTER / self.rate  # by that part in each second
                 if now - self._lowered_at > _FORGET_SECONDS:
                     self.rate = None
-        elif isinstance(error, RetryError) and error.throttled and now - self._lowered_at > 0.5:
-            self._lowered_at = now
-            self.limit = max(1.0, min(self.limit, self.inside + 1) / 2)
-            self.rate = max(1.0, self._rate_now(int(now * 10)))
+        elif isinstance(error, RetryError) and error.throttled:
+            self._slow_at = now
+            self.slow_since = self.slow_since or now
+            if now - self._lowered_at > 0.5:
+                self._lowered_at = now
+                self.limit = max(1.0, min(self.limit, self.inside + 1) / 2)
+                self.rate = max(1.0, self._rate_now(int(now * 10)))
         self._wake()
+
+    def slow_seconds(self, now: float) -> float:
+        """For how long the store has asked to slow down, in all."""
+        return self._slow_seconds + (now - self.slow_since if self.slow_since is not None else 0.0)
+
+    def taken(self, now: float) -> int:
+        """Answers that succeeded in the last `TAKEN_SECONDS`."""
+        return sum(count for when, count in self._tenths if when > now * 10 - 10 * TAKEN_SECONDS)
 
     def _count(self, tenth: int) -> None:
         if self._tenths and self._tenths[-1][0] == tenth:

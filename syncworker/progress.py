@@ -107,6 +107,7 @@ class Progress:
         self.fatal: str | None = None  # the code of what ended the job
         # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
         self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
+        self.throttled: Callable[[], float] = lambda: 0.0  # seconds in which the store asked to slow down
         self.delay: Callable[[], Delay | None] = lambda: None  # what the job waits for now
 
     # -- what happened
@@ -296,6 +297,7 @@ class Progress:
         pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
         pace = self._moved / self._busy_seconds if pauses and self._moved and self._busy_seconds else rate
         counts["eta_seconds"] = round(left / pace + pauses, 1) if known else None
+        counts["throttled_seconds"] = round(self.throttled(), 3)
         self._end_phase(now)
         self._measure()
         delay = self.delay()

@@ -17,8 +17,8 @@ import hashlib
 import random
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from syncworker import faults, s3xml
@@ -27,6 +27,7 @@ from syncworker.credentials import KeySource
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.gate import Gate
 from syncworker.model import ObjectEntry
+from syncworker.outage import Outage
 from syncworker.pace import side_by_side
 from syncworker.sigv4 import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
 from syncworker.wire import Body, Response, Wire
@@ -42,6 +43,13 @@ _TRIES_SILENT = 3  # each of them has waited long already
 _FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
 _UNREACHABLE = frozenset({"ConnectFailed", "ConnectTimeout", "DnsError"})
 _CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
+# Failures that are answers all the same: the storage is there.
+_ANSWERS = frozenset(
+    {"WrongRegion", "BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
+    | {"OperationAborted", "RequestTimeout", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+)
+_FIRST_ANSWER_SECONDS = 50.0
+_NOTICED_SECONDS = 2.0  # without any success: the storage may be away
 _NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # by itself, when its answer is lost
 _LISTINGS = frozenset({"ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "ListParts"})
 _LONG = frozenset({"CompleteMultipartUpload", "DeleteObjects"})  # blanks may come while they are at work
@@ -106,6 +114,7 @@ class Bucket:
         key_prefix: str = "",
         most_requests: int = 160,
         stopping: Callable[[], bool] = lambda: False,
+        patience_seconds: float = 0.0,
     ) -> None:
         self.wire = wire
         self.advice = "check storage_url"  # what to do when it never answers
@@ -116,6 +125,8 @@ class Bucket:
         self._used: Keys | None = None  # those of the last request
         self.gate = Gate(most_requests)
         self.stopping = stopping
+        self.outage = Outage(patience_seconds, self._ask, self._is_stopping)
+        self._first_answer_by: float | None = None  # by the loop's clock
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
         self.retries = 0
         self.in_flight: dict[object, InFlight] = {}  # oldest first
@@ -150,18 +161,21 @@ class Bucket:
         tries = 0
         renewed = False
         while True:
-            tries += 1
+            tries = 1 if await self.outage.pass_by() else tries + 1
             if self.stopping():
                 raise Stopped("told to stop")
             await self.gate.enter(self.stopping)
             error: SyncError | None = None
+            began_at = time.time()
             try:
                 keys = self._used = await self.keys.keys()
-                return await self._once(keys, operation, method, key, query, headers, body, max_body)
+                once = self._once(keys, operation, method, key, query, headers, body, max_body)
+                return await (once if self.wire.answered else self._in_time(once))
             except SyncError as failure:
                 error = failure
             finally:
                 self.gate.leave(error)
+                self._heard(error, began_at)
             if not isinstance(error, RetryError):
                 raise error
             if operation == "DeleteObjects" and error.code in _CUT and not self.is_sealed:
@@ -178,23 +192,80 @@ class Bucket:
                 )
             if is_hopeless and key and tries > 1 and error.code in _INTERNAL and is_hopeless(key):
                 raise error  # a store that is a file system fails so on a key below another object
-            await self._wait(error, tries)
+            tries = await self._wait(error, tries)
             if on_retry is not None:
                 on_retry()
 
-    async def _wait(self, error: RetryError, tries: int) -> None:
-        """Sleeps before the next try, or raises when there is none left."""
+    def _is_stopping(self) -> bool:
+        return self.stopping()  # which is changed later on
+
+    def _heard(self, error: SyncError | None, began_at: float) -> None:
+        """What the end of a request tells of the storage."""
+        if error is None:
+            self._failures = 0
+        if isinstance(error, RetryError) and error.code not in _ANSWERS:
+            self.outage.failed(error, began_at)
+        elif not isinstance(error, Stopped):
+            self.outage.answered()
+
+    async def _ask(self) -> RetryError | None:
+        """A HEAD of the bucket; None when it was answered, whatever that is."""
+        try:
+            await self._once(await self.keys.keys(), "HeadBucket", "HEAD", None, None, None, b"", 0)
+        except RetryError as error:
+            return None if error.code in _ANSWERS else error
+        except SyncError:
+            pass
+        return None
+
+    async def _in_time(self, once: Coroutine[Any, Any, Response]) -> Response:
+        """An exchange with a storage that has not answered yet: its address may be wrong, and nobody waits as
+        long as for one that is known. Where the request itself takes long, a HEAD beside it is answered."""
+        loop = asyncio.get_running_loop()
+        if self._first_answer_by is None:
+            self._first_answer_by = loop.time() + _FIRST_ANSWER_SECONDS
+
+        async def look() -> None:
+            while not self.wire.answered:
+                await asyncio.sleep(_FIRST_ANSWER_SECONDS / 4)
+                await self._ask()
+            limit.reschedule(None)
+
+        try:
+            async with asyncio.timeout_at(self._first_answer_by) as limit:
+                beside = asyncio.create_task(look())
+                try:
+                    return await once
+                finally:
+                    beside.cancel()
+        except TimeoutError as error:
+            raise FatalError(
+                "Timeout",
+                f"the storage does not answer: it was silent for {_FIRST_ANSWER_SECONDS:g} s:"
+                " check storage_url",
+            ) from error
+
+    async def _wait(self, error: RetryError, tries: int) -> int:
+        """Sleeps before the next try, or raises when there is none left; how many have been made."""
         if error.code == "WrongRegion":  # nothing passes by waiting: sign for that region, at once
             if tries >= 3:
                 raise FatalError(error.code, error.message)
-            return
-        if tries >= _tries(error) or self.stopping():
+            return tries
+        if self.stopping():
             raise self._exhausted(error)
+        is_spent = tries >= _tries(error)
+        if is_spent or (not error.throttled and self.outage.has_lasted(_NOTICED_SECONDS)):
+            if await self.outage.is_over():
+                self.retries += 1
+                return 0
+            if is_spent or self.stopping():
+                raise self._exhausted(error)
         self.retries += 1
         pause = random.random() * min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**tries)  # noqa: S311
         while pause > 0 and not self.stopping():
             await asyncio.sleep(min(pause, 0.2))
             pause -= 0.2
+        return tries
 
     def _exhausted(self, error: RetryError) -> SyncError:
         """No try is left: is it this request, or the storage?"""
@@ -260,7 +331,6 @@ class Bucket:
         counter = (operation, response.status)
         self.requests[counter] = self.requests.get(counter, 0) + 1
         if 200 <= response.status < 300:
-            self._failures = 0
             return response
         raise self._error(operation, response, signer.region)
 

@@ -122,7 +122,11 @@ DELAY = {
     **record(
         "What a running job waits for while it does not get on; null while it does.",
         {
-            "reason": text("`writes_in_flight`: the job is to stop, and what writes is waited for"),
+            "reason": text(
+                "`writes_in_flight`: the job is to stop, and what writes is waited for; `storage_down`: no"
+                " request succeeds; `storage_silent`: no byte moves; `slow_down`: the storage asks for fewer"
+                " requests"
+            ),
             "since": time("Since when"),
             "until": nullable(time("How long at most; null: as long as a request may take")),
         },

@@ -119,6 +119,12 @@ TABLE = (
     Setting("UPLOADS_DIR", "app/uploads", _folder, "the uploads root: folders to sync are below it"),
     Setting("JOBS_DIR", "jobs", _folder, "job files: a local disk, not a network or shared folder"),
     Setting("STORAGE_URL", "", _url, "the S3 endpoint; unset: an embedded S3 server is started"),
+    Setting(
+        "STORAGE_PATIENCE",
+        "900",
+        _integer(0, 86_400),
+        "seconds that a job waits while a storage that had answered is away; 0: fails after its tries",
+    ),
     Setting("STORAGE_DIR", "app/storage", _folder, "where the embedded S3 server keeps its data"),
     Setting("MINIO_PORT", "9000", _integer(1, 65535), "port of the embedded S3 server"),
     Setting("MINIO_ACCESS_KEY", "", _optional, "access key of the storage; unset: boto3's credential chain"),
@@ -152,6 +158,7 @@ class Settings:
     uploads_dir: str
     jobs_dir: str
     storage_url: str | None
+    storage_patience: int
     storage_dir: str
     minio_port: int
     minio_access_key: str | None

@@ -445,6 +445,11 @@ class Wire:
                 connection.check(loop.time())
             self._all = {c for c in self._all if not c.lost}
 
+    def silent_seconds(self) -> float:
+        """For how long no byte has moved on any connection that waits for an answer; 0 when none does."""
+        moved = [connection.active_at for connection in self._all if connection.is_busy()]
+        return asyncio.get_running_loop().time() - max(moved) if moved else 0.0
+
     def give_up(self, *, writes: bool) -> None:
         """Somebody wants to stop: ends every exchange that only reads, and what is still being connected.
         What writes, or `settles` that, goes on; with `writes` it ends as well."""

@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -173,10 +174,12 @@ async def _work(
                 keys,
                 key_prefix=options.prefix,
                 stopping=control.stopping,
+                patience_seconds=settings.storage_patience,
             )
             if embedded:
                 bucket.advice = EMBEDDED_ALONE
             progress.asked = lambda: (bucket.requests, bucket.retries)
+            progress.throttled = lambda: bucket.gate.slow_seconds(time.monotonic())
             progress.delay = lambda: delay_of(control, bucket)
             index = Index(index_path)
             sync = Sync(

@@ -190,6 +190,7 @@ class Jobs:
             "MAX_RUNNING_JOBS": "4",
             "AUTO_RESUME": "1",
             "BUCKET_DELETE": "allow",
+            "STORAGE_PATIENCE": "3",  # what stays away is given up soon
         }
         if store is not None:
             settings |= {"STORAGE_URL": store.url, "MINIO_ACCESS_KEY": store.access_key}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import PROJECT, Gate, RecordingProxy, Service, contents, exists, s3_error, tree, wait_for
+from bench import PROJECT, Gate, RecordingProxy, Service, contents, exists, fill, s3_error, tree, wait_for
 from disks import mount, unmount
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 from serving import Site
@@ -101,7 +101,7 @@ def desk(
     make_service: Callable[..., Service], make_proxy: Callable[[Store], RecordingProxy], juicefs: Store
 ) -> Desk:
     proxy = make_proxy(juicefs)
-    return Desk(make_service(juicefs, STORAGE_URL=proxy.url), proxy)
+    return Desk(make_service(juicefs, STORAGE_URL=proxy.url, STORAGE_PATIENCE="60"), proxy)
 
 
 def card(page: Page, job_id: str) -> Any:
@@ -187,7 +187,10 @@ def test_a_sync_is_started_watched_cancelled_and_resumed(
     )
     expect(shown.locator("details").first).to_have_attribute("open", "")  # still, after more rounds
     shown.get_by_role("button", name="Cancel").click()
-    expect(shown.locator(".badge")).to_have_text("cancelling")
+    # The write is waited for as long as the storage takes, so this stays until the test lets it go on.
+    expect(shown.locator(".badge")).to_have_text(re.compile(r"^cancelling, waiting [0-9.]+ s$"))
+    expect(shown.locator(".message")).to_contain_text("in flight to end: uploading z/held")
+    expect(shown.get_by_role("button", name="Cancel now")).to_be_enabled()
     gate.open()
     ended = page.locator("#ended").locator(f'[data-job="{job_id}"]')
     expect(ended.locator(".badge")).to_have_text("cancelled")
@@ -198,6 +201,46 @@ def test_a_sync_is_started_watched_cancelled_and_resumed(
     assert desk.service.show(job_id)["attempt"] == 2
     raw = ended.get_by_role("link", name="Raw status").get_attribute("href")
     assert raw == f"/get?id={job_id}"
+
+
+def test_what_is_in_flight_can_be_dropped(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:
+    desk.folder("photos", {"held": "1"})
+    gate = desk.hold(key="held")
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    job_id = start(page, desk.service, "photos", bucket)
+    gate.wait()
+    shown = card(page, job_id)
+    shown.get_by_role("button", name="Cancel").click()
+    shown.get_by_role("button", name="Cancel now").click()
+    expect(page.locator("#ended").locator(f'[data-job="{job_id}"] .badge')).to_have_text("cancelled")
+
+
+@pytest.mark.parametrize(
+    ("code", "badge"), [("SlowDown", "slowed down by the storage"), ("InternalError", "storage away")]
+)
+def test_a_storage_that_holds_a_job_up_is_named(
+    code: str, badge: str, desk: Desk, juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    answered: set[str] = set()
+
+    def fail(request: Any) -> Any:
+        is_new = request.kind not in answered
+        answered.add(request.kind)
+        return None if request.kind == "LIST" and is_new else s3_error(503, code)
+
+    desk.folder("photos", {"a": "1"})
+    fill(juicefs, bucket, {"old": b"old"})
+    desk.proxy.on_request(fail)
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    shown = card(page, start(page, desk.service, "photos", bucket))
+    expect(shown.locator(".badge")).to_have_text(badge)
+    expect(shown.locator(".message")).to_contain_text("UTC")
+    desk.proxy.clear_hooks()
+    expect(page.locator("#ended .badge").first).to_have_text("done", timeout=40_000)
 
 
 def test_errors_can_be_opened(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:

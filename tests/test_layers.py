@@ -60,6 +60,7 @@ LAYERS = [
         "parameters",
         "spool",
         "gate",
+        "outage",
         "pace",
         "listing",
         "compare",

@@ -20,6 +20,12 @@ function skippedText(job) {
   const why = reasons.map(([reason, many]) => `${figure(many)} ${reason}`).join(", ");
   return `${count(job.progress.files_skipped, "file")}${why ? ` (${why})` : ""}`;
 }
+const DELAYS = {
+  writes_in_flight: "stopping",
+  storage_down: "storage away",
+  storage_silent: "storage silent",
+  slow_down: "slowed down by the storage",
+};
 
 export function isActive(job) {
   return ACTIVE.has(job.state);
@@ -138,8 +144,9 @@ export class Card {
     const running = job.state === "running";
     say(this.title, `${job.source || "all uploads"} → ${job.dest}`);
     const stopping = running && job.cancel_requested;
-    say(this.badge, stopping ? cancelling(job) : running && job.phase ? PHASES[job.phase] || job.phase : job.state);
+    say(this.badge, stopping ? cancelling(job) : (running && (DELAYS[job.delay?.reason] || PHASES[job.phase] || job.phase)) || job.state);
     this.box.dataset.state = job.state;
+    this.box.dataset.delay = (running && job.delay?.reason) || "";
     say(this.message, job.error && job.state !== "cancelled" ? `${job.error.message} (${job.error.code})` : job.message);
     show(this.meters, job.state !== "queued");
     const more = running && !progress.scan_complete ? "+" : "";

@@ -1,0 +1,252 @@
+"""A storage that is away for a while, or asks to slow down: what the job says, waits for, and how it ends."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from bench import (
+    Gate,
+    RecordingProxy,
+    Request,
+    Service,
+    Shell,
+    assert_same,
+    contents,
+    expected,
+    fill,
+    tree,
+    wait_for,
+)
+from proxy import Answer, s3_error
+from stores import Store, list_uploads
+
+MIB = 1 << 20
+SURVIVORS = ["juicefs", "seaweedfs", "rclone"]
+OLD = {f"old/{n:03}": b"old" for n in range(40)}
+FILES = {"a": "1", "b": "22", "c": "333", "film": 40 * MIB}
+SOON_SECONDS = 5.0  # of a second, the rest for a busy machine and for interpreters to start and end
+# The phase in which the storage goes, and the first request that never reaches it.
+PHASES = {
+    "comparing": ("LIST", {}),
+    "transferring": ("PUT", {}),
+    "a large file": ("UploadPart", {}),
+    "completing it": ("CompleteMultipartUpload", {}),
+    "deleting": ("DELETE", {}),
+    "deleting the bucket": ("DELETE", dict.fromkeys(FILES)),
+}
+
+
+class Outage:
+    """A shell whose storage goes away at the first request of a kind."""
+
+    def __init__(self, store: Store, bucket: str, shell: Shell, proxy: RecordingProxy) -> None:
+        self.store, self.bucket, self.shell, self.proxy = store, bucket, shell, proxy
+        shell.environment["STORAGE_URL"] = proxy.url
+        shell.environment["STORAGE_PATIENCE"] = "120"
+        fill(store, bucket, OLD)
+        tree(shell.uploads, {"photos": FILES})
+        self.struck = False
+
+    def begin(self, kind: str, strike: Callable[[], None], *options: str) -> None:
+        seen = 0
+
+        def hook(request: Request) -> None:
+            nonlocal seen
+            seen += request.kind == kind
+            # The first listing is the first thing asked of a storage: it has to answer once.
+            if request.kind == kind and seen == 1 + (kind == "LIST") and not self.struck:
+                self.struck = True
+                strike()
+
+        self.proxy.on_request(hook)
+        self.process, self.job = self.shell.begin(self.bucket, "photos", *options)
+        wait_for(lambda: self.struck, 20, "the storage to go")
+
+    def says(self, reason: str, seconds: float = 20) -> dict[str, Any]:
+        return self.shell.wait_file(self.job, lambda s: (s["delay"] or {}).get("reason") == reason, seconds)
+
+    def end(self, seconds: float = 60) -> dict[str, Any]:
+        self.process.wait(seconds)
+        return self.shell.status(self.job)
+
+
+@pytest.fixture
+def outage(
+    store: Store, bucket: str, make_shell: Callable[..., Shell], make_proxy: Callable[[Store], RecordingProxy]
+) -> Outage:
+    return Outage(store, bucket, make_shell(store), make_proxy(store))
+
+
+def assert_all_told(outage: Outage, status: dict[str, Any], old: dict[str, bytes]) -> None:
+    """No line of the report is lost, and none is there twice."""
+    lines = [line for line in outage.shell.report(outage.job) if "error" not in line]
+    uploads = sorted(line["key"] for line in lines if line["op"] == "upload")
+    deletions = sorted(line["key"] for line in lines if line["op"] == "delete")
+    folder = expected(outage.shell.uploads / "photos")
+    assert uploads == sorted(folder)
+    assert deletions == sorted(old | OLD)
+    assert status["progress"]["files_uploaded"] == len(folder)
+    assert status["progress"]["objects_deleted"] == len(old | OLD)
+    assert_same(contents(outage.store, outage.bucket), folder)
+
+
+@pytest.mark.parametrize("store", SURVIVORS, indirect=True)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_store_that_dies_and_is_started_again_is_waited_for(
+    phase: str, store: Store, outage: Outage
+) -> None:
+    kind, changes = PHASES[phase]
+    old = OLD
+    if phase == "comparing":  # a second page, which never comes
+        old = {f"old/{n:04}": b"old" for n in range(1001)}
+        fill(store, outage.bucket, old)
+    if changes:
+        tree(outage.shell.uploads, {"photos": changes})
+    try:
+        outage.begin(kind, store.kill, *(("--wait", "0.01") if kind == "DELETE" else ()))
+        status = outage.says("storage_down")
+        assert status["state"] == "running"
+        assert re.search(
+            r"^retrying: .*; nothing has succeeded since \d\d:\d\d:\d\d UTC, the job waits until",
+            status["message"],
+        )
+        assert status["delay"]["until"] > status["delay"]["since"]
+    finally:
+        if not store.alive:
+            store.start()
+    status = outage.end()
+    assert status["state"] == "done", status
+    assert status["delay"] is None
+    if not changes:
+        assert_all_told(outage, status, old)
+        assert not list_uploads(store.client(), outage.bucket)
+        parts = [key for key, number in outage.proxy.bytes_sent() if number]
+        assert len(parts) == 5 or not store.multipart_survives_restart, "parts of the large file sent twice"
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_one_asks_at_a_time_and_ever_more_seldom(outage: Outage) -> None:
+    away: list[float] = []
+
+    def fail(request: Request) -> Answer | None:
+        if request.kind == "LIST":
+            return None
+        if outage.shell.status(outage.job)["delay"]:
+            assert request.kind == "HeadBucket", "only what asks whether the storage is back"
+            away.append(time.monotonic())
+        return s3_error(500, "InternalError")
+
+    outage.proxy.on_request(fail)
+    outage.process, outage.job = outage.shell.begin(outage.bucket)
+    wait_for(lambda: len(away) >= 4, 40, "four questions")
+    outage.proxy.clear_hooks()
+    assert outage.end()["state"] == "done"
+    pauses = [later - before for before, later in pairwise(away)]
+    assert pauses == sorted(pauses), "twice as long each time"
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_longer_than_the_patience_fails_and_a_resume_goes_on(store: Store, outage: Outage) -> None:
+    outage.shell.environment["STORAGE_PATIENCE"] = "4"
+    outage.begin("UploadPart", outage.proxy.refuse)
+    outage.says("storage_down")
+    status = outage.end()
+    assert status["state"] == "failed"
+    assert status["error"]["code"] == "ConnectFailed"
+    assert "answers no more" in status["error"]["message"]
+    assert status["progress"]["objects_deleted"] == 0
+    assert OLD.keys() <= contents(store, outage.bucket).keys()
+    outage.proxy.listen()
+    assert outage.shell.run("resume", outage.job).returncode == 0
+    assert_same(contents(store, outage.bucket), expected(outage.shell.uploads / "photos"))
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_without_patience_the_tries_decide(outage: Outage) -> None:
+    outage.shell.environment["STORAGE_PATIENCE"] = "0"
+    outage.begin("PUT", outage.proxy.refuse)
+    status = outage.end(40)
+    assert (status["state"], status["error"]["code"]) == ("failed", "ConnectFailed")
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+@pytest.mark.parametrize("kind", ["PUT", "UploadPart", "DELETE"])
+def test_a_cancel_ends_the_waiting_at_once(kind: str, outage: Outage) -> None:
+    outage.begin(kind, outage.proxy.refuse)
+    outage.says("storage_down")
+    asked = time.monotonic()
+    outage.shell.file(outage.job, "cancel").touch()
+    status = outage.end(20)
+    assert time.monotonic() - asked < SOON_SECONDS
+    assert (status["state"], status["errors"]) == ("cancelled", [])
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_a_key_that_alone_fails_is_that_files_fault(store: Store, outage: Outage) -> None:
+    """Nothing else is under way, so nothing succeeds: but the storage answers when it is asked."""
+    tree(outage.shell.uploads, {"photos": dict.fromkeys(FILES) | {"only": "1"}})
+    outage.proxy.on_request(lambda r: s3_error(500, "InternalError") if r.key == "only" else None)
+    run = outage.shell.start(outage.bucket, timeout=60)
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "FilesFailed")
+    assert run.progress["elapsed_seconds"] < 40
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+@pytest.mark.parametrize("how", ["refused", "silent"])
+def test_a_storage_that_has_never_answered_is_not_waited_for(how: str, outage: Outage) -> None:
+    if how == "refused":
+        outage.proxy.refuse()
+    else:
+        Gate(outage.proxy, lambda request: True)
+    run = outage.shell.start(outage.bucket, timeout=100)
+    assert run.exit_status == 1
+    assert "does not answer" in run.status["error"]["message"]
+    assert run.progress["elapsed_seconds"] < 60
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_a_listing_that_takes_long_is_waited_for_where_the_storage_answers_otherwise(
+    outage: Outage,
+) -> None:
+    """The first request of a job may take longer than a storage that never answers is given."""
+    gate = Gate(outage.proxy, lambda request: request.kind == "LIST")
+    outage.process, outage.job = outage.shell.begin(outage.bucket)
+    gate.wait()
+    outage.says("storage_silent")
+    wait_for(lambda: outage.proxy.of_kind("HeadBucket"), 30, "a question beside it")
+    gate.open()
+    assert outage.end()["state"] == "done"
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_a_storage_that_asks_to_slow_down_is_named(
+    store: Store, outage: Outage, make_service: Callable[..., Service]
+) -> None:
+    service = make_service(store, STORAGE_URL=outage.proxy.url)
+    outage.shell.share(service)
+    tree(service.uploads, {"photos": FILES})
+    outage.proxy.on_request(lambda r: s3_error(503, "SlowDown") if r.kind == "PUT" else None)
+    outage.process, outage.job = outage.shell.begin(outage.bucket)
+    status = outage.shell.wait_file(outage.job, lambda s: s["progress"]["throttled_seconds"] > 3)
+    assert status["delay"]["reason"] == "slow_down"
+    said = r"the storage asks to slow down since \d\d:\d\d:\d\d UTC: it took \w+ requests? in the last 10 s"
+    assert re.search(said, status["message"])
+    assert re.search(said, service.get(f"/get?id={outage.job}").json()["message"])
+    wait_for(lambda: re.search(said, (outage.shell.base / "shell1.out").read_text()), 20, "the shell's line")
+    outage.proxy.clear_hooks()
+    status = outage.end()
+    assert (status["state"], status["delay"]) == ("done", None)
+    assert 3 < status["progress"]["throttled_seconds"] <= status["progress"]["elapsed_seconds"]
+    assert_all_told(outage, status, OLD)
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_nothing_is_said_where_nothing_is_amiss(outage: Outage) -> None:
+    run = outage.shell.sync(outage.bucket)
+    assert run.progress["throttled_seconds"] == 0
+    assert "slow down" not in run.out
