@@ -45,12 +45,14 @@ from syncworker import (
 from syncworker import history as histories
 from syncworker import supervisor as supervision
 from syncworker.catalog import ID_PATTERN
+from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, SyncError, UsageError
 from syncworker.folders import Folders
 from syncworker.job_pages import ReportReader
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id, recorded_state
 from syncworker.model import RESUMABLE_STATES
 from syncworker.problem import problem, to_json
+from syncworker.proxies import proxy_of
 from syncworker.settings import Settings
 from syncworker.supervisor import QueueFull, Supervisor
 
@@ -489,6 +491,9 @@ def _serve() -> int:
     for warning in (*guard.warnings(config, token), *settings.misspelt(os.environ)):
         log.warning("%s", warning)
     os.makedirs(config.uploads_dir, exist_ok=True)
+    if config.storage_url:
+        place = Endpoint.of(config.storage_url, config.aws_region)
+        proxy_of(place.scheme, place.host, place.port)  # told now, not by every job
     store = None if config.storage_url else embedded.Embedded(config, os.path.join(process.PROJECT, ".env"))
     spawn = supervision.spawner(jobs, os.environ)
     ledger = metrics.Ledger(jobs)

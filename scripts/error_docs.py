@@ -135,10 +135,16 @@ SECTIONS: tuple[Section, ...] = (
             " its load and its log; if it needs longer by its nature (tapes), set STORAGE_TIMEOUT",
             "DnsError": "The name server does not answer now. Resume when it does",
             "NoSuchHost": "The name does not exist. Correct STORAGE_URL",
-            "TlsError": "Certificate: set AWS_CA_BUNDLE to the authority's file. Else: an http port addressed as"
+            "TlsError": "Certificate: the message has the cure. AWS_CA_BUNDLE, or `ca_bundle` in `~/.aws/config`,"
+            " names the authority's file. Else: an http port addressed as"
             " https, or very old TLS",
             "BadCaBundle": "AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE) is no readable PEM file",
             "BadProxy": "HTTP_PROXY and HTTPS_PROXY look like `http://host:3128`",
+            "ProxyUnreachable": "The proxy that the named variable has is down, or it is wrong. Add the storage's"
+            " host to NO_PROXY to go without",
+            "ProxyUnsupported": "Only http:// proxies are spoken to (for https storages too, by CONNECT)",
+            "NoStorage": "A web server, a console (MinIO's is on another port) or a login page answers. Correct"
+            " STORAGE_URL; `curl -i` shows what is there",
             "ProxyFailed": "The proxy could not reach the storage. Look there, or add the host to NO_PROXY",
             "ProxyRefused": "The proxy does not allow this host, or wants a password (`http://user:pw@host`)",
             "BadAnswer": "What answers is no S3 storage (a login page, a web server), or a broken one. Check"

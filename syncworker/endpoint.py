@@ -141,6 +141,11 @@ class Endpoint:
         port = parts.port or (443 if parts.scheme == "https" else 80)
         return cls(parts.scheme, host, port, parts.path, virtual)
 
+    @property
+    def url(self) -> str:
+        """For people."""
+        return f"{self.scheme}://{self.host_header(self.host)}{self.base_path}"
+
     def place(self, bucket: str) -> tuple[str, str]:
         """(host to connect to, path before the key) of a bucket. A name with dots stays in the path: a
         certificate for *.s3.amazonaws.com does not cover it."""

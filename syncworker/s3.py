@@ -41,7 +41,7 @@ _TRIES = 6
 _TRIES_THROTTLED = 60
 _TRIES_SILENT = 3  # each of them has waited long already
 _FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
-_UNREACHABLE = frozenset({"ConnectFailed", "ConnectTimeout", "DnsError"})
+_UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
 _CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
 # Failures that are answers all the same: the storage is there.
 _ANSWERS = frozenset(
@@ -131,6 +131,7 @@ class Bucket:
         self.retries = 0
         self.in_flight: dict[object, InFlight] = {}  # oldest first
         self._failures = 0  # requests given up in a row
+        self._is_s3 = False  # an answer was S3's
         self.is_sealed = wire.tls is not None  # no bit can turn on the way unseen
         self.names_deleted: bool | None = None  # whether DeleteObjects answers with the keys; None: unknown
         host, self._prefix = wire.place.place(name)
@@ -273,12 +274,21 @@ class Bucket:
         if self.stopping():
             return error
         if not self.wire.answered:
+            if error.code == "BadAnswer":
+                return self._no_storage(error.message)
+            if error.code == "ProxyUnreachable":
+                return FatalError(error.code, f"{error.message}: start the proxy, or correct that variable")
             return FatalError(error.code, f"the storage does not answer: {error.message}: {self.advice}")
         if error.code in _UNREACHABLE or (error.code in _CUT and self._failures >= _FAILURES_IN_A_ROW):
             return FatalError(
                 error.code, f"the storage answers no more: {error.message}: resume when it does"
             )
         return error
+
+    def _no_storage(self, why: str) -> FatalError:
+        return FatalError(
+            "NoStorage", f"No S3 storage answers at {self.wire.place.url}: {why}: {self.advice}"
+        )
 
     async def _once(
         self,
@@ -355,6 +365,10 @@ class Bucket:
 
     def _error(self, operation: str, response: Response, signed_for: str) -> SyncError:
         code, message, fields = self._said(response)
+        self._is_s3 = self._is_s3 or bool(code)
+        is_passing = response.status < 400 or response.status in (408, 429) or response.status >= 500
+        if operation in _LISTINGS and not (self._is_s3 or is_passing):
+            return self._no_storage(f"{operation} is answered with {response.status} and nothing of S3's")
         region = fields.get("Region") or response.headers.get("x-amz-bucket-region")
         # Others in flight may have been told, too: what counts is the region that this one was signed for.
         is_new = bool(region and _REGION.fullmatch(region) and region != signed_for)
@@ -456,7 +470,9 @@ class Bucket:
         for attempt in range(1, _TRIES):
             response = await self.call(operation, "GET", query=query)
             try:
-                return parse(response.body)
+                parsed = parse(response.body)
+                self._is_s3 = True
+                return parsed
             except RetryError as error:
                 code, message, _ = self._said(response)
                 if code:
@@ -464,6 +480,8 @@ class Bucket:
                     if not isinstance(failure, RetryError):
                         raise failure from error
                 if attempt == _TRIES - 1:
+                    if not self._is_s3 and b"Result" not in response.body[:500]:  # else S3's, but broken
+                        raise self._no_storage(error.message) from error
                     raise FatalError(error.code, f"{error.message}: check storage_url") from error
                 await self._wait(error, attempt)
         raise AssertionError("unreachable")

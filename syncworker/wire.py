@@ -14,7 +14,7 @@ Invariants
 - Redirects are never followed, and an address that endpoint.py refuses is never connected to.
 - A failed exchange closes its connection, and so does an answer behind which more may come. A connection that
   its server closed while it lay idle is not an error: the exchange is made once more on a new one.
-- Proxies are those of the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY), as boto3 reads them.
+- Proxies are those of the environment (proxies.py).
 
 This module knows nothing of S3 and retries nothing that reached the store.
 """
@@ -22,7 +22,7 @@ This module knows nothing of S3 and retries nothing that reached the store.
 from __future__ import annotations
 
 import asyncio
-import base64
+import configparser
 import functools
 import itertools
 import os
@@ -33,14 +33,13 @@ from asyncio import staggered
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, cast
-from urllib.parse import unquote, urlsplit
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 import httptools
 
 from syncworker import endpoint
 from syncworker.daemon_call import call_in_daemon
 from syncworker.errors import FatalError, RetryError, UsageError
+from syncworker.proxies import Proxy, proxy_of
 
 T = TypeVar("T")
 
@@ -94,38 +93,46 @@ class Limits:
         return cls(10.0, storage_timeout, storage_timeout, storage_timeout)
 
 
-@dataclass(frozen=True, slots=True)
-class Proxy:
-    host: str
-    port: int
-    authorization: str | None  # value of Proxy-Authorization
+_CERTIFICATES = {  # X509_V_ERR_…: what is wrong, and its cure
+    9: ("is not valid yet", "set this machine's clock, or wait"),
+    10: ("has expired", "renew it at the storage, or set this machine's clock"),
+    18: ("is signed by itself", "set AWS_CA_BUNDLE to a copy of it"),
+    19: ("comes from an authority of its own", "set AWS_CA_BUNDLE to that authority's file"),
+    62: (
+        "is for another name",
+        "use a name in storage_url that it has, or give the storage one for this name",
+    ),
+    64: ("is for another address", "use a name in storage_url that it has, or give the storage one for this"),
+    66: ("has a key that is too weak", "give the storage one with a longer key"),
+    67: ("has an authority whose key is too weak", "give the storage one of another authority"),
+    68: ("is signed in a way that is too weak", "give the storage one that is signed with SHA-256"),
+}
+_UNKNOWN = ("is of an authority that is not known here", "set AWS_CA_BUNDLE to that authority's file")
 
-    def __repr__(self) -> str:
-        return f"Proxy({self.host}:{self.port})"
+
+def _about_certificate(host: str, error: ssl.SSLCertVerificationError) -> FatalError:
+    known = dict.fromkeys((2, 20, 21), _UNKNOWN) | _CERTIFICATES
+    what, cure = known.get(error.verify_code, ("is not trusted", "give the storage another"))
+    return FatalError("TlsError", f"the certificate of {host} {what} ({error.verify_message}): {cure}")
 
 
-def proxy_of(scheme: str, host: str, port: int) -> Proxy | None:
-    """The proxy that the environment names for a storage, None for a direct connection."""
-    proxies = getproxies_environment()
-    url = proxies.get(scheme) or proxies.get("all")
-    if (
-        not url
-        or proxy_bypass_environment(f"{host}:{port}", proxies)
-        or proxy_bypass_environment(host, proxies)
-    ):
-        return None
+def ca_bundle_of() -> str | None:
+    """The file of authorities that boto3 would take: AWS_CA_BUNDLE, `ca_bundle` of the profile in
+    ~/.aws/config, REQUESTS_CA_BUNDLE. None: the system's."""
+    if named := os.environ.get("AWS_CA_BUNDLE"):
+        return named
+    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
+    config = configparser.RawConfigParser(strict=False)
     try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        proxy_port = parts.port or 80
-    except ValueError:
-        parts, proxy_port = urlsplit(""), 0
-    if parts.scheme != "http" or not parts.hostname:
-        raise FatalError("BadProxy", f"{scheme.upper()}_PROXY must be a http:// URL with a host")
-    authorization = None
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-    return Proxy(parts.hostname, proxy_port, authorization)
+        config.read(
+            os.path.expanduser(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"), encoding="utf-8"
+        )
+    except (OSError, configparser.Error, UnicodeDecodeError):
+        config.clear()  # who gives the keys says so, if they come from there
+    for section in (f"profile {profile}", profile):
+        if found := config.get(section, "ca_bundle", fallback=None):
+            return os.path.expanduser(found)
+    return os.environ.get("REQUESTS_CA_BUNDLE") or None
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
@@ -133,9 +140,20 @@ def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     try:
         context = ssl.create_default_context(cafile=ca_bundle)
     except (OSError, ssl.SSLError) as error:
-        raise FatalError("BadCaBundle", f"AWS_CA_BUNDLE {ca_bundle} cannot be read: {error}") from error
+        raise FatalError(
+            "BadCaBundle",
+            f"AWS_CA_BUNDLE (or ca_bundle in ~/.aws/config) {ca_bundle} cannot be read: {error}",
+        ) from error
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def _refused_by(proxy: Proxy) -> FatalError:
+    return FatalError(
+        "ProxyRefused",
+        f"{proxy} wants a user name and a password, or others than it was given (407): put them into"
+        f" {proxy.variable}",
+    )
 
 
 class _Connection(asyncio.BufferedProtocol):
@@ -489,6 +507,9 @@ class Wire:
                 if may_repeat and idled and (settles or not self._given_up):
                     continue  # the server had closed it while it lay idle
                 raise
+            if self.proxy is not None and response.status == 407:
+                connection.close()
+                raise _refused_by(self.proxy)
             self.answered = True
             if connection.keep and not connection.lost:
                 self._idle.setdefault(host, []).append(connection)
@@ -514,24 +535,28 @@ class Wire:
                     del self._opening[limit]
         except TimeoutError as error:
             raise RetryError(
-                "ConnectTimeout", f"no connection to {host} within {self.limits.connect_seconds:g} s"
+                "ConnectTimeout",
+                f"no connection to {self.proxy or host} within {self.limits.connect_seconds:g} s",
             ) from error
         except ssl.SSLCertVerificationError as error:
-            raise FatalError(
-                "TlsError",
-                f"the certificate of {host} is not trusted ({error.verify_message}): set AWS_CA_BUNDLE to the"
-                " file of its authority",
-            ) from error
+            raise _about_certificate(host, error) from error
         except ssl.SSLError as error:
             raise RetryError("TlsError", f"no TLS with {host}: {error.reason}") from error
         except socket.gaierror as error:
             no_such = (socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME))
             if error.errno in no_such and not self.answered:
-                raise FatalError("NoSuchHost", f"there is no host {host}: check storage_url") from error
-            raise RetryError("DnsError", f"the address of {host} cannot be looked up now") from error
+                where = self.proxy.variable if self.proxy else "storage_url"
+                raise FatalError(
+                    "NoSuchHost", f"there is no host {self.proxy or host}: check {where}"
+                ) from error
+            raise RetryError(
+                "DnsError", f"the address of {self.proxy or host} cannot be looked up now"
+            ) from error
         except OSError as error:
             # asyncio's own text has the address and leaves the reason to the number.
             reason = os.strerror(error.errno) if error.errno else str(error) or error.__class__.__name__
+            if self.proxy:
+                raise RetryError("ProxyUnreachable", f"no connection to {self.proxy}: {reason}") from error
             raise RetryError(
                 "ConnectFailed", f"no connection to {host}:{self.place.port}: {reason}"
             ) from error
@@ -603,9 +628,10 @@ class Wire:
         answer = await connection.exchange("HEAD", head, b"", CHUNK, None)
         if answer.status != 200:
             connection.close()
+            said = f"{self.proxy} answered {answer.status} to CONNECT {host}"
             if answer.status >= 500:
-                raise RetryError("ProxyFailed", f"the proxy answered {answer.status} to CONNECT {host}")
-            raise FatalError("ProxyRefused", f"the proxy answered {answer.status} to CONNECT {host}")
+                raise RetryError("ProxyFailed", said)
+            raise _refused_by(self.proxy) if answer.status == 407 else FatalError("ProxyRefused", said)
         loop = asyncio.get_running_loop()
         assert connection.transport is not None
         transport = await loop.start_tls(connection.transport, connection, self.tls, server_hostname=host)

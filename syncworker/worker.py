@@ -33,7 +33,7 @@ from syncworker.s3 import Bucket
 from syncworker.settings import Settings, origin_of_keys
 from syncworker.spec import parse_storage_url
 from syncworker.sync import Sync
-from syncworker.wire import Limits, Wire
+from syncworker.wire import Limits, Wire, ca_bundle_of
 from syncworker.wording import shown
 
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
@@ -159,7 +159,7 @@ async def _work(
     keys = _keys(settings, jobs, status, control)
     region = settings.aws_region
     place = Endpoint.of(status["storage_url"], region)
-    ca_bundle = os.environ.get("AWS_CA_BUNDLE") or os.environ.get("REQUESTS_CA_BUNDLE")
+    ca_bundle = ca_bundle_of() if place.scheme == "https" else None
     index_path = jobs.index_path(status)
     with ThreadPoolExecutor(1, "status") as writer:
         # No proxy stands between us and the embedded store.

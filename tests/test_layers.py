@@ -43,6 +43,7 @@ LAYERS = [
         "findings",
         "links",
         "credentials",
+        "proxies",
         "wire",
     ],
     [

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -329,6 +330,168 @@ def test_a_proxy_that_refuses_ends_the_job_with_its_answer(make_shell: MakeShell
     assert run.status["state"] == "failed"
     assert run.status["error"]["code"] == "ProxyRefused"
     assert "407" in run.status["error"]["message"]
+
+
+def test_a_proxy_that_is_down_is_named_and_not_the_storage(make_shell: MakeShell, juicefs: Store) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    run, shell, _ = job(make_shell, juicefs, ALL_PROXY=f"http://me:pa%20ss@127.0.0.1:{port}")
+    error = run.status["error"]
+    assert error["code"] == "ProxyUnreachable", error
+    assert f"the proxy 127.0.0.1:{port} (ALL_PROXY)" in error["message"]
+    assert "storage" not in error["message"]
+    secrets_nowhere(shell, "pa%20ss", "pa ss")
+
+
+def test_a_proxy_that_wants_a_password_is_named_over_plain_http(
+    make_shell: MakeShell, juicefs: Store, make_server: Callable[[bytes], int]
+) -> None:
+    port = make_server(b"HTTP/1.1 407 Wanted\r\nContent-Length: 0\r\n\r\n")
+    run, shell, _ = job(make_shell, juicefs, http_proxy=f"http://me:pa%20ss@127.0.0.1:{port}")
+    error = run.status["error"]
+    assert error["code"] == "ProxyRefused", error
+    assert f"the proxy 127.0.0.1:{port} (http_proxy)" in error["message"]
+    assert "407" in error["message"]
+    secrets_nowhere(shell, "pa%20ss", "pa ss")
+
+
+def test_a_proxy_that_cannot_be_spoken_to_is_told_at_the_servers_start(
+    make_service: Callable[..., Any], juicefs: Store
+) -> None:
+    service = make_service(juicefs, start=False, ALL_PROXY="socks5://me:secret@127.0.0.1:1080")
+    assert service.spawn().wait(20) == 2
+    assert "ALL_PROXY names a socks5 proxy" in service.output()
+    assert "secret" not in service.output()
+
+
+# -- what is no storage
+
+
+@pytest.fixture
+def make_server() -> Iterator[Callable[[bytes], int]]:
+    """The port of a server that answers every request with these bytes."""
+    listeners: list[socket.socket] = []
+
+    def make(answer: bytes) -> int:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def serve(client: socket.socket) -> None:
+            with client, contextlib.suppress(OSError):
+                while client.recv(65536):
+                    client.sendall(answer)
+
+        def accept() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    threading.Thread(target=serve, args=listener.accept()[:1], daemon=True).start()
+
+        threading.Thread(target=accept, daemon=True).start()
+        return int(listener.getsockname()[1])
+
+    yield make
+    for listener in listeners:
+        with contextlib.suppress(OSError):
+            listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 13\r\n\r\n<html></html>",
+        b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 401 Who\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 400 Bad\r\nContent-Length: 2\r\n\r\n{}",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\n\r\n<html></html>",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+    ],
+)
+def test_what_is_no_s3_storage_is_told_so(
+    make_shell: MakeShell, juicefs: Store, make_server: Callable[[bytes], int], answer: bytes
+) -> None:
+    url = f"http://127.0.0.1:{make_server(answer)}"
+    run, _, _ = job(make_shell, juicefs, url)
+    assert run.status["state"] == "failed"
+    assert run.status["error"]["code"] == "NoStorage"
+    assert f"No S3 storage answers at {url}: " in run.status["error"]["message"]
+
+
+# -- certificates
+
+
+def certificate(
+    folder: Path, name: str = "localhost", begins: float = -1, ends: float = 1, bits: int = 2048
+) -> ssl.SSLContext:
+    """A server's side with a certificate that is signed by itself and lasts from so many days to so many."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    key = rsa.generate_private_key(65537, bits)
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "storage of the tests")])
+    now = datetime.now(UTC)
+    made = x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+    made = made.not_valid_before(now + timedelta(days=begins)).not_valid_after(now + timedelta(days=ends))
+    made = made.add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+    signed = made.sign(key, hashes.SHA256())
+    (folder / "cert.pem").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
+    encoded = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    (folder / "key.pem").write_bytes(encoded)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return context
+
+
+@pytest.mark.parametrize(
+    ("made", "host", "trusted", "sentence", "cure"),
+    [
+        ({"begins": -9, "ends": -1}, "localhost", True, "has expired", "renew it"),
+        ({"begins": 1, "ends": 9}, "localhost", True, "is not valid yet", "clock"),
+        ({"name": "other.example"}, "localhost", True, "is for another name", "storage_url"),
+        ({}, "127.0.0.1", True, "is for another address", "storage_url"),
+        ({}, "localhost", False, "is signed by itself", "AWS_CA_BUNDLE"),
+        ({"bits": 1024}, "localhost", True, "a key that is too weak", "longer key"),
+    ],
+)
+def test_each_fault_of_a_certificate_has_its_sentence_and_its_cure(
+    tmp_path: Path, made: dict[str, Any], host: str, trusted: bool, sentence: str, cure: str
+) -> None:
+    context = certificate(tmp_path, **made)
+
+    async def run() -> None:
+        server = await asyncio.start_server(lambda r, w: r.read(), "127.0.0.1", 0, ssl=context)
+        place = Endpoint.of(f"https://{host}:{server.sockets[0].getsockname()[1]}", "us-east-1")
+        authority = str(tmp_path / "cert.pem") if trusted else None
+        async with server, Wire(place, authority, use_proxies=False) as wire:
+            if "bits" in made:  # the system's own level may allow it
+                assert wire.tls is not None
+                wire.tls.set_ciphers("DEFAULT:@SECLEVEL=2")
+            await wire.exchange(host, "GET", b"GET / HTTP/1.1\r\n\r\n")
+
+    with pytest.raises(FatalError) as caught:
+        asyncio.run(asyncio.wait_for(run(), 20))
+    assert caught.value.code == "TlsError"
+    assert sentence in caught.value.message
+    assert cure in caught.value.message
+    assert ("AWS_CA_BUNDLE" in caught.value.message) == (not trusted)
+
+
+@pytest.mark.parametrize("profile", ["", "offsite"])
+def test_the_authority_may_be_named_in_the_configuration_of_aws(
+    make_shell: MakeShell, https: HttpsStore, tmp_path: Path, profile: str
+) -> None:
+    section = f"profile {profile}" if profile else "default"
+    config = tmp_path / "config"
+    config.write_text(f"[{section}]\nregion = us-east-1\nca_bundle = {https.directory / 'cert.pem'}\n")
+    environment = {"AWS_CONFIG_FILE": str(config)} | ({"AWS_PROFILE": profile} if profile else {})
+    run, shell, bucket = job(make_shell, https, **environment)
+    succeeds(run, shell, https, bucket)
 
 
 def test_a_proxy_that_fails_may_work_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import socket
+import subprocess
 import tempfile
 import threading
 import time
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from syncworker import endpoint, wire
+from syncworker import endpoint, proxies, wire
 from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError
 from syncworker.wire import FileSlice, Limits, Response, Wire
@@ -901,22 +902,78 @@ def test_the_proxy_is_the_environments(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    proxy = wire.proxy_of("http", "store", 9000)
+    proxy = proxies.proxy_of("http", "store", 9000)
     assert (proxy and (proxy.host, proxy.port)) == expected
 
 
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"])
 @pytest.mark.parametrize(
-    "url", ["socks5://p:1080", "https://p", "http://", "http://p:port", "http://p:99999"]
+    ("url", "code"),
+    [
+        ("socks5://user:secret@p:1080", "ProxyUnsupported"),
+        ("socks5h://p", "ProxyUnsupported"),
+        ("socks4a://p", "ProxyUnsupported"),
+        ("https://user:secret@p", "ProxyUnsupported"),
+        ("http://", "BadProxy"),
+        ("http://user:secret@p:port", "BadProxy"),
+        ("http://p:99999", "BadProxy"),
+    ],
 )
-def test_a_proxy_that_cannot_be_used_is_told(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
-    monkeypatch.setenv("HTTP_PROXY", url)
-    with pytest.raises(FatalError, match="HTTP_PROXY"):
-        wire.proxy_of("http", "store", 9000)
+def test_a_proxy_that_cannot_be_used_is_told(variable: str, url: str, code: str) -> None:
+    with pytest.raises(FatalError) as caught:
+        proxies.proxy_of("http", "store", 9000, {variable: url})
+    assert (caught.value.code, variable in caught.value.message) == (code, True)
+    assert "secret" not in caught.value.message
+
+
+# NO_PROXY, host, port, goes directly; `curl` reads it in another way: what it does
+NO_PROXY = [
+    ("store.example", "store.example", 80, True, True),
+    ("STORE.example", "store.EXAMPLE", 80, True, True),
+    ("example", "store.example", 80, True, True),
+    (".example", "store.example", 80, True, True),
+    ("tore.example", "store.example", 80, False, False),
+    ("other, store.example", "store.example", 80, True, True),
+    ("other store.example", "store.example", 80, True, True),
+    ("*", "store.example", 80, True, True),
+    ("", "store.example", 80, False, False),
+    ("store.example.", "store.example", 80, True, True),
+    ("10.0.0.0/8", "10.1.2.3", 80, True, True),
+    ("10.0.0.0/8", "11.1.2.3", 80, False, False),
+    ("192.168.1.0/30", "192.168.1.3", 80, True, True),
+    ("192.168.1.0/30", "192.168.1.4", 80, False, False),
+    ("10.1.2.3", "10.1.2.3", 80, True, True),
+    ("2.3", "10.1.2.3", 80, False, False),
+    ("10.0.0.0/x", "10.0.0.0", 80, False, None),
+    ("fd00::/8", "[fd00::1]", 80, True, True),
+    ("fd00::1", "[fd00::1]", 80, True, True),
+    ("fd00::2", "[fd00::1]", 80, False, None),  # curl 7.88 takes any address of IPv6 for this one
+    ("store.example:80", "store.example", 80, True, None),  # Go's alone, as are the next
+    ("store.example:80", "store.example", 81, False, None),
+    ("10.1.2.3:80", "10.1.2.3", 80, True, None),
+    ("*.example", "store.example", 80, True, None),
+]
+
+
+@pytest.mark.parametrize(("no_proxy", "host", "port", "direct", "curl"), NO_PROXY)
+def test_no_proxy_is_read_as_curl_reads_it(
+    serve: Callable[[Script], Server], no_proxy: str, host: str, port: int, direct: bool, curl: bool | None
+) -> None:
+    proxy = serve(always(OK))
+    environment = {"http_proxy": f"http://127.0.0.1:{proxy.port}", "NO_PROXY": no_proxy}
+    found = proxies.proxy_of("http", host.strip("[]").lower(), port, environment)
+    assert (found is None) == direct
+    if curl is None:
+        return
+    assert curl == direct, "the table itself"
+    command = ["curl", "-s", "-m", "0.5", "--resolve", f"{host}:{port}:127.0.0.1", f"http://{host}:{port}/"]
+    subprocess.run(command, env=environment | {"PATH": os.environ["PATH"]}, capture_output=True, check=False)
+    assert (proxy.connections == 0) == curl
 
 
 def test_a_proxys_password_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://user:pass%20word@p:1")
-    proxy = wire.proxy_of("http", "store", 9000)
+    proxy = proxies.proxy_of("http", "store", 9000)
     assert proxy is not None
     assert proxy.authorization == "Basic dXNlcjpwYXNzIHdvcmQ="
     assert "dXNl" not in repr(proxy)
