@@ -123,7 +123,7 @@ def test_several_warnings_become_one_text(site: Site) -> None:
     answer = site.get("/sync?source=&dest=&storage_url=http%3A%2F%2F127.0.0.1%3A8&access_key=k&secret_key=s")
     assert answer.json["warning"] == (
         f"source was empty: it means the whole uploads folder; dest was empty: it means the bucket mybucket;"
-        f" {server.KEY_IN_ADDRESS}"
+        f" {server.KEY_IN_ADDRESS.format('secret_key')}"
     )
 
 
