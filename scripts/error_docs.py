@@ -151,6 +151,8 @@ SECTIONS: tuple[Section, ...] = (
             " STORAGE_URL with `curl -i`",
             "ScanFailed": "Somebody killed the worker's helper, which reads large folders, or the memory ran out."
             " Sync again",
+            "kept": "An object was to be deleted, and a file of its name came back before it was (`objects_kept`)."
+            " It stays; the next sync compares it with that file",
             "Retained": "The storage keeps a version of this key (object lock, a legal hold) until that time, so the"
             " bucket stays as well, and the key as it was. Nothing is to be done but to wait, to shorten the retention"
             " at the storage, or to set BUCKET_DELETE=refuse",

@@ -4,6 +4,7 @@
 | --- | --- | --- |
 | holds files | mirrored | the bucket equals the folder |
 | the same, some skipped | mirrored | mirrored, but for 3 skipped (2 symlink_outside, 1 fifo) |
+| any, files came back | mirrored | …, and 2 objects are kept, as their files came back |
 | any, objects came meanwhile | mirrored | …, and 2 objects that came meanwhile are left for the next sync |
 | missing, or holds no file | deleted | the folder … does not exist: bucket … and its 7 objects were deleted |
 | missing, or holds no file | there was none | the folder … does not exist, and there is no bucket … |
@@ -21,12 +22,14 @@ VANISHED = "vanished"  # the file went away: there is nothing to mirror, and FAI
 @dataclass(frozen=True, slots=True)
 class Ending:
     """What the sync found. `emptied`: the folder holds no file, and the whole bucket was to go; `came`:
-    objects of others that were not there when it began."""
+    objects of others that were not there when it began; `kept`: objects that were to go and whose
+    files came back."""
 
     source_exists: bool = True
     emptied: bool = False
     bucket_deleted: bool = False
     came: int = 0
+    kept: int = 0
 
     @property
     def is_remarkable(self) -> bool:
@@ -54,7 +57,7 @@ def failing(skipped: Mapping[str, int]) -> dict[str, int]:
 def message(
     ending: Ending, *, source: str, dest: str, objects_deleted: int, skipped: Mapping[str, int]
 ) -> str:
-    but, left = skipped_text(skipped), _left(ending.came)
+    but, left = skipped_text(skipped), _kept(ending.kept) + _left(ending.came)
     if ending.source_exists and not ending.emptied:
         return f"mirrored, but for {but}{left}" if but else f"mirrored{left}" if left else EQUAL
     folder = f"the folder {source}" if source else "the uploads folder"
@@ -67,6 +70,12 @@ def message(
     else:
         text += f", and there is no bucket {dest}"
     return f"{text}; {but}{left}" if but else text + left
+
+
+def _kept(kept: int) -> str:
+    if not kept:
+        return ""
+    return f", and {'1 object is' if kept == 1 else f'{kept} objects are'} kept, as their files came back"
 
 
 def _left(came: int) -> str:

@@ -187,6 +187,12 @@ class Progress:
         self.counts["objects_kept"] += count
         self._dirty = True
 
+    def came_back(self, key: str, size: int | None) -> None:
+        """An object that was to be deleted, and whose file is there again."""
+        self.kept()
+        what = {"code": "kept", "message": "not deleted: there is a file of this name again"}
+        self.report("skip", key, size, None, 0.0, what)
+
     def resumed(self, size: int) -> None:
         self.counts["bytes_resumed"] += size
 

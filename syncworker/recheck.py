@@ -87,7 +87,8 @@ class Recheck:
     # -- what is listed, and should not be
     async def _look_at_extra(self, chunk: list[Difference], wrong: Found) -> None:
         ordered = await self.in_thread(self.changes.deleted, {found.key for found in chunk})
-        without = await self.in_thread(lambda: [d for d in chunk if not self.folder.has_file(d.key)])
+        there = await self.in_thread(self.folder.with_files, [d.key for d in chunk])
+        without = [d for d in chunk if d.key not in there]
 
         async def look(found: Difference) -> None:
             obj = found.listed

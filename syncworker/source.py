@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from syncworker import links
@@ -90,6 +90,48 @@ class Source:
 
     def has_file(self, key: str) -> bool:
         """Whether the folder has anything but a directory under this key now; when in doubt, it has."""
+        return bool(self.with_files([key]))
+
+    def with_files(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys under which it has anything but a directory now; when in doubt, it has.
+
+        A file system that is blind to case (vfat, SMB, ext4 with casefold) or to normal forms finds a file
+        under names that it does not have, so each name must be an entry of its directory. Directories are
+        read after the files were looked for: a file that has come by then is found in both.
+        """
+        there = [key for key in keys if self._may_have(key)]
+        wanted: dict[str, set[str]] = {}
+        for key in there:
+            for folder, name in self._steps(key):
+                wanted.setdefault(folder, set()).add(name)
+        missing = {
+            (folder, name) for folder, names in wanted.items() for name in names - self._own(folder, names)
+        }
+        return {key for key in there if missing.isdisjoint(self._steps(key))}
+
+    def _steps(self, key: str) -> list[tuple[str, str]]:
+        """(folder, name) of each name on the way to a key."""
+        steps, folder = [], self.source
+        for name in key.removesuffix("/").split("/"):
+            steps.append((folder, name))
+            folder = f"{folder}/{name}" if folder else name
+        return steps
+
+    def _own(self, folder: str, names: set[str]) -> set[str]:
+        """Which of the names a folder has as they are written; all of them when it cannot be read."""
+        try:
+            fd = self.tree.open_dir(links.resolve(self.tree, folder)[0])
+        except OSError:
+            return names
+        try:
+            with os.scandir(fd) as entries:
+                return {entry.name for entry in entries if entry.name in names}
+        except OSError:
+            return names
+        finally:
+            os.close(fd)
+
+    def _may_have(self, key: str) -> bool:
         mode = self._mode(key)
         return mode is None or (mode != 0 and not stat.S_ISDIR(mode))
 

@@ -72,7 +72,13 @@ class Sweep:
 
     async def _delete(self, batch: list[tuple[str, int | None]], index: Index) -> int:
         self.remover.control.check()
-        gone = await self.in_thread(lambda: [item for item in batch if not self.folder.has_file(item[0])])
+        there = await self.in_thread(self.folder.with_files, [key for key, _ in batch])
+        gone = []
+        for key, size in batch:
+            if key in there:
+                self.remover.progress.came_back(key, size)
+            else:
+                gone.append((key, size))
         if not gone:
             return 0
         await self._look_for_strangers([key for key, _ in gone], index)

@@ -595,6 +595,7 @@ class Sync:
         await self._in_thread(self.folder.check_there)
         await self._in_thread(self.mounts.guard, sweep.deletes)
         failures = await sweep.delete_all(self.index) if sweep.deletes.count else 0
+        self.ending = replace(self.ending, kept=int(counts["objects_kept"]))
         await self.sender.abandon_all()
         if failures:
             raise FatalError("FilesFailed", f"{failures} objects could not be deleted: resume the job")

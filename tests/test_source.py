@@ -49,6 +49,50 @@ def test_a_file_is_not_taken_away_under_its_name_with_a_slash(source: Source) ->
     assert source.has_folder("a/")
 
 
+class CaseBlind(Tree):
+    """As vfat, SMB or ext4 with casefold look names up: they keep a name's case, and do not mind it."""
+
+    def _meant(self, path: str) -> str:
+        found = ""
+        for name in path.split("/") if path else []:
+            entries = os.listdir(os.path.join(self.root, found))
+            meant = name if name in entries else next((e for e in entries if e.lower() == name.lower()), name)
+            found = f"{found}/{meant}" if found else meant
+        return found
+
+    def lstat(self, path: str) -> os.stat_result | None:
+        return super().lstat(self._meant(path))
+
+    def readlink(self, base: str, name: str) -> str | None:
+        parent, _, own = self._meant(f"{base}/{name}" if base else name).rpartition("/")
+        return super().readlink(parent, own)
+
+    def open_dir(self, path: str) -> int:
+        return super().open_dir(self._meant(path))
+
+
+def test_a_name_of_another_case_is_gone_where_case_is_not_minded(tmp_path: Path) -> None:
+    """The file was renamed: without this, the object of its old name stayed for ever."""
+    names = {"Photo.JPG": "x", "Album": {"One.jpg": "x", "two.jpg": "x"}, "same": "x"}
+    tree(tmp_path, {"photos": names})
+    os.symlink("Album", tmp_path / "photos" / "Link")
+    there = {"Photo.JPG", "Album/One.jpg", "Album/two.jpg", "same", "same/", "Link/One.jpg"}
+    gone = {"photo.jpg", "PHOTO.JPG", "album/One.jpg", "Album/one.jpg", "Link/one.jpg", "link/One.jpg"}
+    with CaseBlind(str(tmp_path)) as opened:
+        source = Source(opened, "photos", lambda: False)
+        assert source._may_have("photo.jpg"), "the file system finds it"
+        assert source.with_files(sorted(there | gone | {"none"})) == there
+        assert not source.has_file("photo.jpg")
+
+
+def test_a_folder_that_cannot_be_listed_keeps_its_objects(source: Source, tmp_path: Path) -> None:
+    def refuse(_path: str) -> int:
+        raise PermissionError(13, "no")
+
+    source.tree.open_dir = refuse  # type: ignore[method-assign]
+    assert source.with_files(["a/b", "f", "none"]) == {"a/b", "f"}
+
+
 @pytest.mark.parametrize("store", ["moto"], indirect=True)
 def test_objects_that_no_file_can_have_are_deleted(store: Store, mirror: Mirror) -> None:
     mirror.make({"a/b": "x", "f": "y"})
