@@ -159,6 +159,8 @@ SECTIONS: tuple[Section, ...] = (
             "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it"
             " comes again, the storage has a bug: report it there",
             "WrongRegion": "Set AWS_REGION to the bucket's",
+            "WrongAddressing": "The storage wants the bucket in the host, and refuses it there as well: set"
+            " STORAGE_ADDRESSING and STORAGE_URL as its documentation says",
             "NoCredentials": "No keys were found, or a job's own keys were removed when it ended: resume it with"
             " `access_key` and `secret_key`",
             "NotImplemented": "The storage lacks this operation. If it is needed, the file or job fails",
@@ -178,7 +180,8 @@ SECTIONS: tuple[Section, ...] = (
             "BadJson": 'The body is one object: `{"source": "photos", "dest": "mybucket"}`',
             "UnsupportedBody": "Send a form or JSON with its Content-Type",
             "BodyTooLong": "No request needs so much",
-            "BadBucketName": "The rules of S3: no capitals, no underscores",
+            "BadBucketName": "The rules of S3. Names with capitals or underscores, and aliases, are used where there is such a"
+            " bucket, never made",
             "BadWait": "Seconds, decimals with a point",
             "BadOption": "The message names the option and its words",
             "BadPrefix": "A prefix is like a path below the bucket: `backups/vm1/`",

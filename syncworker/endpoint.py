@@ -19,6 +19,11 @@ from syncworker import process
 from syncworker.errors import UsageError
 
 _AWS_HOST = re.compile(r"^s3[.-](?:dualstack\.)?(?:[a-z0-9-]+\.)?amazonaws\.com(?:\.cn)?$")
+# Hosts that take the bucket as part of the host only: Alibaba OSS, Tencent COS, Volcengine TOS.
+_VIRTUAL_ONLY = (".aliyuncs.com", ".myqcloud.com", ".volces.com", ".ivolces.com")
+_BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+_RESERVED_STARTS = ("xn--", "sthree-", "amzn-s3-demo-")
+_RESERVED_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 _METADATA = frozenset(
     ipaddress.ip_address(address)
     for address in (
@@ -121,6 +126,16 @@ def refuse_behind_proxy(host: str, port: int) -> None:
         return  # only the proxy knows this name
 
 
+def why_never_created(bucket: str) -> str | None:
+    """Why a bucket of this name is used where there is one and never made; None for an ordinary name (Amazon
+    S3 User Guide, "General purpose bucket naming rules")."""
+    if not _BUCKET.fullmatch(bucket):
+        return "it has a form that only old buckets have"
+    if bucket.startswith(_RESERVED_STARTS) or bucket.endswith(_RESERVED_ENDS):
+        return "names of this form are aliases that a storage gives out itself"
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A storage as requests see it."""
@@ -130,16 +145,21 @@ class Endpoint:
     port: int
     base_path: str  # "" or "/path"
     virtual: bool  # the bucket is part of the host (AWS), else of the path
+    may_turn: bool = False  # to `virtual`, when the storage says that it wants that
 
     @classmethod
-    def of(cls, url: str, region: str) -> Endpoint:
+    def of(cls, url: str, region: str, addressing: str = "auto") -> Endpoint:
+        """`addressing` is STORAGE_ADDRESSING. A bucket cannot be part of an IP address."""
         parts = urlsplit(parse_url(url))
         host = parts.hostname or ""
-        virtual = bool(_AWS_HOST.match(host))
+        is_name = _literal(host.rstrip(".")) is None
+        known = bool(_AWS_HOST.match(host)) or host.endswith(_VIRTUAL_ONLY)
+        virtual = is_name and (addressing == "virtual" or (addressing == "auto" and known))
         if host == "s3.amazonaws.com" and region != "us-east-1":
             host = f"s3.{region}.amazonaws.com"
         port = parts.port or (443 if parts.scheme == "https" else 80)
-        return cls(parts.scheme, host, port, parts.path, virtual)
+        may_turn = is_name and addressing == "auto" and not virtual
+        return cls(parts.scheme, host, port, parts.path, virtual, may_turn)
 
     @property
     def url(self) -> str:
@@ -148,8 +168,8 @@ class Endpoint:
 
     def place(self, bucket: str) -> tuple[str, str]:
         """(host to connect to, path before the key) of a bucket. A name with dots stays in the path: a
-        certificate for *.s3.amazonaws.com does not cover it."""
-        if self.virtual and "." not in bucket:
+        certificate for *.s3.amazonaws.com does not cover it. So does one that no host name can be."""
+        if self.virtual and "." not in bucket and _BUCKET.fullmatch(bucket):
             return f"{bucket}.{self.host}", ""
         return self.host, f"{self.base_path}/{bucket}"
 

@@ -43,6 +43,15 @@ _FATAL = {
     "TemporaryRedirect": "the bucket is at another endpoint: set storage_url and AWS_REGION to its own",
     "MovedPermanently": "the storage answers with a redirect, which is never followed: correct storage_url",
 }
+# The storage takes the bucket as part of the host only (Alibaba OSS, Tencent COS, Volcengine, Huawei).
+WANTS_VIRTUAL = frozenset(
+    {
+        "SecondLevelDomainForbidden",
+        "PathStyleDomainForbidden",
+        "InvalidPathAccess",
+        "VirtualHostDomainRequired",
+    }
+)
 # What is wrong is the keys: whoever reads it must know which setting they come from.
 ABOUT_KEYS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AccessDenied", "NotSignedUp"}

@@ -72,9 +72,10 @@ PARAMETERS: dict[str, Schema] = {
         examples=["photos"],
     ),
     "dest": text(
-        "The bucket: 3 to 63 lower-case letters, digits, dots and hyphens. Made when it is missing.",
+        "The bucket: 3 to 63 lower-case letters, digits, dots and hyphens; made when it is missing. Other"
+        " names that old buckets have (capitals, underscores) are used where there is one, never made.",
         default=DEST_DEFAULT,
-        pattern=r"^$|^(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[a-z0-9][a-z0-9.\-]{1,61}[a-z0-9]$",
+        pattern=r"^(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[A-Za-z0-9._\-]{3,255}$|^$",
         examples=["mybucket"],
     ),
     "storage_url": text(

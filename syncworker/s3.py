@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import hashlib
 import random
 import re
@@ -24,6 +25,7 @@ from urllib.parse import quote
 from syncworker import faults, s3xml
 from syncworker.control import is_settling, settling
 from syncworker.credentials import KeySource
+from syncworker.endpoint import Endpoint, why_never_created
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.gate import Gate
 from syncworker.model import ObjectEntry
@@ -45,7 +47,14 @@ _UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout",
 _CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
 # Failures that are answers all the same: the storage is there.
 _ANSWERS = frozenset(
-    {"WrongRegion", "BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch"}
+    {
+        "WrongRegion",
+        "WrongAddressing",
+        "BadDigest",
+        "InvalidDigest",
+        "IncompleteBody",
+        "XAmzContentSHA256Mismatch",
+    }
     | {"OperationAborted", "RequestTimeout", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 )
 _FIRST_ANSWER_SECONDS = 50.0
@@ -134,8 +143,14 @@ class Bucket:
         self._is_s3 = False  # an answer was S3's
         self.is_sealed = wire.tls is not None  # no bit can turn on the way unseen
         self.names_deleted: bool | None = None  # whether DeleteObjects answers with the keys; None: unknown
-        host, self._prefix = wire.place.place(name)
-        self._host, self._host_header = host, wire.place.host_header(host)
+        self._aim(wire.place)
+
+    def _aim(self, place: Endpoint) -> None:
+        """Where requests go from now on."""
+        wire = self.wire
+        self._place = place
+        host, self._prefix = place.place(self.name)
+        self._host, self._host_header = host, place.host_header(host)
         self._target = "" if wire.proxy is None or wire.tls is not None else f"http://{self._host_header}"
         self._proxy_line = (
             f"proxy-authorization: {wire.proxy.authorization}\r\n"
@@ -242,13 +257,12 @@ class Bucket:
         except TimeoutError as error:
             raise FatalError(
                 "Timeout",
-                f"the storage does not answer: it was silent for {_FIRST_ANSWER_SECONDS:g} s:"
-                " check storage_url",
+                f"the storage does not answer: it was silent for {_FIRST_ANSWER_SECONDS:g} s: {self.advice}",
             ) from error
 
     async def _wait(self, error: RetryError, tries: int) -> int:
         """Sleeps before the next try, or raises when there is none left; how many have been made."""
-        if error.code == "WrongRegion":  # nothing passes by waiting: sign for that region, at once
+        if error.code in ("WrongRegion", "WrongAddressing"):  # nothing passes by waiting: at once, as it asks
             if tries >= 3:
                 raise FatalError(error.code, error.message)
             return tries
@@ -376,6 +390,10 @@ class Bucket:
             # Sign for the region the bucket is in. The host stays: it was checked, another was not.
             self.signer = Signer(region)
             return RetryError("WrongRegion", f"the bucket is in region {region}: set AWS_REGION")
+        turned = dataclasses.replace(self._place, virtual=True)
+        if code in faults.WANTS_VIRTUAL and turned.may_turn and turned.place(self.name)[0] != turned.host:
+            self._aim(turned)  # once more where it has turned: others in flight are told so as well
+            return RetryError("WrongAddressing", f"the storage wants the bucket in the host ({code})")
         error = faults.classify(operation, response.status, code, message[:300], response.headers)
         if error.code in faults.ABOUT_KEYS and not isinstance(error, RetryError):
             return type(error)(error.code, f"{error.message} (the keys are {self.keys.origin})")
@@ -384,6 +402,11 @@ class Bucket:
     # -- the bucket
     async def create(self) -> bool:
         """Makes the bucket. False: it is there already, and our own."""
+        if reason := why_never_created(self.name):
+            raise FatalError(
+                "BadBucketName",
+                f"there is no bucket {self.name}, and none of that name is made: {reason}; check dest",
+            )
         region = self.signer.region
         body = b"" if region in ("us-east-1", "auto") else s3xml.location_document(region)
         try:

@@ -136,6 +136,12 @@ TABLE = (
         _optional_seconds(0.1, 86_400),
         "seconds of silence allowed for any request; unset: 120 listing, 600 completing an upload, 60 others",
     ),
+    Setting(
+        "STORAGE_ADDRESSING",
+        "auto",
+        _one_of("auto", "path", "virtual"),
+        "where the bucket stands: path; virtual, in the host; auto knows, or turns when asked",
+    ),
     Setting("MAX_RUNNING_JOBS", str(max(2, os.cpu_count() or 1)), _integer(1, 1000), "workers at one time"),
     Setting("MAX_QUEUED_JOBS", "1000", _integer(1, 1_000_000), "jobs that may wait"),
     Setting("KEEP_JOBS", "1000", _integer(1, 1_000_000), "finished jobs whose files are kept"),
@@ -164,6 +170,7 @@ class Settings:
     minio_access_key: str | None
     minio_secret_key: str | None
     aws_region: str
+    storage_addressing: str
     storage_timeout: float | None
     max_running_jobs: int
     max_queued_jobs: int

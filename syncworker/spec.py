@@ -17,7 +17,7 @@ from syncworker.errors import UsageError
 from syncworker.settings import Settings
 
 DEST_DEFAULT = "mybucket"
-_BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
+_BUCKET = re.compile(r"[A-Za-z0-9._-]{3,255}")
 _KEY_MAX, _TOKEN_MAX = 1024, 8192  # characters
 _IPV4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
@@ -88,17 +88,19 @@ def parse_source(text: str, uploads_dir: str) -> str:
 
 
 def parse_dest(text: str) -> str:
-    """A bucket name by S3's rules (general purpose buckets: 3-63 characters, lower case); the default when
-    empty."""
+    """A bucket name, DEST_DEFAULT for none. Names that only old buckets have (capitals, underscores, up to
+    255 characters) are taken: whether there is such a bucket, the job finds out; it makes none."""
     if not text:
         return DEST_DEFAULT
-    if not _BUCKET.fullmatch(text) or ".." in text or _IPV4.fullmatch(text):
-        raise UsageError(
-            "BadBucketName",
-            "dest must be a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens, starting and"
-            " ending with a letter or digit",
-            param="dest",
-        )
+    broken = None
+    if not _BUCKET.fullmatch(text):
+        broken = "has 3 to 63 lower-case letters, digits, dots and hyphens (old ones: capitals and _ too)"
+    elif ".." in text:
+        broken = "has no two dots in a row"
+    elif _IPV4.fullmatch(text):
+        broken = "is not an IP address"
+    if broken:
+        raise UsageError("BadBucketName", f"dest must be a bucket name, which {broken}", param="dest")
     return text
 
 

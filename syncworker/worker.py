@@ -158,7 +158,7 @@ async def _work(
     parse_storage_url(status["storage_url"], settings)  # ALLOWED_STORAGE_URLS may have been narrowed since
     keys = _keys(settings, jobs, status, control)
     region = settings.aws_region
-    place = Endpoint.of(status["storage_url"], region)
+    place = Endpoint.of(status["storage_url"], region, settings.storage_addressing)
     ca_bundle = ca_bundle_of() if place.scheme == "https" else None
     index_path = jobs.index_path(status)
     with ThreadPoolExecutor(1, "status") as writer:

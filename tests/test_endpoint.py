@@ -107,6 +107,26 @@ def test_where_a_bucket_is(url: str, region: str, bucket: str, host: str, path: 
 
 
 @pytest.mark.parametrize(
+    "url, addressing, bucket, host",
+    [
+        ("https://oss-cn-hangzhou.aliyuncs.com", "auto", "b-1", "b-1.oss-cn-hangzhou.aliyuncs.com"),
+        ("https://cos.ap-guangzhou.myqcloud.com", "auto", "b-1", "b-1.cos.ap-guangzhou.myqcloud.com"),
+        ("https://cos.ap-guangzhou.myqcloud.com", "path", "b-1", "cos.ap-guangzhou.myqcloud.com"),
+        ("https://s3.amazonaws.com", "path", "b-1", "s3.amazonaws.com"),
+        ("https://s3.amazonaws.com", "auto", "Old_Bucket", "s3.amazonaws.com"),
+        ("https://store.test", "auto", "b-1", "store.test"),
+        ("https://store.test", "virtual", "b-1", "b-1.store.test"),
+        ("https://store.test", "virtual", "b.1", "store.test"),
+        ("http://127.0.0.1:9000", "virtual", "b-1", "127.0.0.1"),
+        ("http://2130706433:9000", "virtual", "b-1", "2130706433"),
+        ("http://[::1]:9000", "virtual", "b-1", "::1"),
+    ],
+)
+def test_how_a_bucket_is_addressed(url: str, addressing: str, bucket: str, host: str) -> None:
+    assert Endpoint.of(url, "us-east-1", addressing).place(bucket)[0] == host
+
+
+@pytest.mark.parametrize(
     "url, header",
     [
         ("http://host", "host"),

@@ -129,7 +129,7 @@ def test_any_text_is_an_id_of_plain_characters_or_refused(text: str) -> None:
 @given(TEXT, TEXT, TEXT)
 def test_any_bucket_wait_and_keys_are_plain_or_refused(dest: str, wait: str, key: str) -> None:
     for parse, text, promise in (
-        (spec.parse_dest, dest, lambda v: re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", v)),
+        (spec.parse_dest, dest, lambda v: re.fullmatch(r"[A-Za-z0-9._-]{3,255}", v) and ".." not in v),
         (options.parse_wait, wait, lambda v: 0 <= v <= 3600),
         (
             lambda v: spec.parse_keys(v, v),

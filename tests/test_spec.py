@@ -114,13 +114,7 @@ def test_no_name_is_the_default() -> None:
     "name",
     [
         "ab",
-        "a" * 64,
-        "Abc",
-        "a_b",
-        "-abc",
-        "abc-",
-        ".abc",
-        "abc.",
+        "a" * 256,
         "a..b",
         "192.168.1.1",
         "a/b",
@@ -136,6 +130,32 @@ def test_no_name_is_the_default() -> None:
 )
 def test_bucket_names_that_are_refused(name: str) -> None:
     assert code(spec.parse_dest, name) == "dest"
+
+
+@pytest.mark.parametrize(
+    "name", ["a" * 64, "a" * 255, "Abc", "a_b", "-abc", "abc-", ".abc", "abc.", "LOGS_2009"]
+)
+def test_names_that_only_old_buckets_have_are_taken_and_never_made(name: str) -> None:
+    assert spec.parse_dest(name) == name
+    assert spec.endpoint.why_never_created(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["xn--abc", "my-point-s3alias", "a--ol-s3", "sthree-abc", "a--use1-az4--x-s3"]
+)
+def test_aliases_are_taken_and_never_made(name: str) -> None:
+    assert spec.parse_dest(name) == name
+    assert "alias" in (spec.endpoint.why_never_created(name) or "")
+    assert spec.endpoint.why_never_created("abc") is None
+
+
+@pytest.mark.parametrize(
+    "name, rule",
+    [("a..b", "two dots"), ("192.168.1.1", "IP address"), ("ab", "3 to 63"), ("a/b", "3 to 63")],
+)
+def test_the_rule_that_a_bucket_name_breaks_is_said(name: str, rule: str) -> None:
+    with pytest.raises(UsageError, match=rule):
+        spec.parse_dest(name)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from bench import (
 from stores import ACCESS_KEY, BIN, SECRET_KEY, Store
 from toxics import Toxic
 
+from syncworker import endpoint
 from syncworker.credentials import Chain, Given
 from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError
@@ -867,3 +868,74 @@ def scope(request: Request) -> str:
     """`KEY/day/region/s3/aws4_request` of a signed request."""
     value = {k.lower(): v for k, v in request.headers.items()}["authorization"]
     return value.partition("Credential=")[2].partition(",")[0]
+
+
+# -- names and addresses of buckets
+
+
+def test_a_bucket_with_an_old_name_is_mirrored_and_deleted_and_never_made(
+    make_shell: MakeShell, tmp_path: Path
+) -> None:
+    make_certificate(tmp_path)
+    kept = tmp_path / "data" / "Old_Bucket"
+    kept.mkdir(parents=True)
+    store = HttpsStore("rclone", _https_command, nested_keys=False, composite_etag=False)
+    store.start(tmp_path)
+    try:
+        shell = make_shell(store, STORAGE_URL=store.url, AWS_CA_BUNDLE=str(tmp_path / "cert.pem"))
+        tree(shell.uploads / "photos", FILES)
+        missing = shell.start("Old_Missing")
+        assert missing.status["error"]["code"] == "BadBucketName"
+        assert "none of that name is made" in missing.status["error"]["message"]
+        assert not (tmp_path / "data" / "Old_Missing").exists()
+        there = shell.start("Old_Bucket")
+        assert there.status["state"] == "done", there.status["error"]
+        assert (kept / "a.txt").read_text() == "alpha"
+        assert shell.start("Old_Bucket", "no-such-folder").status["state"] == "done"
+        assert not kept.exists()
+    finally:
+        store.kill()
+
+
+@pytest.mark.parametrize("addressing, turned", [("auto", True), ("path", False), ("virtual", True)])
+def test_a_storage_that_wants_the_bucket_in_the_host_gets_it(
+    monkeypatch: pytest.MonkeyPatch, addressing: str, turned: bool
+) -> None:
+    hosts: list[str] = []
+    page = b"<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>"
+    refusal = b"<Error><Code>SecondLevelDomainForbidden</Code><Message>no</Message></Error>"
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode()
+                hosts.append(re.search(r"(?im)^host: ?([^:\r]*)", head)[1])  # type: ignore[index]
+                good = hosts[-1] == "b-1.store.test"
+                assert head.startswith("GET /?" if good else "GET /b-1?"), head
+                line, body = ("200 OK", page) if good else ("403 Forbidden", refusal)
+                writer.write(f"HTTP/1.1 {line}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body)
+
+    def address(host: str, port: int, **_: object) -> list[tuple[object, ...]]:
+        assert host.endswith("store.test")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port))]
+
+    async def many() -> list[Any]:
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        place = Endpoint.of(f"http://store.test:{port}", "us-east-1", addressing)
+        monkeypatch.setattr(endpoint.socket, "getaddrinfo", address)
+        async with Wire(place, None) as wire:
+            bucket = Bucket(wire, "b-1", "us-east-1", Given("a", "b"))
+            found = await asyncio.gather(*(bucket.list_page(None) for _ in range(8)), return_exceptions=True)
+        monkeypatch.undo()
+        server.close()
+        return found
+
+    found = asyncio.run(many())
+    if turned:
+        assert [page.entries for page in found] == [[]] * 8, "those in flight at the turn as well"
+        assert hosts.count("b-1.store.test") == 8
+        assert ("store.test" in hosts) == (addressing == "auto")
+    else:
+        assert {error.code for error in found} == {"SecondLevelDomainForbidden"}
+        assert set(hosts) == {"store.test"}
