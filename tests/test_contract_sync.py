@@ -685,7 +685,7 @@ def test_every_body_carries_its_md5_and_no_trailer(mirror, store):
     mirror.twice()
     sent += mirror.proxy.requests
     checked = [r for r in sent if r.kind in ("PUT", "UploadPart", "DeleteObjects")]
-    assert {"PUT", "UploadPart"} <= {r.kind for r in checked}
+    assert {"PUT", "UploadPart", "DeleteObjects"} <= {r.kind for r in checked}
     for request in checked:
         assert "content-md5" in request.headers, request
         assert "x-amz-trailer" not in request.headers
@@ -699,7 +699,7 @@ def test_a_large_file_is_sent_in_parts_and_recognised(mirror, store):
     mirror.make({"d/big": 20_000_000, "small": "1"})
     mirror.twice()
     parts = mirror.proxy.of_kind("UploadPart")
-    assert len(parts) >= 2
+    assert len(parts) == len({part.part for part in parts}) >= 2
     assert all(part.body_bytes >= 8 << 20 for part in sorted(parts, key=lambda p: p.part)[:-1])
     assert list_uploads(store.client(), mirror.bucket) == []
     (mirror.folder / "d/big").touch()

@@ -16,7 +16,7 @@ import pytest
 from bench import Answer, Mirror, fill, s3_error
 from fault_catalog import listed
 from proxy import Cut, Request
-from stores import list_uploads
+from stores import Store, list_uploads
 from toxics import Toxic
 
 _HEX = rb"[0-9a-f]{32}"
@@ -55,6 +55,7 @@ def test_etags_that_are_no_md5s_are_found_out_and_then_only_told_apart(mirror: M
     mirror.make({"d/b": "33"})
     mirror.sync()
     assert [request.key for request in mirror.proxy.of_kind("PUT")] == ["d/b"]
+    assert mirror.proxy.of_kind("GET") == [], "read back before, and never again"
     shutil.rmtree(mirror.shell.jobs / ".index")
     mirror.sync()
     assert [request.key for request in mirror.proxy.of_kind("PUT")] == []
@@ -79,6 +80,64 @@ def test_a_finished_upload_without_an_etag_is_asked_after(mirror: Mirror) -> Non
     mirror.proxy.on_request(lambda r: without if r.kind == "CompleteMultipartUpload" else None)
     mirror.make({"large": 9 << 20})
     mirror.twice()
+    assert [request.key for request in mirror.proxy.of_kind("HEAD")] == ["large"]
+
+
+def test_parts_whose_etag_is_no_md5_of_md5s_are_read_back_once(mirror: Mirror) -> None:
+    """rclone, HCP, Fastly: the ETag of an object that came in parts is some other hash of it."""
+    mirror.proxy.on_request(
+        lambda r: Toxic(edit=opaque) if r.kind in ("LIST", "HEAD", "CompleteMultipartUpload") else None
+    )
+    mirror.make({"large": 9 << 20})
+    mirror.sync()
+    assert {request.key for request in mirror.proxy.of_kind("GET")} == {"large"}
+    mirror.make({"larger": 10 << 20})
+    mirror.sync()
+    assert [request.key for request in mirror.proxy.of_kind("CompleteMultipartUpload")] == ["larger"]
+    assert mirror.proxy.of_kind("GET") == []
+
+
+def test_an_error_in_the_answer_200_to_a_finished_upload_is_tried_again(mirror: Mirror) -> None:
+    """Amazon begins to answer before it knows."""
+    answers = [Answer(200, {"Content-Type": "application/xml"}, s3_error(500, "InternalError").body)]
+    mirror.proxy.on_request(
+        lambda r: answers.pop() if answers and r.kind == "CompleteMultipartUpload" else None
+    )
+    mirror.make({"large": 9 << 20})
+    mirror.sync()
+    assert len(mirror.proxy.of_kind("CompleteMultipartUpload")) == 2
+    assert len(mirror.proxy.of_kind("UploadPart")) == 2, "no part went twice"
+
+
+def test_a_missing_bucket_that_lists_as_empty_is_asked_for_and_made(mirror: Mirror) -> None:
+    mirror.make({"a": "1"})
+    mirror.proxy.on_request(
+        lambda r: listed([]) if r.kind == "LIST" and not mirror.proxy.of_kind("CreateBucket") else None
+    )
+    mirror.sync()
+    first = [(r.kind, r.status) for r in mirror.proxy.requests if r.kind != "LIST"][:3]
+    assert first == [("HeadBucket", 404), ("CreateBucket", 200), ("PUT", 200)]
+
+
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_a_key_that_xml_cannot_carry_is_deleted_by_itself(mirror: Mirror, store: Store) -> None:
+    """This store names what it deletes, so all others go by the thousand."""
+    mirror.make({"a": "1"})
+    fill(mirror.store, mirror.bucket, {"zone\x01": b"0"} | {f"gone{i}": b"1" for i in range(4)})
+    mirror.sync()
+    assert [request.key for request in mirror.proxy.of_kind("DELETE")] == ["zone\x01"]
+    assert len(mirror.proxy.of_kind("DeleteObjects")) == 2
+
+
+def test_a_key_outside_of_the_prefix_that_was_asked_for_is_no_answer(mirror: Mirror) -> None:
+    """The name is one that stores are known to change, so it is looked for in the listing."""
+    row = "<Contents><Key>other</Key><Size>1</Size></Contents>"
+    mirror.make({"name ": "1", "fine": "2"})
+    mirror.proxy.on_request(lambda r: listed([row]) if r.query.get("prefix") else None)
+    run = mirror.start()
+    assert run.status["error"]["code"] == "FilesFailed"
+    assert [(e["key"], e["code"]) for e in run.status["errors"]] == [("name ", "BadAnswer")]
+    assert "outside of the prefix" in run.status["errors"][0]["message"]
 
 
 def half_sent(mirror: Mirror) -> str:
