@@ -39,6 +39,7 @@ from syncworker import (
     parameters,
     process,
     settings,
+    space,
     spec,
     std_streams,
 )
@@ -189,9 +190,17 @@ def healthz(service: Service, _given: Parameters) -> Answer:
             "version": __version__,
             "jobs": {"queued": counts.queued, "running": counts.running},
             "storage": service.store(),
+            "storage_space": _room(service),
         },
         {},
     )
+
+
+def _room(service: Service) -> str | None:
+    """`ok`, `low` or `full`: the disk of the embedded storage; None: there is none, or it cannot be asked."""
+    config = service.settings
+    found = space.look(config.storage_dir) if config.storage_url is None else None
+    return found.state if found is not None else None
 
 
 def folders(service: Service, given: Parameters) -> Answer:
@@ -200,6 +209,7 @@ def folders(service: Service, given: Parameters) -> Answer:
         "chosen": None,
         "bucket": None,
         "bucket_delete": service.settings.bucket_delete,
+        "storage_space": _room(service),
     }
     if "source" in given:
         source = spec.parse_source(given["source"], service.settings.uploads_dir)
@@ -444,6 +454,7 @@ def make_app(
         supervisor.jobs,
         ledger or metrics.Ledger(supervisor.jobs),
         max_running=config.max_running_jobs,
+        storage_dir=None if config.storage_url else config.storage_dir,
         max_queued=config.max_queued_jobs,
     )
     service = Service(config, supervisor, store, numbers, Folders(config.uploads_dir), token_needed)

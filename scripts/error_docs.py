@@ -105,6 +105,8 @@ SECTIONS: tuple[Section, ...] = (
             "ChangedWhileScanning": "A folder became a file, or the reverse, while it was read. Sync again",
             "ChangedWhileReading": "Somebody changes what the file already held. It was tried three times; nothing"
             " half-written was sent. Sync again when it rests. (A file that only grows, a log, is sent as it was)",
+            "StorageFull": "The disk of STORAGE_DIR is full, and the embedded storage waits for room without an"
+            " answer. Make room there (`df -h app/storage`), move STORAGE_DIR, or set STORAGE_URL",
             "EntityTooLarge": "S3 takes no such file. Split it",
             "StoredWrongBytes": "What the storage says it has is not what was sent: a broken storage, memory or"
             " proxy. Resume; if it comes again, do not trust that storage",

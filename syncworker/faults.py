@@ -22,6 +22,7 @@ _THROTTLED = frozenset(
     {"SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestLimitExceeded",
      "TooManyRequests", "BandwidthLimitExceeded", "RequestThrottled"}
 )  # fmt: skip
+_FULL = "the storage is full, or its quota is used up: free space or raise the quota, and resume the job"
 _FATAL = {
     "InvalidAccessKeyId": "the storage does not know the access key: check access_key",
     "SignatureDoesNotMatch": "the storage refuses the signature: check secret_key (and that no proxy changes"
@@ -35,10 +36,14 @@ _FATAL = {
     "InvalidBucketName": "the storage refuses the name of the bucket",
     "BucketAlreadyExists": "the bucket belongs to somebody else: choose another name",
     "TooManyBuckets": "the account has as many buckets as it may have",
-    "QuotaExceeded": "the storage is full (quota exceeded): free space or raise the quota",
-    "XMinioAdminBucketQuotaExceeded": "the bucket's quota is exceeded: free space or raise the quota",
-    "XMinioStorageFull": "the storage is full: free space",
-    "InsufficientStorage": "the storage is full: free space",
+    "QuotaExceeded": _FULL,
+    "BucketQuotaExceeded": _FULL,
+    "XMinioAdminBucketQuotaExceeded": _FULL,
+    "XMinioStorageFull": _FULL,
+    "InsufficientStorage": _FULL,
+    "InsufficientCapacity": _FULL,
+    "NotEnoughSpace": _FULL,
+    "StorageFull": _FULL,
     "PermanentRedirect": "the bucket is at another endpoint: set storage_url and AWS_REGION to its own",
     "TemporaryRedirect": "the bucket is at another endpoint: set storage_url and AWS_REGION to its own",
     "MovedPermanently": "the storage answers with a redirect, which is never followed: correct storage_url",
@@ -70,6 +75,8 @@ def classify(operation: str, status: int, code: str, message: str, headers: dict
             status, f"Http{status}"
         )
     said = f": {message}" if message else ""
+    if _FATAL.get(code) is _FULL:  # whatever the status: MinIO's code says 507, others 503
+        return FatalError(code, _FULL)
     if code in _THROTTLED or status == 429 or (status == 503 and code not in _RETRY):
         return RetryError(code, f"the storage asks to slow down{said}", throttled=True)
     if code == "RequestTimeTooSkewed":

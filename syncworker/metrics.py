@@ -25,7 +25,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, Proce
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from syncworker import __version__, files, process, std_streams, tally
+from syncworker import __version__, files, process, space, std_streams, tally
 from syncworker.jobs import Jobs
 from syncworker.model import State
 from syncworker.tally import Tally
@@ -102,8 +102,10 @@ class Ledger:
 class _Jobs(Collector):
     """The families of the service, made anew for each scrape."""
 
-    def __init__(self, jobs: Jobs, ledger: Ledger, max_running: int, max_queued: int) -> None:
-        self._jobs, self._ledger = jobs, ledger
+    def __init__(
+        self, jobs: Jobs, ledger: Ledger, max_running: int, max_queued: int, storage_dir: str | None
+    ) -> None:
+        self._jobs, self._ledger, self._storage_dir = jobs, ledger, storage_dir
         self._max_running, self._max_queued = max_running, max_queued
 
     def collect(self) -> Iterator[Metric]:
@@ -131,6 +133,14 @@ class _Jobs(Collector):
             "Messages of the server that could not be written",
             std_streams.lost(),
         )
+        room = space.look(self._storage_dir) if self._storage_dir else None
+        if room is not None:
+            yield GaugeMetricFamily(
+                "syncworker_storage_disk_bytes", "The disk of the embedded storage", room.total_bytes
+            )
+            yield GaugeMetricFamily(
+                "syncworker_storage_disk_free_bytes", "What is free there", room.free_bytes
+            )
         sizes = list(self._worker_sizes())
         yield GaugeMetricFamily("syncworker_workers", "Worker processes that live now", len(sizes))
         yield GaugeMetricFamily(
@@ -176,9 +186,17 @@ def _counters(total: Tally) -> Iterator[Metric]:
 
 
 class Metrics:
-    def __init__(self, jobs: Jobs, ledger: Ledger, *, max_running: int, max_queued: int) -> None:
+    def __init__(
+        self,
+        jobs: Jobs,
+        ledger: Ledger,
+        *,
+        max_running: int,
+        max_queued: int,
+        storage_dir: str | None = None,
+    ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued))
+        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued, storage_dir))
         ProcessCollector(registry=self._registry)  # process_*: the server itself
 
     def render(self) -> bytes:

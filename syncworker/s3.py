@@ -44,6 +44,8 @@ _TRIES_THROTTLED = 60
 _TRIES_SILENT = 3  # each of them has waited long already
 _FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
 _UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
+SENDS = frozenset({"PutObject", "CreateMultipartUpload", "UploadPart"})
+WRITES = SENDS | {"CreateBucket", "CompleteMultipartUpload"}
 _CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
 # Failures that are answers all the same: the storage is there.
 _ANSWERS = frozenset(
@@ -124,6 +126,7 @@ class Bucket:
         most_requests: int = 160,
         stopping: Callable[[], bool] = lambda: False,
         patience_seconds: float = 0.0,
+        is_full: Callable[[], FatalError | None] = lambda: None,
     ) -> None:
         self.wire = wire
         self.advice = "check storage_url"  # what to do when it never answers
@@ -136,6 +139,7 @@ class Bucket:
         self.stopping = stopping
         self.outage = Outage(patience_seconds, self._ask, self._is_stopping)
         self._first_answer_by: float | None = None  # by the loop's clock
+        self.is_full = is_full  # asked before each try that sends: why it would be of no use
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
         self.retries = 0
         self.in_flight: dict[object, InFlight] = {}  # oldest first
@@ -157,6 +161,11 @@ class Bucket:
             if self._target and wire.proxy and wire.proxy.authorization
             else ""
         )
+
+    def waits_to_send(self, seconds: float) -> bool:
+        """Whether a request that brings something has been under way for so long."""
+        since = time.monotonic() - seconds
+        return any(r.since < since and r.operation in WRITES for r in self.in_flight.values())
 
     # -- one request
     async def call(
@@ -180,6 +189,8 @@ class Bucket:
             tries = 1 if await self.outage.pass_by() else tries + 1
             if self.stopping():
                 raise Stopped("told to stop")
+            if operation in SENDS and (full := self.is_full()) is not None:
+                raise full
             await self.gate.enter(self.stopping)
             error: SyncError | None = None
             began_at = time.time()

@@ -237,6 +237,9 @@ HEALTH = record(
             "How many jobs.", {"queued": integer("Jobs that wait"), "running": integer("Jobs that run")}
         ),
         "storage": text("The embedded storage: `up`, `starting` or `down`; `external` when there is none"),
+        "storage_space": nullable(
+            text("The disk of the embedded storage; null: there is none", enum=["ok", "low", "full"])
+        ),
     },
 )
 PROBLEM = record(
@@ -298,6 +301,9 @@ FOLDERS = record(
         "chosen": ref("Chosen"),
         "bucket": ref("KnownBucket"),
         "bucket_delete": text("BUCKET_DELETE; `refuse`: an empty folder fails", enum=["allow", "refuse"]),
+        "storage_space": nullable(
+            text("The disk of the embedded storage; null: there is none", enum=["ok", "low", "full"])
+        ),
     },
 )
 

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from syncworker import ending, process
+from syncworker import ending, process, space
 from syncworker.control import Control
 from syncworker.credentials import Chain, Given, KeySource
 from syncworker.delay import delay_of
@@ -39,6 +39,7 @@ from syncworker.wording import shown
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
 _DESTINATION_SECONDS = 3.0
 _TICK_SECONDS = 0.1
+_SILENT_SECONDS = 1.0  # what a store takes longer for may wait for room
 _STATUS_BYTES = 256 << 10  # more than any status has
 
 EMBEDDED_ALONE = "the embedded storage runs with the server only: `make run`, or set STORAGE_URL"
@@ -178,6 +179,7 @@ async def _work(
             )
             if embedded:
                 bucket.advice = EMBEDDED_ALONE
+                bucket.is_full = lambda: space.refusal(settings.storage_dir)
             progress.asked = lambda: (bucket.requests, bucket.retries)
             progress.throttled = lambda: bucket.gate.slow_seconds(time.monotonic())
             progress.delay = lambda: delay_of(control, bucket)
@@ -198,7 +200,7 @@ async def _work(
             )
             work = asyncio.create_task(sync.run())
             ticker = asyncio.create_task(
-                _tick(jobs, progress, control, wire, writer, tell), name="ticker of the status"
+                _tick(jobs, progress, control, bucket, writer, tell), name="ticker of the status"
             )
             assert wire.watchdog is not None
             try:
@@ -225,15 +227,19 @@ def _end_of(task: asyncio.Task[None]) -> Exception:
 
 
 async def _tick(
-    jobs: Jobs, progress: Progress, control: Control, wire: Wire, writer: Executor, tell: OnStatus
+    jobs: Jobs, progress: Progress, control: Control, bucket: Bucket, writer: Executor, tell: OnStatus
 ) -> None:
-    """Publishes the status, and ends what hangs once the job is to stop. Ends with the error of a disk."""
+    """Publishes the status, and ends what hangs once the job is to stop. Ends with the error of a disk: of
+    the jobs', or of the store's, which on a full one says nothing."""
     loop = asyncio.get_running_loop()
+    wire = bucket.wire
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         if control.stopping():
             wire.give_up(writes=control.drops_writes())
             progress.status["cancel_requested"] = control.reason == "cancelled"
+        if bucket.waits_to_send(_SILENT_SECONDS) and (full := bucket.is_full()) is not None:
+            raise full
         if progress.due():
             status = progress.snapshot()
             progress.flush_report()

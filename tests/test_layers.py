@@ -31,6 +31,7 @@ LAYERS = [
         "daemon_call",
         "patterns",
         "content_types",
+        "space",
     ],
     [
         "options",

@@ -49,6 +49,7 @@ export class StartForm {
     try {
       const { value, changed } = await get("/folders");
       if (changed) this.fill(value.folders);
+      this.room(value.storage_space);
       clearTimeout(this.listTimer);
       if (value.walking && !document.hidden) this.listTimer = setTimeout(() => this.list(), 1000);
     } catch (error) {
@@ -86,6 +87,7 @@ export class StartForm {
     try {
       const { value } = await get(`/folders?${query}`);
       if (asked === this.asked) this.chosen = value;
+      this.room(value.storage_space);
     } catch (error) {
       if (!isFailure(error)) throw error;
       if (asked === this.asked) say(part("size"), error.message);
@@ -93,6 +95,12 @@ export class StartForm {
       return;
     }
     if (asked === this.asked) this.tell();
+  }
+
+  room(space) {
+    const full = "The storage is full: nothing can be sent until there is room on the disk of STORAGE_DIR.";
+    say(part("space"), space === "full" ? full : "The disk of the storage is nearly full (95 % or more).");
+    show(part("space"), space === "full" || space === "low");
   }
 
   tell() {
