@@ -38,6 +38,15 @@ def printable(name: str) -> str:
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
+def in_bash(path: str) -> str:
+    """A path as bash takes it, whatever bytes it has: `$'caf\\xe9'`."""
+    plain = (
+        chr(byte) if 32 <= byte < 127 and byte not in b"'\\" else f"\\x{byte:02x}"
+        for byte in os.fsencode(path)
+    )
+    return f"$'{''.join(plain)}'"
+
+
 def special(info: os.stat_result) -> str:
     return _SPECIAL.get(stat.S_IFMT(info.st_mode), "special")
 
@@ -89,8 +98,12 @@ def within(file: FileEntry, key_bytes_max: int) -> ScanItem:
     return file if fits else too_long(file.key, KEY_MAX_BYTES - key_bytes_max)
 
 
-def not_utf8(key: str, is_directory: bool) -> ScanItem:
-    message = f"The name {key} is not UTF-8, and S3 keys are: rename it."
+def not_utf8(key: str, is_directory: bool, path: str, inode: int) -> ScanItem:
+    """`path` is from the uploads root, as the file system has it."""
+    message = (
+        "The name is not UTF-8, and S3 keys are: rename it. In the uploads folder,"
+        f" find . -inum {inode} finds it; bash writes it {in_bash(path)}"
+    )
     return Unreadable(key, "NameNotUTF8", message, is_directory)
 
 

@@ -344,8 +344,8 @@ class _Walk:
         linked = False
         try:
             path = f"{level.path}/{name}" if level.path else name
-            info = os.stat(name, dir_fd=level.fd, follow_symlinks=False)
-            linked = stat.S_ISLNK(info.st_mode)
+            own_path, info = path, os.stat(name, dir_fd=level.fd, follow_symlinks=False)
+            linked, inode = stat.S_ISLNK(info.st_mode), info.st_ino
             if linked:
                 path, info = resolve(self._tree, name, level.path)
         except OSError as error:
@@ -356,7 +356,7 @@ class _Walk:
         if not is_directory and not stat.S_ISREG(info.st_mode):
             found: tuple[ScanItem, ...] | _Link = (Skip(key, special(info)),)
         elif shown != name:
-            found = (not_utf8(key + "/" * is_directory, is_directory),)
+            found = (not_utf8(key + "/" * is_directory, is_directory, own_path, inode),)
         elif not linked:  # the file system tells no types with the names
             return listed
         elif identity(info) in self._branch:

@@ -34,6 +34,7 @@ class Sweep:
         self.remover = remover
         self.changes = changes
         self.in_thread = in_thread
+        self.held_folders: set[str] = set()  # nothing below these goes: it may be a file of an odd name
         self._removed: set[str] = set()  # early, because they stood in an upload's way
 
     async def clear_the_way(self, objects: list[tuple[str, int]], index: Index) -> int:
@@ -61,6 +62,9 @@ class Sweep:
         for key, size, _etag in self.deletes:
             if key in self._removed:
                 continue
+            if self._is_held(key):
+                self.remover.progress.kept()
+                continue
             batch.append((key, size))
             if len(batch) >= self.remover.at_once():
                 failures += await self._delete(batch, index)
@@ -69,6 +73,10 @@ class Sweep:
         if not failures:
             failures += await self._delete_markers(index)
         return failures
+
+    def _is_held(self, key: str) -> bool:
+        held = self.held_folders
+        return bool(held) and ("" in held or any(key[: i + 1] in held for i, c in enumerate(key) if c == "/"))
 
     async def _delete(self, batch: list[tuple[str, int | None]], index: Index) -> int:
         self.remover.control.check()
@@ -124,7 +132,7 @@ class Sweep:
         last, asked = "", 0
         for key, _size, _etag in self.deletes:
             folder = key[: key.rfind("/") + 1]
-            if not folder or folder in (last, key) or key in self._removed:
+            if not folder or folder in (last, key) or key in self._removed or self._is_held(key):
                 continue
             last = folder
             known = index.fact("folder_markers") == "1"

@@ -62,6 +62,7 @@ GROUP_FILES = 32
 GROUP_BYTES = 1 << 20
 _READERS = 4
 _REFUSED = 10_000
+_HELD_FOLDERS = 10_000
 # What fails on the way to the store, or here: nothing stands in such an upload's way.
 _NOT_REFUSED = frozenset(
     {"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"}
@@ -124,6 +125,8 @@ class Sync:
         self.control = control
         self.fatal: Exception | None = None
         self.incomplete = False  # something in the folder could not be read: nothing may be deleted
+        self.badly_named = 0  # files whose names are not UTF-8: nothing in their folders may be deleted
+        self.held_folders: set[str] = set()  # these folders: "" or ends in "/"
         self.obstacles = obstacles.Obstacles()
         self.refused: list[tuple[Work, SyncError]] = []
         self.renamed: list[Work] = []  # files that the store may keep under another key
@@ -399,7 +402,11 @@ class Sync:
                 progress.skipped(value.key, value.reason)
             case "unreadable":
                 progress.found(1, 0)
-                self.incomplete = True
+                if value.code == "NameNotUTF8" and len(self.held_folders) < _HELD_FOLDERS:
+                    self.badly_named += 1
+                    self.held_folders.add(value.key[: value.key.rstrip("/").rfind("/") + 1])
+                else:
+                    self.incomplete = True
                 progress.failed("upload", value.key, FileError(value.code, value.message))
             case "renamed":
                 self.renamed.append(value)
@@ -586,7 +593,7 @@ class Sync:
     # -- the end
     async def _finish(self, sweep: Sweep) -> None:
         counts = self.progress.counts
-        if counts["files_failed"] or self.incomplete:
+        if counts["files_failed"] > self.badly_named or self.incomplete:
             raise FatalError(
                 "FilesFailed",
                 f"{counts['files_failed']} of {counts['files_total']} files failed; nothing was deleted: mend"
@@ -594,11 +601,18 @@ class Sync:
             )
         await self._in_thread(self.folder.check_there)
         await self._in_thread(self.mounts.guard, sweep.deletes)
+        sweep.held_folders = self.held_folders
         failures = await sweep.delete_all(self.index) if sweep.deletes.count else 0
         self.ending = replace(self.ending, kept=int(counts["objects_kept"]))
         await self.sender.abandon_all()
         if failures:
             raise FatalError("FilesFailed", f"{failures} objects could not be deleted: resume the job")
+        if self.badly_named:
+            raise FatalError(
+                "FilesFailed",
+                f"{self.badly_named} of {counts['files_total']} files failed, as their names are not UTF-8;"
+                f" {counts['objects_kept']} objects in their folders were kept: rename them, and sync again",
+            )
 
     async def _look_again(self, cuts: list[str]) -> None:
         """What was written and deleted, is it so? A run that changed nothing has seen it already."""
