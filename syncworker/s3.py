@@ -510,6 +510,7 @@ class Bucket:
             except RetryError as error:
                 code, message, _ = self._said(response)
                 if code:
+                    self._is_s3 = True
                     failure = faults.classify(operation, 500, code, message, response.headers)
                     if not isinstance(failure, RetryError):
                         raise failure from error
