@@ -340,7 +340,10 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
 def test_every_metric_that_the_documents_name_exists(tmp_path: Path) -> None:
     there = jobs.Jobs(str(tmp_path / "jobs"))
     there.prepare()
-    shown = metrics.Metrics(there, metrics.Ledger(there), max_running=1, max_queued=1).render().decode()
+    numbers = metrics.Metrics(
+        there, metrics.Ledger(there), max_running=1, max_queued=1, storage_dir=there.path
+    )
+    shown = numbers.render().decode()
     exported = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
     assert len(exported) > 10
     assert set(re.findall(r"\bsyncworker_[a-z0-9_]+\b", page("operations.md"))) <= exported
