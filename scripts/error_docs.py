@@ -47,6 +47,8 @@ SECTIONS: tuple[Section, ...] = (
         {
             "FilesFailed": "Some files or objects could not be done, the others were. Nothing was deleted if"
             " files failed. Look at `errors`, mend the causes, resume",
+            "OptionRefused": "The storage does not know a storage class, has no ACLs or tags, or may not use the"
+            " key. Sync without that option, or with what the storage knows",
             "FilterFailed": "The lines of `exclude` and `include` need more memory than they get. Use fewer stars",
             "FilesSkipped": "FAIL_ON_SKIPPED=1, and something in the folder cannot be mirrored: links that lead out"
             " of it or nowhere, sockets, devices. `skipped` in the status counts them by reason, the report names"
@@ -186,6 +188,7 @@ SECTIONS: tuple[Section, ...] = (
             " bucket, never made",
             "BadWait": "Seconds, decimals with a point",
             "BadOption": "The message names the option and its words",
+            "BadHeader": "A line is `*.html Cache-Control: no-cache`; the message says what is wrong with it",
             "BadPrefix": "A prefix is like a path below the bucket: `backups/vm1/`",
             "BadPattern": "A line that git would ignore: an open `[`, a backslash at the end, nothing but `!` or"
             " `/`; `!` in include; too many lines, or too many stars in all of them",

@@ -22,7 +22,9 @@ class SyncError(Exception):
         """Forgets where it was raised: a traceback holds the frames that it came through, and what they hold,
         a file's body say."""
         error: BaseException | None = self
-        while error is not None:
+        seen: set[int] = set()
+        while error is not None and id(error) not in seen:  # one that was raised from itself is a circle
+            seen.add(id(error))
             error.__traceback__ = None
             error = error.__cause__ or error.__context__
 

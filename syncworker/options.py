@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from syncworker.errors import UsageError
+from syncworker.object_headers import ACLS, ENCRYPTIONS, ObjectHeaders, parse_rules, parse_tags
 
 if TYPE_CHECKING:
     from syncworker.patterns import PathFilter
@@ -76,6 +77,46 @@ def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
         return lines
 
     return parse
+
+
+def _matching(name: str, pattern: str, what: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise UsageError("BadOption", f"{name} must be {what}", param=name)
+        return text
+
+    return parse
+
+
+def _word(name: str, words: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise UsageError("BadOption", f"{name} must be one of {', '.join(words)}", param=name)
+        return text
+
+    return parse
+
+
+def _checked(name: str, check: Callable[[str], object]) -> Callable[[str], str]:
+    """As it was asked, if `check` raises no ValueError."""
+
+    def parse(text: str) -> str:
+        try:
+            check(text)
+        except ValueError as error:
+            raise UsageError("BadOption", f"{name}: {error}", param=name) from None
+        return text
+
+    return parse
+
+
+def _rules(text: str) -> list[str]:
+    lines = text.split("\n")
+    try:
+        parse_rules(lines)
+    except ValueError as error:
+        raise UsageError("BadHeader", f"header: {error}", param="header") from None
+    return lines
 
 
 def flag_schema(description: str, default: int) -> dict[str, Any]:
@@ -171,6 +212,49 @@ TABLE = (
         bare="1",
     ),
     Option(
+        "storage_class",
+        _matching("storage_class", "[A-Z0-9_-]{1,64}", "a class as S3 names them, STANDARD_IA for example"),
+        "storage class of every object that is sent",
+        _text_schema("The storage class of every object that is sent", "STANDARD_IA"),
+    ),
+    Option(
+        "acl",
+        _word("acl", ACLS),
+        "canned ACL of every object that is sent",
+        {"description": "The canned ACL of every object that is sent", "type": "string", "enum": [*ACLS, ""]},
+    ),
+    Option(
+        "sse",
+        _word("sse", ENCRYPTIONS),
+        "encryption at the storage: AES256, aws:kms or aws:kms:dsse",
+        {"description": "Encryption at the storage", "type": "string", "enum": [*ENCRYPTIONS, ""]},
+    ),
+    Option(
+        "sse_kms_key_id",
+        _matching("sse_kms_key_id", "[!-~]{1,2048}", "the id of a key, without spaces"),
+        "the key for sse=aws:kms",
+        _text_schema("The key for `sse=aws:kms` and `aws:kms:dsse`", "alias/backups"),
+    ),
+    Option(
+        "tags",
+        _checked("tags", parse_tags),
+        "tags of every object that is sent: a=b&c=d",
+        _text_schema("The tags of every object that is sent, at most ten", "team=photo&keep=1"),
+    ),
+    Option(
+        "header",
+        _rules,
+        "PATTERN NAME: VALUE, a header for files that match the gitignore pattern; may be repeated",
+        _list_schema(
+            "Lines of `PATTERN NAME: VALUE`: files that match the gitignore pattern (a space in it is `\\ `)"
+            " get the header; the last match of a name wins, an empty value means that it is not sent."
+            " Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Content-Type, Expires"
+            " and x-amz-meta-…, 2 KB in all",
+            ["*.html Cache-Control: no-cache"],
+        ),
+        is_list=True,
+    ),
+    Option(
         "forget_mounts",
         one_of("forget_mounts", 0, 1),
         "1: disks that are missing now are gone for good; acts once, a resume does not take it up",
@@ -191,6 +275,9 @@ NUMBERS = frozenset(  # JSON may carry them as numbers
 LISTS = frozenset(option.name for option in TABLE if option.is_list)
 
 
+_OF_OBJECTS = ("storage_class", "acl", "sse", "sse_kms_key_id", "tags")
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the engine is asked to do, of an attempt: one field for each row of TABLE that it acts on."""
@@ -200,6 +287,12 @@ class Options:
     include: tuple[str, ...] = ()
     delete: bool = True
     forget_mounts: bool = False
+    storage_class: str = ""
+    acl: str = ""
+    sse: str = ""
+    sse_kms_key_id: str = ""
+    tags: str = ""
+    header: tuple[str, ...] = ()
 
     @classmethod
     def of_status(cls, status: Mapping[str, Any]) -> Options:
@@ -210,6 +303,8 @@ class Options:
             include=tuple(asked.get("include", ())),
             delete=asked.get("delete", 1) == 1,
             forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == 1,
+            header=tuple(asked.get("header", ())),
+            **{name: asked.get(name, "") for name in _OF_OBJECTS},
         )
 
     @property
@@ -223,6 +318,10 @@ class Options:
         from syncworker.patterns import PathFilter
 
         return PathFilter(list(self.include), list(self.exclude))
+
+    def object_headers(self) -> ObjectHeaders:
+        asked = {name: getattr(self, name) for name in _OF_OBJECTS}
+        return ObjectHeaders(header=self.header, **asked)
 
 
 DEFAULTS = Options()
@@ -243,4 +342,9 @@ def of_flags(given: Mapping[str, Any]) -> dict[str, str]:
 
 def parse(given: Mapping[str, str | None]) -> dict[str, Any]:
     """The options that were asked, by name. Raises UsageError that names the one at fault."""
-    return {option.name: option.parse(text) for option in TABLE if (text := given.get(option.name))}
+    found = {option.name: option.parse(text) for option in TABLE if (text := given.get(option.name))}
+    if "sse_kms_key_id" in found and not str(found.get("sse", "")).startswith("aws:kms"):
+        raise UsageError(
+            "BadOption", "sse_kms_key_id needs sse=aws:kms or aws:kms:dsse", param="sse_kms_key_id"
+        )
+    return found

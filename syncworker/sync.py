@@ -151,6 +151,7 @@ class Sync:
                 check=self._raise_if_stopped,
                 halted=self.halted,
                 is_blocked=self.obstacles.may_block,
+                headers=self.options.object_headers(),
             )
             self.remover = Remover(
                 self.bucket,

@@ -30,11 +30,11 @@ from typing import Any
 from syncworker import etag as etags
 from syncworker import s3xml
 from syncworker.compare import NEW
-from syncworker.content_types import content_type
 from syncworker.control import settling
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.index import Index, Part, Row, Unfinished
 from syncworker.model import FileEntry
+from syncworker.object_headers import ObjectHeaders
 from syncworker.progress import Operation, Progress, Sent
 from syncworker.reader import TRIES, Changed, Outcome, Read, Work, describe, entry_of, restat
 from syncworker.s3 import Bucket
@@ -64,19 +64,6 @@ def row_of(sent: Sent) -> Row:
     )  # fmt: skip
 
 
-def headers_of(file: FileEntry, md5: bytes) -> dict[str, str]:
-    """What an object is given beside its bytes: its type, and our own metadata in the form that rclone writes
-    and reads: seconds with nanoseconds, base64 MD5."""
-    seconds, rest = divmod(abs(file.mtime_ns), 10**9)
-    headers = {
-        "content-type": content_type(file.key),
-        "x-amz-meta-mtime": f"{'-' if file.mtime_ns < 0 else ''}{seconds}.{rest:09d}",
-    }
-    if md5:
-        headers["x-amz-meta-md5chksum"] = base64.b64encode(md5).decode()
-    return headers
-
-
 class Sender:
     """Sends to one bucket. All of it runs in the event loop; reading and hashing run in `pool`. `check`
     raises Stopped when the job is to stop or has failed, `halted` says so: no further part is begun."""
@@ -92,6 +79,7 @@ class Sender:
         check: Callable[[], None],
         halted: Callable[[], bool],
         is_blocked: Callable[[str], bool] = lambda _: False,
+        headers: ObjectHeaders | None = None,
     ) -> None:
         self.bucket = bucket
         self.index = index
@@ -100,6 +88,11 @@ class Sender:
         self.check, self.halted = check, halted
         self.pool = pool
         self.is_blocked = is_blocked  # whether it is of no use to try a key again that the store fails on
+        self.headers = headers or ObjectHeaders()
+        alike = (index.fact("given") or "") == self.headers.fingerprint
+        self._begun_otherwise = set() if alike else {upload.key for upload in index.uploads()}
+        if not alike:
+            index.set_fact("given", self.headers.fingerprint)
         self._probing = asyncio.Lock()
         self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
 
@@ -111,9 +104,10 @@ class Sender:
     async def small(self, result: Read, operation: Operation) -> Sent:
         """One PUT of a body in memory."""
         file, body = result.file, result.body
-        answered = await self.bucket.put(
-            file.key, body, result.md5, headers_of(file, result.md5), self.is_blocked
-        )
+        with self.headers.blaming():
+            answered = await self.bucket.put(
+                file.key, body, result.md5, self.headers.of(file, result.md5), self.is_blocked
+            )
         operation.sent = len(body)
         with settling():
             if answered == result.digest:
@@ -278,6 +272,7 @@ class Sender:
         before = self.index.upload(file.key)
         if before is not None:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
+            fits = fits and file.key not in self._begun_otherwise
             if fits and before.md5:
                 fits = before.md5 == (md5.hex() or (await self._plain_md5(fd, file)).hex())
             parts = await self.bucket.list_parts(file.key, before.upload_id) if fits else None
@@ -285,8 +280,10 @@ class Sender:
                 kept = await self._fitting(fd, file, before, parts)
                 return before.upload_id, kept
             await self._abandon(file.key)
+        self._begun_otherwise.discard(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
-        upload_id = await self.bucket.create_upload(file.key, headers_of(file, md5))
+        with self.headers.blaming():
+            upload_id = await self.bucket.create_upload(file.key, self.headers.of(file, md5))
         self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size, md5.hex()))
         return upload_id, {}
 

@@ -33,6 +33,7 @@ LAYERS = [
         "content_types",
         "space",
     ],
+    ["object_headers"],
     [
         "options",
         "settings",
