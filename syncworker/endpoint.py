@@ -98,6 +98,8 @@ Address = tuple[int, tuple[str, int]]  # family, (IP address, port)
 def resolve_any(host: str, port: int) -> list[Address]:
     """The addresses of a host; blocks on DNS. OSError: none."""
     found: list[Address] = []
+    if host.endswith("localhost."):  # as DNS writes it (RFC 6761); /etc/hosts does not
+        host = host.removesuffix(".")
     for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
         if family in (socket.AF_INET, socket.AF_INET6):
             found.append((family, (str(address[0]), int(address[1]))))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from syncworker import process
+from syncworker import endpoint, process
 from syncworker.endpoint import Endpoint, destination_id, earlier_destination_id, is_refused, parse_url
 from syncworker.errors import UsageError
 
@@ -241,3 +241,7 @@ def test_a_machine_has_the_names_beside_its_own_and_no_others(
 def test_a_destination_is_a_plain_file_name(bucket: str) -> None:
     name = destination_id("https://host/a/b", bucket)
     assert "/" not in name and len(name) < 80 and name.startswith(bucket[:40])
+
+
+def test_localhost_is_found_as_dns_writes_it() -> None:
+    assert {address[0] for _, address in endpoint.resolve_any("localhost.", 80)} <= {"127.0.0.1", "::1"}
