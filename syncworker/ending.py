@@ -2,7 +2,7 @@
 
 | folder | bucket | sentence |
 | --- | --- | --- |
-| holds files | mirrored | the bucket equals the folder |
+| holds files | mirrored | the bucket equals the folder; of a partial mirror `equal` |
 | the same, some skipped | mirrored | mirrored, but for 3 skipped (2 symlink_outside, 1 fifo) |
 | any, files came back | mirrored | …, and 2 objects are kept, as their files came back |
 | any, objects came meanwhile | mirrored | …, and 2 objects that came meanwhile are left for the next sync |
@@ -55,11 +55,17 @@ def failing(skipped: Mapping[str, int]) -> dict[str, int]:
 
 
 def message(
-    ending: Ending, *, source: str, dest: str, objects_deleted: int, skipped: Mapping[str, int]
+    ending: Ending,
+    *,
+    source: str,
+    dest: str,
+    objects_deleted: int,
+    skipped: Mapping[str, int],
+    equal: str = EQUAL,
 ) -> str:
     but, left = skipped_text(skipped), _kept(ending.kept) + _left(ending.came)
     if ending.source_exists and not ending.emptied:
-        return f"mirrored, but for {but}{left}" if but else f"mirrored{left}" if left else EQUAL
+        return f"mirrored, but for {but}{left}" if but else f"mirrored{left}" if left else equal
     folder = f"the folder {source}" if source else "the uploads folder"
     text = f"{folder} {'holds no file' if ending.source_exists else 'does not exist'}"
     objects = f"{objects_deleted} object{'' if objects_deleted == 1 else 's'}"

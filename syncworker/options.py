@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from syncworker.ending import EQUAL
 from syncworker.errors import UsageError
 from syncworker.object_headers import ACLS, ENCRYPTIONS, ObjectHeaders, parse_rules, parse_tags
 
@@ -311,6 +312,15 @@ class Options:
     def is_partial(self) -> bool:
         """Whether the mirror is not the whole bucket, made equal: then the bucket itself is never deleted."""
         return bool(self.prefix or self.exclude or self.include or not self.delete)
+
+    @property
+    def equal(self) -> str:
+        """What is true of the bucket when such a sync is done."""
+        if not self.delete:
+            return "all of the folder is in the bucket, and nothing was deleted"
+        if self.exclude or self.include:
+            return "what the filters leave of the folder is mirrored"
+        return f"what lies below {self.prefix} equals the folder" if self.prefix else EQUAL
 
     def path_filter(self) -> PathFilter | None:
         if not self.exclude and not self.include:

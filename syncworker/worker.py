@@ -131,7 +131,12 @@ def _done(ended: Ending, settings: Settings, status: Status) -> str:
     """What is said of a sync that did all it could. FatalError: that was not enough by FAIL_ON_SKIPPED."""
     skipped, deleted = status["skipped"], status["progress"]["objects_deleted"]
     text = ending.message(
-        ended, source=status["source"], dest=status["dest"], objects_deleted=deleted, skipped=skipped
+        ended,
+        source=status["source"],
+        dest=status["dest"],
+        objects_deleted=deleted,
+        skipped=skipped,
+        equal=Options.of_status(status).equal,
     )
     if ended.is_remarkable:
         print(f"syncworker: {shown(text)}", file=sys.stderr, flush=True)

@@ -43,6 +43,7 @@ def test_what_is_excluded_is_neither_sent_nor_deleted(mirror: Mirror, store: Sto
     assert mirror.contents == {**theirs, "a.txt": b"a", "deep/e.txt": b"e"}
     assert (run.progress["files_total"], run.progress["objects_deleted"]) == (2, 2)
     assert run.status["options"] == {"exclude": ["*.tmp", "cache/"]}
+    assert run.status["message"] == "what the filters leave of the folder is mirrored"
     quiet(mirror, *more)
     mirror.sync()  # without the filter all of it is the mirror's again
     assert mirror.contents == expected(mirror.folder)
@@ -68,6 +69,7 @@ def test_delete_0_adds_and_changes_and_deletes_nothing(mirror: Mirror, store: St
     assert mirror.contents == {**expected(mirror.folder), "gone.txt": b"kept"}
     assert not {"DELETE", "DELETE_MANY"} & set(mirror.proxy.kinds())
     assert run.status["options"] == {"delete": 0}
+    assert run.status["message"] == "all of the folder is in the bucket, and nothing was deleted"
     quiet(mirror, *more)
 
 
