@@ -79,25 +79,33 @@ class Gate:
     def leave(self, error: SyncError | None) -> None:
         self.inside -= 1
         now = asyncio.get_running_loop().time()
-        if error is None:
-            self._count(int(now * 10))
-            if self.slow_since is not None and now - self._slow_at > _CALM_SECONDS:
-                self._slow_seconds = self.slow_seconds(now)
-                self.slow_since = None
-            if self.limit < self.most:
-                self.limit = min(self.most, self.limit + 1 / self.limit)
-            if self.rate is not None:
-                self.rate *= 1 + _FASTER / self.rate  # by that part in each second
-                if now - self._lowered_at > _FORGET_SECONDS:
-                    self.rate = None
-        elif isinstance(error, RetryError) and error.throttled:
+        if isinstance(error, RetryError) and error.throttled:
             self._slow_at = now
             self.slow_since = self.slow_since or now
             if now - self._lowered_at > 0.5:
                 self._lowered_at = now
                 self.limit = max(1.0, min(self.limit, self.inside + 1) / 2)
                 self.rate = max(1.0, self._rate_now(int(now * 10)))
+        else:
+            self._calm(now)
+            if not isinstance(error, RetryError):  # a refusal, too, is a request that the store has taken
+                self._faster(now)
         self._wake()
+
+    def _calm(self, now: float) -> None:
+        """It was not asked to slow down: with time that is forgotten, also where nothing succeeds."""
+        if self.slow_since is not None and now - self._slow_at > _CALM_SECONDS:
+            self._slow_seconds = self.slow_seconds(now)
+            self.slow_since = None
+        if now - self._lowered_at > _FORGET_SECONDS:
+            self.rate = None
+
+    def _faster(self, now: float) -> None:
+        self._count(int(now * 10))
+        if self.limit < self.most:
+            self.limit = min(self.most, self.limit + 1 / self.limit)
+        if self.rate is not None:
+            self.rate *= 1 + _FASTER / self.rate  # by that part in each second
 
     def slow_seconds(self, now: float) -> float:
         """For how long the store has asked to slow down, in all."""

@@ -12,7 +12,8 @@ import pytest
 from bench import Answer, Mirror, Request, s3_error, wait_for
 from stores import Store
 
-from syncworker.errors import Stopped
+from syncworker import gate
+from syncworker.errors import FileError, RetryError, Stopped, SyncError
 from syncworker.gate import Gate
 from syncworker.pace import LEAST, MOST, Pace
 
@@ -146,3 +147,30 @@ def test_who_waits_for_a_place_when_the_job_is_told_to_stop_sends_nothing() -> N
         return list(outcomes)
 
     assert {type(outcome) for outcome in asyncio.run(play())} == {Stopped}
+
+
+@pytest.mark.parametrize(
+    "answer", [FileError("AccessDenied", "no"), RetryError("InternalError", "500"), None]
+)
+def test_a_store_that_asks_no_more_to_slow_down_is_not_asked_slowly_for_ever(
+    monkeypatch: pytest.MonkeyPatch, answer: SyncError | None
+) -> None:
+    """Also where nothing succeeds: a store that is a file system fails each key below another object."""
+    monkeypatch.setattr(gate, "_FORGET_SECONDS", 0.3)
+    monkeypatch.setattr(gate, "_CALM_SECONDS", 0.2)
+
+    async def ask() -> int:
+        asked = Gate(16)
+        await asked.enter()
+        asked.leave(RetryError("SlowDown", "slower", throttled=True))
+        assert asked.rate == 1.0
+        loop, count = asyncio.get_running_loop(), 0
+        until = loop.time() + 2
+        while loop.time() < until and asked.rate is not None:
+            await asked.enter()
+            asked.leave(answer)
+            count += 1
+        assert (asked.rate, asked.slow_since) == (None, None)
+        return count
+
+    assert asyncio.run(ask()) >= 1
