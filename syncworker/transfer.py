@@ -42,6 +42,7 @@ from syncworker.tree import VANISHED, Tree
 from syncworker.wire import FileSlice
 
 PARTS_IN_FLIGHT = 2
+_NOT_TO_GO_ON = 0  # the size of the parts of an upload that no file goes on with
 _REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\\u201b]|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
 _OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
 _UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
@@ -89,9 +90,9 @@ class Sender:
         self.pool = pool
         self.is_blocked = is_blocked  # whether it is of no use to try a key again that the store fails on
         self.headers = headers or ObjectHeaders()
-        alike = (index.fact("given") or "") == self.headers.fingerprint
-        self._begun_otherwise = set() if alike else {upload.key for upload in index.uploads()}
-        if not alike:
+        if (index.fact("given") or "") != self.headers.fingerprint:
+            for upload in index.uploads():  # begun with other headers, for whichever run comes to it
+                index.begin_upload(upload._replace(part_size=_NOT_TO_GO_ON))
             index.set_fact("given", self.headers.fingerprint)
         self._probing = asyncio.Lock()
         self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
@@ -272,7 +273,6 @@ class Sender:
         before = self.index.upload(file.key)
         if before is not None:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
-            fits = fits and file.key not in self._begun_otherwise
             if fits and before.md5:
                 fits = before.md5 == (md5.hex() or (await self._plain_md5(fd, file)).hex())
             parts = await self.bucket.list_parts(file.key, before.upload_id) if fits else None
@@ -280,7 +280,6 @@ class Sender:
                 kept = await self._fitting(fd, file, before, parts)
                 return before.upload_id, kept
             await self._abandon(file.key)
-        self._begun_otherwise.discard(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
         with self.headers.blaming():
             upload_id = await self.bucket.create_upload(file.key, self.headers.of(file, md5))

@@ -118,6 +118,23 @@ def test_a_large_upload_that_was_begun_with_other_headers_is_begun_anew(mirror: 
     assert "Uploads" not in uploads
 
 
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_what_was_begun_with_other_headers_is_known_for_it_though_a_run_in_between_did_not_come_to_it(
+    mirror: Mirror, store: Store
+) -> None:
+    mirror.make({"big.bin": 24 << 20})
+    cut = [s3_error(403, "AccessDenied")]
+    mirror.proxy.on_request(lambda request: cut[0] if cut and request.part == 3 else None)
+    assert mirror.start().status["state"] == "failed"
+    more = flags(header=["* Cache-Control: no-store"])
+    mirror.proxy.on_request(lambda request: s3_error(403, "AccessDenied") if cut else None)
+    assert mirror.start(*more).status["state"] == "failed"
+    cut.clear()
+    mirror.shell.sync(mirror.bucket, "photos", *more)
+    assert store.client().head_object(Bucket=mirror.bucket, Key="big.bin")["CacheControl"] == "no-store"
+    assert "Uploads" not in store.client().list_multipart_uploads(Bucket=mirror.bucket)
+
+
 # -- pure -------------------------------------------------------------------------------------------------
 
 
