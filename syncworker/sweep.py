@@ -24,16 +24,24 @@ InThread = Callable[..., Awaitable[Any]]
 
 
 class Sweep:
-    """`deletes` is the planner's spool of (key, size, ETag); it must be whole."""
+    """`deletes` is the planner's spool of (key, size, ETag); it must be whole. `keeps` says of the key of an
+    object without a file that it stays all the same."""
 
     def __init__(
-        self, folder: Source, deletes: Spool, remover: Remover, changes: Changes, in_thread: InThread
+        self,
+        folder: Source,
+        deletes: Spool,
+        remover: Remover,
+        changes: Changes,
+        in_thread: InThread,
+        keeps: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.folder = folder
         self.deletes = deletes
         self.remover = remover
         self.changes = changes
         self.in_thread = in_thread
+        self.keeps = keeps
         self.held_folders: set[str] = set()  # nothing below these goes: it may be a file of an odd name
         self._removed: set[str] = set()  # early, because they stood in an upload's way
 
@@ -135,6 +143,8 @@ class Sweep:
             if not folder or folder in (last, key) or key in self._removed or self._is_held(key):
                 continue
             last = folder
+            if self.keeps(folder):
+                continue
             known = index.fact("folder_markers") == "1"
             try:
                 if not known or await self.in_thread(self.folder.has_folder, folder[:-1]):

@@ -244,7 +244,9 @@ class Sync:
             await self._transfer(planner, items)
             self._raise_if_halted()
             await self._judge_renamed()
-            sweep = Sweep(self.folder, planner.deletes, self.remover, self.changes, self._in_thread)
+            sweep = Sweep(
+                self.folder, planner.deletes, self.remover, self.changes, self._in_thread, self._keeps()
+            )
             await self._second_chance(sweep)
             self._raise_if_halted()
             await self._finish(sweep)
@@ -298,18 +300,22 @@ class Sync:
 
     def _fetch(self, token: str | None) -> Future[Page]:
         """Called by the planner's thread: asks for a page; the first is here already."""
-        if token is None and self._first_page is not None:
+        if token is None and (first := self._take_first_page()) is not None:
             ready: Future[Page] = Future()
-            ready.set_result(self._first_page)
-            self._first_page = None
+            ready.set_result(first)
             return ready
         return asyncio.run_coroutine_threadsafe(self.bucket.list_page(token), self.loop)
 
     def _fetch_range(self, low: str | None, high: str | None) -> Future[list[Page]]:
         """Called by the planner's thread: asks for the pages of a range."""
-        first = self._first_page if low is None else None
+        first = self._take_first_page() if low is None else None
         pages = self.bucket.list_range(low, high, RANGE_PAGES, first)
         return asyncio.run_coroutine_threadsafe(pages, self.loop)
+
+    def _take_first_page(self) -> Page | None:
+        """Once: who lists the bucket later on wants to see it as it is then."""
+        page, self._first_page = self._first_page, None
+        return page
 
     async def _open_bucket(self, *, may_create: bool) -> bool:
         """The first page; makes the bucket when it is missing. False: it is missing, and shall stay so."""

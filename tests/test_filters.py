@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from bench import Mirror, Service, contents, exists, expected, fill, tree
-from stores import Store
+from stores import Store, list_keys
 
 FOLDER = {"a.txt": "a", "b.tmp": "b", "cache/c.txt": "c", "deep/cache/d.txt": "d", "deep/e.txt": "e"}
 
@@ -145,6 +145,18 @@ def test_an_excluded_object_in_the_way_is_not_deleted(mirror: Mirror, store: Sto
     run = mirror.start(*flags(exclude=["/x", "!/x/"]))
     assert run.status["state"] == "failed"
     assert mirror.contents == {"x": b"theirs"}
+
+
+@pytest.mark.parametrize("store", ["moto"], indirect=True)
+def test_a_folder_marker_that_is_not_looked_at_stays(mirror: Mirror, store: Store) -> None:
+    """It is an object of its own, of others, though the last file that was in its folder goes."""
+    theirs = {"old/": b"", "old/deep/": b"", "old/theirs.bin": b"1"}
+    fill(store, mirror.bucket, {**theirs, "old/gone.txt": b"2", "old/deep/gone.txt": b"3"})
+    mirror.make({"a.txt": "a"})
+    more = flags(include=["*.txt"])
+    filtered(mirror, *more)
+    assert set(list_keys(store.client(), mirror.bucket)) == {*theirs, "a.txt"}
+    quiet(mirror, *more)
 
 
 def test_a_resume_takes_up_the_options(mirror: Mirror) -> None:

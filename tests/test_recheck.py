@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -130,6 +132,21 @@ def test_what_came_meanwhile_is_told_and_left_for_the_next_sync(mirror: Mirror) 
     assert set(mirror.contents) == {"a", "theirs"}
     mirror.proxy.clear_hooks()
     assert mirror.sync().progress["objects_deleted"] == 1
+
+
+def test_a_bucket_that_was_listed_by_ranges_is_listed_anew(mirror: Mirror) -> None:
+    """Its first page, too, which the job has asked for before all else."""
+    mirror.make({"a": "1", "b": "2"})
+    mirror.sync()
+    mirror.make({"b": "3"})
+    (path,) = mirror.shell.jobs.glob(".index/*.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as index, index:
+        index.execute("INSERT OR REPLACE INTO facts VALUES ('cuts', '[\"a\"]')")
+    client = mirror.store.client()
+    before_the_last_listing(
+        mirror, lambda: client.put_object(Bucket=mirror.bucket, Key="theirs", Body=b"theirs")
+    )
+    assert verified(mirror, mirror.start()) == {"theirs": "extra"}
 
 
 def test_a_file_that_changes_meanwhile_is_no_difference(mirror: Mirror) -> None:
