@@ -15,7 +15,7 @@ Rules
 - It is missing when it was not mounted at the job's start, is not mounted right before the deletions, or was
   not mounted when the walk came there.
 - While one is missing, nothing is deleted, with one exception: its directory was walked and nothing below it
-  is to be deleted. When such a job ends `done`, that mount is forgotten.
+  is to be deleted. When such a job ends `done`, that mount is forgotten, unless the walk saw it mounted.
 - A job with filters, and one that deletes nothing, forgets none.
 """
 
@@ -138,7 +138,8 @@ class MountCheck:
         walked = {path for path in missing if path.startswith("/") or self._is_directory(path)}
         if found := blocking(missing, walked, (str(record[0]) for record in deletes)):
             raise _not_mounted(found)
-        self._harmless = [] if self._is_filtered else list(missing)
+        # What the walk has seen mounted is not forgotten: it went since, and its objects are there.
+        self._harmless = [] if self._is_filtered else [path for path in missing if path not in self._seen]
 
     def forget_harmless(self) -> None:
         """The job is done: what was missing, and was found to protect nothing, is forgotten."""

@@ -242,6 +242,24 @@ def test_a_disk_that_goes_while_files_are_sent_deletes_nothing(mirror: Mirror, u
     assert before.items() <= mirror.contents.items()
 
 
+def test_a_disk_that_goes_behind_the_walk_is_not_forgotten(mirror: Mirror, uploads: Path) -> None:
+    """Nothing below it is to be deleted, because it was there: no reason to believe it gone for good."""
+    disk = mirror.folder / "disk"
+    mount_tmpfs(disk)
+    tree(disk, DISK)
+    mirror.sync()
+    mirror.make({"a": "changed"})
+    gate = Gate(mirror.proxy, lambda request: request.kind == "PUT")
+    process, job = mirror.shell.begin(mirror.bucket, "photos")
+    gate.wait()
+    unmount(disk)
+    gate.open()
+    assert process.wait(30) == 0, mirror.shell.status(job)
+    before = mirror.contents
+    refused(mirror, mirror.start(), "photos/disk")
+    assert mirror.contents == before
+
+
 def test_a_disk_is_remembered_before_its_first_file_is_sent(mirror: Mirror, uploads: Path) -> None:
     """The worker is killed as it sends; all that is left of the disk are its objects."""
     remove(mirror.folder)
