@@ -91,9 +91,9 @@ class Outage:
                     self.answered()
                     return was_away
                 was_away = True
-                if not error.code.startswith(
-                    "Http"
-                ):  # an answer to a HEAD has no words: the request's tell more
+                # An answer to a HEAD has no words: the request's tell more. Where another request has
+                # succeeded meanwhile, the patience begins anew, and there are no other words.
+                if self.since is None or not error.code.startswith("Http"):
                     self.failed(error, began_at)
                 until = self.until or 0.0
                 if time.time() >= until:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -24,6 +25,9 @@ from bench import (
 )
 from proxy import Answer, s3_error
 from stores import Store, list_uploads
+
+from syncworker import outage as outages
+from syncworker.errors import RetryError
 
 MIB = 1 << 20
 SURVIVORS = ["juicefs", "seaweedfs", "rclone"]
@@ -250,3 +254,22 @@ def test_nothing_is_said_where_nothing_is_amiss(outage: Outage) -> None:
     run = outage.shell.sync(outage.bucket)
     assert run.progress["throttled_seconds"] == 0
     assert "slow down" not in run.out
+
+
+def test_a_store_that_answers_between_and_is_away_again_is_waited_for_anew() -> None:
+    """What was in flight succeeds while the store is asked, and the question fails with 503."""
+    error, asked = RetryError("Http503", "the storage answered 503"), 0
+
+    async def ask() -> RetryError | None:
+        nonlocal asked
+        asked += 1
+        if asked > 1:
+            return None
+        seen.answered()
+        return error
+
+    seen = outages.Outage(900, ask, lambda: False)
+    seen.answered()
+    seen.failed(error, time.time())
+    assert asyncio.run(seen.is_over()), "the store is back"
+    assert asked == 2
