@@ -142,7 +142,8 @@ def _text(name: str, item: Any) -> str:
             raise UsageError("BadEncoding", f"{name!r} is not valid UTF-8", param=name[:64]) from None
         return item
     if name in _NUMBERS and isinstance(item, int | float) and not isinstance(item, bool):
-        return str(item)
+        # 5.0 is a whole number in JSON Schema, and some languages write every number so.
+        return str(int(item)) if isinstance(item, float) and item.is_integer() else str(item)
     wanted = "a number or a string" if name in _NUMBERS else "a string"
     shown = name[:64].encode("utf-8", "replace").decode()
     raise UsageError("BadParameter", f"{shown} must be {wanted}", param=shown)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +52,14 @@ def test_any_bytes_are_parameters_or_refused(query: bytes, body: bytes, kind: st
         assert name in NAMES
         value.encode()
         assert name == "source" or not re.search("[\x00-\x1f\x7f]", value)
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"), [("156", "156"), ("156.0", "156"), ("-0.0", "0"), ("1.5", "1.5"), ("1e999", "inf")]
+)
+def test_a_whole_number_in_json_is_one_however_it_is_written(written: str, wanted: str) -> None:
+    body = f'{{"after": {written}}}'.encode()
+    assert parameters.of_request(environ("", body, "application/json"), ("after",)) == {"after": wanted}
 
 
 @MANY
