@@ -133,9 +133,9 @@ def _read(path: str, stamp: tuple[int, int, int]) -> Entry:
         ended = state in FINAL_STATES
         destination = "" if ended else destination_id(status["storage_url"], status["dest"])
         prefix = "" if ended else str((status.get("options") or {}).get("prefix", ""))
+        words = (status.get("source"), status.get("dest"), (status.get("error") or {}).get("code"))
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
         return Entry(stamp, None, False, "", False)  # no status of ours
-    words = (status.get("source"), status.get("dest"), (status.get("error") or {}).get("code"))
     source, dest, error = (word if isinstance(word, str) else "" for word in words)
     return Entry(
         stamp, state, status.get("auto_resume") is True, destination, False, prefix, source, dest, error

@@ -446,3 +446,15 @@ def test_a_file_that_is_no_jobs_status_disturbs_no_other_job(directory: Jobs, tm
             with pytest.raises(NoSuchJob):
                 act(job_id)
     assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("error", ["text", ["list"], 1])
+def test_a_status_whose_error_is_none_of_ours_hides_no_other_job(tmp_path: Path, error: object) -> None:
+    store = Jobs(str(tmp_path))
+    store.prepare()
+    odd, fine = write_finished(tmp_path, 2)
+    path = tmp_path / f"{odd}.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"state": "failed", "error": error}))
+    entries = store.entries()
+    assert entries[odd].state is None
+    assert entries[fine].state is State.DONE
