@@ -358,3 +358,14 @@ def test_the_alerts_are_rules_that_prometheus_takes(tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert f"{rules.count('alert:')} rules found" in done.stdout
+
+
+def test_docker_compose_hands_on_every_setting_and_the_guide_names_it() -> None:
+    own = {"UPLOADS_DIR", "JOBS_DIR"}  # of the image
+    embedded = {"STORAGE_DIR", "MINIO_PORT"}  # of a storage that the container does not start
+    names = {setting.name for setting in settings.TABLE} - own - embedded
+    handed_on = set(
+        re.findall(r"^      ([A-Z_]+): ", (PROJECT / "docker-compose.yml").read_text(), re.MULTILINE)
+    )
+    assert names <= handed_on
+    assert names <= set(re.findall(r"`([A-Z_]+)`", page("deploy.md")))
