@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import disks
 import pytest
 from bench import Mirror, Service, s3_error, tree, wait_for
 from stores import free_ports
@@ -43,13 +43,9 @@ def test_a_disk_that_cannot_be_asked_refuses_nothing(tmp_path: Path) -> None:
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a small disk can be mounted by root only")
+    disks.mount(folder, "64m")
     yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    disks.unmount(folder)
 
 
 def test_a_full_embedded_store_is_told_at_once_and_takes_deletions(
