@@ -170,8 +170,8 @@ class Settings:
     minio_access_key: str | None
     minio_secret_key: str | None
     aws_region: str
-    storage_addressing: str
     storage_timeout: float | None
+    storage_addressing: str
     max_running_jobs: int
     max_queued_jobs: int
     keep_jobs: int

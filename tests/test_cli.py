@@ -65,7 +65,7 @@ def test_help_is_there_for_every_command_and_teaches(desk: Desk, command: str) -
         (["start", "--dest"], "--dest"),
         (["start", "--source", "../x", "--dest", "mybucket"], "source"),
         (["start", "--source", "/etc", "--dest", "mybucket"], "source"),
-        (["start", "--source", "photos", "--dest", "My_Bucket"], "bucket name"),
+        (["start", "--source", "photos", "--dest", "My..Bucket"], "bucket name"),
         ([*START, "--wait", "-1"], "wait"),
         ([*START, "--wait", "soon"], "wait must be a number of seconds from 0 to 3600"),
         ([*START, "--storage-url", "ftp://x"], "storage_url"),
