@@ -352,7 +352,12 @@ def of_flags(given: Mapping[str, Any]) -> dict[str, str]:
 
 def parse(given: Mapping[str, str | None]) -> dict[str, Any]:
     """The options that were asked, by name. Raises UsageError that names the one at fault."""
-    found = {option.name: option.parse(text) for option in TABLE if (text := given.get(option.name))}
+    found = {}
+    for option in TABLE:
+        if text := given.get(option.name):
+            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # in a shell's arguments
+                raise UsageError("BadEncoding", f"{option.name} is not valid UTF-8", param=option.name)
+            found[option.name] = option.parse(text)
     if "sse_kms_key_id" in found and not str(found.get("sse", "")).startswith("aws:kms"):
         raise UsageError(
             "BadOption", "sse_kms_key_id needs sse=aws:kms or aws:kms:dsse", param="sse_kms_key_id"

@@ -26,6 +26,7 @@ BYTES_MAX = 32 << 10
 _MEMORY_BYTES = 64 << 20
 _CACHED_FOLDERS = 10_000
 _LAST = 0x10FFFF
+_NOT_TEXT = re.compile("[\ud800-\udfff]")  # of a key that is not UTF-8
 _NOTHING = r"[^\x00-\x{10FFFF}]"
 _GLOB = frozenset("*?[\\")
 _CLASSES = {
@@ -213,7 +214,11 @@ class Patterns:
 
     def verdict(self, path: str, *, is_folder: bool) -> bool | None:
         """True: it is matched, False: it is re-included, None: no line is about it."""
-        matches = (self._of_folders if is_folder else self._of_files).Match(path)
+        lines = self._of_folders if is_folder else self._of_files
+        try:
+            matches = lines.Match(path)
+        except UnicodeEncodeError:  # a key of others
+            matches = lines.Match(_NOT_TEXT.sub("\ufffd", path))
         if not matches:  # the first expression matches everything
             raise FatalError("FilterFailed", "exclude or include needs too much memory: use fewer stars")
         return not self._negated[max(matches)] if len(matches) > 1 else None

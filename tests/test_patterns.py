@@ -107,6 +107,14 @@ def test_include_comes_first_and_exclude_takes_from_it() -> None:
     assert not path_filter.skips_folder("x"), "something in it may be included"
 
 
+def test_a_key_that_is_not_utf8_is_matched_as_any_other() -> None:
+    path_filter = PathFilter([], ["*.tmp", "/cache?/"])
+    skipped = ["a\udcff.tmp", "cache\udcff/x", "cache\udcff/", "\ud800.tmp"]
+    kept = ["a\udcff.txt", "d\udcff/x.txt", "d\udcff/"]
+    assert [path for path in skipped + kept if path_filter.skips(path)] == skipped
+    assert PathFilter(["*.txt"], []).skips("a\udcff.tmp")
+
+
 def test_a_folder_marker_goes_with_its_folder() -> None:
     assert PathFilter([], ["cache/"]).skips("a/cache/")
     assert not PathFilter([], ["cache"]).skips("a/other/")

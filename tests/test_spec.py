@@ -311,6 +311,11 @@ def test_nothing_is_written_by_a_check(tmp_path: Path) -> None:
 # -- options ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["exclude", "include", "prefix", "tags", "header"])
+def test_an_option_that_is_not_utf8_is_refused(name: str) -> None:
+    assert code(lambda text: options.parse({name: text}), os.fsdecode(b"a=\xff")) == name
+
+
 def test_options_are_kept_as_asked_and_left_out_when_they_were_not() -> None:
     assert options.parse({}) == {}
     assert options.parse({"wait": "", "forget_mounts": None}) == {}
