@@ -33,15 +33,25 @@ class Obstacles:
     def __init__(self) -> None:
         self._keys: set[str] = set()
         self._above: set[str] = set()
+        self._kept: dict[str, str] = {}  # folders of objects that stay, and one of these
 
     def note(self, key: str) -> None:
         if len(self._keys) < _NOTED and len(self._above) < _NOTED_ABOVE:
             self._keys.add(key)
             self._above.update(ancestors(key))
 
+    def note_kept(self, key: str) -> None:
+        """Of an object without a file that is not to be deleted."""
+        if len(self._kept) < _NOTED_ABOVE:
+            self._kept.update(dict.fromkeys(ancestors(key), key))
+
+    def kept_below(self, key: str) -> str | None:
+        """An object below `key` that has no file and stays."""
+        return self._kept.get(key)
+
     def below(self, key: str) -> bool:
         """Whether objects without a file lie below `key`."""
-        return key in self._above
+        return key in self._above or key in self._kept
 
     def may_block(self, key: str) -> bool:
         """Whether an object without a file may be why a store refuses `key`."""

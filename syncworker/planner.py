@@ -43,7 +43,7 @@ Event = tuple[str, Any]
 
 class Planner:
     """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file, and that
-    may go: `keeps` says of an object's key that it stays all the same."""
+    may go; `on_kept` of those of which `keeps` says that they stay all the same."""
 
     def __init__(
         self,
@@ -55,6 +55,7 @@ class Planner:
         on_stranger: Callable[[str], None],
         keeps: Callable[[str], bool] | None = None,
         key_bytes_max: int = KEY_MAX_BYTES,
+        on_kept: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.index = index
         self.fetch = fetch
@@ -63,7 +64,7 @@ class Planner:
         self.emit = emit
         self.key_bytes_max = key_bytes_max
         self.keeps = keeps or (lambda _: False)
-        self.on_stranger = lambda key: None if self.keeps(key) else on_stranger(key)
+        self.on_stranger = lambda key: on_kept(key) if self.keeps(key) else on_stranger(key)
         self.deletes = Spool(spool_dir)  # (key, size, ETag)
         self._events: list[Event] = []
         self._found = self._found_bytes = 0

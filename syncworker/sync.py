@@ -239,6 +239,7 @@ class Sync:
             self.obstacles.note,
             self._keeps() if self.options.is_partial else None,
             KEY_MAX_BYTES - len(self.options.prefix.encode()),
+            self.obstacles.note_kept,
         )
         try:
             await self._transfer(planner, items)
@@ -572,7 +573,10 @@ class Sync:
         """Deletes what is gone at the source and stands in the way of refused uploads, if they are all that
         has failed; then tries again."""
         for work in self.held_back:
-            if await obstacles.cleans_paths(self.bucket, self.index, sweep.deletes, work.file.key):
+            if await self._hides_kept(work.file.key):
+                kept = "the storage has a folder under this name, with objects that are not to be deleted"
+                self._fail(work.file, FileError("KeyIsFolder", kept))
+            elif await obstacles.cleans_paths(self.bucket, self.index, sweep.deletes, work.file.key):
                 self._refuse(work, FileError("KeyIsFolder", "the storage has a folder under this name"))
             else:
                 await self._do_now(work)
@@ -589,6 +593,15 @@ class Sync:
                 self._fail(work.file, error)
         for work, error in self.refused:
             self._fail(work.file, error)
+
+    async def _hides_kept(self, key: str) -> bool:
+        """Whether an upload to this key would hide objects that stay: see `obstacles.cleans_paths`."""
+        kept = self.obstacles.kept_below(key)
+        if kept is None:
+            return False
+        head = await self.bucket.head(kept)
+        below = [(kept, head.size, head.etag)] if head is not None else []
+        return await obstacles.cleans_paths(self.bucket, self.index, below, key)
 
     async def _do_now(self, work: Work) -> None:
         for result in await self._read([work]):

@@ -147,6 +147,22 @@ def test_an_excluded_object_in_the_way_is_not_deleted(mirror: Mirror, store: Sto
     assert mirror.contents == {"x": b"theirs"}
 
 
+@pytest.mark.parametrize("options", [{"exclude": ["*.tmp"]}, {"delete": 0}])
+def test_what_stays_below_the_name_of_a_file_is_not_hidden(
+    mirror: Mirror, store: Store, options: dict[str, Any]
+) -> None:
+    """rclone's server takes an upload of `x` for one of the folder, fails, and shows it no more."""
+    theirs = {"x/y.tmp": b"1", "x/z/a.tmp": b"2"}
+    fill(store, mirror.bucket, theirs)
+    mirror.make({"x": "ours"})
+    run = mirror.start(*flags(**options))
+    if store.nested_keys:
+        assert mirror.contents == {**theirs, "x": b"ours"}
+        return
+    assert run.status["state"] == "failed"
+    assert mirror.contents == theirs
+
+
 @pytest.mark.parametrize("store", ["moto"], indirect=True)
 def test_a_folder_marker_that_is_not_looked_at_stays(mirror: Mirror, store: Store) -> None:
     """It is an object of its own, of others, though the last file that was in its folder goes."""
