@@ -61,11 +61,7 @@ class ReportReader:
         for line in file:
             if not line.endswith(b"\n"):
                 return Page(b"".join(matches), None)
-            if (
-                len(matches) >= limit
-                or size >= _PAGE_BYTES
-                or (number > begin and number % 256 == 0 and time.monotonic() > until)
-            ):
+            if len(matches) >= limit or size >= _PAGE_BYTES or (number > begin and time.monotonic() > until):
                 self._keep(path, inode, number, place)
                 return Page(b"".join(matches), number)
             number += 1
@@ -107,7 +103,9 @@ def _is_wanted(line: bytes, op: str, q: str) -> bool:
         return True
     try:
         value = json.loads(line)
-    except ValueError:  # cut by a full disk, long ago
+    except (ValueError, RecursionError):  # cut by a full disk, long ago
+        return False
+    if not isinstance(value, dict):
         return False
     if op and value.get("op") != op:
         return False

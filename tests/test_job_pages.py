@@ -187,6 +187,17 @@ def test_a_long_search_hands_on_its_place(site: Site, monkeypatch: pytest.Monkey
     assert whole(site, f"/report?id={JOB}&q=0001999") == [lines[1999]]
 
 
+def test_a_search_in_long_lines_ends_in_time_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_report(site, [line(number, note="x" * 100_000) for number in range(100)])
+    monkeypatch.setattr(job_pages, "_SEARCH_SECONDS", -1.0)
+    assert "after=1&" in (follow(site.get(f"/report?id={JOB}&q=none")) or "") + "&"
+
+
+def test_lines_that_are_no_operations_are_not_found(site: Site) -> None:
+    put_report(site, [b"null\n", b"1\n", b"[" * 100_000 + b"\n", line(3)])
+    assert whole(site, f"/report?id={JOB}&q=ordner") == [line(3)]
+
+
 def test_a_page_is_no_longer_than_four_megabytes(site: Site) -> None:
     lines = [line(number, note="x" * 5000) for number in range(2000)]
     put_report(site, lines)
