@@ -231,6 +231,22 @@ def test_a_signal_waits_ten_seconds_at_most(after_cancel: bool, store: Store, he
 
 
 @pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+@pytest.mark.parametrize("kind", WRITES)
+def test_a_write_that_is_never_answered_ends_a_cancelled_job_at_its_own_limit(
+    kind: str, store: Store, held: Held
+) -> None:
+    held.shell.environment["STORAGE_TIMEOUT"] = "4"
+    held.begin(kind, "answer", *ONE_BY_ONE[kind == "DELETE"])
+    asked = held.cancel()
+    assert held.end() == 3, held.shell.log(held.job)
+    assert time.monotonic() - asked < 4 * 2 + SOON_SECONDS, "its limit, and that of finding out what it did"
+    assert held.status()["state"] == "cancelled"
+    held.hold.open()
+    assert held.shell.run("resume", held.job).returncode == 0
+    assert_same(contents(store, held.bucket), expected(held.shell.uploads / "photos"))
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
 def test_a_write_that_fails_after_the_stop_is_not_tried_again(held: Held) -> None:
     fails, sent = threading.Event(), []
     (held.shell.uploads / "photos" / "film").unlink()  # its parts may all be there before the stop is
