@@ -49,6 +49,10 @@ SECTIONS: tuple[Section, ...] = (
             " files failed. Look at `errors`, mend the causes, resume",
             "OptionRefused": "The storage does not know a storage class, has no ACLs or tags, or may not use the"
             " key. Sync without that option, or with what the storage knows",
+            "VerifyFailed": "With `verify`: the mirror is not what the folder is. Nothing was repaired; `errors` and"
+            " the report name each difference. Sync again, which sends what is missing or other. An object whose"
+            " bytes differ though its ETag does not (found by `deep`) is one that the storage has damaged: delete it,"
+            " then sync, and do not trust that storage",
             "FilterFailed": "The lines of `exclude` and `include` need more memory than they get. Use fewer stars",
             "FilesSkipped": "FAIL_ON_SKIPPED=1, and something in the folder cannot be mirrored: links that lead out"
             " of it or nowhere, sockets, devices. `skipped` in the status counts them by reason, the report names"
@@ -115,6 +119,10 @@ SECTIONS: tuple[Section, ...] = (
             "Differs": "When the bucket was listed once more, this object was not what it should be; it was sent or"
             " deleted again, and still is not. Something else writes to the bucket, or the storage does not do"
             " what it answers. Stop the other, and resume",
+            "ObjectMissing": "Found by `verify`. Somebody, or a rule of the bucket, has deleted it; the next sync sends"
+            " it",
+            "ObjectDiffers": "Found by `verify`. Somebody has replaced it, or the storage has damaged it",
+            "ObjectExtra": "Found by `verify`: something else writes to the bucket. The next sync deletes it",
             "DeletedOther": "A bit turned in a request to delete, on its way over plain http, or such a request"
             " was carried out by half: another object may be gone. Resume: it is sent again. Use https",
             "ReadBackFailed": "As above, seen when an object was read back to be compared",
@@ -273,6 +281,9 @@ SEEN = {
     "other": "a file's object was another: the file was sent again",
     "not_deleted": "an object whose deletion had been answered with success was there: deleted again",
     "extra": "an object that came while the job ran: left for the next sync",
+    "changed": "with `verify`: the file has changed since it was compared; the next sync sends it",
+    "archived": "with `verify=deep`: the object is in an archive, and was not read back",
+    "retained": "with `verify`: an object without a file that the storage does not let go",
 }
 
 

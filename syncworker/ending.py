@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 EQUAL = "the bucket equals the folder"
 VANISHED = "vanished"  # the file went away: there is nothing to mirror, and FAIL_ON_SKIPPED does not count it
@@ -23,13 +23,14 @@ VANISHED = "vanished"  # the file went away: there is nothing to mirror, and FAI
 class Ending:
     """What the sync found. `emptied`: the folder holds no file, and the whole bucket was to go; `came`:
     objects of others that were not there when it began; `kept`: objects that were to go and whose
-    files came back."""
+    files came back; `verified`: what verifying has found, in words."""
 
     source_exists: bool = True
     emptied: bool = False
     bucket_deleted: bool = False
     came: int = 0
     kept: int = 0
+    verified: str = ""
 
     @property
     def is_remarkable(self) -> bool:
@@ -64,6 +65,16 @@ def message(
     equal: str = EQUAL,
 ) -> str:
     but, left = skipped_text(skipped), _kept(ending.kept) + _left(ending.came)
+    if ending.verified:
+        rest = message(
+            replace(ending, verified=""),
+            source=source,
+            dest=dest,
+            objects_deleted=objects_deleted,
+            skipped=skipped,
+            equal=equal,
+        )
+        return f"{rest}; {ending.verified}"
     if ending.source_exists and not ending.emptied:
         return f"mirrored, but for {but}{left}" if but else f"mirrored{left}" if left else equal
     folder = f"the folder {source}" if source else "the uploads folder"

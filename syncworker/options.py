@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WAIT_MAX_SECONDS = 3600.0
 PREFIX_MAX_BYTES = 900
+DEEP = "deep"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,12 @@ def one_of(name: str, *numbers: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _verify(text: str) -> int | str:
+    if text not in ("0", "1", DEEP):
+        raise UsageError("BadOption", f"verify must be 0, 1 or {DEEP}", param="verify")
+    return text if text == DEEP else int(text)
 
 
 def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
@@ -213,6 +220,22 @@ TABLE = (
         bare="1",
     ),
     Option(
+        "verify",
+        _verify,
+        "1: afterwards each object is held against its file; deep: read back and compared",
+        {
+            "description": "1: after the last operation the mirror is listed anew and each object held"
+            " against its file; `deep`: each is read back and compared byte by byte. Repairs nothing: a"
+            " difference fails the job (`VerifyFailed`)",
+            "anyOf": [
+                {"type": "integer", "enum": [0, 1]},
+                {"type": "string", "enum": ["0", "1", "deep", ""]},
+            ],
+            "default": 0,
+        },
+        bare="1",
+    ),
+    Option(
         "storage_class",
         _matching("storage_class", "[A-Z0-9_-]{1,64}", "a class as S3 names them, STANDARD_IA for example"),
         "storage class of every object that is sent",
@@ -294,6 +317,7 @@ class Options:
     sse_kms_key_id: str = ""
     tags: str = ""
     header: tuple[str, ...] = ()
+    verify: int | str = 0  # 1, or DEEP
 
     @classmethod
     def of_status(cls, status: Mapping[str, Any]) -> Options:
@@ -305,6 +329,7 @@ class Options:
             delete=asked.get("delete", 1) == 1,
             forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == 1,
             header=tuple(asked.get("header", ())),
+            verify=asked.get("verify", 0),
             **{name: asked.get(name, "") for name in _OF_OBJECTS},
         )
 

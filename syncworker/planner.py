@@ -43,7 +43,8 @@ Event = tuple[str, Any]
 
 class Planner:
     """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file, and that
-    may go; `on_kept` of those of which `keeps` says that they stay all the same."""
+    may go; `on_kept` of those of which `keeps` says that they stay all the same. `every`: unchanged files are
+    work as well."""
 
     def __init__(
         self,
@@ -56,6 +57,8 @@ class Planner:
         keeps: Callable[[str], bool] | None = None,
         key_bytes_max: int = KEY_MAX_BYTES,
         on_kept: Callable[[str], None] = lambda _: None,
+        *,
+        every: bool = False,
     ) -> None:
         self.index = index
         self.fetch = fetch
@@ -63,6 +66,7 @@ class Planner:
         self.spool_dir = spool_dir
         self.emit = emit
         self.key_bytes_max = key_bytes_max
+        self.every = every
         self.keeps = keeps or (lambda _: False)
         self.on_stranger = lambda key: on_kept(key) if self.keeps(key) else on_stranger(key)
         self.deletes = Spool(spool_dir)  # (key, size, ETag)
@@ -103,7 +107,7 @@ class Planner:
             lambda: Spool(self.spool_dir),
             self._unordered,
             self.on_stranger,
-            lambda page: self._settles(page, items, rows),
+            lambda page: not self.every and self._settles(page, items, rows),
         ):
             if here is None:
                 assert there is not None
@@ -177,7 +181,7 @@ class Planner:
     def _decide(self, file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> None:
         decision = compare.compare(file, obj, row)
         verdict = decision.verdict
-        if verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT:
+        if (verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT) and not self.every:
             self._same += 1
             self._same_bytes += file.size
             if verdict is Verdict.ADOPT and row is not None and obj is not None:

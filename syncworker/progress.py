@@ -28,6 +28,7 @@ _ERRORS_BYTES, _CURRENT_BYTES = 64_000, 16_000  # a key has up to 1,024 bytes, a
 _TEXT_SHOWN = 300
 _ON_BUCKETS = frozenset({"create_bucket", "delete_bucket"})  # their key is the bucket
 _RATE_SECONDS = 5.0
+_VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
 _COUNTED = (
     "files_unchanged",
     "files_uploaded",
@@ -43,6 +44,9 @@ _SEEN = {  # when the bucket was looked at once more, and what was done
     "other": "the storage had another object: sent again",
     "not_deleted": "the storage had it still: deleted again",
     "extra": "it came while the job ran: left for the next sync",
+    "changed": "the file has changed since it was compared: left for the next sync",
+    "archived": "the storage has archived it: not read back",
+    "retained": "there is no file for it, and the storage does not let it be deleted",
 }
 
 # time, op, key, size, ETag, seconds, the error or a note
@@ -105,6 +109,7 @@ class Progress:
         self._phase_since = self._started
         self._phase_seconds: dict[str, float] = {}
         self.fatal: str | None = None  # the code of what ended the job
+        self.reads_back = False  # what is left to do is to read all objects back
         # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
         self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
         self.throttled: Callable[[], float] = lambda: 0.0  # seconds in which the store asked to slow down
@@ -178,7 +183,17 @@ class Progress:
         self._dirty = True
         self.report("delete", key, size, None, seconds)
 
-    def verified(self, key: str, size: int | None, etag: str | None, what: str, seconds: float = 0.0) -> None:
+    def verified_objects(self, count: int, size: int) -> None:
+        """Objects that were found to be their files'."""
+        self.counts["objects_verified"] += count
+        self.counts["bytes_verified"] += size
+        self._dirty = True
+
+    def unverified_object(self, key: str, size: int) -> None:
+        self.counts["objects_unverified"] += 1
+        self.seen(key, size, None, "archived")
+
+    def seen(self, key: str, size: int | None, etag: str | None, what: str, seconds: float = 0.0) -> None:
         """What was not as it should be when the bucket was looked at once more; the object as it is now."""
         self.report("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
 
@@ -297,12 +312,12 @@ class Progress:
         counts["elapsed_seconds"] = round(now - self._started, 3)
         rate = self._rate(now, self._moved + in_flight)
         counts["bytes_per_second"] = round(rate, 1)
-        left = counts["bytes_total"] - counts["bytes_done"]
+        left = counts["bytes_total"] - counts["bytes_verified" if self.reads_back else "bytes_done"]
         known = counts["scan_complete"] and rate > 0
         # `wait` asks for a pause after each file: it counts as well, and is no part of the speed of sending.
         pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
         pace = self._moved / self._busy_seconds if pauses and self._moved and self._busy_seconds else rate
-        counts["eta_seconds"] = round(left / pace + pauses, 1) if known else None
+        counts["eta_seconds"] = round(max(0, left) / pace + pauses, 1) if known else None
         counts["throttled_seconds"] = round(self.throttled(), 3)
         self._end_phase(now)
         self._measure()
@@ -312,7 +327,7 @@ class Progress:
         operations = sorted(self.flight.values(), key=lambda operation: operation.started)
         self.status["current"] = list(_shown(operations))
         if operations:
-            verb = {"upload": "uploading", "delete": "deleting"}.get(operations[0].op, operations[0].op)
+            verb = _VERBS.get(operations[0].op, operations[0].op)
             self.status["message"] = f"{verb} {printable(operations[0].key)}"
         self.status["delay"] = None
         if delay is not None:

@@ -28,7 +28,7 @@ from syncworker.index import Index, Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.pace import side_by_side
 from syncworker.remove import Remover
-from syncworker.s3 import Head
+from syncworker.s3 import Bucket, Head
 from syncworker.source import Source
 
 _SENT_AT_ONCE = 4  # each may hold a small file in memory
@@ -107,13 +107,8 @@ class Recheck:
         await side_by_side(look, without)
 
     async def _ask(self, key: str) -> Head | None:
-        """The object under this key. By the listing, where HEAD is not allowed."""
         self.control.check()
-        try:
-            return await self.bucket.head(key)
-        except FileError:
-            listed = await self.bucket.list_under(key)
-            return next((Head(e.size, e.etag, {}) for e in listed if e.key == key), None)
+        return await ask(self.bucket, key)
 
     # -- what should be listed
     async def _look_at(self, found: Difference, wrong: Found) -> None:
@@ -167,11 +162,20 @@ class Recheck:
     # -- telling
     def _tell(self, found: Difference, what: str) -> None:
         obj = found.listed
-        self.progress.verified(found.key, obj and obj.size, obj and obj.etag, what)
+        self.progress.seen(found.key, obj and obj.size, obj and obj.etag, what)
 
     def _fail(self, op: str, key: str, error: SyncError) -> None:
         self._failed += 1
         self.progress.error(op, key, error)
+
+
+async def ask(bucket: Bucket, key: str) -> Head | None:
+    """The object under this key, None for none. By the listing, where HEAD is not allowed."""
+    try:
+        return await bucket.head(key)
+    except FileError:
+        listed = await bucket.list_under(key)
+        return next((Head(e.size, e.etag, {}) for e in listed if e.key == key), None)
 
 
 def key_changed() -> FileError:

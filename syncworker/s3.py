@@ -565,7 +565,7 @@ class Bucket:
         headers = {"range": f"bytes={offset}-{offset + size - 1}"}
         response = await self.call("GetObject", "GET", key, headers=headers, max_body=size + 65536)
         body = response.body
-        if response.status == 200:  # the store ignores ranges
+        if response.status == 200 and "content-range" not in response.headers:  # the store ignores ranges
             body = body[offset : offset + size]
         if len(body) != size:
             raise FileError(
@@ -631,11 +631,12 @@ class Bucket:
                 failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), failure))
         return failures
 
-    async def retained(self, key: str, version_id: str) -> str:
-        """Why the store deletes this version no sooner (`until …`, `by a legal hold`); "" when it does not
-        retain it, or does not say. Source: Amazon S3 API Reference, HeadObject."""
+    async def retained(self, key: str, version_id: str | None = None) -> str:
+        """Why the store deletes this version, or the current one, no sooner (`until …`, `by a legal hold`);
+        "" when it does not retain it, or does not say. Source: Amazon S3 API Reference, HeadObject."""
         try:
-            response = await self.call("HeadObject", "HEAD", key, {"versionId": version_id})
+            query = {"versionId": version_id} if version_id is not None else None
+            response = await self.call("HeadObject", "HEAD", key, query)
         except (FileError, RetryError):
             return ""
         if response.headers.get("x-amz-object-lock-legal-hold", "").upper() == "ON":

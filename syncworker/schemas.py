@@ -87,6 +87,9 @@ PROGRESS = record(
             "Objects to be deleted that stay: their file came back, or the storage keeps them"
         ),
         "files_changing": integer("Files sent as they were when opened: they are written to all the time"),
+        "objects_verified": integer("With `verify`: objects that were found to be their files'"),
+        "bytes_verified": integer("With `verify`: the bytes of these"),
+        "objects_unverified": integer("With `verify=deep`: archived objects, which were not read back"),
         "throttled_seconds": number("Seconds in which the storage asked to slow down"),
         "bytes_per_second": number("Speed over the last seconds"),
         "eta_seconds": nullable(number("Seconds left at this speed; null while unknown")),

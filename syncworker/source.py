@@ -68,6 +68,13 @@ class Source:
         self._identity = self._where()
         return Look(before, None, True, iter(()))
 
+    def scan_again(self) -> Iterator[ScanItem]:
+        """All that it holds now. Raises unless it is still the folder that the first scan began with."""
+        self.check_there()
+        if self._is_missing:
+            return iter(())
+        return self.scan(self.tree, self.source, self.should_stop, self.path_filter)
+
     def _where(self) -> Identity:
         try:
             _, info = links.resolve(self.tree, self.source)

@@ -8,6 +8,7 @@ loop                        groups of small files ─ read (pool) ─ PUT      3
                             large files ─ hash (pool) ─ parts              4 lanes
 loop     deletions, when all of that went well (sweep.py)
 loop     what was written and deleted is looked at once more (recheck.py)
+loop     with `verify`: is all of the bucket what the folder is? (verification.py)
 ```
 Invariants
 - Nothing is deleted unless the listing was complete, the scan was complete, and no file failed. The bucket is
@@ -24,7 +25,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -43,7 +44,7 @@ from syncworker.lanes import Lanes
 from syncworker.listing import RANGE_PAGES
 from syncworker.model import KEY_MAX_BYTES, FileEntry, Phase, ScanItem, Skip
 from syncworker.mount_check import MountCheck
-from syncworker.options import DEFAULTS, Options
+from syncworker.options import DEEP, DEFAULTS, Options
 from syncworker.planner import Event, Planner
 from syncworker.progress import Operation, Progress, Sent
 from syncworker.reader import Outcome, Read, Work, read, read_cached
@@ -57,6 +58,7 @@ from syncworker.spool import Spool
 from syncworker.sweep import Sweep
 from syncworker.transfer import Sender, Vanished, row_of
 from syncworker.tree import Tree
+from syncworker.verification import Verification
 
 GROUP_FILES = 32
 GROUP_BYTES = 1 << 20
@@ -123,6 +125,7 @@ class Sync:
         self.mounts = mounts
         self.progress = progress
         self.control = control
+        self.started_ns = time.time_ns()
         self.fatal: Exception | None = None
         self.incomplete = False  # something in the folder could not be read: nothing may be deleted
         self.badly_named = 0  # files whose names are not UTF-8: nothing in their folders may be deleted
@@ -230,19 +233,9 @@ class Sync:
         if not await self._open_bucket(may_create=may_create):
             self.progress.counts["scan_complete"] = True
             return
-        planner = Planner(
-            self.index,
-            self._fetch,
-            self._fetch_range,
-            self.spool_dir,
-            self._emit,
-            self.obstacles.note,
-            self._keeps() if self.options.is_partial else None,
-            KEY_MAX_BYTES - len(self.options.prefix.encode()),
-            self.obstacles.note_kept,
-        )
+        planner = self._planner(self.obstacles.note, self.obstacles.note_kept)
         try:
-            await self._transfer(planner, items)
+            await self._planned(planner, items, self._send_all)
             self._raise_if_halted()
             await self._judge_renamed()
             sweep = Sweep(
@@ -252,9 +245,26 @@ class Sync:
             self._raise_if_halted()
             await self._finish(sweep)
             await self._look_again(planner.cuts)
+            await self._verify()
             await self._in_thread(self.mounts.forget_harmless)
         finally:
             planner.deletes.close()
+
+    def _planner(
+        self, on_stranger: Callable[[str], None], on_kept: Callable[[str], None], *, every: bool = False
+    ) -> Planner:
+        return Planner(
+            self.index,
+            self._fetch,
+            self._fetch_range,
+            self.spool_dir,
+            self._emit,
+            on_stranger,
+            self._keeps() if self.options.is_partial else None,
+            KEY_MAX_BYTES - len(self.options.prefix.encode()),
+            on_kept,
+            every=every,
+        )
 
     def _keeps(self) -> Callable[[str], bool]:
         """Of the key of an object that has no file: whether it stays."""
@@ -265,12 +275,15 @@ class Sync:
         assert own is not None
         return own.skips
 
-    async def _transfer(self, planner: Planner, items: Iterator[ScanItem]) -> None:
-        """Plans and sends until both have come to their ends, or a halt has emptied the queues."""
+    async def _planned(
+        self, planner: Planner, items: Iterator[ScanItem], take: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Plans, and has `take` do what comes of it, until both have come to their ends, or a halt has
+        emptied the queues."""
         thread = threading.Thread(target=planner.run, args=(items,), name="planner", daemon=True)
         thread.start()
         try:
-            await self._send_all()
+            await take()
         except Exception as error:
             self._halt(error)
             while thread.is_alive():  # it reads the index, and may wait for a place in the queue
@@ -657,6 +670,33 @@ class Sync:
         )
         self.ending = replace(self.ending, came=recheck.left)
 
+    async def _verify(self) -> None:
+        """With `verify`: is the mirror what the folder is?"""
+        if not self.options.verify:
+            return
+        deep = self.options.verify == DEEP
+        self.progress.phase(Phase.VERIFYING, "verifying")
+        self.progress.say("verifying: reading back each object" if deep else "verifying")
+        self.progress.reads_back = deep
+        self.index.flush()
+        verification = Verification(
+            self.sender,
+            self.folder,
+            deep=deep,
+            started_ns=self.started_ns,
+            one_by_one=self.wait_seconds > 0,
+        )
+        self.events, self._first_page = asyncio.Queue(maxsize=4), None
+        planner = self._planner(lambda _: None, lambda _: None, every=deep)
+        try:
+            items = await self._in_thread(self.folder.scan_again)
+            await self._planned(planner, items, lambda: verification.take(self.events))
+            self._raise_if_halted()
+            await verification.take_extras(planner.deletes)
+        finally:
+            planner.deletes.close()
+        self.ending = replace(self.ending, verified=verification.finish())
+
     def _concerns(self) -> Callable[[Difference], bool]:
         """Whether a difference is one of the mirror: of a file that it is about, or an object that may go."""
         path_filter, may_delete = self.options.path_filter(), self.options.delete
@@ -695,7 +735,7 @@ class Sync:
             self.progress.end(operation)
         what = "missing" if found.listed is None else "other"
         seconds = time.monotonic() - operation.started
-        self.progress.verified(file.key, sent.file.size, sent.etag, what, seconds)
+        self.progress.seen(file.key, sent.file.size, sent.etag, what, seconds)
         return row_of(sent)
 
     async def _in_thread(self, function: Any, *values: Any) -> Any:

@@ -25,6 +25,9 @@ COUNTERS = (
     "files_updated",
     "objects_kept",
     "files_changing",
+    "objects_verified",
+    "bytes_verified",
+    "objects_unverified",
 )
 GROWING = tuple(c for c in COUNTERS if c not in ("files_total", "bytes_total"))
 

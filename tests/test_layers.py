@@ -72,7 +72,7 @@ LAYERS = [
     ],
     ["plan", "runs", "reader", "remove", "transfer", "source", "obstacles", "apart"],
     ["differences"],
-    ["bucket_removal", "lanes", "mount_check", "planner", "sweep", "recheck"],
+    ["bucket_removal", "lanes", "mount_check", "planner", "sweep", "recheck", "verification"],
     ["sync"],
     ["worker", "supervisor", "embedded", "display", "guard", "openapi", "metrics", "completion"],
     ["cli", "server"],
