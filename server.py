@@ -456,6 +456,7 @@ def make_app(
         max_running=config.max_running_jobs,
         storage_dir=None if config.storage_url else config.storage_dir,
         max_queued=config.max_queued_jobs,
+        is_own=config.is_own,
     )
     service = Service(config, supervisor, store, numbers, Folders(config.uploads_dir), token_needed)
     app = bottle.Bottle()

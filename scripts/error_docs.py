@@ -1,4 +1,4 @@
-"""Writes docs/troubleshooting.md: `make docs`. A test sees that it was done.
+"""Writes docs/troubleshooting.md and syncworker/known_errors.py: `make docs`. A test sees that it was done.
 
 The codes and what is said with them are read from the source (`error_codes`); what they mean and what to do
 is here. A code without a meaning, and a meaning without a code, are errors.
@@ -20,6 +20,18 @@ import error_codes  # noqa: E402 - the project's folder is not a package that is
 from syncworker import faults, findings  # noqa: E402
 
 TARGET = os.path.join(PROJECT, "docs", "troubleshooting.md")
+CODES_TARGET = os.path.join(PROJECT, "syncworker", "known_errors.py")
+CODES_HEAD = '''\
+"""Every code that an error of a job or of a file may have, as far as they are known before: `/metrics` begins
+to count each of them at 0. Written by `make docs` from scripts/error_docs.py: change that. The other codes
+are words of a storage.
+"""
+
+from __future__ import annotations
+
+CODES = frozenset(
+    {
+'''
 HEAD = """\
 <!-- Written by `make docs` from scripts/error_docs.py and the source: change those. -->
 
@@ -253,6 +265,9 @@ SECTIONS: tuple[Section, ...] = (
         },
     ),
 )
+OF_REQUESTS = 4  # the sections before it are of jobs and files
+# A job may end with them as well: what was allowed when it was made may not be any more.
+ALSO_OF_JOBS = {"BadStorageUrl", "StorageUrlRefused", "StorageUrlNotAllowed"}
 # Never shown as an error.
 SILENT = {"LoggedIn", "NotDeleted", "Dropped"}
 # What waitress and Bottle find before a route is asked: their words, without spaces.
@@ -359,7 +374,20 @@ def render() -> str:
     return "\n".join([*lines, *of_stores(), *of_files()]).rstrip() + "\n"
 
 
+def codes_of_jobs() -> list[str]:
+    assert SECTIONS[OF_REQUESTS][0].startswith("A request")
+    found = {code for _, _, meanings in SECTIONS[:OF_REQUESTS] for code in meanings} | ALSO_OF_JOBS
+    found |= {*faults._RETRY, *faults._THROTTLED, *faults._FATAL, *STORE_ADVICE, "OSError"}
+    found |= {errno.errorcode[number] for number in findings._HINTS}
+    return sorted(found - set(SKIPS) - {"kept"})
+
+
+def render_codes() -> str:
+    return CODES_HEAD + "".join(f'        "{code}",\n' for code in codes_of_jobs()) + "    }\n)\n"
+
+
 if __name__ == "__main__":
-    page = render()  # before the old one is gone
-    with open(TARGET, "w", encoding="utf-8") as file:
-        file.write(page)
+    pages = {TARGET: render(), CODES_TARGET: render_codes()}  # before the old ones are gone
+    for path, page in pages.items():
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(page)

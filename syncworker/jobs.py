@@ -66,6 +66,7 @@ PROGRESS: dict[str, Any] = {
 }
 
 
+DIED = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
 RESOURCES: dict[str, Any] = {"rss_bytes": None, "cpu_seconds": None}
 
 
@@ -342,10 +343,7 @@ class Jobs:
             return status
         error, message = None, "cancelled"
         if state is not State.CANCELLED:
-            error = {
-                "code": "WorkerDied",
-                "message": "the worker ended without a word: resume the job to go on",
-            }
+            error = dict(DIED)
             message = "interrupted: the worker died"
             if self.watching:
                 status["auto_resume"] = False
@@ -356,6 +354,8 @@ class Jobs:
 
     def finish(self, status: Status, state: State, error: dict[str, str] | None, message: str) -> Status:
         """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""
+        if recorded_state(status) not in FINAL_STATES:  # else it is written again, on a disk that was full
+            _count_end(status, state, error)
         status.update(
             state=state.value,
             error=error,
@@ -477,8 +477,19 @@ def _prefix(status: Status) -> str:
     return str((status.get("options") or {}).get("prefix", ""))
 
 
+def _count_end(status: Status, state: State, error: dict[str, str] | None) -> None:
+    """Has the tally say how an attempt ended, and of what."""
+    metrics = tally.clean(status.get("metrics"))
+    errors = {error["code"]: 1} if error is not None else {}
+    tally.add(metrics, {"counts": {tally.ENDED + state.value: 1}, "errors": errors})
+    status["metrics"] = metrics
+
+
 def renew(status: Status, *, auto_resume: bool) -> None:
-    """Turns the status of an ended job into that of its next attempt, `queued`."""
+    """Turns the status of an ended job, or of one whose worker has died, into that of its next attempt,
+    `queued`."""
+    if recorded_state(status) not in FINAL_STATES:
+        _count_end(status, State.INTERRUPTED, DIED)
     status.update(
         state=State.QUEUED.value,
         phase=None,

@@ -11,7 +11,10 @@ worker.
   server ran is lost.
 - A status is read again only when its file has changed.
 
-No series carries a job's id, a folder's or a bucket's name: the number of series stays small.
+What somebody is to be woken for begins at 0: every code of an error that is known before (known_errors.py),
+every end of an attempt. A series that were born at 1 would hide the first failure from `increase()`.
+`syncworker_last_*` alone carry names, a folder's and a bucket's: of 1,000 mirrors at most (last_runs.py).
+They outlive the files of their jobs as the counters do. No series carries a job's id.
 """
 
 from __future__ import annotations
@@ -19,15 +22,20 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from syncworker import __version__, files, process, space, std_streams, tally
-from syncworker.jobs import Jobs
-from syncworker.model import State
+from syncworker import __version__, files, last_runs, process, space, std_streams, tally
+from syncworker.findings import printable
+from syncworker.jobs import Jobs, Status
+from syncworker.known_errors import CODES
+from syncworker.last_runs import LastRun, Mirror, Runs
+from syncworker.model import DELAYS, FINAL_STATES, State
 from syncworker.tally import Tally
 
 log = logging.getLogger("syncworker.metrics")
@@ -42,6 +50,21 @@ _COUNTERS = (
     ("worker_cpu_seconds", "cpu_seconds", "Processor time of all workers, user and system"),
 )
 _FILES = ("uploaded", "unchanged", "failed", "skipped")
+_LAST: tuple[tuple[str, str, Callable[[LastRun], float]], ...] = (
+    ("success_timestamp_seconds", "When the mirror last succeeded, 0: never", lambda run: run.success_at),
+    ("end_timestamp_seconds", "When its last job ended", lambda run: run.ended_at),
+    ("duration_seconds", "How long the last attempt of that job took", lambda run: run.seconds),
+    ("skipped_files", "What that job found and could not mirror", lambda run: run.skipped),
+    ("failed_files", "Files and objects that it could not do", lambda run: run.failed),
+)
+
+
+class _Known(NamedTuple):
+    """What has been read of a job."""
+
+    stamp: tuple[int, int, int]
+    tally: Tally
+    run: tuple[Mirror, LastRun] | None
 
 
 class Ledger:
@@ -51,9 +74,10 @@ class Ledger:
         self._jobs = jobs
         self._path = os.path.join(jobs.path, TOTALS)
         self._lock = threading.Lock()
-        self._known: dict[str, tuple[tuple[int, int, int], Tally]] = {}
+        self._known: dict[str, _Known] = {}
         kept = files.read_json(self._path) or {}
         self._gone = tally.clean(kept.get("metrics"))
+        self._gone_runs = last_runs.of_json(kept.get("last_runs"))
         leaving = kept.get("leaving")
         self._leaving = {str(job_id) for job_id in leaving} if isinstance(leaving, list) else set()
 
@@ -65,34 +89,61 @@ class Ledger:
             for job_id in set(job_ids) - self._leaving:
                 self._leaving.add(job_id)
                 self._known.pop(job_id, None)
-                tally.add(self._gone, self._read(job_id))
+                self._keep(self._read(job_id, there[job_id].stamp if job_id in there else (0, 0, 0)))
             self._write(durable=True)
 
     def sum(self) -> Tally:
         """Over all jobs there are and were."""
         with self._lock:
-            there = self._jobs.entries()
-            lost = self._known.keys() - there.keys() - self._leaving
-            for job_id in lost:
-                tally.add(self._gone, self._known.pop(job_id)[1])
-            if lost:
-                self._write(durable=False)
+            self._look()
             found = tally.empty()
             tally.add(found, self._gone)
-            for job_id, entry in there.items():
-                if job_id in self._leaving:
-                    continue
-                known = self._known.get(job_id)
-                if known is None or known[0] != entry.stamp:
-                    known = self._known[job_id] = (entry.stamp, self._read(job_id))
-                tally.add(found, known[1])
+            for known in self._known.values():
+                tally.add(found, known.tally)
             return found
 
-    def _read(self, job_id: str) -> Tally:
-        return tally.clean((self._jobs.read(job_id) or {}).get("metrics"))
+    def last_runs(self) -> Runs:
+        """Of each mirror that the jobs know or knew."""
+        with self._lock:
+            self._look()
+            found = dict(self._gone_runs)
+            for known in self._known.values():
+                if known.run is not None:
+                    last_runs.add(found, *known.run)
+            return last_runs.newest(found)
+
+    def _look(self) -> None:
+        """Reads what has changed, and keeps what was removed by somebody else."""
+        there = self._jobs.entries()
+        lost = self._known.keys() - there.keys() - self._leaving
+        for job_id in lost:
+            self._keep(self._known.pop(job_id))
+        if lost:
+            self._write(durable=False)
+        for job_id, entry in there.items():
+            if job_id in self._leaving:
+                continue
+            known = self._known.get(job_id)
+            if known is None or known.stamp != entry.stamp:
+                self._known[job_id] = self._read(job_id, entry.stamp)
+
+    def _keep(self, known: _Known) -> None:
+        tally.add(self._gone, known.tally)
+        if known.run is not None:
+            last_runs.add(self._gone_runs, *known.run)
+
+    def _read(self, job_id: str, stamp: tuple[int, int, int]) -> _Known:
+        status = self._jobs.read(job_id) or {}
+        return _Known(stamp, tally.clean(status.get("metrics")), last_runs.of_status(status))
 
     def _write(self, *, durable: bool) -> None:
-        value = {"version": 1, "metrics": self._gone, "leaving": sorted(self._leaving)}
+        self._gone_runs = last_runs.newest(self._gone_runs, time.time() - last_runs.FORGOTTEN_SECONDS)
+        value = {
+            "version": 1,
+            "metrics": self._gone,
+            "last_runs": last_runs.to_json(self._gone_runs),
+            "leaving": sorted(self._leaving),
+        }
         try:
             files.replace_json(self._path, value, durable=durable)
         except OSError as error:  # a full disk, which removing jobs makes room on: the sums live on in memory
@@ -103,9 +154,15 @@ class _Jobs(Collector):
     """The families of the service, made anew for each scrape."""
 
     def __init__(
-        self, jobs: Jobs, ledger: Ledger, max_running: int, max_queued: int, storage_dir: str | None
+        self,
+        jobs: Jobs,
+        ledger: Ledger,
+        max_running: int,
+        max_queued: int,
+        storage_dir: str | None,
+        is_own: Callable[[str], bool],
     ) -> None:
-        self._jobs, self._ledger, self._storage_dir = jobs, ledger, storage_dir
+        self._jobs, self._ledger, self._storage_dir, self._is_own = jobs, ledger, storage_dir, is_own
         self._max_running, self._max_queued = max_running, max_queued
 
     def collect(self) -> Iterator[Metric]:
@@ -114,6 +171,7 @@ class _Jobs(Collector):
         yield info
         yield from self._now()
         yield from _counters(self._ledger.sum())
+        yield from _last(self._ledger.last_runs(), self._is_own)
 
     def _now(self) -> Iterator[Metric]:
         states = [entry.state for entry in self._jobs.entries().values()]
@@ -141,19 +199,52 @@ class _Jobs(Collector):
             yield GaugeMetricFamily(
                 "syncworker_storage_disk_free_bytes", "What is free there", room.free_bytes
             )
-        sizes = list(self._worker_sizes())
+        active = self._jobs.active()
+        delayed = GaugeMetricFamily(
+            "syncworker_jobs_delayed",
+            "Running jobs that do not get on, by what they wait for",
+            labels=["reason"],
+        )
+        reasons = [(status.get("delay") or {}).get("reason") for status in active]
+        for reason in DELAYS:
+            delayed.add_metric([reason], reasons.count(reason))
+        yield delayed
+        sizes = list(_worker_sizes(active))
         yield GaugeMetricFamily("syncworker_workers", "Worker processes that live now", len(sizes))
         yield GaugeMetricFamily(
             "syncworker_workers_resident_memory_bytes", "Resident memory of all living workers", sum(sizes)
         )
 
-    def _worker_sizes(self) -> Iterator[int]:
-        for status in self._jobs.active():
-            pid, started_at = status.get("pid"), status.get("pid_started_at")
-            if isinstance(pid, int) and isinstance(started_at, int | float):
-                found = process.resources(pid) if process.is_running(pid, started_at) else None
-                if found is not None:
-                    yield found[0]
+
+def _worker_sizes(active: list[Status]) -> Iterator[int]:
+    for status in active:
+        pid, started_at = status.get("pid"), status.get("pid_started_at")
+        if isinstance(pid, int) and isinstance(started_at, int | float):
+            found = process.resources(pid) if process.is_running(pid, started_at) else None
+            if found is not None:
+                yield found[0]
+
+
+def _last(runs: Runs, is_own: Callable[[str], bool]) -> Iterator[Metric]:
+    """Two labels name a mirror; a prefix and another storage than the configured one are named where there
+    is one, so that a mirror which succeeds hides none that does not."""
+    result = GaugeMetricFamily("syncworker_last_result", "1 beside how its last job ended")
+    numbers = [
+        (GaugeMetricFamily(f"syncworker_last_{name}", meaning), value) for name, meaning, value in _LAST
+    ]
+    own = {url for url in {mirror.storage_url for mirror in runs} if is_own(url)}
+    named: Runs = {}  # a storage may have been spelled in two ways
+    for mirror, run in runs.items():
+        last_runs.add(named, mirror._replace(storage_url="") if mirror.storage_url in own else mirror, run)
+    for mirror, run in named.items():
+        labels = {"source": mirror.source, "dest": mirror.dest}
+        labels |= {"prefix": mirror.prefix} if mirror.prefix else {}
+        labels |= {"storage": mirror.storage_url} if mirror.storage_url else {}
+        labels = {name: printable(value) for name, value in labels.items()}
+        result.add_sample(result.name, labels | {"state": run.state}, 1)
+        for family, value in numbers:
+            family.add_sample(family.name, labels, value(run))
+    yield from (result, *(family for family, _ in numbers))
 
 
 def _counters(total: Tally) -> Iterator[Metric]:
@@ -162,12 +253,18 @@ def _counters(total: Tally) -> Iterator[Metric]:
     for result in _FILES:
         by_result.add_metric([result], counts.get(f"files_{result}", 0))
     yield by_result
+    ends = CounterMetricFamily(
+        "syncworker_attempts_ended", "Attempts of jobs that have ended, by how", labels=["state"]
+    )
+    for state in sorted(FINAL_STATES):
+        ends.add_metric([state.value], counts.get(tally.ENDED + state.value, 0))
+    yield ends
     for name, source, meaning in _COUNTERS:
         yield CounterMetricFamily(f"syncworker_{name}", meaning, counts.get(source, 0))
     errors = CounterMetricFamily(
         "syncworker_errors", "Errors of files and of whole jobs, by code", labels=["code"]
     )
-    for code, number in sorted(total["errors"].items()):
+    for code, number in sorted((dict.fromkeys(CODES, 0) | total["errors"]).items()):
         errors.add_metric([code], number)
     yield errors
     phases = CounterMetricFamily("syncworker_phase_seconds", "Seconds of workers, by phase", labels=["phase"])
@@ -194,9 +291,10 @@ class Metrics:
         max_running: int,
         max_queued: int,
         storage_dir: str | None = None,
+        is_own: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued, storage_dir))
+        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued, storage_dir, is_own))
         ProcessCollector(registry=self._registry)  # process_*: the server itself
 
     def render(self) -> bytes:

@@ -34,6 +34,9 @@ class Phase(StrEnum):
     VERIFYING = "verifying"
 
 
+DELAYS = ("storage_down", "storage_silent", "slow_down", "writes_in_flight")  # reasons
+
+
 class Delay(NamedTuple):
     """What a job that does not get on waits for; times in seconds since the epoch, `until` None: no limit."""
 

@@ -108,7 +108,6 @@ class Progress:
         self._earlier = tally.clean(status.get("metrics"))  # of earlier attempts
         self._phase_since = self._started
         self._phase_seconds: dict[str, float] = {}
-        self.fatal: str | None = None  # the code of what ended the job
         self.reads_back = False  # what is left to do is to read all objects back
         # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
         self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
@@ -342,9 +341,6 @@ class Progress:
         rss_bytes, cpu_seconds = process.resources(os.getpid()) or (None, 0.0)
         self.status["resources"] = {"rss_bytes": rss_bytes, "cpu_seconds": round(cpu_seconds, 2)}
         requests, retries = self.asked()
-        errors = dict(self.failed_before)
-        if self.fatal:
-            errors[self.fatal] = errors.get(self.fatal, 0) + 1
         metrics = tally.empty()
         tally.add(metrics, self._earlier)
         tally.add(
@@ -352,7 +348,7 @@ class Progress:
             {
                 "counts": {name: self.counts[name] for name in _COUNTED}
                 | {"attempts": 1, "retries": retries, "cpu_seconds": cpu_seconds},
-                "errors": errors,
+                "errors": self.failed_before,
                 "phase_seconds": self._phase_seconds,
                 "requests": {f"{operation} {status}": n for (operation, status), n in requests.items()},
             },

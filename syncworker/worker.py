@@ -94,7 +94,6 @@ def _attempt(
         if isinstance(failure, RetryError) and control.stopping():
             state, error, message = _stopped(control)  # given up because of the stop
         else:
-            progress.fatal = failure.code
             state, message = State.FAILED, failure.message
             if isinstance(failure, RetryError):
                 message += ": tried again and again in vain; resume the job when the storage is well"

@@ -41,6 +41,7 @@ def page(name: str) -> str:
 def test_the_page_of_errors_is_made_from_the_source() -> None:
     """`render` fails when a code has no meaning, or a meaning no code."""
     assert page("troubleshooting.md") == error_docs.render(), "run `make docs`"
+    assert Path(error_docs.CODES_TARGET).read_text() == error_docs.render_codes(), "run `make docs`"
 
 
 @pytest.mark.parametrize("change", ["a code without a meaning", "a meaning without a code"])

@@ -15,7 +15,7 @@ TREES = {name: ast.parse(path.read_bytes()) for name, path in MODULES.items()}
 # From the bottom up; a module imports only from groups below its own, or from its own above it in the list.
 LAYERS = [
     ["__init__"],
-    ["errors", "model", "tally", "ending"],
+    ["errors", "known_errors", "model", "tally", "ending", "last_runs"],
     [
         "files",
         "process",

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Site, load, write_finished
 from stores import Store
 
-from syncworker import jobs, metrics, tally
+from syncworker import jobs, last_runs, metrics, tally
+from syncworker.model import State
+from syncworker.spec import Request
 
 Numbers = dict[str, float]
 
@@ -77,6 +80,138 @@ def test_odd_names_and_too_many_of_them_count_as_other() -> None:
     assert sum(total["errors"].values()) == 1003
 
 
+def test_a_code_that_is_known_before_is_counted_by_name_however_many_odd_ones_there_are() -> None:
+    total = tally.empty()
+    tally.add(total, {"errors": {f"Code{number}": 1 for number in range(1000)}})
+    tally.add(total, {"errors": {"WorkerDied": 1}})
+    assert total["errors"]["WorkerDied"] == 1
+
+
+# -- the last runs -----------------------------------------------------------------------------------------
+
+
+def ended(state: str, at: int, **more: Any) -> dict[str, Any]:
+    status = {"source": "photos", "dest": "b", "storage_url": "http://s", "state": state, "options": {}}
+    status |= {"finished_at": f"2026-01-01T00:{at:02}:00.000Z", "progress": dict(jobs.PROGRESS)}
+    return status | {"skipped": {}, "scope": None} | more
+
+
+def runs_of(*statuses: dict[str, Any]) -> last_runs.Runs:
+    runs: last_runs.Runs = {}
+    for found in map(last_runs.of_status, statuses):
+        if found is not None:
+            last_runs.add(runs, *found)
+    return runs
+
+
+NEW_YEAR = 1767225600.0
+
+
+@pytest.mark.parametrize(
+    ("statuses", "state", "ended_minute", "success_minute"),
+    [
+        ([ended("done", 5)], "done", 5, 5),
+        ([ended("done", 5), ended("failed", 9)], "failed", 9, 5),
+        ([ended("failed", 9), ended("done", 5)], "failed", 9, 5),
+        ([ended("failed", 5), ended("done", 9), ended("done", 7)], "done", 9, 9),
+        ([ended("done", 5), ended("done", 9, scope=["a"])], "done", 9, 5),  # a part is no mirror
+        ([ended("done", 5), ended("running", 9, finished_at=None)], "done", 5, 5),
+        ([ended("done", 5), {"state": "done"}, {}, ended("done", 9, finished_at="soon")], "done", 5, 5),
+    ],
+)
+def test_the_last_run_and_the_last_success_of_a_mirror(
+    statuses: list[dict[str, Any]], state: str, ended_minute: int, success_minute: int
+) -> None:
+    [run] = runs_of(*statuses).values()
+    assert run.state == state
+    assert (run.ended_at, run.success_at) == (NEW_YEAR + 60 * ended_minute, NEW_YEAR + 60 * success_minute)
+
+
+def test_a_mirror_that_never_succeeded_says_so() -> None:
+    [run] = runs_of(ended("failed", 5, skipped={"fifo": 2, "vanished": 7})).values()
+    assert (run.success_at, run.skipped) == (0, 2)  # what went away while it ran is not left out
+
+
+def test_of_too_many_mirrors_those_are_told_that_ended_last() -> None:
+    statuses = [ended("done", 1, dest=f"b{n}", finished_at=f"2026-01-{1 + n // 100:02}T01:{n % 60:02}:00Z")
+                for n in range(1500)]  # fmt: skip
+    found = last_runs.newest(runs_of(*statuses))
+    assert len(found) == last_runs.RECORDS_MAX
+    assert min(run.ended_at for run in found.values()) >= NEW_YEAR + 5 * 86400
+    assert last_runs.newest(found, since=NEW_YEAR + 60 * 86400) == {}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, {}, [1], [[]], [["a", "b", "", "http://s", "done", 1, 2, 3, 4]]]
+    + [[["a", "b", "", "http://s", "done", 1, 2, odd, 4, 5]] for odd in (-1, float("nan"), "3", None, 1e300)]
+    + [[["a", None, "", "http://s", "done", 1, 2, 3, 4, 5]]],
+)
+def test_what_is_no_record_is_passed_over(value: Any) -> None:
+    assert last_runs.of_json(value) == {}
+
+
+def test_records_are_read_as_they_were_written() -> None:
+    runs = runs_of(ended("done", 5), ended("failed", 9, dest="c", options={"prefix": "a/"}))
+    assert last_runs.of_json(json.loads(json.dumps(last_runs.to_json(runs)))) == runs
+
+
+def test_a_mirror_with_a_prefix_or_on_another_storage_has_a_series_of_its_own(site: Site) -> None:
+    kinds: list[dict[str, Any]] = [{}, {"options": {"prefix": "a/"}}, {"storage_url": "https://elsewhere"}]
+    kinds.append({"dest": 'odd"\\n\udcff'})
+    for job_id, more in zip(write_finished(Path(site.jobs.path), 4), kinds, strict=True):
+        path = Path(site.jobs.file(job_id, "json"))
+        kind = ended("done", 5, storage_url="http://127.0.0.1:9") | more
+        path.write_text(json.dumps(json.loads(path.read_text()) | kind))
+    found = numbers(site.get("/metrics").body.decode())
+    named = {name for name in found if name.startswith("syncworker_last_success")}
+    start = "syncworker_last_success_timestamp_seconds{dest="
+    assert named >= {
+        start + '"b",source="photos"}',
+        start + '"b",prefix="a/",source="photos"}',
+        start + '"b",source="photos",storage="https://elsewhere"}',
+    }
+
+
+def test_every_code_and_every_end_begins_at_0(site: Site) -> None:
+    found = numbers(site.get("/metrics").body.decode())
+    codes = {name for name in found if name.startswith("syncworker_errors_total")}
+    assert len(codes) > 100 and {found[name] for name in codes} == {0}
+    for code in ("WorkerDied", "Stopped", "AccessDenied", "FilesFailed", "ConnectFailed", "EACCES"):
+        assert f'syncworker_errors_total{{code="{code}"}}' in codes
+    for state in ("done", "failed", "cancelled", "interrupted"):
+        assert found[f'syncworker_attempts_ended_total{{state="{state}"}}'] == 0
+
+
+def test_an_end_is_counted_once_though_it_is_written_twice(
+    directory: jobs.Jobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full at first."""
+    status = directory.create(Request("a", "bucket", "http://s", 0.0))
+    jobs.begin(status)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(directory, "publish", full)
+        with pytest.raises(OSError, match="full"):
+            directory.finish(status, State.FAILED, {"code": "LocalError", "message": "x"}, "x")
+    directory.finish(status, State.FAILED, {"code": "LocalError", "message": "x"}, "x")
+    metrics_of = (directory.read(status["id"]) or {})["metrics"]
+    assert metrics_of["counts"] == {"ended_failed": 1} and metrics_of["errors"] == {"LocalError": 1}
+
+
+def test_a_worker_that_died_is_counted_by_whoever_goes_on_before_anybody_looked() -> None:
+    status: dict[str, Any] = {"state": "running", "attempt": 1, "metrics": tally.empty()}
+    jobs.renew(status, auto_resume=True)
+    assert status["metrics"]["errors"] == {"WorkerDied": 1}
+    assert status["metrics"]["counts"] == {"ended_interrupted": 1}
+    again = dict(status, state="interrupted")
+    jobs.renew(again, auto_resume=True)  # that one has been counted when it was written
+    assert again["metrics"] == status["metrics"]
+
+
 # -- the ledger -------------------------------------------------------------------------------------------
 
 
@@ -123,6 +258,35 @@ def test_a_server_that_dies_between_the_totals_and_the_removal_counts_nothing_tw
     assert uploaded(after) == 14
     assert directory.prune(1, before=after.retire) == 1
     assert uploaded(after) == uploaded(metrics.Ledger(directory)) == 14
+
+
+def test_the_last_success_outlives_the_files_of_its_job(directory: jobs.Jobs) -> None:
+    ids = write_finished(Path(directory.path), 2)
+    for number, job_id in enumerate(ids):
+        path = Path(directory.file(job_id, "json"))
+        done = ended("done", 0, dest=f"b{number}", finished_at=jobs.timestamp())
+        path.write_text(json.dumps(json.loads(path.read_text()) | done))
+    ledger = metrics.Ledger(directory)
+    before = ledger.last_runs()
+    assert {mirror.dest for mirror in before} == {"b0", "b1"}
+    directory.prune(1, before=ledger.retire)
+    assert ledger.last_runs() == before
+    os.unlink(directory.file(ids[1], "json"))  # by hand
+    assert ledger.last_runs() == before
+
+
+def test_a_mirror_is_forgotten_90_days_after_the_last_trace_of_it(directory: jobs.Jobs) -> None:
+    ids = write_finished(Path(directory.path), 2)
+    old = (datetime.now(UTC) - timedelta(days=91)).isoformat()
+    recent = (datetime.now(UTC) - timedelta(days=89)).isoformat()
+    for job_id, when, dest in zip(ids, (old, recent), ("old", "recent"), strict=True):
+        path = Path(directory.file(job_id, "json"))
+        gone = ended("done", 1, dest=dest, finished_at=when)
+        path.write_text(json.dumps(json.loads(path.read_text()) | gone))
+    ledger = metrics.Ledger(directory)
+    assert len(ledger.last_runs()) == 2  # its job is there
+    directory.prune(0, before=ledger.retire)
+    assert [mirror.dest for mirror in metrics.Ledger(directory).last_runs()] == ["recent"]
 
 
 def test_a_job_removed_by_hand_stays_counted(directory: jobs.Jobs) -> None:
