@@ -130,6 +130,16 @@ def cancel(service: Service, given: Parameters) -> Answer:
     return 202, status, {}
 
 
+def pause(service: Service, given: Parameters) -> Answer:
+    return 202, service.jobs.pause(_id(given)), {}
+
+
+def go_on(service: Service, given: Parameters) -> Answer:
+    status = service.jobs.go_on(_id(given))
+    service.supervisor.wake()
+    return 202, status, {}
+
+
 def resume(service: Service, given: Parameters) -> Answer:
     job_id = _id(given)
     keys = spec.parse_keys(*(given.get(name) for name in KEY_PARAMETERS))
@@ -174,9 +184,7 @@ def history_tag(service: Service, given: Parameters) -> str:
     """From the files' stamps: a page that nobody has touched is not read again."""
     wanted, following = _page(service, given)
     entries = service.jobs.entries()
-    page = [
-        (job_id, entries[job_id].stamp, entries[job_id].cancelled) for job_id in wanted if job_id in entries
-    ]
+    page = [(job_id, entries[job_id].stamp, entries[job_id].told) for job_id in wanted if job_id in entries]
     return _etag(repr((page, following)).encode())
 
 
@@ -288,6 +296,8 @@ ROUTES = (
     Route("/runnings", runnings, (), acts=False, conditional=True),
     Route("/get", get, ("id",), acts=False, conditional=True),
     Route("/cancel", cancel, ("id", "now"), acts=True),
+    Route("/pause", pause, ("id",), acts=True),
+    Route("/continue", go_on, ("id",), acts=True),
     Route("/resume", resume, ("id", *KEY_PARAMETERS), acts=True),
     Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
     Route("/report", report, ("id", "op", "q", "after", "limit"), acts=False),

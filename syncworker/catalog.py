@@ -41,6 +41,7 @@ class Entry(NamedTuple):
     auto_resume: bool
     destination: str
     cancelled: bool  # the sentinel is there
+    paused: bool = False  # that sentinel is there
     prefix: str = ""
     source: str = ""
     dest: str = ""
@@ -52,6 +53,10 @@ class Entry(NamedTuple):
         if self.destination != destination:
             return False
         return prefix.startswith(self.prefix) or self.prefix.startswith(prefix)
+
+    @property
+    def told(self) -> tuple[bool, bool]:
+        return self.cancelled, self.paused
 
     @property
     def ended(self) -> bool:
@@ -101,6 +106,7 @@ class Catalog:
     def _list(self, whole: bool) -> dict[str, Entry]:
         names = os.listdir(self._path)
         cancelled = {name[:-7] for name in names if name.endswith(".cancel")}
+        paused = {name[:-6] for name in names if name.endswith(".pause")}
         entries: dict[str, Entry] = {}
         for name in names:
             if not name.endswith(".json"):
@@ -109,7 +115,8 @@ class Catalog:
             known = self._entries.get(job_id)
             if known is None and not ID_PATTERN.fullmatch(job_id):
                 continue
-            if known is not None and not whole and known.ended and known.cancelled == (job_id in cancelled):
+            told = (job_id in cancelled, job_id in paused)
+            if known is not None and not whole and known.ended and known.told == told:
                 entries[job_id] = known
                 continue
             path = f"{self._path}/{name}"
@@ -120,8 +127,8 @@ class Catalog:
             stamp = (found.st_ino, found.st_mtime_ns, found.st_size)
             if known is None or known.stamp != stamp:
                 known = _read(path, stamp)
-            if known.cancelled != (job_id in cancelled):
-                known = known._replace(cancelled=job_id in cancelled)
+            if known.told != told:
+                known = known._replace(cancelled=told[0], paused=told[1])
             entries[job_id] = known
         return entries
 
@@ -138,5 +145,14 @@ def _read(path: str, stamp: tuple[int, int, int]) -> Entry:
         return Entry(stamp, None, False, "", False)  # no status of ours
     source, dest, error = (word if isinstance(word, str) else "" for word in words)
     return Entry(
-        stamp, state, status.get("auto_resume") is True, destination, False, prefix, source, dest, error
+        stamp,
+        state,
+        status.get("auto_resume") is True,
+        destination,
+        False,
+        False,
+        prefix,
+        source,
+        dest,
+        error,
     )

@@ -1,4 +1,4 @@
-"""The shell commands: start, run, resume, cancel, list, show, completion.
+"""The shell commands: start, run, resume, cancel, pause, continue, list, show, completion.
 
 Exit status: of start, run, resume and `show --follow` the end of the job (EXIT); 2 for all that is refused
 before a job runs, whatever the reason; 130 for Ctrl-C where no job is ours to stop. A job's id and what is
@@ -233,6 +233,23 @@ def _cancel(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> i
     return _printed(Output(sys.stdout), text)
 
 
+def _pause(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    text = "is paused: what is in flight ends, and nothing begins until `continue`"
+    return _told_of(jobs.pause(arguments.id), text, as_json=arguments.json)
+
+
+def _continue(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    return _told_of(jobs.go_on(arguments.id), "goes on", as_json=arguments.json)
+
+
+def _told_of(status: Status, text: str, *, as_json: bool) -> int:
+    from syncworker.display import Output
+
+    return _printed(
+        Output(sys.stdout), json.dumps(status, indent=2) if as_json else f"job {status['id']} {text}"
+    )
+
+
 def _list(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
     from syncworker.display import Output, print_table
 
@@ -323,6 +340,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Jobs], int]] = {
     "run": _run,
     "resume": _resume,
     "cancel": _cancel,
+    "pause": _pause,
+    "continue": _continue,
     "list": _list,
     "show": _show,
     "completion": _completion,

@@ -1,7 +1,8 @@
 """Completion of the shell commands in bash: a script made from the parser itself, never behind it.
 
 What completes job ids looks into JOBS_DIR with the shell's own means and starts no Python: Tab answers at
-once. `cancel` is offered what has not ended, `resume` what can go on. Nothing here runs anything.
+once. `cancel`, `pause` and `continue` are offered what has not ended, `resume` what can go on. Nothing here
+runs anything.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from syncworker.settings import Settings
 
 _STATES = {
     "cancel": [state.value for state in State if state not in FINAL_STATES],
+    **{name: [state.value for state in State if state not in FINAL_STATES] for name in ("pause", "continue")},
     "run": [State.QUEUED.value],
     "resume": [state.value for state in State if state in RESUMABLE_STATES],
 }

@@ -1,5 +1,5 @@
 """What a job that does not get on waits for: the writes in flight of a job that is to stop, a storage that is
-away, or one that asks to slow down.
+away, one that asks to slow down, or the end of a pause.
 
 Pure functions; `Progress` publishes what they say as `delay` and as the message of the status.
 """
@@ -34,7 +34,17 @@ def delay_of(control: Control, bucket: Bucket) -> Delay | None:
     """What the job waits for now; None: it gets on."""
     if control.since is not None:
         return _of_writes(control, bucket)
+    if bucket.pause.on:
+        return _of_pause(bucket)
     return _of_outage(bucket) or _of_slow_down(bucket) or _of_silence(bucket)
+
+
+def _of_pause(bucket: Bucket) -> Delay:
+    message = f"paused since {_clock(bucket.pause.since)}"
+    if flights := list(bucket.in_flight.values()):
+        more = f" and {len(flights) - 1} more" if len(flights) > 1 else ""
+        message += f": what is in flight ends: {_doing(flights[0], bucket.name)}{more}"
+    return Delay("paused", bucket.pause.since, None, message)
 
 
 def _of_outage(bucket: Bucket) -> Delay | None:

@@ -76,6 +76,11 @@ class Gate:
                 self._wake()
                 raise
 
+    def give_back(self) -> None:
+        """A place that no request was made in."""
+        self.inside -= 1
+        self._wake()
+
     def leave(self, error: SyncError | None) -> None:
         self.inside -= 1
         now = asyncio.get_running_loop().time()

@@ -9,6 +9,8 @@ The protocol
   or `cancelled` when the sentinel is there. `effective_state` is that rule; `observe` applies it.
 - `ID.cancel` says what is wanted, not what was sent: anyone makes it, only resume removes it, holding the
   lock. A cancel is never lost and a resume never un-cancels a worker that is still stopping.
+- `ID.pause` is desired state too: anyone makes and removes it. A queued job that has it is not started. It
+  stays through resume and restarts; a job that ends `done` or `cancelled` removes it.
 - Creating a job, and resuming one, hold `.create.lock`, so that two of them cannot both find a destination
   free.
 - A lock file goes away only with its job (`prune`), by the holder of the lock.
@@ -35,7 +37,16 @@ from syncworker.spec import Request, RequestKeys
 
 Status = dict[str, Any]
 
-SUFFIXES = ("secret", "report.jsonl", "log", "cancel", "json.tmp", "json", "lock")  # removed in this order
+SUFFIXES = (
+    "secret",
+    "report.jsonl",
+    "log",
+    "cancel",
+    "pause",
+    "json.tmp",
+    "json",
+    "lock",
+)  # removed in this order
 _SHELL_SECONDS = 10.0
 _KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
@@ -252,10 +263,14 @@ class Jobs:
             return None
         if status is not None:
             status["cancel_requested"] = bool(status.get("cancel_requested")) or self.is_cancelled(job_id)
+            status["pause_requested"] = self.is_paused(job_id)
         return status
 
     def is_cancelled(self, job_id: str) -> bool:
         return os.path.lexists(self.file(job_id, "cancel"))
+
+    def is_paused(self, job_id: str) -> bool:
+        return os.path.lexists(self.file(job_id, "pause"))
 
     def is_alive(self, job_id: str) -> bool:
         return files.is_locked(self.file(job_id, "lock"))
@@ -329,6 +344,8 @@ class Jobs:
         if effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id)) == (
             recorded_state(status)
         ):
+            if recorded is State.QUEUED and status["pause_requested"]:
+                status["message"] = "paused: it begins once it is continued"
             return status
         with self.lock(job_id) as lock:
             if not lock.acquire():
@@ -356,6 +373,9 @@ class Jobs:
         """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""
         if recorded_state(status) not in FINAL_STATES:  # else it is written again, on a disk that was full
             _count_end(status, state, error)
+        if state in _KEYLESS:  # before the state: a resume must not find a pause that was over
+            files.remove(self.file(status["id"], "pause"))
+        status["pause_requested"] = self.is_paused(status["id"])
         status.update(
             state=state.value,
             error=error,
@@ -394,13 +414,30 @@ class Jobs:
     def cancel(self, job_id: str, *, now: bool = False) -> Status:
         """Asks for the end of a job; a queued one ends at once. `now`: writes in flight are not waited for.
         Raises Conflict when it has ended."""
+        self._refuse_ended(job_id)
+        # Over a cancel that waits, too; an ordinary one later on takes nothing back.
+        files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
+        return self.observe(job_id)
+
+    def pause(self, job_id: str) -> Status:
+        """Asks for nothing new to begin. Raises Conflict when the job has ended."""
+        self._refuse_ended(job_id)
+        files.touch(self.file(job_id, "pause"))
+        return self.observe(job_id)
+
+    def go_on(self, job_id: str) -> Status:
+        """Takes a pause back. Raises Conflict when the job has ended."""
+        self._refuse_ended(job_id)
+        if files.remove(self.file(job_id, "pause")):
+            files.sync_directory(self.path)
+        return self.observe(job_id)
+
+    def _refuse_ended(self, job_id: str) -> Status:
         status = self.observe(job_id)
         state = recorded_state(status)
         if state in FINAL_STATES:
             raise Conflict("JobFinished", f"job {job_id} has ended: it is {state}", job_id)
-        # Over a cancel that waits, too; an ordinary one later on takes nothing back.
-        files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
-        return self.observe(job_id)
+        return status
 
     def prepare_resume(self, job_id: str, keys: RequestKeys | None = None, *, shell: bool = False) -> Status:
         """Makes an ended job `queued` again, its sentinel removed, `attempt` one higher.
@@ -537,6 +574,7 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "updated_at": timestamp(now),
         "finished_at": None,
         "cancel_requested": False,
+        "pause_requested": False,
         "progress": dict(PROGRESS),
         "current": [],
         "delay": None,

@@ -32,6 +32,7 @@ class Phase(StrEnum):
     DELETING = "deleting"
     DELETING_BUCKET = "deleting_bucket"
     VERIFYING = "verifying"
+    PAUSED = "paused"
 
 
 DELAYS = ("storage_down", "storage_silent", "slow_down", "writes_in_flight")  # reasons

@@ -166,6 +166,27 @@ OPERATIONS: dict[str, Operation] = {
         parameters=("id", "now"),
         required=("id",),
     ),
+    "/pause": Operation(
+        "Pause a job",
+        "Within a second nothing new begins: no request to the storage, no reading of files. What is in"
+        " flight ends, connections close, the phase is `paused`. A queued job stays queued. It keeps its"
+        " bucket, but no longer counts towards MAX_RUNNING_JOBS. It stays paused through a resume and"
+        " restarts, until `/continue`. A cancel ends it all the same. May be repeated.",
+        {202: ("The job; `pause_requested` is true", "Status")},
+        acts=True,
+        errors={404: "No such job", 409: "The job has ended"},
+        parameters=("id",),
+        required=("id",),
+    ),
+    "/continue": Operation(
+        "Continue a paused job",
+        "It goes on within a second. One that was not paused just goes on.",
+        {202: ("The job", "Status")},
+        acts=True,
+        errors={404: "No such job", 409: "The job has ended"},
+        parameters=("id",),
+        required=("id",),
+    ),
     "/resume": Operation(
         "Resume a job",
         "Queues a `failed`, `cancelled` or `interrupted` job again, under its id. What is done stays done."
@@ -266,6 +287,7 @@ SHARED_ERRORS = {
     500: "The folder of job files cannot be used, or a bug: the server's log says what",
 }
 _BODY_ERRORS = (413, 415)
+_STARTS = ("/sync", "/resume")  # `Location` is where the job's status is
 _HEADERS: dict[str, Schema] = {
     "ETag": {"description": "Give it as `If-None-Match`", "required": True, "schema": {"type": "string"}},
     "Location": {
@@ -396,7 +418,7 @@ def _answer(
 ) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": description}
     headers = ["ETag"] if operation.conditional else []
-    if operation.acts and path != "/cancel":
+    if path in _STARTS:
         headers.append("Location")
         links = {"get": "Its status", "cancel": "Cancel it", "resume": "Resume it when it has ended"}
         answer["links"] = {

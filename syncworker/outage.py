@@ -20,6 +20,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from syncworker.errors import FatalError, RetryError
+from syncworker.pause import Pause
 
 _PAUSE_SECONDS = 1.0
 _PAUSE_MAX_SECONDS = 15.0
@@ -36,6 +37,7 @@ class Outage:
         patience_seconds: float,
         ask: Callable[[], Awaitable[RetryError | None]],
         stopping: Callable[[], bool],
+        pause: Pause | None = None,
     ) -> None:
         self.patience_seconds = patience_seconds
         self.has_answered = False
@@ -43,6 +45,7 @@ class Outage:
         self.error: RetryError | None = None  # the last of them
         self._ask = ask
         self._stopping = stopping
+        self._pause = pause or Pause()
         self._answered_at = 0.0
         self._asking: asyncio.Task[bool] | None = None
 
@@ -62,6 +65,11 @@ class Outage:
             self.since = max(began_at, self._answered_at)
         error.let_go()
         self.error = error
+
+    def forgive(self) -> None:
+        """After a pause: how long nothing has succeeded counts from now on."""
+        if self._asking is None:
+            self.since = self.error = None
 
     async def pass_by(self) -> bool:
         """Waits while the storage is being asked whether it is back; whether it was away. FatalError: the
@@ -85,6 +93,9 @@ class Outage:
         pause, was_away = _PAUSE_SECONDS, False
         try:
             while not self._stopping():
+                if await self._pause.wait():
+                    self.since = time.time()  # nobody was asked meanwhile: the patience begins anew
+                    continue
                 began_at = time.time()
                 error = await self._ask_in_time()
                 if error is None:

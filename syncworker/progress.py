@@ -108,6 +108,7 @@ class Progress:
         self._earlier = tally.clean(status.get("metrics"))  # of earlier attempts
         self._phase_since = self._started
         self._phase_seconds: dict[str, float] = {}
+        self._behind: tuple[Phase, str] | None = None  # while paused: its phase else, and its message
         self.reads_back = False  # what is left to do is to read all objects back
         # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
         self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
@@ -115,7 +116,21 @@ class Progress:
         self.delay: Callable[[], Delay | None] = lambda: None  # what the job waits for now
 
     # -- what happened
+    def pause(self, on: bool) -> None:
+        """The phase is `paused` from now on, or what it would be by now."""
+        if on:
+            before = Phase(self.status["phase"]), self.status["message"]
+            self.phase(Phase.PAUSED, "paused")
+            self._behind = before
+        elif self._behind is not None:
+            behind, self._behind = self._behind, None
+            self.phase(*behind)
+            self._samples = [(time.monotonic(), self._moved + self._in_flight())]
+
     def phase(self, phase: Phase, message: str) -> None:
+        if self._behind is not None:
+            self._behind = phase, message
+            return
         if self.status["phase"] != phase.value:
             self._end_phase(time.monotonic())
             self.status["phase"] = phase.value
@@ -131,8 +146,9 @@ class Progress:
 
     def say(self, message: str) -> None:
         """What people read while nothing is in flight."""
-        self.status["message"] = message
-        self._dirty = True
+        if self._behind is None:
+            self.status["message"] = message
+            self._dirty = True
 
     def found(self, count: int, size: int) -> None:
         self.counts["files_total"] += count
@@ -305,14 +321,14 @@ class Progress:
         now = time.monotonic()
         self._published_at, self._dirty = now, bool(self.flight)
         counts = self.counts
-        in_flight = sum(operation.sent for operation in self.flight.values())
+        in_flight = self._in_flight()
         done = max(counts["bytes_done"], self.bytes_settled + in_flight)
         counts["bytes_done"] = min(done, counts["bytes_total"])
         counts["elapsed_seconds"] = round(now - self._started, 3)
         rate = self._rate(now, self._moved + in_flight)
         counts["bytes_per_second"] = round(rate, 1)
         left = counts["bytes_total"] - counts["bytes_verified" if self.reads_back else "bytes_done"]
-        known = counts["scan_complete"] and rate > 0
+        known = counts["scan_complete"] and rate > 0 and self._behind is None
         # `wait` asks for a pause after each file: it counts as well, and is no part of the speed of sending.
         pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
         pace = self._moved / self._busy_seconds if pauses and self._moved and self._busy_seconds else rate
@@ -333,8 +349,12 @@ class Progress:
             times = [None if t is None else timestamp(datetime.fromtimestamp(t, UTC)) for t in delay[1:3]]
             self.status["delay"] = {"reason": delay.reason, "since": times[0], "until": times[1]}
             self.status["message"] = delay.message
-            self._dirty = True
+            self._dirty = self._behind is None or bool(self.flight)  # a pause may last for days
         return self.status
+
+    def _in_flight(self) -> int:
+        """Bytes sent of what is in flight."""
+        return sum(operation.sent for operation in self.flight.values())
 
     def _measure(self) -> None:
         """What the worker costs now, and what it has done, earlier attempts of the job included."""

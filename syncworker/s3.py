@@ -31,6 +31,7 @@ from syncworker.gate import Gate
 from syncworker.model import ObjectEntry
 from syncworker.outage import Outage
 from syncworker.pace import side_by_side
+from syncworker.pause import Pause
 from syncworker.sigv4 import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
 from syncworker.wire import Body, Response, Wire
 
@@ -127,6 +128,7 @@ class Bucket:
         stopping: Callable[[], bool] = lambda: False,
         patience_seconds: float = 0.0,
         is_full: Callable[[], FatalError | None] = lambda: None,
+        pause: Pause | None = None,
     ) -> None:
         self.wire = wire
         self.advice = "check storage_url"  # what to do when it never answers
@@ -137,7 +139,8 @@ class Bucket:
         self._used: Keys | None = None  # those of the last request
         self.gate = Gate(most_requests)
         self.stopping = stopping
-        self.outage = Outage(patience_seconds, self._ask, self._is_stopping)
+        self.pause = pause or Pause()
+        self.outage = Outage(patience_seconds, self._ask, self._is_stopping, self.pause)
         self._first_answer_by: float | None = None  # by the loop's clock
         self.is_full = is_full  # asked before each try that sends: why it would be of no use
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
@@ -187,11 +190,9 @@ class Bucket:
         renewed = False
         while True:
             tries = 1 if await self.outage.pass_by() else tries + 1
-            if self.stopping():
-                raise Stopped("told to stop")
             if operation in SENDS and (full := self.is_full()) is not None:
                 raise full
-            await self.gate.enter(self.stopping)
+            await self._enter()
             error: SyncError | None = None
             began_at = time.time()
             try:
@@ -222,6 +223,23 @@ class Bucket:
             tries = await self._wait(error, tries)
             if on_retry is not None:
                 on_retry()
+
+    async def _enter(self) -> None:
+        """Waits while the job is paused, then for a place among the requests. Stopped: none may begin."""
+        while True:
+            if self.pause.on:
+                await self.pause.wait()
+            if self.stopping():
+                raise Stopped("told to stop")
+            await self.gate.enter(self.stopping)
+            if not self.pause.on or is_settling():
+                return
+            self.gate.give_back()  # paused while it waited there
+
+    def go_on(self) -> None:
+        """After a pause: times that ran on meanwhile begin anew."""
+        self._first_answer_by = None
+        self.outage.forgive()
 
     def _is_stopping(self) -> bool:
         return self.stopping()  # which is changed later on
@@ -255,6 +273,7 @@ class Bucket:
         async def look() -> None:
             while not self.wire.answered:
                 await asyncio.sleep(_FIRST_ANSWER_SECONDS / 4)
+                await self.pause.wait()
                 await self._ask()
             limit.reschedule(None)
 

@@ -129,7 +129,7 @@ DELAY = {
             "reason": text(
                 "`writes_in_flight`: the job is to stop, and what writes is waited for; `storage_down`: no"
                 " request succeeds; `storage_silent`: no byte moves; `slow_down`: the storage asks for fewer"
-                " requests"
+                " requests; `paused`: somebody has paused the job"
             ),
             "since": time("Since when"),
             "until": nullable(time("How long at most; null: as long as a request may take")),
@@ -205,6 +205,7 @@ STATUS = record(
         "updated_at": time("When this was written"),
         "finished_at": nullable(time("When it ended")),
         "cancel_requested": flag("A cancel has been asked for"),
+        "pause_requested": flag("The job is paused, or about to be; a queued one is not started"),
         "progress": ref("Progress"),
         "current": rows("Operations in flight, the first twenty", ref("Operation")),
         "delay": ref("Delay"),

@@ -286,13 +286,18 @@ class Supervisor:
 
     def _start_queued(self, active: list[Status]) -> None:
         running = {s["id"] for s in active if s.get("auto_resume") and recorded_state(s) is State.RUNNING}
-        free = self._settings.max_running_jobs - len(running | set(self._children))
+        entries = self.jobs.entries()
+        paused = {job_id for job_id, entry in entries.items() if entry.paused}
+        free = self._settings.max_running_jobs - len((running | set(self._children)) - paused)
         if free <= 0 or self._stopping:
             return
-        entries = self.jobs.entries()
         taken = [e for e in entries.values() if e.state is State.RUNNING]
         taken += [entries[job_id] for job_id in self._children if job_id in entries]
-        waiting = (j for j, e in sorted(entries.items()) if e.state is State.QUEUED and e.auto_resume)
+        waiting = (
+            job_id
+            for job_id, entry in sorted(entries.items())
+            if entry.state is State.QUEUED and entry.auto_resume and not entry.paused
+        )
         for job_id in waiting:
             if free <= 0:
                 return
@@ -312,6 +317,8 @@ class Supervisor:
         except NoSuchJob:
             return False
         if recorded_state(status) is not State.QUEUED or not status.get("auto_resume"):
+            return False
+        if self.jobs.is_paused(job_id):
             return False
         if self.jobs.is_alive(job_id):
             return True

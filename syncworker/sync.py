@@ -124,7 +124,8 @@ class Sync:
         self.index = index
         self.mounts = mounts
         self.progress = progress
-        self.control = control
+        self.control, self.pause = control, bucket.pause
+        self.halted_in_thread = self.pause.blocking(self.halted)
         self.started_ns = time.time_ns()
         self.fatal: Exception | None = None
         self.incomplete = False  # something in the folder could not be read: nothing may be deleted
@@ -143,7 +144,12 @@ class Sync:
         with Tree(self.uploads_dir) as tree, ThreadPoolExecutor(_READERS, "reader") as pool:
             self.tree, self.pool = tree, pool
             self.folder = Source(
-                tree, self.source, self.halted, self._best_scan(), self.path_filter, self.mounts.note
+                tree,
+                self.source,
+                self.halted_in_thread,
+                self._best_scan(),
+                self.path_filter,
+                self.mounts.note,
             )
             self.sender = Sender(
                 self.bucket,
@@ -367,11 +373,16 @@ class Sync:
             raise Stopped("the job has failed")
 
     async def turn(self) -> None:
-        """Awaited before each operation: the pause that `wait` asks for, which a stop ends at once."""
-        if not self.wait_seconds:
-            if self.halted():
-                self._raise_if_halted()
-            return
+        """Awaited before each operation: the time that `wait` asks for, then the end of a pause. A stop ends
+        both at once."""
+        if self.wait_seconds:
+            await self._rest()
+        if self.pause.on:
+            await self.pause.wait()
+        if self.halted():
+            self._raise_if_halted()
+
+    async def _rest(self) -> None:
         self._raise_if_halted()
         if self.progress.ended_at is not None:
             until = self.progress.ended_at + self.wait_seconds
@@ -441,6 +452,7 @@ class Sync:
         # In the loop only where no call can wait for a server: the status has to stay fresh.
         is_local, md5 = self.tree.is_local, self.sender.etags_are_md5
         results, slow = [], []
+        await self.pause.wait()
         for work in group:
             if self.halted():
                 return []
@@ -460,10 +472,10 @@ class Sync:
         md5 = self.sender.etags_are_md5
         results = []
         for work in group:
-            if self.halted():
+            if self.halted_in_thread():
                 break
             try:
-                results.append(read(self.tree, work, md5, self.halted))
+                results.append(read(self.tree, work, md5, self.halted_in_thread))
             except InterruptedError:
                 break
         return results
@@ -496,8 +508,8 @@ class Sync:
                 await self._send(work, file, result)
             else:
                 await self.lanes.put_large(result)
-        elif self.wait_seconds and not again:
-            # The pause comes before each operation: what is sent after it is what the file is by then.
+        elif not again and (self.wait_seconds or self.pause.outdates(result.checked_ns)):
+            # The wait comes before each operation: what is sent after it is what the file is by then.
             await self.turn()
             for now in await self._read([_largest(work, file)]):
                 await self._settle(now, again=True)
@@ -739,4 +751,6 @@ class Sync:
         return row_of(sent)
 
     async def _in_thread(self, function: Any, *values: Any) -> Any:
+        if self.pause.on:
+            await self.pause.wait()
         return await self.loop.run_in_executor(self.pool, function, *values)

@@ -87,6 +87,7 @@ class Sender:
         self.tree = tree
         self.progress = progress
         self.check, self.halted = check, halted
+        self.halted_in_thread = bucket.pause.blocking(halted)
         self.pool = pool
         self.is_blocked = is_blocked  # whether it is of no use to try a key again that the store fails on
         self.headers = headers or ObjectHeaders()
@@ -262,7 +263,7 @@ class Sender:
         raise AssertionError("unreachable")
 
     async def _plain_md5(self, fd: int, file: FileEntry) -> bytes:
-        found = await self._in_pool(etags.hash_file, fd, file.size, [0], self.halted)
+        found = await self._in_pool(etags.hash_file, fd, file.size, [0], self.halted_in_thread)
         return bytes.fromhex(found[0])
 
     async def _begin(
@@ -445,6 +446,8 @@ class Sender:
                 raise FileError("StoredWrongBytes", "the storage kept other bytes than it was sent")
 
     async def _in_pool(self, function: Callable[..., Any], *values: Any) -> Any:
+        if await self.bucket.pause.wait():
+            self.check()
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, function, *values)
         except InterruptedError:

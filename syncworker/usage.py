@@ -73,6 +73,19 @@ The worker finishes what it is writing, however long the storage takes, and begi
 drops that, too. A queued job ends at once. `resume` goes on with it later. To stop a worker without
 cancelling its job, send it SIGTERM: `kill PID`; it waits for what is in flight 10 s at most.
 """
+PAUSE_EXAMPLES = """\
+example:
+  python -m syncworker pause 20261122T131242-9f3a61c2
+
+What is in flight ends, and the connections close. The job keeps its bucket, and stays paused through a resume
+and a restart of the machine, until `continue`. `cancel` ends it all the same.
+"""
+CONTINUE_EXAMPLES = """\
+example:
+  python -m syncworker continue 20261122T131242-9f3a61c2
+
+It goes on within a second; a queued one begins when a worker is free.
+"""
 RUN_NOTE = """\
 example:
   python -m syncworker run 20261122T131242-9f3a61c2
@@ -141,6 +154,8 @@ def parser() -> argparse.ArgumentParser:
     cancel.add_argument(
         "--now", action="store_true", help="drop what is in flight as well (echo now > JOBS_DIR/ID.cancel)"
     )
+    pause = command("pause", "have nothing new begin (touch JOBS_DIR/ID.pause)", PAUSE_EXAMPLES)
+    going_on = command("continue", "go on with a paused job (rm JOBS_DIR/ID.pause)", CONTINUE_EXAMPLES)
     listing = command("list", "the jobs that are queued and running, oldest first", LIST_EXAMPLES)
     listing.add_argument("--all", action="store_true", help="the ended ones too, newest first")
     listing.add_argument(
@@ -149,13 +164,13 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=count, metavar="N", help="no more than N of them")
     show = command("show", "one job in full", SHOW_EXAMPLES)
     show.add_argument("--follow", action="store_true", help="watch it until its end; exit status as of start")
-    for single in (run, resume, cancel, show):
+    for single in (run, resume, cancel, pause, going_on, show):
         single.add_argument("id", metavar="ID", help="as start and list print it")
     for keyed in (start, resume):
         keyed.add_argument(
             "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"
         )
-    for machine in (start, resume, cancel, listing, show):
+    for machine in (start, resume, cancel, pause, going_on, listing, show):
         machine.add_argument("--json", action="store_true", help="for programs: the same JSON as over HTTP")
     shell = command("completion", "print what makes a shell complete these commands", COMPLETION_NOTE)
     shell.add_argument("shell", nargs="?", choices=["bash"], default="bash", help="bash, the default")

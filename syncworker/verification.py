@@ -136,7 +136,7 @@ class Verification:
         file = work.file
         if work.object is not None:
             result = await self._in_pool(
-                read, self.sender.tree, work, self.sender.etags_are_md5, self.sender.halted
+                read, self.sender.tree, work, self.sender.etags_are_md5, self.sender.halted_in_thread
             )
             if result.outcome is Outcome.FAILED and not isinstance(result.error, Changed):
                 raise result.error or FileError("Unknown", "the file cannot be read")
@@ -192,7 +192,7 @@ class Verification:
         try:
             fd, _ = self.sender.tree.open_file(file.path)
             try:
-                hashes = etag.hash_file(fd, file.size, [row.part_size], self.sender.halted)
+                hashes = etag.hash_file(fd, file.size, [row.part_size], self.sender.halted_in_thread)
             finally:
                 os.close(fd)
         except (OSError, EOFError):
@@ -273,6 +273,8 @@ class Verification:
         self.progress.error("verify", key, error, obj and obj.size)
 
     async def _in_pool(self, function: Callable[..., T], *values: object) -> T:
+        if await self.bucket.pause.wait():
+            self.sender.check()
         try:
             return await asyncio.get_running_loop().run_in_executor(self.sender.pool, function, *values)
         except InterruptedError:

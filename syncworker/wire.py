@@ -463,6 +463,14 @@ class Wire:
                 connection.check(loop.time())
             self._all = {c for c in self._all if not c.lost}
 
+    def close_idle(self) -> None:
+        """Closes the connections that no request is using."""
+        for connections in self._idle.values():
+            while connections:
+                connection = connections.pop()
+                connection.close()
+                self._all.discard(connection)
+
     def silent_seconds(self) -> float:
         """For how long no byte has moved on any connection that waits for an answer; 0 when none does."""
         moved = [connection.active_at for connection in self._all if connection.is_busy()]

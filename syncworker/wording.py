@@ -63,6 +63,8 @@ def activity(status: Status) -> str:
     word = str(word or status["state"]).replace("_", " ")
     if status.get("cancel_requested") and status["state"] in ("queued", "running"):
         word += ", cancelling"
+    elif status.get("pause_requested") and status["state"] in ("queued", "running") and word != "paused":
+        word += ", paused" if status["state"] == "queued" else ", pausing"
     return shown(word)
 
 

@@ -28,6 +28,7 @@ from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, begin, recorded_s
 from syncworker.model import FINAL_STATES, State
 from syncworker.mount_check import MountCheck
 from syncworker.options import Options
+from syncworker.pause import Pause
 from syncworker.progress import Progress
 from syncworker.s3 import Bucket
 from syncworker.settings import Settings, origin_of_keys
@@ -166,6 +167,7 @@ async def _work(
     place = Endpoint.of(status["storage_url"], region, settings.storage_addressing)
     ca_bundle = ca_bundle_of() if place.scheme == "https" else None
     index_path = jobs.index_path(status)
+    pause = Pause(jobs.file(status["id"], "pause"))
     with ThreadPoolExecutor(1, "status") as writer:
         # No proxy stands between us and the embedded store.
         embedded = settings.storage_url is None and settings.is_own(status["storage_url"])
@@ -180,6 +182,7 @@ async def _work(
                 key_prefix=options.prefix,
                 stopping=control.stopping,
                 patience_seconds=settings.storage_patience,
+                pause=pause,
             )
             if embedded:
                 bucket.advice = EMBEDDED_ALONE
@@ -202,21 +205,26 @@ async def _work(
                 options=options,
                 may_skip=not settings.fail_on_skipped,
             )
+            _look_for_pause(bucket, progress, sync.halted)
+            watcher = asyncio.create_task(_watch(bucket, progress, sync.halted), name="watch for a pause")
             work = asyncio.create_task(sync.run())
             ticker = asyncio.create_task(
                 _tick(jobs, progress, control, bucket, writer, tell), name="ticker of the status"
             )
             assert wire.watchdog is not None
             try:
-                await asyncio.wait({work, ticker, wire.watchdog}, return_when=asyncio.FIRST_COMPLETED)
+                beside = {ticker, watcher, wire.watchdog}
+                await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
-                    sync.fatal = _end_of(wire.watchdog if wire.watchdog.done() else ticker)
+                    sync.fatal = _end_of(next(task for task in beside if task.done()))
+                    pause.look(stopping=True)
                     wire.close()  # what is in flight would have nobody who ends it
                 await work
                 return sync.ending
             finally:
-                ticker.cancel()
-                await asyncio.gather(ticker, return_exceptions=True)
+                for task in (ticker, watcher):
+                    task.cancel()
+                await asyncio.gather(ticker, watcher, return_exceptions=True)
                 index.close()
                 if index.broken:
                     print(f"index: went on without it: {index.broken}", file=sys.stderr)
@@ -228,6 +236,23 @@ def _end_of(task: asyncio.Task[None]) -> Exception:
     if isinstance(error, Exception):
         return error
     return RuntimeError(f"the {task.get_name()} has ended")
+
+
+async def _watch(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
+    """Has the job pause and go on. Beside the ticker, which may wait for a slow disk."""
+    while True:
+        await asyncio.sleep(_TICK_SECONDS)
+        _look_for_pause(bucket, progress, stopping)
+
+
+def _look_for_pause(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
+    pause = bucket.pause
+    if pause.look(stopping=stopping()):
+        progress.pause(pause.on)
+        if not pause.on:
+            bucket.go_on()
+    if pause.on:
+        bucket.wire.close_idle()
 
 
 async def _tick(
@@ -242,6 +267,7 @@ async def _tick(
         if control.stopping():
             wire.give_up(writes=control.drops_writes())
             progress.status["cancel_requested"] = control.reason == "cancelled"
+        progress.status["pause_requested"] = jobs.is_paused(progress.status["id"])
         if bucket.waits_to_send(_SILENT_SECONDS) and (full := bucket.is_full()) is not None:
             raise full
         if progress.due():

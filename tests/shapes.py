@@ -9,7 +9,7 @@ from typing import Any
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
 FINAL = STATES[2:]
-PHASES = ("starting", "comparing", "transferring", "deleting", "deleting_bucket", "verifying")
+PHASES = ("starting", "comparing", "transferring", "deleting", "deleting_bucket", "verifying", "paused")
 COUNTERS = (
     "files_total",
     "files_done",

@@ -165,6 +165,7 @@ def test_every_file_that_a_server_and_its_jobs_make_is_in_the_document(
     tree(service.uploads / "photos", {f"new{n}": b"y" for n in range(3)})
     job = service.sync(bucket, wait="60", **keys)
     wait_for(lambda: service.show(job)["progress"]["files_uploaded"] == 1, 20, "the first of three uploads")
+    assert service.post("/pause", id=job).status == 202
     look()
     assert service.post("/cancel", id=job).status == 202
     service.wait_state(job, "cancelled")

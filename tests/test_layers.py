@@ -25,6 +25,7 @@ LAYERS = [
         "s3xml",
         "faults",
         "control",
+        "pause",
         "mount_table",
         "tree",
         "std_streams",

@@ -182,7 +182,7 @@ class Asker:
         """A query that is answered with success."""
         if self.path == "/sync":
             return "source=a&dest=bucket"
-        if self.path in ("/get", "/cancel", "/resume", "/report", "/log"):
+        if self.path in ("/get", "/cancel", "/pause", "/continue", "/resume", "/report", "/log"):
             job_id = self.site.submit()
             if self.path == "/resume":
                 self.site.get(f"/cancel?id={job_id}")
@@ -193,7 +193,7 @@ class Asker:
         query = self.good()
         if self.path == "/sync":
             self.site.submit()
-        elif self.path == "/cancel":
+        elif self.path in ("/cancel", "/pause", "/continue"):
             self.site.get(f"/cancel?{query}")
         else:
             self.site.get(f"/resume?{query}")
