@@ -37,6 +37,7 @@ class Verdict(StrEnum):
     UNCHANGED = "unchanged"
     ADOPT = "adopt"  # unchanged, and the row takes over the listing's LastModified
     UPLOAD = "upload"
+    UPDATE = "update"  # the content is the same, and what the object was given beside it is not
     HASH = "hash"
     HEAD = "head"
 
@@ -48,6 +49,7 @@ class Reason(StrEnum):
     SIZE = "size differs"
     CONTENT = "content differs"
     GONE = "gone at source"
+    HEADERS = "headers differ"
 
 
 class Decision(NamedTuple):
@@ -58,6 +60,8 @@ class Decision(NamedTuple):
 _UNCHANGED = Decision(Verdict.UNCHANGED)
 _ADOPT = Decision(Verdict.ADOPT)
 NEW = Decision(Verdict.UPLOAD, Reason.NEW)
+UPDATE = Decision(Verdict.UPDATE, Reason.HEADERS)
+AGAIN = Decision(Verdict.UPLOAD, Reason.HEADERS)  # where the store cannot be asked to update it
 _SIZE = Decision(Verdict.UPLOAD, Reason.SIZE)
 _CONTENT = Decision(Verdict.UPLOAD, Reason.CONTENT)
 _HASH = Decision(Verdict.HASH)

@@ -9,6 +9,8 @@ and made anew. Nothing in it is believed against the bucket's listing: a row onl
 - `uploads`: unfinished multipart uploads of ours, written before the first part goes out. A row without an
   upload id is an intent: the store may have begun an upload whose id we never learned.
 - `parts`: parts of these whose ETag is no MD5, with the MD5 that was sent: only so a later run knows them.
+- `given`: what an object was given beside its bytes (`object_headers.py`), or `UNKNOWN`. A row of `objects`
+  without one: nothing, so that a mirror without options has none.
 - `facts`: what can be found out about the destination again: whether ETags are MD5s, for example. What
   protects the destination is kept elsewhere (`mount_check.py`).
 
@@ -28,8 +30,10 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from syncworker import files
+from syncworker.model import UNKNOWN
 
-_VERSION = 2
+_VERSION = 3
+_WITHOUT_GIVEN = 2  # a version that did not know what objects were given
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS objects (
   key TEXT PRIMARY KEY, size INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, ctime_ns INTEGER NOT NULL,
@@ -41,6 +45,7 @@ CREATE TABLE IF NOT EXISTS uploads (
 CREATE TABLE IF NOT EXISTS parts (
   key TEXT NOT NULL, upload_id TEXT NOT NULL, number INTEGER NOT NULL, etag TEXT NOT NULL,
   md5 TEXT NOT NULL, PRIMARY KEY (key, upload_id, number)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS given (key TEXT PRIMARY KEY, what TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
 _BATCH = 1000
@@ -84,6 +89,7 @@ _TABLES = (
     ("objects", ",".join(Row._fields)),
     ("uploads", ",".join(Unfinished._fields)),
     ("parts", ",".join(Part._fields)),
+    ("given", "key,what"),
     ("facts", "name,value"),
 )
 
@@ -98,6 +104,7 @@ class Index:
         self._refused = False  # a row that it cannot hold
         self._pending: list[Row] = []
         self._forget: list[str] = []
+        self._give: dict[str, str] = {}
         try:
             self._db = self._open()
         except (sqlite3.Error, OSError):
@@ -108,6 +115,7 @@ class Index:
                 self.broken = str(error)
                 self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
                 self._db.executescript(_SCHEMA)
+        self._has_given = self._any_given("")
 
     def _open(self) -> sqlite3.Connection:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -115,11 +123,13 @@ class Index:
         db = sqlite3.connect(self.path, timeout=5, isolation_level=None, check_same_thread=False)
         try:
             version = db.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, _VERSION):
+            if version not in (0, _VERSION, _WITHOUT_GIVEN):
                 raise sqlite3.DatabaseError("another version")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
             db.executescript(_SCHEMA)
+            if version == _WITHOUT_GIVEN:
+                db.execute("INSERT OR IGNORE INTO given SELECT key, ? FROM objects", (UNKNOWN,))
             db.execute(f"PRAGMA user_version={_VERSION}")
             for table, fields in _TABLES:
                 db.execute(f"SELECT {fields} FROM {table} LIMIT 1").fetchone()  # noqa: S608
@@ -148,6 +158,7 @@ class Index:
         self._note(error)
         self._pending.clear()
         self._forget.clear()
+        self._give.clear()
 
     # -- objects
     def remember(self, row: Row) -> None:
@@ -166,11 +177,16 @@ class Index:
 
     def flush(self) -> None:
         """Writes what is pending, in one transaction."""
-        if not self._pending and not self._forget:
+        if not self._pending and not self._forget and not self._give:
             return
         try:
             self._db.execute("BEGIN")
             self._db.executemany("DELETE FROM objects WHERE key=?", [(key,) for key in self._forget])
+            if self._has_given:
+                gone = [*self._forget, *(key for key, what in self._give.items() if not what)]
+                self._db.executemany("DELETE FROM given WHERE key=?", [(key,) for key in gone])
+                given = [item for item in self._give.items() if item[1]]
+                self._db.executemany("INSERT OR REPLACE INTO given VALUES (?,?)", given)
             self._db.executemany("INSERT OR REPLACE INTO objects VALUES (?,?,?,?,?,?,?,?,?,?)", self._pending)
             self._db.execute("COMMIT")
         except sqlite3.Error as error:
@@ -179,6 +195,43 @@ class Index:
             self._fail(error)
         self._pending.clear()
         self._forget.clear()
+        self._give.clear()
+
+    def give(self, key: str, what: str) -> None:
+        """Remembers what an object was given, "" for nothing; written with its row."""
+        if (what or self._has_given) and is_text(key):
+            self._has_given = True
+            self._give[key] = what
+            if len(self._give) >= _BATCH:
+                self.flush()
+
+    def given(self, key: str) -> str:
+        """What an object that has a row was given."""
+        if not self._has_given:
+            return ""
+        try:
+            found = self._db.execute("SELECT what FROM given WHERE key=?", (key,)).fetchone()
+        except sqlite3.Error as error:
+            self._fail(error)
+            return UNKNOWN
+        return str(found[0]) if found else ""
+
+    def given_rows(self) -> GivenRows:
+        """A reader of its own connection, for another thread."""
+        return GivenRows(self.path, self._note)
+
+    def has_given(self) -> bool:
+        """Whether any object is known to have been given anything."""
+        return self._has_given and self._any_given(UNKNOWN)
+
+    def _any_given(self, other_than: str) -> bool:
+        try:
+            query = "SELECT 1 FROM given WHERE what<>? LIMIT 1"
+            found = self._db.execute(query, (other_than,)).fetchone()
+        except sqlite3.Error as error:
+            self._fail(error)
+            return False
+        return found is not None
 
     def find(self, key: str) -> Row | None:
         if not is_text(key):
@@ -219,7 +272,9 @@ class Index:
     def clear(self) -> None:
         """Forgets all objects and uploads: the bucket is gone."""
         self._pending.clear()
+        self._give.clear()
         try:
+            self._db.execute("DELETE FROM given")
             self._db.execute("DELETE FROM objects")
             self._db.execute("DELETE FROM uploads")
             self._db.execute("DELETE FROM parts")
@@ -414,6 +469,34 @@ class Rows:
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
+
+
+class GivenRows:
+    """What objects were given, by ranges of keys."""
+
+    def __init__(self, path: str, on_error: Callable[[sqlite3.Error], None]) -> None:
+        self._on_error = on_error
+        self._db: sqlite3.Connection | None = None
+        try:
+            self._db = sqlite3.connect(path, timeout=5, check_same_thread=False)
+        except sqlite3.Error as error:
+            on_error(error)
+
+    def between(self, first: str, last: str) -> dict[str, str] | None:
+        """By key, of those that were given anything; None when it cannot be read."""
+        if self._db is None:
+            return None
+        query = "SELECT key, what FROM given WHERE key BETWEEN ? AND ?"
+        try:
+            return dict(self._db.execute(query, (first, last)))
+        except sqlite3.Error as error:
+            self._on_error(error)
+            return None
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+            self._db = None
 
 
 def count_objects(path: str, most: int) -> int | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import NamedTuple
 
+UNKNOWN = "?"  # what an object was given that we have not sent, or do not remember
 KEY_MAX_BYTES = 1024  # S3: Object key names, at most 1,024 bytes of UTF-8
 
 

@@ -14,14 +14,16 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, quote
 
 from syncworker.content_types import content_type
 from syncworker.errors import FatalError, FileError, SyncError
-from syncworker.model import FileEntry
+from syncworker.model import UNKNOWN, FileEntry
 
 if TYPE_CHECKING:
     from syncworker.patterns import PathFilter
@@ -33,6 +35,7 @@ ACLS = (
 ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 TAGS_MAX, TAG_KEY_MAX, TAG_VALUE_MAX = 10, 128, 256
 HEADERS_MAX_BYTES = 2048
+_TEXTS_MAX = 10_000
 _NAMES = frozenset(
     {
         "cache-control",
@@ -124,6 +127,35 @@ def parse_tags(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What an object was given: hashes of its headers and tags, and what a copy has to carry."""
+
+    headers: str = ""
+    tags: str = ""
+    storage_class: str = ""
+    sse: str = ""
+    sse_kms_key_id: str = ""
+    acl: str = ""
+
+    @property
+    def text(self) -> str:
+        given = {name: value for name, value in asdict(self).items() if value}
+        return json.dumps(given) if given else ""
+
+    @classmethod
+    @lru_cache(maxsize=1000)
+    def of(cls, text: str) -> Given:
+        try:
+            return cls(**json.loads(text)) if text else cls()
+        except (ValueError, TypeError):  # of a later version: at worst the object is updated
+            return cls()
+
+
+def _hashed(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
 class ObjectHeaders:
     """The headers of one job's objects."""
 
@@ -149,6 +181,7 @@ class ObjectHeaders:
         }
         self._fixed = {name: value for name, value in fixed.items() if value}
         self._rules: list[tuple[PathFilter, str, str]] = []
+        self._texts: dict[tuple[int, ...], str] = {}  # by the rules that match
         if header:
             from syncworker.patterns import PathFilter
 
@@ -163,6 +196,80 @@ class ObjectHeaders:
             return ""
         text = json.dumps([self._fixed, rules], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def any(self) -> bool:
+        return bool(self._fixed or self._rules)
+
+    def given(self, key: str) -> str:
+        """What an object is given beyond its own metadata and the type that its name tells, as text to be
+        remembered; "" for nothing. Values that no update has to carry are hashed."""
+        if not self.any:
+            return ""
+        matched = tuple(n for n, (path_filter, _, _) in enumerate(self._rules) if not path_filter.skips(key))
+        text = self._texts.get(matched)
+        if text is None:
+            if len(self._texts) > _TEXTS_MAX:
+                self._texts.clear()
+            headers = {name: value for n in matched for _, name, value in (self._rules[n],)}
+            given = Given(
+                headers=_hashed(sorted(headers.items())) if headers else "",
+                tags=_hashed(self._fixed["x-amz-tagging"]) if "x-amz-tagging" in self._fixed else "",
+                storage_class=self._asked.get("storage_class", ""),
+                sse=self._asked.get("sse", ""),
+                sse_kms_key_id=self._asked.get("sse_kms_key_id", ""),
+                acl=self._asked.get("acl", ""),
+            )
+            text = self._texts[matched] = given.text
+        return text
+
+    def given_after(self, key: str, before: str) -> str:
+        """What an object was given that was given `before` and has been updated: see `of_copy`."""
+        was, now = Given.of(before), Given.of(self.given(key))
+        return replace(
+            now,
+            storage_class=now.storage_class or was.storage_class,
+            sse=now.sse or was.sse,
+            sse_kms_key_id=now.sse_kms_key_id if now.sse else was.sse_kms_key_id,
+            acl=now.acl or was.acl,
+        ).text
+
+    def differs(self, key: str, given: str) -> bool:
+        """Whether an object that was given this is to be updated. An option that is absent is a reason only
+        of headers and tags; an ACL never is."""
+        wanted = self.given(key)
+        if given in (wanted, UNKNOWN):
+            return False
+        was, is_to_be = Given.of(given), Given.of(wanted)
+        if (was.headers, was.tags) != (is_to_be.headers, is_to_be.tags):
+            return True
+        return any(
+            asked and asked != had
+            for asked, had in (
+                (is_to_be.storage_class, was.storage_class),
+                (is_to_be.sse, was.sse),
+                (is_to_be.sse_kms_key_id, was.sse_kms_key_id),
+            )
+        )
+
+    def of_copy(self, file: FileEntry, md5: str, given: str, head: Mapping[str, str]) -> dict[str, str]:
+        """The headers of a copy of an object onto itself, which resets what it is not given: those of a PUT,
+        and of class, encryption and ACL what the object has, where the options do not ask for another.
+        `md5`: base64, "" if unknown; `head`: the headers that the store has answered to HEAD with."""
+        was = Given.of(given)
+        headers = self.of(file, base64.b64decode(md5))
+        stored = head.get("x-amz-storage-class", "")
+        kept = {
+            "x-amz-storage-class": was.storage_class or (stored if stored != "STANDARD" else ""),
+            "x-amz-acl": was.acl,
+        }
+        if "x-amz-server-side-encryption" not in headers:
+            for name in ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"):
+                kept[name] = head.get(name, "")
+        headers = {name: value for name, value in kept.items() if value} | headers
+        if "x-amz-tagging" in headers or was.tags:
+            headers["x-amz-tagging-directive"] = "REPLACE"
+        return headers
 
     def of(self, file: FileEntry, md5: bytes) -> dict[str, str]:
         """Names in lower case. Metadata is in the form that rclone writes and reads: seconds with

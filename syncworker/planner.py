@@ -28,6 +28,7 @@ from syncworker import compare, plan, runs
 from syncworker.compare import NEW, Verdict
 from syncworker.errors import FatalError
 from syncworker.findings import within
+from syncworker.given import Outdated
 from syncworker.index import Index, Row, Rows
 from syncworker.listing import RANGE_KEYS, Listing, PendingPage, PendingRange
 from syncworker.model import KEY_MAX_BYTES, FileEntry, ObjectEntry, ScanItem, Skip
@@ -44,7 +45,7 @@ Event = tuple[str, Any]
 class Planner:
     """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file, and that
     may go; `on_kept` of those of which `keeps` says that they stay all the same. `every`: unchanged files are
-    work as well."""
+    work as well. `outdated`: which of these the store is to update."""
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Planner:
         on_kept: Callable[[str], None] = lambda _: None,
         *,
         every: bool = False,
+        outdated: Outdated | None = None,
     ) -> None:
         self.index = index
         self.fetch = fetch
@@ -67,6 +69,7 @@ class Planner:
         self.emit = emit
         self.key_bytes_max = key_bytes_max
         self.every = every
+        self.outdated = outdated
         self.keeps = keeps or (lambda _: False)
         self.on_stranger = lambda key: on_kept(key) if self.keeps(key) else on_stranger(key)
         self.deletes = Spool(spool_dir)  # (key, size, ETag)
@@ -87,6 +90,8 @@ class Planner:
                 self._plan(items, rows)
             finally:
                 rows.close()
+                if self.outdated is not None:
+                    self.outdated.close()
             self._event("complete", None)
         except OSError as error:
             reason = error.strerror or str(error)
@@ -160,7 +165,7 @@ class Planner:
         files = list(islice(chain(self._again, items), count))
         known = rows.take(page[0].key, count) if files and files[0].key == page[0].key else []
         size = runs.unchanged(files, known, page)
-        if size is None:
+        if size is None or (self.outdated is not None and self.outdated.any_of(page)):
             self._again = iter([*files, *self._again])
             rows.give_back(known)
             return False
@@ -182,6 +187,9 @@ class Planner:
         decision = compare.compare(file, obj, row)
         verdict = decision.verdict
         if (verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT) and not self.every:
+            if self.outdated is not None and row is not None and self.outdated.has(file.key):
+                self._event("work", Work(file, obj, row, compare.UPDATE))
+                return
             self._same += 1
             self._same_bytes += file.size
             if verdict is Verdict.ADOPT and row is not None and obj is not None:

@@ -32,6 +32,7 @@ _VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "ve
 _COUNTED = (
     "files_unchanged",
     "files_uploaded",
+    "files_updated",
     "files_failed",
     "files_skipped",
     "objects_deleted",
@@ -177,6 +178,12 @@ class Progress:
             self.counts["files_changing"] += 1
             note = f"sent as it was at {timestamp(datetime.fromtimestamp(sent.checked_ns / 1e9, UTC))}"
         self.report("upload", sent.file.key, sent.file.size, sent.etag, seconds, note)
+
+    def updated(self, file: FileEntry, etag: str, settled: int, seconds: float) -> None:
+        """An object whose content was the file's, and that the store has given other headers; `settled` as
+        of `uploaded`."""
+        self._settle("files_updated", 1, settled)
+        self.report("update", file.key, file.size, etag, seconds)
 
     def failed(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
         """A file that counts as failed."""

@@ -44,6 +44,7 @@ class Outcome(StrEnum):
     SAME = "same"  # the content is the object's: nothing to send
     BODY = "body"  # small, and to be sent: here it is
     LARGE = "large"  # to be sent in parts
+    UPDATE = "update"  # not read: the store is to update the object
     VANISHED = "vanished"
     FAILED = "failed"
 

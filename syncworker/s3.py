@@ -19,6 +19,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
@@ -46,7 +47,10 @@ _TRIES_SILENT = 3  # each of them has waited long already
 _FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
 _UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
 SENDS = frozenset({"PutObject", "CreateMultipartUpload", "UploadPart"})
-WRITES = SENDS | {"CreateBucket", "CompleteMultipartUpload"}
+WRITES = SENDS | {"CreateBucket", "CompleteMultipartUpload", "CopyObject", "UploadPartCopy"}
+_SLOW = frozenset(
+    {"CompleteMultipartUpload", "CopyObject", "UploadPartCopy"}
+)  # silent while the store copies
 _CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
 # Failures that are answers all the same: the storage is there.
 _ANSWERS = frozenset(
@@ -64,11 +68,22 @@ _FIRST_ANSWER_SECONDS = 50.0
 _NOTICED_SECONDS = 2.0  # without any success: the storage may be away
 _NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # by itself, when its answer is lost
 _LISTINGS = frozenset({"ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "ListParts"})
-_LONG = frozenset({"CompleteMultipartUpload", "DeleteObjects"})  # blanks may come while they are at work
+_LONG = _SLOW | {"DeleteObjects"}  # blanks may come while they are at work
 _WAIT_SECONDS = 0.2
 _WAIT_MAX_SECONDS = 8.0
 _INTERNAL = frozenset({"InternalError", "Http500"})
 _UNREADABLE = frozenset({"BadAnswer", "BrokenListing"})
+GIVEN = (  # what HEAD tells of what an object was given
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "expires",
+    "x-amz-storage-class",
+    "x-amz-server-side-encryption",
+    "x-amz-server-side-encryption-aws-kms-key-id",
+)
 _MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
 
 
@@ -80,12 +95,13 @@ def _tries(error: RetryError) -> int:
 
 class Head(NamedTuple):
     """An object as HEAD tells it. `metadata` has lower-case names without `x-amz-meta-`;
-    `has_own_etag`: it is encrypted so that its ETag is no MD5."""
+    `has_own_etag`: it is encrypted so that its ETag is no MD5. `given`: those of GIVEN that it has."""
 
     size: int
     etag: str
     metadata: dict[str, str]
     has_own_etag: bool = False
+    given: Mapping[str, str] = MappingProxyType({})
 
 
 class Stored(NamedTuple):
@@ -390,7 +406,7 @@ class Bucket:
 
     def _silence(self, operation: str) -> float:
         limits = self.wire.limits
-        if operation == "CompleteMultipartUpload":
+        if operation in _SLOW:
             return limits.completing_seconds
         return limits.listing_seconds if operation in _LISTINGS else limits.idle_seconds
 
@@ -575,7 +591,35 @@ class Bucket:
             s3xml.clean_etag(response.headers.get("etag")),
             metadata,
             _has_own_etag(response.headers),
+            {name: response.headers[name] for name in GIVEN if name in response.headers},
         )
+
+    async def copy(
+        self, key: str, etag: str, headers: dict[str, str], query: dict[str, str] | None = None
+    ) -> str:
+        """CopyObject of an object onto itself, if it still has this ETag, with these headers in the place of
+        its own; with a query, UploadPartCopy. The ETag that the store answers with, "" for none."""
+        operation = "UploadPartCopy" if query else "CopyObject"
+        asked = {
+            "x-amz-copy-source": encode_path(f"/{self.name}/{self.key_prefix}{key}"),
+            "x-amz-copy-source-if-match": f'"{etag}"',
+            **headers,
+        }
+        for attempt in range(1, _TRIES):
+            response = await self.call(operation, "PUT", key, query, asked)
+            code, message, _ = self._said(response)
+            if not code:
+                try:
+                    return s3xml.parse_copied(response.body, operation)
+                except RetryError:
+                    return ""  # HEAD tells
+            failure = faults.classify(
+                operation, 500, code, message, response.headers
+            )  # 200, and an error inside
+            if not isinstance(failure, RetryError) or attempt == _TRIES - 1:
+                raise failure
+            await self._wait(failure, attempt)
+        raise AssertionError("unreachable")
 
     async def read_range(self, key: str, offset: int, size: int) -> bytes:
         """Exactly `size` bytes of an object from `offset`, or FileError."""

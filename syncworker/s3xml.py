@@ -402,6 +402,13 @@ def parse_completed(body: bytes) -> str:
     return clean_etag(root.findtext(f"{ns}ETag"))
 
 
+def parse_copied(body: bytes, operation: str) -> str:
+    """The ETag of a copied object or part, "" when the store sends none. `operation`: CopyObject or
+    UploadPartCopy."""
+    root, ns = parse(body, "CopyObjectResult" if operation == "CopyObject" else "CopyPartResult")
+    return clean_etag(root.findtext(f"{ns}ETag"))
+
+
 class DeleteResult(NamedTuple):
     """`errors`: (key, version id, code, message) of each object that was not deleted. `named`: the keys that
     the answer speaks of, deleted or not; some stores name none."""

@@ -34,15 +34,16 @@ from typing import Any
 from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
 from syncworker.bucket_removal import BucketRemoval
-from syncworker.compare import NEW, Verdict, compare
+from syncworker.compare import AGAIN, NEW, Verdict, compare, same_object
 from syncworker.control import Control, is_settling
 from syncworker.differences import Changes, Difference, Listable, collect
 from syncworker.ending import Ending, failing, reasons
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
+from syncworker.given import Outdated
 from syncworker.index import Index, Row, count_objects
 from syncworker.lanes import Lanes
 from syncworker.listing import RANGE_PAGES
-from syncworker.model import KEY_MAX_BYTES, FileEntry, Phase, ScanItem, Skip
+from syncworker.model import KEY_MAX_BYTES, UNKNOWN, FileEntry, Phase, ScanItem, Skip
 from syncworker.mount_check import MountCheck
 from syncworker.options import DEEP, DEFAULTS, Options
 from syncworker.planner import Event, Planner
@@ -58,6 +59,7 @@ from syncworker.spool import Spool
 from syncworker.sweep import Sweep
 from syncworker.transfer import Sender, Vanished, row_of
 from syncworker.tree import Tree
+from syncworker.update import Updater
 from syncworker.verification import Verification
 
 GROUP_FILES = 32
@@ -115,6 +117,7 @@ class Sync:
         self.may_skip = may_skip
         self.options = options
         self.path_filter = options.path_filter()
+        self.headers = options.object_headers()
         self.uploads_dir = uploads_dir
         self.source = source
         self.wait_seconds = wait_seconds
@@ -160,8 +163,9 @@ class Sync:
                 check=self._raise_if_stopped,
                 halted=self.halted,
                 is_blocked=self.obstacles.may_block,
-                headers=self.options.object_headers(),
+                headers=self.headers,
             )
+            self.updater = Updater(self.sender)
             self.remover = Remover(
                 self.bucket,
                 self.index,
@@ -257,7 +261,12 @@ class Sync:
             planner.deletes.close()
 
     def _planner(
-        self, on_stranger: Callable[[str], None], on_kept: Callable[[str], None], *, every: bool = False
+        self,
+        on_stranger: Callable[[str], None],
+        on_kept: Callable[[str], None],
+        *,
+        every: bool = False,
+        verifying: bool = False,
     ) -> Planner:
         return Planner(
             self.index,
@@ -270,6 +279,7 @@ class Sync:
             KEY_MAX_BYTES - len(self.options.prefix.encode()),
             on_kept,
             every=every,
+            outdated=None if every or verifying else Outdated.of(self.index, self.options.object_headers()),
         )
 
     def _keeps(self) -> Callable[[str], bool]:
@@ -458,6 +468,8 @@ class Sync:
                 return []
             if work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size):
                 results.append(Read(work, Outcome.LARGE, work.file))
+            elif work.decision.verdict is Verdict.UPDATE:
+                results.append(Read(work, Outcome.UPDATE, work.file))
             elif is_local and (result := read_cached(self.tree, work, md5)) is not None:
                 results.append(result)
             else:
@@ -493,7 +505,12 @@ class Sync:
             return
         self.progress.grown(work.file.size, file.size)
         if result.outcome is Outcome.SAME:
-            self._same(result)
+            if self._is_outdated(result):
+                await self._update(work._replace(file=file, row=same_row(result)), work.file.size)
+            else:
+                self._same(result)
+        elif result.outcome is Outcome.UPDATE:
+            await self._update(work, file.size)
         elif result.outcome is Outcome.VANISHED:
             self.progress.skipped(file.key, "vanished", work.file.size)
         elif result.outcome is Outcome.FAILED:
@@ -519,6 +536,16 @@ class Sync:
     def _same(self, result: Read) -> None:
         self.progress.unchanged(1, max(result.file.size, result.work.file.size))
         self.index.remember(same_row(result))
+        obj, row = result.work.object, result.work.row
+        if row is None or obj is None or not same_object(row, obj):
+            self.index.give(result.file.key, UNKNOWN)
+
+    def _is_outdated(self, result: Read) -> bool:
+        """Whether a file was touched whose object, as we sent it, is to be given other headers."""
+        obj, row = result.work.object, result.work.row
+        if row is None or obj is None or result.changes or not same_object(row, obj):
+            return False
+        return self.headers.differs(row.key, self.index.given(row.key))
 
     async def _known_by_metadata(self, result: Read) -> bool:
         try:
@@ -550,6 +577,34 @@ class Sync:
         self.progress.grown(counted, sent.file.size)
         self.progress.uploaded(sent, max(counted, sent.file.size), time.monotonic() - operation.started)
 
+    async def _update(self, work: Work, counted: int) -> None:
+        """Has the store give an object what is asked now. Where it cannot, the file is sent again. `counted`:
+        the file's bytes in the total."""
+        await self.turn()
+        self.progress.phase(Phase.TRANSFERRING, "transferring")
+        operation = self.progress.begin("update", work.file.key, work.file.size)
+        try:
+            row = await self.updater.update(work)
+        except (FileError, RetryError) as error:
+            if isinstance(error, RetryError):
+                self._raise_if_stopped()
+            error.let_go()
+            self._fail(work.file, error)
+            return
+        finally:
+            self.progress.end(operation)
+        if row is None:
+            await self._do_now(work._replace(decision=AGAIN))
+            return
+        self._remember_sent(row, self.headers.given_after(row.key, self.index.given(row.key)))
+        seconds = time.monotonic() - operation.started
+        self.progress.updated(work.file, row.etag, max(counted, row.size), seconds)
+
+    def _remember_sent(self, row: Row, given: str | None = None) -> None:
+        self.index.remember(row)
+        self.index.give(row.key, self.headers.given(row.key) if given is None else given)
+        self.changes.sent(row)
+
     async def _give(self, result: Read, operation: Operation) -> Sent:
         """To the store, and to the index what it has then."""
         if result.outcome is Outcome.BODY:
@@ -557,9 +612,7 @@ class Sync:
             self.progress.sent(sent.file.size)
         else:
             sent = await self.sender.large(result.file, result.md5, operation)
-        row = row_of(sent)
-        self.index.remember(row)
-        self.changes.sent(row)
+        self._remember_sent(row_of(sent))
         return sent
 
     def _refuse(self, work: Work, error: SyncError) -> None:
@@ -699,7 +752,7 @@ class Sync:
             one_by_one=self.wait_seconds > 0,
         )
         self.events, self._first_page = asyncio.Queue(maxsize=4), None
-        planner = self._planner(lambda _: None, lambda _: None, every=deep)
+        planner = self._planner(lambda _: None, lambda _: None, every=deep, verifying=True)
         try:
             items = await self._in_thread(self.folder.scan_again)
             await self._planned(planner, items, lambda: verification.take(self.events))

@@ -42,7 +42,7 @@ from syncworker.tree import VANISHED, Tree
 from syncworker.wire import FileSlice
 
 PARTS_IN_FLIGHT = 2
-_NOT_TO_GO_ON = 0  # the size of the parts of an upload that no file goes on with
+NOT_TO_GO_ON = 0  # the size of the parts of an upload that no file goes on with
 _REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\\u201b]|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
 _OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
 _UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
@@ -93,7 +93,7 @@ class Sender:
         self.headers = headers or ObjectHeaders()
         if (index.fact("given") or "") != self.headers.fingerprint:
             for upload in index.uploads():  # begun with other headers, for whichever run comes to it
-                index.begin_upload(upload._replace(part_size=_NOT_TO_GO_ON))
+                index.begin_upload(upload._replace(part_size=NOT_TO_GO_ON))
             index.set_fact("given", self.headers.fingerprint)
         self._probing = asyncio.Lock()
         self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
@@ -211,7 +211,7 @@ class Sender:
                     return await self._empty(now, checked_ns, operation)
                 return await self._large_open(fd, now, md5, checked_ns, operation, as_opened)
             except (Changed, EOFError):
-                await self._abandon(file.key)
+                await self.abandon(file.key)
                 md5 = b""
                 await asyncio.sleep(0.05)
             finally:
@@ -220,7 +220,7 @@ class Sender:
 
     async def _empty(self, file: FileEntry, checked_ns: int, operation: Operation) -> Sent:
         """A large file that was emptied meanwhile: no upload has no parts."""
-        await self._abandon(file.key)
+        await self.abandon(file.key)
         work = Work(file, None, None, NEW)
         md5 = hashlib.md5(b"", usedforsecurity=False)
         body = Read(work, Outcome.BODY, file, checked_ns, b"", md5.digest(), md5.hexdigest())
@@ -244,7 +244,7 @@ class Sender:
         opaque = self._facts["multipart_etag"] == _OPAQUE or self._facts["etag"] in (_KMS, _OPAQUE)
         if opaque and not md5:
             # Where ETags tell nothing, the object's own metadata must: the MD5 has to be known beforehand.
-            md5 = await self._plain_md5(fd, file)
+            md5 = await self.plain_md5(fd, file)
         for fresh in (False, True):
             upload_id, kept = await self._begin(fd, file, part, md5, fresh=fresh)
             try:
@@ -258,11 +258,11 @@ class Sender:
                 if isinstance(error, RetryError) or fresh or not (kept or error.code in _UPLOAD_GONE):
                     raise
                 # The store knows the upload no more, or will not replace a part: once more, from nothing.
-                await self._abandon(file.key)
+                await self.abandon(file.key)
                 operation.sent = 0
         raise AssertionError("unreachable")
 
-    async def _plain_md5(self, fd: int, file: FileEntry) -> bytes:
+    async def plain_md5(self, fd: int, file: FileEntry) -> bytes:
         found = await self._in_pool(etags.hash_file, fd, file.size, [0], self.halted_in_thread)
         return bytes.fromhex(found[0])
 
@@ -275,12 +275,12 @@ class Sender:
         if before is not None:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
             if fits and before.md5:
-                fits = before.md5 == (md5.hex() or (await self._plain_md5(fd, file)).hex())
+                fits = before.md5 == (md5.hex() or (await self.plain_md5(fd, file)).hex())
             parts = await self.bucket.list_parts(file.key, before.upload_id) if fits else None
             if parts is not None:
                 kept = await self._fitting(fd, file, before, parts)
                 return before.upload_id, kept
-            await self._abandon(file.key)
+            await self.abandon(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
         with self.headers.blaming():
             upload_id = await self.bucket.create_upload(file.key, self.headers.of(file, md5))
@@ -306,7 +306,7 @@ class Sender:
                 self.progress.resumed(size)
         return kept
 
-    async def _abandon(self, key: str) -> None:
+    async def abandon(self, key: str) -> None:
         """Ends an unfinished upload of ours, also one whose id we never learned."""
         before = self.index.upload(key)
         if before is None:
@@ -322,7 +322,7 @@ class Sender:
     async def abandon_all(self) -> None:
         """Ends every upload of ours that no file goes on with: nothing unfinished stays in the bucket."""
         for upload in self.index.uploads():
-            await self._abandon(upload.key)
+            await self.abandon(upload.key)
 
     async def _send_parts(
         self,
@@ -430,11 +430,11 @@ class Sender:
         if head.etag == expected and exact:
             return expected
         if self._facts["multipart_etag"] != _OPAQUE:
-            await self._read_back(fd, file)
+            await self.read_back(fd, file)
             self._learn("multipart_etag", _OPAQUE)
         return head.etag
 
-    async def _read_back(self, fd: int, file: FileEntry) -> None:
+    async def read_back(self, fd: int, file: FileEntry) -> None:
         step = etags.PART_MIN
         for offset in range(0, file.size, step):
             self.check()

@@ -332,6 +332,8 @@ class _Exchange:
         bucket, _, key = path.lstrip("/").partition("/")
         query = dict(parse_qsl(query_text, keep_blank_values=True))
         key = unquote(key)
+        kind = kind_of(method, bucket, key, query)
+        copies = {"PUT": "CopyObject", "UploadPart": "UploadPartCopy"}
         self.request = Request(
             method,
             target,
@@ -339,7 +341,7 @@ class _Exchange:
             bucket,
             key,
             query,
-            kind_of(method, bucket, key, query),
+            copies.get(kind, kind) if "x-amz-copy-source" in self.headers else kind,
             time.monotonic(),
         )
         self.cut: Cut | None = None

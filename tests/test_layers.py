@@ -71,7 +71,7 @@ LAYERS = [
         "s3",
         "delay",
     ],
-    ["plan", "runs", "reader", "remove", "transfer", "source", "obstacles", "apart"],
+    ["plan", "runs", "reader", "remove", "transfer", "update", "given", "source", "obstacles", "apart"],
     ["differences"],
     ["bucket_removal", "lanes", "mount_check", "planner", "sweep", "recheck", "verification"],
     ["sync"],

@@ -28,7 +28,7 @@ JOB_FILE = re.compile(
 OTHER_FILE = re.compile(
     r"\.(server|create)\.lock|\.dest/[\w.-]+\.(lock|json|json\.tmp)|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
 )
-PARTS = ("files_unchanged", "files_uploaded", "files_failed", "files_skipped")
+PARTS = ("files_unchanged", "files_uploaded", "files_updated", "files_failed", "files_skipped")
 FRESH_SECONDS = 2.0  # the contract's
 # What a test machine may add of its own: a worker that gets no processor for that long is no liar. Besides,
 # the watch takes off by how much it was itself late.
