@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from http.client import HTTPConnection, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -55,7 +56,9 @@ from syncworker.model import RESUMABLE_STATES
 from syncworker.problem import problem, to_json
 from syncworker.proxies import proxy_of
 from syncworker.settings import Settings
+from syncworker.storage_check import StorageCheck
 from syncworker.supervisor import QueueFull, Supervisor
+from syncworker.tls import ca_bundle_of, tls_context
 
 NAME = "s3-sync-api"
 JOBS_MAX = 500  # of one answer of /jobs
@@ -66,6 +69,11 @@ NOTHING_HERE = "there is nothing at this path: see /openapi.json for what there 
 KNOWN_MAX = 100_000  # objects of an index that are counted for a warning
 KEY_IN_ADDRESS = "{} was sent in the address, which browsers and proxies remember: use POST"
 log = logging.getLogger("server")
+
+
+class Unwell(SyncError):
+    """What /healthz was asked for is not as it should be."""
+
 
 Parameters = dict[str, str]
 Answer = tuple[int, dict[str, Any] | bytes, dict[str, str]]  # bytes: with their Content-Type
@@ -81,6 +89,7 @@ class Service:
     metrics: metrics.Metrics
     folders: Folders
     token_needed: bool
+    storage_check: StorageCheck
     reports: ReportReader = field(default_factory=ReportReader)
 
     @property
@@ -188,7 +197,12 @@ def history_tag(service: Service, given: Parameters) -> str:
     return _etag(repr((page, following)).encode())
 
 
-def healthz(service: Service, _given: Parameters) -> Answer:
+def healthz(service: Service, given: Parameters) -> Answer:
+    """Needs no token: what it says of the storage names nothing."""
+    if options.one_of("storage", 0, 1)(given.get("storage") or "0"):
+        trouble = service.storage_check.trouble()
+        if trouble is not None:
+            raise Unwell("StorageAway", trouble)
     counts = service.supervisor.counts()
     return (
         200,
@@ -302,7 +316,7 @@ ROUTES = (
     Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
     Route("/report", report, ("id", "op", "q", "after", "limit"), acts=False),
     Route("/log", log_of_job, ("id",), acts=False),
-    Route("/healthz", healthz, (), acts=False),
+    Route("/healthz", healthz, ("storage",), acts=False),
     Route("/folders", folders, ("source", "dest", "storage_url"), acts=False, conditional=True),
     Route("/metrics", exposition, (), acts=False),
     Route("/openapi.json", description, (), acts=False, conditional=True),
@@ -357,6 +371,25 @@ def _check_storage_url(url: str) -> None:
         raise refused[0]
 
 
+def _connection(config: Settings, limit: float) -> tuple[HTTPConnection, str, dict[str, str]]:
+    """A way to the configured storage, as a worker would take it: the same proxy, the same certificates. What
+    to ask for there, and with which headers."""
+    place = Endpoint.of(config.default_storage_url, config.aws_region)
+    proxy = proxy_of(place.scheme, place.host, place.port) if config.storage_url else None
+    host, port = (proxy.host, proxy.port) if proxy else (place.host, place.port)
+    headers = {"Host": place.host_header(place.host)}
+    target = f"{place.base_path}/"
+    to_proxy = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
+    if place.scheme == "http":
+        connection = HTTPConnection(host, port, timeout=limit)
+        return connection, place.url + "/" if proxy else target, headers | to_proxy
+    context = tls_context(ca_bundle_of())
+    secured = HTTPSConnection(host, port, timeout=limit, context=context)
+    if proxy:
+        secured.set_tunnel(place.host, place.port, headers=to_proxy)
+    return secured, target, headers
+
+
 # -- answers ---------------------------------------------------------------------------------------------
 
 
@@ -377,7 +410,7 @@ def _problem_of(error: SyncError) -> tuple[int, dict[str, Any], dict[str, str]]:
             return 404, {}, {}
         case Conflict():
             return 409, {"job": error.job}, {}
-        case QueueFull():
+        case QueueFull() | Unwell():
             return 503, {}, {"Retry-After": "10"}
         case parameters.UnsupportedBody():
             return 415, {}, {}
@@ -468,7 +501,8 @@ def make_app(
         max_queued=config.max_queued_jobs,
         is_own=config.is_own,
     )
-    service = Service(config, supervisor, store, numbers, Folders(config.uploads_dir), token_needed)
+    check = StorageCheck(lambda limit: _connection(config, limit))
+    service = Service(config, supervisor, store, numbers, Folders(config.uploads_dir), token_needed, check)
     app = bottle.Bottle()
     app.default_error_handler = _unrouted
     for route in ROUTES:

@@ -238,6 +238,8 @@ SECTIONS: tuple[Section, ...] = (
             "ProxyRequest": "The program takes this server for its proxy",
             "MethodNotAllowed": "Use GET or POST; HEAD never acts",
             "NotFound": "No such route: the README lists them",
+            "StorageAway": "What `/healthz?storage=1` found: the storage does not answer one HEAD. Start it, or correct"
+            " STORAGE_URL; a sync says more",
             "JobsDirectoryFailed": "The disk of `jobs/` is full, read-only or broken",
         },
     ),

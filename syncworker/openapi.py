@@ -94,6 +94,7 @@ PARAMETERS: dict[str, Schema] = {
     "now": options.flag_schema(
         "1: what writes is dropped, too; whether the storage has it, the resume finds out", 0
     ),
+    "storage": options.flag_schema("1: whether the storage answers, too", 0),
     "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
     "limit": {
         "description": "How many at most; 50 when not given or empty",
@@ -238,7 +239,14 @@ OPERATIONS: dict[str, Operation] = {
         ("id",),
         errors={404: "No such job"},
     ),
-    "/healthz": Operation("Whether the server answers", "Needs no token.", {200: ("It does", "Health")}),
+    "/healthz": Operation(
+        "Whether the server answers",
+        "Needs no token. With `storage=1` whether the storage does as well: one HEAD without keys, two"
+        " seconds at most; what it found holds for ten seconds.",
+        {200: ("It does", "Health")},
+        ("storage",),
+        errors={503: "The storage does not answer, or with a server error"},
+    ),
     "/folders": Operation(
         "The folders that can be synced",
         "With their sizes. With `source`, whether that folder is empty; with `dest`, how many objects the"

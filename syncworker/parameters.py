@@ -22,7 +22,7 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _AFTER_SEMICOLON = re.compile(rb";([a-z_]+)=")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAY_HOLD_CONTROLS = frozenset({"source", *options.LISTS})  # a folder's name may hold all but NUL
-_NUMBERS = options.NUMBERS | {"limit", "now", "after"}
+_NUMBERS = options.NUMBERS | {"limit", "now", "after", "storage"}
 
 
 class UnsupportedBody(UsageError):

@@ -22,7 +22,6 @@ This module knows nothing of S3 and retries nothing that reached the store.
 from __future__ import annotations
 
 import asyncio
-import configparser
 import functools
 import itertools
 import os
@@ -40,6 +39,7 @@ from syncworker import endpoint
 from syncworker.daemon_call import call_in_daemon
 from syncworker.errors import FatalError, RetryError, UsageError
 from syncworker.proxies import Proxy, proxy_of
+from syncworker.tls import tls_context
 
 T = TypeVar("T")
 
@@ -114,38 +114,6 @@ def _about_certificate(host: str, error: ssl.SSLCertVerificationError) -> FatalE
     known = dict.fromkeys((2, 20, 21), _UNKNOWN) | _CERTIFICATES
     what, cure = known.get(error.verify_code, ("is not trusted", "give the storage another"))
     return FatalError("TlsError", f"the certificate of {host} {what} ({error.verify_message}): {cure}")
-
-
-def ca_bundle_of() -> str | None:
-    """The file of authorities that boto3 would take: AWS_CA_BUNDLE, `ca_bundle` of the profile in
-    ~/.aws/config, REQUESTS_CA_BUNDLE. None: the system's."""
-    if named := os.environ.get("AWS_CA_BUNDLE"):
-        return named
-    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
-    config = configparser.RawConfigParser(strict=False)
-    try:
-        config.read(
-            os.path.expanduser(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"), encoding="utf-8"
-        )
-    except (OSError, configparser.Error, UnicodeDecodeError):
-        config.clear()  # who gives the keys says so, if they come from there
-    for section in (f"profile {profile}", profile):
-        if found := config.get(section, "ca_bundle", fallback=None):
-            return os.path.expanduser(found)
-    return os.environ.get("REQUESTS_CA_BUNDLE") or None
-
-
-def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Certificates are always checked: against `ca_bundle` when given, else against the system's."""
-    try:
-        context = ssl.create_default_context(cafile=ca_bundle)
-    except (OSError, ssl.SSLError) as error:
-        raise FatalError(
-            "BadCaBundle",
-            f"AWS_CA_BUNDLE (or ca_bundle in ~/.aws/config) {ca_bundle} cannot be read: {error}",
-        ) from error
-    context.set_alpn_protocols(["http/1.1"])
-    return context
 
 
 def _refused_by(proxy: Proxy) -> FatalError:

@@ -34,7 +34,8 @@ from syncworker.s3 import Bucket
 from syncworker.settings import Settings, origin_of_keys
 from syncworker.spec import parse_storage_url
 from syncworker.sync import Sync
-from syncworker.wire import Limits, Wire, ca_bundle_of
+from syncworker.tls import ca_bundle_of
+from syncworker.wire import Limits, Wire
 from syncworker.wording import shown
 
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant

@@ -47,6 +47,7 @@ LAYERS = [
         "links",
         "credentials",
         "proxies",
+        "tls",
         "wire",
     ],
     [
@@ -60,6 +61,7 @@ LAYERS = [
         "http",
         "history",
         "job_pages",
+        "storage_check",
         "parameters",
         "spool",
         "gate",
@@ -149,7 +151,7 @@ def reaches(name: str) -> set[str]:
         ("signal", {"process"}),
         ("httptools", {"wire"}),
         ("sqlite3", {"index", "spool"}),
-        ("ssl", {"wire"}),
+        ("ssl", {"wire", "tls"}),
         ("prometheus_client", {"metrics"}),
     ],
 )

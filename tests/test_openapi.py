@@ -200,6 +200,8 @@ class Asker:
         return self.ask(query)
 
     def full(self) -> Answer:
+        if self.path == "/healthz":
+            return self.ask("storage=1")
         query = self.good()
         for number in range(3):
             self.site.submit(f"bucket-{number}")

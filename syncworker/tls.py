@@ -1,0 +1,41 @@
+"""Which certificates are believed: those of AWS_CA_BUNDLE and the like, else the system's."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import ssl
+
+from syncworker.errors import FatalError
+
+
+def ca_bundle_of() -> str | None:
+    """The file of authorities that boto3 would take: AWS_CA_BUNDLE, `ca_bundle` of the profile in
+    ~/.aws/config, REQUESTS_CA_BUNDLE. None: the system's."""
+    if named := os.environ.get("AWS_CA_BUNDLE"):
+        return named
+    profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
+    config = configparser.RawConfigParser(strict=False)
+    try:
+        config.read(
+            os.path.expanduser(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"), encoding="utf-8"
+        )
+    except (OSError, configparser.Error, UnicodeDecodeError):
+        config.clear()  # who gives the keys says so, if they come from there
+    for section in (f"profile {profile}", profile):
+        if found := config.get(section, "ca_bundle", fallback=None):
+            return os.path.expanduser(found)
+    return os.environ.get("REQUESTS_CA_BUNDLE") or None
+
+
+def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
+    """Certificates are always checked: against `ca_bundle` when given, else against the system's."""
+    try:
+        context = ssl.create_default_context(cafile=ca_bundle)
+    except (OSError, ssl.SSLError) as error:
+        raise FatalError(
+            "BadCaBundle",
+            f"AWS_CA_BUNDLE (or ca_bundle in ~/.aws/config) {ca_bundle} cannot be read: {error}",
+        ) from error
+    context.set_alpn_protocols(["http/1.1"])
+    return context
