@@ -233,6 +233,8 @@ SECTIONS: tuple[Section, ...] = (
             " dashboard itself",
             "CrossOrigin": "The same, seen by `Origin`. A proxy in front must keep the `Host` header",
             "PageUnknown": "A hostile page could have sent it. Start jobs in the dashboard, or with POST, or set API_TOKEN",
+            "Preview": "A chat, a mail program or a search engine fetched the address. Open it yourself; programs"
+            " of yours with such a name can POST",
             "Prefetch": "The browser loaded the address before you opened it. Open it",
             "UpgradeRefused": "No WebSockets here. A proxy should not send `Upgrade`",
             "ProxyRequest": "The program takes this server for its proxy",

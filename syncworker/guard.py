@@ -10,6 +10,7 @@ this order, each with a status of its own:
 | `Sec-Fetch-Site`, when there is one, is `same-origin` or `none` | 403 |
 | `Origin`, when there is one, is our own | 403 |
 | not a prefetch (a link on a page must not start anything by being shown) | 403 |
+| no GET that acts, of a program that fetches links to preview, check or index them | 403 |
 | without a token: no GET that acts, of a browser that cannot say for which page | 403 |
 | with a token set: `Authorization: Bearer`, or the login link's cookie; not for `/healthz` | 401 |
 
@@ -43,8 +44,15 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 FORM_MAX_BYTES = 4096
 TOKEN_SHORT = 16  # characters
-ACTING_PATHS = frozenset({"/sync", "/cancel", "/resume"})
+ACTING_PATHS = frozenset({"/sync", "/cancel", "/resume", "/pause", "/continue"})
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
+# Chats, mail programs and search engines, which fetch a link because somebody wrote it: some of them on the
+# machine of the reader or the writer, where `localhost` is ours.
+_PREVIEWERS = re.compile(
+    r"(?<!ro)(?<!cu)bot\b|crawler|spider|preview|facebookexternalhit|whatsapp/|viber/|ms-office"
+    r"|slack-imgproxy|embedly|iframely|google-pagerenderer|google-read-aloud",
+    re.IGNORECASE,
+)
 _PORT = re.compile(r"(.+?):([0-9]{1,5})")
 # What a log line shows as it came: values of these parameters, when they hold nothing that separates names
 # from values; a path up to the first character of that kind. A mistyped URL must not log its keys either.
@@ -127,16 +135,31 @@ def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | No
     return None
 
 
+def _is_acting_get(environ: Environ) -> bool:
+    path = "/" + environ.get("PATH_INFO", "").strip("/")
+    return environ["REQUEST_METHOD"] == "GET" and path in ACTING_PATHS
+
+
+def refusal_of_preview(environ: Environ) -> Refusal | None:
+    """A GET that acts, of a program that names itself as one that shows what is behind a link."""
+    if not _is_acting_get(environ) or not _PREVIEWERS.search(environ.get("HTTP_USER_AGENT", "")):
+        return None
+    return Refusal(
+        403,
+        "Preview",
+        "a program that previews links may not use this, as requests here act: use POST",
+    )
+
+
 def refusal_of_silence(environ: Environ) -> Refusal | None:
     """A GET that acts, of a browser that tells nothing of the page it is made for. Browsers send
     `Sec-Fetch-Site` to https and to this machine's own names only, and no `Origin` with the GET of an
     `<img>`: under a plain http name of the network the address bar and a hostile page look the same. A POST
     carries an `Origin`; a login's cookie is not sent for other sites; curl is no browser."""
-    named = environ.get("HTTP_HOST", "")
+    named = environ.get("HTTP_HOST", "").lower()
     match = _PORT.fullmatch(named)
     if (
-        environ["REQUEST_METHOD"] != "GET"
-        or "/" + environ.get("PATH_INFO", "").strip("/") not in ACTING_PATHS
+        not _is_acting_get(environ)
         or "HTTP_SEC_FETCH_SITE" in environ
         or "mozilla/" not in environ.get("HTTP_USER_AGENT", "").lower()
         or is_loopback(match[1] if match else named)
@@ -297,7 +320,7 @@ class Guard:
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
     def _refusal(self, environ: Environ) -> Refusal | None:
-        refusal = refusal_of_origin(environ, self._allowed)
+        refusal = refusal_of_origin(environ, self._allowed) or refusal_of_preview(environ)
         if refusal is not None:
             return refusal
         if self._login is None:

@@ -94,6 +94,11 @@ PAGES = [
     ),
     Row("a prefetch", sends(Sec_Purpose="prefetch"), without("HTTP_SEC_PURPOSE")),
     Row("an old browser's prefetch", sends(Purpose="prefetch"), without("HTTP_PURPOSE")),
+    Row(
+        "a link that a chat previews",
+        sends(User_Agent="WhatsApp/2.23.20.0 N"),
+        replaced(guard, "refusal_of_preview", lambda _: None),
+    ),
     Row("a WebSocket", sends(Upgrade="websocket"), without("HTTP_UPGRADE")),
     Row("a request to a proxy", sends(target=f"http://evil.test{SYNC}"), without("REQUEST_URI")),
 ]

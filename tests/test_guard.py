@@ -115,6 +115,57 @@ def test_a_browser_that_cannot_say_for_which_page_starts_no_job_with_a_get(
         site.close()
 
 
+PREVIEWERS = [
+    "WhatsApp/2.23.20.0 N",
+    "facebookexternalhit/1.1 (+http://www.facebook.com/externalhit_uatext.php)",
+    "Mozilla/5.0 (Macintosh; Intel Mac OS X 10_11_1) AppleWebKit/601.2.4 (KHTML, like Gecko) Version/9.0.1"
+    " Safari/601.2.4 facebookexternalhit/1.1 Facebot Twitterbot/1.0",
+    "Slackbot-LinkExpanding 1.0 (+https://api.slack.com/robots)",
+    "TelegramBot (like TwitterBot)",
+    "Mozilla/5.0 (compatible; Discordbot/2.0; +https://discordapp.com)",
+    "Mozilla/5.0 (Windows NT 6.1; WOW64) SkypeUriPreview Preview/0.5 skype-url-preview@microsoft.com",
+    "Mozilla/4.0 (compatible; ms-office; MSOffice 16)",
+    "Synapse (bot; +https://github.com/matrix-org/synapse)",
+    "Mozilla/5.0 (compatible; Googlebot/2.1; +http://www.google.com/bot.html)",
+    "Mozilla/5.0 (compatible; bingbot/2.0; +http://www.bing.com/bingbot.htm)",
+]
+
+
+@pytest.mark.parametrize("agent", PREVIEWERS)
+def test_the_preview_of_a_link_starts_no_job(tmp_path: Path, agent: str) -> None:
+    site = Site(tmp_path)
+    try:
+        for path in ("/sync", "//sync", "/%73ync", "/sync/"):
+            answer = site.get(f"{path}?source=&dest=bucket", User_Agent=agent)
+            assert (answer.status, answer.problem["code"]) == (403, "Preview"), path
+        assert site.jobs.ids() == []
+        assert site.get("/runnings", User_Agent=agent).status == 200
+        assert site.ask("POST", "/sync?source=&dest=bucket", User_Agent=agent).status == 202
+    finally:
+        site.close()
+
+
+@pytest.mark.parametrize(
+    "agent",
+    [
+        "curl/8.5.0",
+        "Wget/1.21",
+        "python-requests/2.32.3",
+        "Go-http-client/1.1",
+        "Robot Framework",
+        "Mozilla/5.0 (Linux; Android 12; CUBOT NOTE 20) AppleWebKit/537.36 Chrome/120.0 Mobile Safari/537.36",
+        "",
+        BROWSER,
+    ],
+)
+def test_people_and_their_programs_start_one_by_get(tmp_path: Path, agent: str) -> None:
+    site = Site(tmp_path)
+    try:
+        assert site.get("/sync?source=&dest=bucket", User_Agent=agent).status == 202
+    finally:
+        site.close()
+
+
 def test_the_paths_that_act_are_the_routes_that_act() -> None:
     assert {route.path for route in server.ROUTES if route.acts} == guard.ACTING_PATHS
 
