@@ -498,12 +498,15 @@ class Jobs:
         leaving = [job_id for job_id in old if job_id != besides][:at_most]
         if leaving:
             before(leaving)
-        return sum(self.delete(job_id) for job_id in leaving)
+        return sum(self.delete(job_id, only_ended=True) for job_id in leaving)
 
-    def delete(self, job_id: str) -> bool:
-        """Removes a finished job's files, the lock last. False when its lock is held."""
+    def delete(self, job_id: str, *, only_ended: bool = False) -> bool:
+        """Removes a job's files, the lock last. False when its lock is held, or, with `only_ended`, when it
+        has been resumed since somebody looked."""
         with self.lock(job_id) as lock:
             if not lock.acquire():
+                return False
+            if only_ended and recorded_state(self.read(job_id)) not in {*FINAL_STATES, None}:
                 return False
             for suffix in SUFFIXES:
                 files.remove(self.file(job_id, suffix))

@@ -335,6 +335,20 @@ def test_prune_removes_the_oldest_finished_jobs_with_all_their_files(directory: 
     assert left == {*ids[6:], active}
 
 
+def test_a_job_that_is_resumed_while_old_ones_are_removed_is_kept(directory: Jobs) -> None:
+    ids = write_finished(Path(directory.path), 3)
+    first = Path(directory.file(ids[0], "json"))
+    first.write_text(first.read_text().replace('"done"', '"failed"'))
+
+    def resume(leaving: list[str]) -> None:
+        assert leaving == ids[:2]
+        directory.prepare_resume(ids[0])
+
+    assert directory.prune(1, before=resume) == 1
+    assert directory.observe(ids[0])["state"] == "queued"
+    assert directory.ids() == [ids[0], ids[2]]
+
+
 def test_a_job_whose_lock_is_held_is_not_removed(directory: Jobs) -> None:
     (job_id,) = write_finished(Path(directory.path), 1)
     with directory.lock(job_id) as lock:
