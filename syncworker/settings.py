@@ -194,12 +194,27 @@ class Settings:
 
 
 def _read_env_file(path: str) -> dict[str, str | None]:
-    from dotenv import dotenv_values  # only where there is such a file: a worker's start is short
+    return _parse_env_file(path)[0]
 
+
+def _parse_env_file(path: str) -> tuple[dict[str, str | None], list[str]]:
+    """The values, and a sentence for each line that says nothing, `BUCKET_DELETE: refuse` for example. Such
+    a line is not shown: it may hold a key."""
+    from dotenv.parser import parse_stream  # only where there is such a file: a worker's start is short
+
+    values: dict[str, str | None] = {}
+    wrong = []
     try:
-        return dotenv_values(path, interpolate=False)
+        with open(path, encoding="utf-8") as file:
+            for line in parse_stream(file):
+                if line.key is not None:
+                    values[line.key] = line.value
+                ours = line.value is None and line.key in {setting.name for setting in TABLE}
+                if line.error or ours:
+                    wrong.append(f"line {line.original.line} cannot be read: write it as NAME=value")
     except UnicodeDecodeError:
         raise UsageError("BadEnvFile", f"the file {path} is not valid UTF-8") from None
+    return values, wrong
 
 
 def embedded_keys_file(storage_dir: str) -> str:
@@ -281,9 +296,9 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) 
     """Reads `.env` and the environment. Raises UsageError that names every wrong value."""
     environ = os.environ if environ is None else environ
     path = os.path.join(PROJECT, ".env") if env_file is None else env_file
-    file_values = _read_env_file(path) if os.path.exists(path) else {}
+    file_values, unread = _parse_env_file(path) if os.path.exists(path) else ({}, [])
     values: dict[str, Any] = {}
-    wrong: list[str] = []
+    wrong = [f".env: {sentence}" for sentence in unread]
     for setting in TABLE:
         text = environ.get(setting.name)
         if text is None:

@@ -129,6 +129,24 @@ def test_a_misspelt_setting_is_refused_in_the_file_and_told_in_the_environment(
     ]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "BUCKET_DELETE: refuse",
+        "BUCKET_DELETE refuse",
+        "set BUCKET_DELETE=refuse",
+        "BUCKET_DELETE",
+        "A='refuse",
+    ],
+)
+def test_a_line_of_the_file_that_says_nothing_is_refused(tmp_path: Path, line: str) -> None:
+    env_file = tmp_path / ".env"
+    env_file.write_text(f"# a remark\n\nOTHERS\nexport API_PORT=5001\n{line}\n")
+    with pytest.raises(UsageError, match=r"\.env: line 5 cannot be read") as caught:
+        settings.load({}, str(env_file))
+    assert "refuse" not in str(caught.value)
+
+
 def test_names_of_others_are_no_misspelt_settings() -> None:
     others = [
         "API_BIND", "APP_UID", "APP_GID", "COMPOSE_PROJECT_NAME", "MINIO_CONSOLE_PORT", "MINIO_DOMAIN",
