@@ -52,6 +52,8 @@ from syncworker.errors import FatalError, SyncError, UsageError
 from syncworker.folders import Folders
 from syncworker.job_pages import ReportReader
 from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id, recorded_state
+from syncworker.mirrors.file import MirrorFile
+from syncworker.mirrors.keeper import Keeper
 from syncworker.model import RESUMABLE_STATES
 from syncworker.problem import problem, to_json
 from syncworker.proxies import proxy_of
@@ -88,6 +90,7 @@ class Service:
     store: Callable[[], str]
     metrics: metrics.Metrics
     folders: Folders
+    keeper: Keeper
     token_needed: bool
     storage_check: StorageCheck
     reports: ReportReader = field(default_factory=ReportReader)
@@ -101,6 +104,8 @@ class Service:
 
 
 def sync(service: Service, given: Parameters) -> Answer:
+    if given.get("mirror"):
+        return _sync_mirror(service, given)
     source, dest = given.get("source"), given.get("dest")
     request = spec.parse(
         service.settings,
@@ -117,6 +122,20 @@ def sync(service: Service, given: Parameters) -> Answer:
     warnings = spec.warn_of_empty(source, dest) + spec.warn_of_missing(request, service.settings)
     status = service.supervisor.submit(request)
     return 202, status | _warned(warnings), {"Location": f"/get?id={quote(status['id'])}"}
+
+
+def _sync_mirror(service: Service, given: Parameters) -> Answer:
+    """A run of a named mirror, now: all that it needs stands in mirrors.toml."""
+    if beside := sorted(name for name, value in given.items() if value and name != "mirror"):
+        raise UsageError(
+            "BadParameter", f"{beside[0]} cannot stand beside mirror: mirrors.toml says it", param=beside[0]
+        )
+    status = service.keeper.run(given["mirror"])
+    return 202, status, {"Location": f"/get?id={quote(status['id'])}"}
+
+
+def mirrors(service: Service, _given: Parameters) -> Answer:
+    return 200, service.keeper.overview(), {}
 
 
 def _warned(warnings: list[str]) -> dict[str, str]:
@@ -153,9 +172,11 @@ def resume(service: Service, given: Parameters) -> Answer:
     job_id = _id(given)
     keys = spec.parse_keys(*(given.get(name) for name in KEY_PARAMETERS))
     status = service.jobs.observe(job_id)
+    if keys is None and not service.jobs.has_keys(job_id):
+        keys = service.keeper.keys_of(status)
     is_own = service.settings.is_own(status["storage_url"])
     needs_keys = recorded_state(status) in RESUMABLE_STATES and not is_own
-    if keys is None and needs_keys and service.jobs.secret(job_id) is None:
+    if keys is None and needs_keys and not service.jobs.has_keys(job_id):
         raise UsageError(
             "MissingParameter",
             f"job {job_id} goes to {status['storage_url']}, which is not the configured storage: give its"
@@ -203,6 +224,8 @@ def healthz(service: Service, given: Parameters) -> Answer:
         trouble = service.storage_check.trouble()
         if trouble is not None:
             raise Unwell("StorageAway", trouble)
+    if given.get("mirror"):
+        return _health_of_mirror(service, given["mirror"])
     counts = service.supervisor.counts()
     return (
         200,
@@ -216,6 +239,20 @@ def healthz(service: Service, given: Parameters) -> Answer:
         },
         {},
     )
+
+
+def _health_of_mirror(service: Service, name: str) -> Answer:
+    """For watchers without a token: it says no more than whether the mirror is overdue."""
+    overdue = service.keeper.is_overdue(name)
+    if overdue is None:
+        raise NotFound("NoSuchMirror", "there is no mirror of this name")
+    if overdue:
+        raise Unwell("MirrorOverdue", "longer than max_age without a success")
+    return 200, {"status": "ok"}, {}
+
+
+class NotFound(SyncError):
+    """What was named is not there."""
 
 
 def _room(service: Service) -> str | None:
@@ -303,7 +340,7 @@ class Route:
 
 
 KEY_PARAMETERS = spec.RequestKeys._fields
-SYNC_PARAMETERS = ("source", "dest", "storage_url", *KEY_PARAMETERS, *options.NAMES)
+SYNC_PARAMETERS = ("source", "dest", "storage_url", *KEY_PARAMETERS, *options.NAMES, "mirror")
 HISTORY_PARAMETERS = ("state", "limit", "before", "dest", "source", "mirror", "since", "until", "q")
 ROUTES = (
     Route("/sync", sync, SYNC_PARAMETERS, acts=True),
@@ -316,7 +353,8 @@ ROUTES = (
     Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
     Route("/report", report, ("id", "op", "q", "after", "limit"), acts=False),
     Route("/log", log_of_job, ("id",), acts=False),
-    Route("/healthz", healthz, ("storage",), acts=False),
+    Route("/mirrors", mirrors, (), acts=False, conditional=True),
+    Route("/healthz", healthz, ("storage", "mirror"), acts=False),
     Route("/folders", folders, ("source", "dest", "storage_url"), acts=False, conditional=True),
     Route("/metrics", exposition, (), acts=False),
     Route("/openapi.json", description, (), acts=False, conditional=True),
@@ -406,7 +444,7 @@ def _is_known(etag: str, if_none_match: str) -> bool:
 def _problem_of(error: SyncError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, members besides detail and code, headers) of an error."""
     match error:
-        case NoSuchJob():
+        case NoSuchJob() | NotFound():
             return 404, {}, {}
         case Conflict():
             return 409, {"job": error.job}, {}
@@ -484,15 +522,22 @@ def _unrouted(error: bottle.HTTPError) -> bytes:
     return body
 
 
+def make_keeper(config: Settings, supervisor: Supervisor) -> Keeper:
+    file = MirrorFile(config.mirrors_file, config, settings.variables)
+    return Keeper(config, supervisor, file)
+
+
 def make_app(
     config: Settings,
     supervisor: Supervisor,
     store: Callable[[], str] = lambda: "external",
     *,
     ledger: metrics.Ledger | None = None,
+    keeper: Keeper | None = None,
     token_needed: bool = False,
 ) -> bottle.Bottle:
     """The routes as a WSGI application. It trusts its caller: put `guard.Guard` before it."""
+    keeper = keeper or make_keeper(config, supervisor)
     numbers = metrics.Metrics(
         supervisor.jobs,
         ledger or metrics.Ledger(supervisor.jobs),
@@ -500,9 +545,11 @@ def make_app(
         storage_dir=None if config.storage_url else config.storage_dir,
         max_queued=config.max_queued_jobs,
         is_own=config.is_own,
+        keeper=keeper,
     )
     check = StorageCheck(lambda limit: _connection(config, limit))
-    service = Service(config, supervisor, store, numbers, Folders(config.uploads_dir), token_needed, check)
+    folders = Folders(config.uploads_dir)
+    service = Service(config, supervisor, store, numbers, folders, keeper, token_needed, check)
     app = bottle.Bottle()
     app.default_error_handler = _unrouted
     for route in ROUTES:
@@ -562,13 +609,16 @@ def _serve() -> int:
         arguments = (config, supervisor.has_workers_on, closing)
         threading.Thread(target=embedded.end_unused, args=arguments, name="unused", daemon=True).start()
     state = store.state if store else lambda: "external"
-    app = make_app(config, supervisor, state, ledger=ledger, token_needed=token is not None)
+    keeper = make_keeper(config, supervisor)
+    app = make_app(config, supervisor, state, ledger=ledger, keeper=keeper, token_needed=token is not None)
     application.become(guard.Guard(app, config, token))
     process.on_stop(lambda _name: server.stop())
     supervisor.start()
+    keeper.start()
     _greet(config, token, server.port)
     server.run()
     closing.set()
+    keeper.stop()
     supervisor.stop()
     if store:
         store.close(stop=supervisor.rests(0.5))

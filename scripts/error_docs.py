@@ -222,6 +222,9 @@ SECTIONS: tuple[Section, ...] = (
             "StorageUrlRefused": "Such addresses are a cloud's metadata service, never a storage",
             "StorageUrlNotAllowed": "The administrator allows other storages only",
             "NoSuchJob": "Its files were removed (KEEP_JOBS), or it is in another JOBS_DIR",
+            "NoSuchMirror": "Mirrors are named in `mirrors.toml` (MIRRORS_FILE); `/mirrors` lists them, and its mistakes",
+            "MirrorOverdue": "Of `/healthz?mirror=…`: the mirror has had no success within its `max_age`. `/mirrors` says"
+            " what its last runs came to",
             "JobFinished": "It has ended: nothing to cancel. `resume` goes on with it",
             "JobRunning": "Its worker is still ending. Wait a second",
             "NotResumable": "It runs, waits or is done. After `done`, start a new sync",

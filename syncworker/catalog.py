@@ -46,6 +46,8 @@ class Entry(NamedTuple):
     source: str = ""
     dest: str = ""
     error: str = ""  # the code of why it ended so
+    mirror: str = ""  # the named mirror that it is a run of
+    is_scoped: bool = False  # it looks at changed folders only
 
     def overlaps(self, destination: str, prefix: str) -> bool:
         """Whether this job's part of a bucket and that one have something in common: two prefixes in one
@@ -140,10 +142,11 @@ def _read(path: str, stamp: tuple[int, int, int]) -> Entry:
         ended = state in FINAL_STATES
         destination = "" if ended else destination_id(status["storage_url"], status["dest"])
         prefix = "" if ended else str((status.get("options") or {}).get("prefix", ""))
-        words = (status.get("source"), status.get("dest"), (status.get("error") or {}).get("code"))
+        error_code = (status.get("error") or {}).get("code")
+        words = (status.get("source"), status.get("dest"), error_code, status.get("mirror"))
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
         return Entry(stamp, None, False, "", False)  # no status of ours
-    source, dest, error = (word if isinstance(word, str) else "" for word in words)
+    source, dest, error, mirror = (word if isinstance(word, str) else "" for word in words)
     return Entry(
         stamp,
         state,
@@ -155,4 +158,6 @@ def _read(path: str, stamp: tuple[int, int, int]) -> Entry:
         source,
         dest,
         error,
+        mirror,
+        status.get("scope") is not None,
     )

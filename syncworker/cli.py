@@ -92,6 +92,8 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
     from syncworker import leftovers, options, spec
 
     _warn_of_misspelt()
+    if arguments.mirror is not None:
+        return _start_mirror(arguments, settings, jobs)
     access_key, secret_key, session_token = _keys(arguments)
     request = spec.parse(
         settings,
@@ -111,13 +113,37 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
     return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments)
 
 
+def _start_mirror(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
+    """A run of a named mirror, with or without a server."""
+    from syncworker import leftovers, options
+    from syncworker.mirrors import file
+
+    asked = ("source", "dest", "storage_url", *options.NAMES)
+    if beside := [name for name in asked if getattr(arguments, name)]:
+        flag = f"--{beside[0].replace('_', '-')}"
+        raise UsageError(
+            "BadParameter", f"{flag} cannot stand beside --mirror: mirrors.toml says it", param=beside[0]
+        )
+    found = file.read(settings.mirrors_file, settings, settings_table.variables())
+    for mistake in found.mistakes:
+        _complain(f"{settings.mirrors_file}, {mistake}")
+    mirror = found.mirrors.get(arguments.mirror)
+    if mirror is None:
+        why = "it has a mistake" if found.mistakes else "there is no mirror of this name"
+        raise UsageError("NoSuchMirror", f"{settings.mirrors_file}: {why}", param="mirror")
+    request = mirror.request(settings)
+    jobs.prepare()
+    leftovers.clear(jobs)
+    return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments)
+
+
 def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     from syncworker import leftovers, spec
 
     _warn_of_misspelt()
     keys = spec.parse_keys(*_keys(arguments))
     status = jobs.observe(arguments.id)
-    if keys is None and not settings.is_own(status["storage_url"]) and not jobs.secret(arguments.id):
+    if keys is None and not settings.is_own(status["storage_url"]) and not jobs.has_keys(arguments.id):
         raise UsageError(
             "MissingParameter",
             f"job {arguments.id} goes to {status['storage_url']}, which is not the configured storage: give"

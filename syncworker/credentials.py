@@ -67,8 +67,13 @@ class Chain:
     that nobody waits any more: Stopped then."""
 
     def __init__(
-        self, stopping: Callable[[], bool] = lambda: False, patience_seconds: float = PATIENCE_SECONDS
+        self,
+        stopping: Callable[[], bool] = lambda: False,
+        patience_seconds: float = PATIENCE_SECONDS,
+        *,
+        profile: str | None = None,
     ) -> None:
+        self._profile = profile
         self.origin = "what boto3 finds"
         self._stopping = stopping
         self._patience_seconds = patience_seconds
@@ -119,7 +124,7 @@ class Chain:
 
         try:
             if self._credentials is None:
-                self._credentials = boto3.Session().get_credentials()
+                self._credentials = boto3.Session(profile_name=self._profile).get_credentials()
             if self._credentials is None:
                 raise FatalError(
                     "NoCredentials",

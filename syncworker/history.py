@@ -39,7 +39,7 @@ class Wanted:
             and (self.state is None or entry.state is self.state)
             and (not self.dest or entry.dest == self.dest)
             and (self.source is None or entry.source == self.source)
-            and not self.mirror  # no job belongs to one yet
+            and (not self.mirror or entry.mirror == self.mirror)
             and (not self.since or job_id >= self.since)
             and (not self.until or job_id <= self.until + _AFTER_ALL)
             and (not self.q or _holds(self.q.casefold(), (job_id, entry.source, entry.dest, entry.error)))

@@ -298,6 +298,10 @@ class Jobs:
             try:
                 if request.keys is not None:
                     self._keep_keys(job_id, request.keys)
+                elif request.profile is not None:
+                    files.replace_json(
+                        self.file(job_id, "secret"), {"profile": request.profile}, durable=True
+                    )
                 self.write(status, durable=True)
             except BaseException:  # who asked is told that there is no job: so there is none, and no key
                 with contextlib.suppress(OSError):  # `leftovers` removes what stays
@@ -470,10 +474,27 @@ class Jobs:
     def secret(self, job_id: str) -> RequestKeys | None:
         """The request's own keys."""
         value = files.read_json(self.file(job_id, "secret"))
-        if value is None:
+        if value is None or "access_key" not in value:
             return None
         token = value.get("session_token")
         return RequestKeys(str(value["access_key"]), str(value["secret_key"]), str(token) if token else None)
+
+    def profile(self, job_id: str) -> str | None:
+        """The profile of the AWS configuration that the job's keys are read from."""
+        name = (files.read_json(self.file(job_id, "secret")) or {}).get("profile")
+        return name if isinstance(name, str) else None
+
+    def has_keys(self, job_id: str) -> bool:
+        """Whether the job has keys of its own, or a profile to read them from."""
+        return self.secret(job_id) is not None or self.profile(job_id) is not None
+
+    def note_notified(self, job_id: str) -> None:
+        """Writes down that people were told of how the job ended; nothing when it lives again."""
+        with self.lock(job_id) as lock:
+            status = self.read(job_id) if lock.acquire(timeout_seconds=_PROBE_SECONDS) else None
+            if status is not None and recorded_state(status) in FINAL_STATES:
+                status["notified_at"] = timestamp()
+                self.write(status, durable=False)
 
     def drop_keys_of_ended(self, job_id: str, recorded: State | None = State.DONE) -> None:
         """Removes the keys of a job that needs them no more, if its worker was killed before it could."""
@@ -547,6 +568,7 @@ def renew(status: Status, *, auto_resume: bool) -> None:
         error=None,
         resources=dict(RESOURCES),
         message="waiting to be resumed",
+        notified_at=None,
         auto_resume=auto_resume,
     )
 
@@ -563,8 +585,8 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "wait": int(request.wait) if request.wait.is_integer() else request.wait,
         "skipped": {},
         "options": dict(request.options),
-        "mirror": None,
-        "scope": None,
+        "mirror": request.mirror,
+        "scope": None if request.scope is None else list(request.scope),
         "plan": None,
         "cluster": None,
         "pid": None,
@@ -585,6 +607,7 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "error": None,
         "resources": dict(RESOURCES),
         "metrics": tally.empty(),
+        "notified_at": None,
         "message": "waiting for a free worker",
     }
 

@@ -13,7 +13,7 @@ worker.
 
 What somebody is to be woken for begins at 0: every code of an error that is known before (known_errors.py),
 every end of an attempt. A series that were born at 1 would hide the first failure from `increase()`.
-`syncworker_last_*` alone carry names, a folder's and a bucket's: of 1,000 mirrors at most (last_runs.py).
+`syncworker_last_*` alone carry names of folders and buckets: of 1,000 mirrors at most (last_runs.py).
 They outlive the files of their jobs as the counters do. No series carries a job's id.
 """
 
@@ -24,6 +24,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from typing import NamedTuple
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, ProcessCollector, generate_latest
@@ -35,6 +36,7 @@ from syncworker.findings import printable
 from syncworker.jobs import Jobs, Status
 from syncworker.known_errors import CODES
 from syncworker.last_runs import LastRun, Mirror, Runs
+from syncworker.mirrors.keeper import Keeper
 from syncworker.model import DELAYS, FINAL_STATES, State
 from syncworker.tally import Tally
 
@@ -161,7 +163,9 @@ class _Jobs(Collector):
         max_queued: int,
         storage_dir: str | None,
         is_own: Callable[[str], bool],
+        keeper: Keeper | None,
     ) -> None:
+        self._keeper = keeper
         self._jobs, self._ledger, self._storage_dir, self._is_own = jobs, ledger, storage_dir, is_own
         self._max_running, self._max_queued = max_running, max_queued
 
@@ -170,6 +174,8 @@ class _Jobs(Collector):
         info.add_metric([__version__], 1)
         yield info
         yield from self._now()
+        if self._keeper is not None:
+            yield from _mirrors(self._keeper)
         yield from _counters(self._ledger.sum())
         yield from _last(self._ledger.last_runs(), self._is_own)
 
@@ -247,6 +253,36 @@ def _last(runs: Runs, is_own: Callable[[str], bool]) -> Iterator[Metric]:
     yield from (result, *(family for family, _ in numbers))
 
 
+def _mirrors(keeper: Keeper) -> Iterator[Metric]:
+    """Few by their nature: an operator names each."""
+    success = GaugeMetricFamily(
+        "syncworker_mirror_last_success_timestamp_seconds",
+        "When a mirror's newest whole and successful run ended",
+        labels=["mirror"],
+    )
+    overdue = GaugeMetricFamily(
+        "syncworker_mirror_overdue", "1: older than max_age without a success", labels=["mirror"]
+    )
+    skipped = CounterMetricFamily(
+        "syncworker_mirror_runs_skipped",
+        "Runs that were due while the destination was busy",
+        labels=["mirror"],
+    )
+    for view in keeper.overview()["mirrors"]:
+        name = [view["name"]]
+        if view["last_success_at"]:
+            success.add_metric(name, datetime.fromisoformat(view["last_success_at"]).timestamp())
+        overdue.add_metric(name, int(view["overdue"]))
+        skipped.add_metric(name, view["runs_skipped"])
+    yield from (success, overdue, skipped)
+    sent = CounterMetricFamily(
+        "syncworker_notifications", "Messages to addresses of notify, by result", labels=["result"]
+    )
+    sent.add_metric(["sent"], keeper.counts.sent)
+    sent.add_metric(["failed"], keeper.counts.failed)
+    yield sent
+
+
 def _counters(total: Tally) -> Iterator[Metric]:
     counts = total["counts"]
     by_result = CounterMetricFamily("syncworker_files", "Files finished with, by result", labels=["result"])
@@ -292,9 +328,10 @@ class Metrics:
         max_queued: int,
         storage_dir: str | None = None,
         is_own: Callable[[str], bool] = lambda _: True,
+        keeper: Keeper | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued, storage_dir, is_own))
+        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued, storage_dir, is_own, keeper))
         ProcessCollector(registry=self._registry)  # process_*: the server itself
 
     def render(self) -> bytes:

@@ -134,8 +134,18 @@ OPERATIONS: dict[str, Operation] = {
         " too; `warning` in the answer says what an empty `source` or `dest` meant, and that a folder does"
         " not exist.",
         {202: ("The job, queued", "Status")},
-        ("source", "dest", "storage_url", "access_key", "secret_key", "session_token", *options.NAMES),
+        (
+            "source",
+            "dest",
+            "storage_url",
+            "access_key",
+            "secret_key",
+            "session_token",
+            *options.NAMES,
+            "mirror",
+        ),
         acts=True,
+        overrides={"mirror": text("A run of this named mirror, now; nothing else may be given beside it")},
         errors={
             409: "A job on this bucket is queued or running; `job` is its id",
             503: "As many jobs wait as MAX_QUEUED_JOBS allows, or another is just being made: try again",
@@ -239,13 +249,25 @@ OPERATIONS: dict[str, Operation] = {
         ("id",),
         errors={404: "No such job"},
     ),
+    "/mirrors": Operation(
+        "The named mirrors",
+        "What `mirrors.toml` names: when each runs, how it went, whether it is overdue. Keys and addresses"
+        " are not shown.",
+        {200: ("The mirrors", "Mirrors")},
+        conditional=True,
+    ),
     "/healthz": Operation(
         "Whether the server answers",
         "Needs no token. With `storage=1` whether the storage does as well: one HEAD without keys, two"
-        " seconds at most; what it found holds for ten seconds.",
-        {200: ("It does", "Health")},
-        ("storage",),
-        errors={503: "The storage does not answer, or with a server error"},
+        " seconds at most; what it found holds for ten seconds. With `mirror` whether that mirror has been"
+        " successful within its `max_age`.",
+        {200: ("It does, and all is well that was asked about", "Health")},
+        ("storage", "mirror"),
+        errors={
+            404: "No such mirror",
+            503: "The storage does not answer, or with a server error; the mirror is overdue",
+        },
+        overrides={"mirror": text("The name of a mirror", pattern="^[a-z0-9-]{0,40}$")},
     ),
     "/folders": Operation(
         "The folders that can be synced",

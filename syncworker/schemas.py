@@ -213,6 +213,7 @@ STATUS = record(
         "error": ref("Error"),
         "resources": ref("Resources"),
         "metrics": ref("Metrics"),
+        "notified_at": nullable(time("When people were told of how this attempt of a mirror's job ended")),
         "message": text("What happens or happened, for people"),
         "warning": text(
             "Only in an answer: the request may not mean what it says, or its address held a secret key"
@@ -232,8 +233,58 @@ JOB_PAGE = record(
         "next": nullable(text("Give it as `before` for the next page; null on the last", pattern=ID_PATTERN)),
     },
 )
+MIRROR_RUN = record(
+    "A run of a mirror that has ended.",
+    {
+        "id": JOB_ID,
+        "state": text("How it ended"),
+        "attempt": nullable(integer("Which attempt that was")),
+        "scoped": flag("It looked at changed folders only"),
+        "started_at": nullable(time("When it began")),
+        "finished_at": nullable(time("When it ended")),
+        "files_uploaded": nullable(integer("Files sent")),
+        "bytes_uploaded": nullable(integer("Bytes sent")),
+        "objects_deleted": nullable(integer("Objects deleted")),
+        "error": nullable(text("The code of why it ended so")),
+    },
+)
+MIRROR = record(
+    "A named mirror, as `mirrors.toml` has it, and how it goes.",
+    {
+        "name": text("Its name"),
+        "source": text("The folder below the uploads root"),
+        "dest": text("The bucket"),
+        "storage_url": text("The S3 endpoint"),
+        "options": {"type": "object", "description": "The options of its runs, as they were asked"},
+        "schedule": text("When it runs, in words"),
+        "next_run_at": nullable(time("When it runs next by itself; null: not by itself, or it waits")),
+        "last_job": nullable(text("The id of its newest job", pattern=ID_PATTERN)),
+        "last_state": nullable(text("The state of that job")),
+        "last_success_at": nullable(time("When its newest whole run ended `done`")),
+        "overdue": flag("Longer than `max_age` without a success"),
+        "watching": flag("Changes in its folder are seen and sent"),
+        "runs_skipped": integer("Runs that were due while the destination was busy"),
+        "runs": rows("The last 30 runs, oldest first", ref("MirrorRun")),
+        "error": nullable(text("What is wrong with it, in words")),
+    },
+)
+MIRRORS = record(
+    "The named mirrors.",
+    {
+        "count": integer("How many follow"),
+        "mirrors": rows("The mirrors, as the file has them", ref("Mirror")),
+        "error": nullable(text("The first mistake in `mirrors.toml`; the last good file holds")),
+        "mistakes": rows(
+            "All mistakes in it",
+            record(
+                "A mistake.",
+                {"line": nullable(integer("Its line, from 1")), "message": text("What is wrong with it")},
+            ),
+        ),
+    },
+)
 HEALTH = record(
-    "That the server answers.",
+    "That the server answers; with `mirror` there is only `status`.",
     {
         "status": text("`ok`", const="ok"),
         "service": text("The service's name"),
@@ -246,6 +297,11 @@ HEALTH = record(
             text("The disk of the embedded storage; null: there is none", enum=["ok", "low", "full"])
         ),
     },
+    "service",
+    "version",
+    "jobs",
+    "storage",
+    "storage_space",
 )
 PROBLEM = record(
     "An error, RFC 9457.",
@@ -327,6 +383,9 @@ ALL: dict[str, Schema] = {
     "Folder": FOLDER,
     "Chosen": CHOSEN,
     "KnownBucket": KNOWN_BUCKET,
+    "Mirrors": MIRRORS,
+    "Mirror": MIRROR,
+    "MirrorRun": MIRROR_RUN,
     "Health": HEALTH,
     "Problem": PROBLEM,
 }

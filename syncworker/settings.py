@@ -70,6 +70,12 @@ def _folder(value: str) -> str:
     return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
 
 
+def _file(value: str) -> str:
+    if not value or "\0" in value:
+        raise ValueError("must be the path of a file")
+    return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in words:
@@ -147,6 +153,7 @@ TABLE = (
     Setting("KEEP_JOBS", "1000", _integer(1, 1_000_000), "finished jobs whose files are kept"),
     Setting("AUTO_RESUME", "1", _flag, "1: a starting server resumes what its own or the machine's end cut"),
     Setting("BUCKET_DELETE", "allow", _one_of("allow", "refuse"), "refuse: an empty folder fails the job"),
+    Setting("MIRRORS_FILE", "mirrors.toml", _file, "the file that names mirrors, beside `.env`"),
     Setting("FAIL_ON_SKIPPED", "0", _flag, "1: a job that skipped files fails, when all else is done"),
 )
 
@@ -177,6 +184,7 @@ class Settings:
     keep_jobs: int
     auto_resume: bool
     bucket_delete: str
+    mirrors_file: str
     fail_on_skipped: bool
 
     @property
@@ -254,7 +262,7 @@ def _overlaps(values: Mapping[str, Any]) -> list[str]:
 
     wrong = [
         f"{name.upper()}: must not be inside UPLOADS_DIR"
-        for name in ("jobs_dir", "storage_dir")
+        for name in ("jobs_dir", "storage_dir", "mirrors_file")
         if name in values and inside(values[name])
     ]
     if inside(PROJECT):
@@ -290,6 +298,15 @@ def _is_near(name: str, own: str) -> bool:
             row.append(best)
         rows.append(row)
     return rows[-1][-1] <= (2 if len(own) >= _LONG_NAME else 1)
+
+
+def variables(environ: Mapping[str, str] | None = None) -> dict[str, str | None]:
+    """All of `.env` and the environment, which wins: where `keys` of a mirror are looked up."""
+    path = os.path.join(PROJECT, ".env")
+    return {
+        **(_read_env_file(path) if os.path.exists(path) else {}),
+        **(os.environ if environ is None else environ),
+    }
 
 
 def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) -> Settings:

@@ -49,6 +49,9 @@ class Request:
     secret_key: str | None = field(default=None, repr=False)
     options: Mapping[str, Any] = field(default_factory=dict)
     session_token: str | None = field(default=None, repr=False)
+    mirror: str | None = None  # the named mirror that this is a run of
+    profile: str | None = None  # of the AWS configuration, which its keys are read from
+    scope: tuple[str, ...] | None = None  # the folders below `source` that alone are looked at
 
     @property
     def keys(self) -> RequestKeys | None:
@@ -171,12 +174,14 @@ def parse(
     secret_key: str | None = None,
     session_token: str | None = None,
     asked: Mapping[str, str | None] | None = None,
+    mirror: str | None = None,
+    profile: str | None = None,
 ) -> Request:
     """All parameters of a sync, checked together; `asked` are the texts of its options, by name. What is
     empty or None has its default. Raises UsageError naming the parameter."""
     keys = parse_keys(access_key, secret_key, session_token)
     url = parse_storage_url(storage_url, settings)
-    if keys is None and not settings.is_own(url):
+    if keys is None and profile is None and not settings.is_own(url):
         raise UsageError(
             "MissingParameter",
             "access_key and secret_key are needed for a storage_url other than the configured one: the"
@@ -192,6 +197,8 @@ def parse(
         storage_url=url,
         wait=wait,
         options=chosen,
+        mirror=mirror,
+        profile=profile,
         **(keys._asdict() if keys else {}),
     )
 

@@ -134,6 +134,7 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--source", help="folder below UPLOADS_DIR; default: all of it")
     start.add_argument("--dest", help=f"name of the bucket; default: {DEST_DEFAULT}")
     start.add_argument("--storage-url", help="S3 endpoint, if not the configured one; it needs its own keys")
+    start.add_argument("--mirror", help="a run of this mirror of mirrors.toml, which says all the rest")
     for option in options.TABLE:
         if option.is_list:
             start.add_argument(option.flag, action="append", default=[], help=option.help)

@@ -284,6 +284,8 @@ def _keys(settings: Settings, jobs: Jobs, status: Status, control: Control) -> K
     secret = jobs.secret(status["id"])
     if secret is not None:
         return Given(*secret, origin="access_key and secret_key of the request")
+    if (profile := jobs.profile(status["id"])) is not None:
+        return Chain(control.stopping, profile=profile)
     if not settings.is_own(status["storage_url"]):
         raise FatalError(
             "NoCredentials",

@@ -184,6 +184,7 @@ class Jobs:
         settings = {
             "UPLOADS_DIR": str(self.uploads),
             "JOBS_DIR": str(self.jobs),
+            "MIRRORS_FILE": str(base / "mirrors.toml"),
             "API_HOST": "127.0.0.1",
             "API_TOKEN": "",
             "AWS_REGION": "us-east-1",

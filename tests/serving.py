@@ -50,7 +50,7 @@ directory.finish(status, state, {"code": "Stopped", "message": "SIGTERM"} if tol
 def load(base: Path, **environ: str) -> Settings:
     """Settings from these values and nothing else."""
     values = {"UPLOADS_DIR": str(base / "uploads"), "JOBS_DIR": str(base / "jobs"), **KEYS}
-    values["STORAGE_DIR"] = str(base / "storage")
+    values |= {"STORAGE_DIR": str(base / "storage"), "MIRRORS_FILE": str(base / "mirrors.toml")}
     (base / "uploads").mkdir(exist_ok=True)
     return settings.load({**values, **environ}, str(base / "no.env"))
 

@@ -154,8 +154,11 @@ def test_every_file_that_a_server_and_its_jobs_make_is_in_the_document(
         for folder, _, names in os.walk(service.jobs):
             seen.update(os.path.relpath(os.path.join(folder, name), service.jobs) for name in names)
 
+    mirrors = "[photos]\nsource = 'photos'\ndest = 'never-run'\n"
+    (service.base / "mirrors.toml").write_text(mirrors)
     service.done(bucket)
     service.done(bucket)
+    wait_for(lambda: (service.jobs / ".mirrors.json").exists(), 20, "what is remembered of mirrors")
     wait_for(lambda: (service.jobs / ".totals.json").exists(), 20, "the first job's files to go")
     keys = {
         "storage_url": f"{juicefs.url}/",
@@ -173,7 +176,9 @@ def test_every_file_that_a_server_and_its_jobs_make_is_in_the_document(
     unknown = {name for name in seen if not any(re.fullmatch(pattern_of(file), name) for file in FILES)}
     assert unknown == set()
     missing = {file for file in FILES if not any(re.fullmatch(pattern_of(file), name) for name in seen)}
-    assert missing <= {"ID.json.tmp", ".totals.json.tmp"}, "but for those that are there for an instant"
+    assert missing <= {"ID.json.tmp", ".totals.json.tmp", ".mirrors.json.tmp"}, (
+        "but for those that are there for an instant"
+    )
 
 
 def test_the_files_of_a_job_are_those_that_are_removed_with_it() -> None:

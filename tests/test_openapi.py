@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import PROJECT, Service
+from bench import PROJECT, Service, wait_for
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import validate
 from serving import Answer, Site, write_finished
@@ -199,9 +199,16 @@ class Asker:
             self.site.get(f"/resume?{query}")
         return self.ask(query)
 
+    def overdue(self) -> Answer:
+        path = Path(self.site.settings.mirrors_file)
+        path.write_text("[photos]\nsource = 'a'\ndest = 'bucket'\nmax_age = '1s'\n")
+        wait_for(lambda: self.ask("mirror=photos").status == 503, 10, "a mirror that is overdue")
+        return self.ask("mirror=photos")
+
     def full(self) -> Answer:
         if self.path == "/healthz":
-            return self.ask("storage=1")
+            assert self.ask("storage=1").status == 503
+            return self.overdue()
         query = self.good()
         for number in range(3):
             self.site.submit(f"bucket-{number}")
@@ -230,7 +237,7 @@ class Asker:
             400: lambda: self.ask("nonsense=1"),
             401: lambda: self.guarded.ask(self.method, self.path),
             403: lambda: self.ask(Host="evil.example"),
-            404: lambda: self.ask(f"id={NO_JOB}"),
+            404: lambda: self.ask("mirror=nobody" if self.path == "/healthz" else f"id={NO_JOB}"),
             409: self.conflict,
             413: lambda: self.site.ask(self.method, self.path, body, Content_Type="application/json"),
             415: lambda: self.site.ask(self.method, self.path, body, Content_Type="text/plain"),

@@ -1,0 +1,421 @@
+"""The keeper: one thread that runs mirrors by their schedule, watches their folders, and has people told.
+
+Every half second it reads `mirrors.toml` if that has changed, takes note of the jobs of each mirror that have
+ended, and starts what is due (`schedule.decide`). What it knows beyond that is in `.mirrors.json` (`memory`):
+the same file, clock and memory lead to the same runs, in whichever process.
+
+A run is submitted before it is remembered: a server that dies in between starts it once more, which costs a
+look at the folder; the other way round it would be lost. Nothing here talks to a store or waits for a job.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from syncworker import options
+from syncworker.catalog import Entry
+from syncworker.endpoint import destination_id
+from syncworker.errors import SyncError, UsageError
+from syncworker.jobs import Conflict, NoSuchJob, Status, timestamp
+from syncworker.mirrors import notify, schedule
+from syncworker.mirrors.file import Mirror, MirrorFile
+from syncworker.mirrors.memory import Memories, Memory
+from syncworker.mirrors.schedule import Act
+from syncworker.settings import Settings
+from syncworker.spec import RequestKeys
+from syncworker.supervisor import Supervisor
+
+TICK_SECONDS = 0.5
+TELL_AGAIN = timedelta(hours=20)  # a failure that lasts is reported about once a day, not at each retry
+WAITING = "waiting"
+log = logging.getLogger("syncworker.mirrors")
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@dataclass(slots=True)
+class Counts:
+    """Since this server started."""
+
+    sent: int = 0
+    failed: int = 0
+
+
+class Keeper:
+    """`overview`, `is_overdue` and `run` may be called from any thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        supervisor: Supervisor,
+        file: MirrorFile,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        sender: notify.Sender | None = None,
+    ) -> None:
+        self.file = file
+        self.counts = Counts()
+        self._settings = settings
+        self._supervisor = supervisor
+        self._jobs = supervisor.jobs
+        self._clock = clock
+        self._sender = sender or notify.Sender()
+        self._memories = Memories(self._jobs.path)
+        self._seen: dict[
+            str, tuple[int, int, int]
+        ] = {}  # ended jobs that were taken note of, by their stamps
+        self._in_flight: set[tuple[str, str, str]] = set()  # mirror, entry, digest
+        self._next_runs: dict[str, datetime | None] = {}
+        self._errors: dict[str, str] = {}
+        self._lock = threading.RLock()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="mirrors", daemon=True)
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self.tick()
+            except Exception:  # a full disk, for example: the next round may succeed
+                log.exception("mirrors: this round failed, the next one goes on")
+            self._stopping.wait(TICK_SECONDS)
+
+    # -- what requests call -------------------------------------------------------------------------------
+
+    def run(self, name: str) -> Status:
+        """Starts a mirror now. Raises UsageError for an unknown name, and what `Supervisor.submit` raises."""
+        self._load()
+        mirror = self.file.mirrors.get(name)
+        if mirror is None:
+            raise UsageError(
+                "NoSuchMirror", "there is no mirror of this name in mirrors.toml", param="mirror"
+            )
+        return self._supervisor.submit(mirror.request(self._settings))
+
+    def overview(self) -> dict[str, Any]:
+        """The answer of `/mirrors`."""
+        with self._lock:
+            self._load()
+            of_mirror = self._by_mirror()
+            mistakes = [{"line": each.line, "message": each.message} for each in self.file.mistakes]
+            views = [
+                self._view(mirror, of_mirror.get(name, {})) for name, mirror in self.file.mirrors.items()
+            ]
+        error = f"mirrors.toml, {self.file.mistakes[0]}" if mistakes else None
+        return {"count": len(views), "mirrors": views, "error": error, "mistakes": mistakes}
+
+    def is_overdue(self, name: str) -> bool | None:
+        """None: there is no such mirror."""
+        with self._lock:
+            self._load()
+            mirror = self.file.mirrors.get(name)
+            return None if mirror is None else self._overdue(mirror, self._memory(mirror), self._clock())
+
+    def keys_of(self, status: Status) -> RequestKeys | None:
+        """The keys of the mirror that a job is a run of, where it still goes to that job's storage."""
+        mirror = self.file.mirrors.get(str(status.get("mirror")))
+        if (
+            mirror is None
+            or (mirror.storage_url or self._settings.default_storage_url) != status["storage_url"]
+        ):
+            return None
+        return mirror.keys
+
+    def _view(self, mirror: Mirror, jobs: Mapping[str, Entry]) -> dict[str, Any]:
+        memory, now = self._memory(mirror), self._clock()
+        last = max(jobs, default="")
+        if memory.runs and str(memory.runs[-1]["id"]) > last:
+            last, state = memory.runs[-1]["id"], memory.runs[-1]["state"]
+        else:
+            recorded = jobs[last].state if last else None
+            state = recorded.value if recorded else None
+        next_run = self._next_runs.get(mirror.name)
+        return {
+            "name": mirror.name,
+            "source": mirror.source,
+            "dest": mirror.dest,
+            "storage_url": mirror.storage_url or self._settings.default_storage_url,
+            "options": options.parse(mirror.asked),
+            "schedule": _in_words(mirror),
+            "next_run_at": timestamp(next_run) if next_run else None,
+            "last_job": last or None,
+            "last_state": state,
+            "last_success_at": timestamp(memory.last_success) if memory.last_success else None,
+            "overdue": self._overdue(mirror, memory, now),
+            "watching": False,
+            "runs_skipped": memory.skipped,
+            "runs": list(memory.runs),
+            "error": self._errors.get(mirror.name) or _trouble(jobs),
+        }
+
+    # -- one round ----------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        with self._lock:
+            self._load()
+            self._take_results()
+            of_mirror = self._by_mirror()
+            for name, mirror in self.file.mirrors.items():
+                self._tend(mirror, of_mirror.get(name, {}))
+            self._memories.save()
+
+    def _load(self) -> None:
+        with self._lock:
+            if not self.file.load():
+                return
+            for mistake in self.file.mistakes:
+                log.error("%s, %s (the mirrors stay as they were)", self.file.path, mistake)
+            if not self.file.mistakes:
+                self._memories.forget_all_but(set(self.file.mirrors))
+                self._errors.clear()
+                self._next_runs.clear()
+
+    def _by_mirror(self) -> dict[str, dict[str, Entry]]:
+        found: dict[str, dict[str, Entry]] = {}
+        entries = self._jobs.glance()
+        for job_id, entry in entries.items():
+            if entry.mirror:
+                found.setdefault(entry.mirror, {})[job_id] = entry
+        for gone in self._seen.keys() - entries.keys():
+            del self._seen[gone]
+        return found
+
+    def _memory(self, mirror: Mirror) -> Memory:
+        now = self._clock()
+        memory = self._memories.of(mirror.name, now)
+        asked = f"{_in_words(mirror)} {mirror.schedule.zone}"
+        if memory.schedule != asked:
+            if memory.schedule and mirror.schedule.cron:
+                memory.last_due = now  # times of a schedule that is new have not been missed
+            memory.schedule, memory.retry_at = asked, None
+        return memory
+
+    def _tend(self, mirror: Mirror, jobs: Mapping[str, Entry]) -> None:
+        memory, now = self._memory(mirror), self._clock()
+        for job_id, entry in sorted(jobs.items()):
+            if entry.ended and self._seen.get(job_id) != entry.stamp:
+                self._note_end(mirror, memory, job_id, now)
+                self._seen[job_id] = entry.stamp
+        waiting = any(entry.state is not None and entry.state.value == WAITING for entry in jobs.values())
+        decision = schedule.decide(
+            mirror.schedule, memory.past, now, busy=self._is_busy(mirror), waiting=waiting
+        )
+        before, memory.last_due = memory.last_due, decision.last_due
+        self._next_runs[mirror.name] = decision.next_run
+        if decision.act is Act.SKIP:
+            self._skip(mirror, memory)
+        elif decision.act in (Act.RUN, Act.RETRY) and not self._start(mirror, memory, decision.act):
+            memory.last_due = before
+        self._mind_age(mirror, memory, now)
+        self._send(mirror, memory)
+
+    def _is_busy(self, mirror: Mirror) -> bool:
+        place = destination_id(mirror.storage_url or self._settings.default_storage_url, mirror.dest)
+        prefix = options.parse_prefix(mirror.asked["prefix"]) if mirror.asked.get("prefix") else ""
+        return any(
+            not entry.ended and entry.overlaps(place, prefix) for entry in self._jobs.glance().values()
+        )
+
+    def _skip(self, mirror: Mirror, memory: Memory) -> None:
+        memory.skipped += 1
+        log.warning("mirror %s: its destination is busy: this run is skipped", mirror.name)
+
+    def _start(self, mirror: Mirror, memory: Memory, act: Act) -> bool:
+        """Whether the time is dealt with; False: to be tried again in the next round."""
+        try:
+            status = self._supervisor.submit(mirror.request(self._settings))
+        except Conflict:  # since the look
+            self._skip(mirror, memory)
+            return True
+        except UsageError as error:  # the folder leads out of the root by now, for example
+            self._complain(mirror, error.message)
+            return True
+        except (SyncError, OSError) as error:  # the queue or the disk is full
+            self._complain(
+                mirror, error.message if isinstance(error, SyncError) else error.strerror or str(error)
+            )
+            return False
+        self._errors.pop(mirror.name, None)
+        memory.scheduled, memory.retry_at = status["id"], None
+        memory.retries = memory.retries + 1 if act is Act.RETRY else 0
+        log.info(
+            "mirror %s: %s is job %s",
+            mirror.name,
+            "a retry" if act is Act.RETRY else "this run",
+            status["id"],
+        )
+        return True
+
+    def _complain(self, mirror: Mirror, message: str) -> None:
+        text = f"a run could not be started: {message}"
+        if self._errors.get(mirror.name) != text:
+            log.error("mirror %s: %s", mirror.name, text)
+        self._errors[mirror.name] = text
+
+    # -- what has ended -----------------------------------------------------------------------------------
+
+    def _note_end(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> None:
+        try:
+            status = self._jobs.observe(job_id)
+        except NoSuchJob:
+            return
+        run = _run_of(status)
+        known = memory.run(job_id)
+        is_old = len(memory.runs) >= 30 and known is None and job_id < str(memory.runs[0]["id"])
+        if run["finished_at"] is None or is_old or (known and known["finished_at"] == run["finished_at"]):
+            return
+        memory.remember(run)
+        finished = datetime.fromisoformat(run["finished_at"]).astimezone(UTC)
+        is_whole_success = run["state"] == "done" and not run["scoped"]
+        if is_whole_success:
+            memory.last_success = max(finished, memory.last_success or finished)
+        if finished < memory.first_seen:  # of a time that nothing is remembered of
+            return
+        if is_whole_success:
+            self._note_success(mirror, memory, job_id, now)
+        elif run["state"] == "failed":
+            self._note_failure(mirror, memory, status, now)
+        elif run["state"] == WAITING:
+            self._note_waiting(mirror, memory, status, now)
+
+    def _note_success(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> None:
+        memory.retry_at, memory.retries = None, 0
+        if memory.told:
+            memory.told.clear()
+            self._tell(mirror, memory, "recovered", "the last run ended well", job_id, now)
+
+    def _note_failure(self, mirror: Mirror, memory: Memory, status: Status, now: datetime) -> None:
+        if status["id"] == memory.scheduled and memory.retries < mirror.retries:
+            pauses = schedule.RETRY_PAUSES
+            memory.retry_at = now + pauses[min(memory.retries, len(pauses) - 1)]
+        error = status.get("error") or {}
+        code, told = str(error.get("code")), memory.told.get("failed") or {}
+        at = told.get("at")
+        if told.get("code") == code and at and now - datetime.fromisoformat(at) < TELL_AGAIN:
+            return
+        memory.told["failed"] = {"at": timestamp(now), "code": code}
+        again = f"; it is tried again at {timestamp(memory.retry_at)}" if memory.retry_at else ""
+        text = f"{error.get('message') or status.get('message')} ({code}){again}"
+        self._tell(mirror, memory, "failed", text, status["id"], now)
+
+    def _note_waiting(self, mirror: Mirror, memory: Memory, status: Status, now: datetime) -> None:
+        which = f"{status['id']} {status['attempt']}"
+        if memory.told.get(WAITING) == which:
+            return
+        memory.told[WAITING] = which
+        why = (status.get("error") or {}).get("message") or status.get("message")
+        text = f"{why}; its schedule stops until job {status['id']} is approved or cancelled"
+        self._tell(mirror, memory, WAITING, text, status["id"], now)
+
+    def _overdue(self, mirror: Mirror, memory: Memory, now: datetime) -> bool:
+        return schedule.is_overdue(mirror.max_age, memory.first_seen, memory.last_success, now)
+
+    def _mind_age(self, mirror: Mirror, memory: Memory, now: datetime) -> None:
+        if not self._overdue(mirror, memory, now):
+            memory.told.pop("overdue", None)
+            return
+        if "overdue" in memory.told:
+            return
+        memory.told["overdue"] = timestamp(now)
+        last = memory.last_success
+        since = f"the last success was at {timestamp(last)}" if last else "there has been no success yet"
+        newest = memory.runs[-1] if memory.runs else None
+        ran = f"the last run was {newest['id']}, {newest['state']}" if newest else "nothing has run"
+        self._tell(mirror, memory, "overdue", f"{since}; {ran}", newest["id"] if newest else None, now)
+
+    # -- telling ------------------------------------------------------------------------------------------
+
+    def _tell(
+        self, mirror: Mirror, memory: Memory, event: str, text: str, job_id: str | None, now: datetime
+    ) -> None:
+        log.warning("mirror %s: %s: %s", mirror.name, event, text)
+        if not mirror.notify:
+            return
+        entry = {
+            "id": f"{event} {timestamp(now)}",
+            "event": event,
+            "text": text,
+            "job": job_id,
+            "at": timestamp(now),
+            "last_success_at": timestamp(memory.last_success) if memory.last_success else None,
+            "left": [notify.digest(address) for address in mirror.notify],
+        }
+        memory.outbox = [*memory.outbox, entry][-100:]
+
+    def _send(self, mirror: Mirror, memory: Memory) -> None:
+        addresses = {notify.digest(each): (n, each) for n, each in enumerate(mirror.notify, 1)}
+        for entry in memory.outbox:
+            entry["left"] = [each for each in entry["left"] if each in addresses]
+            for digest in entry["left"]:
+                place = (mirror.name, entry["id"], digest)
+                if place in self._in_flight:
+                    continue
+                self._in_flight.add(place)
+                number, address = addresses[digest]
+                more = {name: entry[name] for name in ("job", "at", "last_success_at")}
+                body = notify.message(entry["event"], mirror.name, entry["text"], **more)
+                self._sender.deliver(notify.Delivery(mirror.name, entry["id"], number, address, body))
+        memory.outbox = [entry for entry in memory.outbox if entry["left"]]
+
+    def _take_results(self) -> None:
+        while not self._sender.results.empty():
+            result = self._sender.results.get()
+            done, digest = result.delivery, notify.digest(result.delivery.address)
+            self._in_flight.discard((done.mirror, done.entry, digest))
+            self.counts.sent += result.sent
+            self.counts.failed += not result.sent
+            if done.mirror not in self.file.mirrors:
+                continue
+            memory = self._memory(self.file.mirrors[done.mirror])
+            for entry in memory.outbox:
+                if entry["id"] == done.entry:
+                    entry["left"] = [each for each in entry["left"] if each != digest]
+                    if result.sent and entry["job"]:
+                        self._jobs.note_notified(entry["job"])
+
+
+def _trouble(jobs: Mapping[str, Entry]) -> str | None:
+    for job_id, entry in sorted(jobs.items(), reverse=True):
+        if entry.state is not None and entry.state.value == WAITING:
+            return f"job {job_id} waits: the schedule stops until it is approved or cancelled"
+    return None
+
+
+def _in_words(mirror: Mirror) -> str:
+    if mirror.schedule.cron:
+        return f"cron {mirror.schedule.cron}"
+    if mirror.schedule.every is not None:
+        return f"every {mirror.schedule.every.total_seconds():.0f} s"
+    return "by hand"
+
+
+def _run_of(status: Status) -> dict[str, Any]:
+    progress = status["progress"]
+    return {
+        "id": status["id"],
+        "state": status["state"],
+        "attempt": status.get("attempt"),
+        "scoped": status.get("scope") is not None,
+        "started_at": status.get("started_at"),
+        "finished_at": status.get("finished_at"),
+        "files_uploaded": progress.get("files_uploaded"),
+        "bytes_uploaded": progress.get("bytes_uploaded"),
+        "objects_deleted": progress.get("objects_deleted"),
+        "error": (status.get("error") or {}).get("code"),
+    }

@@ -1,0 +1,194 @@
+"""When a mirror runs: pure functions of its schedule, the clock and what is remembered. Read no clock.
+
+`decide` is this table, the first row that holds:
+
+| what | then |
+| --- | --- |
+| no schedule | nothing |
+| the mirror's last job is `waiting` | nothing runs, and what falls due meanwhile is passed over |
+| a time of the schedule has come, the destination is busy | skipped and counted |
+| a time has come (several: the newest; missed ones are one) | a run |
+| a retry has come, the destination is busy | nothing: it comes when the destination is free |
+| a retry has come | a run |
+
+`last_due` is the newest time that was dealt with. It only moves forward, so a clock that is set back starts
+nothing twice; a `last_due` more than a day ahead shows that the clock had been wrong, and is given up. Missed
+runs, while no server ran or the machine slept, are one run: only the newest time counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from enum import StrEnum
+
+from cronsim import CronSim, CronSimError
+
+RETRY_PAUSES = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=60))
+_MACROS = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+_CLOCK_WAS_WRONG = timedelta(days=1)
+# Looked back for the newest time that has come: the shortest window that holds one, so that a year of missed
+# minutes is not counted through.
+_WINDOWS = tuple(timedelta(hours=hours) for hours in (1, 25, 24 * 32, 24 * 367))
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """`cron` (a line of five fields, in the time zone `zone`) or `every`, or neither."""
+
+    cron: str | None = None
+    every: timedelta | None = None
+    zone: tzinfo = UTC
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is remembered of a mirror's runs. Times are UTC. `retry_at`: when a failed run is tried again."""
+
+    first_seen: datetime
+    last_due: datetime | None = None
+    retry_at: datetime | None = None
+
+
+class Act(StrEnum):
+    NOTHING = "nothing"
+    RUN = "run"
+    RETRY = "retry"
+    SKIP = "skip"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """`last_due` is to be remembered; `next_run` is when the mirror runs next, None: not by itself."""
+
+    act: Act
+    last_due: datetime | None
+    next_run: datetime | None
+
+
+def parse_duration(text: str) -> timedelta:
+    """`90s`, `15m`, `26h`, `1d12h`, `2w`. ValueError says what is expected."""
+    if not re.fullmatch(r"(?:[0-9]{1,9}[smhdw])+", text):
+        raise ValueError("must be a number and a unit, s, m, h, d or w: 15m, 26h, 1d12h")
+    seconds = sum(int(n) * _UNITS[unit] for n, unit in re.findall(r"([0-9]+)([smhdw])", text))
+    if not 1 <= seconds <= 366 * 86_400:
+        raise ValueError("must be from one second to a year")
+    return timedelta(seconds=seconds)
+
+
+def parse_cron(text: str) -> str:
+    """A line as Debian's cron reads it, with `L` and `#` besides. ValueError says what is wrong."""
+    line = _MACROS.get(text.strip().lower(), text.strip())
+    if line.startswith("@"):
+        raise ValueError(f"there is no {text.strip()}: @hourly, @daily, @weekly, @monthly or @yearly")
+    if len(line.split()) != 5:
+        raise ValueError("must be five fields: minute, hour, day of month, month, day of week")
+    try:
+        next(CronSim(line, datetime(2026, 1, 1, tzinfo=UTC)))
+    except CronSimError as error:
+        raise ValueError(str(error).lower()) from None
+    except StopIteration:
+        raise ValueError("names a day that never comes") from None
+    return line
+
+
+def following(schedule: Schedule, after: datetime) -> datetime | None:
+    """The first time of a cron line after a moment; of `every`, one interval later."""
+    if schedule.every is not None:
+        return after + schedule.every
+    return next(_times(schedule, after), None)
+
+
+def latest(schedule: Schedule, after: datetime, now: datetime) -> datetime | None:
+    """The newest time of a schedule in (after, now]; None: none has come."""
+    if now <= after:
+        return None
+    if schedule.every is not None:
+        return (
+            after + (now - after) // schedule.every * schedule.every
+            if now - after >= schedule.every
+            else None
+        )
+    for window in (*_WINDOWS, now - after):
+        start = max(after, now - window)
+        newest = None
+        for moment in _times(schedule, start):
+            if moment > now:
+                break
+            newest = moment
+        if newest is not None or start == after:
+            return newest
+    return None
+
+
+def _times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
+    """Times of a cron line after a moment, each once: the clock of a zone shows some hours twice."""
+    if schedule.cron is None:
+        return
+    newest = after
+    for local in CronSim(schedule.cron, after.astimezone(schedule.zone)):
+        moment = local.astimezone(UTC)
+        if moment > newest:
+            newest = moment
+            yield moment
+
+
+def decide(schedule: Schedule, past: Past, now: datetime, *, busy: bool, waiting: bool) -> Decision:
+    """What is to be done now; the table above."""
+    last_due = past.last_due
+    if schedule.cron is None and schedule.every is None:
+        return _retry(past, now, None, None, busy=busy, waiting=waiting)
+    if last_due is not None and last_due - now > _CLOCK_WAS_WRONG:
+        last_due = now
+    if schedule.every is not None and last_due is not None and last_due > now:
+        last_due = now  # an interval from now at the latest, whatever the clock had shown
+    if schedule.every is not None and last_due is None:
+        come: datetime | None = now  # it never ran
+    else:
+        come = latest(schedule, last_due or min(past.first_seen, now), now)
+    if come is None:
+        next_run = following(schedule, max(now, last_due) if schedule.cron and last_due else last_due or now)
+        return _retry(past, now, last_due, next_run, busy=busy, waiting=waiting)
+    next_run = following(schedule, come)
+    while next_run is not None and next_run <= now:
+        next_run = following(schedule, next_run)
+    if waiting:
+        return Decision(Act.NOTHING, come, None)
+    return Decision(Act.SKIP if busy else Act.RUN, come, next_run)
+
+
+def _retry(
+    past: Past,
+    now: datetime,
+    last_due: datetime | None,
+    next_run: datetime | None,
+    *,
+    busy: bool,
+    waiting: bool,
+) -> Decision:
+    if waiting:
+        return Decision(Act.NOTHING, last_due, None)
+    if past.retry_at is None:
+        return Decision(Act.NOTHING, last_due, next_run)
+    if past.retry_at <= now and not busy:
+        return Decision(Act.RETRY, last_due, next_run)
+    soonest = max(past.retry_at, now)
+    return Decision(Act.NOTHING, last_due, min(soonest, next_run) if next_run else soonest)
+
+
+def is_overdue(
+    max_age: timedelta | None, first_seen: datetime, last_success: datetime | None, now: datetime
+) -> bool:
+    """Whether the newest success, or the beginning where there is none, is older than `max_age`."""
+    return max_age is not None and now - (last_success or first_seen) > max_age
