@@ -337,6 +337,5 @@ _TYPES = dict(rows())
 
 def content_type(key: str) -> str:
     """The type of the object under this key. A name that only begins with a dot has no suffix."""
-    name = key[key.rfind("/") + 1 :]
-    dot = name.rfind(".")
-    return _TYPES.get(name[dot + 1 :].lower(), DEFAULT) if dot > 0 else DEFAULT
+    name, _, suffix = key.rpartition(".")
+    return DEFAULT if not name or name[-1] == "/" else _TYPES.get(suffix.lower(), DEFAULT)

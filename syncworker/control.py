@@ -71,11 +71,13 @@ class Control:
         """Whether nothing new may begin; of what settles a write, whether it is to end as well."""
         if self.reason is None:
             now = time.monotonic()
-            if now - self._looked_at >= _LOOK_SECONDS:
-                self._looked_at = now
-                if os.path.lexists(self._sentinel):
-                    self._begin("cancelled")
-        return self.reason is not None and (not _settling.get() or self.drops_writes())
+            if now - self._looked_at < _LOOK_SECONDS:
+                return False
+            self._looked_at = now
+            if not os.path.lexists(self._sentinel):
+                return False
+            self._begin("cancelled")
+        return not _settling.get() or self.drops_writes()
 
     def writes_until(self) -> float:
         """When writes are dropped, by the monotonic clock; infinite: they are waited for."""

@@ -62,7 +62,7 @@ class Changes:
         self.count = 0
         self._spool = Spool(spool_dir)
         self._batch: list[tuple[str, int, str | None]] = []
-        self._keys: list[str] = []
+        self._keys: list[str] = []  # of those before the batch
 
     def sent(self, row: Row) -> None:
         self._add((row.key, row.size, row.etag))
@@ -73,20 +73,21 @@ class Changes:
 
     def _add(self, record: tuple[str, int, str | None]) -> None:
         self.count += 1
-        if len(self._keys) <= _KEYS:
-            self._keys.append(record[0])
         self._batch.append(record)
         if len(self._batch) >= _BATCH:
             self._flush()
 
     def _flush(self) -> None:
         if self._batch:  # many in a record: one by one takes three times as long
+            if len(self._keys) <= _KEYS:
+                self._keys += [record[0] for record in self._batch]
             self._spool.append(tuple(self._batch))
             self._batch = []
 
     @property
     def keys(self) -> list[str] | None:
         """All of them, in order; None when they are many."""
+        self._flush()
         return sorted(set(self._keys)) if len(self._keys) <= _KEYS else None
 
     def __iter__(self) -> Iterator[tuple[str, int, str | None]]:

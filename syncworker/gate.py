@@ -49,6 +49,13 @@ class Gate:
             maxlen=10 * TAKEN_SECONDS
         )  # [tenth of a second, answers that succeeded in it]
 
+    def enters_at_once(self) -> bool:
+        """Entered, if nobody has to wait: mostly so, and a coroutine less."""
+        if self.rate is not None or self.inside >= self.limit:
+            return False
+        self.inside += 1
+        return True
+
     async def enter(self, stopping: Callable[[], bool] = lambda: False) -> None:
         """Waits for its turn. Stopped: it would have had to wait, and `stopping` says that nobody shall."""
         while self.inside >= self.limit:
@@ -92,7 +99,8 @@ class Gate:
                 self.limit = max(1.0, min(self.limit, self.inside + 1) / 2)
                 self.rate = max(1.0, self._rate_now(int(now * 10)))
         else:
-            self._calm(now)
+            if self.rate is not None or self.slow_since is not None:
+                self._calm(now)
             if not isinstance(error, RetryError):  # a refusal, too, is a request that the store has taken
                 self._faster(now)
         self._wake()
@@ -132,6 +140,8 @@ class Gate:
         return sum(count for _, count in recent) / (tenth + 1 - recent[0][0]) * 10 if recent else 0.0
 
     def _wake(self) -> None:
+        if not self._waiting:
+            return
         for _ in range(max(0, int(self.limit) - self.inside)):
             while self._waiting:
                 waiter = self._waiting.popleft()

@@ -14,8 +14,7 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -274,11 +273,7 @@ class ObjectHeaders:
     def of(self, file: FileEntry, md5: bytes) -> dict[str, str]:
         """Names in lower case. Metadata is in the form that rclone writes and reads: seconds with
         nanoseconds, base64 MD5."""
-        seconds, rest = divmod(abs(file.mtime_ns), 10**9)
-        headers = {
-            "content-type": content_type(file.key),
-            "x-amz-meta-mtime": f"{'-' if file.mtime_ns < 0 else ''}{seconds}.{rest:09d}",
-        }
+        headers = {"content-type": content_type(file.key), "x-amz-meta-mtime": _seconds(file.mtime_ns)}
         if md5:
             headers["x-amz-meta-md5chksum"] = base64.b64encode(md5).decode()
         if self._fixed:
@@ -288,15 +283,11 @@ class ObjectHeaders:
                 headers[name] = value
         return {name: value for name, value in headers.items() if value} if self._rules else headers
 
-    @contextmanager
-    def blaming(self) -> Iterator[None]:
+    def __enter__(self) -> None:
         """Around a request that gives an object its headers: an error about an option is told as that."""
-        try:
-            yield
-        except SyncError as error:
-            blamed = self._blamed(error)
-            if blamed is error:
-                raise
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, SyncError) and (blamed := self._blamed(error)) is not error:
             raise blamed from error
 
     def _blamed(self, error: SyncError) -> SyncError:
@@ -318,6 +309,14 @@ class ObjectHeaders:
             f"the storage refuses an object, {because} {asked} ({error.code}: {error.message}): sync without"
             " it, or with what this storage knows",
         )
+
+
+def _seconds(mtime_ns: int) -> str:
+    if mtime_ns >= 10**9:  # twice as fast, and nearly always so
+        digits = str(mtime_ns)
+        return f"{digits[:-9]}.{digits[-9:]}"
+    seconds, rest = divmod(abs(mtime_ns), 10**9)
+    return f"{'-' if mtime_ns < 0 else ''}{seconds}.{rest:09d}"
 
 
 def _encoded(tags: str) -> str:

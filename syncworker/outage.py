@@ -71,6 +71,11 @@ class Outage:
         if self._asking is None:
             self.since = self.error = None
 
+    @property
+    def is_asked_about(self) -> bool:
+        """Whether the storage is being asked if it is back: `pass_by` waits."""
+        return self._asking is not None
+
     async def pass_by(self) -> bool:
         """Waits while the storage is being asked whether it is back; whether it was away. FatalError: the
         patience has run out."""

@@ -214,7 +214,10 @@ def _small(
         body = body[: file.size]
     if len(body) != file.size:
         raise Changed
-    _confirm(fd, file, body, lambda: os.pread(fd, file.size, 0), as_opened)
+    if as_opened:
+        _confirm(fd, file, body, lambda: os.pread(fd, file.size, 0), as_opened)
+    elif restat(fd, file) != file:
+        raise Changed
     md5 = hashlib.md5(body, usedforsecurity=False)
     obj, verdict = work.object, work.decision.verdict
     needs_head = False

@@ -166,6 +166,9 @@ class Bucket:
         self._is_s3 = False  # an answer was S3's
         self.is_sealed = wire.tls is not None  # no bit can turn on the way unseen
         self.names_deleted: bool | None = None  # whether DeleteObjects answers with the keys; None: unknown
+        # How long they may be silent; others as long as the wire allows.
+        self._silences = dict.fromkeys(_LISTINGS, wire.limits.listing_seconds)
+        self._silences |= dict.fromkeys(_SLOW, wire.limits.completing_seconds)
         self._aim(wire.place)
 
     def _aim(self, place: Endpoint) -> None:
@@ -205,10 +208,11 @@ class Bucket:
         tries = 0
         renewed = False
         while True:
-            tries = 1 if await self.outage.pass_by() else tries + 1
+            tries = 1 if self.outage.is_asked_about and await self.outage.pass_by() else tries + 1
             if operation in SENDS and (full := self.is_full()) is not None:
                 raise full
-            await self._enter()
+            if self.pause.on or self.stopping() or not self.gate.enters_at_once():
+                await self._enter()
             error: SyncError | None = None
             began_at = time.time()
             try:
@@ -264,7 +268,8 @@ class Bucket:
         """What the end of a request tells of the storage."""
         if error is None:
             self._failures = 0
-        if isinstance(error, RetryError) and error.code not in _ANSWERS:
+            self.outage.answered()
+        elif isinstance(error, RetryError) and error.code not in _ANSWERS:
             self.outage.failed(error, began_at)
         elif not isinstance(error, Stopped):
             self.outage.answered()
@@ -393,7 +398,7 @@ class Bucket:
                 max_body=max_body,
                 may_repeat=operation not in _NOT_REPEATED,
                 settles=settles,
-                idle_seconds=self._silence(operation),
+                idle_seconds=self._silences.get(operation),
                 blanks=operation in _LONG,
             )
         finally:
@@ -403,12 +408,6 @@ class Bucket:
         if 200 <= response.status < 300:
             return response
         raise self._error(operation, response, signer.region)
-
-    def _silence(self, operation: str) -> float:
-        limits = self.wire.limits
-        if operation in _SLOW:
-            return limits.completing_seconds
-        return limits.listing_seconds if operation in _LISTINGS else limits.idle_seconds
 
     def _said(self, response: Response) -> tuple[str, str, dict[str, str]]:
         """The error in an answer."""

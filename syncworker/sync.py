@@ -556,11 +556,13 @@ class Sync:
 
     async def _send(self, work: Work, file: FileEntry, result: Read) -> None:
         """One upload, counted and remembered. Raises what ends the job."""
-        await self.turn()
+        if self.wait_seconds or self.halted():
+            await self.turn()
         self.progress.phase(Phase.TRANSFERRING, "transferring")
         operation = self.progress.begin("upload", file.key, file.size)
         try:
             sent = await self._give(result, operation)
+            self._given(result, sent)
         except Vanished:
             self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
             return
@@ -605,15 +607,19 @@ class Sync:
         self.index.give(row.key, self.headers.given(row.key) if given is None else given)
         self.changes.sent(row)
 
-    async def _give(self, result: Read, operation: Operation) -> Sent:
-        """To the store, and to the index what it has then."""
+    def _give(self, result: Read, operation: Operation) -> Awaitable[Sent]:
+        """To the store; what it then has is for `_given`. No coroutine of its own: each costs every file."""
         if result.outcome is Outcome.BODY:
-            sent = await self.sender.small(result, operation)
+            return self.sender.small(result, operation)
+        return self.sender.large(result.file, result.md5, operation)
+
+    def _given(self, result: Read, sent: Sent) -> Row:
+        """What the store has now is remembered."""
+        if result.outcome is Outcome.BODY:  # parts are counted one by one
             self.progress.sent(sent.file.size)
-        else:
-            sent = await self.sender.large(result.file, result.md5, operation)
-        self._remember_sent(row_of(sent))
-        return sent
+        row = row_of(sent)
+        self._remember_sent(row)
+        return row
 
     def _refuse(self, work: Work, error: SyncError) -> None:
         """An upload failed. If the store refused it, something may stand in its way that is to be deleted."""
@@ -794,6 +800,7 @@ class Sync:
         operation = self.progress.begin("upload", file.key, file.size)
         try:
             sent = await self._give(result, operation)
+            row = self._given(result, sent)
         except Vanished:
             return None
         finally:
@@ -801,7 +808,7 @@ class Sync:
         what = "missing" if found.listed is None else "other"
         seconds = time.monotonic() - operation.started
         self.progress.seen(file.key, sent.file.size, sent.etag, what, seconds)
-        return row_of(sent)
+        return row
 
     async def _in_thread(self, function: Any, *values: Any) -> Any:
         if self.pause.on:

@@ -106,15 +106,17 @@ class Sender:
     async def small(self, result: Read, operation: Operation) -> Sent:
         """One PUT of a body in memory."""
         file, body = result.file, result.body
-        with self.headers.blaming():
+        with self.headers:
             answered = await self.bucket.put(
                 file.key, body, result.md5, self.headers.of(file, result.md5), self.is_blocked
             )
         operation.sent = len(body)
+        if answered == result.digest:
+            self._learn("etag", _KEPT)
+            if not _REWRITTEN.search(file.key):
+                return Sent(file, answered, answered, 0, result.checked_ns, result.changes)
         with settling():
-            if answered == result.digest:
-                self._learn("etag", _KEPT)
-            elif self._facts["etag"] not in (_KMS, _OPAQUE) or not answered:
+            if answered != result.digest and (self._facts["etag"] not in (_KMS, _OPAQUE) or not answered):
                 settled = self._settle_small(file.key, body, answered, result.digest)
                 answered = await self._or_removed(file.key, result.digest, settled)
             await self._check_key(file.key)
@@ -177,7 +179,8 @@ class Sender:
         return digest.hexdigest()
 
     def _learn(self, fact: str, value: str) -> None:
-        if _ORDER.index(value) > _ORDER.index(self._facts[fact]):
+        known = self._facts[fact]
+        if known != value and _ORDER.index(value) > _ORDER.index(known):
             self._facts[fact] = value
             self.index.set_fact(fact, value)
 
@@ -282,7 +285,7 @@ class Sender:
                 return before.upload_id, kept
             await self.abandon(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
-        with self.headers.blaming():
+        with self.headers:
             upload_id = await self.bucket.create_upload(file.key, self.headers.of(file, md5))
         self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size, md5.hex()))
         return upload_id, {}

@@ -473,7 +473,10 @@ class Wire:
         waits for it as for what writes. `blanks`: white space before the answer's document shows that
         the store is at work."""
         while True:
-            connection, reused = await self._connect(host, settles=settles)
+            connection = self._idle_one(host)
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect(host, settles=settles)
             connection.settles, connection.blanks = settles, blanks
             connection.idle_seconds = self.limits.idle_seconds if idle_seconds is None else idle_seconds
             try:
@@ -494,14 +497,17 @@ class Wire:
                 self._all.discard(connection)
             return response
 
-    async def _connect(self, host: str, *, settles: bool) -> tuple[_Connection, bool]:
+    def _idle_one(self, host: str) -> _Connection | None:
         if self._closed:
             raise RetryError("ConnectionLost", "the connections are closed: the job ends")
         idle = self._idle.get(host)
         while idle:
             connection = idle.pop()
             if not connection.lost and connection.transport and not connection.transport.is_closing():
-                return connection, True
+                return connection
+        return None
+
+    async def _connect(self, host: str, *, settles: bool) -> _Connection:
         try:
             async with asyncio.timeout(self.limits.connect_seconds) as limit:
                 self._opening[limit] = settles
@@ -537,7 +543,7 @@ class Wire:
                 "ConnectFailed", f"no connection to {host}:{self.place.port}: {reason}"
             ) from error
         self._all.add(connection)
-        return connection, False
+        return connection
 
     async def _open(self, host: str) -> _Connection:
         loop = asyncio.get_running_loop()
