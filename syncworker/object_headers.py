@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, quote
 
 from syncworker.content_types import content_type
-from syncworker.errors import FatalError, FileError, SyncError
+from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.model import UNKNOWN, FileEntry
 
 if TYPE_CHECKING:
@@ -181,6 +181,7 @@ class ObjectHeaders:
         self._fixed = {name: value for name, value in fixed.items() if value}
         self._rules: list[tuple[PathFilter, str, str]] = []
         self._texts: dict[tuple[int, ...], str] = {}  # by the rules that match
+        self._taken = False  # the store has taken an object with these
         if header:
             from syncworker.patterns import PathFilter
 
@@ -287,14 +288,23 @@ class ObjectHeaders:
         """Around a request that gives an object its headers: an error about an option is told as that."""
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, SyncError) and (blamed := self._blamed(error)) is not error:
+        if error is None:
+            self._taken = True
+        elif isinstance(error, SyncError) and (blamed := self._blamed(error)) is not error:
             raise blamed from error
 
     def _blamed(self, error: SyncError) -> SyncError:
         """The error of a PutObject; fatal if it is about an option, because no other file fares better."""
-        if not self._asked or not isinstance(error, FileError | FatalError):
+        names: list[str]
+        if isinstance(error, RetryError):
+            # SeaweedFS without keys answers a request for encryption so, each time.
+            is_refusal = error.code == "InternalError" and "sse" in self._asked and not self._taken
+            if not is_refusal:
+                return error
+            names = [name for name in ("sse", "sse_kms_key_id") if name in self._asked]
+        elif not self._asked or not isinstance(error, FileError | FatalError):
             return error
-        if error.code in _REFUSALS:
+        elif error.code in _REFUSALS:
             names = [name for name in _ABOUT_ANY if name in self._asked]
         elif error.code.startswith("KMS."):
             names = [name for name in ("sse", "sse_kms_key_id") if name in self._asked]
@@ -303,7 +313,7 @@ class ObjectHeaders:
         if not names:
             return error
         asked = ", ".join(f"{name}={self._asked[name]}" for name in names)
-        because = "perhaps because of" if error.code in _REFUSALS else "because of"
+        because = "perhaps because of" if error.code in (*_REFUSALS, "InternalError") else "because of"
         return FatalError(
             "OptionRefused",
             f"the storage refuses an object, {because} {asked} ({error.code}: {error.message}): sync without"
