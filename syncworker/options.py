@@ -318,31 +318,37 @@ class Options:
     tags: str = ""
     header: tuple[str, ...] = ()
     verify: int | str = 0  # 1, or DEEP
+    scope: tuple[str, ...] | None = None  # the folders that alone are looked at; "" is all of the source
 
     @classmethod
     def of_status(cls, status: Mapping[str, Any]) -> Options:
         asked = status.get("options") or {}
+        scope = None if status.get("scope") is None else tuple(status["scope"])
         return cls(
             prefix=asked.get("prefix", ""),
-            exclude=tuple(asked.get("exclude", ())),
+            # The scope before what was asked: a folder that is excluded stays so.
+            exclude=(*scope_lines(scope or ()), *asked.get("exclude", ())),
             include=tuple(asked.get("include", ())),
             delete=asked.get("delete", 1) == 1,
             forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == 1,
             header=tuple(asked.get("header", ())),
             verify=asked.get("verify", 0),
+            scope=scope,
             **{name: asked.get(name, "") for name in _OF_OBJECTS},
         )
 
     @property
     def is_partial(self) -> bool:
         """Whether the mirror is not the whole bucket, made equal: then the bucket itself is never deleted."""
-        return bool(self.prefix or self.exclude or self.include or not self.delete)
+        return self.scope is not None or bool(self.prefix or self.exclude or self.include or not self.delete)
 
     @property
     def equal(self) -> str:
         """What is true of the bucket when such a sync is done."""
         if not self.delete:
             return "all of the folder is in the bucket, and nothing was deleted"
+        if self.scope is not None:
+            return "what has changed in the folder is mirrored"
         if self.exclude or self.include:
             return "what the filters leave of the folder is mirrored"
         return f"what lies below {self.prefix} equals the folder" if self.prefix else EQUAL
@@ -360,6 +366,30 @@ class Options:
 
 
 DEFAULTS = Options()
+
+
+def scope_lines(scope: Sequence[str]) -> list[str]:
+    """Lines of .gitignore that leave out all but these folders and what is below them; none for ""."""
+    if not scope or "" in scope:
+        return []
+    lines: list[str] = []
+    opened: set[str] = set()
+    for folder in sorted(scope, key=lambda each: each.split("/")):
+        parts = folder.split("/")
+        for depth in range(len(parts)):
+            path = "/".join(parts[:depth])
+            if path in opened:
+                continue
+            opened.add(path)
+            literal = _literal(path)
+            lines += [f"!/{literal}/", f"/{literal}/*"] if path else ["/*"]
+        lines.append(f"!/{_literal(folder)}/")
+    return lines
+
+
+def _literal(path: str) -> str:
+    """A path as a pattern that matches it alone."""
+    return re.sub(r"([\\*?\[\] !#])", r"\\\1", path)
 
 
 def of_flags(given: Mapping[str, Any]) -> dict[str, str]:

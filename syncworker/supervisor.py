@@ -132,6 +132,13 @@ class Supervisor:
                 f"{self._settings.max_queued_jobs} jobs wait already (MAX_QUEUED_JOBS): try again later",
             )
 
+    def remove(self, job_ids: list[str]) -> None:
+        """Removes the files of ended jobs, after their counters have been added to the totals."""
+        if job_ids:
+            self._retire(job_ids)
+            for job_id in job_ids:
+                self.jobs.delete(job_id, only_ended=True)
+
     def counts(self) -> Counts:
         states = [entry.state for entry in self.jobs.glance().values() if not entry.ended]
         return Counts(states.count(State.QUEUED), states.count(State.RUNNING))

@@ -198,8 +198,8 @@ class Sync:
             again: Look = await self._in_thread(self.folder.look)
             if again.first is None:
                 refuse_unknown(again.before)
-                if again.exists != look.exists:
-                    raise vanished()
+                if again.exists != look.exists or not (again.exists or self.options.scope is None):
+                    raise vanished()  # after changes: a folder that is gone itself is no change to carry out
                 await self._in_thread(self.mounts.guard_bucket)
                 await self._empty_folder(again)
                 return
@@ -210,7 +210,8 @@ class Sync:
 
     async def _empty_folder(self, look: Look) -> None:
         """The folder is known to hold no file that the mirror is about."""
-        if not self.may_delete_bucket and self.options.delete:
+        is_all = self.options.scope is None or "" in self.options.scope
+        if not self.may_delete_bucket and self.options.delete and is_all:
             raise FatalError(
                 "BucketDeleteRefused",
                 "the folder holds no file, and BUCKET_DELETE=refuse forbids to delete the bucket",

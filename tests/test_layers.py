@@ -80,7 +80,7 @@ LAYERS = [
     ["sync"],
     ["worker", "supervisor", "embedded", "display", "guard", "openapi", "completion"],
     ["mirrors.schedule", "mirrors.notify"],
-    ["mirrors.file", "mirrors.memory"],
+    ["mirrors.file", "mirrors.memory", "mirrors.watch"],
     ["mirrors.keeper"],
     ["metrics"],
     ["cli", "server"],
@@ -160,6 +160,7 @@ def reaches(name: str) -> set[str]:
         ("ssl", {"wire", "tls"}),
         ("prometheus_client", {"metrics"}),
         ("cronsim", {"mirrors.schedule"}),
+        ("inotify_simple", {"mirrors.watch"}),
         ("urllib3", {"mirrors.notify"}),
     ],
 )

@@ -11,9 +11,11 @@ look at the folder; the other way round it would be lost. Nothing here talks to 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -26,11 +28,17 @@ from syncworker.mirrors import notify, schedule
 from syncworker.mirrors.file import Mirror, MirrorFile
 from syncworker.mirrors.memory import Memories, Memory
 from syncworker.mirrors.schedule import Act
+from syncworker.mirrors.watch import Watcher
 from syncworker.settings import Settings
 from syncworker.spec import RequestKeys
 from syncworker.supervisor import Supervisor
 
 TICK_SECONDS = 0.5
+WHOLE_EVERY = timedelta(hours=24)  # of a watched mirror: what no event told of is found
+WATCH_AGAIN_SECONDS = 30.0  # a folder that could not be watched is tried again
+WATCH_JOBS_KEPT = 100
+# After a job of a watched mirror that failed: the next one, a whole one, comes no sooner.
+FAILURE_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (30, 120, 600, 1800, 3600))
 TELL_AGAIN = timedelta(hours=20)  # a failure that lasts is reported about once a day, not at each retry
 WAITING = "waiting"
 log = logging.getLogger("syncworker.mirrors")
@@ -46,6 +54,17 @@ class Counts:
 
     sent: int = 0
     failed: int = 0
+
+
+@dataclass(slots=True)
+class Watched:
+    """A mirror whose folder is watched, as it was when the watcher was made."""
+
+    mirror: Mirror
+    watcher: Watcher
+    made_at: float
+    failures: int = 0
+    not_before: datetime | None = None
 
 
 class Keeper:
@@ -74,6 +93,7 @@ class Keeper:
         self._in_flight: set[tuple[str, str, str]] = set()  # mirror, entry, digest
         self._next_runs: dict[str, datetime | None] = {}
         self._errors: dict[str, str] = {}
+        self._watched: dict[str, Watched] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirrors", daemon=True)
@@ -87,6 +107,8 @@ class Keeper:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
+        for watched in self._watched.values():
+            watched.watcher.stop()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -158,10 +180,12 @@ class Keeper:
             "last_state": state,
             "last_success_at": timestamp(memory.last_success) if memory.last_success else None,
             "overdue": self._overdue(mirror, memory, now),
-            "watching": False,
+            "watching": bool((watched := self._watched.get(mirror.name)) and watched.watcher.watching),
             "runs_skipped": memory.skipped,
             "runs": list(memory.runs),
-            "error": self._errors.get(mirror.name) or _trouble(jobs),
+            "error": self._errors.get(mirror.name)
+            or _trouble(jobs)
+            or (watched.watcher.error if watched is not None else None),
         }
 
     # -- one round ----------------------------------------------------------------------------------------
@@ -171,6 +195,7 @@ class Keeper:
             self._load()
             self._take_results()
             of_mirror = self._by_mirror()
+            self._mind_watchers()
             for name, mirror in self.file.mirrors.items():
                 self._tend(mirror, of_mirror.get(name, {}))
             self._memories.save()
@@ -210,18 +235,20 @@ class Keeper:
         memory, now = self._memory(mirror), self._clock()
         for job_id, entry in sorted(jobs.items()):
             if entry.ended and self._seen.get(job_id) != entry.stamp:
-                self._note_end(mirror, memory, job_id, now)
+                if (state := self._note_end(mirror, memory, job_id, now)) is not None:
+                    self._note_end_of_watched(mirror, jobs, state, now)
                 self._seen[job_id] = entry.stamp
         waiting = any(entry.state is not None and entry.state.value == WAITING for entry in jobs.values())
-        decision = schedule.decide(
-            mirror.schedule, memory.past, now, busy=self._is_busy(mirror), waiting=waiting
-        )
+        busy = self._is_busy(mirror)
+        decision = schedule.decide(mirror.schedule, memory.past, now, busy=busy, waiting=waiting)
         before, memory.last_due = memory.last_due, decision.last_due
         self._next_runs[mirror.name] = decision.next_run
         if decision.act is Act.SKIP:
             self._skip(mirror, memory)
         elif decision.act in (Act.RUN, Act.RETRY) and not self._start(mirror, memory, decision.act):
             memory.last_due = before
+        elif decision.act is Act.NOTHING and not waiting and not busy:
+            self._follow(mirror, memory, now)
         self._mind_age(mirror, memory, now)
         self._send(mirror, memory)
 
@@ -252,6 +279,7 @@ class Keeper:
             )
             return False
         self._errors.pop(mirror.name, None)
+        self._note_whole(mirror, memory)
         memory.scheduled, memory.retry_at = status["id"], None
         memory.retries = memory.retries + 1 if act is Act.RETRY else 0
         log.info(
@@ -262,6 +290,76 @@ class Keeper:
         )
         return True
 
+    # -- watching -----------------------------------------------------------------------------------------
+
+    def _mind_watchers(self) -> None:
+        """Makes those that are missing, anew those that gave up, and ends those that nobody wants."""
+        wanted = {name: mirror for name, mirror in self.file.mirrors.items() if mirror.watch}
+        for name, watched in list(self._watched.items()):
+            gave_up = (
+                not watched.watcher.is_alive() and time.monotonic() - watched.made_at > WATCH_AGAIN_SECONDS
+            )
+            if wanted.get(name) != watched.mirror or gave_up:
+                watched.watcher.stop()
+                del self._watched[name]
+        for name in wanted.keys() - self._watched.keys():
+            mirror = wanted[name]
+            asked = options.Options.of_status({"options": options.parse(mirror.asked)})
+            path_filter = asked.path_filter()
+            root = os.path.join(self._settings.uploads_dir, mirror.source)
+            watcher = Watcher(root, path_filter.skips_folder if path_filter else lambda _: False)
+            self._watched[name] = Watched(mirror, watcher, time.monotonic())
+            watcher.start()
+
+    def _follow(self, mirror: Mirror, memory: Memory, now: datetime) -> None:
+        """Starts a job for what has changed in a watched folder, once it is quiet."""
+        watched = self._watched.get(mirror.name)
+        if watched is None or not watched.watcher.watching:
+            return
+        if watched.not_before is not None and now < watched.not_before:
+            return
+        if memory.last_whole is None or now - memory.last_whole > WHOLE_EVERY:
+            watched.watcher.need_whole()
+        if watched.watcher.pending() is None:
+            return
+        changes = watched.watcher.take()
+        scope = None if changes.whole else changes.folders
+        try:
+            request = mirror.request(self._settings)
+            status = self._supervisor.submit(replace(request, scope=scope))
+        except (SyncError, OSError) as error:  # also when it has become busy: when it is free
+            watched.watcher.give_back(changes)
+            if not isinstance(error, Conflict):
+                self._complain(mirror, getattr(error, "message", None) or str(error))
+            return
+        self._errors.pop(mirror.name, None)
+        if changes.whole:
+            memory.last_whole = now
+        what = "all" if scope is None else f"{len(scope)} changed folders"
+        log.info("mirror %s: job %s looks at %s", mirror.name, status["id"], what)
+
+    def _note_whole(self, mirror: Mirror, memory: Memory) -> None:
+        """A scheduled job looks at everything: what was seen to change until now is in it."""
+        memory.last_whole = self._clock()
+        if (watched := self._watched.get(mirror.name)) is not None:
+            watched.watcher.take()
+
+    def _note_end_of_watched(
+        self, mirror: Mirror, jobs: Mapping[str, Entry], state: str, now: datetime
+    ) -> None:
+        watched = self._watched.get(mirror.name)
+        if watched is None:
+            return
+        if state == "done":
+            watched.failures, watched.not_before = 0, None
+        else:  # whatever it was to look at may not be in the bucket
+            watched.watcher.need_whole()
+        if state in ("failed", "cancelled", "interrupted"):
+            watched.not_before = now + FAILURE_PAUSES[min(watched.failures, len(FAILURE_PAUSES) - 1)]
+            watched.failures += 1
+        scoped = sorted(job_id for job_id, entry in jobs.items() if entry.is_scoped and entry.ended)
+        self._supervisor.remove(scoped[:-WATCH_JOBS_KEPT])
+
     def _complain(self, mirror: Mirror, message: str) -> None:
         text = f"a run could not be started: {message}"
         if self._errors.get(mirror.name) != text:
@@ -270,29 +368,31 @@ class Keeper:
 
     # -- what has ended -----------------------------------------------------------------------------------
 
-    def _note_end(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> None:
+    def _note_end(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> str | None:
+        """The state in which the job has ended; None: that is known already."""
         try:
             status = self._jobs.observe(job_id)
         except NoSuchJob:
-            return
+            return None
         run = _run_of(status)
         known = memory.run(job_id)
         is_old = len(memory.runs) >= 30 and known is None and job_id < str(memory.runs[0]["id"])
         if run["finished_at"] is None or is_old or (known and known["finished_at"] == run["finished_at"]):
-            return
+            return None
         memory.remember(run)
         finished = datetime.fromisoformat(run["finished_at"]).astimezone(UTC)
         is_whole_success = run["state"] == "done" and not run["scoped"]
         if is_whole_success:
             memory.last_success = max(finished, memory.last_success or finished)
         if finished < memory.first_seen:  # of a time that nothing is remembered of
-            return
+            return None
         if is_whole_success:
             self._note_success(mirror, memory, job_id, now)
         elif run["state"] == "failed":
             self._note_failure(mirror, memory, status, now)
         elif run["state"] == WAITING:
             self._note_waiting(mirror, memory, status, now)
+        return str(run["state"])
 
     def _note_success(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> None:
         memory.retry_at, memory.retries = None, 0

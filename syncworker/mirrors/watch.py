@@ -1,0 +1,314 @@
+"""Sees changes in a folder, by inotify: which folders have changed, for jobs that look at those alone.
+
+- A watch on each folder, those that the mirror's filters exclude left out. Folders that come are watched as
+  they come; what was made in one before its watch is found by listing it.
+- What cannot be known is said: an overflow of the kernel's queue, a mount or unmount, a folder that could
+  not be read make the next job a whole one (`whole`). A file system that reports nothing (NFS, SMB, shared
+  folders of virtual machines), or too few watches, is an `error`: nothing is watched then.
+- Quiet is two seconds without a change; noise is waited for 30 seconds at most.
+
+Links to folders are not followed: what changes behind one is seen by the next whole job. Names are what the
+kernel has, in UTF-8 or not; a folder whose name no pattern can carry is reported as the one it is in.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from inotify_simple import INotify
+from inotify_simple import flags as inotify
+
+from syncworker import mount_table
+
+QUIET_SECONDS = 2.0
+NOISE_SECONDS = 30.0
+POLL_MILLISECONDS = 200
+MOUNTS_SECONDS = 2.0
+SCOPE_MAX = 200  # folders of one job; more than that are a whole one
+_MASK = (
+    inotify.CREATE
+    | inotify.DELETE
+    | inotify.MOVED_FROM
+    | inotify.MOVED_TO
+    | inotify.CLOSE_WRITE
+    | inotify.MODIFY
+    | inotify.ATTRIB
+    | inotify.ONLYDIR
+    | inotify.DONT_FOLLOW
+)
+_SILENT = frozenset(  # file systems whose changes elsewhere the kernel is not told of
+    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "vboxsf", "prl_fs", "virtiofs", "ceph", "afs", "lustre"]
+)
+_SILENT_FUSE = frozenset(["sshfs", "rclone", "glusterfs", "vmhgfs-fuse", "s3fs", "juicefs", "gcsfuse"])
+
+
+class CannotWatch(Exception):
+    """Why, for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What has changed since the last `take`: all of the folder (`whole`), or these folders in it."""
+
+    whole: bool
+    folders: tuple[str, ...] = ()
+
+
+def is_silent(kind: str) -> bool:
+    return kind in _SILENT or kind.removeprefix("fuse.") in _SILENT_FUSE
+
+
+def refuse_silent(root: str, mounts: list[mount_table.Mount]) -> None:
+    """Raises CannotWatch where a folder is, or holds, a file system that reports no changes of others."""
+    real = os.path.realpath(root)
+    above = [mount for mount in mounts if f"{real}/".startswith(f"{mount.point.rstrip('/')}/")]
+    below = [mount for mount in mounts if mount.point.startswith(f"{real}/")]
+    for mount in (*sorted(above, key=lambda each: len(each.point))[-1:], *below):
+        if is_silent(mount.type):
+            raise CannotWatch(f"changes on {mount.type} ({mount.point}) are not reported: use every instead")
+
+
+def as_scope(path: str) -> str:
+    """The folder itself, or the nearest one above whose name a pattern can carry; "" is all."""
+    parts: list[str] = []
+    for part in path.split("/") if path else []:
+        if not part.isprintable() or any("\ud800" <= c <= "\udfff" for c in part):
+            break
+        parts.append(part)
+    return "/".join(parts)
+
+
+def reduce(folders: set[str]) -> tuple[str, ...]:
+    """Without those that lie in another one."""
+    kept: list[str] = []
+    for folder in sorted(folders, key=lambda each: each.split("/")):
+        if not kept or not (kept[-1] == "" or folder == kept[-1] or folder.startswith(f"{kept[-1]}/")):
+            kept.append(folder)
+    return tuple(kept)
+
+
+class Watcher:
+    """One watched folder, `root`, by a thread of its own. `skips_folder` says which folders in it, by their
+    relative paths, are left out."""
+
+    def __init__(
+        self,
+        root: str,
+        skips_folder: Callable[[str], bool] = lambda _: False,
+        *,
+        quiet_seconds: float = QUIET_SECONDS,
+        noise_seconds: float = NOISE_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.root = root
+        self.error: str | None = None
+        self.watching = False
+        self._skips_folder = skips_folder
+        self._quiet, self._noise, self._clock = quiet_seconds, noise_seconds, clock
+        self._paths: dict[int, str] = {}  # watch: folder, relative
+        self._watches: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._changed: set[str] = set()
+        self._whole = True  # nothing is known of the time before
+        self._first = self._last = -1e9
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    # -- what the keeper calls ----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def is_alive(self) -> bool:
+        """False: it has given up, `error` says why."""
+        return self._thread.is_alive()
+
+    def pending(self) -> Changes | None:
+        """What a job should look at now; None: nothing has changed, or it is not quiet yet."""
+        with self._lock:
+            now = self._clock()
+            if not self._whole and not self._changed:
+                return None
+            if now - self._last < self._quiet and now - self._first < self._noise:
+                return None
+            if self._whole or len(folders := reduce(self._changed)) > SCOPE_MAX:
+                return Changes(True)
+            return Changes(False, folders)
+
+    def take(self) -> Changes:
+        """What has changed so far, which is not reported again: a job that begins now looks at it."""
+        with self._lock:
+            folders = reduce(self._changed)
+            taken = Changes(True) if self._whole or len(folders) > SCOPE_MAX else Changes(False, folders)
+            self._whole, self._changed = False, set()
+            self._first = -1e9
+            return taken
+
+    def give_back(self, changes: Changes) -> None:
+        """The job could not be made."""
+        with self._lock:
+            if not self._changed:
+                self._first = self._clock()
+            self._whole |= changes.whole
+            self._changed |= set(changes.folders)
+
+    def need_whole(self) -> None:
+        """The next job looks at everything."""
+        with self._lock:
+            self._whole = True
+
+    # -- the thread ---------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                self._watch_until_lost()
+        except CannotWatch as error:
+            self.error = str(error)
+        except OSError as error:
+            self.error = f"the folder cannot be watched: {error.strerror or error}"
+        finally:
+            self.watching = False
+            self._paths.clear()
+            self._watches.clear()
+
+    def _watch_until_lost(self) -> None:
+        """Sets all watches and reads events until something was lost: then everything is set anew."""
+        refuse_silent(self.root, mount_table.read())
+        if not os.path.isdir(self.root):
+            raise CannotWatch("the folder is not there: it is watched once it is")
+        self._paths.clear()
+        self._watches.clear()
+        with _opened() as notifier:
+            mounts = mount_table.points_below(os.path.realpath(self.root))
+            self._add(notifier, "")
+            self.error, self.watching = None, True
+            looked = self._clock()
+            while not self._stopping.is_set():
+                for event in notifier.read(timeout=POLL_MILLISECONDS):
+                    if not self._take_event(notifier, event.wd, event.mask, event.name):
+                        self.need_whole()
+                        return
+                if self._clock() - looked >= MOUNTS_SECONDS:
+                    looked = self._clock()
+                    if mount_table.points_below(os.path.realpath(self.root)) != mounts:
+                        self.need_whole()
+                        return
+
+    def _add(self, notifier: INotify, top: str) -> None:
+        """Watches a folder and all below it."""
+        ahead = [top]
+        while ahead:
+            path = ahead.pop()
+            if path and self._skips(path):
+                continue
+            try:
+                watch = notifier.add_watch(os.path.join(self.root, path) if path else self.root, _mask(path))
+            except OSError as error:
+                if error.errno == errno.ENOSPC:
+                    raise CannotWatch(_too_few(len(self._paths))) from None
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    continue  # gone since it was listed, or a link
+                if error.errno != errno.EACCES:
+                    raise
+                self.need_whole()  # the job says which folder cannot be read
+                continue
+            self._paths[watch], self._watches[path] = path, watch
+            ahead += self._folders_in(path)
+
+    def _folders_in(self, path: str) -> Iterator[str]:
+        try:
+            with os.scandir(os.path.join(self.root, path) if path else self.root) as entries:
+                found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            self.need_whole()
+            return
+        for name in found:
+            yield f"{path}/{name}" if path else name
+
+    def _skips(self, path: str) -> bool:
+        try:
+            path.encode()
+        except UnicodeEncodeError:
+            return False  # the job reports it
+        return self._skips_folder(path)
+
+    def _take_event(self, notifier: INotify, watch: int, mask: int, name: str) -> bool:
+        """False: something was lost, and all watches are to be set anew."""
+        if mask & (inotify.Q_OVERFLOW | inotify.UNMOUNT):
+            return False
+        folder = self._paths.get(watch)
+        if folder is None:
+            return True  # of a folder that was moved away
+        if mask & inotify.IGNORED:
+            self._paths.pop(watch, None)
+            if self._watches.get(folder) == watch:
+                del self._watches[folder]
+            return folder != ""  # the folder itself is gone
+        if mask & inotify.ISDIR and name:
+            self._take_folder(notifier, f"{folder}/{name}" if folder else name, mask)
+        else:
+            self._note(folder)
+        return True
+
+    def _take_folder(self, notifier: INotify, path: str, mask: int) -> None:
+        if self._skips(path):
+            return
+        if mask & (inotify.MOVED_FROM | inotify.DELETE):
+            self._forget(notifier, path)
+        if mask & (inotify.MOVED_TO | inotify.CREATE):
+            self._forget(notifier, path)
+            self._add(notifier, path)
+        self._note(path)
+
+    def _forget(self, notifier: INotify, top: str) -> None:
+        """A folder was moved away: its watches would report what happens elsewhere."""
+        if top not in self._watches:
+            return
+        for path in [each for each in self._watches if each == top or each.startswith(f"{top}/")]:
+            watch = self._watches.pop(path)
+            self._paths.pop(watch, None)
+            try:
+                notifier.rm_watch(watch)
+            except OSError as error:
+                if error.errno != errno.EINVAL:  # deleted: the kernel has removed it
+                    raise
+
+    def _note(self, folder: str) -> None:
+        with self._lock:
+            now = self._clock()
+            if not self._changed:
+                self._first = now
+            self._changed.add(as_scope(folder))
+            self._last = now
+
+
+def _mask(path: str) -> int:
+    """The watched folder itself may be reached by a link."""
+    return int(_MASK if path else _MASK & ~inotify.DONT_FOLLOW)
+
+
+def _opened() -> INotify:
+    try:
+        return INotify()
+    except OSError as error:
+        if error.errno == errno.EMFILE:
+            raise CannotWatch(
+                "too many inotify instances: raise fs.inotify.max_user_instances (sysctl), then reload"
+            ) from None
+        raise
+
+
+def _too_few(used: int) -> str:
+    return (
+        f"out of inotify watches after {used} folders: raise fs.inotify.max_user_watches,"
+        f" `sysctl fs.inotify.max_user_watches={max(524_288, 4 * used)}`"
+    )

@@ -1,0 +1,345 @@
+"""Watched mirrors: what is seen of a folder, and that it reaches the bucket, whatever changes how."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bench import Service, contents, expected, tree, wait_for
+from botocore.exceptions import ClientError
+from stores import Store, list_keys
+from test_mirrors import Nightly
+
+from syncworker import mount_table, options
+from syncworker.mirrors import watch
+from syncworker.mirrors.watch import Changes, Watcher
+from syncworker.patterns import PathFilter
+
+WATCHED = "[photos]\nsource = 'photos'\ndest = '{}'\nwatch = true\nexclude = ['/cache/', '*.tmp']\n"
+
+
+# -- the folders of a job ----------------------------------------------------------------------------------
+
+
+def test_a_scope_leaves_out_all_but_its_folders_whatever_their_names() -> None:
+    dice = random.Random(1)
+    names = ["a", "b", "*", "[x]", "!q", "#h", "c d", "e\\f", " g", "h ", "?", "ä"]
+
+    def path(most: int) -> str:
+        return "/".join(dice.choice(names) for _ in range(dice.randint(1, most)))
+
+    for _ in range(1000):
+        scope = watch.reduce({path(3) for _ in range(dice.randint(1, 4))})
+        chosen = PathFilter([], options.scope_lines(scope))
+        for _ in range(20):
+            key = path(5)
+            assert chosen.skips(key) != any(key.startswith(f"{folder}/") for folder in scope), (scope, key)
+    assert options.scope_lines(["a", ""]) == []
+
+
+def test_a_folder_that_is_excluded_stays_so_inside_of_a_scope() -> None:
+    asked = options.Options.of_status({"scope": ["a"], "options": {"exclude": ["*.tmp", "/a/cache/"]}})
+    chosen = asked.path_filter()
+    assert chosen is not None
+    assert [chosen.skips(key) for key in ("a/x", "a/x.tmp", "a/cache/x", "b/x", "x")] == [False, *[True] * 4]
+    assert asked.is_partial
+    whole = options.Options.of_status({"scope": [""], "options": {}})
+    assert whole.is_partial
+    assert whole.path_filter() is None
+
+
+@pytest.mark.parametrize(
+    ("folders", "wanted"),
+    [
+        ({"a/b", "a", "b"}, ("a", "b")),
+        ({"", "a"}, ("",)),
+        ({"a", "ab", "a b", "a/c"}, ("a", "a b", "ab")),
+        (set(), ()),
+    ],
+)
+def test_folders_in_one_another_are_one(folders: set[str], wanted: tuple[str, ...]) -> None:
+    assert watch.reduce(folders) == wanted
+
+
+def test_a_name_that_no_pattern_can_carry_is_reported_as_the_folder_above() -> None:
+    assert watch.as_scope("a/b\udcff/c") == "a"
+    assert watch.as_scope("a/b\nc/d") == "a"
+    assert watch.as_scope("\udcff") == ""
+    assert watch.as_scope("a/b c/ä") == "a/b c/ä"
+
+
+def test_file_systems_that_report_nothing_are_refused(tmp_path: Path) -> None:
+    def mount(point: str, kind: str) -> mount_table.Mount:
+        return mount_table.Mount(1, 0, 1, "/", point, kind)
+
+    root = str(tmp_path.resolve())
+    watch.refuse_silent(root, [mount("/", "ext4"), mount(f"{root}-other", "nfs4")])
+    for point, kind in (
+        (str(tmp_path.parent.resolve()), "nfs4"),
+        (f"{root}/disk", "cifs"),
+        (root, "fuse.sshfs"),
+    ):
+        with pytest.raises(watch.CannotWatch, match="not reported"):
+            watch.refuse_silent(root, [mount("/", "ext4"), mount(point, kind)])
+
+
+# -- what is seen ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def seen(tmp_path: Path) -> Iterator[Callable[..., Watcher]]:
+    made: list[Watcher] = []
+
+    def start(**more: Any) -> Watcher:
+        watcher = Watcher(str(tmp_path / "root"), quiet_seconds=0.1, **more)
+        watcher.start()
+        made.append(watcher)
+        wait_for(lambda: watcher.watching or watcher.error, 10, "the watches")
+        if watcher.watching:
+            assert watcher.take() == Changes(True)
+        return watcher
+
+    (tmp_path / "root").mkdir()
+    yield start
+    for watcher in made:
+        watcher.stop()
+        watcher._thread.join(5)
+
+
+def changes(watcher: Watcher) -> Changes:
+    wait_for(lambda: watcher.pending() is not None, 10, "a change")
+    return watcher.take()
+
+
+def test_each_kind_of_change_names_its_folder(seen: Callable[..., Watcher], tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    tree(root, {"a": {"b": {"x": 1}}, "c": {"y": 1}, "d": {"e": {"z": 1}}, "top": 1})
+    watcher = seen()
+    for act, wanted in (
+        (lambda: (root / "a/b/x").write_text("new"), ("a/b",)),
+        (lambda: (root / "a/b/x").unlink(), ("a/b",)),
+        (lambda: os.utime(root / "c/y", (1, 1)), ("c",)),
+        (lambda: os.rename(root / "c/y", root / "a/y"), ("a", "c")),
+        (lambda: (root / "top").write_text("new"), ("",)),
+        (lambda: os.rename(root / "d/e", root / "d/f"), ("d/e", "d/f")),
+        (lambda: (root / "d/f/z").write_text("under its new name"), ("d/f",)),
+        (lambda: shutil.rmtree(root / "d"), ("d",)),
+        (lambda: tree(root / "new", {"deep": {"er": {"x": 1}}}), ("new",)),
+        (lambda: (root / "new/deep/er/x").write_text("later"), ("new/deep/er",)),
+        (lambda: os.mkdir(os.fsencode(root / "a") + b"/caf\xe9"), ("a",)),
+        (lambda: open(os.fsencode(root / "a") + b"/caf\xe9/x", "wb").close(), ("a",)),
+    ):
+        act()
+        assert changes(watcher) == Changes(False, wanted), wanted
+
+
+def test_excluded_folders_are_not_watched(seen: Callable[..., Watcher], tmp_path: Path) -> None:
+    tree(tmp_path / "root", {"cache": {"deep": {"x": 1}}, "kept": {"y": 1}})
+    watcher = seen(skips_folder=PathFilter([], ["cache/"]).skips_folder)
+    assert set(watcher._watches) == {"", "kept"}
+    (tmp_path / "root/cache/deep/x").write_text("new")
+    (tmp_path / "root/kept/cache").mkdir()
+    (tmp_path / "root/kept/y").write_text("new")
+    assert changes(watcher) == Changes(False, ("kept",))
+    assert set(watcher._watches) == {"", "kept"}
+
+
+def test_a_queue_that_overflows_makes_the_next_job_a_whole_one(
+    seen: Callable[..., Watcher], tmp_path: Path
+) -> None:
+    tree(tmp_path / "root", {"a": {"x": 1}})
+    watcher = seen()
+    limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    assert limit < 200_000, "too many to be provoked in a test"
+    with watcher._lock:  # it cannot take note of the first change
+        (tmp_path / "root/a/x").write_text("new")
+        for number in range(limit // 2 + 100):
+            for name in ("b", "c"):  # two events that are not alike
+                os.close(os.open(tmp_path / "root/a" / f"{name}{number % 7}", os.O_CREAT | os.O_WRONLY))
+                os.unlink(tmp_path / "root/a" / f"{name}{number % 7}")
+    wait_for(lambda: changes(watcher).whole, 20, "word of what was lost")
+    wait_for(lambda: watcher.watching, 10, "new watches")
+    (tmp_path / "root/a/x").write_text("newer")
+    assert "a" in changes(watcher).folders
+
+
+def test_noise_is_waited_for_only_so_long(seen: Callable[..., Watcher], tmp_path: Path) -> None:
+    tree(tmp_path / "root", {"a": {"x": 1}})
+    now = [1000.0]
+    watcher = seen(noise_seconds=30.0, clock=lambda: now[0])
+    for second in range(40):
+        now[0] = 1000.0 + second
+        (tmp_path / "root/a/x").write_text(str(second))
+        wait_for(lambda: watcher._last == now[0], 10, "the change")
+        assert (watcher.pending() is None) == (second < 30), second
+
+
+def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+    watcher = Watcher(str(tmp_path / "missing"))
+    watcher.start()
+    wait_for(lambda: watcher.error, 10, "the reason")
+    assert "not there" in str(watcher.error)
+    assert not watcher.watching
+
+
+def test_too_few_watches_are_said_with_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's own answer, of a process that may have ten: the limit is another user's."""
+    import subprocess
+    import sys
+
+    tree(tmp_path, {f"d{n}": {"x": 1} for n in range(30)})
+    program = (
+        "import sys, time\nfrom syncworker.mirrors.watch import Watcher\n"
+        "w = Watcher(sys.argv[1]); w.start()\n"
+        "while w.is_alive() and not w.watching: time.sleep(0.05)\nw.stop(); print(w.watching, w.error)"
+    )
+    limits = 'echo 10 > /proc/sys/user/max_inotify_watches && exec "$@"'
+    done = subprocess.run(
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "sh",
+            "-c",
+            limits,
+            "sh",
+            sys.executable,
+            "-c",
+            program,
+            str(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(Path(watch.__file__).parents[2])},
+    )
+    assert "fs.inotify.max_user_watches" in done.stdout, done
+    assert done.stdout.startswith("False")
+
+
+# -- and reaches the bucket ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nightly(make_service: Callable[..., Service], juicefs: Store, tmp_path: Path) -> Nightly:
+    path = tmp_path / "mirrors.toml"
+    return Nightly(make_service(juicefs, start=False, MIRRORS_FILE=str(path), STORAGE_PATIENCE="0"), path)
+
+
+def begin(nightly: Nightly, bucket: str, entries: dict[str, Any]) -> Path:
+    """A watched mirror whose first, whole job is done."""
+    folder = tree(nightly.service.uploads / "photos", entries)
+    nightly.write(WATCHED.format(bucket))
+    nightly.service.start()
+    view = nightly.wait("photos", lambda view: bool(view["runs"]) and view["watching"])
+    assert [(run["state"], run["scoped"]) for run in view["runs"]] == [("done", False)]
+    return folder
+
+
+def equal(store: Store, bucket: str, folder: Path) -> bool:
+    wanted = {
+        key: data
+        for key, data in expected(folder).items()
+        if not key.startswith("cache/") and not key.endswith(".tmp")
+    }
+    try:
+        return contents(store, bucket) == wanted
+    except ClientError:  # one was deleted since it was listed
+        return False
+
+
+@pytest.mark.parametrize("files", [1, 1000])
+def test_a_change_is_an_object_within_seconds(
+    nightly: Nightly, juicefs: Store, bucket: str, files: int
+) -> None:
+    folder = begin(nightly, bucket, {"a": {"x": 10}, "b": {"y": 10}, "cache": {"c": 1}})
+    began = time.monotonic()
+    for number in range(files):
+        (folder / "a" / f"new{number}").write_bytes(b"1")
+    (folder / "a" / "x").unlink()
+    client, wanted = juicefs.client(), sorted(expected(folder).keys() - {"cache/c"})
+    wait_for(lambda: sorted(k for k in list_keys(client, bucket) if k[-1] != "/") == wanted, 30, "the keys")
+    seconds = time.monotonic() - began
+    print(f"{files} changes: in the bucket after {seconds:.1f} s")
+    assert seconds < 15  # alone on the machine under 4
+    view = nightly.wait("photos", lambda view: view["last_state"] == "done" and len(view["runs"]) > 1)
+    status = nightly.service.show(view["last_job"])
+    assert status["scope"] == ["a"]
+    assert status["progress"]["files_total"] == files
+    assert status["progress"]["objects_deleted"] == 1
+    whole = view["runs"][0]["finished_at"]
+    assert view["last_success_at"] == whole, "only a whole job counts"
+    assert equal(juicefs, bucket, folder)
+
+
+def test_all_kinds_of_changes_end_in_an_equal_bucket(nightly: Nightly, juicefs: Store, bucket: str) -> None:
+    folder = begin(nightly, bucket, {"a": {"b": {"x": 10}}, "c": {"y": 10}, "d": {"z": 10}, "top": 10})
+    dice = random.Random(3)
+    for _ in range(4):
+        for _ in range(40):
+            places = [path for path in folder.rglob("*") if path.is_dir()] or [folder]
+            place = dice.choice([folder, *places])
+            name = dice.choice("pqrstuv")
+            match dice.randrange(5):
+                case 0 | 1:
+                    if not (place / name).is_dir():
+                        (place / name).write_bytes(dice.randbytes(9))
+                case 2:
+                    if not (place / name.upper()).exists():
+                        (place / name.upper()).mkdir()
+                case 3:
+                    if place != folder and not (folder / f"moved-{place.name}").exists():
+                        place.rename(folder / f"moved-{place.name}")
+                case 4:
+                    found = [path for path in place.iterdir() if path.is_file()]
+                    if found:
+                        dice.choice(found).unlink()
+        (folder / "always").write_bytes(b"1")  # a mirror of nothing would be another test
+        wait_for(lambda: equal(juicefs, bucket, folder), 60, "the bucket")
+
+
+def test_a_watched_folder_that_goes_away_deletes_nothing(
+    nightly: Nightly, juicefs: Store, bucket: str
+) -> None:
+    folder = begin(nightly, bucket, {"a": {"x": 10}, "b": {"y": 10}})
+    service = nightly.service
+    with pytest.MonkeyPatch.context():
+        (folder / "a" / "x").write_bytes(b"changed")
+        os.rename(folder, service.uploads / "elsewhere")
+    view = nightly.wait("photos", lambda view: not view["watching"] or view["last_state"] == "failed")
+    time.sleep(5)
+    assert set(contents(juicefs, bucket)) == {"a/x", "b/y"}
+    os.rename(service.uploads / "elsewhere", folder)
+    assert view["runs"]
+
+
+def test_changes_while_the_destination_is_busy_are_sent_when_it_is_free(
+    nightly: Nightly, juicefs: Store, bucket: str
+) -> None:
+    folder = begin(nightly, bucket, {"a": {"x": 10}, "b": {f"{n}": 10 for n in range(5)}})
+    service = nightly.service
+    for number in range(5):
+        (folder / "b" / f"{number}").write_bytes(b"other")
+    job = service.sync(bucket, exclude="/a/", wait="3600")
+    service.wait_state(job, "running")
+    (folder / "a" / "late").write_bytes(b"1")
+    time.sleep(4)
+    assert [each["id"] for each in service.get("/runnings").json()["jobs"]] == [job]
+    service.get("/cancel", id=job)
+    wait_for(lambda: equal(juicefs, bucket, folder), 30, "the bucket")
+
+
+def test_a_server_that_is_killed_looks_at_everything_when_it_is_back(
+    nightly: Nightly, juicefs: Store, bucket: str
+) -> None:
+    folder = begin(nightly, bucket, {"a": {"x": 10}})
+    nightly.service.kill()
+    (folder / "a" / "unseen").write_bytes(b"1")
+    nightly.service.start()
+    wait_for(lambda: equal(juicefs, bucket, folder), 30, "the bucket")
