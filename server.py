@@ -99,6 +99,11 @@ class Service:
     def jobs(self) -> Jobs:
         return self.supervisor.jobs
 
+    @property
+    def base_path(self) -> str:
+        """What addresses begin with, as clients see them."""
+        return self.settings.api_base_path
+
 
 # -- handlers --------------------------------------------------------------------------------------------
 
@@ -121,7 +126,7 @@ def sync(service: Service, given: Parameters) -> Answer:
         _check_storage_url(request.storage_url)
     warnings = spec.warn_of_empty(source, dest) + spec.warn_of_missing(request, service.settings)
     status = service.supervisor.submit(request)
-    return 202, status | _warned(warnings), {"Location": f"/get?id={quote(status['id'])}"}
+    return 202, status | _warned(warnings), {"Location": f"{service.base_path}get?id={quote(status['id'])}"}
 
 
 def _sync_mirror(service: Service, given: Parameters) -> Answer:
@@ -184,7 +189,7 @@ def resume(service: Service, given: Parameters) -> Answer:
             param="access_key",
         )
     status = service.supervisor.resume(job_id, keys)
-    return 202, status, {"Location": f"/get?id={quote(job_id)}"}
+    return 202, status, {"Location": f"{service.base_path}get?id={quote(job_id)}"}
 
 
 def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
@@ -297,7 +302,7 @@ def report(service: Service, given: Parameters) -> Answer:
     if page.following is not None:
         query = {"id": job_id, "op": op, "q": q, "after": page.following, "limit": limit}
         text = urlencode({name: value for name, value in query.items() if value != ""})
-        headers["Link"] = f'</report?{text}>; rel="next"'
+        headers["Link"] = f'<{service.base_path}report?{text}>; rel="next"'
     return 200, page.lines, headers
 
 
@@ -315,7 +320,7 @@ def exposition(service: Service, _given: Parameters) -> Answer:
 
 
 def description(service: Service, _given: Parameters) -> Answer:
-    return 200, openapi.document(token_needed=service.token_needed), {}
+    return 200, openapi.document(token_needed=service.token_needed, base_path=service.base_path), {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -652,7 +657,7 @@ def _why_not_listening(config: Settings, error: Exception) -> str:
 def _greet(config: Settings, token: str | None, port: int) -> None:
     near = guard.is_loopback(config.api_host) or config.api_host in guard.WILDCARDS
     host = "localhost" if near else config.api_host
-    url = f"http://{guard.bracketed(host)}:{port}"
+    url = f"http://{guard.bracketed(host)}:{port}{config.api_base_path.rstrip('/')}"
     storage = config.storage_url or f"{config.default_storage_url} (embedded, data in {config.storage_dir})"
     print(f"server:  {url}")
     if config.api_host in guard.WILDCARDS:

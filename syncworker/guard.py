@@ -33,7 +33,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from syncworker import dashboard, files
+from syncworker import dashboard, files, forwarded
 from syncworker.errors import UsageError
 from syncworker.problem import SECURITY_HEADERS, problem
 from syncworker.settings import LOOPBACK_NAMES, Settings
@@ -232,8 +232,9 @@ class Login:
     """Checks the token, and trades it for a cookie. The cookie's value is derived from the token, so that the
     browser never stores what a program would send. Cookies do not know ports: its name carries ours."""
 
-    def __init__(self, token: str, port: int) -> None:
+    def __init__(self, token: str, port: int, base_path: str = "/") -> None:
         self._token = token.encode()
+        self._base_path = base_path
         self.cookie_name = f"syncworker_{port}"
         self.cookie_value = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest()
 
@@ -264,8 +265,8 @@ class Login:
         )
 
     def answer(self, environ: Environ) -> Refusal:
-        """`/login` with the token, in the link's query or the page's form: a redirect to `/` that sets the
-        cookie."""
+        """`/login` with the token, in the link's query or the page's form: a redirect to the dashboard that
+        sets the cookie, for our own path alone, and over https for https alone."""
         if environ["REQUEST_METHOD"] not in ("GET", "POST"):
             detail = "the login link is opened with GET, its form is sent with POST"
             return Refusal(405, "MethodNotAllowed", detail, (("Allow", "GET, POST"),))
@@ -275,9 +276,11 @@ class Login:
         given = [value for name, value in parse_qsl(text) if name == "token"]
         if len(given) != 1 or not self.is_token(given[0]):
             return _wrong_token("this is not the token of the server")
-        cookie = f"{self.cookie_name}={self.cookie_value}; Path=/; HttpOnly; SameSite=Strict"
+        path = self._base_path
+        cookie = f"{self.cookie_name}={self.cookie_value}; Path={path}; HttpOnly; SameSite=Strict"
+        cookie += "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
         year = "; Max-Age=31536000"
-        return Refusal(303, "LoggedIn", "", (("Location", "/"), ("Set-Cookie", cookie + year)))
+        return Refusal(303, "LoggedIn", "", (("Location", path), ("Set-Cookie", cookie + year)))
 
 
 def _wrong_token(detail: str) -> Refusal:
@@ -294,10 +297,13 @@ class Guard:
     def __init__(self, application: Application, settings: Settings, token: str | None) -> None:
         self._application = application
         self._allowed = allowed_hosts(settings)
-        self._login = Login(token, settings.api_port) if token else None
+        self._base_path, self._trusted = settings.api_base_path, settings.trusted_proxies
+        self._login = Login(token, settings.api_port, self._base_path) if token else None
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         started = time.monotonic()
+        forwarded.believe(environ, self._trusted)
+        is_whole = forwarded.strip_base_path(environ, self._base_path)
 
         def answer(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             named = {name.lower() for name, _ in headers}
@@ -308,10 +314,12 @@ class Guard:
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
         refusal = self._refusal(environ)
+        if refusal is None and not is_whole:
+            refusal = Refusal(308, "Moved", "", (("Location", self._base_path),))
         if refusal is None:
             return self._application(environ, answer)
         body, status, headers = problem(refusal.status, refusal.code, refusal.detail)
-        if refusal.status == 303:
+        if refusal.status < 400:
             body, headers = b"", [("Content-Length", "0")]
         elif refusal.status == 401 and _wants_page(environ):
             page = dashboard.LOGIN

@@ -173,7 +173,7 @@ class Server:
             channel_timeout=10,
             max_request_header_size=HEADER_MAX_BYTES,
             max_request_body_size=BODY_MAX_BYTES + 1,
-            clear_untrusted_proxy_headers=True,
+            clear_untrusted_proxy_headers=False,  # `forwarded` takes them, and takes them away
         )
         self._map: dict[int, Any] = {}
         self._dispatcher = ThreadedTaskDispatcher()

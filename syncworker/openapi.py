@@ -330,15 +330,15 @@ _HEADERS: dict[str, Schema] = {
 }
 
 
-def document(*, token_needed: bool = False) -> dict[str, Any]:
-    """The whole document. `token_needed`: whether this server asks for one."""
+def document(*, token_needed: bool = False, base_path: str = "/") -> dict[str, Any]:
+    """The whole document. `token_needed`: whether this server asks for one; `base_path`: API_BASE_PATH."""
     paths = {path: _path_item(path, operation, token_needed) for path, operation in OPERATIONS.items()}
     if token_needed:
         paths["/login"] = {"get": _login("get"), "post": _login("post")}
     return {
         "openapi": "3.1.0",
         "info": {"title": "s3-sync-api", "version": __version__, "description": INTRODUCTION},
-        "servers": [{"url": "/"}],
+        "servers": [{"url": base_path.rstrip("/") or "/"}],
         "security": [{"bearer": []}, {"cookie": []}] if token_needed else [],
         "paths": paths,
         "components": {

@@ -89,6 +89,20 @@ def _list(value: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in value.split(",") if item.strip())
 
 
+def _base_path(value: str) -> str:
+    from syncworker.forwarded import parse_base_path
+
+    return parse_base_path(value)
+
+
+def _networks(value: str) -> tuple[Any, ...]:
+    if not value:
+        return ()
+    from syncworker.forwarded import parse_networks  # only where there are some: a worker's start is short
+
+    return parse_networks(value)
+
+
 def _url(value: str) -> str | None:
     if not value:
         return None
@@ -120,6 +134,13 @@ TABLE = (
         ",".join(LOOPBACK_NAMES),
         _list,
         "values of the Host header that are served, beside loopback's names",
+    ),
+    Setting("API_BASE_PATH", "/", _base_path, "path below which a proxy in front shows the pages and routes"),
+    Setting(
+        "TRUSTED_PROXIES",
+        "",
+        _networks,
+        "addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed",
     ),
     Setting("ALLOWED_STORAGE_URLS", "", _list, "prefixes that `storage_url` must start with; empty: any"),
     Setting("UPLOADS_DIR", "app/uploads", _folder, "the uploads root: folders to sync are below it"),
@@ -167,6 +188,8 @@ class Settings:
     api_token: str | None
     api_allow_unauthenticated: bool
     allowed_hosts: tuple[str, ...]
+    api_base_path: str  # with a slash at both ends
+    trusted_proxies: tuple[Any, ...]  # networks
     allowed_storage_urls: tuple[str, ...]
     uploads_dir: str
     jobs_dir: str

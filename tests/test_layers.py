@@ -31,6 +31,7 @@ LAYERS = [
         "tree",
         "std_streams",
         "daemon_call",
+        "forwarded",
         "patterns",
         "content_types",
         "space",

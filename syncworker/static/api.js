@@ -1,5 +1,10 @@
 // Talking to the server: conditional GETs, POSTs as forms, and what to do when the token is asked for.
 
+// Where the server is, as this page is seen: a proxy may show it below a path.
+const BASE = new URL("..", import.meta.url);
+
+export const address = (path) => new URL(path.slice(1), BASE).href;
+
 const seen = new Map(); // path -> {etag, value}
 let onUnauthorized = () => Promise.resolve();
 
@@ -28,7 +33,7 @@ export function whenUnauthorized(callback) {
 
 async function send(path, options) {
   for (;;) {
-    const answer = await fetch(path, { cache: "no-store", credentials: "same-origin", ...options }).catch(() => {
+    const answer = await fetch(address(path), { cache: "no-store", credentials: "same-origin", ...options }).catch(() => {
       throw new Lost();
     });
     if (answer.status !== 401) return answer;
@@ -76,6 +81,6 @@ export async function post(path, fields) {
 // True when the token is the server's; the cookie is set then.
 export async function logIn(token) {
   const body = new URLSearchParams({ token });
-  const answer = await fetch("/login", { method: "POST", body, redirect: "manual", credentials: "same-origin" });
+  const answer = await fetch(address("/login"), { method: "POST", body, redirect: "manual", credentials: "same-origin" });
   return answer.type === "opaqueredirect";
 }

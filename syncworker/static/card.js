@@ -1,5 +1,6 @@
 // One job on the page: made once, then brought up to date in place, so that what is opened stays open.
 
+import { address } from "./api.js";
 import { bytes, count, duration, element, figure, say, show, when } from "./text.js";
 
 const RESUMABLE = new Set(["failed", "cancelled", "interrupted"]);
@@ -109,7 +110,7 @@ export class Card {
     this.forget.addEventListener("click", () => actions.forget(this.job, this.forget));
     this.cancel.addEventListener("click", () => actions.cancel(this.job, this.cancel));
     this.resume.addEventListener("click", () => actions.resume(this.job, this.resume));
-    const raw = element("a", { href: `/get?id=${encodeURIComponent(job.id)}` }, "Raw status");
+    const raw = element("a", { href: address(`/get?id=${encodeURIComponent(job.id)}`) }, "Raw status");
     const name = element("span", { class: "job-id" }, job.id);
     this.refused = element("p", { class: "refused", role: "alert", hidden: "" });
     this.box = element(
