@@ -276,7 +276,7 @@ OF_REQUESTS = 4  # the sections before it are of jobs and files
 # A job may end with them as well: what was allowed when it was made may not be any more.
 ALSO_OF_JOBS = {"BadStorageUrl", "StorageUrlRefused", "StorageUrlNotAllowed"}
 # Never shown as an error.
-SILENT = {"LoggedIn", "NotDeleted", "Dropped"}
+SILENT = {"LoggedIn", "Moved", "NotDeleted", "Dropped"}
 # What waitress and Bottle find before a route is asked: their words, without spaces.
 OF_HTTP = """\
 Before a route is asked: `BadRequest` (no valid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from bench import PROJECT, Gate, RecordingProxy, Service, contents, exists, fill, s3_error, tree, wait_for
@@ -144,7 +145,7 @@ def test_the_page_loads_its_own_files_and_allows_nothing_else(tmp_path: Path) ->
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
         assert not re.search(r"<style|<script(?! type=\"module\" src=)|\son[a-z]+=|\sstyle=|https?://", page)
-        named = set(re.findall(r'(?:src|href)="(/static/[^"]+)"', page))
+        named = {f"/{name}" for name in re.findall(r'(?:src|href)="(static/[^"]+)"', page)}
         for path in sorted(dashboard.PAGES):
             found = site.get(path)
             assert (found.status, found.headers["cache-control"]) == (200, "no-cache")
@@ -200,7 +201,7 @@ def test_a_sync_is_started_watched_cancelled_and_resumed(
     expect(ended.get_by_text("2 of 2 files")).to_be_visible()
     assert desk.service.show(job_id)["attempt"] == 2
     raw = ended.get_by_role("link", name="Raw status").get_attribute("href")
-    assert raw == f"/get?id={job_id}"
+    assert raw == f"{urlsplit(desk.service.url).path}/get?id={job_id}"
 
 
 def test_what_is_in_flight_can_be_dropped(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:

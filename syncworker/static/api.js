@@ -3,7 +3,10 @@
 // Where the server is, as this page is seen: a proxy may show it below a path.
 const BASE = new URL("..", import.meta.url);
 
-export const address = (path) => new URL(path.slice(1), BASE).href;
+export function address(path) {
+  const url = new URL(path.slice(1), BASE);
+  return url.pathname + url.search;
+}
 
 const seen = new Map(); // path -> {etag, value}
 let onUnauthorized = () => Promise.resolve();
