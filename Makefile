@@ -53,12 +53,19 @@ $(VENV)/.strace: $(VENV)/.dev
 		{ echo "the tests need strace: install Debian's package strace as root" >&2; exit 1; }
 	@touch $@
 
+# Stands in front of the server in tests.
+$(VENV)/.nginx: $(VENV)/.dev
+	@test -x /usr/sbin/nginx || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install -y --no-install-recommends nginx >/dev/null; } || \
+		{ echo "the tests need nginx: install Debian's package nginx as root" >&2; exit 1; }
+	@touch $@
+
 screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/screenshots again
 	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -q tests/test_dashboard.py -k pictures
 
 # Tests wait more than they work: for stores, workers, a browser.
 TESTERS ?= 2
-test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(AXE) ## all tests, those against real S3 servers and in a real Chromium included
+test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE) ## all tests, those against real S3 servers and in a real Chromium included
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
 
 test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed at, and failed in, each of their system calls on jobs/
