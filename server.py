@@ -271,6 +271,7 @@ def folders(service: Service, given: Parameters) -> Answer:
     """For the dashboard's form. What a bucket holds, the index of the last sync tells: no store is asked."""
     value = service.folders.overview() | {
         "chosen": None,
+        "filtered": None,
         "bucket": None,
         "bucket_delete": service.settings.bucket_delete,
         "storage_space": _room(service),
@@ -278,6 +279,11 @@ def folders(service: Service, given: Parameters) -> Answer:
     if "source" in given:
         source = spec.parse_source(given["source"], service.settings.uploads_dir)
         value["chosen"] = service.folders.look(source)
+    asked: Parameters = {name: text for name, text in given.items() if name in ("exclude", "include")}
+    path_filter = options.Options.of_status({"options": options.parse(asked)}).path_filter()
+    if path_filter is not None:
+        source = spec.parse_source(given.get("source", ""), service.settings.uploads_dir)
+        value["filtered"] = service.folders.filtered(source, path_filter)
     if "dest" in given:
         dest = spec.parse_dest(given["dest"])
         url = spec.parse_storage_url(given.get("storage_url"), service.settings)
@@ -360,7 +366,13 @@ ROUTES = (
     Route("/log", log_of_job, ("id",), acts=False),
     Route("/mirrors", mirrors, (), acts=False, conditional=True),
     Route("/healthz", healthz, ("storage", "mirror"), acts=False),
-    Route("/folders", folders, ("source", "dest", "storage_url"), acts=False, conditional=True),
+    Route(
+        "/folders",
+        folders,
+        ("source", "dest", "storage_url", "exclude", "include"),
+        acts=False,
+        conditional=True,
+    ),
     Route("/metrics", exposition, (), acts=False),
     Route("/openapi.json", description, (), acts=False, conditional=True),
     *(Route(path, asset(page), (), False, conditional=True) for path, page in dashboard.PAGES.items()),

@@ -69,6 +69,40 @@ def one_changed(options: Options) -> Result:
     return result("one-changed", "one file of 1,000,000 changed", options, rows, [goal])
 
 
+# -- patterns -----------------------------------------------------------------------------------------------
+
+TEN_PATTERNS = (
+    "*.tmp", "*~", ".cache/", "node_modules/", "/*/Downloads/", "*.sw[op]", "**/__pycache__/", "!keep.tmp",
+    "build/**/*.o", "/private",
+)  # fmt: skip
+
+
+def filtered(options: Options) -> Result:
+    """Nothing to do, without and with ten patterns that no file matches: each name is asked for."""
+    files = options.times(1_000_000, 1500)
+    tree, bucket = trees.same(files), f"keys-{files}-delay-0-b"
+    contenders.forget_jobs()
+    ours = contenders.for_nothing()[0]
+    plain = Contender("without patterns", True, ours.command, ours.environment)
+    flags = [word for pattern in TEN_PATTERNS for word in ("--exclude", pattern)]
+    ten = Contender("with ten patterns", True, lambda to: [*ours.command(to), *flags], ours.environment)
+
+    def once(contender: Contender) -> Cost:
+        cost, counts = on_stub(running, contender, bucket, tree)
+        must(counts.get("PUT", 0) == 0, f"{counts.get('PUT', 0)} files were sent")
+        return cost
+
+    with stub() as running:
+        once(plain)  # makes the index
+        rows = race([plain, ten], options, once)
+    for row in rows:
+        row["is_peer"] = False
+    walls = _medians(rows)
+    ratio = walls[ten.name] / walls[plain.name] if len(walls) == 2 else None
+    goal = target("wall", ratio, 1.5, "x without patterns")
+    return result("filtered", "nothing to do, 1,000,000 files, ten patterns, stub", options, rows, [goal])
+
+
 # -- ten files over HTTP ------------------------------------------------------------------------------------
 
 
@@ -289,6 +323,7 @@ def overhead(options: Options) -> Result:
 
 SPECIAL: dict[str, Callable[[Options], Result]] = {
     "one-changed": one_changed,
+    "filtered": filtered,
     "ten-files": ten_files,
     "resume": resume,
     "throttled": throttled,

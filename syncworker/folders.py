@@ -15,13 +15,22 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from syncworker.apart import scan_apart
+from syncworker.errors import SyncError
+from syncworker.model import FileEntry
+from syncworker.tree import Tree
+
+if TYPE_CHECKING:
+    from syncworker.patterns import PathFilter
 
 LOOK_SECONDS = 0.4
 WALK_SECONDS = 10.0
 ONE_SECONDS = 2.0  # of one folder in the walk of all
 FRESH_SECONDS = 15.0
 FOLDERS_MAX = 500
+FILTER_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -79,7 +88,7 @@ class Folders:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._lock = threading.Lock()
+        self._lock, self._filtering = threading.Lock(), threading.Lock()
         self._thread: threading.Thread | None = None
         self._found: dict[str, Size] = {}
         self._walked_at = -FRESH_SECONDS
@@ -119,6 +128,32 @@ class Folders:
         thread.join(2 * LOOK_SECONDS)
         empty = False if size.files else (True if size.complete and not thread.is_alive() else None)
         return {"source": source, "exists": exists.is_set(), "empty": empty, **size.described()}
+
+    def filtered(self, source: str, path_filter: PathFilter) -> dict[str, Any] | None:
+        """What the filter leaves of a folder, read as a sync would read it, by a process of its own that is
+        killed after a moment: then `complete` is false. None: another such look is under way."""
+        if not self._filtering.acquire(blocking=False):
+            return None
+        size = Size()
+
+        def look() -> None:
+            deadline = time.monotonic() + FILTER_SECONDS
+            try:
+                with Tree(self._root) as tree:
+                    for item in scan_apart(tree, source, lambda: time.monotonic() > deadline, path_filter):
+                        if isinstance(item, FileEntry):
+                            size.files += 1
+                            size.size += item.size
+                size.complete = True
+            except (SyncError, OSError):
+                pass  # the time is over, or the folder is gone: what was counted so far is told
+            finally:
+                self._filtering.release()  # not before its process has ended
+
+        thread = threading.Thread(target=look, name="filtered", daemon=True)
+        thread.start()
+        thread.join(FILTER_SECONDS + LOOK_SECONDS)
+        return size.described()
 
     def _walk(self) -> None:
         deadline = time.monotonic() + WALK_SECONDS

@@ -272,9 +272,10 @@ OPERATIONS: dict[str, Operation] = {
     "/folders": Operation(
         "The folders that can be synced",
         "With their sizes. With `source`, whether that folder is empty; with `dest`, how many objects the"
-        " bucket is remembered to hold. No store is asked, and nothing takes longer than a second.",
+        " bucket is remembered to hold; with `exclude` and `include`, what these leave of it. No store is"
+        " asked, and nothing takes longer than three seconds.",
         {200: ("The folders", "Folders")},
-        ("source", "dest", "storage_url"),
+        ("source", "dest", "storage_url", "exclude", "include"),
         conditional=True,
     ),
     "/metrics": Operation(

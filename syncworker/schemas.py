@@ -342,6 +342,18 @@ CHOSEN = {
     ),
     "type": ["object", "null"],
 }
+FILTERED = {
+    **record(
+        "What `exclude` and `include` leave of the source; null when none were given, or another such look is"
+        " under way.",
+        {
+            "files": integer("Files that a sync would look at"),
+            "bytes": integer("Their sizes"),
+            "complete": flag("The folder was read to its end in time"),
+        },
+    ),
+    "type": ["object", "null"],
+}
 KNOWN_BUCKET = {
     **record(
         "The bucket asked about; null when none was.",
@@ -360,6 +372,7 @@ FOLDERS = record(
         "complete": flag("All folders are listed, with their whole sizes"),
         "walking": flag("Sizes are being counted: ask again"),
         "chosen": ref("Chosen"),
+        "filtered": ref("Filtered"),
         "bucket": ref("KnownBucket"),
         "bucket_delete": text("BUCKET_DELETE; `refuse`: an empty folder fails", enum=["allow", "refuse"]),
         "storage_space": nullable(
@@ -383,6 +396,7 @@ ALL: dict[str, Schema] = {
     "Folder": FOLDER,
     "Chosen": CHOSEN,
     "KnownBucket": KNOWN_BUCKET,
+    "Filtered": FILTERED,
     "Mirrors": MIRRORS,
     "Mirror": MIRROR,
     "MirrorRun": MIRROR_RUN,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from bench import tree, wait_for
 from serving import Site
 
 from syncworker import folders, index
 from syncworker.folders import Folders
+from syncworker.patterns import PathFilter
 
 
 @pytest.fixture
@@ -135,3 +138,55 @@ def test_the_bucket_is_told_by_the_index_and_made_by_nobody(site: Site) -> None:
 def test_what_is_no_folder_or_bucket_is_named(site: Site, query: str, param: str) -> None:
     answer = site.get(f"/folders?{query}")
     assert (answer.status, answer.problem["param"]) == (400, param)
+
+
+# -- what a filter leaves ---------------------------------------------------------------------------------
+
+FILES = {"a.txt": "12345", "b.tmp": "1", "cache": {"c.txt": "1"}, "sub": {"d.txt": "123", "e.tmp": "1"}}
+
+
+def test_what_a_filter_leaves_is_counted_as_a_sync_counts_it(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "FILTER_SECONDS", 30.0)  # a slow machine's
+    tree(Path(site.settings.uploads_dir) / "photos", FILES)
+    answer = site.get("/folders?source=photos&exclude=*.tmp&exclude=cache/")
+    assert answer.json["filtered"] == {"files": 2, "bytes": 8, "complete": True}
+    answer = site.get("/folders?source=photos&include=*.tmp&exclude=/b.*")
+    assert answer.json["filtered"] == {"files": 1, "bytes": 1, "complete": True}
+    assert site.get("/folders?exclude=*.txt").json["filtered"]["files"] == 2, "the whole root"
+    assert site.get("/folders?source=photos").json["filtered"] is None
+    assert site.get("/folders?source=gone&exclude=a").json["filtered"]["files"] == 0
+
+
+@pytest.mark.parametrize("query", ["exclude=%5B", "include=!a"])
+def test_a_pattern_that_is_none_is_named(site: Site, query: str) -> None:
+    answer = site.get(f"/folders?source=a&{query}")
+    assert (answer.status, answer.problem["param"]) == (400, query.partition("=")[0])
+
+
+def test_the_look_ends_in_time_with_its_process_and_there_is_one_at_a_time(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder whose reading never ends: the process tells nothing, as on a disk that hangs."""
+    path_filter = PathFilter([], ["x"])
+    tree(root, {"a": {str(number): "x" for number in range(10)}})
+    hangs = tmp_path / "hangs"
+    hangs.write_text("#!/bin/sh\nexec sleep 600\n")
+    hangs.chmod(0o755)
+    found = Folders(str(root))
+    with monkeypatch.context() as patched:
+        patched.setattr(sys, "executable", str(hangs))
+        answers: list[object] = []
+        thread = threading.Thread(target=lambda: answers.append(found.filtered("a", path_filter)))
+        started = time.monotonic()
+        thread.start()
+        child = wait_for(lambda: psutil.Process().children(), 10, "the process that looks")[0]
+        assert found.filtered("a", path_filter) is None, "one at a time"
+        thread.join()
+    assert time.monotonic() - started < folders.FILTER_SECONDS + 4
+    assert answers == [{"files": 0, "bytes": 0, "complete": False}]
+    wait_for(lambda: not child.is_running(), 10, "its process to be killed")
+    monkeypatch.setattr(folders, "FILTER_SECONDS", 30.0)  # a slow machine's
+    again = wait_for(lambda: found.filtered("a", path_filter), 5, "another look")
+    assert again == {"files": 10, "bytes": 10, "complete": True}
