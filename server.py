@@ -51,10 +51,10 @@ from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, SyncError, UsageError
 from syncworker.folders import Folders
 from syncworker.job_pages import ReportReader
-from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, check_id, recorded_state
+from syncworker.jobs import Conflict, Jobs, NoSuchJob, NoSuchPlan, Status, check_id, recorded_state
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
-from syncworker.model import RESUMABLE_STATES
+from syncworker.model import RESUMABLE_STATES, State
 from syncworker.problem import problem, to_json
 from syncworker.proxies import proxy_of
 from syncworker.settings import Settings
@@ -175,12 +175,28 @@ def go_on(service: Service, given: Parameters) -> Answer:
 
 def resume(service: Service, given: Parameters) -> Answer:
     job_id = _id(given)
+    keys = _keys(service, given, job_id, RESUMABLE_STATES)
+    status = service.supervisor.resume(job_id, keys)
+    return 202, status, {"Location": f"{service.base_path}get?id={quote(job_id)}"}
+
+
+def approve(service: Service, given: Parameters) -> Answer:
+    job_id = _id(given)
+    keys = _keys(service, given, job_id, frozenset({State.WAITING}))
+    status = service.supervisor.approve(job_id, keys, given.get("etag") or "")
+    return 202, status, {"Location": f"{service.base_path}get?id={quote(job_id)}"}
+
+
+def _keys(
+    service: Service, given: Parameters, job_id: str, states: frozenset[State]
+) -> spec.RequestKeys | None:
+    """Those of the request, which a job in one of these states needs where it has none of its own."""
     keys = spec.parse_keys(*(given.get(name) for name in KEY_PARAMETERS))
     status = service.jobs.observe(job_id)
     if keys is None and not service.jobs.has_keys(job_id):
         keys = service.keeper.keys_of(status)
     is_own = service.settings.is_own(status["storage_url"])
-    needs_keys = recorded_state(status) in RESUMABLE_STATES and not is_own
+    needs_keys = recorded_state(status) in states and not is_own
     if keys is None and needs_keys and not service.jobs.has_keys(job_id):
         raise UsageError(
             "MissingParameter",
@@ -188,8 +204,7 @@ def resume(service: Service, given: Parameters) -> Answer:
             " access_key and secret_key",
             param="access_key",
         )
-    status = service.supervisor.resume(job_id, keys)
-    return 202, status, {"Location": f"{service.base_path}get?id={quote(job_id)}"}
+    return keys
 
 
 def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
@@ -312,6 +327,23 @@ def report(service: Service, given: Parameters) -> Answer:
     return 200, page.lines, headers
 
 
+def plan(service: Service, given: Parameters) -> Answer:
+    """A page of the plan; `Link` has the next one."""
+    job_id = _known_id(service, given)
+    after = _number("after", given.get("after"), 0, 0, AFTER_MAX)
+    limit = _number("limit", given.get("limit"), job_pages.LINES_DEFAULT, 1, job_pages.LINES_MAX)
+    about = (service.jobs.read(job_id) or {}).get("plan")
+    path = service.jobs.file(job_id, "plan.jsonl")
+    if not about or not os.path.isfile(path):
+        raise NoSuchPlan(job_id)
+    page = service.reports.page(path, after=after, limit=limit)
+    headers = {"Content-Type": "application/x-ndjson", "ETag": f'"{about["etag"]}"'}
+    if page.following is not None:
+        query = urlencode({"id": job_id, "after": page.following, "limit": limit})
+        headers["Link"] = f'<{service.base_path}plan?{query}>; rel="next"'
+    return 200, page.lines, headers
+
+
 def log_of_job(service: Service, given: Parameters) -> Answer:
     text = job_pages.log_tail(service.jobs.file(_known_id(service, given), "log"))
     return 200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"}
@@ -361,6 +393,8 @@ ROUTES = (
     Route("/pause", pause, ("id",), acts=True),
     Route("/continue", go_on, ("id",), acts=True),
     Route("/resume", resume, ("id", *KEY_PARAMETERS), acts=True),
+    Route("/approve", approve, ("id", "etag", *KEY_PARAMETERS), acts=True),
+    Route("/plan", plan, ("id", "limit", "after"), acts=False, conditional=True),
     Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
     Route("/report", report, ("id", "op", "q", "after", "limit"), acts=False),
     Route("/log", log_of_job, ("id",), acts=False),
@@ -461,7 +495,7 @@ def _is_known(etag: str, if_none_match: str) -> bool:
 def _problem_of(error: SyncError) -> tuple[int, dict[str, Any], dict[str, str]]:
     """(status, members besides detail and code, headers) of an error."""
     match error:
-        case NoSuchJob() | NotFound():
+        case NoSuchJob() | NoSuchPlan() | NotFound():
             return 404, {}, {}
         case Conflict():
             return 409, {"job": error.job}, {}

@@ -14,7 +14,16 @@ from collections.abc import Iterator
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 SECOND = {"Refusal", "problem", "_error", "Unreadable"}
-PASSED_ON = {"code", "error.code", "failure.code", "item.code", "last.code", "refusal.code", "_code(error)"}
+PASSED_ON = {
+    "code",
+    "error.code",
+    "failure.code",
+    "item.code",
+    "last.code",
+    "planned.code",
+    "refusal.code",
+    "_code(error)",
+}
 PASSED_ON |= {
     "self.request.error.reason.replace(' ', '')",
     "value.code",
@@ -117,7 +126,7 @@ def _calls(tree: ast.AST, classes: set[str], inside: ast.AST) -> Iterator[tuple[
 
 def collect() -> dict[str, list[str]]:
     """code -> what is said with it, in the order of the source."""
-    classes = error_classes()
+    classes = error_classes() | {"Question"}  # that a job waits with
     found: dict[str, list[str]] = {}
     for name, tree in trees():
         for code, message, function in _calls(tree, classes, tree):

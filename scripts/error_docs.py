@@ -69,6 +69,12 @@ SECTIONS: tuple[Section, ...] = (
             "FilesSkipped": "FAIL_ON_SKIPPED=1, and something in the folder cannot be mirrored: links that lead out"
             " of it or nowhere, sockets, devices. `skipped` in the status counts them by reason, the report names"
             " each. All else was done; a bucket was not deleted. Remove them, exclude them, or unset it",
+            "TooManyDeletes": "More objects are to go than `max_delete` (or MAX_DELETE) allows. Read the plan (`/plan`,"
+            " `syncworker plan ID`): is the folder complete, and the right one? Then approve it; else cancel the job",
+            "PlanOutgrown": "Since the plan was made other files have gone, or objects have changed. Nothing was deleted; read"
+            " and approve the new plan",
+            "PlanDamaged": "`jobs/ID.plan.jsonl` was changed or removed after it was written. Start a new job with `plan=1`",
+            "Superseded": "A newer job for the same destination and options waits, or is done: the older plan is out of date",
             "Stopped": "Somebody sent the worker SIGTERM or SIGINT (`kill`, Ctrl-C, a shutdown). Resume",
             "WorkerDied": "The worker ended without writing its end: `kill -9`, out of memory (`dmesg`), a power"
             " cut. Resume: at most two parts of a large file are sent again",
@@ -214,7 +220,7 @@ SECTIONS: tuple[Section, ...] = (
             " `/`; `!` in include; too many lines, or too many stars in all of them",
             "BadKey": "A key was copied with a space or a line end",
             "BadId": "Ids are listed by `/jobs` and `list --all`",
-            "BadState": "One of the six states",
+            "BadState": "One of the seven states",
             "BadTime": "With a zone: `2026-11-22T13:00:00Z`; or `2026-11-22`, or `20261122T13`",
             "BadNumber": "The message has the bounds; of a smaller page, `next` or `Link` leads on",
             "BadOperation": "The message lists them",
@@ -225,9 +231,12 @@ SECTIONS: tuple[Section, ...] = (
             "NoSuchMirror": "Mirrors are named in `mirrors.toml` (MIRRORS_FILE); `/mirrors` lists them, and its mistakes",
             "MirrorOverdue": "Of `/healthz?mirror=…`: the mirror has had no success within its `max_age`. `/mirrors` says"
             " what its last runs came to",
+            "NoSuchPlan": "It was not made with `plan=1`, had nothing to do, or has not planned yet",
+            "NotWaiting": "Only a `waiting` job can be approved: it was approved, cancelled or superseded",
+            "PlanChanged": "The job has planned anew. Read `/plan` again, and approve that one",
             "JobFinished": "It has ended: nothing to cancel. `resume` goes on with it",
             "JobRunning": "Its worker is still ending. Wait a second",
-            "NotResumable": "It runs, waits or is done. After `done`, start a new sync",
+            "NotResumable": "It runs or is done (then start a new sync), or is `waiting`: approve or cancel it",
             "QueueFull": "Wait for jobs to end, or raise MAX_QUEUED_JOBS",
             "Busy": "Try again in a second (`Retry-After`)",
             "Unauthorized": "Send `Authorization: Bearer TOKEN`; the token is API_TOKEN, or in `.api-token`",

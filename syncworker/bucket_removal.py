@@ -48,8 +48,20 @@ class _Item(NamedTuple):
 _Page = tuple[list[_Item], _Marker | None]
 
 
+class Unplanned(FatalError):
+    """An object has come that was not to go."""
+
+    def __init__(self) -> None:
+        super().__init__("PlanOutgrown", "an object came into the bucket that is not in the approved plan")
+
+
 class BucketRemoval:
-    def __init__(self, remover: Remover) -> None:
+    """`may_go` is asked of each object that is listed, by key and size, before it is deleted."""
+
+    def __init__(
+        self, remover: Remover, may_go: Callable[[str, int | None], bool] = lambda _key, _size: True
+    ) -> None:
+        self.may_go = may_go
         self.remover = remover
         self.bucket, self.progress, self.control = remover.bucket, remover.progress, remover.control
         self.kept: dict[str, SyncError] = {}  # key -> why it is there still
@@ -153,6 +165,8 @@ class BucketRemoval:
         while True:
             with settling() if asked else nullcontext():
                 page, following = await fetch()
+            if not all(self.may_go(item.key, item.size) for item in page if item.shown):
+                raise Unplanned
             here = {item.name for item in page}
             for name in asked.keys() - here:
                 self._count(asked[name], started)

@@ -64,6 +64,11 @@ class Entry(NamedTuple):
     def ended(self) -> bool:
         return self.state is None or self.state in FINAL_STATES
 
+    @property
+    def needs_a_look(self) -> bool:
+        """Whether the job may be in another state by now than it says: it lives, or is to wait no longer."""
+        return not self.ended or (self.state is State.WAITING and self.cancelled)
+
 
 class Catalog:
     def __init__(self, path: str) -> None:

@@ -1,8 +1,9 @@
-"""The shell commands: start, run, resume, cancel, pause, continue, list, show, completion.
+"""The shell commands: start, run, resume, approve, plan, cancel, pause, continue, list, show, completion.
 
-Exit status: of start, run, resume and `show --follow` the end of the job (EXIT); 2 for all that is refused
-before a job runs, whatever the reason; 130 for Ctrl-C where no job is ours to stop. A job's id and what is
-shown of it go to stdout, messages to stderr; with --json stdout has one JSON object and nothing else.
+Exit status: of start, run, resume, approve and `show --follow` the end of the job (EXIT); 2 for all that is
+refused before a job runs, whatever the reason; 130 for Ctrl-C where no job is ours to stop. A job's id and
+what is shown of it go to stdout, messages to stderr; with --json stdout has one JSON object and nothing else
+(`plan`: one a line).
 
 `run` is what the server spawns, for every job: it imports nothing of the display, and no S3. Access keys are
 never taken from the command line, where every user of the machine can read them.
@@ -23,18 +24,20 @@ from typing import TYPE_CHECKING
 from syncworker import settings as settings_table
 from syncworker import usage
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs import Jobs, Status, check_id, recorded_state
+from syncworker.jobs import Jobs, NoSuchPlan, Status, check_id, recorded_state
 from syncworker.model import FINAL_STATES, State
 from syncworker.settings import Settings
 
 if TYPE_CHECKING:
     from syncworker.display import Output
+    from syncworker.spec import RequestKeys
 
-EXIT = {State.DONE: 0, State.FAILED: 1, State.CANCELLED: 3, State.INTERRUPTED: 4}
+EXIT = {State.DONE: 0, State.FAILED: 1, State.CANCELLED: 3, State.INTERRUPTED: 4, State.WAITING: 5}
 REFUSED = 2
 CTRL_C = 130
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 POLL_SECONDS = 0.25
+PLAN_LINES = 1000  # printed at a time
 
 
 def main(argv: list[str]) -> int:
@@ -138,6 +141,27 @@ def _start_mirror(arguments: argparse.Namespace, settings: Settings, jobs: Jobs)
 
 
 def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
+    def make(keys: RequestKeys | None) -> Status:
+        return jobs.prepare_resume(arguments.id, keys, shell=True)  # noqa: S604 - no shell is started
+
+    return _go_on(arguments, settings, jobs, make)
+
+
+def _approve(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
+    def make(keys: RequestKeys | None) -> Status:
+        etag = arguments.etag or ""
+        return jobs.prepare_approved(arguments.id, keys, etag=etag, shell=True)  # noqa: S604 - as above
+
+    return _go_on(arguments, settings, jobs, make)
+
+
+def _go_on(
+    arguments: argparse.Namespace,
+    settings: Settings,
+    jobs: Jobs,
+    make: Callable[[RequestKeys | None], Status],
+) -> int:
+    """An ended job, made queued again by `make`, in the foreground."""
     from syncworker import leftovers, spec
 
     _warn_of_misspelt()
@@ -153,10 +177,7 @@ def _resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> in
     jobs.prepare()
     leftovers.clear(jobs)
 
-    def make() -> Status:
-        return jobs.prepare_resume(arguments.id, keys, shell=True)  # noqa: S604 - no shell is started
-
-    return _foreground(settings, jobs, make, arguments)
+    return _foreground(settings, jobs, lambda: make(keys), arguments)
 
 
 def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None, str | None]:
@@ -242,6 +263,12 @@ def _explain(status: Status) -> None:
         messages.print(text)
     if text := wording.error_text(status):
         messages.print(f"syncworker: {text}")
+    if recorded_state(status) is State.WAITING:
+        if not status.get("error"):
+            messages.print(f"syncworker: {wording.shown(status['message'])}")
+        messages.print(f"syncworker: to see its plan: python -m syncworker plan {status['id']}")
+        messages.print(f"syncworker: to carry it out: python -m syncworker approve {status['id']}")
+        return
     messages.print(f"syncworker: to go on: python -m syncworker resume {status['id']}")
 
 
@@ -274,6 +301,30 @@ def _told_of(status: Status, text: str, *, as_json: bool) -> int:
     return _printed(
         Output(sys.stdout), json.dumps(status, indent=2) if as_json else f"job {status['id']} {text}"
     )
+
+
+def _plan(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    """The plan's lines, as many as there are; memory does not grow with them."""
+    from syncworker import files, wording
+    from syncworker.display import Output
+
+    status = jobs.observe(arguments.id)
+    if not status.get("plan"):
+        raise NoSuchPlan(arguments.id)
+    output = Output(sys.stdout)
+    if not arguments.json:
+        output.print(wording.PLAN_HEADER)
+    batch: list[str] = []
+    for line in files.lines(jobs.file(arguments.id, "plan.jsonl")):
+        batch.append(line.decode().rstrip() if arguments.json else wording.plan_row(json.loads(line)))
+        if len(batch) >= PLAN_LINES:
+            output.print("\n".join(batch))
+            batch.clear()
+        if output.error is not None:
+            break
+    if batch:
+        output.print("\n".join(batch))
+    return _printed(output, None if arguments.json else wording.shown(wording.plan_sums(status)))
 
 
 def _list(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
@@ -365,6 +416,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Jobs], int]] = {
     "start": _start,
     "run": _run,
     "resume": _resume,
+    "approve": _approve,
+    "plan": _plan,
     "cancel": _cancel,
     "pause": _pause,
     "continue": _continue,

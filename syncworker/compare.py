@@ -46,10 +46,9 @@ class Reason(StrEnum):
     """Why a file is sent or an object deleted."""
 
     NEW = "new"
-    SIZE = "size differs"
-    CONTENT = "content differs"
-    GONE = "gone at source"
-    HEADERS = "headers differ"
+    SIZE = "size"
+    CONTENT = "content"
+    HEADERS = "headers"
 
 
 class Decision(NamedTuple):

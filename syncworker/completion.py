@@ -18,8 +18,10 @@ from syncworker.process import PROJECT
 from syncworker.settings import Settings
 
 _STATES = {
-    "cancel": [state.value for state in State if state not in FINAL_STATES],
+    "cancel": [state.value for state in State if state not in FINAL_STATES - {State.WAITING}],
     **{name: [state.value for state in State if state not in FINAL_STATES] for name in ("pause", "continue")},
+    "approve": [State.WAITING.value],
+    "plan": [State.WAITING.value],
     "run": [State.QUEUED.value],
     "resume": [state.value for state in State if state in RESUMABLE_STATES],
 }

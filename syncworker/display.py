@@ -32,7 +32,13 @@ CURRENT_MAX = 4  # keys in flight that the bar names
 ERRORS_MAX = 3  # errors that it shows
 SPEEDS_MAX = 30  # speeds that it draws, one a second
 _CLOSE_SECONDS = 2.0  # a stopped terminal (Ctrl-S) is not waited for longer
-_COLOURS = {"done": "green", "failed": "red", "interrupted": "yellow", "cancelled": "yellow"}
+_COLOURS = {
+    "done": "green",
+    "failed": "red",
+    "interrupted": "yellow",
+    "cancelled": "yellow",
+    "waiting": "magenta",
+}
 
 
 class Output:

@@ -20,6 +20,17 @@ VANISHED = "vanished"  # the file went away: there is nothing to mirror, and FAI
 
 
 @dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan that was written, and waits: its SHA-256, its lines, why (a code, "" where it was asked for, and
+    a sentence)."""
+
+    etag: str
+    lines: int
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ending:
     """What the sync found. `emptied`: the folder holds no file, and the whole bucket was to go; `came`:
     objects of others that were not there when it began; `kept`: objects that were to go and whose
@@ -31,6 +42,7 @@ class Ending:
     came: int = 0
     kept: int = 0
     verified: str = ""
+    planned: Planned | None = None
 
     @property
     def is_remarkable(self) -> bool:
@@ -100,3 +112,13 @@ def _left(came: int) -> str:
         return ""
     objects = "1 object that came meanwhile is" if came == 1 else f"{came} objects that came meanwhile are"
     return f", and {objects} left for the next sync"
+
+
+def plan_message(counts: Mapping[str, int], dest: str, *, makes_bucket: bool) -> str:
+    """What a plan comes to, in a sentence."""
+    parts = [f"{counts['files_to_upload']} files to upload ({counts['bytes_to_upload']} bytes)"]
+    if counts["files_to_update"]:
+        parts.append(f"{counts['files_to_update']} to update")
+    parts.append(f"{counts['objects_to_delete']} objects to delete")
+    made = f"; bucket {dest} will be made" if makes_bucket else ""
+    return f"planned, and nothing changed: {', '.join(parts)}{made}: approve or cancel the job"

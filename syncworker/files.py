@@ -21,13 +21,14 @@ import json
 import os
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from syncworker.errors import FatalError
 
 SELF_TEST = ".self-test-"
 _RETRY_SECONDS = 0.01
+_LINE_BYTES = 64 << 10
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -77,6 +78,30 @@ def replace_bytes(path: str, data: bytes, *, durable: bool, mode: int = 0o600) -
         raise
     if durable:
         sync_directory(os.path.dirname(path) or ".")
+
+
+def write_new(path: str, pieces: Iterable[bytes]) -> None:
+    """Makes a file of mode 0600 anew, of any size, durably; it is removed when that fails."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(fd, "wb", buffering=1 << 16) as file:
+            for piece in pieces:
+                file.write(piece)
+            file.flush()
+            os.fsync(fd)
+    except BaseException:
+        remove(path)
+        raise
+
+
+def lines(path: str) -> Iterator[bytes]:
+    """The lines of a regular file with their ends; one that is longer than any of ours comes in pieces."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "it is no file")
+        while line := file.readline(_LINE_BYTES):
+            yield line
 
 
 def replace_json(path: str, value: Mapping[str, Any], *, durable: bool) -> None:

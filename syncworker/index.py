@@ -357,6 +357,35 @@ class Index:
             self._fail(error)
 
 
+class FrozenIndex(Index):
+    """What is known of a destination, to read: whatever a plan finds out is forgotten with it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self._cleared = False
+
+    def remember(self, row: Row) -> None: ...
+
+    def forget(self, keys: Iterable[str]) -> None: ...
+
+    def give(self, key: str, what: str) -> None: ...
+
+    def begin_upload(self, upload: Unfinished) -> None: ...
+
+    def set_fact(self, name: str, value: str) -> None: ...
+
+    def drop_facts(self, names: Iterable[str]) -> None: ...
+
+    def clear(self) -> None:
+        self._cleared = True
+
+    def fact(self, name: str) -> str | None:
+        return None if self._cleared else super().fact(name)
+
+    def rows(self, ranges: Sequence[tuple[str | None, str]] | None = None) -> Rows:
+        return Rows(":memory:", self._note, ranges) if self._cleared else super().rows(ranges)
+
+
 def is_text(key: str) -> bool:
     """Whether a key is UTF-8: one that is not was never ours."""
     if key.isascii():

@@ -8,11 +8,14 @@ The protocol
 - Who finds the lock free may take it and write what is true: `running` with no worker becomes `interrupted`,
   or `cancelled` when the sentinel is there. `effective_state` is that rule; `observe` applies it.
 - `ID.cancel` says what is wanted, not what was sent: anyone makes it, only resume removes it, holding the
-  lock. A cancel is never lost and a resume never un-cancels a worker that is still stopping.
+  lock (approving does not: a job with it becomes `cancelled`). A cancel is never lost and a resume never
+  un-cancels a worker that is still stopping.
 - `ID.pause` is desired state too: anyone makes and removes it. A queued job that has it is not started. It
   stays through resume and restarts; a job that ends `done` or `cancelled` removes it.
-- Creating a job, and resuming one, hold `.create.lock`, so that two of them cannot both find a destination
-  free.
+- `ID.plan.jsonl` is written by the worker, under another name and renamed; its hash and its approval are in
+  the status.
+- Creating a job, resuming and approving one, hold `.create.lock`, so that two of them cannot both find a
+  destination free.
 - A lock file goes away only with its job (`prune`), by the holder of the lock.
 
 Nothing here talks to S3 or starts a process.
@@ -40,6 +43,8 @@ Status = dict[str, Any]
 SUFFIXES = (
     "secret",
     "report.jsonl",
+    "plan.jsonl.tmp",
+    "plan.jsonl",
     "log",
     "cancel",
     "pause",
@@ -47,6 +52,7 @@ SUFFIXES = (
     "json",
     "lock",
 )  # removed in this order
+_PLAN = ".plan.jsonl"
 _SHELL_SECONDS = 10.0
 _KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
@@ -67,6 +73,10 @@ PROGRESS: dict[str, Any] = {
     "files_updated": 0,
     "objects_kept": 0,
     "files_changing": 0,
+    "files_to_upload": 0,
+    "bytes_to_upload": 0,
+    "files_to_update": 0,
+    "objects_to_delete": 0,
     "objects_verified": 0,
     "bytes_verified": 0,
     "objects_unverified": 0,
@@ -86,6 +96,13 @@ class NoSuchJob(SyncError):
 
     def __init__(self, job_id: str) -> None:
         super().__init__("NoSuchJob", f"there is no job {job_id}")
+
+
+class NoSuchPlan(SyncError):
+    exit_status = 2
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__("NoSuchPlan", f"job {job_id} has no plan: one is made with plan=1, or by max_delete")
 
 
 class Conflict(SyncError):
@@ -127,11 +144,14 @@ def effective_state(recorded: State | None, lock_held: bool, sentinel: bool) -> 
     | running | held | any | running |
     | running | free | no | interrupted |
     | running | free | yes | cancelled |
+    | waiting | free | no | waiting |
+    | waiting | free | yes | cancelled |
+    | waiting | held | any | waiting (its worker is ending, or somebody approves it) |
     | done, failed, cancelled, interrupted | any | any | as recorded |
     | none (no readable status) | held | any | running |
     | none | free | any | interrupted |
     """
-    if recorded in FINAL_STATES:
+    if recorded in FINAL_STATES and recorded is not State.WAITING:
         return recorded
     if lock_held:
         return recorded or State.RUNNING
@@ -139,7 +159,7 @@ def effective_state(recorded: State | None, lock_held: bool, sentinel: bool) -> 
         return State.INTERRUPTED
     if sentinel:
         return State.CANCELLED
-    return State.QUEUED if recorded is State.QUEUED else State.INTERRUPTED
+    return recorded if recorded in (State.QUEUED, State.WAITING) else State.INTERRUPTED
 
 
 def recorded_state(status: Status | None) -> State | None:
@@ -165,7 +185,7 @@ def _is_status_of(job_id: str, status: Status) -> bool:
     files, its destination too."""
     if status.get("id") != job_id or recorded_state(status) is None:
         return False
-    if not isinstance(status.get("progress"), dict):
+    if not isinstance(status.get("progress"), dict) or not isinstance(status.get("plan") or {}, dict):
         return False
     if not all(isinstance(status.get(name), str) for name in ("source", "dest", "storage_url")):
         return False
@@ -342,7 +362,9 @@ class Jobs:
         if status is None:
             raise NoSuchJob(job_id)
         recorded = _begun_state(status)
-        if recorded in FINAL_STATES:
+        if recorded is State.WAITING and not self.is_cancelled(job_id):
+            return status
+        if recorded in FINAL_STATES and recorded is not State.WAITING:
             self.drop_keys_of_ended(job_id, recorded)
             return status
         if effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id)) == (
@@ -408,7 +430,7 @@ class Jobs:
     def active(self) -> list[Status]:
         """Queued and running jobs, oldest first, each as `observe` gives it."""
         found = []
-        for job_id in sorted(job_id for job_id, entry in self.glance().items() if not entry.ended):
+        for job_id in sorted(job_id for job_id, entry in self.glance().items() if entry.needs_a_look):
             try:
                 found.append(self.observe(job_id))
             except NoSuchJob:  # pruned meanwhile
@@ -416,9 +438,9 @@ class Jobs:
         return [status for status in found if recorded_state(status) not in FINAL_STATES]
 
     def cancel(self, job_id: str, *, now: bool = False) -> Status:
-        """Asks for the end of a job; a queued one ends at once. `now`: writes in flight are not waited for.
-        Raises Conflict when it has ended."""
-        self._refuse_ended(job_id)
+        """Asks for the end of a job; one that is queued or waits for approval ends at once. `now`: writes in
+        flight are not waited for. Raises Conflict when it has ended."""
+        self._refuse_ended(job_id, besides=State.WAITING)
         # Over a cancel that waits, too; an ordinary one later on takes nothing back.
         files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
         return self.observe(job_id)
@@ -436,10 +458,10 @@ class Jobs:
             files.sync_directory(self.path)
         return self.observe(job_id)
 
-    def _refuse_ended(self, job_id: str) -> Status:
+    def _refuse_ended(self, job_id: str, besides: State | None = None) -> Status:
         status = self.observe(job_id)
         state = recorded_state(status)
-        if state in FINAL_STATES:
+        if state in FINAL_STATES and state is not besides:
             raise Conflict("JobFinished", f"job {job_id} has ended: it is {state}", job_id)
         return status
 
@@ -452,20 +474,67 @@ class Jobs:
             self._guard(guard)
             status = self.observe(job_id)
             if recorded_state(status) not in RESUMABLE_STATES:
-                raise Conflict(
-                    "NotResumable", f"job {job_id} is {status['state']}: nothing to resume", job_id
-                )
-            self._refuse_taken(status["storage_url"], status["dest"], _prefix(status), besides=job_id)
-            with self.lock(job_id) as lock:
-                if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
-                    raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
-                if keys is not None:
-                    self._keep_keys(job_id, keys)
+                is_waiting = recorded_state(status) is State.WAITING
+                advice = "approve or cancel it" if is_waiting else "nothing to resume"
+                raise Conflict("NotResumable", f"job {job_id} is {status['state']}: {advice}", job_id)
+            with self._taking(status, keys):
                 files.remove(self.file(job_id, "cancel"))
                 renew(status, auto_resume=not shell)
                 self.write(status, durable=True)
-                self._catalog.forget()
         return status
+
+    def prepare_approved(
+        self, job_id: str, keys: RequestKeys | None = None, *, etag: str = "", shell: bool = False
+    ) -> Status:
+        """Makes a waiting job `queued` again, to carry out its plan: the approval is in the status, durably.
+
+        `etag`: of the plan that was read. Raises Conflict unless it waits, for that plan.
+        """
+        with self.creation_lock() as guard:
+            self._guard(guard)
+            status = self.observe(job_id)
+            plan = status.get("plan")
+            if recorded_state(status) is not State.WAITING or not plan:
+                raise Conflict(
+                    "NotWaiting", f"job {job_id} is {status['state']}: there is nothing to approve", job_id
+                )
+            if etag and etag.removeprefix("W/").strip('"') != plan["etag"]:
+                raise Conflict(
+                    "PlanChanged", f"the plan of job {job_id} is another one by now: read it again", job_id
+                )
+            with self._taking(status, keys):
+                renew(status, auto_resume=not shell)
+                status["plan"] = {**plan, "approved_at": timestamp()}
+                status["message"] = "approved: waiting for a free worker"
+                self.write(status, durable=True)
+        return status
+
+    @contextlib.contextmanager
+    def _taking(self, status: Status, keys: RequestKeys | None) -> Iterator[None]:
+        """Holds the lock of an ended job whose destination is free, to make it queued again."""
+        job_id = status["id"]
+        self._refuse_taken(status["storage_url"], status["dest"], _prefix(status), besides=job_id)
+        with self.lock(job_id) as lock:
+            if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
+                raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
+            if keys is not None:
+                self._keep_keys(job_id, keys)
+            yield
+            self._catalog.forget()
+
+    def supersede(self, status: Status) -> None:
+        """For a job that is about to wait, or to be done: ends the older ones that wait to do the same. What
+        they planned is out of date."""
+        names = os.listdir(self.path)
+        for job_id in sorted(n.removesuffix(_PLAN) for n in names if n.endswith(_PLAN)):
+            if job_id >= status["id"] or not ID_PATTERN.fullmatch(job_id):
+                continue
+            with self.lock(job_id) as lock:
+                older = self.read(job_id) if lock.acquire() else None
+                if older and recorded_state(older) is State.WAITING and _aim(older) == _aim(status):
+                    message = f"the newer job {status['id']} takes the place of this one"
+                    error = {"code": "Superseded", "message": message}
+                    self.finish(older, State.CANCELLED, error, message)
 
     def _keep_keys(self, job_id: str, keys: RequestKeys) -> None:
         secret = {name: value for name, value in keys._asdict().items() if value}
@@ -513,8 +582,9 @@ class Jobs:
         besides: str | None = None,
     ) -> int:
         """Removes the files of finished jobs but the newest `keep` and the job `besides`, the oldest first;
-        returns how many. `before` is called with them first."""
-        finished = sorted(job_id for job_id, entry in self.entries().items() if entry.state in FINAL_STATES)
+        returns how many. `before` is called with them first. A job that waits for approval is kept."""
+        states = FINAL_STATES - {State.WAITING}
+        finished = sorted(job_id for job_id, entry in self.entries().items() if entry.state in states)
         old = finished[: max(0, len(finished) - keep)]
         leaving = [job_id for job_id in old if job_id != besides][:at_most]
         if leaving:
@@ -546,12 +616,27 @@ def _count_end(status: Status, state: State, error: dict[str, str] | None) -> No
     status["metrics"] = metrics
 
 
+def _aim(status: Status) -> tuple[str, Any, dict[str, Any]]:
+    """The destination, the folders that are looked at, and the options that decide what it is to hold."""
+    asked = dict(status.get("options") or {})
+    for name in ("plan", "max_delete", "forget_mounts", "verify", "bandwidth"):
+        asked.pop(name, None)
+    return destination_id(status["storage_url"], status["dest"]), status.get("scope"), asked
+
+
+def approved_plan(status: Status) -> dict[str, Any] | None:
+    """The plan that somebody has approved: the job deletes nothing else."""
+    plan = status.get("plan")
+    return plan if plan and plan.get("approved_at") else None
+
+
 def renew(status: Status, *, auto_resume: bool) -> None:
     """Turns the status of an ended job, or of one whose worker has died, into that of its next attempt,
-    `queued`."""
+    `queued`. A plan that was not approved is no plan any more."""
     if recorded_state(status) not in FINAL_STATES:
         _count_end(status, State.INTERRUPTED, DIED)
     status.update(
+        plan=approved_plan(status),
         state=State.QUEUED.value,
         phase=None,
         attempt=int(status.get("attempt", 0)) + 1,

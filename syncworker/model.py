@@ -20,9 +20,10 @@ class State(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
     INTERRUPTED = "interrupted"
+    WAITING = "waiting"  # for its plan to be approved, or for a cancel
 
 
-FINAL_STATES = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED})
+FINAL_STATES = frozenset(set(State) - {State.QUEUED, State.RUNNING})  # no process, the destination is free
 RESUMABLE_STATES = frozenset({State.FAILED, State.CANCELLED, State.INTERRUPTED})
 
 

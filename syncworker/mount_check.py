@@ -87,6 +87,7 @@ class MountCheck:
     """The check of one job. Every method blocks on the disk, and no two are called at a time."""
 
     def __init__(self, path: str, index: Index, source: str, options: Options) -> None:
+        self._saves = not options.plan  # a plan changes nothing that a later sync goes by
         self._path = path
         self._index = index
         self._source = source
@@ -280,6 +281,8 @@ class MountCheck:
             self._facts.own_disk.remove(self._source)
 
     def _save(self) -> None:
+        if not self._saves:
+            return
         try:
             files.replace_json(self._path, {"version": _VERSION, **asdict(self._facts)}, durable=True)
         except OSError as error:

@@ -15,7 +15,7 @@ from syncworker.s3 import Bucket
 _NOTED = 20_000  # objects without a file; more are seldom in an upload's way
 _NOTED_ABOVE = 50_000  # folders that they lie in: a single key may have hundreds
 
-Deletion = tuple[str, int, str]  # key, size, ETag
+Deletion = tuple[str, int, str, str]  # an ObjectEntry
 
 
 def ancestors(key: str) -> Iterator[str]:
@@ -62,7 +62,9 @@ def in_the_way(deletes: Iterable[Deletion], uploads: set[str]) -> list[tuple[str
     """(key, size) of the objects above or below the keys of uploads."""
     above = {ancestor for key in uploads for ancestor in ancestors(key)}
     return [
-        (key, size) for key, size, _ in deletes if key in above or any(a in uploads for a in ancestors(key))
+        (key, size)
+        for key, size, _, _ in deletes
+        if key in above or any(a in uploads for a in ancestors(key))
     ]
 
 
@@ -70,7 +72,7 @@ async def cleans_paths(bucket: Bucket, index: Index, deletes: Iterable[Deletion]
     """Whether the store takes `key/` for `key`, asked of an object below `key`. Then it is a file system, and
     an upload of `x` beside `x/y` would not only fail but hide `x/y` from us (rclone serve s3)."""
     if index.fact("cleans_paths") is None:
-        for stranger, size, _etag in deletes:
+        for stranger, size, *_ in deletes:
             if stranger.startswith(f"{key}/") and size:
                 head = await bucket.head(f"{stranger}/")
                 index.set_fact("cleans_paths", str(int(head is not None and head.size == size)))

@@ -91,6 +91,7 @@ PARAMETERS: dict[str, Schema] = {
     ),
     **{option.name: dict(option.schema) for option in options.TABLE},
     "id": text("The id of a job", pattern=schemas.ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
+    "etag": text("Only this plan: the `ETag` of `/plan`, or `etag` of the status's `plan`"),
     "now": options.flag_schema(
         "1: what writes is dropped, too; whether the storage has it, the resume finds out", 0
     ),
@@ -116,7 +117,7 @@ PARAMETERS: dict[str, Schema] = {
     ),
     "op": _or_empty(text("Only lines of this operation", enum=[*REPORTED])),
     "after": {
-        "description": "How many lines of the report have been read already",
+        "description": "How many lines have been read already",
         "anyOf": [
             {"type": "integer", "minimum": 0, "maximum": 9_999_999_999},
             {"type": "string", "pattern": "^[0-9]{0,10}$"},
@@ -125,6 +126,13 @@ PARAMETERS: dict[str, Schema] = {
     },
 }
 
+_LINES: Schema = {
+    "description": "How many lines at most; 1,000 when not given or empty",
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": 10_000},
+        {"type": "string", "pattern": "^(0{0,5}[1-9][0-9]{0,3}|0{0,5}10000|)$"},
+    ],
+}
 OPERATIONS: dict[str, Operation] = {
     "/sync": Operation(
         "Start a sync",
@@ -170,7 +178,7 @@ OPERATIONS: dict[str, Operation] = {
         "Cancel a job",
         "No new operation starts, those in flight finish: what writes is waited for as long as a request may"
         " take, `delay` and the message say for what and how long; what only reads is dropped. May be"
-        " repeated, with `now` as well. A queued job is `cancelled` at once.",
+        " repeated, with `now` as well. A queued or waiting job is `cancelled` at once.",
         {202: ("The job; `cancel_requested` is true", "Status")},
         acts=True,
         errors={404: "No such job", 409: "The job has ended"},
@@ -208,13 +216,41 @@ OPERATIONS: dict[str, Operation] = {
         acts=True,
         errors={
             404: "No such job",
-            409: "The job is queued, running or done, or another job has the bucket (`job`)",
+            409: "The job is queued, running, waiting or done, or another job has the bucket (`job`)",
             503: "The queue is full, or another job is just being made: try again",
         },
     ),
+    "/approve": Operation(
+        "Carry out a plan",
+        "Queues a `waiting` job under its id. It uploads what differs then, and deletes what its plan names"
+        " and is gone still, and listed with the same ETag. If more would have to go, it deletes nothing and"
+        " is `waiting` again, with a new plan.",
+        {202: ("The job, queued, `attempt` one higher", "Status")},
+        ("id", "etag", "access_key", "secret_key", "session_token"),
+        ("id",),
+        acts=True,
+        errors={
+            404: "No such job",
+            409: "The job does not wait, or for another plan (`PlanChanged`), or another job has the bucket"
+            " (`job`)",
+            503: "The queue is full, or another job is just being made: try again",
+        },
+    ),
+    "/plan": Operation(
+        "What a job would do",
+        "Lines of `jobs/ID.plan.jsonl`, in the order of their keys; `Link` has the address of the next page."
+        " A page ends at its limit, or at four megabytes.",
+        {200: ("One JSON object a line", "application/x-ndjson")},
+        ("id", "limit", "after"),
+        ("id",),
+        conditional=True,
+        errors={404: "No such job, or it has no plan"},
+        overrides={"limit": _LINES},
+    ),
     "/jobs": Operation(
         "The history",
-        "All jobs, newest first, in pages. KEEP_JOBS finished ones are kept.",
+        "All jobs, newest first, in pages. KEEP_JOBS finished ones are kept, and those that wait to be"
+        " approved.",
         {200: ("A page", "JobPage")},
         ("state", "limit", "before", "dest", "source", "mirror", "since", "until", "q"),
         conditional=True,
@@ -231,15 +267,7 @@ OPERATIONS: dict[str, Operation] = {
         ("id", "op", "q", "after", "limit"),
         ("id",),
         errors={404: "No such job"},
-        overrides={
-            "limit": {
-                "description": "How many lines at most; 1,000 when not given or empty",
-                "anyOf": [
-                    {"type": "integer", "minimum": 1, "maximum": 10_000},
-                    {"type": "string", "pattern": "^(0{0,5}[1-9][0-9]{0,3}|0{0,5}10000|)$"},
-                ],
-            }
-        },
+        overrides={"limit": _LINES},
     ),
     "/log": Operation(
         "What a job's worker had to say",

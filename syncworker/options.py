@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 from syncworker.ending import EQUAL
@@ -71,6 +72,26 @@ def _verify(text: str) -> int | str:
     if text not in ("0", "1", DEEP):
         raise UsageError("BadOption", f"verify must be 0, 1 or {DEEP}", param="verify")
     return text if text == DEEP else int(text)
+
+
+def parse_max_delete(text: str) -> int | str:
+    """A count, a percentage of the objects listed, or `none`."""
+    if text == "none":
+        return text
+    if re.fullmatch(r"[0-9]{1,15}", text):
+        return int(text)
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) and Fraction(text[:-1]) <= 100:
+        return text
+    raise UsageError(
+        "BadOption", "max_delete must be a count, a percentage (10%) or none", param="max_delete"
+    )
+
+
+def exceeds(limit: int | str, deletions: int, listed: int) -> bool:
+    """Whether so many deletions, of so many objects listed, are more than `max_delete` allows."""
+    if isinstance(limit, int):
+        return deletions > limit
+    return limit.endswith("%") and 100 * deletions > Fraction(limit[:-1]) * listed
 
 
 def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
@@ -220,6 +241,35 @@ TABLE = (
         bare="1",
     ),
     Option(
+        "max_delete",
+        parse_max_delete,
+        "a count, 10%% of the objects listed, or none: if more are to go, nothing is deleted before approval",
+        {
+            "description": "A count, a percentage of the objects listed, or `none`: if a sync would delete"
+            " more, it deletes nothing and is `waiting`, its plan holding the deletions. By default"
+            " MAX_DELETE",
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999},
+                {
+                    "type": "string",
+                    "pattern": r"^([0-9]{1,15}|(100(\.0{1,6})?|0?[0-9]{1,2}(\.[0-9]{1,6})?)%|none|)$",
+                },
+            ],
+            "examples": ["10%"],
+        },
+    ),
+    Option(
+        "plan",
+        one_of("plan", 0, 1),
+        "1: changes nothing, writes what it would do (see `plan ID`) and waits for approval",
+        flag_schema(
+            "1: changes nothing at the storage, writes down what it would do (`/plan`) and ends `waiting` for"
+            " `/approve`, or `done` when there is nothing to do",
+            0,
+        ),
+        bare="1",
+    ),
+    Option(
         "verify",
         _verify,
         "1: afterwards each object is held against its file; deep: read back and compared",
@@ -319,21 +369,28 @@ class Options:
     header: tuple[str, ...] = ()
     verify: int | str = 0  # 1, or DEEP
     scope: tuple[str, ...] | None = None  # the folders that alone are looked at; "" is all of the source
+    plan: bool = False  # to be made; no more once it was approved
+    max_delete: int | str = ""
 
     @classmethod
     def of_status(cls, status: Mapping[str, Any]) -> Options:
         asked = status.get("options") or {}
         scope = None if status.get("scope") is None else tuple(status["scope"])
+        is_approved = bool((status.get("plan") or {}).get("approved_at"))
+        # Of a plan, what the first attempt planned with, the one after its approval carries out with.
+        acting = 2 if is_approved and asked.get("plan") == 1 else 1
         return cls(
             prefix=asked.get("prefix", ""),
             # The scope before what was asked: a folder that is excluded stays so.
             exclude=(*scope_lines(scope or ()), *asked.get("exclude", ())),
             include=tuple(asked.get("include", ())),
             delete=asked.get("delete", 1) == 1,
-            forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == 1,
+            forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == acting,
             header=tuple(asked.get("header", ())),
             verify=asked.get("verify", 0),
             scope=scope,
+            plan=asked.get("plan") == 1 and not is_approved,
+            max_delete=asked.get("max_delete", ""),
             **{name: asked.get(name, "") for name in _OF_OBJECTS},
         )
 

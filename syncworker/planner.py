@@ -72,7 +72,8 @@ class Planner:
         self.outdated = outdated
         self.keeps = keeps or (lambda _: False)
         self.on_stranger = lambda key: on_kept(key) if self.keeps(key) else on_stranger(key)
-        self.deletes = Spool(spool_dir)  # (key, size, ETag)
+        self.deletes = Spool(spool_dir)  # ObjectEntry
+        self.listed = 0  # objects of the mirror, as far as they were compared
         self._events: list[Event] = []
         self._found = self._found_bytes = 0
         self._same = self._same_bytes = 0
@@ -118,9 +119,10 @@ class Planner:
                 assert there is not None
                 if self.keeps(there.key):
                     continue
-                self.deletes.append((there.key, there.size, there.etag))
+                self.deletes.append(tuple(there))
                 continue
             file, row = here
+            self.listed += there is not None
             if there is None and row is not None and row.size == file.size and len(suspects) < _SUSPECTS:
                 suspects.append((file, row))  # we had sent it: was it deleted, or renamed by the store?
             else:
@@ -176,6 +178,7 @@ class Planner:
         while self._seen + count >= self._next_cut:  # a page may be longer than the way to the next cut
             self._cut(files[self._next_cut - self._seen - 1].key)
         self._seen += count
+        self.listed += count
         self._flush_if_due()
         return True
 
@@ -202,7 +205,7 @@ class Planner:
         and ETag, the store may have renamed them."""
         wanted = {(row.etag, row.size) for _, row in suspects}
         strange: set[tuple[str, int]] = set()
-        for key, size, tag in self.deletes if suspects else ():
+        for key, size, tag, _ in self.deletes if suspects else ():
             if (tag, size) in wanted and not rows.has(key):
                 strange.add((tag, size))
         for file, row in suspects:

@@ -28,6 +28,7 @@ _ERRORS_BYTES, _CURRENT_BYTES = 64_000, 16_000  # a key has up to 1,024 bytes, a
 _TEXT_SHOWN = 300
 _ON_BUCKETS = frozenset({"create_bucket", "delete_bucket"})  # their key is the bucket
 _RATE_SECONDS = 5.0
+_PLANNED = {"upload": "files_to_upload", "update": "files_to_update", "delete": "objects_to_delete"}
 _VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
 _COUNTED = (
     "files_unchanged",
@@ -218,6 +219,13 @@ class Progress:
     def seen(self, key: str, size: int | None, etag: str | None, what: str, seconds: float = 0.0) -> None:
         """What was not as it should be when the bucket was looked at once more; the object as it is now."""
         self.report("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
+
+    def planned(self, op: str, size: int = 0) -> None:
+        """An operation that the plan names."""
+        self.counts[_PLANNED[op]] += 1
+        if op == "upload":
+            self.counts["bytes_to_upload"] += size
+        self._dirty = True
 
     def kept(self, count: int = 1) -> None:
         """Objects that were to be deleted and stay."""

@@ -47,7 +47,9 @@ class Recheck:
         spool_dir: str,
         send_again: Callable[[FileEntry, Difference], Awaitable[Row | None]],
         in_thread: Callable[..., Awaitable[Any]],
+        may_go: Callable[[ObjectEntry], bool] = lambda _: True,
     ) -> None:
+        self.may_go = may_go  # again, of what was ordered to be deleted
         self.index = index
         self.folder = folder
         self.remover = remover
@@ -93,7 +95,7 @@ class Recheck:
         async def look(found: Difference) -> None:
             obj = found.listed
             assert obj is not None
-            if found.key in ordered:
+            if found.key in ordered and self.may_go(obj):
                 if await self._ask(found.key) is not None:
                     self._tell(found, "not_deleted")
                     wrong.append(found)

@@ -58,7 +58,8 @@ def ref(name: str) -> Schema:
 JOB_ID = text("The job's id; ids sort by time", pattern=ID_PATTERN, examples=["20261122T131242-9f3a61c2"])
 STATES = text(
     "`queued`, `running`, then one of the final ones: `done` (the bucket equals the folder), `failed`,"
-    " `cancelled`, `interrupted` (the worker ended before its work did). The last three can be resumed.",
+    " `cancelled`, `interrupted` (the worker ended before its work did), which can be resumed, or `waiting`"
+    " (nothing was deleted, and a plan waits to be approved).",
     enum=[state.value for state in State],
 )
 PHASES = {
@@ -87,6 +88,10 @@ PROGRESS = record(
             "Objects to be deleted that stay: their file came back, or the storage keeps them"
         ),
         "files_changing": integer("Files sent as they were when opened: they are written to all the time"),
+        "files_to_upload": integer("Of a plan: files that it would send"),
+        "bytes_to_upload": integer("Of a plan: their bytes"),
+        "files_to_update": integer("Of a plan: objects whose headers it would change"),
+        "objects_to_delete": integer("Of a plan: objects that it would delete"),
         "objects_verified": integer("With `verify`: objects that were found to be their files'"),
         "bytes_verified": integer("With `verify`: the bytes of these"),
         "objects_unverified": integer("With `verify=deep`: archived objects, which were not read back"),
@@ -188,8 +193,15 @@ STATUS = record(
             "items": {"type": "string"},
         },
         "plan": {
+            **record(
+                "The plan that waits or was approved (`/plan`); null: none.",
+                {
+                    "etag": text("SHA-256 of the file"),
+                    "lines": integer("How many lines it has"),
+                    "approved_at": nullable(time("When somebody approved it")),
+                },
+            ),
             "type": ["object", "null"],
-            "description": "The plan that waits or was approved; null: none",
         },
         "cluster": {
             "type": ["object", "null"],

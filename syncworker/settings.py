@@ -103,6 +103,15 @@ def _networks(value: str) -> tuple[Any, ...]:
     return parse_networks(value)
 
 
+def _most_deletions(value: str) -> str:
+    from syncworker.options import parse_max_delete
+
+    try:
+        return str(parse_max_delete(value)) if value else ""
+    except UsageError:
+        raise ValueError("must be a count, a percentage (10%) or none") from None
+
+
 def _url(value: str) -> str | None:
     if not value:
         return None
@@ -175,6 +184,12 @@ TABLE = (
     Setting("AUTO_RESUME", "1", _flag, "1: a starting server resumes what its own or the machine's end cut"),
     Setting("BUCKET_DELETE", "allow", _one_of("allow", "refuse"), "refuse: an empty folder fails the job"),
     Setting("MIRRORS_FILE", "mirrors.toml", _file, "the file that names mirrors, beside `.env`"),
+    Setting(
+        "MAX_DELETE",
+        "",
+        _most_deletions,
+        "how many objects a job may delete unasked: a count, or 10% of those listed; empty: no limit",
+    ),
     Setting("FAIL_ON_SKIPPED", "0", _flag, "1: a job that skipped files fails, when all else is done"),
 )
 
@@ -208,6 +223,7 @@ class Settings:
     auto_resume: bool
     bucket_delete: str
     mirrors_file: str
+    max_delete: str
     fail_on_skipped: bool
 
     @property

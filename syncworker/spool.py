@@ -6,15 +6,17 @@ with `marshal`: tuples of strings, bytes and numbers, read by the same process t
 
 from __future__ import annotations
 
+import errno
 import marshal
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from syncworker.model import ObjectEntry
 
 Record = tuple[Any, ...]
+_BATCH = 1000
 
 
 class Spool:
@@ -60,12 +62,25 @@ class Table:
 
     def add(self, entry: ObjectEntry) -> bool:
         """False when the key is there already: a listing never names a key twice."""
-        key = entry.key.encode("utf-8", "surrogateescape")
+        key = _raw(entry.key)
         cursor = self._db.execute("INSERT OR IGNORE INTO objects VALUES (?,?,?,?)", (key, *entry[1:]))
         return cursor.rowcount == 1
 
+    def get(self, key: str) -> ObjectEntry | None:
+        row = self._db.execute(
+            "SELECT size, etag, modified FROM objects WHERE key=?", (_raw(key),)
+        ).fetchone()
+        return None if row is None else ObjectEntry(key, *row)
+
+    def has_below(self, folder: str) -> bool:
+        """Whether it has a key below `folder`, which ends in `/`."""
+        low, high = _raw(folder), _raw(f"{folder[:-1]}0")  # `0` comes right after `/`
+        return bool(
+            self._db.execute("SELECT 1 FROM objects WHERE key>? AND key<? LIMIT 1", (low, high)).fetchone()
+        )
+
     def pop(self, key: str) -> ObjectEntry | None:
-        raw = key.encode("utf-8", "surrogateescape")
+        raw = _raw(key)
         row = self._db.execute("SELECT size, etag, modified FROM objects WHERE key=?", (raw,)).fetchone()
         if row is None:
             return None
@@ -78,3 +93,46 @@ class Table:
 
     def close(self) -> None:
         self._db.close()
+
+
+class Ordered:
+    """Records by key: written in any order, read in that of the keys' bytes. A key that comes again has its
+    last record. OSError: the disk is full."""
+
+    def __init__(self) -> None:
+        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._batch: list[tuple[bytes, bytes]] = []
+        self._do("PRAGMA journal_mode=OFF")
+        self._do("PRAGMA synchronous=OFF")
+        self._do("CREATE TABLE records (key BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID")
+        self._do("BEGIN")
+
+    def append(self, key: str, record: Record) -> None:
+        self._batch.append((_raw(key), marshal.dumps(record)))
+        if len(self._batch) >= _BATCH:
+            self._flush()
+
+    def __iter__(self) -> Iterator[tuple[str, Record]]:
+        self._flush()
+        for key, record in self._do("SELECT * FROM records ORDER BY key"):
+            yield key.decode("utf-8", "surrogateescape"), marshal.loads(record)  # noqa: S302 - our own
+
+    def _flush(self) -> None:
+        try:
+            self._db.executemany("INSERT OR REPLACE INTO records VALUES (?,?)", self._batch)
+        except sqlite3.Error as error:
+            raise OSError(errno.ENOSPC, str(error)) from error
+        self._batch.clear()
+
+    def _do(self, query: str) -> Iterable[Any]:
+        try:
+            return self._db.execute(query)
+        except sqlite3.Error as error:
+            raise OSError(errno.ENOSPC, str(error)) from error
+
+    def close(self) -> None:
+        self._db.close()
+
+
+def _raw(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")

@@ -5,6 +5,8 @@ Every half second, and at once when a child ends or a job is added, it
 2. starts queued jobs, oldest first, while fewer than MAX_RUNNING_JOBS run;
 3. removes the files of the oldest finished jobs.
 
+A job that waits for approval is none of its business until somebody approves it, whatever server starts.
+
 Which jobs are its own: those whose status says `auto_resume`. A server's jobs are made so; a shell's are not,
 because the shell that queued one starts it itself. They are shown and keep their destination, nothing more.
 
@@ -111,6 +113,13 @@ class Supervisor:
         """An ended job, queued again. Raises QueueFull, Conflict, NoSuchJob."""
         with self._turn():
             status = self.jobs.prepare_resume(job_id, keys)
+        self.wake()
+        return status
+
+    def approve(self, job_id: str, keys: RequestKeys | None, etag: str) -> Status:
+        """A job that waits, queued to carry out its plan. Raises QueueFull, Conflict, NoSuchJob."""
+        with self._turn():
+            status = self.jobs.prepare_approved(job_id, keys, etag=etag)
         self.wake()
         return status
 
@@ -257,7 +266,9 @@ class Supervisor:
         may have died before it began."""
         found = []
         for job_id, entry in sorted(self.jobs.entries().items()):
-            if entry.ended or (entry.state is State.QUEUED and entry.auto_resume and not entry.cancelled):
+            if not entry.needs_a_look or (
+                entry.state is State.QUEUED and entry.auto_resume and not entry.cancelled
+            ):
                 continue
             try:
                 status = self.jobs.observe(job_id)

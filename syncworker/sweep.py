@@ -6,25 +6,27 @@ that has appeared meanwhile keeps its object. Over plain http the bucket is aske
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import islice
 from typing import Any
 
 from syncworker.differences import Changes
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.index import Index
-from syncworker.model import Phase
+from syncworker.model import ObjectEntry, Phase
 from syncworker.pace import side_by_side
 from syncworker.remove import Remover
 from syncworker.source import Source
 from syncworker.spool import Spool
 
 _FOLDERS_ASKED = 5
+_ASKED_AT_ONCE = 1000
 
 InThread = Callable[..., Awaitable[Any]]
 
 
 class Sweep:
-    """`deletes` is the planner's spool of (key, size, ETag); it must be whole. `keeps` says of the key of an
+    """`deletes` is the planner's spool of objects; it must be whole. `keeps` says of the key of an
     object without a file that it stays all the same."""
 
     def __init__(
@@ -67,7 +69,7 @@ class Sweep:
         self.remover.progress.phase(Phase.DELETING, "deleting what is gone at the source")
         failures = 0
         batch: list[tuple[str, int | None]] = []
-        for key, size, _etag in self.deletes:
+        for key, size, *_ in self.deletes:
             if key in self._removed:
                 continue
             if self._is_held(key):
@@ -81,6 +83,15 @@ class Sweep:
         if not failures:
             failures += await self._delete_markers(index)
         return failures
+
+    async def going(self) -> AsyncIterator[list[ObjectEntry]]:
+        """What is to go as things stand, a thousand at most at a time: less than what is held, and than the
+        objects whose files are there again."""
+        records = (ObjectEntry._make(record) for record in self.deletes)
+        wanted = (obj for obj in records if obj.key not in self._removed and not self._is_held(obj.key))
+        while chunk := await self.in_thread(list, islice(wanted, _ASKED_AT_ONCE)):
+            there = await self.in_thread(self.folder.with_files, [obj.key for obj in chunk])
+            yield [obj for obj in chunk if obj.key not in there]
 
     def _is_held(self, key: str) -> bool:
         held = self.held_folders
@@ -138,7 +149,7 @@ class Sweep:
         if index.fact("folder_markers") == "0":
             return failures
         last, asked = "", 0
-        for key, _size, _etag in self.deletes:
+        for key, *_ in self.deletes:
             folder = key[: key.rfind("/") + 1]
             if not folder or folder in (last, key) or key in self._removed or self._is_held(key):
                 continue

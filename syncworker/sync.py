@@ -25,7 +25,7 @@ import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -33,19 +33,22 @@ from typing import Any
 
 from syncworker import etag, obstacles
 from syncworker.apart import WORTH_FILES, scan_apart
-from syncworker.bucket_removal import BucketRemoval
-from syncworker.compare import AGAIN, NEW, Verdict, compare, same_object
+from syncworker.bucket_removal import BucketRemoval, Unplanned
+from syncworker.compare import AGAIN, NEW, Reason, Verdict, compare, same_object
 from syncworker.control import Control, is_settling
 from syncworker.differences import Changes, Difference, Listable, collect
-from syncworker.ending import Ending, failing, reasons
+from syncworker.draft import Draft
+from syncworker.ending import Ending, Planned, failing, plan_message, reasons
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.given import Outdated
 from syncworker.index import Index, Row, count_objects
 from syncworker.lanes import Lanes
-from syncworker.listing import RANGE_PAGES
-from syncworker.model import KEY_MAX_BYTES, UNKNOWN, FileEntry, Phase, ScanItem, Skip
+from syncworker.listing import RANGE_PAGES, Listing
+from syncworker.may_delete import NO_RULES, Question, Rules
+from syncworker.model import KEY_MAX_BYTES, UNKNOWN, FileEntry, ObjectEntry, Phase, ScanItem, Skip
 from syncworker.mount_check import MountCheck
 from syncworker.options import DEEP, DEFAULTS, Options
+from syncworker.plan_file import ApprovedPlan
 from syncworker.planner import Event, Planner
 from syncworker.progress import Operation, Progress, Sent
 from syncworker.reader import Outcome, Read, Work, read, read_cached
@@ -62,9 +65,12 @@ from syncworker.tree import Tree
 from syncworker.update import Updater
 from syncworker.verification import Verification
 
+Going = Callable[[], AsyncIterator[list[ObjectEntry]]]  # objects without a file, some at a time
+
 GROUP_FILES = 32
 GROUP_BYTES = 1 << 20
 _READERS = 4
+_ALL = 1 << 62
 _REFUSED = 10_000
 _HELD_FOLDERS = 10_000
 # What fails on the way to the store, or here: nothing stands in such an upload's way.
@@ -112,7 +118,13 @@ class Sync:
         control: Control,
         options: Options = DEFAULTS,
         may_skip: bool = True,
+        rules: Rules = NO_RULES,
+        plan_path: str = "",
+        approved: Mapping[str, Any] | None = None,
     ) -> None:
+        self.rules = rules
+        self.plan_path = plan_path
+        self.approved = approved  # what the status says of the plan
         self.ending = Ending()
         self.may_skip = may_skip
         self.options = options
@@ -140,6 +152,11 @@ class Sync:
         self.changes = Changes(spool_dir)
         self.held_back: list[Work] = []  # files where the bucket has a folder of objects to be deleted
         self._first_page: Page | None = None
+        self.plan: ApprovedPlan | None = None  # that is carried out
+        self.draft: Draft | None = None  # of the plan that was asked for, or of deletions that are too many
+        self.question: Question | None = None  # why the job is to wait
+        self._may: bool | None = None  # not decided yet
+        self._makes_bucket = False
 
     async def run(self) -> None:
         self.loop = asyncio.get_running_loop()
@@ -178,11 +195,15 @@ class Sync:
             try:
                 await self._run()
                 self.control.check()  # it came with the last operation
+                await self._write_plan()
             except Stopped:
                 self._raise_if_halted()  # a request was given up because of a fatal error: that one is told
                 raise
             finally:
                 self.changes.close()
+                for plan in (self.plan, self.draft):
+                    if plan is not None:
+                        plan.close()
 
     def _best_scan(self) -> Callable[..., Iterator[ScanItem]]:
         """Of a large folder, as far as an earlier sync tells: by another process, on another core."""
@@ -191,6 +212,12 @@ class Sync:
         return scan_apart if helps else scan
 
     async def _run(self) -> None:
+        if self.approved is not None:
+            self.plan = await self._in_thread(
+                ApprovedPlan, self.plan_path, self.approved, self.options.prefix
+            )
+        elif self.rules.is_plan:
+            self.draft = Draft(self.options.prefix)
         await self._in_thread(self.mounts.begin, self.tree)
         look: Look = await self._in_thread(self.folder.look)
         if look.first is None:
@@ -232,15 +259,28 @@ class Sync:
             self.progress.found(1, 0)
             self.progress.skipped(item.key, item.reason if isinstance(item, Skip) else "skipped")
         self.progress.counts["scan_complete"] = True
+        if not await self._may_delete_bucket():
+            return
         self.progress.phase(Phase.DELETING_BUCKET, "the folder holds no file: deleting the bucket")
         self.control.check()
-        deleted = await BucketRemoval(self.remover).run()
+        plan = self.plan
+        removal = BucketRemoval(self.remover, plan.names_key) if plan else BucketRemoval(self.remover)
+        try:
+            deleted = await removal.run()
+        except Unplanned:
+            self._may = None
+            if await self._may_delete_bucket():
+                raise
+            return
         self.ending = replace(self.ending, bucket_deleted=deleted)
         self.index.clear()
 
     # -- the mirror
     async def _mirror(self, items: Iterator[ScanItem], *, may_create: bool = True) -> None:
         self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=4)
+        if self.options.plan and self.options.verify:
+            await self._only_verify()
+            return
         if not await self._open_bucket(may_create=may_create):
             self.progress.counts["scan_complete"] = True
             return
@@ -252,12 +292,14 @@ class Sync:
             sweep = Sweep(
                 self.folder, planner.deletes, self.remover, self.changes, self._in_thread, self._keeps()
             )
-            await self._second_chance(sweep)
+            sweep.held_folders = self.held_folders
+            await self._second_chance(sweep, planner)
             self._raise_if_halted()
-            await self._finish(sweep)
+            await self._finish(sweep, planner)
             await self._look_again(planner.cuts)
-            await self._verify()
-            await self._in_thread(self.mounts.forget_harmless)
+            if self.question is None:
+                await self._verify()
+                await self._in_thread(self.mounts.forget_harmless)
         finally:
             planner.deletes.close()
 
@@ -359,6 +401,10 @@ class Sync:
             page, missing = Page([], None, False), True
         if missing and not may_create:
             return False
+        if missing and self.draft is not None:
+            self.index.clear()
+            self._first_page, self._makes_bucket = page, True
+            return True
         if missing:
             self.control.check()
             started = time.monotonic()
@@ -410,6 +456,9 @@ class Sync:
             for name, value in batch:
                 if name == "work":
                     if self.halted():
+                        continue
+                    if self.draft is not None and value.decision.verdict is Verdict.UPLOAD:
+                        self._plan_upload(value, value.file)
                         continue
                     if value.object is None and self.obstacles.below(value.file.key):
                         self.held_back.append(value)
@@ -557,6 +606,9 @@ class Sync:
 
     async def _send(self, work: Work, file: FileEntry, result: Read) -> None:
         """One upload, counted and remembered. Raises what ends the job."""
+        if self.draft is not None:
+            self._plan_upload(result.work, file)
+            return
         if self.wait_seconds or self.halted():
             await self.turn()
         self.progress.phase(Phase.TRANSFERRING, "transferring")
@@ -583,6 +635,10 @@ class Sync:
     async def _update(self, work: Work, counted: int) -> None:
         """Has the store give an object what is asked now. Where it cannot, the file is sent again. `counted`:
         the file's bytes in the total."""
+        if self.draft is not None:
+            self.draft.note("update", work.file.key, work.object, Reason.HEADERS.value)
+            self.progress.planned("update")
+            return
         await self.turn()
         self.progress.phase(Phase.TRANSFERRING, "transferring")
         operation = self.progress.begin("update", work.file.key, work.file.size)
@@ -654,7 +710,7 @@ class Sync:
                 await self._do_now(work)
 
     # -- a store that cannot hold x beside x/y
-    async def _second_chance(self, sweep: Sweep) -> None:
+    async def _second_chance(self, sweep: Sweep, planner: Planner) -> None:
         """Deletes what is gone at the source and stands in the way of refused uploads, if they are all that
         has failed; then tries again."""
         for work in self.held_back:
@@ -670,6 +726,8 @@ class Sync:
         if refused and not self.progress.counts["files_failed"] and not self.incomplete and not self.halted():
             blocked = {work.file.key for work, _ in refused}
             await self._in_thread(self.mounts.guard, sweep.deletes)
+            if not await self._may_delete(sweep.going, planner):
+                return
             removed = await sweep.clear_the_way(obstacles.in_the_way(sweep.deletes, blocked), self.index)
         for work, error in refused:
             if removed:
@@ -685,7 +743,7 @@ class Sync:
         if kept is None:
             return False
         head = await self.bucket.head(kept)
-        below = [(kept, head.size, head.etag)] if head is not None else []
+        below = [(kept, head.size, head.etag, "")] if head is not None else []
         return await obstacles.cleans_paths(self.bucket, self.index, below, key)
 
     async def _do_now(self, work: Work) -> None:
@@ -696,7 +754,7 @@ class Sync:
                 await self._settle(result)
 
     # -- the end
-    async def _finish(self, sweep: Sweep) -> None:
+    async def _finish(self, sweep: Sweep, planner: Planner) -> None:
         counts = self.progress.counts
         if counts["files_failed"] > self.badly_named or self.incomplete:
             raise FatalError(
@@ -706,10 +764,11 @@ class Sync:
             )
         await self._in_thread(self.folder.check_there)
         await self._in_thread(self.mounts.guard, sweep.deletes)
-        sweep.held_folders = self.held_folders
-        failures = await sweep.delete_all(self.index) if sweep.deletes.count else 0
+        may_delete = await self._may_delete(sweep.going, planner)
+        failures = await sweep.delete_all(self.index) if sweep.deletes.count and may_delete else 0
         self.ending = replace(self.ending, kept=int(counts["objects_kept"]))
-        await self.sender.abandon_all()
+        if may_delete:
+            await self.sender.abandon_all()
         if failures:
             raise FatalError("FilesFailed", f"{failures} objects could not be deleted: resume the job")
         if self.badly_named:
@@ -718,6 +777,77 @@ class Sync:
                 f"{self.badly_named} of {counts['files_total']} files failed, as their names are not UTF-8;"
                 f" {counts['objects_kept']} objects in their folders were kept: rename them, and sync again",
             )
+
+    # -- plans
+    async def _may_delete(self, going: Going, planner: Planner | None) -> bool:
+        """Whether what is `going` may go (may_delete.py), decided once, before the first of it goes. Where it
+        may not, the plan names it. `planner`: None when the whole bucket is to go."""
+        if not self.rules.ask:
+            return True
+        if self._may is None:
+            count = others = 0
+            if self.plan is not None or not self.rules.is_plan:
+                async for chunk in going():
+                    count += len(chunk)
+                    others += await self._in_thread(self.plan.others, chunk) if self.plan else 0
+            bucket = planner is None and self.plan is not None and not self.plan.deletes_bucket
+            listed = count if planner is None else planner.listed + planner.deletes.count
+            if self.options.scope is not None:  # not all of the mirror was listed
+                listed = count_objects(self.index.path, _ALL) or 0
+            question = self.rules.question(count, listed, others, bucket=bucket)
+            self._may = question is None
+            if question is not None:
+                self.question = question
+                await self._plan_deletions(going, planner)
+        return self._may
+
+    async def _plan_deletions(self, going: Going, planner: Planner | None) -> None:
+        self.draft = self.draft or Draft(self.options.prefix)
+        async for chunk in going():
+            await self._in_thread(self.draft.delete, chunk)
+            for _ in chunk:
+                self.progress.planned("delete")
+        if planner is None:
+            self.draft.delete_bucket(self.bucket.name)
+
+    async def _may_delete_bucket(self) -> bool:
+        if not self.rules.ask:
+            return True
+        if not await self._open_bucket(may_create=False):
+            return False  # there is none: nothing to delete, and nothing to ask
+        return await self._may_delete(self._all_objects, None)
+
+    async def _all_objects(self) -> AsyncIterator[list[ObjectEntry]]:
+        """All of the bucket."""
+        self._take_first_page()
+        pages = Listing(self._fetch).pages()
+        while (page := await self._in_thread(next, pages, None)) is not None:
+            self.control.check()
+            yield page
+
+    def _plan_upload(self, work: Work, file: FileEntry) -> None:
+        assert self.draft is not None
+        reason = work.decision.reason or Reason.CONTENT
+        self.draft.note("upload", file.key, work.object, reason.value)
+        self.progress.planned("upload", file.size)
+
+    async def _write_plan(self) -> None:
+        """What the job waits with; nothing where there is nothing to do, or nothing to ask."""
+        draft, question = self.draft, self.question
+        if draft is None or not draft.lines:
+            return
+        written = await self._in_thread(draft.write, self.plan_path)
+        code, message = question or Question()
+        if not message:
+            message = plan_message(self.progress.counts, self.bucket.name, makes_bucket=self._makes_bucket)
+        self.ending = replace(self.ending, planned=Planned(written.etag, written.lines, code, message))
+
+    async def _only_verify(self) -> None:
+        """`plan` and `verify`: nothing is planned."""
+        if not await self._open_bucket(may_create=False):
+            raise FatalError("VerifyFailed", f"there is no bucket {self.bucket.name} to verify")
+        self.progress.counts["scan_complete"] = True
+        await self._verify()
 
     async def _look_again(self, cuts: list[str]) -> None:
         """What was written and deleted, is it so? A run that changed nothing has seen it already."""
@@ -733,6 +863,7 @@ class Sync:
             self.spool_dir,
             self._send_again,
             self._in_thread,
+            self.plan.names if self.plan else lambda _: True,
         )
         files = int(self.progress.counts["files_total"])
         bucket = Listable(self._fetch, self._fetch_range, cuts, files)
@@ -771,7 +902,7 @@ class Sync:
 
     def _concerns(self) -> Callable[[Difference], bool]:
         """Whether a difference is one of the mirror: of a file that it is about, or an object that may go."""
-        path_filter, may_delete = self.options.path_filter(), self.options.delete
+        path_filter, may_delete = self.options.path_filter(), self.options.delete and self.question is None
 
         def concerns(found: Difference) -> bool:
             if found.row is None and not may_delete:

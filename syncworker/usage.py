@@ -21,8 +21,9 @@ examples:
   eval "$(python -m syncworker completion)"
         in bash: Tab completes commands, options, folders and ids; `syncworker` works from any folder
 
-exit status of start, run, resume and show --follow:
+exit status of start, run, resume, approve and show --follow:
   0 done   1 failed   2 usage or refused   3 cancelled   4 interrupted (resume goes on)
+  5 waiting for approval
 
 Settings come from the environment and the file .env: STORAGE_URL, UPLOADS_DIR, JOBS_DIR and others.
 """
@@ -63,6 +64,22 @@ examples:
   python -m syncworker list --state interrupted             # what can be resumed
 
 What the bucket has already is not sent again. A job that is done has nothing to resume: start a new one.
+"""
+APPROVE_EXAMPLES = """\
+examples:
+  python -m syncworker start --source photos --dest mybucket --plan       # ends `waiting`, exit status 5
+  python -m syncworker plan 20261122T131242-9f3a61c2
+  python -m syncworker approve 20261122T131242-9f3a61c2
+
+It uploads what differs now, and deletes what the plan names and is still gone. If more would have to go, it
+deletes nothing and waits again, with a new plan.
+"""
+PLAN_EXAMPLES = """\
+examples:
+  python -m syncworker plan 20261122T131242-9f3a61c2
+  python -m syncworker plan 20261122T131242-9f3a61c2 --json | jq -r 'select(.op == "delete").key'
+
+With --json each line is one JSON object, as in JOBS_DIR/ID.plan.jsonl.
 """
 CANCEL_EXAMPLES = """\
 example:
@@ -147,7 +164,14 @@ def parser() -> argparse.ArgumentParser:
         "go on with an interrupted, failed or cancelled job, in the foreground",
         f"{KEYS}\n{JSON_LAST}\n{RESUME_EXAMPLES}",
     )
-    for keyed in (start, resume):
+    approve = command(
+        "approve",
+        "carry out what a waiting job has planned, in the foreground",
+        f"{KEYS}\n{JSON_LAST}\n{APPROVE_EXAMPLES}",
+    )
+    approve.add_argument("--etag", help="only this plan, as /plan and the status name it")
+    plan = command("plan", "what a waiting job would do, a line each", PLAN_EXAMPLES)
+    for keyed in (start, resume, approve):
         keyed.add_argument("--keys-from-stdin", action="store_true", help="read the keys, a line each")
     cancel = command(
         "cancel", "end a job after the operations in flight (touch JOBS_DIR/ID.cancel)", CANCEL_EXAMPLES
@@ -165,13 +189,13 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument("--limit", type=count, metavar="N", help="no more than N of them")
     show = command("show", "one job in full", SHOW_EXAMPLES)
     show.add_argument("--follow", action="store_true", help="watch it until its end; exit status as of start")
-    for single in (run, resume, cancel, pause, going_on, show):
+    for single in (run, resume, approve, plan, cancel, pause, going_on, show):
         single.add_argument("id", metavar="ID", help="as start and list print it")
-    for keyed in (start, resume):
+    for keyed in (start, resume, approve):
         keyed.add_argument(
             "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"
         )
-    for machine in (start, resume, cancel, pause, going_on, listing, show):
+    for machine in (start, resume, approve, plan, cancel, pause, going_on, listing, show):
         machine.add_argument("--json", action="store_true", help="for programs: the same JSON as over HTTP")
     shell = command("completion", "print what makes a shell complete these commands", COMPLETION_NOTE)
     shell.add_argument("shell", nargs="?", choices=["bash"], default="bash", help="bash, the default")

@@ -206,6 +206,25 @@ def details(status: Status) -> list[tuple[str, str]]:
     return [*rows, ("message", shown(status.get("message") or ""))]
 
 
+PLAN_HEADER = f"{'OP':13}  {'REASON':7}  {'OBJECT':>10}  KEY"
+
+
+def plan_row(line: Status) -> str:
+    """A line of a plan; the size is that of the object that is there."""
+    object_size = "-" if line.get("size") is None else size(line["size"])
+    op, reason, key = (shown(line.get(name)) for name in ("op", "reason", "key"))
+    return f"{op:13}  {reason:7}  {object_size:>10}  {key}"
+
+
+def plan_sums(status: Status) -> str:
+    p, plan = progress(status), status["plan"]
+    if status["state"] != "waiting":
+        return f"{plan['lines']} lines; {'approved' if plan.get('approved_at') else status['state']}"
+    uploads = f"{p['files_to_upload']} to upload ({size(p['bytes_to_upload'])})"
+    rest = f"{p['files_to_update']} to update, {p['objects_to_delete']} to delete"
+    return f"{plan['lines']} lines: {uploads}, {rest}; waiting"
+
+
 def row(status: Status) -> tuple[str, ...]:
     """A line of `list`; the columns are HEADER's."""
     note = error_text(status) or rate_text(status)

@@ -15,16 +15,17 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
-from syncworker import ending, process, space
+from syncworker import draft, ending, process, space
 from syncworker.control import Control
 from syncworker.credentials import Chain, Given, KeySource
 from syncworker.delay import delay_of
-from syncworker.ending import Ending
+from syncworker.ending import Ending, Planned
 from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.files import LockChain, Reserve
-from syncworker.index import Index
-from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, begin, recorded_state, renew
+from syncworker.index import FrozenIndex, Index
+from syncworker.jobs import Conflict, Jobs, NoSuchJob, Status, approved_plan, begin, recorded_state, renew
+from syncworker.may_delete import Rules
 from syncworker.model import FINAL_STATES, State
 from syncworker.mount_check import MountCheck
 from syncworker.options import Options
@@ -60,7 +61,8 @@ def run_job(settings: Settings, jobs: Jobs, job_id: str, on_status: OnStatus | N
             raise NoSuchJob(job_id)
         recorded = recorded_state(status)
         if recorded in FINAL_STATES:
-            raise Conflict("JobFinished", f"job {job_id} is {recorded}: use resume", job_id)
+            how = "approve" if recorded is State.WAITING else "resume"
+            raise Conflict("JobFinished", f"job {job_id} is {recorded}: use {how}", job_id)
         if recorded is State.RUNNING:  # its worker died before anybody looked
             renew(status, auto_resume=bool(status.get("auto_resume")))
         tell = on_status or (lambda _: None)
@@ -89,7 +91,10 @@ def _attempt(
                 "DestinationBusy", "another job works on this bucket: try again when it has ended"
             )
         ended = asyncio.run(_work(settings, jobs, status, control, progress, tell))
-        state, message = State.DONE, _done(ended, settings, status)
+        if ended.planned is None:
+            state, message = State.DONE, _done(ended, settings, status)
+        else:
+            state, error, message = _waiting(jobs, status, ended.planned)
     except Stopped:
         state, error, message = _stopped(control)
     except SyncError as failure:
@@ -118,6 +123,8 @@ def _attempt(
     except OSError as failure:  # a full disk, say: what has become of the bucket is true all the same
         message += f" (the report lacks its last lines: {failure.strerror or failure})"
         print(message, file=sys.stderr, flush=True)
+    if state in (State.DONE, State.WAITING):
+        _supersede(jobs, status)
     try:
         jobs.finish(status, state, error, message)
     except OSError:
@@ -126,6 +133,25 @@ def _attempt(
     tell(status)
     reserve.release()
     return state
+
+
+def _supersede(jobs: Jobs, status: Status) -> None:
+    try:
+        jobs.supersede(status)
+    except (OSError, SyncError) as failure:  # this job has done its work all the same
+        print(f"older jobs that wait could not be ended: {failure}", file=sys.stderr, flush=True)
+
+
+def _waiting(jobs: Jobs, status: Status, planned: Planned) -> tuple[State, dict[str, str] | None, str]:
+    """Publishes the plan. The status names none while its file is replaced: a worker that dies in between
+    leaves a job that plans anew."""
+    if status["plan"] is not None:
+        status["plan"] = None
+        jobs.write(status, durable=True)
+    draft.publish(jobs.file(status["id"], "plan.jsonl"))
+    status["plan"] = {"etag": planned.etag, "lines": planned.lines, "approved_at": None}
+    error = {"code": planned.code, "message": planned.message} if planned.code else None
+    return State.WAITING, error, planned.message
 
 
 def _done(ended: Ending, settings: Settings, status: Status) -> str:
@@ -139,6 +165,8 @@ def _done(ended: Ending, settings: Settings, status: Status) -> str:
         skipped=skipped,
         equal=Options.of_status(status).equal,
     )
+    if Options.of_status(status).plan and not ended.verified:
+        text = f"nothing to do: {text}"
     if ended.is_remarkable:
         print(f"syncworker: {shown(text)}", file=sys.stderr, flush=True)
     if settings.fail_on_skipped and ending.failing(skipped):
@@ -191,11 +219,12 @@ async def _work(
             progress.asked = lambda: (bucket.requests, bucket.retries)
             progress.throttled = lambda: bucket.gate.slow_seconds(time.monotonic())
             progress.delay = lambda: delay_of(control, bucket)
-            index = Index(index_path)
+            index = FrozenIndex(index_path) if options.plan else Index(index_path)
+            approved = approved_plan(status)
             sync = Sync(
                 uploads_dir=settings.uploads_dir,
                 source=status["source"],
-                wait_seconds=float(status["wait"]),
+                wait_seconds=0.0 if options.plan else float(status["wait"]),
                 may_delete_bucket=settings.bucket_delete == "allow",
                 spool_dir=os.path.dirname(index_path),
                 bucket=bucket,
@@ -205,6 +234,13 @@ async def _work(
                 control=control,
                 options=options,
                 may_skip=not settings.fail_on_skipped,
+                rules=Rules(
+                    is_plan=options.plan and not options.verify,
+                    is_approved=approved is not None,
+                    limit=options.max_delete or settings.max_delete,
+                ),
+                plan_path=jobs.file(status["id"], "plan.jsonl"),
+                approved=approved,
             )
             _look_for_pause(bucket, progress, sync.halted)
             watcher = asyncio.create_task(_watch(bucket, progress, sync.halted), name="watch for a pause")

@@ -40,7 +40,7 @@ __all__ = ["Answer", "Cut", "Gate", "RecordingProxy", "Request", "Service", "She
 
 PROJECT = Path(__file__).resolve().parent.parent
 ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
-FINAL = ("done", "failed", "cancelled", "interrupted")
+FINAL = ("done", "failed", "cancelled", "interrupted", "waiting")
 Tree = Mapping[str, Any]
 T = TypeVar("T")
 

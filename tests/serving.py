@@ -4,6 +4,7 @@ waitress, requests as raw bytes, and a stand-in for the worker."""
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 
 import server
 from syncworker import guard, http, jobs, settings
+from syncworker.model import State
 from syncworker.settings import Settings
 from syncworker.supervisor import Supervisor
 
@@ -138,6 +140,20 @@ class Site:
         answer = self.get(f"/sync?{query}")
         assert answer.status == 202, answer
         job_id: str = answer.json["id"]
+        return job_id
+
+    def waiting(self, dest: str = "bucket") -> str:
+        """A job that waits for its plan of one line to be approved."""
+        job_id = self.submit(dest)
+        line = {"op": "upload", "key": "a", "size": None, "etag": None, "modified": None, "reason": "new"}
+        data = (json.dumps(line) + "\n").encode()
+        Path(self.jobs.file(job_id, "plan.jsonl")).write_bytes(data)
+        with self.jobs.lock(job_id) as lock:
+            assert lock.acquire()
+            status = self.jobs.read(job_id)
+            assert status is not None
+            status["plan"] = {"etag": hashlib.sha256(data).hexdigest(), "lines": 1, "approved_at": None}
+            self.jobs.finish(status, State.WAITING, None, "planned")
         return job_id
 
     @contextlib.contextmanager

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
-STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted")
+STATES = ("queued", "running", "done", "failed", "cancelled", "interrupted", "waiting")
 FINAL = STATES[2:]
 PHASES = ("starting", "comparing", "transferring", "deleting", "deleting_bucket", "verifying", "paused")
 COUNTERS = (
@@ -25,6 +25,10 @@ COUNTERS = (
     "files_updated",
     "objects_kept",
     "files_changing",
+    "files_to_upload",
+    "bytes_to_upload",
+    "files_to_update",
+    "objects_to_delete",
     "objects_verified",
     "bytes_verified",
     "objects_unverified",
@@ -44,6 +48,17 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, str) and TIME.fullmatch(value) is not None
 
 
+def _is_plan(plan: Any) -> bool:
+    if plan is None:
+        return True
+    return (
+        plan.keys() == {"etag", "lines", "approved_at"}
+        and bool(re.fullmatch(r"[0-9a-f]{64}", plan["etag"]))
+        and _is_count(plan["lines"])
+        and (plan["approved_at"] is None or _is_time(plan["approved_at"]))
+    )
+
+
 def check_status(status: dict[str, Any]) -> None:
     """Every field is there, of its type, and they agree with each other. Fields may be added."""
     where = json.dumps(status)
@@ -57,8 +72,8 @@ def check_status(status: dict[str, Any]) -> None:
         "wait": _is_number(status["wait"]),
         "options": isinstance(status["options"], dict),
         "skipped": all(_is_count(count) for count in status["skipped"].values()),
-        "no one else's": (status["mirror"], status["scope"], status["plan"], status["cluster"])
-        == (None,) * 4,
+        "no one else's": (status["mirror"], status["scope"], status["cluster"]) == (None,) * 3,
+        "plan": _is_plan(status["plan"]),
         "host": status["host"] is None or isinstance(status["host"], str),
         "attempt": _is_count(status["attempt"]),
         "created_at": _is_time(status["created_at"]),
@@ -99,6 +114,9 @@ def _check_life(status: dict[str, Any], where: str) -> None:
         assert status["attempt"] >= 1, where
     if state == "failed":
         assert status["error"] is not None, where
+    if state == "waiting":
+        assert status["plan"] is not None, where
+        assert status["plan"]["approved_at"] is None, where
     if state == "done":
         assert status["error"] is None, where
         assert status["errors"] == [], where

@@ -74,7 +74,7 @@ def test_every_spelling_of_python_is_completed(desk: Desk, python: str) -> None:
 
 
 def test_states_are_offered_where_a_state_is_due(desk: Desk) -> None:
-    states = ["cancelled", "done", "failed", "interrupted", "queued", "running"]
+    states = ["cancelled", "done", "failed", "interrupted", "queued", "running", "waiting"]
     assert offered(desk, "syncworker list --state ", "syncworker list --state can") == [states, ["cancelled"]]
 
 

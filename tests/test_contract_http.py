@@ -15,7 +15,7 @@ from shapes import check_report, check_status
 from stores import free_ports
 
 UNKNOWN = "20200101T000000-00000000"
-ACTING = ("/sync", "/cancel", "/resume")
+ACTING = ("/sync", "/cancel", "/resume", "/approve")
 ROUTES = (*ACTING, "/runnings", "/get", "/jobs", "/healthz", "/nothing-here")
 
 
@@ -150,7 +150,7 @@ def test_healthz_says_ok(site):
 
 
 def test_get_of_an_unknown_job_is_404(site):
-    for route in ("/get", "/cancel", "/resume"):
+    for route in ("/get", "/cancel", "/resume", "/approve", "/plan"):
         reply = site.get(route, id=UNKNOWN)
         assert reply.status == 404, route
         assert reply.problem["detail"]
@@ -166,7 +166,7 @@ def test_an_id_that_is_no_id_is_400_and_touches_no_path(site):
         UNKNOWN + "\0",
         "\uff120200101T000000-00000000",
     )
-    for route in ("/get", "/cancel", "/resume"):
+    for route in ("/get", "/cancel", "/resume", "/approve", "/plan"):
         for job in bad:
             reply = site.get(route, id=job)
             assert reply.status == 400, (route, job)
@@ -255,6 +255,8 @@ def test_a_parameter_that_is_unknown_is_named(site):
         ("/get", {"id": UNKNOWN}),
         ("/cancel", {"id": UNKNOWN}),
         ("/resume", {"id": UNKNOWN}),
+        ("/approve", {"id": UNKNOWN}),
+        ("/plan", {"id": UNKNOWN}),
     ):
         reply = site.get(route, **parameters, nonsense="1")
         assert reply.status == 400, route

@@ -65,10 +65,14 @@ ROWS = [
     (State.RUNNING, False, True, State.CANCELLED),
     *(
         (state, held, sentinel, state)
-        for state in sorted(FINAL_STATES)
+        for state in sorted(FINAL_STATES - {State.WAITING})
         for held in (0, 1)
         for sentinel in (0, 1)
     ),
+    (State.WAITING, False, False, State.WAITING),
+    (State.WAITING, False, True, State.CANCELLED),
+    (State.WAITING, True, False, State.WAITING),
+    (State.WAITING, True, True, State.WAITING),
     (None, True, False, State.RUNNING),
     (None, True, True, State.RUNNING),
     (None, False, False, State.INTERRUPTED),
@@ -272,7 +276,7 @@ def test_many_lookers_agree(directory: Jobs) -> None:
 # -- cancel and resume ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("state", sorted(FINAL_STATES))
+@pytest.mark.parametrize("state", sorted(FINAL_STATES - {State.WAITING}))
 def test_an_ended_job_cannot_be_cancelled(directory: Jobs, state: State) -> None:
     status = directory.create(REQUEST)
     run(directory, status, state)

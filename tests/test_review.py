@@ -372,6 +372,7 @@ class Given(Sync):
     def __init__(self, *batches):
         self.given, self.handed_out = batches, []
         self.fatal, self.wait_seconds, self.obstacles = None, 0.0, Obstacles()
+        self.draft = None
         self.control = SimpleNamespace(stopping=lambda: False)
         self.lanes = SimpleNamespace(put=self.hand_out)
 

@@ -21,9 +21,10 @@ from typing import Any
 import psutil
 
 ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
-FINAL = ("done", "failed", "cancelled", "interrupted")
+FINAL = ("done", "failed", "cancelled", "interrupted", "waiting")
 JOB_FILE = re.compile(
-    r"(\d{8}T\d{6}-[0-9a-f]{8})\.(json|lock|cancel|pause|bandwidth|report\.jsonl|log|secret)"
+    r"(\d{8}T\d{6}-[0-9a-f]{8})\."
+    r"(json|lock|cancel|pause|bandwidth|report\.jsonl|plan\.jsonl(\.tmp)?|log|secret)"
 )
 OTHER_FILE = re.compile(
     r"\.(server|create)\.lock|\.dest/[\w.-]+\.(lock|json|json\.tmp)|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
