@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: soak test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
+.PHONY: soak outages test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,10 @@ test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed a
 ROUNDS ?= 200
 soak: $(VENV)/.dev ## changes, syncs, kill -9 at random instants: ROUNDS=200, SEED=… to repeat a run, STORE=seaweedfs
 	@$(BIN)/python tests/soak.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(STORE),--store $(STORE))
+
+STORES ?= juicefs or seaweedfs or rclone
+outages: $(VENV)/.dev ## a storage that is away for a minute in each phase of a job: an hour, or STORES=rclone OUTAGE_SECONDS=20
+	@OUTAGE_SECONDS=$(or $(OUTAGE_SECONDS),60) $(BIN)/python -m pytest -s -q tests/outages.py -k "$(STORES)"
 
 reliability: $(VENV)/.dev ## write the tables of docs/reliability.md again, from the tests that make the faults
 	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py tests/test_differential.py

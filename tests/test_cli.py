@@ -8,14 +8,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from bench import Shell, contents, fill, wait_for
+from bench import Gate, RecordingProxy, Shell, contents, fill, wait_for
 from fabricated import HOSTILE, URL, Desk, Terminal, without_escapes
-from stores import die_with_parent
+from stores import Store, die_with_parent
 
 from syncworker import cli, process, wording
 from syncworker.jobs import ID_PATTERN
@@ -668,13 +668,20 @@ def test_a_real_start_on_a_terminal_shows_the_bar(shell: Shell, bucket: str, ter
             running.wait()
 
 
-def test_real_cancel_and_resume(shell: Shell, bucket: str) -> None:
+def test_real_cancel_and_resume(
+    shell: Shell, bucket: str, juicefs: Store, make_proxy: Callable[[Store], RecordingProxy]
+) -> None:
     _three_files(shell)
+    proxy = make_proxy(juicefs)
+    shell.environment["STORAGE_URL"] = proxy.url
+    second = Gate(proxy, lambda request: request.kind == "PUT" and request.key == "b")
     running, job_id = shell.begin(bucket, "photos", "--wait", "1")
-    shell.wait_file(job_id, lambda status: status["progress"]["files_uploaded"] == 1)
+    second.wait()
     assert job_id in shell.run("list").stdout
     assert shell.run("cancel", job_id).returncode == 0
+    second.open()
     assert running.wait(20) == 3
+    assert shell.status(job_id)["progress"]["files_uploaded"] == 2
     assert shell.run("show", job_id, "--follow").returncode == 3
     resumed = shell.run("resume", job_id)
     assert resumed.returncode == 0, resumed.stderr

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -34,14 +36,32 @@ SURVIVORS = ["juicefs", "seaweedfs", "rclone"]
 OLD = {f"old/{n:03}": b"old" for n in range(40)}
 FILES = {"a": "1", "b": "22", "c": "333", "film": 40 * MIB}
 SOON_SECONDS = 5.0  # of a second, the rest for a busy machine and for interpreters to start and end
-# The phase in which the storage goes, and the first request that never reaches it.
+
+
+@dataclass(frozen=True)
+class Phase:
+    """When the storage goes: at the `nth` request of a kind of those that follow one of the kinds `after`."""
+
+    kind: str
+    after: tuple[str, ...] = ()
+    nth: int = 1
+    changes: dict[str, None] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+
+
+DELETING = ("DELETE", "DeleteObjects")
+SLOWLY = ("--wait", "0.01")
+# The first listing is the first thing asked of a storage: it has to answer once.
 PHASES = {
-    "comparing": ("LIST", {}),
-    "transferring": ("PUT", {}),
-    "a large file": ("UploadPart", {}),
-    "completing it": ("CompleteMultipartUpload", {}),
-    "deleting": ("DELETE", {}),
-    "deleting the bucket": ("DELETE", dict.fromkeys(FILES)),
+    "comparing": Phase("LIST", after=("LIST",)),
+    "transferring": Phase("PUT"),
+    "a large file": Phase("UploadPart"),
+    "completing it": Phase("CompleteMultipartUpload"),
+    "deleting": Phase("DELETE", options=SLOWLY),
+    "the second look": Phase("LIST", after=DELETING),
+    "verifying": Phase("LIST", after=DELETING, nth=2, options=("--verify", "1")),
+    "reading back": Phase("GET", after=DELETING, nth=3, options=("--verify", "deep")),
+    "deleting the bucket": Phase("DELETE", changes=dict.fromkeys(FILES), options=SLOWLY),
 }
 
 
@@ -56,19 +76,22 @@ class Outage:
         tree(shell.uploads, {"photos": FILES})
         self.struck = False
 
-    def begin(self, kind: str, strike: Callable[[], None], *options: str) -> None:
-        seen = 0
+    def begin(self, phase: Phase, strike: Callable[[], None]) -> None:
+        lock = threading.Lock()
+        seen, has_begun = 0, not phase.after
 
         def hook(request: Request) -> None:
-            nonlocal seen
-            seen += request.kind == kind
-            # The first listing is the first thing asked of a storage: it has to answer once.
-            if request.kind == kind and seen == 1 + (kind == "LIST") and not self.struck:
-                self.struck = True
+            nonlocal seen, has_begun
+            with lock:
+                seen += has_begun and request.kind == phase.kind
+                has_begun = has_begun or request.kind in phase.after
+                strikes = seen == phase.nth and not self.struck
+                self.struck = self.struck or strikes
+            if strikes:
                 strike()
 
         self.proxy.on_request(hook)
-        self.process, self.job = self.shell.begin(self.bucket, "photos", *options)
+        self.process, self.job = self.shell.begin(self.bucket, "photos", *phase.options)
         wait_for(lambda: self.struck, 20, "the storage to go")
 
     def says(self, reason: str, seconds: float = 20) -> dict[str, Any]:
@@ -104,15 +127,13 @@ def assert_all_told(outage: Outage, status: dict[str, Any], old: dict[str, bytes
 def test_a_store_that_dies_and_is_started_again_is_waited_for(
     phase: str, store: Store, outage: Outage
 ) -> None:
-    kind, changes = PHASES[phase]
-    old = OLD
+    at, old = PHASES[phase], OLD
     if phase == "comparing":  # a second page, which never comes
         old = {f"old/{n:04}": b"old" for n in range(1001)}
         fill(store, outage.bucket, old)
-    if changes:
-        tree(outage.shell.uploads, {"photos": changes})
+    tree(outage.shell.uploads, {"photos": at.changes})
     try:
-        outage.begin(kind, store.kill, *(("--wait", "0.01") if kind == "DELETE" else ()))
+        outage.begin(at, store.kill)
         status = outage.says("storage_down")
         assert status["state"] == "running"
         assert re.search(
@@ -126,7 +147,7 @@ def test_a_store_that_dies_and_is_started_again_is_waited_for(
     status = outage.end()
     assert status["state"] == "done", status
     assert status["delay"] is None
-    if not changes:
+    if not at.changes:
         assert_all_told(outage, status, old)
         assert not list_uploads(store.client(), outage.bucket)
         parts = [key for key, number in outage.proxy.bytes_sent() if number]
@@ -157,7 +178,7 @@ def test_one_asks_at_a_time_and_ever_more_seldom(outage: Outage) -> None:
 @pytest.mark.parametrize("store", ["juicefs"], indirect=True)
 def test_longer_than_the_patience_fails_and_a_resume_goes_on(store: Store, outage: Outage) -> None:
     outage.shell.environment["STORAGE_PATIENCE"] = "4"
-    outage.begin("UploadPart", outage.proxy.refuse)
+    outage.begin(Phase("UploadPart"), outage.proxy.refuse)
     outage.says("storage_down")
     status = outage.end()
     assert status["state"] == "failed"
@@ -173,7 +194,7 @@ def test_longer_than_the_patience_fails_and_a_resume_goes_on(store: Store, outag
 @pytest.mark.parametrize("store", ["juicefs"], indirect=True)
 def test_without_patience_the_tries_decide(outage: Outage) -> None:
     outage.shell.environment["STORAGE_PATIENCE"] = "0"
-    outage.begin("PUT", outage.proxy.refuse)
+    outage.begin(Phase("PUT"), outage.proxy.refuse)
     status = outage.end(40)
     assert (status["state"], status["error"]["code"]) == ("failed", "ConnectFailed")
 
@@ -181,7 +202,7 @@ def test_without_patience_the_tries_decide(outage: Outage) -> None:
 @pytest.mark.parametrize("store", ["juicefs"], indirect=True)
 @pytest.mark.parametrize("kind", ["PUT", "UploadPart", "DELETE"])
 def test_a_cancel_ends_the_waiting_at_once(kind: str, outage: Outage) -> None:
-    outage.begin(kind, outage.proxy.refuse)
+    outage.begin(Phase(kind), outage.proxy.refuse)
     outage.says("storage_down")
     asked = time.monotonic()
     outage.shell.file(outage.job, "cancel").touch()
