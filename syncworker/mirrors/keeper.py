@@ -41,6 +41,7 @@ WATCH_JOBS_KEPT = 100
 FAILURE_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (30, 120, 600, 1800, 3600))
 TELL_AGAIN = timedelta(hours=20)  # a failure that lasts is reported about once a day, not at each retry
 WAITING = "waiting"
+FAR = datetime(9999, 1, 1, tzinfo=UTC)
 log = logging.getLogger("syncworker.mirrors")
 
 
@@ -65,6 +66,16 @@ class Watched:
     made_at: float
     failures: int = 0
     not_before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """There is nothing to do for a mirror while it and its jobs stay as they are, within these times."""
+
+    mirror: Mirror
+    jobs: int
+    since: datetime
+    until: datetime
 
 
 class Keeper:
@@ -94,6 +105,7 @@ class Keeper:
         self._next_runs: dict[str, datetime | None] = {}
         self._errors: dict[str, str] = {}
         self._watched: dict[str, Watched] = {}
+        self._idle: dict[str, Idle] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirrors", daemon=True)
@@ -196,9 +208,11 @@ class Keeper:
             self._take_results()
             of_mirror = self._by_mirror()
             self._mind_watchers()
-            for name, mirror in self.file.mirrors.items():
-                self._tend(mirror, of_mirror.get(name, {}))
-            self._memories.save()
+            busy = [each for each in self.file.mirrors.values() if not self._rests(each, of_mirror)]
+            for mirror in busy:
+                self._tend(mirror, of_mirror.get(mirror.name, {}))
+            if busy:
+                self._memories.save()
 
     def _load(self) -> None:
         with self._lock:
@@ -231,6 +245,26 @@ class Keeper:
             memory.schedule, memory.retry_at = asked, None
         return memory
 
+    def _rests(self, mirror: Mirror, of_mirror: Mapping[str, Mapping[str, Entry]]) -> bool:
+        """Whether a look at the mirror would find nothing to do: most are idle nearly always."""
+        idle, now = self._idle.get(mirror.name), self._clock()
+        return (
+            idle is not None
+            and idle.mirror is mirror
+            and idle.jobs == _stamps(of_mirror.get(mirror.name, {}))
+            and idle.since <= now < idle.until
+        )
+
+    def _may_rest(self, mirror: Mirror, memory: Memory, jobs: Mapping[str, Entry], now: datetime) -> None:
+        """Remembers until when; not at all while something is being sent or watched."""
+        self._idle.pop(mirror.name, None)
+        if memory.outbox or mirror.watch:
+            return
+        moments = [self._next_runs.get(mirror.name) or FAR]
+        if mirror.max_age is not None and "overdue" not in memory.told:
+            moments.append((memory.last_success or memory.first_seen) + mirror.max_age)
+        self._idle[mirror.name] = Idle(mirror, _stamps(jobs), now, min(moments))
+
     def _tend(self, mirror: Mirror, jobs: Mapping[str, Entry]) -> None:
         memory, now = self._memory(mirror), self._clock()
         for job_id, entry in sorted(jobs.items()):
@@ -251,6 +285,7 @@ class Keeper:
             self._follow(mirror, memory, now)
         self._mind_age(mirror, memory, now)
         self._send(mirror, memory)
+        self._may_rest(mirror, memory, jobs, now)
 
     def _is_busy(self, mirror: Mirror) -> bool:
         place = destination_id(mirror.storage_url or self._settings.default_storage_url, mirror.dest)
@@ -488,6 +523,11 @@ class Keeper:
                     entry["left"] = [each for each in entry["left"] if each != digest]
                     if result.sent and entry["job"]:
                         self._jobs.note_notified(entry["job"])
+
+
+def _stamps(jobs: Mapping[str, Entry]) -> int:
+    """Another number, as good as surely, when a job has come, gone or changed."""
+    return hash(frozenset((job_id, entry.stamp, entry.cancelled) for job_id, entry in jobs.items()))
 
 
 def _trouble(jobs: Mapping[str, Entry]) -> str | None:
