@@ -317,11 +317,19 @@ def report(service: Service, given: Parameters) -> Answer:
     op, q = given.get("op") or "", given.get("q") or ""
     if op and op not in openapi.REPORTED:
         raise UsageError("BadOperation", f"op must be one of {', '.join(openapi.REPORTED)}", param="op")
+    errors = options.one_of("errors", 0, 1)(given.get("errors") or "0")
     path = service.jobs.file(job_id, "report.jsonl")
-    page = service.reports.page(path, after=after, limit=limit, op=op, q=q)
+    page = service.reports.page(path, after=after, limit=limit, op=op, q=q, errors=bool(errors))
     headers = {"Content-Type": "application/x-ndjson"}
     if page.following is not None:
-        query = {"id": job_id, "op": op, "q": q, "after": page.following, "limit": limit}
+        query = {
+            "id": job_id,
+            "op": op,
+            "q": q,
+            "errors": errors or "",
+            "after": page.following,
+            "limit": limit,
+        }
         text = urlencode({name: value for name, value in query.items() if value != ""})
         headers["Link"] = f'<{service.base_path}report?{text}>; rel="next"'
     return 200, page.lines, headers
@@ -350,7 +358,7 @@ def log_of_job(service: Service, given: Parameters) -> Answer:
 
 
 def asset(page: dashboard.Page) -> Callable[[Service, Parameters], Answer]:
-    return lambda _service, _given: (200, page.body, page.headers)
+    return lambda _service, _given: (200, *page.answer(bottle.request.get_header("Accept-Encoding", "")))
 
 
 def exposition(service: Service, _given: Parameters) -> Answer:
@@ -396,7 +404,7 @@ ROUTES = (
     Route("/approve", approve, ("id", "etag", *KEY_PARAMETERS), acts=True),
     Route("/plan", plan, ("id", "limit", "after"), acts=False, conditional=True),
     Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
-    Route("/report", report, ("id", "op", "q", "after", "limit"), acts=False),
+    Route("/report", report, ("id", "op", "q", "errors", "after", "limit"), acts=False),
     Route("/log", log_of_job, ("id",), acts=False),
     Route("/mirrors", mirrors, (), acts=False, conditional=True),
     Route("/healthz", healthz, ("storage", "mirror"), acts=False),
@@ -552,7 +560,7 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
         if known and _is_known(headers["ETag"], known):
             # A browser replaces what it has kept of these by what a 304 says, and by the guard's own policy
             # when it says nothing.
-            names = ("ETag", "Cache-Control", "Content-Security-Policy")
+            names = ("ETag", "Cache-Control", "Vary", "Content-Security-Policy")
             kept = {name: headers[name] for name in names if name in headers}
             return bottle.HTTPResponse(b"", 304, headers=kept)
     return bottle.HTTPResponse(value, status, headers=headers)

@@ -7,11 +7,14 @@ No path of a request ever becomes part of a file's name. The pages carry no scri
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import os
+import re
 from dataclasses import dataclass
 
 _FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "static")
+_GZIP = re.compile(r"(?:^|[ ,])gzip(?! *; *q *= *0(?:\.0*)? *(?:,|$))")
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
     " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
@@ -22,6 +25,13 @@ _POLICY = (
 class Page:
     body: bytes
     headers: dict[str, str]
+    packed: bytes = b""  # the body by gzip; empty: there is none
+
+    def answer(self, accepted: str) -> tuple[bytes, dict[str, str]]:
+        """Body and headers for a client with this Accept-Encoding."""
+        if self.packed and _GZIP.search(accepted.lower()):
+            return self.packed, self.headers | {"Content-Encoding": "gzip"}
+        return self.body, self.headers
 
 
 def _read(name: str) -> bytes:
@@ -32,18 +42,31 @@ def _read(name: str) -> bytes:
 def _page(name: str, content_type: str) -> Page:
     headers = {"Content-Type": content_type, "Content-Security-Policy": _POLICY}
     # It says nothing about any job: a browser may keep it, and asks whether it has changed.
-    return Page(_read(name), headers | {"Cache-Control": "no-cache"})
+    headers |= {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    body = _read(name)
+    return Page(body, headers, gzip.compress(body, mtime=0))
 
 
 _SCRIPT = "text/javascript; charset=utf-8"
+# How a part is added to the pages is said at the top of app.js.
+_MODULES = (
+    "app",
+    "api",
+    "actions",
+    "card",
+    "form",
+    "history",
+    "job",
+    "labels",
+    "plot",
+    "route",
+    "success",
+    "text",
+)
 PAGES: dict[str, Page] = {
     "/": _page("index.html", "text/html; charset=utf-8"),
     "/static/style.css": _page("style.css", "text/css; charset=utf-8"),
-    "/static/app.js": _page("app.js", _SCRIPT),
-    "/static/api.js": _page("api.js", _SCRIPT),
-    "/static/card.js": _page("card.js", _SCRIPT),
-    "/static/form.js": _page("form.js", _SCRIPT),
-    "/static/text.js": _page("text.js", _SCRIPT),
+    **{f"/static/{name}.js": _page(f"{name}.js", _SCRIPT) for name in _MODULES},
     "/static/icon.svg": _page("icon.svg", "image/svg+xml"),
 }
 

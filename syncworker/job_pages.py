@@ -32,6 +32,25 @@ class Page(NamedTuple):
     following: int | None
 
 
+class _Wanted(NamedTuple):
+    op: str
+    q: str  # case folded
+    errors: bool
+
+    def takes(self, line: bytes) -> bool:
+        if not any(self):
+            return True
+        try:
+            value = json.loads(line)
+        except (ValueError, RecursionError):  # cut by a full disk, long ago
+            return False
+        if not isinstance(value, dict):
+            return False
+        if (self.op and value.get("op") != self.op) or (self.errors and not _has_failed(value)):
+            return False
+        return not self.q or any(self.q in text.casefold() for text in _texts(value))
+
+
 class ReportReader:
     """Pages of reports. Safe to use from any thread."""
 
@@ -39,9 +58,11 @@ class ReportReader:
         self._lock = threading.Lock()
         self._places: OrderedDict[tuple[str, int, int], int] = OrderedDict()  # (path, inode, line) -> offset
 
-    def page(self, path: str, *, after: int, limit: int, op: str = "", q: str = "") -> Page:
-        """The next `limit` lines that are of this `op` and hold `q` in key, code or message, in any case. No
-        report: an empty page."""
+    def page(
+        self, path: str, *, after: int, limit: int, op: str = "", q: str = "", errors: bool = False
+    ) -> Page:
+        """The next `limit` lines that are of this `op` and hold `q` in key, code or message, in any case;
+        `errors`: only of what failed. No report: an empty page."""
         try:
             file = open(path, "rb")  # noqa: SIM115 - closed below
         except FileNotFoundError:
@@ -51,9 +72,9 @@ class ReportReader:
             number = self._seek(file, path, inode, after)
             if number < after:
                 return Page(b"", None)
-            return self._read(file, path, inode, number, limit, op, q)
+            return self._read(file, path, inode, number, limit, _Wanted(op, q.casefold(), errors))
 
-    def _read(self, file: BinaryIO, path: str, inode: int, number: int, limit: int, op: str, q: str) -> Page:
+    def _read(self, file: BinaryIO, path: str, inode: int, number: int, limit: int, wanted: _Wanted) -> Page:
         until = time.monotonic() + _SEARCH_SECONDS
         matches: list[bytes] = []
         size, begin = 0, number
@@ -66,7 +87,7 @@ class ReportReader:
                 return Page(b"".join(matches), number)
             number += 1
             place += len(line)
-            if _is_wanted(line, op, q):
+            if wanted.takes(line):
                 matches.append(line)
                 size += len(line)
         return Page(b"".join(matches), None)
@@ -98,18 +119,9 @@ class ReportReader:
                 self._places.popitem(last=False)
 
 
-def _is_wanted(line: bytes, op: str, q: str) -> bool:
-    if not op and not q:
-        return True
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError):  # cut by a full disk, long ago
-        return False
-    if not isinstance(value, dict):
-        return False
-    if op and value.get("op") != op:
-        return False
-    return not q or any(q.casefold() in text.casefold() for text in _texts(value))
+def _has_failed(value: dict[str, object]) -> bool:
+    """Skipped files are told with a reason in `error`, and are no failures."""
+    return isinstance(value.get("error"), dict) and value.get("op") != "skip"
 
 
 def _texts(value: dict[str, object]) -> Iterator[str]:

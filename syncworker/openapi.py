@@ -116,6 +116,7 @@ PARAMETERS: dict[str, Schema] = {
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
     ),
     "op": _or_empty(text("Only lines of this operation", enum=[*REPORTED])),
+    "errors": options.flag_schema("1: only lines of what failed or was found wrong", 0),
     "after": {
         "description": "How many lines have been read already",
         "anyOf": [
@@ -264,7 +265,7 @@ OPERATIONS: dict[str, Operation] = {
         "Lines of `jobs/ID.report.jsonl`, oldest first; `Link` has the address of the next page. A page ends"
         " at its limit, at four megabytes, or after two seconds of searching, and may then be short.",
         {200: ("One JSON object a line", "application/x-ndjson")},
-        ("id", "op", "q", "after", "limit"),
+        ("id", "op", "q", "errors", "after", "limit"),
         ("id",),
         errors={404: "No such job"},
         overrides={"limit": _LINES},

@@ -1,14 +1,7 @@
-// Talking to the server: conditional GETs, POSTs as forms, and what to do when the token is asked for.
+// Talking to the server, by paths relative to the page: conditional GETs, POSTs as forms, and what to do when the token is asked for.
 
-// Where the server is, as this page is seen: a proxy may show it below a path.
-const BASE = new URL("..", import.meta.url);
-
-export function address(path) {
-  const url = new URL(path.slice(1), BASE);
-  return url.pathname + url.search;
-}
-
-const seen = new Map(); // path -> {etag, value}
+const seen = new Map(); // path -> {etag, value}, the ones asked last
+const SEEN_MAX = 40;
 let onUnauthorized = () => Promise.resolve();
 
 export class Refused extends Error {
@@ -36,7 +29,7 @@ export function whenUnauthorized(callback) {
 
 async function send(path, options) {
   for (;;) {
-    const answer = await fetch(address(path), { cache: "no-store", credentials: "same-origin", ...options }).catch(() => {
+    const answer = await fetch(path, { cache: "no-store", credentials: "same-origin", ...options }).catch(() => {
       throw new Lost();
     });
     if (answer.status !== 401) return answer;
@@ -69,8 +62,30 @@ export async function get(path) {
   if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
   const value = await read(answer);
   const etag = answer.headers.get("ETag");
+  seen.delete(path);
   if (etag) seen.set(path, { etag, value });
+  if (seen.size > SEEN_MAX) seen.delete(seen.keys().next().value);
   return { value, changed: true };
+}
+
+async function plain(path) {
+  const answer = await send(path, {});
+  if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
+  const body = await answer.text().catch(() => {
+    throw new Lost();
+  });
+  return { answer, body };
+}
+
+export async function text(path) {
+  return (await plain(path)).body;
+}
+
+// A page of JSON lines: its values, and the `after` of the page that follows, null: there is none.
+export async function lines(path) {
+  const { answer, body } = await plain(path);
+  const after = /[?&]after=([0-9]+)[^>]*>; rel="next"/.exec(answer.headers.get("Link") || "");
+  return { values: body.split("\n").filter(Boolean).map((line) => JSON.parse(line)), after: after ? after[1] : null };
 }
 
 // A field that is a list is sent once for each of its values.
@@ -84,6 +99,6 @@ export async function post(path, fields) {
 // True when the token is the server's; the cookie is set then.
 export async function logIn(token) {
   const body = new URLSearchParams({ token });
-  const answer = await fetch(address("/login"), { method: "POST", body, redirect: "manual", credentials: "same-origin" });
+  const answer = await fetch("login", { method: "POST", body, redirect: "manual", credentials: "same-origin" });
   return answer.type === "opaqueredirect";
 }

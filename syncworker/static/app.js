@@ -1,24 +1,41 @@
-// The page: asks the server how the jobs are, for as long as somebody can see it.
+// The page: which view the address asks for, and how the jobs are, asked for as long as somebody can see it.
+//
+// How a part is added:
+//   a button of a job   a row of ACTIONS in actions.js: it appears on the card, the job's page and, with `row`, in the history
+//   a state, a phase    a row in labels.js, a colour in style.css
+//   a part of a card    card.js; of the job's page: a section of PARTS in job.js; a column of the history: Row in history.js
+//   a field of the form an input in index.html, its name in FIELDS of form.js
+//   a view              `<section id="view-NAME" class="view" hidden>` and a link in the nav of index.html; a row of VIEWS here; its
+//                       module (loaded when it is first opened) exports `make(box, desk)`, which gives an object with
+//                       `title`, `open(params)` (the address came here, or its parameters are others),
+//                       `async look(force)` (a round of one to three seconds; `force`: ask now) and `close()` (it was left)
+// Every new file is named in web's dashboard module, which reads a fixed list. All paths are relative ("jobs?…", "./x.js"): the
+// service may live below a path. No style and no script in the markup: the policy refuses both. What all views need
+// may weigh 60 KiB together (a test measures it); what one view needs belongs into its own module.
 
 import { get, isFailure, logIn, post, Refused, whenUnauthorized } from "./api.js";
-import { Card, isActive } from "./card.js";
+import { Card } from "./card.js";
 import { StartForm } from "./form.js";
+import { History } from "./history.js";
+import { routeOf, STATES } from "./labels.js";
+import { go, here, HOME } from "./route.js";
 import { figure, say, show } from "./text.js";
 
 const BUSY_MS = 1000;
 const IDLE_MS = 3000;
 const LOST_MS = 3000;
-const HISTORY_MS = 10000;
-const PAGE = 20;
 const part = (id) => document.getElementById(id);
 
-const cards = new Map(); // job id -> Card
-const active = new Set();
-let older = []; // jobs of older pages, which are not asked for again
-let next = null;
-let historyAt = -HISTORY_MS;
+const VIEWS = {
+  [HOME]: { make: () => ({ title: "", open: (params) => past.open(params), look: (force) => past.look(force), close() {} }) },
+  job: { load: () => import("./job.js") },
+};
+
+const cards = new Map(); // job id -> Card, of those that run
+const last = new Map(); // job id -> its state, of those that ran at the last look
 let timer = 0;
 let turn = 0; // the newest round: an older one that comes back late changes nothing
+let view = null; // {name, made}
 
 // -- the token -------------------------------------------------------------------------------------------
 
@@ -50,50 +67,47 @@ function connection(kind, text) {
   say(part("connection"), text);
 }
 
-function announce(job, before) {
-  if (before && before !== job.state) say(part("said"), `${job.source || "All uploads"} to ${job.dest}: ${job.state}`);
+function announce(job, state) {
+  say(part("said"), `${routeOf(job)}: ${STATES[state] || state}`);
 }
 
-function place(box, jobs) {
+function draw(running) {
+  const box = part("active");
   let at = box.firstElementChild;
-  for (const job of jobs) {
-    let card = cards.get(job.id);
-    if (!card) {
-      card = new Card(job, { cancel, resume, forget });
-      cards.set(job.id, card);
-    } else {
-      const before = card.job.state;
-      card.update(job);
-      announce(job, before);
-    }
+  for (const job of running) {
+    const card = cards.get(job.id) || new Card(job, desk);
+    cards.set(job.id, card);
+    card.update(job);
+    if (last.has(job.id) && last.get(job.id) !== job.state) announce(job, job.state);
     if (card.box === at) at = at.nextElementSibling;
     else box.insertBefore(card.box, at);
   }
   while (at) {
     const following = at.nextElementSibling;
+    cards.delete(at.dataset.job);
     at.remove();
     at = following;
   }
-}
-
-function draw(running, history) {
-  active.clear();
-  for (const job of running) active.add(job.id);
-  const newest = history.filter((job) => !isActive(job) && !active.has(job.id));
-  const shown = new Set(newest.map((job) => job.id));
-  const ended = [...newest, ...older.filter((job) => !shown.has(job.id) && !active.has(job.id))];
-  place(part("active"), running);
-  place(part("ended"), ended);
+  past.leave(new Set(running.map((job) => job.id)));
   say(part("active-count"), running.length ? figure(running.length) : "");
   show(part("active-none"), running.length === 0);
-  show(part("ended-none"), ended.length === 0);
-  show(part("more"), next !== null);
-  const kept = new Set([...running, ...ended].map((job) => job.id));
-  for (const id of cards.keys()) if (!kept.has(id)) cards.delete(id);
-  document.title = running.length ? `(${running.length}) Bucket sync` : "Bucket sync";
 }
 
-let history = [];
+function entitle(running) {
+  const name = view?.made?.title;
+  document.title = `${running ? `(${figure(running)}) ` : ""}${name ? `${name} · ` : ""}Bucket sync`;
+}
+
+// How the jobs ended that ran at the last look.
+async function tellEnds(ended) {
+  for (const id of ended) {
+    const { value } = await get(`get?id=${id}`).catch((error) => {
+      if (!(error instanceof Refused)) throw error;
+      return {}; // removed since
+    });
+    if (value) announce(value, value.state);
+  }
+}
 
 async function look(force = false) {
   clearTimeout(timer);
@@ -101,18 +115,18 @@ async function look(force = false) {
   const mine = ++turn;
   let pause = LOST_MS;
   try {
-    const { value: now } = await get("/runnings");
-    const ids = now.jobs.map((job) => job.id);
-    const ended = [...active].some((id) => !ids.includes(id));
-    if (force || ended || performance.now() - historyAt > HISTORY_MS) {
-      const { value: page } = await get(`/jobs?limit=${PAGE}`);
-      if (mine !== turn) return undefined;
-      history = page.jobs;
-      if (!older.length) next = page.next;
-      historyAt = performance.now();
-    }
+    const { value: now } = await get("runnings");
     if (mine !== turn) return undefined;
-    draw(now.jobs, history);
+    const ids = new Set(now.jobs.map((job) => job.id));
+    const ended = [...last.keys()].filter((id) => !ids.has(id));
+    draw(now.jobs);
+    await view?.made?.look(force || ended.length > 0);
+    if (mine !== turn) return undefined;
+    entitle(now.count);
+    last.clear();
+    for (const job of now.jobs) last.set(job.id, job.state);
+    await tellEnds(ended);
+    if (mine !== turn) return undefined;
     connection("live", "live");
     pause = now.count ? BUSY_MS : IDLE_MS;
   } catch (error) {
@@ -124,45 +138,57 @@ async function look(force = false) {
   return undefined;
 }
 
+// -- what a view and a button work with ------------------------------------------------------------------
+
+const desk = { act, confirm, look };
+
 async function act(path, fields, job, button) {
   button.disabled = true;
   try {
-    await post(path, fields);
+    const made = await post(path, fields);
+    if (made.id !== job.id) say(part("said"), `${routeOf(made)}: queued`);
+    if (made.id !== job.id && here().view === "job") go("job", { id: made.id });
   } catch (error) {
     if (!isFailure(error)) throw error;
-    if (error instanceof Refused && error.problem.param === "access_key" && path !== "/cancel") {
+    if (error instanceof Refused && error.problem.param === "access_key" && path !== "cancel") {
       askForKeys(path, fields, job, button);
-    } else {
-      const card = cards.get(job.id);
-      if (card) card.refuse(error.message);
-    }
+    } else button.refuse(error.message);
   }
   button.disabled = false;
   await look(true);
 }
 
-const cancel = (job, button) => act("/cancel", { id: job.id, ...(job.cancel_requested && { now: "1" }) }, job, button);
-const resume = (job, button) => act("/resume", { id: job.id }, job, button);
-
-// A new sync of the same, which takes the disks that are missing for gone.
-function forget(job, button) {
-  const dialog = part("forget-dialog");
-  say(part("forget-text"), `Disks that are not mounted now will be taken for gone for good. Every object of the bucket ${job.dest}
-    whose file was on them will be deleted; if the folder holds no file, the bucket itself.`);
-  part("forget-close").onclick = () => dialog.close();
-  part("forget-form").onsubmit = (event) => {
-    event.preventDefault();
-    dialog.close();
-    const { source, dest, storage_url, wait, options } = job;
-    act("/sync", { source, dest, storage_url, wait, ...options, forget_mounts: 1 }, job, button);
+// Resolves to whether somebody said yes. `typed`: what must be typed before that.
+function confirm(title, text, yes, typed = "") {
+  const dialog = part("confirm-dialog");
+  const input = part("confirm-typed");
+  say(part("confirm-title"), title);
+  say(part("confirm-text"), text);
+  say(part("confirm-yes"), yes);
+  show(part("confirm-typing"), typed !== "");
+  input.value = "";
+  const allow = () => {
+    part("confirm-yes").disabled = input.value !== typed;
   };
-  dialog.showModal();
+  input.oninput = allow;
+  allow();
+  return new Promise((resolve) => {
+    part("confirm-form").onsubmit = (event) => {
+      event.preventDefault();
+      dialog.close("yes");
+    };
+    part("confirm-close").onclick = () => dialog.close("");
+    dialog.onclose = () => resolve(dialog.returnValue === "yes");
+    dialog.returnValue = "";
+    dialog.showModal();
+  });
 }
 
 function askForKeys(path, asked, job, button) {
   const dialog = part("keys-dialog");
-  say(part("keys-go"), path === "/resume" ? "Resume" : "Start");
-  say(part("keys-why"), path === "/resume" ? "They were removed when it ended." : "They are not handed on to a new job.");
+  const verb = { resume: "Resume", sync: "Start" }[path] || "Go on";
+  say(part("keys-go"), verb);
+  say(part("keys-why"), path === "sync" ? "They are not handed on to a new job." : "They were removed when it ended.");
   part("keys-close").onclick = () => dialog.close();
   part("keys-form").onsubmit = (event) => {
     event.preventDefault();
@@ -176,21 +202,37 @@ function askForKeys(path, asked, job, button) {
   dialog.showModal();
 }
 
-part("more").addEventListener("click", async () => {
-  try {
-    const { value } = await get(`/jobs?limit=${PAGE}&before=${next}`);
-    older = [...older, ...value.jobs];
-    next = value.next;
-  } catch (error) {
-    if (!isFailure(error)) throw error; // else the next round says that there is no answer
-  }
-  await look(true);
-});
+// -- views -----------------------------------------------------------------------------------------------
 
+async function route() {
+  const asked = here();
+  const name = Object.hasOwn(VIEWS, asked.view) ? asked.view : HOME;
+  const from = view?.name;
+  if (from && from !== name) view.made?.close();
+  for (const box of document.querySelectorAll(".view")) show(box, box.id === `view-${name}`);
+  for (const one of document.querySelectorAll("nav a")) {
+    if (one.hash.slice(1) === name) one.setAttribute("aria-current", "page");
+    else one.removeAttribute("aria-current");
+  }
+  const entry = VIEWS[name];
+  view = { name, made: entry.made };
+  const mine = view;
+  if (!entry.made) {
+    entry.made = (await (entry.load ? entry.load() : entry)).make(part(`view-${name}`), desk);
+    if (view !== mine) return undefined; // somebody has gone elsewhere meanwhile
+    view.made = entry.made;
+  }
+  entry.made.open(asked.params);
+  if (from && from !== name) scrollTo(0, 0);
+  return look(true);
+}
+
+const past = new History(desk);
 const form = new StartForm((job) => {
-  say(part("said"), `${job.source || "All uploads"} to ${job.dest}: queued`);
+  say(part("said"), `${routeOf(job)}: queued`);
   look(true);
 });
 
+addEventListener("hashchange", route);
 document.addEventListener("visibilitychange", () => look(true));
-look(true).then(() => form.list()).then(() => form.look());
+route().then(() => form.list()).then(() => form.look());

@@ -1,44 +1,12 @@
-// One job on the page: made once, then brought up to date in place, so that what is opened stays open.
+// One job that runs, or the one that a page is about: made once, then brought up to date in place, so that what is opened
+// stays open. Its buttons are rows of actions.js, its words of labels.js. A part of a card is an element made in the
+// constructor, put into `box`, and filled in `update`; what it has nothing to say to is hidden.
 
-import { address } from "./api.js";
+import { Buttons } from "./actions.js";
+import { badgeOf, messageOf, skippedText, titleOf } from "./labels.js";
+import { LivePlot } from "./plot.js";
+import { link } from "./route.js";
 import { bytes, count, duration, element, figure, say, show, when } from "./text.js";
-
-const RESUMABLE = new Set(["failed", "cancelled", "interrupted"]);
-const ACTIVE = new Set(["queued", "running"]);
-const ABOUT_DISKS = new Set(["DiskNotMounted", "DestinationFactsLost"]);
-const PLOT_SECONDS = 120;
-const PHASES = {
-  starting: "starting",
-  comparing: "comparing",
-  transferring: "sending",
-  deleting: "deleting",
-  deleting_bucket: "deleting the bucket",
-  verifying: "looking at the bucket once more",
-};
-
-function skippedText(job) {
-  const reasons = Object.entries(job.skipped || {}).sort((a, b) => b[1] - a[1]);
-  const why = reasons.map(([reason, many]) => `${figure(many)} ${reason}`).join(", ");
-  return `${count(job.progress.files_skipped, "file")}${why ? ` (${why})` : ""}`;
-}
-const DELAYS = {
-  writes_in_flight: "stopping",
-  storage_down: "storage away",
-  storage_silent: "storage silent",
-  slow_down: "slowed down by the storage",
-};
-
-export function isActive(job) {
-  return ACTIVE.has(job.state);
-}
-
-// For how long the writes in flight have been waited for.
-function cancelling(job) {
-  const delay = job.delay;
-  if (!delay) return "cancelling";
-  const seconds = (Date.parse(job.updated_at) - Date.parse(delay.since)) / 1000;
-  return `cancelling, waiting ${duration(Math.max(0, seconds))}`;
-}
 
 function meter(name) {
   const text = element("span", { class: "meter-text" });
@@ -53,47 +21,14 @@ function fill(parts, done, total, text, final) {
   parts.bar.setAttribute("aria-valuetext", text);
 }
 
-function svg(tag, attributes) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
-}
-
-// The speed over the last two minutes.
-class Plot {
-  constructor() {
-    this.samples = [];
-    this.line = svg("polyline", { class: "plot-line", points: "" });
-    this.area = svg("polygon", { class: "plot-area", points: "" });
-    this.drawing = svg("svg", { viewBox: "0 0 240 48", preserveAspectRatio: "none", role: "img" });
-    this.drawing.append(this.area, this.line);
-    this.top = element("span", { class: "plot-top" });
-    this.box = element("div", { class: "plot" }, this.drawing, this.top);
-  }
-
-  add(speed, now) {
-    this.samples.push([now, speed]);
-    while (this.samples.length && now - this.samples[0][0] > PLOT_SECONDS * 1000) this.samples.shift();
-    const most = Math.max(...this.samples.map((sample) => sample[1]));
-    const highest = Math.max(1, most);
-    const since = this.samples[0][0];
-    const width = Math.max(10000, now - since);
-    const points = this.samples.map(
-      ([time, value]) => `${(((time - since) / width) * 240).toFixed(1)},${(46 - (value / highest) * 43).toFixed(1)}`,
-    );
-    this.line.setAttribute("points", points.join(" "));
-    const end = (((now - since) / width) * 240).toFixed(1);
-    this.area.setAttribute("points", `0,48 ${points.join(" ")} ${end},48`);
-    say(this.top, `${bytes(most)}/s`);
-    this.drawing.setAttribute("aria-label", `Speed: now ${bytes(speed)}/s, at most ${bytes(most)}/s`);
-  }
-}
-
 export class Card {
-  constructor(job, actions) {
+  // `whole`: the card of the job's own page, which shows the errors and the speed elsewhere.
+  constructor(job, desk, { whole = false } = {}) {
     this.job = {};
-    const id = `job-${job.id}`;
-    this.title = element("h3", { id });
+    this.whole = whole;
+    const id = `${whole ? "page" : "job"}-${job.id}`;
+    this.name = whole ? element("span") : element("a", { href: link("job", { id: job.id }) });
+    this.title = element(whole ? "h2" : "h3", { id, tabindex: "-1" }, this.name);
     this.badge = element("span", { class: "badge" });
     this.message = element("p", { class: "message" });
     this.facts = element("dl", { class: "facts" });
@@ -101,18 +36,12 @@ export class Card {
     this.files = meter("Files");
     this.bytes = meter("Bytes");
     this.meters = element("div", { class: "meters" }, this.files.box, this.bytes.box);
-    this.plot = new Plot();
-    this.flight = this.list("in flight");
-    this.errors = this.list("errors");
-    this.cancel = element("button", { type: "button" }, "Cancel");
-    this.resume = element("button", { type: "button" }, "Resume");
-    this.forget = element("button", { type: "button" }, "Sync without the missing disk…");
-    this.forget.addEventListener("click", () => actions.forget(this.job, this.forget));
-    this.cancel.addEventListener("click", () => actions.cancel(this.job, this.cancel));
-    this.resume.addEventListener("click", () => actions.resume(this.job, this.resume));
-    const raw = element("a", { href: address(`/get?id=${encodeURIComponent(job.id)}`) }, "Raw status");
+    this.plot = new LivePlot();
+    this.flight = this.list();
+    this.errors = this.list();
+    this.buttons = new Buttons(desk);
+    const raw = element("a", { href: `get?id=${encodeURIComponent(job.id)}` }, "Raw status");
     const name = element("span", { class: "job-id" }, job.id);
-    this.refused = element("p", { class: "refused", role: "alert", hidden: "" });
     this.box = element(
       "article",
       { class: "card", "aria-labelledby": id, "data-job": job.id },
@@ -123,32 +52,33 @@ export class Card {
       this.facts,
       this.flight.box,
       this.errors.box,
-      this.refused,
-      element("div", { class: "card-foot" }, this.cancel, this.resume, this.forget, raw, name),
+      this.buttons.refused,
+      element("div", { class: "card-foot" }, this.buttons.box, raw, name),
     );
     // A link's name must tell which job's it is.
     raw.setAttribute("aria-label", `Raw status of job ${job.id}`);
     this.update(job);
   }
 
-  list(name) {
+  list() {
     const summary = element("summary");
     const items = element("ul");
-    return { name, summary, items, box: element("details", { hidden: "" }, summary, items), shown: "" };
+    return { summary, items, box: element("details", { hidden: "" }, summary, items), shown: "" };
   }
 
   update(job) {
     const before = this.job;
     this.job = job;
-    if (before.updated_at === job.updated_at && before.cancel_requested === job.cancel_requested) return;
+    const same = ["updated_at", "cancel_requested", "pause_requested"].every((name) => before[name] === job[name]);
+    if (same) return;
     const progress = job.progress;
     const running = job.state === "running";
-    say(this.title, `${job.source || "all uploads"} → ${job.dest}`);
-    const stopping = running && job.cancel_requested;
-    say(this.badge, stopping ? cancelling(job) : (running && (DELAYS[job.delay?.reason] || PHASES[job.phase] || job.phase)) || job.state);
+    say(this.name, titleOf(job));
+    say(this.badge, badgeOf(job));
     this.box.dataset.state = job.state;
+    this.box.dataset.phase = (running && job.phase) || "";
     this.box.dataset.delay = (running && job.delay?.reason) || "";
-    say(this.message, job.error && job.state !== "cancelled" ? `${job.error.message} (${job.error.code})` : job.message);
+    say(this.message, messageOf(job));
     show(this.meters, job.state !== "queued");
     const more = running && !progress.scan_complete ? "+" : "";
     const final = job.state === "done";
@@ -157,22 +87,12 @@ export class Card {
         progress.files_failed ? `, ${figure(progress.files_failed)} failed` : ""}`, final);
     fill(this.bytes, progress.bytes_done, progress.bytes_total,
       `${bytes(progress.bytes_done)} of ${bytes(progress.bytes_total)}${more}`, final);
-    show(this.plot.box, running);
-    if (running) this.plot.add(progress.bytes_per_second, Date.now());
+    show(this.plot.box, running && !this.whole);
+    if (running && !this.whole) this.plot.add(progress.bytes_per_second, Date.now());
     this.tell(job);
     this.operations(job.current);
-    this.faults(job.errors, progress.files_failed);
-    show(this.cancel, isActive(job));
-    // Pressed once more while it waits: drop what is in flight.
-    this.cancel.disabled = job.cancel_requested && !job.delay;
-    say(this.cancel, stopping && job.delay ? "Cancel now" : "Cancel");
-    show(this.resume, RESUMABLE.has(job.state));
-    show(this.forget, job.state === "failed" && Boolean(job.error) && ABOUT_DISKS.has(job.error.code));
-    const what = `${job.source || "all uploads"} to ${job.dest}`;
-    this.cancel.setAttribute("aria-label", `${this.cancel.textContent} ${what}`);
-    this.resume.setAttribute("aria-label", `Resume ${what}`);
-    this.forget.setAttribute("aria-label", `Sync ${what} without the missing disk…`);
-    if (before.state !== job.state) show(this.refused, false);
+    if (!this.whole) this.faults(job.errors, progress.files_failed);
+    this.buttons.update(job);
   }
 
   tell(job) {
@@ -190,6 +110,8 @@ export class Card {
     this.fact("Pause", job.wait ? duration(job.wait) : "");
     this.fact("Attempt", job.attempt > 1 ? String(job.attempt) : "");
     this.fact("Worker", running && resources.rss_bytes ? `${bytes(resources.rss_bytes)}, ${duration(resources.cpu_seconds)} CPU` : "");
+    this.fact("Mirror", job.mirror || "");
+    this.fact("Begun", this.whole && job.started_at ? when(job.started_at) : "");
     this.fact("Ended", job.finished_at ? when(job.finished_at) : "");
   }
 
@@ -234,10 +156,5 @@ export class Card {
         element("strong", {}, ` ${error.code}`),
         element("span", {}, ` ${error.message}`),
         element("span", { class: "quiet" }, ` ${error.op}, ${when(error.time)}`)));
-  }
-
-  refuse(text) {
-    say(this.refused, text);
-    show(this.refused, true);
   }
 }

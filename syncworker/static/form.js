@@ -47,7 +47,7 @@ export class StartForm {
   // The folders, and again while the server still walks through them.
   async list() {
     try {
-      const { value, changed } = await get("/folders");
+      const { value, changed } = await get("folders");
       if (changed) this.fill(value.folders);
       this.room(value.storage_space);
       clearTimeout(this.listTimer);
@@ -85,7 +85,7 @@ export class StartForm {
     if (dest.validity.valid) query.set("dest", this.bucket());
     if (part("storage_url").value) query.set("storage_url", part("storage_url").value);
     try {
-      const { value } = await get(`/folders?${query}`);
+      const { value } = await get(`folders?${query}`);
       if (asked === this.asked) this.chosen = value;
       this.room(value.storage_space);
     } catch (error) {
@@ -159,7 +159,7 @@ export class StartForm {
       const before = this.deletes();
       await this.look();
       if (this.deletes() && !before) return;
-      const job = await post("/sync", fields);
+      const job = await post("sync", fields);
       part("secret_key").value = "";
       part("session_token").value = "";
       part("confirm").value = "";

@@ -29,6 +29,10 @@ export function duration(seconds) {
   return hours < 48 ? `${hours} h ${minutes % 60} min` : `${Math.round(hours / 24)} days`;
 }
 
+export function ago(seconds) {
+  return seconds < 5 ? "just now" : `${duration(seconds)} ago`;
+}
+
 export function when(time) {
   const date = new Date(time);
   const today = date.toDateString() === new Date().toDateString();
