@@ -66,6 +66,7 @@ class Verification:
         self.started_ns = started_ns
         self.lanes = 1 if one_by_one else SIDE_BY_SIDE
         self.changed = 0
+        self._incomplete = False  # something in the folder cannot be read
         self._differences: Counter[str] = Counter()  # by code
         self._budget = Budget(BYTES_IN_FLIGHT)
 
@@ -81,6 +82,7 @@ class Verification:
                 elif name == "unchanged":
                     self.progress.verified_objects(*value)
                 elif name == "unreadable":
+                    self._incomplete = True
                     self._differs(value.key, FileError(value.code, value.message))
                 elif name == "error":
                     raise value
@@ -89,9 +91,16 @@ class Verification:
 
     async def take_extras(self, extras: Spool) -> None:
         """The objects without a file: records of (key, size, ETag)."""
+        if self._incomplete:
+            return  # it is not known what has no file
         records = iter(extras)
         while some := list(islice(records, _EXTRAS)):
             there = await self._in_pool(self.folder.with_files, [key for key, _, _ in some])
+            for key in there:
+                if await self._in_pool(self.folder.entry, key) is not None:
+                    self._has_changed(key)
+                else:  # a link that leads out, a socket: not mirrored, yet a sync leaves the object
+                    await self._look_at_extra(key, was_deleted=False)
             await side_by_side(
                 self._look_at_extra, [key for key, _, _ in some if key not in there], self.lanes
             )
@@ -246,14 +255,15 @@ class Verification:
         return not differing
 
     # -- an object without a file
-    async def _look_at_extra(self, key: str) -> None:
+    async def _look_at_extra(self, key: str, *, was_deleted: bool = True) -> None:
+        """`was_deleted`: a sync deletes such an object, so one that is remembered had its file just now."""
         try:
             obj = await self._ask(key)
             if obj is None:
                 return  # the listing lags behind
             row = self.index.find(key)
             is_folder = key.endswith("/") and await self._in_pool(self.folder.has_folder, key[:-1])
-            if row is not None and compare.same_object(row, obj):
+            if was_deleted and row is not None and compare.same_object(row, obj):
                 self._has_changed(key, obj)
             elif is_folder or await self.bucket.retained(key):
                 self.progress.seen(key, obj.size, obj.etag, "retained")

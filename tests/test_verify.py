@@ -238,6 +238,29 @@ def test_an_object_that_the_store_retains_is_no_difference(mirror: Mirror, store
     client.put_object_legal_hold(Bucket=mirror.bucket, Key="kept", LegalHold={"Status": "OFF"})
 
 
+def test_an_object_where_the_folder_has_only_a_link_that_leads_out_is_a_difference(mirror: Mirror) -> None:
+    """A sync leaves it, as no file of the folder is known to be gone; verifying tells what it is."""
+    mirror.make({"a": "1", "b": "2"})
+    mirror.sync()
+    mirror.make({"b": None})
+    (mirror.folder / "b").symlink_to("/etc/hostname")
+    assert mirror.start().status["state"] == "done"
+    run = verify(mirror, 1)
+    assert_failed(run, "1 ObjectExtra", "1 object verified")
+    assert findings(mirror, run) == {"b": "ObjectExtra"}
+
+
+def test_a_folder_that_cannot_be_read_any_more_is_told_and_no_object_is_called_extra(mirror: Mirror) -> None:
+    mirror.make({"a": "1", "sub/b": "2", "sub/c": "3"})
+    mirror.sync()
+    behind_our_back(mirror, lambda: (mirror.folder / "sub").chmod(0))
+    try:
+        run = verify(mirror, 1)
+        assert_failed(run, "1 differences", "1 EACCES")
+    finally:
+        (mirror.folder / "sub").chmod(0o700)
+
+
 @pytest.mark.parametrize("how", [1, "deep"])
 def test_a_listing_that_lags_is_asked_after(mirror: Mirror, how: int | str) -> None:
     """A page of before the upload and the deletion, at both looks: HEAD knows better."""
