@@ -20,7 +20,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from syncworker import compare, plan
-from syncworker.index import Index, Row, Rows, is_text
+from syncworker.index import Brief, Index, Row, Rows, is_text
 from syncworker.listing import Listing, Pages, PendingPage, PendingRange
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.spool import Spool, Table
@@ -167,17 +167,16 @@ def collect(
     if index.is_whole:
         small = _ranges_of(index, changes, bucket)
         for ranges in (small, None) if small else (None,):
-            rows = index.rows(ranges)
+            ascending = Ascending(index, check, ranges)
             try:
-                ascending = Ascending(rows, check)
                 listing, unordered = _listing(bucket, ranges, index)
                 differ = differences(ascending, listing, spool, unordered, ascending.settles)
                 found.become(filter(concerns, differ))
             except NotInRanges:
                 continue
             finally:
-                rows.close()
-            if index.is_whole and not rows.failed:
+                ascending.close()
+            if index.is_whole and not ascending.failed:
                 return
     table = Table()
     try:
@@ -207,9 +206,9 @@ def _fill(table: Table, index: Index, changes: Changes, check: Callable[[], None
         if tag is not None:
             table.add(ObjectEntry(key, size, tag, ""))
     if index.broken is None:
-        rows = index.rows()
+        rows = Ascending(index, check)
         try:
-            for row in Ascending(rows, check):
+            for row in rows:
                 table.add(ObjectEntry(row.key, row.size, row.etag, row.modified))
         finally:
             rows.close()
@@ -247,26 +246,54 @@ def _settles_nothing(_: list[ObjectEntry]) -> bool:
 
 
 class Ascending:
-    """The rows of an index one by one; a page that is wholly as remembered takes its rows at once, in C."""
+    """The rows of an index one by one; a page that is wholly as remembered takes its rows at once, in C.
 
-    def __init__(self, rows: Rows, check: Callable[[], None]) -> None:
-        self._rows = rows
+    As long as all pages are, only what a listing tells is read of the rows; whole rows from the first on that
+    is asked for by itself.
+    """
+
+    def __init__(self, index: Index, check: Callable[[], None], ranges: list[Range] | None = None) -> None:
+        self._index = index
         self._check = check
+        self._failed = False
+        self._rows: Rows[Row] | Rows[Brief] = index.rows(ranges) if ranges else index.brief_rows()
+        self._whole: Rows[Row] | None = self._rows if ranges else None  # type: ignore[assignment]
 
     def __iter__(self) -> Iterator[Row]:
-        for count, row in enumerate(self._rows):
+        count = 0
+        while (start := self._rows.following()) is not None:
             if not count % _ROWS_UNCHECKED:
                 self._check()
+            count += 1
+            row = (self._whole or self._widen(start)).step()
+            if row is None:
+                return
             yield row
 
+    def _widen(self, start: str) -> Rows[Row]:
+        self.close()
+        self._rows = self._whole = self._index.rows(start=start)
+        return self._whole
+
     def settles(self, page: list[ObjectEntry]) -> bool:
-        if self._rows.following() != page[0].key:
+        rows = self._rows
+        if rows.following() != page[0].key:
             return False
-        known = self._rows.take(page[0].key, len(page))
-        if list(map(_sent, known)) == list(map(_listed, page)) and all(map(_etag, page)):
+        known = rows.take(page[0].key, len(page))
+        told = known if self._whole is None else list(map(_sent, known))
+        if told == list(map(_listed, page)) and all(map(_etag, page)):
             return True
-        self._rows.give_back(known)
+        rows.give_back(known)  # type: ignore[arg-type]
         return False
+
+    @property
+    def failed(self) -> bool:
+        """Whether some could not be read."""
+        return self._failed or self._rows.failed
+
+    def close(self) -> None:
+        self._failed = self.failed
+        self._rows.close()
 
 
 # -- only what changed

@@ -26,7 +26,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from syncworker import files
@@ -69,6 +69,14 @@ class Row(NamedTuple):
     checked_ns: int
 
 
+class Brief(NamedTuple):
+    """What a listing tells as well."""
+
+    key: str
+    size: int
+    etag: str
+
+
 class Part(NamedTuple):
     key: str
     upload_id: str
@@ -84,6 +92,12 @@ class Unfinished(NamedTuple):
     size: int
     md5: str = ""  # that its metadata carries since it began, in hexadecimal; "" for none
 
+
+R = TypeVar("R", bound="Row | Brief")
+_SELECT: dict[type, str] = {
+    Row: "SELECT * FROM objects",
+    Brief: "SELECT key, size, etag FROM objects",
+}
 
 _TABLES = (
     ("objects", ",".join(Row._fields)),
@@ -248,10 +262,18 @@ class Index:
         """Whether it holds every row that it was given to remember."""
         return self.broken is None and not self._damaged and not self._refused
 
-    def rows(self, ranges: Sequence[tuple[str | None, str]] | None = None) -> Rows:
-        """A reader of its own connection, for another thread; what is written meanwhile is not seen. All, or
-        those in ranges: behind the first key of each, up to the last."""
-        return Rows(self.path if self.broken is None else ":memory:", self._note, ranges)
+    def rows(self, ranges: Sequence[tuple[str | None, str]] | None = None, start: str = "") -> Rows[Row]:
+        """A reader of its own connection, for another thread; what is written meanwhile is not seen. Those
+        from `start` on, or those in ranges: behind the first key of each, up to the last."""
+        return Rows(self._to_read, self._note, ranges, start=start, kind=Row)
+
+    def brief_rows(self) -> Rows[Brief]:
+        """Of all of them no more than a listing tells: takes half as long."""
+        return Rows(self._to_read, self._note, kind=Brief)
+
+    @property
+    def _to_read(self) -> str:
+        return self.path if self.broken is None else ":memory:"
 
     def key_before(self, key: str) -> str | None:
         """The last key before this one."""
@@ -382,8 +404,9 @@ class FrozenIndex(Index):
     def fact(self, name: str) -> str | None:
         return None if self._cleared else super().fact(name)
 
-    def rows(self, ranges: Sequence[tuple[str | None, str]] | None = None) -> Rows:
-        return Rows(":memory:", self._note, ranges) if self._cleared else super().rows(ranges)
+    @property
+    def _to_read(self) -> str:
+        return ":memory:" if self._cleared else super()._to_read
 
 
 def is_text(key: str) -> bool:
@@ -407,66 +430,77 @@ def _fits(row: Row) -> bool:
     )
 
 
-class Rows:
-    """The rows of `objects` in key order: `at(key)` with ascending keys answers from one forward pass."""
+class Rows(Generic[R]):
+    """The rows of `objects` in key order: `at(key)` with ascending keys answers from one forward pass. Each
+    has the columns of its `kind`."""
 
     def __init__(
         self,
         path: str,
         on_error: Callable[[sqlite3.Error], None] = lambda _: None,
         ranges: Sequence[tuple[str | None, str]] | None = None,
+        start: str = "",
+        *,
+        kind: type[R],
     ) -> None:
         self._on_error = on_error
+        self._kind = kind
         self.failed = False  # some could not be read
         self._rows: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._again: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._db: sqlite3.Connection | None = None
         try:
             self._db = sqlite3.connect(path, timeout=5, check_same_thread=False)
-            self._rows = iter(self._read(self._db, ranges))
+            self._rows = iter(self._read(self._db, ranges, start))
         except sqlite3.Error as error:
             self._fail(error)
         self._current = self._next()
 
-    @staticmethod
-    def _read(db: sqlite3.Connection, ranges: Sequence[tuple[str | None, str]] | None) -> Iterable[tuple]:  # type: ignore[type-arg]
+    def _read(
+        self, db: sqlite3.Connection, ranges: Sequence[tuple[str | None, str]] | None, start: str
+    ) -> Iterable[tuple]:  # type: ignore[type-arg]
+        select = _SELECT[self._kind]
         if ranges is None:
-            return db.execute("SELECT * FROM objects ORDER BY key")
-        query = "SELECT * FROM objects WHERE key>? AND key<=? ORDER BY key"
+            return db.execute(select + " WHERE key>=? ORDER BY key", (start,))
+        query = select + " WHERE key>? AND key<=? ORDER BY key"
         return chain.from_iterable(db.execute(query, (low or "", high)) for low, high in ranges)
 
     def _fail(self, error: sqlite3.Error) -> None:
         self.failed = True
         self._on_error(error)
 
-    def __iter__(self) -> Iterator[Row]:
-        """From the one that follows; one in hand is not among those that `take` gives."""
-        while (row := self._current) is not None:
+    def step(self) -> R | None:
+        """The row that comes next."""
+        row = self._current
+        if row is not None:
             self._current = self._next()
-            yield row
+        return row
 
     def following(self) -> str | None:
         """The key of the row that comes next."""
-        return None if self._current is None else self._current.key
+        return None if self._current is None else self._current[0]
 
-    def _next(self) -> Row | None:
+    def _next(self) -> R | None:
+        made: R
         for row in self._again:
-            return tuple.__new__(Row, row)
+            made = tuple.__new__(self._kind, row)
+            return made
         try:
             for row in self._rows:
-                return tuple.__new__(Row, row)
+                made = tuple.__new__(self._kind, row)
+                return made
         except sqlite3.Error as error:
             self._fail(error)  # damaged in the middle: what follows is compared by content
         return None
 
-    def at(self, key: str) -> Row | None:
+    def at(self, key: str) -> R | None:
         """The row of `key`; keys must ascend from call to call."""
         current = self._current
         while current is not None and current[0] < key:
             current = self._current = self._next()
         return current if current is not None and current[0] == key else None
 
-    def take(self, key: str, count: int) -> list[Row]:
+    def take(self, key: str, count: int) -> list[R]:
         """The row of `key` and those that follow, `count` in all at most; none when there is no such row."""
         first = self.at(key)
         if first is None:
@@ -479,10 +513,10 @@ class Rows:
         self._current = self._next()
         return rows
 
-    def give_back(self, rows: list[Row]) -> None:
+    def give_back(self, rows: list[R]) -> None:
         """What `take` gave last is to come once more."""
         if rows:
-            ahead = [] if self._current is None else [self._current]
+            ahead: list[R] = [] if self._current is None else [self._current]
             self._again = iter([*rows[1:], *ahead, *self._again])
             self._current = rows[0]
 

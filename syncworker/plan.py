@@ -19,8 +19,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
-from operator import itemgetter
+from itertools import chain, islice
+from operator import itemgetter, lt
 
 from syncworker.index import Row
 from syncworker.listing import Pages, duplicate
@@ -80,12 +80,10 @@ class _Ordered:
         return entry
 
     def _ascends(self, page: list[ObjectEntry]) -> bool:
-        last = self._last
-        for entry in page:
-            if entry.key <= last and (self._started or last):
-                return False
-            last = entry.key
-        return True
+        keys = list(map(_key, page))
+        if keys and self._started and keys[0] <= self._last:
+            return False
+        return all(map(lt, keys, islice(keys, 1, None)))
 
     def has_below(self, key: str) -> bool:
         """Whether the page in hand, all that is to come, names a key below `key` as a folder. The entry that

@@ -105,7 +105,7 @@ class Planner:
             self._flush()
             self.emit(None)
 
-    def _plan(self, items: Iterator[ScanItem], rows: Rows) -> None:
+    def _plan(self, items: Iterator[ScanItem], rows: Rows[Row]) -> None:
         suspects: list[tuple[FileEntry, Row]] = []
         for here, there in plan.join(
             self._local(items, rows),
@@ -144,7 +144,7 @@ class Planner:
         self._ordered = False
         self.index.set_fact("cuts", "[]")
 
-    def _local(self, items: Iterator[ScanItem], rows: Rows) -> Iterator[plan.Local]:
+    def _local(self, items: Iterator[ScanItem], rows: Rows[Row]) -> Iterator[plan.Local]:
         at = rows.at
         while (item := next(self._again, None) or next(items, None)) is not None:
             if self.key_bytes_max < KEY_MAX_BYTES and isinstance(item, FileEntry):
@@ -161,7 +161,7 @@ class Planner:
             else:
                 self._event("skip" if isinstance(item, Skip) else "unreadable", item)
 
-    def _settles(self, page: list[ObjectEntry], items: Iterator[ScanItem], rows: Rows) -> bool:
+    def _settles(self, page: list[ObjectEntry], items: Iterator[ScanItem], rows: Rows[Row]) -> bool:
         """Counts the next files, as many as the page has objects, if they are these and all unchanged."""
         count = len(page)
         files = list(islice(chain(self._again, items), count))
@@ -200,7 +200,7 @@ class Planner:
         else:
             self._event("work", Work(file, obj, None if obj is None else row, decision))
 
-    def _judge(self, suspects: list[tuple[FileEntry, Row]], rows: Rows) -> None:
+    def _judge(self, suspects: list[tuple[FileEntry, Row]], rows: Rows[Row]) -> None:
         """Files that we had sent and that the bucket lacks. Where an object that nobody sent has their size
         and ETag, the store may have renamed them."""
         wanted = {(row.etag, row.size) for _, row in suspects}

@@ -93,7 +93,7 @@ def test_a_row_is_replaced_and_forgotten(path: str) -> None:
 KEYS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=8)
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(rows=st.sets(KEYS, max_size=30), asked=st.sets(KEYS, max_size=30))
 def test_rows_are_read_in_key_order_beside_the_scan(
     tmp_path_factory: pytest.TempPathFactory, rows: set[str], asked: set[str]
@@ -286,11 +286,11 @@ def test_damage_in_the_middle_is_survived_and_repaired_the_next_time(path: str) 
 
 def test_a_file_without_rows_or_taken_away_under_a_reader_is_no_error(path: str) -> None:
     keep(path, row("a"))
-    reader = Rows(path)
+    reader = Rows(path, kind=Row)
     os.unlink(path)
     assert reader.at("a") == row("a")
     reader.close()
-    nothing = Rows(str(path) + ".none/x")
+    nothing = Rows(str(path) + ".none/x", kind=Row)
     assert nothing.at("a") is None
     assert not nothing.has("a")
     nothing.close()

@@ -20,7 +20,7 @@ from test_quirks import changed_body
 
 from syncworker import differences
 from syncworker.differences import Changes, Found, Listable, collect
-from syncworker.index import Index, Row
+from syncworker.index import Index, Row, Rows
 from syncworker.model import ObjectEntry
 from syncworker.s3xml import Page
 from syncworker.spool import Spool
@@ -341,6 +341,56 @@ def test_of_many_changes_the_whole_bucket_is_listed(
     bucket = Held(objects)
     assert found_by(tmp_path, index, changes, bucket) == ["z"]
     assert bucket.asked >= 10
+
+
+def changed_at(objects: dict[str, str], number: int, how: str) -> str:
+    key = f"k{number:07}"
+    if how == "missing":
+        del objects[key]
+    elif how == "other":
+        objects[key] = "other"
+    else:
+        key = f"k{number + 1:07}"
+        objects[key] = "e"
+    return key
+
+
+@pytest.mark.parametrize("how", ["missing", "other", "extra"])
+def test_one_difference_is_found_at_every_place_of_a_page(
+    tmp_path: Path, known: tuple[Index, dict[str, str], Changes], how: str
+) -> None:
+    index, objects, changes = known
+    for key in list(objects)[::500]:  # many: the whole bucket is listed
+        changes.sent(row(key))
+    for number in (0, 2, 1998, 2000, 2002, 9998, 10_000, 19_996, 19_998):
+        some = dict(objects)
+        assert found_by(tmp_path, index, changes, Held(some)) == []
+        key = changed_at(some, number, how)
+        assert found_by(tmp_path, index, changes, Held(some)) == [key]
+
+
+def test_of_pages_that_are_as_remembered_only_what_a_listing_tells_is_read(
+    tmp_path: Path, known: tuple[Index, dict[str, str], Changes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index, objects, changes = known
+    for key in list(objects)[::500]:
+        changes.sent(row(key))
+    asked: list[str] = []
+    whole = index.rows
+
+    def rows(ranges: list[differences.Range] | None = None, start: str = "") -> Rows[Row]:
+        asked.append(start)
+        return whole(ranges, start)
+
+    monkeypatch.setattr(index, "rows", rows)
+    assert found_by(tmp_path, index, changes, Held(objects)) == []
+    assert asked == []
+    # From the first page on that is not: what its objects may be known by is in the whole row.
+    index.remember(row("k0004000", "sent")._replace(digest="listed"))
+    index.flush()
+    objects["k0004000"] = "listed"
+    assert found_by(tmp_path, index, changes, Held(objects)) == []
+    assert asked == ["k0004000"]
 
 
 def test_an_index_that_is_damaged_in_the_middle_is_helped_out_by_what_was_sent(

@@ -141,7 +141,7 @@ def planned(
     return found, plans.at_once
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(what=sides(), size=st.integers(1, 5), data=st.data())
 def test_a_plan_is_the_same_with_and_without(
     what: tuple[list[ScanItem], list[Row], list[ObjectEntry]], size: int, data: st.DataObject
