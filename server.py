@@ -173,6 +173,15 @@ def go_on(service: Service, given: Parameters) -> Answer:
     return 202, status, {}
 
 
+def limit(service: Service, given: Parameters) -> Answer:
+    jobs = service.jobs
+    status = jobs.refuse_ended(_id(given)) if given.get("id") else None
+    asked = options.parse({"bandwidth": given.get("bandwidth")})
+    if "bandwidth" in asked:
+        jobs.set_bandwidth(status["id"] if status else None, asked["bandwidth"])
+    return 200, jobs.limits(status, service.settings.bandwidth), {}
+
+
 def resume(service: Service, given: Parameters) -> Answer:
     job_id = _id(given)
     keys = _keys(service, given, job_id, RESUMABLE_STATES)
@@ -400,6 +409,7 @@ ROUTES = (
     Route("/cancel", cancel, ("id", "now"), acts=True),
     Route("/pause", pause, ("id",), acts=True),
     Route("/continue", go_on, ("id",), acts=True),
+    Route("/limit", limit, ("id", "bandwidth"), acts=True),
     Route("/resume", resume, ("id", *KEY_PARAMETERS), acts=True),
     Route("/approve", approve, ("id", "etag", *KEY_PARAMETERS), acts=True),
     Route("/plan", plan, ("id", "limit", "after"), acts=False, conditional=True),

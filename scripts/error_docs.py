@@ -213,6 +213,7 @@ SECTIONS: tuple[Section, ...] = (
             "BadBucketName": "The rules of S3. Names with capitals or underscores, and aliases, are used where there is such a"
             " bucket, never made",
             "BadWait": "Seconds, decimals with a point",
+            "BadBandwidth": "`500000`, `512K`, `1.5M`, `1G`, or `0` for no limit",
             "BadOption": "The message names the option and its words",
             "BadHeader": "A line is `*.html Cache-Control: no-cache`; the message says what is wrong with it",
             "BadPrefix": "A prefix is like a path below the bucket: `backups/vm1/`",

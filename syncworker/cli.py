@@ -1,4 +1,4 @@
-"""The shell commands: start, run, resume, approve, plan, cancel, pause, continue, list, show, completion.
+"""The shell commands: start, run, resume, approve, plan, cancel, pause, continue, limit and the rest.
 
 Exit status: of start, run, resume, approve and `show --follow` the end of the job (EXIT); 2 for all that is
 refused before a job runs, whatever the reason; 130 for Ctrl-C where no job is ours to stop. A job's id and
@@ -295,6 +295,26 @@ def _continue(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) ->
     return _told_of(jobs.go_on(arguments.id), "goes on", as_json=arguments.json)
 
 
+def _limit(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
+    from syncworker import options, wording
+    from syncworker.catalog import ID_PATTERN
+    from syncworker.display import Output
+
+    words = [word for word in (arguments.job, arguments.rate) if word is not None]
+    job_id = words[0] if words and ID_PATTERN.fullmatch(words[0]) else None
+    rates = words[1:] if job_id else words
+    if len(rates) > 1:
+        raise UsageError("BadBandwidth", "limit takes an id, a rate, or an id and then a rate")
+    asked = options.parse({"bandwidth": "".join(rates)})
+    status = jobs.refuse_ended(job_id) if job_id else None
+    if asked:
+        jobs.prepare()
+        jobs.set_bandwidth(job_id, asked["bandwidth"])
+    limits = jobs.limits(status, settings.bandwidth)
+    text = json.dumps(limits, indent=2) if arguments.json else wording.limits(limits, with_job=bool(job_id))
+    return _printed(Output(sys.stdout), text)
+
+
 def _told_of(status: Status, text: str, *, as_json: bool) -> int:
     from syncworker.display import Output
 
@@ -421,6 +441,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Jobs], int]] = {
     "cancel": _cancel,
     "pause": _pause,
     "continue": _continue,
+    "limit": _limit,
     "list": _list,
     "show": _show,
     "completion": _completion,

@@ -17,13 +17,14 @@ from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
 from syncworker.process import PROJECT
 from syncworker.settings import Settings
 
+_NOT_ENDED = tuple(state.value for state in State if state not in FINAL_STATES)
 _STATES = {
-    "cancel": [state.value for state in State if state not in FINAL_STATES - {State.WAITING}],
-    **{name: [state.value for state in State if state not in FINAL_STATES] for name in ("pause", "continue")},
-    "approve": [State.WAITING.value],
-    "plan": [State.WAITING.value],
-    "run": [State.QUEUED.value],
-    "resume": [state.value for state in State if state in RESUMABLE_STATES],
+    "cancel": (*_NOT_ENDED, State.WAITING.value),
+    **dict.fromkeys(("pause", "continue", "limit"), _NOT_ENDED),
+    "approve": (State.WAITING.value,),
+    "plan": (State.WAITING.value,),
+    "run": (State.QUEUED.value,),
+    "resume": tuple(state.value for state in State if state in RESUMABLE_STATES),
 }
 
 _SCRIPT = """\
@@ -117,8 +118,8 @@ def _words(name: str, parser: argparse.ArgumentParser) -> str:
     """What may follow a command: its options, and what its own argument can be."""
     words = " ".join(_options(parser))
     for action in parser._actions:
-        if action.dest == "id":
-            words += f" $({' '.join(['_syncworker_ids', *_STATES.get(name, [])])})"
+        if action.dest == "id" or (name == "limit" and action.dest == "job"):
+            words += f" $({' '.join(['_syncworker_ids', *_STATES.get(name, ())])})"
         elif not action.option_strings and action.choices:
             words += f" {' '.join(map(str, action.choices))}"
     return f'words="{words}"'

@@ -191,6 +191,23 @@ class Reserve:
             self._fd = -1
 
 
+@contextlib.contextmanager
+def locked_file(path: str) -> Iterator[int | None]:
+    """A small file that is read and changed in place, made when it is not there, held under a kernel lock
+    meanwhile. None: another process holds it just now, or has removed it."""
+    fd = os.open(path, _LOCK_FLAGS, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        is_ours = False
+    else:
+        is_ours = _is_named(fd, path)
+    try:
+        yield fd if is_ours else None
+    finally:
+        os.close(fd)
+
+
 def touch(path: str, content: bytes = b"") -> None:
     """Makes an empty file, durably; nothing happens when it is there. With `content` it holds that."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)

@@ -36,6 +36,7 @@ from syncworker.control import NOW
 from syncworker.endpoint import destination_id, earlier_destination_id
 from syncworker.errors import SyncError, UsageError
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
+from syncworker.rates import Limit, parse_rate
 from syncworker.spec import Request, RequestKeys
 
 Status = dict[str, Any]
@@ -48,6 +49,8 @@ SUFFIXES = (
     "log",
     "cancel",
     "pause",
+    "bandwidth.tmp",
+    "bandwidth",
     "json.tmp",
     "json",
     "lock",
@@ -410,6 +413,7 @@ class Jobs:
             current=[],
             phase=None,
             delay=None,
+            limit=None,
         )
         status["progress"]["eta_seconds"] = None
         status["progress"]["bytes_per_second"] = 0.0
@@ -440,25 +444,47 @@ class Jobs:
     def cancel(self, job_id: str, *, now: bool = False) -> Status:
         """Asks for the end of a job; one that is queued or waits for approval ends at once. `now`: writes in
         flight are not waited for. Raises Conflict when it has ended."""
-        self._refuse_ended(job_id, besides=State.WAITING)
+        self.refuse_ended(job_id, besides=State.WAITING)
         # Over a cancel that waits, too; an ordinary one later on takes nothing back.
         files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
         return self.observe(job_id)
 
     def pause(self, job_id: str) -> Status:
         """Asks for nothing new to begin. Raises Conflict when the job has ended."""
-        self._refuse_ended(job_id)
+        self.refuse_ended(job_id)
         files.touch(self.file(job_id, "pause"))
         return self.observe(job_id)
 
     def go_on(self, job_id: str) -> Status:
         """Takes a pause back. Raises Conflict when the job has ended."""
-        self._refuse_ended(job_id)
+        self.refuse_ended(job_id)
         if files.remove(self.file(job_id, "pause")):
             files.sync_directory(self.path)
         return self.observe(job_id)
 
-    def _refuse_ended(self, job_id: str, besides: State | None = None) -> Status:
+    def bandwidth_path(self, job_id: str | None = None) -> str:
+        """What limits one job, or all of them together."""
+        return self.file(job_id, "bandwidth") if job_id else os.path.join(self.path, "bandwidth")
+
+    def set_bandwidth(self, job_id: str | None, rate: int | str) -> None:
+        """For one job, or for all. In force within a second."""
+        with self.creation_lock() as guard:
+            self._guard(guard)
+            files.replace_bytes(self.bandwidth_path(job_id), f"{rate}\n".encode(), durable=True)
+
+    def limits(self, status: Status | None, all_jobs: int) -> dict[str, int | None]:
+        """Bytes a second that hold now, None for no limit: of a job, and of all together, for which
+        `all_jobs` is the default."""
+        asked = (status.get("options") or {}).get("bandwidth", 0) if status else 0
+        own = Limit(self.bandwidth_path(status["id"]), parse_rate(str(asked))) if status else None
+        everybody = Limit(self.bandwidth_path(), all_jobs)
+        for limit in (own, everybody):
+            if limit is not None:
+                limit.look()
+        return {"bandwidth": (own.rate or None) if own else None, "all_jobs": everybody.rate or None}
+
+    def refuse_ended(self, job_id: str, besides: State | None = None) -> Status:
+        """Its status. Raises Conflict when it has ended."""
         status = self.observe(job_id)
         state = recorded_state(status)
         if state in FINAL_STATES and state is not besides:
@@ -649,6 +675,7 @@ def renew(status: Status, *, auto_resume: bool) -> None:
         skipped={},
         current=[],
         delay=None,
+        limit=None,
         errors=[],
         error=None,
         resources=dict(RESOURCES),
@@ -688,6 +715,7 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "progress": dict(PROGRESS),
         "current": [],
         "delay": None,
+        "limit": None,
         "errors": [],
         "error": None,
         "resources": dict(RESOURCES),
@@ -712,6 +740,7 @@ def begin(status: Status) -> None:
         skipped={},
         current=[],
         delay=None,
+        limit=None,
         errors=[],
         error=None,
         resources=dict(RESOURCES),

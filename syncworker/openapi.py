@@ -207,6 +207,23 @@ OPERATIONS: dict[str, Operation] = {
         parameters=("id",),
         required=("id",),
     ),
+    "/limit": Operation(
+        "Limit the bandwidth",
+        "Of one job, or of all running jobs together where no `id` is given, from now on: it holds within a"
+        " second, and stays. Without `bandwidth`, tells what holds. The same as writing the value into"
+        " `jobs/ID.bandwidth` or `jobs/bandwidth`.",
+        {200: ("What holds from now on", "Limit")},
+        acts=True,
+        errors={
+            404: "No such job",
+            409: "The job has ended",
+            503: "Another job is just being made: try again",
+        },
+        parameters=("id", "bandwidth"),
+        overrides={
+            "id": _or_empty(text("The id of a job; none: the limit for all jobs", pattern=schemas.ID_PATTERN))
+        },
+    ),
     "/resume": Operation(
         "Resume a job",
         "Queues a `failed`, `cancelled` or `interrupted` job again, under its id. What is done stays done."

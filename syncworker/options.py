@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from syncworker.ending import EQUAL
 from syncworker.errors import UsageError
 from syncworker.object_headers import ACLS, ENCRYPTIONS, ObjectHeaders, parse_rules, parse_tags
+from syncworker.rates import RATE, RATE_MAX, as_asked, parse_rate
 
 if TYPE_CHECKING:
     from syncworker.patterns import PathFilter
@@ -146,6 +147,13 @@ def _rules(text: str) -> list[str]:
     except ValueError as error:
         raise UsageError("BadHeader", f"header: {error}", param="header") from None
     return lines
+
+
+def _rate(text: str) -> int | str:
+    try:
+        return as_asked(text)
+    except ValueError as error:
+        raise UsageError("BadBandwidth", f"bandwidth {error}", param="bandwidth") from None
 
 
 def flag_schema(description: str, default: int) -> dict[str, Any]:
@@ -329,6 +337,21 @@ TABLE = (
         is_list=True,
     ),
     Option(
+        "bandwidth",
+        _rate,
+        "bytes a second of this job: 500000, 512K, 1.5M; 0 (default): no limit of its own",
+        {
+            "description": "Bytes a second of this job, bodies sent and, with `verify=deep`, read: `500000`,"
+            " `512K`, `1.5M`, `1G` (of 1,024); 0: no limit but that for all jobs. `/limit` changes it while"
+            " the job runs",
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": RATE_MAX},
+                {"type": "string", "pattern": f"^({RATE})?$"},
+            ],
+            "examples": ["1.5M"],
+        },
+    ),
+    Option(
         "forget_mounts",
         one_of("forget_mounts", 0, 1),
         "1: disks that are missing now are gone for good; acts once, a resume does not take it up",
@@ -361,6 +384,7 @@ class Options:
     include: tuple[str, ...] = ()
     delete: bool = True
     forget_mounts: bool = False
+    bandwidth: int = 0  # bytes a second, 0 for no limit
     storage_class: str = ""
     acl: str = ""
     sse: str = ""
@@ -391,6 +415,7 @@ class Options:
             scope=scope,
             plan=asked.get("plan") == 1 and not is_approved,
             max_delete=asked.get("max_delete", ""),
+            bandwidth=parse_rate(str(asked.get("bandwidth", 0))),
             **{name: asked.get(name, "") for name in _OF_OBJECTS},
         )
 

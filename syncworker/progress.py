@@ -105,6 +105,7 @@ class Progress:
         self._published_at = 0.0
         self._dirty = True
         self._samples: list[tuple[float, int]] = [(self._started, 0)]
+        self._is_paced = False
         self._moved = 0  # bytes that went over the network, for the rate
         self._busy_seconds = 0.0  # of the operations that have ended
         self._earlier = tally.clean(status.get("metrics"))  # of earlier attempts
@@ -115,6 +116,7 @@ class Progress:
         # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
         self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
         self.throttled: Callable[[], float] = lambda: 0.0  # seconds in which the store asked to slow down
+        self.paced: Callable[[], int | None] = lambda: None  # bytes that went; None: bandwidth has no limit
         self.delay: Callable[[], Delay | None] = lambda: None  # what the job waits for now
 
     # -- what happened
@@ -127,7 +129,7 @@ class Progress:
         elif self._behind is not None:
             behind, self._behind = self._behind, None
             self.phase(*behind)
-            self._samples = [(time.monotonic(), self._moved + self._in_flight())]
+            self._samples.clear()
 
     def phase(self, phase: Phase, message: str) -> None:
         if self._behind is not None:
@@ -340,7 +342,7 @@ class Progress:
         done = max(counts["bytes_done"], self.bytes_settled + in_flight)
         counts["bytes_done"] = min(done, counts["bytes_total"])
         counts["elapsed_seconds"] = round(now - self._started, 3)
-        rate = self._rate(now, self._moved + in_flight)
+        rate = self._rate(now, self._moved + in_flight, self.paced())
         counts["bytes_per_second"] = round(rate, 1)
         left = counts["bytes_total"] - counts["bytes_verified" if self.reads_back else "bytes_done"]
         known = counts["scan_complete"] and rate > 0 and self._behind is None
@@ -393,8 +395,13 @@ class Progress:
             for group, names in metrics.items()
         }
 
-    def _rate(self, now: float, moved: int) -> float:
-        """Bytes a second over the last few seconds."""
+    def _rate(self, now: float, moved: int, paced: int | None) -> float:
+        """Bytes a second over the last few seconds. `paced` counts each piece of a body, where one may take
+        longer than that."""
+        if (paced is not None) != self._is_paced:
+            self._is_paced = paced is not None
+            self._samples.clear()
+        moved = moved if paced is None else paced
         self._samples.append((now, moved))
         while len(self._samples) > 2 and now - self._samples[1][0] > _RATE_SECONDS:
             self._samples.pop(0)

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 from syncworker import faults, s3xml
+from syncworker.bandwidth import Turn
 from syncworker.control import is_settling, settling
 from syncworker.credentials import KeySource
 from syncworker.endpoint import Endpoint, why_never_created
@@ -47,6 +48,7 @@ _TRIES_SILENT = 3  # each of them has waited long already
 _FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
 _UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
 SENDS = frozenset({"PutObject", "CreateMultipartUpload", "UploadPart"})
+_BODIES = frozenset({"PutObject", "UploadPart", "GetObject"})
 WRITES = SENDS | {"CreateBucket", "CompleteMultipartUpload", "CopyObject", "UploadPartCopy"}
 _SLOW = frozenset(
     {"CompleteMultipartUpload", "CopyObject", "UploadPartCopy"}
@@ -85,6 +87,10 @@ GIVEN = (  # what HEAD tells of what an object was given
     "x-amz-server-side-encryption-aws-kms-key-id",
 )
 _MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
+
+
+def _size(body: bytes | Body) -> int:
+    return len(body) if isinstance(body, bytes) else body.size
 
 
 def _tries(error: RetryError) -> int:
@@ -211,18 +217,22 @@ class Bucket:
             tries = 1 if self.outage.is_asked_about and await self.outage.pass_by() else tries + 1
             if operation in SENDS and (full := self.is_full()) is not None:
                 raise full
-            if self.pause.on or self.stopping() or not self.gate.enters_at_once():
-                await self._enter()
+            turn: Turn | None = None
+            is_held = self.pause.on or self.wire.bandwidth.on or self.stopping()
+            if is_held or not self.gate.enters_at_once():
+                turn = await self._enter(operation, max_body if operation == "GetObject" else _size(body))
             error: SyncError | None = None
             began_at = time.time()
             try:
                 keys = self._used = await self.keys.keys()
-                once = self._once(keys, operation, method, key, query, headers, body, max_body)
+                once = self._once(keys, operation, method, key, query, headers, body, max_body, turn)
                 return await (once if self.wire.answered else self._in_time(once))
             except SyncError as failure:
                 error = failure
             finally:
                 self.gate.leave(error)
+                if turn is not None:
+                    turn.leave()
                 self._heard(error, began_at)
             if not isinstance(error, RetryError):
                 raise error
@@ -244,17 +254,29 @@ class Bucket:
             if on_retry is not None:
                 on_retry()
 
-    async def _enter(self) -> None:
-        """Waits while the job is paused, then for a place among the requests. Stopped: none may begin."""
+    async def _enter(self, operation: str, size: int) -> Turn | None:
+        """Waits while the job is paused, then for a place among the requests; where there is a limit of
+        bandwidth, for the turn of the body before. Stopped: none may begin."""
+        bandwidth = self.wire.bandwidth
+        turn: Turn | None = None
         while True:
             if self.pause.on:
                 await self.pause.wait()
             if self.stopping():
                 raise Stopped("told to stop")
-            await self.gate.enter(self.stopping)
-            if not self.pause.on or is_settling():
-                return
-            self.gate.give_back()  # paused while it waited there
+            if bandwidth.on and operation in _BODIES:
+                turn = await bandwidth.enter(size, self.stopping)
+            try:
+                await self.gate.enter(self.stopping)
+            except BaseException:
+                if turn is not None:
+                    turn.leave()
+                raise
+            if not (self.pause.on or self.stopping()) or is_settling():
+                return turn
+            self.gate.give_back()  # paused, or stopped, while it waited there
+            if turn is not None:
+                turn.leave()
 
     def go_on(self) -> None:
         """After a pause: times that ran on meanwhile begin anew."""
@@ -365,13 +387,14 @@ class Bucket:
         headers: dict[str, str] | None,
         body: bytes | Body,
         max_body: int,
+        turn: Turn | None = None,
     ) -> Response:
         if key is None:
             path = self._prefix or "/"
         else:
             path = encode_path(f"{self._prefix}/{self.key_prefix}{key}")
         query_text = encode_query(query) if query else ""
-        size = len(body) if isinstance(body, bytes) else body.size
+        size = _size(body)
         signed = {"host": self._host_header}
         if headers:
             signed.update(headers)
@@ -400,6 +423,8 @@ class Bucket:
                 settles=settles,
                 idle_seconds=self._silences.get(operation),
                 blanks=operation in _LONG,
+                turn=turn,
+                paces_answer=operation == "GetObject",
             )
         finally:
             self.in_flight.pop(flight, None)

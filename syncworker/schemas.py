@@ -142,6 +142,16 @@ DELAY = {
     ),
     "type": ["object", "null"],
 }
+LIMIT = {
+    **record(
+        "The limits that hold now.",
+        {
+            "bandwidth": nullable(integer("Bytes a second of this job; null: no limit of its own")),
+            "all_jobs": nullable(integer("Bytes a second of all running jobs together; null: no limit")),
+        },
+    ),
+    "type": ["object", "null"],
+}
 RESOURCES = record(
     "What the worker of this attempt costs, as it measured at `updated_at`; null before it has.",
     {
@@ -221,6 +231,7 @@ STATUS = record(
         "progress": ref("Progress"),
         "current": rows("Operations in flight, the first twenty", ref("Operation")),
         "delay": ref("Delay"),
+        "limit": ref("Limit"),
         "errors": rows("The first hundred errors; the report file has all", ref("FileError")),
         "error": ref("Error"),
         "resources": ref("Resources"),
@@ -398,6 +409,7 @@ ALL: dict[str, Schema] = {
     "Progress": PROGRESS,
     "Operation": OPERATION,
     "Delay": DELAY,
+    "Limit": LIMIT,
     "FileError": FILE_ERROR,
     "Error": ERROR,
     "Resources": RESOURCES,

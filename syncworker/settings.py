@@ -76,6 +76,12 @@ def _file(value: str) -> str:
     return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
 
 
+def _rate(value: str) -> int:
+    from syncworker.rates import parse_rate
+
+    return parse_rate(value) if value else 0
+
+
 def _one_of(*words: str) -> Callable[[str], str]:
     def parse(value: str) -> str:
         if value not in words:
@@ -190,6 +196,12 @@ TABLE = (
         _most_deletions,
         "how many objects a job may delete unasked: a count, or 10% of those listed; empty: no limit",
     ),
+    Setting(
+        "BANDWIDTH",
+        "",
+        _rate,
+        "bytes a second of all running jobs together (512K, 1.5M); unset or 0: no limit",
+    ),
     Setting("FAIL_ON_SKIPPED", "0", _flag, "1: a job that skipped files fails, when all else is done"),
 )
 
@@ -224,6 +236,7 @@ class Settings:
     bucket_delete: str
     mirrors_file: str
     max_delete: str
+    bandwidth: int
     fail_on_skipped: bool
 
     @property

@@ -103,6 +103,15 @@ example:
 
 It goes on within a second; a queued one begins when a worker is free.
 """
+LIMIT_EXAMPLES = """\
+examples:
+  python -m syncworker limit 2M                                   # all running jobs together
+  python -m syncworker limit 20261122T131242-9f3a61c2 512K        # this job
+  python -m syncworker limit                                      # what holds
+
+RATE is bytes a second, of 1,024 with K, M or G; 0 takes the limit away. It holds within a second, and is kept
+in JOBS_DIR/bandwidth and JOBS_DIR/ID.bandwidth, which may be written by hand as well.
+"""
 RUN_NOTE = """\
 example:
   python -m syncworker run 20261122T131242-9f3a61c2
@@ -181,6 +190,9 @@ def parser() -> argparse.ArgumentParser:
     )
     pause = command("pause", "have nothing new begin (touch JOBS_DIR/ID.pause)", PAUSE_EXAMPLES)
     going_on = command("continue", "go on with a paused job (rm JOBS_DIR/ID.pause)", CONTINUE_EXAMPLES)
+    limit = command("limit", "show or set how fast a job, or all of them together, may send", LIMIT_EXAMPLES)
+    limit.add_argument("job", metavar="ID", nargs="?", help="as start and list print it; default: all jobs")
+    limit.add_argument("rate", metavar="RATE", nargs="?", help="bytes a second: 500000, 512K, 1.5M, 0")
     listing = command("list", "the jobs that are queued and running, oldest first", LIST_EXAMPLES)
     listing.add_argument("--all", action="store_true", help="the ended ones too, newest first")
     listing.add_argument(
@@ -195,7 +207,7 @@ def parser() -> argparse.ArgumentParser:
         keyed.add_argument(
             "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"
         )
-    for machine in (start, resume, approve, plan, cancel, pause, going_on, listing, show):
+    for machine in (start, resume, approve, plan, cancel, pause, going_on, limit, listing, show):
         machine.add_argument("--json", action="store_true", help="for programs: the same JSON as over HTTP")
     shell = command("completion", "print what makes a shell complete these commands", COMPLETION_NOTE)
     shell.add_argument("shell", nargs="?", choices=["bash"], default="bash", help="bash, the default")

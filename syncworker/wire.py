@@ -36,6 +36,7 @@ from typing import NamedTuple, Protocol, TypeVar, cast
 import httptools
 
 from syncworker import endpoint
+from syncworker.bandwidth import Bandwidth, Turn
 from syncworker.daemon_call import call_in_daemon
 from syncworker.errors import FatalError, RetryError, UsageError
 from syncworker.proxies import Proxy, proxy_of
@@ -128,8 +129,11 @@ class _Connection(asyncio.BufferedProtocol):
     """One connection: at most one exchange at a time. `buffer` takes what comes in and may be shared by all
     connections of a loop: it is read before the loop goes on."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview, bandwidth: Bandwidth) -> None:
         self.loop = loop
+        self.bandwidth = bandwidth
+        self.paces_answer = False
+        self.pausing: asyncio.Task[None] | None = None
         self.buffer = buffer
         self.transport: asyncio.Transport | None = None
         self.answer: asyncio.Future[Response] | None = None
@@ -172,6 +176,8 @@ class _Connection(asyncio.BufferedProtocol):
         self.writable = None
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self.paces_answer and self.bandwidth.on:
+            return self.buffer[: self.bandwidth.piece]
         return self.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -182,6 +188,9 @@ class _Connection(asyncio.BufferedProtocol):
         if not self.answered_bytes:
             self.answered_bytes, self.marked_at = True, self.active_at
         self.received += nbytes
+        if self.paces_answer and self.bandwidth.on and self.transport is not None:
+            self.transport.pause_reading()
+            self.pausing = self.loop.create_task(self._go_on_reading(nbytes))
         try:
             self.parser.feed_data(self.buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -192,6 +201,13 @@ class _Connection(asyncio.BufferedProtocol):
             self.fail(RetryError("BadAnswer", "the storage sent too many headers"))
         elif self.received > MAX_HEADER_BYTES + _OVERHEAD * (CHUNK + self.max_body):
             self.fail(RetryError("BadAnswer", "the storage sent a larger answer than was asked for"))
+
+    async def _go_on_reading(self, nbytes: int) -> None:
+        """What has come counts as well: the next is read when there is room for this."""
+        await self.bandwidth.take(nbytes, lambda: self.lost or not self.is_busy())
+        if self.transport is not None and not self.transport.is_closing():
+            self.active_at = self.loop.time()
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         return False
@@ -292,6 +308,7 @@ class _Connection(asyncio.BufferedProtocol):
         body: bytes | Body,
         max_body: int,
         on_sent: Callable[[int], None] | None,
+        turn: Turn | None = None,
     ) -> Response:
         assert self.transport is not None
         self._reset()
@@ -300,10 +317,10 @@ class _Connection(asyncio.BufferedProtocol):
         self.active_at = self.loop.time()
         self.answer = self.loop.create_future()
         try:
-            if isinstance(body, bytes) and len(body) <= CHUNK:
+            if isinstance(body, bytes) and (not body or (len(body) <= CHUNK and not self.bandwidth.on)):
                 self.transport.write(head + body if body else head)
             else:
-                await self._send(head, body, on_sent)
+                await self._send(head, body, on_sent, turn)
             return await self.answer
         except BaseException:
             self.close()
@@ -313,12 +330,17 @@ class _Connection(asyncio.BufferedProtocol):
                 self.answer.exception()  # seen here, whoever looks
             self.answer = None
 
-    async def _send(self, head: bytes, body: bytes | Body, on_sent: Callable[[int], None] | None) -> None:
+    async def _send(
+        self, head: bytes, body: bytes | Body, on_sent: Callable[[int], None] | None, turn: Turn | None
+    ) -> None:
         assert self.transport is not None
         assert self.answer is not None
         self.transport.write(head)
-        pieces = _slices(body) if isinstance(body, bytes) else body.chunks()
-        for piece in pieces:
+        for piece in self._pieces(body):
+            if self.bandwidth.on:
+                await self.bandwidth.take(len(piece), self.answer.done)
+            if turn is not None:
+                turn.used(len(piece))
             if self.answer.done():  # refused before all was sent, or lost: the rest is of no use
                 self.keep = False
                 return
@@ -328,6 +350,15 @@ class _Connection(asyncio.BufferedProtocol):
                 self.active_at = self.loop.time()
             if on_sent is not None:
                 on_sent(len(piece))
+        if turn is not None:
+            turn.leave()
+
+    def _pieces(self, body: bytes | Body) -> Iterator[bytes | memoryview]:
+        for chunk in _slices(body) if isinstance(body, bytes) else body.chunks():
+            if self.bandwidth.on:
+                yield from self.bandwidth.pieces(chunk)
+            else:
+                yield chunk
 
     def check(self, now: float) -> None:
         """The watchdog's question: has a byte moved lately, and an answer come at a rate that is one?"""
@@ -338,7 +369,7 @@ class _Connection(asyncio.BufferedProtocol):
             self.outgoing, self.active_at = outgoing, now
         if now - self.active_at > self.idle_seconds:
             self._time_out(f"was silent for {self.idle_seconds:g} s in the middle of a request")
-        elif self.answered_bytes:
+        elif self.answered_bytes and not (self.paces_answer and self.bandwidth.on):
             self._check_rate(now)
 
     def _check_rate(self, now: float) -> None:
@@ -383,8 +414,10 @@ class Wire:
         limits: Limits = Limits(),
         *,
         use_proxies: bool = True,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self.place = place
+        self.bandwidth = bandwidth or Bandwidth()
         self.limits = limits
         self.tls = tls_context(ca_bundle) if place.scheme == "https" else None
         self.proxy = proxy_of(place.scheme, place.host, place.port) if use_proxies else None
@@ -467,20 +500,24 @@ class Wire:
         settles: bool = False,
         idle_seconds: float | None = None,
         blanks: bool = False,
+        turn: Turn | None = None,
+        paces_answer: bool = False,
     ) -> Response:
         """One request and its answer. RetryError: it may work later. FatalError: it will not. `may_repeat`:
         it does no harm when the store has carried it out although the connection was lost. `settles`: a stop
         waits for it as for what writes. `blanks`: white space before the answer's document shows that
-        the store is at work."""
+        the store is at work. `turn`: the body's, which is over with it. `paces_answer`: what comes counts
+        towards the bandwidth, too."""
         while True:
             connection = self._idle_one(host)
             reused = connection is not None
             if connection is None:
                 connection = await self._connect(host, settles=settles)
             connection.settles, connection.blanks = settles, blanks
+            connection.paces_answer = paces_answer
             connection.idle_seconds = self.limits.idle_seconds if idle_seconds is None else idle_seconds
             try:
-                response = await connection.exchange(method, head, body, max_body, on_sent)
+                response = await connection.exchange(method, head, body, max_body, on_sent, turn)
             except RetryError as error:
                 idled = reused and error.code == "ConnectionLost" and not connection.answered_bytes
                 if may_repeat and idled and (settles or not self._given_up):
@@ -566,7 +603,7 @@ class Wire:
         return connection
 
     def _new_connection(self) -> _Connection:
-        connection = _Connection(asyncio.get_running_loop(), self._buffer)
+        connection = _Connection(asyncio.get_running_loop(), self._buffer, self.bandwidth)
         connection.idle_seconds = self.limits.idle_seconds
         connection.floor_seconds = self.limits.floor_seconds
         return connection

@@ -9,7 +9,7 @@ Nothing here reads, writes or knows about terminals: that is `display`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from syncworker.ending import skipped_text
 from syncworker.jobs import PROGRESS, Status
@@ -93,6 +93,16 @@ def rate_text(status: Status) -> str:
     if p["eta_seconds"] is not None:
         parts.append(f"{duration(p['eta_seconds'])} left")
     return ", ".join(parts)
+
+
+def limits(values: Mapping[str, int | None], *, with_job: bool = True) -> str:
+    """`this job: 512.0 KiB/s, all jobs together: no limit`."""
+
+    def rate(name: str) -> str:
+        return f"{size(values[name] or 0)}/s" if values[name] else "no limit"
+
+    own = f"this job: {rate('bandwidth')}, " if with_job else ""
+    return f"{own}all jobs together: {rate('all_jobs')}"
 
 
 def plot(speeds: Sequence[float]) -> str:
@@ -185,6 +195,8 @@ def details(status: Status) -> list[tuple[str, str]]:
         ("dest", f"{shown(status['dest'])} at {shown(status['storage_url'])}"),
     ]
     rows[1] = (rows[1][0], rows[1][1] + who + attempt)
+    if any((status.get("limit") or {}).values()):
+        rows.append(("limit", limits(status["limit"])))
     if status["wait"]:
         rows.append(("wait", f"{status['wait']} s between two operations"))
     rows += [

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from syncworker import draft, ending, process, space
+from syncworker.bandwidth import Bandwidth
 from syncworker.control import Control
 from syncworker.credentials import Chain, Given, KeySource
 from syncworker.delay import delay_of
@@ -31,11 +32,13 @@ from syncworker.mount_check import MountCheck
 from syncworker.options import Options
 from syncworker.pause import Pause
 from syncworker.progress import Progress
+from syncworker.rates import Limit
 from syncworker.s3 import Bucket
 from syncworker.settings import Settings, origin_of_keys
 from syncworker.spec import parse_storage_url
 from syncworker.sync import Sync
 from syncworker.tls import ca_bundle_of
+from syncworker.token_bucket import TokenBucket
 from syncworker.wire import Limits, Wire
 from syncworker.wording import shown
 
@@ -196,13 +199,18 @@ async def _work(
     place = Endpoint.of(status["storage_url"], region, settings.storage_addressing)
     ca_bundle = ca_bundle_of() if place.scheme == "https" else None
     index_path = jobs.index_path(status)
+    options = Options.of_status(status)
     pause = Pause(jobs.file(status["id"], "pause"))
+    bandwidth = Bandwidth(
+        Limit(jobs.bandwidth_path(status["id"]), options.bandwidth),
+        Limit(jobs.bandwidth_path(), settings.bandwidth),
+        TokenBucket(os.path.join(jobs.path, ".bandwidth")),
+    )
     with ThreadPoolExecutor(1, "status") as writer:
         # No proxy stands between us and the embedded store.
         embedded = settings.storage_url is None and settings.is_own(status["storage_url"])
         limits = Limits.of(settings.storage_timeout)
-        async with Wire(place, ca_bundle, limits, use_proxies=not embedded) as wire:
-            options = Options.of_status(status)
+        async with Wire(place, ca_bundle, limits, use_proxies=not embedded, bandwidth=bandwidth) as wire:
             bucket = Bucket(
                 wire,
                 status["dest"],
@@ -242,8 +250,9 @@ async def _work(
                 plan_path=jobs.file(status["id"], "plan.jsonl"),
                 approved=approved,
             )
-            _look_for_pause(bucket, progress, sync.halted)
-            watcher = asyncio.create_task(_watch(bucket, progress, sync.halted), name="watch for a pause")
+            progress.paced = lambda: bandwidth.moved if bandwidth.on else None
+            _look(bucket, progress, sync.halted)
+            watcher = asyncio.create_task(_watch(bucket, progress, sync.halted), name="watch for changes")
             work = asyncio.create_task(sync.run())
             ticker = asyncio.create_task(
                 _tick(jobs, progress, control, bucket, writer, tell), name="ticker of the status"
@@ -276,14 +285,18 @@ def _end_of(task: asyncio.Task[None]) -> Exception:
 
 
 async def _watch(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
-    """Has the job pause and go on. Beside the ticker, which may wait for a slow disk."""
+    """What may change while a job runs: a pause, and limits. Beside the ticker, which may wait for a slow
+    disk."""
     while True:
         await asyncio.sleep(_TICK_SECONDS)
-        _look_for_pause(bucket, progress, stopping)
+        _look(bucket, progress, stopping)
 
 
-def _look_for_pause(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
-    pause = bucket.pause
+def _look(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
+    bandwidth, pause = bucket.wire.bandwidth, bucket.pause
+    bandwidth.look(stopping=stopping())
+    limit = {"bandwidth": bandwidth.own or None, "all_jobs": bandwidth.all_jobs or None}
+    progress.status["limit"] = limit
     if pause.look(stopping=stopping()):
         progress.pause(pause.on)
         if not pause.on:

@@ -20,7 +20,18 @@ from stores import die_with_parent
 
 PROJECT = Path(__file__).resolve().parent.parent
 ID = "20261122T131242-9f3a61c2"
-SUFFIXES = ("json", "json.tmp", "lock", "cancel", "report.jsonl", "secret", "secret.tmp", "log")
+SUFFIXES = (
+    "json",
+    "json.tmp",
+    "lock",
+    "cancel",
+    "pause",
+    "bandwidth",
+    "report.jsonl",
+    "secret",
+    "secret.tmp",
+    "log",
+)
 SECONDS = 60
 
 

@@ -67,7 +67,7 @@ def test_commands_and_their_options_are_those_of_the_parser(desk: Desk) -> None:
 def test_every_spelling_of_python_is_completed(desk: Desk, python: str) -> None:
     """bash takes the whole word first, then what follows its last slash."""
     name = python if python == ".venv/bin/python" else python.rsplit("/", 1)[-1]
-    assert offered(desk, f"{name} -m syncworker li", f"{name} -m syncworker list --st") == [
+    assert offered(desk, f"{name} -m syncworker lis", f"{name} -m syncworker list --st") == [
         ["list"],
         ["--state"],
     ]
@@ -120,13 +120,13 @@ def test_nothing_is_offered_for_values_that_cannot_be_known(desk: Desk) -> None:
 
 def test_the_completion_of_python_itself_stays(desk: Desk) -> None:
     own = "_python() { COMPREPLY=(own); }; complete -F _python python"
-    assert offered(desk, "python -", "python -m syncworker l", before=own) == [["own"], ["list"]]
+    assert offered(desk, "python -", "python -m syncworker lis", before=own) == [["own"], ["list"]]
 
 
 def test_the_completion_of_python_itself_is_loaded_when_it_is_needed(desk: Desk) -> None:
     """bash-completion reads it at the first Tab, and registers it then: ours must come out on top again."""
     lazy = "_completion_loader() { _python() { COMPREPLY=(own); }; complete -F _python python python3; }"
-    assert offered(desk, "python3 x", "python3 -m syncworker l", before=lazy) == [["own"], ["list"]]
+    assert offered(desk, "python3 x", "python3 -m syncworker lis", before=lazy) == [["own"], ["list"]]
 
 
 def test_folders_with_strange_names_are_only_text(desk: Desk, tmp_path: Path) -> None:

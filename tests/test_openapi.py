@@ -192,10 +192,10 @@ class Asker:
         return ""
 
     def conflict(self) -> Answer:
-        query = self.good()
+        query = self.good() if self.path != "/limit" else f"id={self.site.submit()}"
         if self.path == "/sync":
             self.site.submit()
-        elif self.path in ("/cancel", "/pause", "/continue"):
+        elif self.path in ("/cancel", "/pause", "/continue", "/limit"):
             self.site.get(f"/cancel?{query}")
         else:
             action = "approve" if self.path == "/approve" else "resume"
@@ -209,6 +209,10 @@ class Asker:
         return self.ask("mirror=photos")
 
     def full(self) -> Answer:
+        if self.path == "/limit":
+            with self.site.jobs.creation_lock() as held:
+                assert held.acquire()
+                return self.ask("bandwidth=1M")
         if self.path == "/healthz":
             assert self.ask("storage=1").status == 503
             return self.overdue()

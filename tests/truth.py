@@ -27,7 +27,7 @@ JOB_FILE = re.compile(
     r"(json|lock|cancel|pause|bandwidth|report\.jsonl|plan\.jsonl(\.tmp)?|log|secret)"
 )
 OTHER_FILE = re.compile(
-    r"\.(server|create)\.lock|\.dest/[\w.-]+\.(lock|json|json\.tmp)|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
+    r"\.(server|create)\.lock|\.?bandwidth|\.dest/[\w.-]+\.(lock|json|json\.tmp)|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
 )
 PARTS = ("files_unchanged", "files_uploaded", "files_updated", "files_failed", "files_skipped")
 FRESH_SECONDS = 2.0  # the contract's
