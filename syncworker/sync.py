@@ -888,6 +888,7 @@ class Sync:
             deep=deep,
             started_ns=self.started_ns,
             one_by_one=self.wait_seconds > 0,
+            alone=bool(self.options.plan),
         )
         self.events, self._first_page = asyncio.Queue(maxsize=4), None
         planner = self._planner(lambda _: None, lambda _: None, every=deep, verifying=True)

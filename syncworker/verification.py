@@ -55,15 +55,17 @@ _ARCHIVED = "InvalidObjectState"  # Amazon S3 API Reference, GetObject
 
 
 class Verification:
-    """`sender` is that of the sync. `started_ns`: when the sync began."""
+    """`sender` is that of the sync. `started_ns`: when it began. `alone`: nothing was compared before, so
+    only what has changed since then is no difference, and files are counted here."""
 
     def __init__(
-        self, sender: Sender, folder: Source, *, deep: bool, started_ns: int, one_by_one: bool
+        self, sender: Sender, folder: Source, *, deep: bool, started_ns: int, one_by_one: bool, alone: bool
     ) -> None:
         self.sender, self.folder = sender, folder
         self.bucket, self.index, self.progress = sender.bucket, sender.index, sender.progress
         self.deep = deep
         self.started_ns = started_ns
+        self.alone = alone
         self.lanes = 1 if one_by_one else SIDE_BY_SIDE
         self.changed = 0
         self._incomplete = False  # something in the folder cannot be read
@@ -80,7 +82,12 @@ class Verification:
                 if name in ("work", "renamed"):
                     found.append(value)
                 elif name == "unchanged":
-                    self.progress.verified_objects(*value)
+                    self._verified(*value)
+                elif name == "found" and self.alone:
+                    self.progress.found(*value)
+                elif name == "skip" and self.alone:
+                    self.progress.found(1, 0)
+                    self.progress.skipped(value.key, value.reason)
                 elif name == "unreadable":
                     self._incomplete = True
                     self._differs(value.key, FileError(value.code, value.message))
@@ -90,20 +97,18 @@ class Verification:
             self.progress.say(f"verified {counts['objects_verified']} of {counts['files_total']} objects")
 
     async def take_extras(self, extras: Spool) -> None:
-        """The objects without a file: records of (key, size, ETag)."""
+        """The objects without a file: records that begin with the key."""
         if self._incomplete:
             return  # it is not known what has no file
-        records = iter(extras)
-        while some := list(islice(records, _EXTRAS)):
-            there = await self._in_pool(self.folder.with_files, [key for key, _, _ in some])
+        keys = (record[0] for record in extras)
+        while some := list(islice(keys, _EXTRAS)):
+            there = await self._in_pool(self.folder.with_files, some)
             for key in there:
                 if await self._in_pool(self.folder.entry, key) is not None:
                     self._has_changed(key)
                 else:  # a link that leads out, a socket: not mirrored, yet a sync leaves the object
                     await self._look_at_extra(key, was_deleted=False)
-            await side_by_side(
-                self._look_at_extra, [key for key, _, _ in some if key not in there], self.lanes
-            )
+            await side_by_side(self._look_at_extra, [key for key in some if key not in there], self.lanes)
 
     def finish(self) -> str:
         """What was verified, for the job's message. FatalError `VerifyFailed`: there are differences."""
@@ -155,13 +160,13 @@ class Verification:
             if result.outcome is Outcome.SAME or (
                 result.needs_head and await self.sender.is_known(work, result.file, result.md5)
             ):
-                self.progress.verified_objects(1, result.file.size)
+                self._verified(1, result.file.size)
                 return
         if not asked:
             obj, row = await self._ask(file.key), self.index.find(file.key)
             decision = compare.compare(file, obj, row)
             if decision.verdict is Verdict.UNCHANGED and not self.deep:
-                self.progress.verified_objects(1, file.size)
+                self._verified(1, file.size)
             else:
                 again = work._replace(object=obj, row=row, decision=decision)
                 same_size = obj is not None and obj.size == file.size
@@ -192,6 +197,8 @@ class Verification:
 
     def _is_another(self, file: FileEntry, row: Row | None) -> bool:
         """Whether a file is not the one that was compared. Reads it where its stat leaves a doubt."""
+        if self.alone:
+            return file.ctime_ns >= self.started_ns - _CLOCK_NS
         if row is None:  # an index that is whole has a row for each file that was there
             return self.index.is_whole or file.ctime_ns >= self.started_ns - _CLOCK_NS
         if compare.is_trusted(row, file):
@@ -223,7 +230,7 @@ class Verification:
         finally:
             os.close(fd)
         if is_same:
-            self.progress.verified_objects(1, now.size)
+            self._verified(1, now.size)
         else:
             await self._conclude(work)
 
@@ -263,7 +270,7 @@ class Verification:
                 return  # the listing lags behind
             row = self.index.find(key)
             is_folder = key.endswith("/") and await self._in_pool(self.folder.has_folder, key[:-1])
-            if was_deleted and row is not None and compare.same_object(row, obj):
+            if was_deleted and not self.alone and row is not None and compare.same_object(row, obj):
                 self._has_changed(key, obj)
             elif is_folder or await self.bucket.retained(key):
                 self.progress.seen(key, obj.size, obj.etag, "retained")
@@ -274,6 +281,11 @@ class Verification:
             self._differs(key, error)
 
     # -- reporting
+    def _verified(self, count: int, size: int) -> None:
+        self.progress.verified_objects(count, size)
+        if self.alone:
+            self.progress.unchanged(count, size)
+
     def _has_changed(self, key: str, obj: ObjectEntry | None = None) -> None:
         self.changed += 1
         self.progress.seen(key, obj and obj.size, obj and obj.etag, "changed")

@@ -49,7 +49,7 @@ def behind_our_back(mirror: Mirror, act: Callable[[], object]) -> None:
 
 def assert_failed(run: Run, *texts: str) -> None:
     assert run.status["state"] == "failed"
-    assert run.status["error"]["code"] == "VerifyFailed"
+    assert run.status["error"]["code"] == "VerifyFailed", run.err[-1500:]
     assert all(text in run.status["error"]["message"] for text in texts), run.status["error"]
 
 
@@ -259,6 +259,26 @@ def test_a_folder_that_cannot_be_read_any_more_is_told_and_no_object_is_called_e
         assert_failed(run, "1 differences", "1 EACCES")
     finally:
         (mirror.folder / "sub").chmod(0o700)
+
+
+def test_a_pure_check_compares_the_folder_as_it_is_now_and_changes_nothing(mirror: Mirror) -> None:
+    """With `plan`: what has changed since the last sync is a difference, on either side."""
+    mirror.make({"same": "1", "changed": "22", "gone": "3", "size": "4"})
+    mirror.sync()
+    run = verify(mirror, 1, plan=1)
+    assert (run.status["state"], run.status["progress"]["objects_verified"]) == ("done", 4), run.status
+    assert (run.progress["files_total"], run.progress["files_done"]) == (4, 4)
+    mirror.make({"changed": "33", "gone": None, "new": "5", "size": "44"})
+    for how in (1, "deep"):
+        run = verify(mirror, how, plan=1)
+        assert_failed(run, "4 differences", "1 object ")
+        assert findings(mirror, run) == {
+            "changed": "ObjectDiffers",
+            "gone": "ObjectExtra",
+            "new": "ObjectMissing",
+            "size": "ObjectDiffers",
+        }
+        assert not WRITES & set(mirror.proxy.kinds())
 
 
 @pytest.mark.parametrize("how", [1, "deep"])
