@@ -249,6 +249,35 @@ def test_people_are_told_of_a_failure_once_and_of_its_end(nightly: Nightly, rece
     wait_for(lambda: b'result="sent"} 2.0' in service.get("/metrics").body, 10, "the count")
 
 
+def test_a_job_that_waits_stops_the_schedule_until_it_is_approved(
+    nightly: Nightly, receiver: Receiver, juicefs: Store
+) -> None:
+    service = nightly.service
+    folder = tree(service.uploads / "photos", {f"{n}.jpg": 10 for n in range(4)})
+    text = "[photos]\nsource = 'photos'\ndest = 'approved'\nmax_delete = '1'\nevery = '1s'\n"
+    nightly.write(text + f"notify = ['{receiver.url('hook')}']\n")
+    service.start()
+    nightly.wait("photos", lambda view: "done" in runs(view))
+    for number in range(2):
+        (folder / f"{number}.jpg").unlink()
+    view = nightly.wait("photos", lambda view: view["last_state"] == "waiting")
+    job = view["last_job"]
+    wait_for(lambda: receiver.events() == [("photos", "waiting")], 20, "the message")
+    assert job in receiver.seen[0][1]["text"]
+    view = nightly.wait("photos", lambda view: view["next_run_at"] is None)
+    assert job in view["error"]
+    assert service.get("/healthz", mirror="photos").status == 200
+    waited = len(service.ids())
+    time.sleep(3)  # three times of its schedule
+    assert len(service.ids()) == waited
+    assert len(contents(juicefs, "approved")) == 4
+    assert service.get("/approve", id=job).status == 202
+    wait_for(lambda: receiver.events()[1:] == [("photos", "recovered")], 30, "the second message")
+    assert len(contents(juicefs, "approved")) == 2
+    nightly.wait("photos", lambda view: view["next_run_at"] is not None and view["last_job"] > job)
+    assert receiver.events() == [("photos", "waiting"), ("photos", "recovered")]
+
+
 def test_a_message_is_tried_three_times_with_growing_pauses_and_no_redirect_is_followed(
     nightly: Nightly, receiver: Receiver
 ) -> None:

@@ -29,6 +29,7 @@ from syncworker.mirrors.file import Mirror, MirrorFile
 from syncworker.mirrors.memory import Memories, Memory
 from syncworker.mirrors.schedule import Act
 from syncworker.mirrors.watch import Watcher
+from syncworker.model import State
 from syncworker.settings import Settings
 from syncworker.spec import RequestKeys
 from syncworker.supervisor import Supervisor
@@ -40,7 +41,7 @@ WATCH_JOBS_KEPT = 100
 # After a job of a watched mirror that failed: the next one, a whole one, comes no sooner.
 FAILURE_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (30, 120, 600, 1800, 3600))
 TELL_AGAIN = timedelta(hours=20)  # a failure that lasts is reported about once a day, not at each retry
-WAITING = "waiting"
+WAITING = State.WAITING.value
 FAR = datetime(9999, 1, 1, tzinfo=UTC)
 log = logging.getLogger("syncworker.mirrors")
 
@@ -272,7 +273,7 @@ class Keeper:
                 if (state := self._note_end(mirror, memory, job_id, now)) is not None:
                     self._note_end_of_watched(mirror, jobs, state, now)
                 self._seen[job_id] = entry.stamp
-        waiting = any(entry.state is not None and entry.state.value == WAITING for entry in jobs.values())
+        waiting = any(entry.state is State.WAITING for entry in jobs.values())
         busy = self._is_busy(mirror)
         decision = schedule.decide(mirror.schedule, memory.past, now, busy=busy, waiting=waiting)
         before, memory.last_due = memory.last_due, decision.last_due
@@ -392,7 +393,11 @@ class Keeper:
         if state in ("failed", "cancelled", "interrupted"):
             watched.not_before = now + FAILURE_PAUSES[min(watched.failures, len(FAILURE_PAUSES) - 1)]
             watched.failures += 1
-        scoped = sorted(job_id for job_id, entry in jobs.items() if entry.is_scoped and entry.ended)
+        scoped = sorted(
+            job_id
+            for job_id, entry in jobs.items()
+            if entry.is_scoped and entry.ended and entry.state is not State.WAITING
+        )
         self._supervisor.remove(scoped[:-WATCH_JOBS_KEPT])
 
     def _complain(self, mirror: Mirror, message: str) -> None:
@@ -532,7 +537,7 @@ def _stamps(jobs: Mapping[str, Entry]) -> int:
 
 def _trouble(jobs: Mapping[str, Entry]) -> str | None:
     for job_id, entry in sorted(jobs.items(), reverse=True):
-        if entry.state is not None and entry.state.value == WAITING:
+        if entry.state is State.WAITING:
             return f"job {job_id} waits: the schedule stops until it is approved or cancelled"
     return None
 
