@@ -91,6 +91,13 @@ PROGRESS: dict[str, Any] = {
 
 
 DIED = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
+
+
+def no_timeline() -> dict[str, Any]:
+    """Of an attempt that has not begun."""
+    return {"phases": [], "speed": {"step_seconds": 1, "bytes": []}}
+
+
 RESOURCES: dict[str, Any] = {"rss_bytes": None, "cpu_seconds": None}
 
 
@@ -679,6 +686,7 @@ def renew(status: Status, *, auto_resume: bool) -> None:
         errors=[],
         error=None,
         resources=dict(RESOURCES),
+        timeline=no_timeline(),
         message="waiting to be resumed",
         notified_at=None,
         auto_resume=auto_resume,
@@ -719,6 +727,7 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "errors": [],
         "error": None,
         "resources": dict(RESOURCES),
+        "timeline": no_timeline(),
         "metrics": tally.empty(),
         "notified_at": None,
         "message": "waiting for a free worker",
@@ -744,5 +753,6 @@ def begin(status: Status) -> None:
         errors=[],
         error=None,
         resources=dict(RESOURCES),
+        timeline=no_timeline(),
         message="starting",
     )

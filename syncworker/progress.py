@@ -29,6 +29,8 @@ _TEXT_SHOWN = 300
 _ON_BUCKETS = frozenset({"create_bucket", "delete_bucket"})  # their key is the bucket
 _RATE_SECONDS = 5.0
 _PLANNED = {"upload": "files_to_upload", "update": "files_to_update", "delete": "objects_to_delete"}
+_SPEED_STEPS = 60  # the whole run, however long, in as many steps
+_PHASES_KEPT = 40  # a job may be paused and continued any number of times
 _VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
 _COUNTED = (
     "files_unchanged",
@@ -109,6 +111,8 @@ class Progress:
         self._moved = 0  # bytes that went over the network, for the rate
         self._busy_seconds = 0.0  # of the operations that have ended
         self._earlier = tally.clean(status.get("metrics"))  # of earlier attempts
+        self._speed = _Speed(self._started)
+        self._note_phase()
         self._phase_since = self._started
         self._phase_seconds: dict[str, float] = {}
         self._behind: tuple[Phase, str] | None = None  # while paused: its phase else, and its message
@@ -138,9 +142,17 @@ class Progress:
         if self.status["phase"] != phase.value:
             self._end_phase(time.monotonic())
             self.status["phase"] = phase.value
+            self._note_phase()
             self.status["message"] = message
             self._dirty = True
             self._published_at = 0.0
+
+    def _note_phase(self) -> None:
+        """Has the time line say when this phase began. Of very many the first and the last ones are kept."""
+        phases = self.status["timeline"]["phases"]
+        phases.append({"phase": self.status["phase"] or Phase.STARTING.value, "at": timestamp()})
+        if len(phases) > _PHASES_KEPT:
+            del phases[_PHASES_KEPT // 2]
 
     def _end_phase(self, now: float) -> None:
         """Has the time since the last call counted for the phase it was spent in."""
@@ -342,6 +354,8 @@ class Progress:
         done = max(counts["bytes_done"], self.bytes_settled + in_flight)
         counts["bytes_done"] = min(done, counts["bytes_total"])
         counts["elapsed_seconds"] = round(now - self._started, 3)
+        self._speed.add(now, self._moved + in_flight)
+        self.status["timeline"]["speed"] = self._speed.shown()
         rate = self._rate(now, self._moved + in_flight, self.paced())
         counts["bytes_per_second"] = round(rate, 1)
         left = counts["bytes_total"] - counts["bytes_verified" if self.reads_back else "bytes_done"]
@@ -407,6 +421,28 @@ class Progress:
             self._samples.pop(0)
         since, before = self._samples[0]
         return max(0.0, (moved - before) / (now - since)) if now > since else 0.0
+
+
+class _Speed:
+    """Bytes that went over the network in each step of the attempt; steps become twice as long when there are
+    too many of them."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._step = 1
+        self._moved = 0
+        self._bytes: list[int] = []
+
+    def add(self, now: float, moved: int) -> None:
+        while (at := int((now - self._started) / self._step)) >= _SPEED_STEPS:
+            self._bytes = [sum(self._bytes[i : i + 2]) for i in range(0, len(self._bytes), 2)]
+            self._step *= 2
+        self._bytes += [0] * (at + 1 - len(self._bytes))
+        self._bytes[at] += max(0, moved - self._moved)  # fewer: a part is sent again
+        self._moved = max(self._moved, moved)
+
+    def shown(self) -> dict[str, Any]:
+        return {"step_seconds": self._step, "bytes": list(self._bytes)}
 
 
 def _shown(operations: list[Operation]) -> Iterator[dict[str, Any]]:

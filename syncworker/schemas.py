@@ -180,6 +180,22 @@ METRICS = record(
         "requests": _counts("Requests to the store by operation and HTTP status: `PutObject 200`"),
     },
 )
+TIMELINE = record(
+    "How this attempt went on: its phases, and what it sent or read over the whole run.",
+    {
+        "phases": rows(
+            "When each phase began, oldest first; of more than forty the first and the last ones",
+            record("A phase.", {"phase": text("Its name"), "at": time("When it began")}),
+        ),
+        "speed": record(
+            "The bytes of each step since the attempt began; sixty steps at most, then they are longer.",
+            {
+                "step_seconds": integer("How long a step is", minimum=1),
+                "bytes": rows("What went over the network", integer("Bytes")),
+            },
+        ),
+    },
+)
 STATUS = record(
     "A job, as its file `jobs/ID.json` holds it.",
     {
@@ -235,6 +251,7 @@ STATUS = record(
         "errors": rows("The first hundred errors; the report file has all", ref("FileError")),
         "error": ref("Error"),
         "resources": ref("Resources"),
+        "timeline": ref("Timeline"),
         "metrics": ref("Metrics"),
         "notified_at": nullable(time("When people were told of how this attempt of a mirror's job ended")),
         "message": text("What happens or happened, for people"),
@@ -243,6 +260,7 @@ STATUS = record(
         ),
     },
     "warning",
+    "timeline",
 )
 JOB_LIST = record(
     "Jobs.",
@@ -413,6 +431,7 @@ ALL: dict[str, Schema] = {
     "FileError": FILE_ERROR,
     "Error": ERROR,
     "Resources": RESOURCES,
+    "Timeline": TIMELINE,
     "Metrics": METRICS,
     "JobList": JOB_LIST,
     "JobPage": JOB_PAGE,

@@ -176,6 +176,11 @@ def test_a_report_is_searched_by_operation_and_word(site: Site) -> None:
         x for x in lines[200:] if b"upload" in x
     ]
     assert whole(site, f"/report?id={JOB}&q=%22upload%22") == []
+    lines[200] = line(200, "skip", error={"code": "fifo", "message": "not sent: fifo"})
+    put_report(site, lines)
+    assert whole(site, f"/report?id={JOB}&errors=1&limit=1") == [lines[100]]  # skipped is not failed
+    assert whole(site, f"/report?id={JOB}&errors=0") == lines
+    assert site.get(f"/report?id={JOB}&errors=2").status == 400
 
 
 def test_a_long_search_hands_on_its_place(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

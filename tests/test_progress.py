@@ -226,3 +226,28 @@ def test_the_pauses_that_wait_asks_for_count_once_in_the_time_left(progress: Pro
         clock.now += 3
         counts = progress.snapshot()["progress"]
     assert counts["eta_seconds"] == pytest.approx(6 * (1 + 3))
+
+
+def test_the_time_line_has_each_phase_and_every_byte(progress: Progress, clock: Clock) -> None:
+    progress.phase(Phase.COMPARING, "comparing")
+    progress.phase(Phase.TRANSFERRING, "sending")
+    operation = progress.begin("upload", "a", 10_000)
+    for second in range(1, 301):  # five minutes, in at most sixty steps
+        clock.now += 1
+        operation.sent = second * 10
+        progress.snapshot()
+    operation.sent -= 500  # a part is sent again: what has been seen is not taken back
+    progress.snapshot()
+    timeline = progress.status["timeline"]
+    assert [phase["phase"] for phase in timeline["phases"]] == ["starting", "comparing", "transferring"]
+    assert timeline["phases"][0]["at"] <= timeline["phases"][2]["at"]
+    assert timeline["speed"]["step_seconds"] == 8
+    assert len(timeline["speed"]["bytes"]) == 38
+    assert set(timeline["speed"]["bytes"][1:-1]) == {80}
+    assert sum(timeline["speed"]["bytes"]) == 3000
+    for _ in range(100):
+        progress.pause(True)
+        progress.pause(False)
+    phases = progress.status["timeline"]["phases"]
+    assert len(phases) == 40
+    assert [phases[0]["phase"], phases[-1]["phase"]] == ["starting", "transferring"]
