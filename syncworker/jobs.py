@@ -58,6 +58,7 @@ SUFFIXES = (
 _PLAN = ".plan.jsonl"
 _SHELL_SECONDS = 10.0
 _KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
+KEYS_KEPT_SECONDS = 7 * 86400.0  # of a job that has failed; a resume asks for them then
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
 
 PROGRESS: dict[str, Any] = {
@@ -177,6 +178,23 @@ def recorded_state(status: Status | None) -> State | None:
         return State((status or {}).get("state", ""))
     except ValueError:
         return None
+
+
+def _needs_no_keys(status: Status | None, now: datetime | None = None) -> bool:
+    """Whether a job's own keys are of no use any more, or have waited for a resume for too long. A waiting
+    job may be approved at any time, and what a server resumes by itself needs them whenever it starts."""
+    state = recorded_state(status)
+    if status is None or state in _KEYLESS:
+        return state in _KEYLESS
+    if state is not State.FAILED and not (
+        state is State.INTERRUPTED and status.get("auto_resume") is not True
+    ):
+        return False
+    try:
+        ended = datetime.fromisoformat(status["finished_at"])
+        return ((now or datetime.now(UTC)) - ended).total_seconds() > KEYS_KEPT_SECONDS
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _begun_state(status: Status) -> State | None:
@@ -375,7 +393,7 @@ class Jobs:
         if recorded is State.WAITING and not self.is_cancelled(job_id):
             return status
         if recorded in FINAL_STATES and recorded is not State.WAITING:
-            self.drop_keys_of_ended(job_id, recorded)
+            self.drop_keys_of_ended(job_id)
             return status
         if effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id)) == (
             recorded_state(status)
@@ -598,13 +616,21 @@ class Jobs:
                 status["notified_at"] = timestamp()
                 self.write(status, durable=False)
 
-    def drop_keys_of_ended(self, job_id: str, recorded: State | None = State.DONE) -> None:
-        """Removes the keys of a job that needs them no more, if its worker was killed before it could."""
-        if recorded not in _KEYLESS or not os.path.lexists(self.file(job_id, "secret")):
+    def drop_keys_of_ended(self, job_id: str) -> None:
+        """Removes the keys of a job that needs them no more: its worker was killed before it could, or nobody
+        has resumed it for a week."""
+        if not os.path.lexists(self.file(job_id, "secret")) or not _needs_no_keys(self.read(job_id)):
             return
         with self.lock(job_id) as lock:
-            if lock.acquire() and recorded_state(self.read(job_id)) in _KEYLESS:  # else it is resumed now
+            if lock.acquire() and _needs_no_keys(self.read(job_id)):  # else it is resumed now
                 files.remove(self.file(job_id, "secret"))
+
+    def drop_old_keys(self) -> None:
+        """The same, of all jobs."""
+        for name in os.listdir(self.path):
+            job_id, _, suffix = name.partition(".")
+            if suffix == "secret" and ID_PATTERN.fullmatch(job_id):
+                self.drop_keys_of_ended(job_id)
 
     def prune(
         self,

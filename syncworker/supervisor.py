@@ -3,7 +3,7 @@
 Every half second, and at once when a child ends or a job is added, it
 1. reaps the children that ended, and has every running job observed (its lock probed), adopted ones included;
 2. starts queued jobs, oldest first, while fewer than MAX_RUNNING_JOBS run;
-3. removes the files of the oldest finished jobs.
+3. removes the files of the oldest finished jobs, and the keys of jobs that failed a week ago.
 
 A job that waits for approval is none of its business until somebody approves it, whatever server starts.
 
@@ -43,6 +43,7 @@ KILLED_SECONDS = 2.0  # an interrupted job whose server still lives after this l
 START_TRIES = 3
 _PROBE_SECONDS = 0.5  # a shell that asks whether a server runs takes the lock for an instant
 SUBMIT_SECONDS = 3.0
+DROP_KEYS_SECONDS = 600.0
 PRUNE_AT_MOST = 200  # jobs removed in one round, so that the ends of workers are still noticed in time
 log = logging.getLogger("syncworker.supervisor")
 
@@ -93,6 +94,7 @@ class Supervisor:
         self._interrupted: dict[str, float] = {}  # job: when its end was noticed
         self._failed_starts: dict[str, tuple[int, float]] = {}  # job: (how many, when to try again)
         self._pruned_all = False
+        self._drop_keys_at = 0.0
         self._submitting = threading.Lock()
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
@@ -240,6 +242,9 @@ class Supervisor:
         active = self._observe()
         self._notice_ends({job_id for job_id, entry in self.jobs.entries().items() if not entry.ended})
         self._start_queued(active)
+        if self._clock() >= self._drop_keys_at:
+            self._drop_keys_at = self._clock() + DROP_KEYS_SECONDS
+            self.jobs.drop_old_keys()
         if not self._pruned_all:
             removed = self.jobs.prune(self._settings.keep_jobs, PRUNE_AT_MOST, self._retire)
             self._pruned_all = removed < PRUNE_AT_MOST

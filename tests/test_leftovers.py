@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from serving import Site
 
 from syncworker import files, leftovers
-from syncworker.jobs import Jobs
+from syncworker.jobs import Jobs, timestamp
 from syncworker.model import State
 from syncworker.spec import Request
 
@@ -45,6 +47,51 @@ def test_the_keys_of_what_has_ended_go_and_those_that_are_needed_stay(directory:
     assert {name for name in names(directory) if name.endswith(".json")} == {
         f"{name}.json" for name in keeps | loses
     }
+
+
+@pytest.mark.parametrize(
+    ("state", "days", "auto_resume", "kept"),
+    [
+        (State.FAILED, 6.9, True, True),
+        (State.FAILED, 7.1, True, False),
+        (State.INTERRUPTED, 7.1, False, False),
+        (State.INTERRUPTED, 7.1, True, True),  # the next server goes on with it by itself
+        (State.QUEUED, 30, True, True),
+    ],
+)
+def test_keys_that_nobody_has_asked_for_in_a_week_go(
+    directory: Jobs, state: State, days: float, auto_resume: bool, kept: bool
+) -> None:
+    job_id = job(directory, "one", None if state is State.QUEUED else state)
+    status = directory.read(job_id) or {}
+    status["auto_resume"] = auto_resume
+    if state is not State.QUEUED:
+        status["finished_at"] = timestamp(datetime.now(UTC) - timedelta(days=days))
+    directory.write(status, durable=False)
+    directory.drop_old_keys()
+    assert os.path.exists(directory.file(job_id, "secret")) is kept
+    assert directory.read(job_id) is not None
+
+
+def test_a_job_that_failed_a_week_ago_is_resumed_with_keys_that_are_given(tmp_path: Path) -> None:
+    site = Site(tmp_path, STORAGE_URL="http://127.0.0.1:9")
+    try:
+        keys = "access_key=access&secret_key=secret"
+        asked = site.form("/sync", f"source=&dest=bucket&storage_url=http://127.0.0.1:10&{keys}".encode())
+        job_id = asked.json["id"]
+        with site.running(job_id) as status:
+            site.jobs.finish(status, State.FAILED, {"code": "X", "message": "x"}, "x")
+        status["finished_at"] = timestamp(datetime.now(UTC) - timedelta(days=8))
+        site.jobs.write(status, durable=False)
+        assert os.path.exists(site.jobs.file(job_id, "secret"))
+        site.supervisor.tick()
+        assert not os.path.exists(site.jobs.file(job_id, "secret"))
+        answer = site.get(f"/resume?id={job_id}")
+        assert (answer.status, answer.problem["param"]) == (400, "access_key")
+        assert site.form("/resume", f"id={job_id}&{keys}".encode()).status == 202
+        assert os.path.exists(site.jobs.file(job_id, "secret"))
+    finally:
+        site.close()
 
 
 def test_a_look_at_a_job_that_has_ended_removes_its_keys(directory: Jobs) -> None:
