@@ -14,25 +14,29 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from syncworker import settings as settings_table
 from syncworker import usage
+from syncworker.catalog import ID_PATTERN
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs import Jobs, NoSuchPlan, Status, check_id, recorded_state
+from syncworker.jobs import Jobs, NoSuchJob, NoSuchPlan, Status, check_id, recorded_state
 from syncworker.model import FINAL_STATES, State
 from syncworker.settings import Settings
 
 if TYPE_CHECKING:
     from syncworker.display import Output
+    from syncworker.history import Wanted
     from syncworker.spec import RequestKeys
 
 EXIT = {State.DONE: 0, State.FAILED: 1, State.CANCELLED: 3, State.INTERRUPTED: 4, State.WAITING: 5}
+LIST_FILTERS = ("state", "source", "dest", "mirror", "since", "until", "q")
 REFUSED = 2
 CTRL_C = 130
 BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
@@ -47,7 +51,7 @@ def main(argv: list[str]) -> int:
         parser.print_help(sys.stderr)
         return REFUSED
     try:
-        if "id" in arguments:
+        if "id" in arguments and arguments.command != "show":
             check_id(arguments.id)
         settings = settings_table.load()
         status = _COMMANDS[arguments.command](arguments, settings, Jobs(settings.jobs_dir))
@@ -348,18 +352,19 @@ def _plan(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int
 
 
 def _list(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    from syncworker import history
     from syncworker.display import Output, print_table
 
-    whole = arguments.all or arguments.state is not None
+    filters = {name: value for name in LIST_FILTERS if (value := getattr(arguments, name))}
+    wanted = history.parse(filters)
+    whole = arguments.all or bool(filters)
     found: list[Status] = []
     following: str | None = None
     if os.path.isdir(jobs.path):  # looking makes no directory
         if whole:
-            wanted = (
-                status for status in jobs.all(newest_first=True) if arguments.state in (None, status["state"])
-            )
-            found = list(islice(wanted, arguments.limit))
-            following = found[-1]["id"] if found and any(True for _ in wanted) else None
+            matches = _matching(jobs, wanted)
+            found = list(islice(matches, arguments.limit))
+            following = found[-1]["id"] if found and any(True for _ in matches) else None
         else:
             found = jobs.active()[: arguments.limit]
     output = Output(sys.stdout)
@@ -374,7 +379,66 @@ def _list(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int
         which = "no job is queued or running (--all lists the ended ones)"
         if whole:
             which = f"no job is {arguments.state}" if arguments.state else "no jobs"
+            which += " that match" if filters.keys() - {"state"} else ""
         Output(sys.stderr).print(which)
+    return _printed(output)
+
+
+def _matching(jobs: Jobs, wanted: Wanted) -> Iterator[Status]:
+    """The jobs that a filter takes, newest first, each as it truly is."""
+    jobs.active()  # has the ends written down that nobody has noticed yet
+    for job_id, entry in sorted(jobs.entries().items(), reverse=True):
+        if wanted.takes(job_id, entry):
+            try:
+                status = jobs.observe(job_id)
+            except NoSuchJob:  # removed meanwhile, or no status of ours
+                continue
+            if wanted.state in (None, status["state"]):
+                yield status
+
+
+def _one_id(text: str, jobs: Jobs) -> str:
+    """The id of the only job whose id begins so."""
+    if ID_PATTERN.fullmatch(text):
+        return text
+    if not re.fullmatch(r"[0-9]{1,8}|[0-9]{8}T[0-9]{0,6}|[0-9]{8}T[0-9]{6}-[0-9a-f]{0,8}", text):
+        return check_id(text)
+    entries = jobs.entries() if os.path.isdir(jobs.path) else {}
+    found = sorted(job_id for job_id in entries if job_id.startswith(text))
+    if not found:
+        raise UsageError("NoSuchJob", f"there is no job whose id begins with {text}", param="id")
+    if len(found) > 1:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UsageError(
+            "BadId", f"{len(found)} jobs begin with {text}: {', '.join(found[-3:])}{more}", param="id"
+        )
+    return found[0]
+
+
+def _show_errors(job_id: str, jobs: Jobs, as_json: bool) -> int:
+    """All that the report says did not go well, in all attempts: what failed, and what was skipped."""
+    from syncworker.display import Output
+    from syncworker.wording import error_line
+
+    output = Output(sys.stdout)
+    if jobs.read(job_id) is None:
+        raise NoSuchJob(job_id)
+    try:
+        file = open(jobs.file(job_id, "report.jsonl"), "rb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        return 0
+    with file:
+        for line in file:
+            if b'"error": ' not in line or not line.endswith(b"\n"):
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):  # cut by a full disk, long ago
+                continue
+            if isinstance(value, dict) and isinstance(value.get("error"), dict):
+                output.print(line.decode().rstrip() if as_json else error_line(value))
+            if output.error is not None:
+                break
     return _printed(output)
 
 
@@ -382,7 +446,10 @@ def _show(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int
     from syncworker import wording
     from syncworker.display import Output
 
-    status = jobs.observe(arguments.id)
+    job_id = _one_id(arguments.id, jobs)
+    if arguments.errors:
+        return _show_errors(job_id, jobs, arguments.json)
+    status = jobs.observe(job_id)
     output = Output(sys.stdout)
     if arguments.follow:
         status = _follow(jobs, status, None if arguments.json else output)

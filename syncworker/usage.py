@@ -51,12 +51,14 @@ LIST_EXAMPLES = """\
 examples:
   python -m syncworker list
   python -m syncworker list --all --limit 20
+  python -m syncworker list --source photos --since 2026-11-22
   python -m syncworker list --state failed --json | jq -r '.jobs[] | "\\(.id) \\(.error.message)"'
 """
 SHOW_EXAMPLES = """\
 examples:
   python -m syncworker show 20261122T131242-9f3a61c2 --follow
   python -m syncworker show 20261122T131242-9f3a61c2 --json | jq .progress
+  python -m syncworker show 20261122T1312 --errors
 """
 RESUME_EXAMPLES = """\
 examples:
@@ -198,11 +200,19 @@ def parser() -> argparse.ArgumentParser:
     listing.add_argument(
         "--state", choices=[state.value for state in State], help="jobs in that state only, newest first"
     )
+    listing.add_argument("--source", help="jobs of this folder only")
+    listing.add_argument("--dest", help="jobs into this bucket only")
+    listing.add_argument("--mirror", help="jobs of this named mirror only")
+    listing.add_argument("--since", help="not older: 2026-11-22, 2026-11-22T13:00:00Z, or an id's beginning")
+    listing.add_argument("--until", help="not newer; a date means its end")
+    listing.add_argument("--q", metavar="TEXT", help="only what has it in id, folder, bucket or error code")
     listing.add_argument("--limit", type=count, metavar="N", help="no more than N of them")
     show = command("show", "one job in full", SHOW_EXAMPLES)
     show.add_argument("--follow", action="store_true", help="watch it until its end; exit status as of start")
-    for single in (run, resume, approve, plan, cancel, pause, going_on, show):
+    show.add_argument("--errors", action="store_true", help="all that failed or was skipped, a line each")
+    for single in (run, resume, approve, plan, cancel, pause, going_on):
         single.add_argument("id", metavar="ID", help="as start and list print it")
+    show.add_argument("id", metavar="ID", help="as start and list print it, or its beginning")
     for keyed in (start, resume, approve):
         keyed.add_argument(
             "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"

@@ -105,6 +105,13 @@ def limits(values: Mapping[str, int | None], *, with_job: bool = True) -> str:
     return f"{own}all jobs together: {rate('all_jobs')}"
 
 
+def error_line(line: Status) -> str:
+    """A line of the report that has an error: `2026-…Z upload a/b.jpg: AccessDenied, …`."""
+    error = line["error"]
+    what = f"{line.get('time')} {line.get('op')} {shown(line.get('key'))}"
+    return f"{what}: {shown(error.get('code'))}, {shown(error.get('message'))}"
+
+
 def plot(speeds: Sequence[float]) -> str:
     """Speeds as a row of bars, the highest a full one: `▁▂█▅`."""
     top = max(speeds, default=0.0)
