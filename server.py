@@ -24,43 +24,31 @@ from urllib.parse import quote, urlencode
 
 import bottle
 
-from syncworker import (
-    __version__,
-    dashboard,
-    embedded,
-    files,
-    guard,
-    http,
-    index,
-    job_pages,
-    leftovers,
-    metrics,
-    openapi,
-    options,
-    parameters,
-    process,
-    settings,
-    space,
-    spec,
-    std_streams,
-)
-from syncworker import history as histories
-from syncworker import supervisor as supervision
-from syncworker.catalog import ID_PATTERN
-from syncworker.endpoint import Endpoint
+from syncworker import __version__, index, paths, settings
+from syncworker import request as spec
 from syncworker.errors import FatalError, SyncError, UsageError
-from syncworker.folders import Folders
-from syncworker.job_pages import ReportReader
-from syncworker.jobs import Conflict, Jobs, NoSuchJob, NoSuchPlan, Status, check_id, recorded_state
+from syncworker.jobs import cleanup, pages
+from syncworker.jobs import history as histories
+from syncworker.jobs.pages import ReportReader
+from syncworker.jobs.status_cache import ID_PATTERN
+from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, NoSuchPlan, Status, check_id, recorded_state
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import RESUMABLE_STATES, State
-from syncworker.problem import problem, to_json
-from syncworker.proxies import proxy_of
+from syncworker.options import table
+from syncworker.s3 import endpoint
+from syncworker.s3.endpoint import Endpoint
+from syncworker.s3.proxy import proxy_of
+from syncworker.service import embedded_store
+from syncworker.service import supervisor as supervision
+from syncworker.service.storage_check import StorageCheck
+from syncworker.service.supervisor import QueueFull, Supervisor
 from syncworker.settings import Settings
-from syncworker.storage_check import StorageCheck
-from syncworker.supervisor import QueueFull, Supervisor
-from syncworker.tls import ca_bundle_of, tls_context
+from syncworker.system import disk_space, durable_files, processes, std_streams
+from syncworker.system.tls import ca_bundle_of, tls_context
+from syncworker.web import dashboard, http_server, metrics, middleware, openapi, parameters
+from syncworker.web.folder_sizes import Folders
+from syncworker.web.problem_details import problem, to_json
 
 NAME = "s3-sync-api"
 JOBS_MAX = 500  # of one answer of /jobs
@@ -157,7 +145,7 @@ def get(service: Service, given: Parameters) -> Answer:
 
 
 def cancel(service: Service, given: Parameters) -> Answer:
-    now = options.one_of("now", 0, 1)(given.get("now") or "0")
+    now = table.one_of("now", 0, 1)(given.get("now") or "0")
     status = service.jobs.cancel(_id(given), now=bool(now))
     service.supervisor.wake()
     return 202, status, {}
@@ -176,7 +164,7 @@ def go_on(service: Service, given: Parameters) -> Answer:
 def limit(service: Service, given: Parameters) -> Answer:
     jobs = service.jobs
     status = jobs.refuse_ended(_id(given)) if given.get("id") else None
-    asked = options.parse({"bandwidth": given.get("bandwidth")})
+    asked = table.parse({"bandwidth": given.get("bandwidth")})
     if "bandwidth" in asked:
         jobs.set_bandwidth(status["id"] if status else None, asked["bandwidth"])
     return 200, jobs.limits(status, service.settings.bandwidth), {}
@@ -249,7 +237,7 @@ def history_tag(service: Service, given: Parameters) -> str:
 
 def healthz(service: Service, given: Parameters) -> Answer:
     """Needs no token: what it says of the storage names nothing."""
-    if options.one_of("storage", 0, 1)(given.get("storage") or "0"):
+    if table.one_of("storage", 0, 1)(given.get("storage") or "0"):
         trouble = service.storage_check.trouble()
         if trouble is not None:
             raise Unwell("StorageAway", trouble)
@@ -287,7 +275,7 @@ class NotFound(SyncError):
 def _room(service: Service) -> str | None:
     """`ok`, `low` or `full`: the disk of the embedded storage; None: there is none, or it cannot be asked."""
     config = service.settings
-    found = space.look(config.storage_dir) if config.storage_url is None else None
+    found = disk_space.look(config.storage_dir) if config.storage_url is None else None
     return found.state if found is not None else None
 
 
@@ -304,7 +292,7 @@ def folders(service: Service, given: Parameters) -> Answer:
         source = spec.parse_source(given["source"], service.settings.uploads_dir)
         value["chosen"] = service.folders.look(source)
     asked: Parameters = {name: text for name, text in given.items() if name in ("exclude", "include")}
-    path_filter = options.Options.of_status({"options": options.parse(asked)}).path_filter()
+    path_filter = table.Options.of_status({"options": table.parse(asked)}).path_filter()
     if path_filter is not None:
         source = spec.parse_source(given.get("source", ""), service.settings.uploads_dir)
         value["filtered"] = service.folders.filtered(source, path_filter)
@@ -322,11 +310,11 @@ def report(service: Service, given: Parameters) -> Answer:
     """A page of the report; `Link` has the next one."""
     job_id = _known_id(service, given)
     after = _number("after", given.get("after"), 0, 0, AFTER_MAX)
-    limit = _number("limit", given.get("limit"), job_pages.LINES_DEFAULT, 1, job_pages.LINES_MAX)
+    limit = _number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX)
     op, q = given.get("op") or "", given.get("q") or ""
     if op and op not in openapi.REPORTED:
         raise UsageError("BadOperation", f"op must be one of {', '.join(openapi.REPORTED)}", param="op")
-    errors = options.one_of("errors", 0, 1)(given.get("errors") or "0")
+    errors = table.one_of("errors", 0, 1)(given.get("errors") or "0")
     path = service.jobs.file(job_id, "report.jsonl")
     page = service.reports.page(path, after=after, limit=limit, op=op, q=q, errors=bool(errors))
     headers = {"Content-Type": "application/x-ndjson"}
@@ -348,7 +336,7 @@ def plan(service: Service, given: Parameters) -> Answer:
     """A page of the plan; `Link` has the next one."""
     job_id = _known_id(service, given)
     after = _number("after", given.get("after"), 0, 0, AFTER_MAX)
-    limit = _number("limit", given.get("limit"), job_pages.LINES_DEFAULT, 1, job_pages.LINES_MAX)
+    limit = _number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX)
     about = (service.jobs.read(job_id) or {}).get("plan")
     path = service.jobs.file(job_id, "plan.jsonl")
     if not about or not os.path.isfile(path):
@@ -362,7 +350,7 @@ def plan(service: Service, given: Parameters) -> Answer:
 
 
 def log_of_job(service: Service, given: Parameters) -> Answer:
-    text = job_pages.log_tail(service.jobs.file(_known_id(service, given), "log"))
+    text = pages.log_tail(service.jobs.file(_known_id(service, given), "log"))
     return 200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"}
 
 
@@ -400,7 +388,7 @@ class Route:
 
 
 KEY_PARAMETERS = spec.RequestKeys._fields
-SYNC_PARAMETERS = ("source", "dest", "storage_url", *KEY_PARAMETERS, *options.NAMES, "mirror")
+SYNC_PARAMETERS = ("source", "dest", "storage_url", *KEY_PARAMETERS, *table.NAMES, "mirror")
 HISTORY_PARAMETERS = ("state", "limit", "before", "dest", "source", "mirror", "since", "until", "q")
 ROUTES = (
     Route("/sync", sync, SYNC_PARAMETERS, acts=True),
@@ -456,7 +444,7 @@ def _number(name: str, text: str | None, default: int, low: int, high: int) -> i
 
 
 def _check_storage_url(url: str) -> None:
-    """`spec.check_storage_url` with an end: a name server that does not answer blocks a thread of its own. A
+    """`endpoint.check_storage_url` with an end: a name server that does not answer blocks its own thread. A
     name that is not resolved in time is let through; the worker checks what it connects to. Only a few names
     at a time: who names slow ones keeps no other request waiting."""
     if not _RESOLVING.acquire(blocking=False):
@@ -465,7 +453,7 @@ def _check_storage_url(url: str) -> None:
 
     def check() -> None:
         try:
-            spec.check_storage_url(url)
+            endpoint.check_storage_url(url)
         except UsageError as error:
             refused.append(error)
         finally:
@@ -646,27 +634,29 @@ def main() -> int:
 
 def _serve() -> int:
     config = settings.load()
-    guard.check_exposure(config)
+    middleware.check_exposure(config)
     application = _Starting()
     try:
-        server = http.Server(application, config.api_host, config.api_port)
+        server = http_server.Server(application, config.api_host, config.api_port)
     except (OSError, ValueError) as error:
         raise UsageError("CannotListen", _why_not_listening(config, error)) from error
     jobs = Jobs(config.jobs_dir)
     jobs.prepare()
-    files.self_test(jobs.path)
+    durable_files.self_test(jobs.path)
     right = supervision.serve_alone(jobs)
     if right is None:
         raise UsageError("AlreadyServed", f"another server already serves the jobs in {jobs.path}")
-    leftovers.clear(jobs)
-    token = guard.load_token(config, process.PROJECT)
-    for warning in (*guard.warnings(config, token), *settings.misspelt(os.environ)):
+    cleanup.clear(jobs)
+    token = middleware.load_token(config, paths.PROJECT)
+    for warning in (*middleware.warnings(config, token), *settings.misspelt(os.environ)):
         log.warning("%s", warning)
     os.makedirs(config.uploads_dir, exist_ok=True)
     if config.storage_url:
         place = Endpoint.of(config.storage_url, config.aws_region)
         proxy_of(place.scheme, place.host, place.port)  # told now, not by every job
-    store = None if config.storage_url else embedded.Embedded(config, os.path.join(process.PROJECT, ".env"))
+    store = (
+        None if config.storage_url else embedded_store.Embedded(config, os.path.join(paths.PROJECT, ".env"))
+    )
     spawn = supervision.spawner(jobs, os.environ)
     ledger = metrics.Ledger(jobs)
     is_up = store.is_up if store else lambda: True
@@ -676,12 +666,12 @@ def _serve() -> int:
     closing = threading.Event()
     if store is None:
         arguments = (config, supervisor.has_workers_on, closing)
-        threading.Thread(target=embedded.end_unused, args=arguments, name="unused", daemon=True).start()
+        threading.Thread(target=embedded_store.end_unused, args=arguments, name="unused", daemon=True).start()
     state = store.state if store else lambda: "external"
     keeper = make_keeper(config, supervisor)
     app = make_app(config, supervisor, state, ledger=ledger, keeper=keeper, token_needed=token is not None)
-    application.become(guard.Guard(app, config, token))
-    process.on_stop(lambda _name: server.stop())
+    application.become(middleware.Guard(app, config, token))
+    processes.on_stop(lambda _name: server.stop())
     supervisor.start()
     keeper.start()
     _greet(config, token, server.port)
@@ -700,9 +690,9 @@ class _Starting:
     answered only after `become`, because nothing accepts connections before `Server.run`."""
 
     def __init__(self) -> None:
-        self._application: guard.Application | None = None
+        self._application: middleware.Application | None = None
 
-    def become(self, application: guard.Application) -> None:
+    def become(self, application: middleware.Application) -> None:
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
@@ -712,20 +702,20 @@ class _Starting:
 
 
 def _why_not_listening(config: Settings, error: Exception) -> str:
-    holder = process.port_holder(config.api_port)
+    holder = processes.port_holder(config.api_port)
     if isinstance(error, OSError) and not isinstance(error, socket.gaierror) and holder:
         return f"port {config.api_port} is taken by {holder}: stop that, or set API_PORT to another port"
     return f"cannot listen on {config.api_host} port {config.api_port}: {error}: set API_HOST or API_PORT"
 
 
 def _greet(config: Settings, token: str | None, port: int) -> None:
-    near = guard.is_loopback(config.api_host) or config.api_host in guard.WILDCARDS
+    near = middleware.is_loopback(config.api_host) or config.api_host in middleware.WILDCARDS
     host = "localhost" if near else config.api_host
-    url = f"http://{guard.bracketed(host)}:{port}{config.api_base_path.rstrip('/')}"
+    url = f"http://{middleware.bracketed(host)}:{port}{config.api_base_path.rstrip('/')}"
     storage = config.storage_url or f"{config.default_storage_url} (embedded, data in {config.storage_dir})"
     print(f"server:  {url}")
-    if config.api_host in guard.WILDCARDS:
-        names = ", ".join(sorted(guard.allowed_hosts(config)))
+    if config.api_host in middleware.WILDCARDS:
+        names = ", ".join(sorted(middleware.allowed_hosts(config)))
         print(f"names:   {names} (others are refused: ALLOWED_HOSTS)")
     print(f"uploads: {config.uploads_dir}   jobs: {config.jobs_dir}")
     print(f"storage: {storage}")

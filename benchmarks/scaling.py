@@ -11,16 +11,16 @@ import asyncio
 import time
 from collections.abc import Callable, Iterator
 
-from syncworker import plan
-from syncworker.credentials import Given
-from syncworker.endpoint import Endpoint
+from syncworker.folder.scan import scan
+from syncworker.folder.uploads_root import Tree
 from syncworker.index import Index, Row
 from syncworker.model import FileEntry, ObjectEntry
-from syncworker.s3 import Bucket
-from syncworker.scan import scan
-from syncworker.spool import Spool
-from syncworker.tree import Tree
-from syncworker.wire import Wire
+from syncworker.plan import join
+from syncworker.plan.spool import Spool
+from syncworker.s3.bucket import Bucket
+from syncworker.s3.connection import Wire
+from syncworker.s3.credentials import Given
+from syncworker.s3.endpoint import Endpoint
 
 from benchmarks import contenders, trees
 from benchmarks.races import must, on_stub, say, stub
@@ -70,7 +70,7 @@ class _Listing:
 
 def _plan(count: int) -> int:
     files = ((FileEntry(trees.key_of(i), 1024, 0, 0, i, ""), None) for i in range(count))
-    pairs = plan.join(files, _Listing(count), lambda: Spool(str(trees.work_folder())))  # type: ignore[arg-type]
+    pairs = join.join(files, _Listing(count), lambda: Spool(str(trees.work_folder())))  # type: ignore[arg-type]
     return sum(1 for here, there in pairs if here is not None and there is not None)
 
 

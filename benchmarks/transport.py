@@ -40,10 +40,10 @@ def _key(i: int) -> str:
 
 def ours(port: int, bodies: list[bytes]) -> None:
     """syncworker's Wire and Bucket; Content-MD5 on each request, as always."""
-    from syncworker.credentials import Given
-    from syncworker.endpoint import Endpoint
-    from syncworker.s3 import Bucket
-    from syncworker.wire import Wire
+    from syncworker.s3.bucket import Bucket
+    from syncworker.s3.connection import Wire
+    from syncworker.s3.credentials import Given
+    from syncworker.s3.endpoint import Endpoint
 
     async def lane(bucket: Bucket, numbers: Any) -> None:
         for i in numbers:

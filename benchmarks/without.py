@@ -7,9 +7,9 @@ end; report: none is written; index: nothing is remembered. For measuring only.
 import sys
 from typing import Any
 
-from syncworker import cli
 from syncworker.index import Index
-from syncworker.progress import Progress
+from syncworker.jobs.progress import Progress
+from syncworker.shell import cli
 
 PARTS = {
     "status": (Progress, "due", lambda *_: False),

@@ -9,10 +9,10 @@ from typing import Any
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, PROJECT)
 
-from syncworker import openapi  # noqa: E402 - the project's folder is not a package that is installed
+from syncworker.web import openapi  # noqa: E402 - the project's folder is not a package that is installed
 
 TARGET = os.path.join(PROJECT, "docs", "api.md")
-HEAD = "<!-- Written by `make docs` from syncworker/openapi.py: change that. -->\n\n# The HTTP API\n"
+HEAD = "<!-- Written by `make docs` from syncworker/web/openapi.py: change that. -->\n\n# The HTTP API\n"
 
 
 def cell(text: str) -> str:

@@ -23,8 +23,9 @@ from typing import Any
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, PROJECT)
 
-from syncworker import guard, settings  # noqa: E402 - the project's folder is not a package that is installed
+from syncworker import settings  # noqa: E402 - the project's folder is not a package that is installed
 from syncworker.settings import Settings  # noqa: E402
+from syncworker.web import middleware  # noqa: E402
 
 SOURCE, BUCKET = "demo", "demo"
 START_SECONDS = 30.0
@@ -148,7 +149,7 @@ def check(config: Settings, folder: str) -> bool:
 
 def main() -> int:
     config = settings.load()
-    token = guard.load_token(config, PROJECT)
+    token = middleware.load_token(config, PROJECT)
     base = f"http://localhost:{config.api_port}"
     folder = os.path.join(config.uploads_dir, SOURCE)
     server = start_server(base)

@@ -9,10 +9,12 @@ the kernel chooses: PASSED_ON has the expressions, and one that is not in it is 
 from __future__ import annotations
 
 import ast
+import glob
 import os
 from collections.abc import Iterator
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+MODULES_AT_LEAST = 80  # of the service: fewer means that they were looked for in the wrong place
 SECOND = {"Refusal", "problem", "_error", "Unreadable"}
 PASSED_ON = {
     "code",
@@ -35,8 +37,8 @@ NO_ERRORS = {"openapi.py", "schemas.py"}  # they describe
 
 def trees() -> Iterator[tuple[str, ast.Module]]:
     """(file name, syntax tree) of the service's own modules."""
-    folder = os.path.join(PROJECT, "syncworker")
-    paths = [os.path.join(folder, name) for name in sorted(os.listdir(folder)) if name.endswith(".py")]
+    paths = sorted(glob.glob(os.path.join(PROJECT, "syncworker", "**", "*.py"), recursive=True))
+    assert len(paths) >= MODULES_AT_LEAST, f"only {len(paths)} modules were found"
     for path in (
         *(path for path in paths if os.path.basename(path) not in NO_ERRORS),
         os.path.join(PROJECT, "server.py"),

@@ -1,4 +1,4 @@
-"""Writes docs/troubleshooting.md and syncworker/known_errors.py: `make docs`. A test sees that it was done.
+"""Writes docs/troubleshooting.md and syncworker/jobs/known_errors.py: `make docs`. A test sees that it was done.
 
 The codes and what is said with them are read from the source (`error_codes`); what they mean and what to do
 is here. A code without a meaning, and a meaning without a code, are errors.
@@ -17,10 +17,11 @@ sys.path[:0] = [PROJECT, os.path.join(PROJECT, "scripts")]
 
 import error_codes  # noqa: E402 - the project's folder is not a package that is installed
 
-from syncworker import faults, findings  # noqa: E402
+from syncworker.folder import scan_items  # noqa: E402
+from syncworker.s3 import error_codes as faults  # noqa: E402
 
 TARGET = os.path.join(PROJECT, "docs", "troubleshooting.md")
-CODES_TARGET = os.path.join(PROJECT, "syncworker", "known_errors.py")
+CODES_TARGET = os.path.join(PROJECT, "syncworker", "jobs", "known_errors.py")
 CODES_HEAD = '''\
 """Every code that an error of a job or of a file may have, as far as they are known before: `/metrics` begins
 to count each of them at 0. Written by `make docs` from scripts/error_docs.py: change that. The other codes
@@ -367,7 +368,7 @@ def of_stores() -> list[str]:
 
 def of_files() -> list[str]:
     lines = ["## What the kernel says of a file", "", "| code | what to do |", "| --- | --- |"]
-    for number, hint in sorted(findings._HINTS.items()):
+    for number, hint in sorted(scan_items._HINTS.items()):
         lines.append(f"| `{errno.errorcode[number]}` ({os.strerror(number)}) | {hint} |")
     lines += ["| `OSError` | an error without a number: look at the disk |", ""]
     lines += ["## What is skipped", "", "No errors: counted in `files_skipped`, named in the report.", ""]
@@ -395,7 +396,7 @@ def codes_of_jobs() -> list[str]:
     assert SECTIONS[OF_REQUESTS][0].startswith("A request")
     found = {code for _, _, meanings in SECTIONS[:OF_REQUESTS] for code in meanings} | ALSO_OF_JOBS
     found |= {*faults._RETRY, *faults._THROTTLED, *faults._FATAL, *STORE_ADVICE, "OSError"}
-    found |= {errno.errorcode[number] for number in findings._HINTS}
+    found |= {errno.errorcode[number] for number in scan_items._HINTS}
     return sorted(found - set(SKIPS) - {"kept"})
 
 

@@ -2,11 +2,11 @@
 
 import sys
 
-from syncworker import std_streams
+from syncworker.system import std_streams
 
 if __name__ == "__main__":
     std_streams.secure()
-    from syncworker.cli import main
+    from syncworker.shell.cli import main
 
     try:
         status: int | str | None = main(sys.argv[1:])

@@ -11,8 +11,6 @@ from __future__ import annotations
 class SyncError(Exception):
     """Base: `code` is stable and machine-readable, `str(error)` is for people."""
 
-    exit_status = 1
-
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
@@ -47,8 +45,6 @@ class FatalError(SyncError):
 
 class UsageError(SyncError):
     """What was asked for is not valid, or not allowed. `param` names the parameter at fault, if one is."""
-
-    exit_status = 2
 
     def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
         super().__init__(code, message)

@@ -12,7 +12,7 @@ and made anew. Nothing in it is believed against the bucket's listing: a row onl
 - `given`: what an object was given beside its bytes (`object_headers.py`), or `UNKNOWN`. A row of `objects`
   without one: nothing, so that a mirror without options has none.
 - `facts`: what can be found out about the destination again: whether ETags are MD5s, for example. What
-  protects the destination is kept elsewhere (`mount_check.py`).
+  protects the destination is kept elsewhere (`worker/mount_check.py`).
 
 If the file cannot be written (a full disk), the job goes on without it (`broken` is set). Damage that shows
 only while it is used makes the job go on without as well; the file is then removed at the end. A row that
@@ -29,8 +29,8 @@ from itertools import chain, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 from urllib.parse import quote
 
-from syncworker import files
 from syncworker.model import UNKNOWN
+from syncworker.system import durable_files
 
 _VERSION = 3
 _WITHOUT_GIVEN = 2  # a version that did not know what objects were given
@@ -155,7 +155,7 @@ class Index:
     def _discard(self) -> None:
         with contextlib.suppress(OSError):  # it stays: the next step finds that out
             for suffix in ("", "-wal", "-shm"):
-                files.remove(self.path + suffix)
+                durable_files.remove(self.path + suffix)
 
     def close(self) -> None:
         self.flush()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from syncworker.errors import UsageError
-from syncworker.process import PROJECT
+from syncworker.paths import PROJECT
 
 _KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 _LONG_NAME = 12  # letters, of which two may be wrong
@@ -77,7 +77,7 @@ def _file(value: str) -> str:
 
 
 def _rate(value: str) -> int:
-    from syncworker.rates import parse_rate
+    from syncworker.system.rates import parse_rate
 
     return parse_rate(value) if value else 0
 
@@ -110,7 +110,7 @@ def _networks(value: str) -> tuple[Any, ...]:
 
 
 def _most_deletions(value: str) -> str:
-    from syncworker.options import parse_max_delete
+    from syncworker.options.table import parse_max_delete
 
     try:
         return str(parse_max_delete(value)) if value else ""
@@ -121,7 +121,7 @@ def _most_deletions(value: str) -> str:
 def _url(value: str) -> str | None:
     if not value:
         return None
-    from syncworker.endpoint import parse_url
+    from syncworker.storage_url import parse_url
 
     try:
         return parse_url(value)
@@ -247,7 +247,7 @@ class Settings:
     def is_own(self, url: str) -> bool:
         """Whether a storage's URL is the configured one, however it is spelled: the server's own keys may go
         there, and nowhere else."""
-        from syncworker.endpoint import canonical_url
+        from syncworker.storage_url import canonical_url
 
         own = self.default_storage_url
         return url == own or canonical_url(url) == canonical_url(own)

@@ -11,9 +11,9 @@ import time
 
 def short_waits() -> None:
     """Between two tries: at most 50 ms instead of seconds."""
-    from syncworker import s3
+    from syncworker.s3 import bucket
 
-    s3._WAIT_SECONDS, s3._WAIT_MAX_SECONDS = 0.01, 0.05
+    bucket._WAIT_SECONDS, bucket._WAIT_MAX_SECONDS = 0.01, 0.05
 
 
 def short_silence() -> None:
@@ -27,15 +27,15 @@ def endless_silence() -> None:
 
 
 def _limit(seconds: float) -> None:
-    from syncworker import wire
+    from syncworker.s3 import connection
 
-    limits = wire.Limits(seconds, seconds, seconds, seconds)
-    wire.Limits.of = lambda _: limits  # type: ignore[method-assign,assignment]
+    limits = connection.Limits(seconds, seconds, seconds, seconds)
+    connection.Limits.of = lambda _: limits  # type: ignore[method-assign,assignment]
 
 
 def clock_ahead() -> None:
     """Twenty minutes, in all that asks for the time of day."""
-    from syncworker import faults
+    from syncworker.s3 import error_codes
 
     real = time.time
-    time.time = faults.time = lambda: real() + 20 * 60
+    time.time = error_codes.time = lambda: real() + 20 * 60

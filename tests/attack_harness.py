@@ -36,15 +36,15 @@ def without(*headers: str) -> Off:
     """The guard's first checks do not see these headers; without `HTTP_HOST` every host is ours."""
 
     def off(patch: pytest.MonkeyPatch) -> None:
-        from syncworker import guard
+        from syncworker.web import middleware
 
-        real = guard.refusal_of_origin
+        real = middleware.refusal_of_origin
 
         def blind(environ: dict[str, Any], allowed: frozenset[str]) -> Any:
             seen = {name: value for name, value in environ.items() if name not in headers}
             return real({"HTTP_HOST": "localhost", **seen}, allowed)
 
-        patch.setattr(guard, "refusal_of_origin", blind)
+        patch.setattr(middleware, "refusal_of_origin", blind)
 
     return off
 

@@ -23,17 +23,17 @@ from typing import Any
 from bench import wait_for
 from stores import die_with_parent, minimal_environment
 
-from syncworker.jobs import Jobs, Status
+from syncworker.jobs.store import Jobs, Status
 from syncworker.model import State
-from syncworker.process import PROJECT
-from syncworker.spec import Request
+from syncworker.paths import PROJECT
+from syncworker.request import Request
 
 HOSTILE = "evil\x1b]0;owned\x07\x1b[31m[bold red]\n:smile:\u202egpj.\udcff\r\x9b2J"
 URL = "http://127.0.0.1:9000"
 
 STAND_IN = """
 import os, sys, time, types
-from syncworker import jobs as protocol
+from syncworker.jobs import store as protocol
 from syncworker.model import State
 
 def run_job(settings, jobs, job_id, on_status=None):
@@ -67,16 +67,16 @@ def run_job(settings, jobs, job_id, on_status=None):
         jobs.finish(status, end, error, end.value)
     return end
 
-module = types.ModuleType("syncworker.worker")
+module = types.ModuleType("syncworker.worker.worker")
 module.run_job = run_job
-sys.modules["syncworker.worker"] = module
-from syncworker.cli import main
+sys.modules["syncworker.worker.worker"] = module
+from syncworker.shell.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 
 HOLDER = """
 import sys
-from syncworker.files import Lock
+from syncworker.system.durable_files import Lock
 lock = Lock(sys.argv[1])
 print(lock.acquire(1.0), flush=True)
 sys.stdin.read()

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import server
-from syncworker import guard, http, jobs, settings
+from syncworker import settings
+from syncworker.jobs import store
 from syncworker.model import State
+from syncworker.service.supervisor import Supervisor
 from syncworker.settings import Settings
-from syncworker.supervisor import Supervisor
+from syncworker.web import http_server, middleware
 
 PROJECT = Path(__file__).resolve().parent.parent
 KEYS = {"MINIO_ACCESS_KEY": "AKIDTEST", "MINIO_SECRET_KEY": "secret-of-the-tests"}
@@ -29,7 +31,7 @@ KEYS = {"MINIO_ACCESS_KEY": "AKIDTEST", "MINIO_SECRET_KEY": "secret-of-the-tests
 FAKE_WORKER = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
-from syncworker import jobs
+from syncworker.jobs import store as jobs
 from syncworker.model import State
 directory, job_id, finish = jobs.Jobs(sys.argv[2]), sys.argv[3], sys.argv[4]
 lock = directory.lock(job_id)
@@ -91,11 +93,11 @@ class Site:
     def __init__(self, base: Path, **environ: str) -> None:
         token = environ.get("API_TOKEN")
         self.settings = load(base, **environ)
-        self.jobs = jobs.Jobs(self.settings.jobs_dir)
+        self.jobs = store.Jobs(self.settings.jobs_dir)
         self.jobs.prepare()
         self.supervisor = Supervisor(self.settings, self.jobs, Workers(base).spawn)
         self.app = server.make_app(self.settings, self.supervisor, token_needed=token is not None)
-        self.http = http.Server(guard.Guard(self.app, self.settings, token), "127.0.0.1", 0)
+        self.http = http_server.Server(middleware.Guard(self.app, self.settings, token), "127.0.0.1", 0)
         self.port = self.http.port
         self._thread = threading.Thread(target=self.http.run, daemon=True)
         self._thread.start()
@@ -163,7 +165,7 @@ class Site:
             assert lock.acquire(1)
             status = self.jobs.read(job_id)
             assert status is not None
-            jobs.begin(status)
+            store.begin(status)
             self.jobs.write(status, durable=False)
             yield status
 
@@ -198,7 +200,7 @@ class Answer:
 def write_finished(directory: Path, count: int) -> list[str]:
     """Status files of jobs that are done, as many as asked for; their ids."""
     status = {"version": 1, "state": "done", "source": "a", "dest": "bucket", "storage_url": "http://a"}
-    status |= {"errors": [], "progress": dict(jobs.PROGRESS), "auto_resume": True, "cancel_requested": False}
+    status |= {"errors": [], "progress": dict(store.PROGRESS), "auto_resume": True, "cancel_requested": False}
     ids = []
     for number in range(count):
         ids.append(f"20260101T{number // 3600:02}{number // 60 % 60:02}{number % 60:02}-{number:08x}")

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from serving import Site
 
-from syncworker import files
-from syncworker.jobs import recorded_state
+from syncworker.jobs.store import recorded_state
 from syncworker.model import State
+from syncworker.system import durable_files
 
 # State, action -> (HTTP status, the state that follows). `touch` and `rm` are the sentinels, made by hand.
 TABLE = {
@@ -96,7 +96,7 @@ def test_the_answer_and_what_follows_are_those_of_the_table(site: Site, state: S
 def _act(site: Site, job_id: str, action: str, code: int) -> None:
     word, _, name = action.partition(" ")
     if word == "touch":
-        files.touch(site.jobs.file(job_id, name))
+        durable_files.touch(site.jobs.file(job_id, name))
         return
     answer = site.get(f"/{action}?id={job_id}")
     assert answer.status == code, answer

@@ -14,12 +14,14 @@ import pytest
 from bench import contents, expected, tree, wait_for
 from stores import Store
 
-from syncworker import apart, cli, sync
-from syncworker.apart import scan_apart
 from syncworker.errors import FatalError, Stopped, SyncError
+from syncworker.folder import scan_process
+from syncworker.folder.scan import scan
+from syncworker.folder.scan_process import scan_apart
+from syncworker.folder.uploads_root import Tree
 from syncworker.model import ScanItem
-from syncworker.scan import scan
-from syncworker.tree import Tree
+from syncworker.shell import cli
+from syncworker.worker import sync
 
 
 def never() -> bool:
@@ -31,7 +33,7 @@ def children() -> list[psutil.Process]:
     found = []
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.ZombieProcess, psutil.NoSuchProcess):
-            if child.status() != psutil.STATUS_ZOMBIE and "syncworker.apart" in child.cmdline():
+            if child.status() != psutil.STATUS_ZOMBIE and "syncworker.folder.scan_process" in child.cmdline():
                 found.append(child)
     return found
 
@@ -76,7 +78,7 @@ def test_another_process_fails_alike(root: Path, source: str) -> None:
 
 
 def test_a_scan_whose_process_dies_is_no_whole_scan(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "_PIPE_BYTES", 4096)  # so that it cannot have told everything
+    monkeypatch.setattr(scan_process, "_PIPE_BYTES", 4096)  # so that it cannot have told everything
     with Tree(str(root)) as opened:
         items = scan_apart(opened, "photos", never)
         next(items)
@@ -99,7 +101,7 @@ def test_a_stop_ends_the_scan_and_its_process(root: Path) -> None:
 
 
 def test_who_stops_reading_leaves_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apart, "_PIPE_BYTES", 4096)  # it cannot write all of it beforehand, and end
+    monkeypatch.setattr(scan_process, "_PIPE_BYTES", 4096)  # it cannot write all of it beforehand, and end
     with Tree(str(root)) as opened:
         items = scan_apart(opened, "photos", never)
         next(items)
@@ -121,7 +123,7 @@ def test_the_process_knows_no_key_and_hears_no_signal_to_the_job(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MINIO_SECRET_KEY", "canary-secret")
-    monkeypatch.setattr(apart, "_PIPE_BYTES", 4096)
+    monkeypatch.setattr(scan_process, "_PIPE_BYTES", 4096)
     with Tree(str(root)) as opened:
         items = scan_apart(opened, "photos", never)
         next(items)
@@ -146,7 +148,7 @@ def test_a_process_that_cannot_be_had_is_done_without(
     root: Path, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
     if why == "no larger pipe":
-        monkeypatch.setattr(apart, "_PIPE_BYTES", 1 << 30)  # more than anybody but root may have
+        monkeypatch.setattr(scan_process, "_PIPE_BYTES", 1 << 30)  # more than anybody but root may have
     else:
         monkeypatch.setattr("sys.executable", "/bin/false" if why == "ends at once" else "/nonexistent")
     with Tree(str(root)) as opened:
@@ -157,7 +159,7 @@ def test_a_process_that_cannot_be_had_is_done_without(
 def test_a_process_that_is_ended_together_with_the_job_is_no_failure(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(apart, "_PIPE_BYTES", 4096)
+    monkeypatch.setattr(scan_process, "_PIPE_BYTES", 4096)
     asked = 0
 
     def told() -> bool:  # the signal to the job comes a moment after the other

@@ -25,8 +25,14 @@ from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 
 import server
-from syncworker import endpoint, files, guard, http, jobs, options, parameters, settings, spec, tree
+from syncworker import request, settings
 from syncworker.errors import FatalError, UsageError
+from syncworker.folder import uploads_root
+from syncworker.jobs import store
+from syncworker.options import table
+from syncworker.s3 import endpoint
+from syncworker.system import durable_files
+from syncworker.web import http_server, middleware, parameters
 
 TOKEN = "the-token-of-the-attack-tests"
 SYNC = "/sync?source=&dest=victim-bucket"
@@ -74,7 +80,7 @@ def no_host(site: Site) -> bool:
 
 
 def every_origin(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(guard, "refusal_of_origin", lambda *_: None)
+    patch.setattr(middleware, "refusal_of_origin", lambda *_: None)
 
 
 PAGES = [
@@ -89,7 +95,7 @@ PAGES = [
     Row(
         "a page over plain http, which no header betrays",
         sends(Host="nas.test", User_Agent="Mozilla/5.0 (X11; Linux x86_64)"),
-        replaced(guard, "refusal_of_silence", lambda _: None),
+        replaced(middleware, "refusal_of_silence", lambda _: None),
         (("ALLOWED_HOSTS", "nas.test"),),
     ),
     Row("a prefetch", sends(Sec_Purpose="prefetch"), without("HTTP_SEC_PURPOSE")),
@@ -97,7 +103,7 @@ PAGES = [
     Row(
         "a link that a chat previews",
         sends(User_Agent="WhatsApp/2.23.20.0 N"),
-        replaced(guard, "refusal_of_preview", lambda _: None),
+        replaced(middleware, "refusal_of_preview", lambda _: None),
     ),
     Row("a WebSocket", sends(Upgrade="websocket"), without("HTTP_UPGRADE")),
     Row("a request to a proxy", sends(target=f"http://evil.test{SYNC}"), without("REQUEST_URI")),
@@ -138,7 +144,7 @@ def open_to_the_network(site: Site) -> bool:
     for host in ("0.0.0.0", "::", "192.0.2.1", "10.0.0.1", "an-own-name"):
         config = settings.load({"API_HOST": host}, "/nonexistent/.env")
         with contextlib.suppress(UsageError):
-            guard.check_exposure(config)
+            middleware.check_exposure(config)
             return True
     return False
 
@@ -152,29 +158,33 @@ ENTRIES = [
     Row(
         "no token",
         lambda site: any(site.get(t).status != 401 for t in ("/runnings", SYNC, "/jobs", "/", "/nothing")),
-        replaced(guard.Login, "refusal", lambda *_: None),
+        replaced(middleware.Login, "refusal", lambda *_: None),
         WITH_TOKEN,
     ),
     Row(
         "another spelling of a path without a token",
         spelled_otherwise,
-        replaced(guard.Login, "refusal", lambda *_: None),
+        replaced(middleware.Login, "refusal", lambda *_: None),
         WITH_TOKEN,
     ),
     Row(
         "a guessed token",
         guessed,
-        mutated(guard, "Login.is_token", "return hmac", "return True or hmac"),
+        mutated(middleware, "Login.is_token", "return hmac", "return True or hmac"),
         WITH_TOKEN,
     ),
     Row(
         "a token measured by the time that comparing takes",
         compared_in_changing_time,
-        mutated(guard, "Login.is_token", "hmac.compare_digest(", "bytes.__eq__("),
+        mutated(middleware, "Login.is_token", "hmac.compare_digest(", "bytes.__eq__("),
         WITH_TOKEN,
     ),
     Row("a login from another site", login_by_another_site, without("HTTP_SEC_FETCH_SITE"), WITH_TOKEN),
-    Row("a server open to the network", open_to_the_network, replaced(guard, "is_loopback", lambda _: True)),
+    Row(
+        "a server open to the network",
+        open_to_the_network,
+        replaced(middleware, "is_loopback", lambda _: True),
+    ),
 ]
 
 # -- parameters ---------------------------------------------------------------------------------------------
@@ -198,11 +208,11 @@ def read_outside(site: Site) -> bool:
 
 
 def any_status(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(jobs, "_is_status_of", lambda *_: True)
+    patch.setattr(store, "_is_status_of", lambda *_: True)
 
 
 def no_id_check(patch: pytest.MonkeyPatch) -> None:
-    for module in (server, jobs):
+    for module in (server, store):
         patch.setattr(module, "check_id", lambda text: text)
     any_status(patch)
 
@@ -277,20 +287,20 @@ PARAMETERS = [
     Row(
         "a NUL in a parameter",
         sends(target=SYNC + "&wait=0%00"),
-        both(lenient, replaced(options, "parse", lambda _: {})),
+        both(lenient, replaced(table, "parse", lambda _: {})),
     ),
     Row("text that is no UTF-8", sends(target="/sync?source=%FF%FE&dest=victim-bucket"), lenient),
     Row(
         "CR LF in a parameter",
         sends(target=SYNC + "&wait=0%0d%0aX:%201"),
-        both(lenient, replaced(options, "parse", lambda _: {})),
+        both(lenient, replaced(table, "parse", lambda _: {})),
     ),
     Row("a path for an id", read_outside, no_id_check),
-    Row("a source that leads out", leads_out, replaced(spec, "parse_source", lambda text, _: text)),
+    Row("a source that leads out", leads_out, replaced(request, "parse_source", lambda text, _: text)),
     Row(
         "the server's keys for another storage",
         server_keys_elsewhere,
-        mutated(spec, "parse", "keys is None and not settings.is_own(url)", "False"),
+        mutated(request, "parse", "keys is None and not settings.is_own(url)", "False"),
     ),
     Row(
         "the metadata service as a storage",
@@ -301,7 +311,7 @@ PARAMETERS = [
         "a storage that begins like an allowed one",
         by_prefix,
         mutated(
-            spec,
+            request,
             "_below",
             'url == prefix or url.startswith((f"{prefix}/", f"{prefix}:"))',
             "url.startswith(prefix)",
@@ -346,8 +356,8 @@ def silent_and_slow(site: Site) -> bool:
 
 
 def few_connections(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(http, "CONNECTIONS", 100)  # waitress's own number
-    patch.setattr(http._Server, "maintenance", lambda *_: None)
+    patch.setattr(http_server, "CONNECTIONS", 100)  # waitress's own number
+    patch.setattr(http_server._Server, "maintenance", lambda *_: None)
 
 
 def unread_answers(site: Site) -> bool:
@@ -356,15 +366,15 @@ def unread_answers(site: Site) -> bool:
     ask = b"GET /jobs?limit=60 HTTP/1.1\r\nHost: localhost\r\n\r\n"
     with contextlib.ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
-        patch.setattr(http, "UNREAD_MAX_BYTES", 1 << 18)
+        patch.setattr(http_server, "UNREAD_MAX_BYTES", 1 << 18)
         accepted = []
-        real = http._Channel.__init__
+        real = http_server._Channel.__init__
 
-        def counted(channel: http._Channel, *given: object, **named: object) -> None:
+        def counted(channel: http_server._Channel, *given: object, **named: object) -> None:
             accepted.append(channel)
             real(channel, *given, **named)
 
-        patch.setattr(http._Channel, "__init__", counted)
+        patch.setattr(http_server._Channel, "__init__", counted)
         for _ in range(9):
             client = stack.enter_context(socket.socket())
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -385,16 +395,16 @@ def unread_answers(site: Site) -> bool:
 
 def waits_for_readers(patch: pytest.MonkeyPatch) -> None:
     name = "_flush_outbufs_below_high_watermark"
-    patch.setattr(http._Channel, name, getattr(HTTPChannel, name))
-    real = http.Adjustments
-    patch.setattr(http, "Adjustments", lambda **named: real(**named, outbuf_high_watermark=1 << 18))
+    patch.setattr(http_server._Channel, name, getattr(HTTPChannel, name))
+    real = http_server.Adjustments
+    patch.setattr(http_server, "Adjustments", lambda **named: real(**named, outbuf_high_watermark=1 << 18))
 
 
 def slow_names(site: Site) -> bool:
     """As many storages as there are threads, whose names nobody answers for."""
     released = threading.Event()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(spec, "check_storage_url", lambda _: released.wait(30))
+        patch.setattr(endpoint, "check_storage_url", lambda _: released.wait(30))
         patch.setattr(server, "RESOLVE_SECONDS", 5.0)
         target = f"/sync?source=&dest=victim-bucket&{KEYS}&storage_url=http://slow.test"
         threads = [threading.Thread(target=site.get, args=(target,)) for _ in range(8)]
@@ -449,12 +459,14 @@ LOADS = [
     Row(
         "long headers",
         lambda site: site.get("/runnings", X="a" * 20000).status != 431,
-        replaced(http, "HEADER_MAX_BYTES", 1 << 20),
+        replaced(http_server, "HEADER_MAX_BYTES", 1 << 20),
     ),
     Row(
         "a long body",
         lambda site: site.form("/sync", b"source=" + b"a" * 70000).status != 413,
-        both(replaced(http, "BODY_MAX_BYTES", 1 << 20), replaced(parameters, "BODY_MAX_BYTES", 1 << 20)),
+        both(
+            replaced(http_server, "BODY_MAX_BYTES", 1 << 20), replaced(parameters, "BODY_MAX_BYTES", 1 << 20)
+        ),
     ),
     Row(
         "many parameters",
@@ -470,7 +482,11 @@ LOADS = [
         (("MAX_QUEUED_JOBS", "3"),),
     ),
     Row("storages whose names are slow to look up", slow_names, every_name),
-    Row("a request in another's body", smuggled, replaced(http._Channel, "parser_class", HTTPRequestParser)),
+    Row(
+        "a request in another's body",
+        smuggled,
+        replaced(http_server._Channel, "parser_class", HTTPRequestParser),
+    ),
 ]
 
 # -- answers and logs ---------------------------------------------------------------------------------------
@@ -500,7 +516,7 @@ def said(site: Site, *targets: str) -> str:
     """What the log says of these requests."""
     written: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(guard.sys.stderr, "write", written.append)
+        patch.setattr(middleware.sys.stderr, "write", written.append)
         for target in targets:
             site.get(target)
     return "".join(written)
@@ -527,12 +543,12 @@ def key_in_the_log(site: Site) -> bool:
 
 
 ANSWERS = [
-    Row("an answer in a frame, or taken for a script", framed, replaced(guard, "SECURITY_HEADERS", ())),
-    Row("a forged line in the log", forged_line, replaced(guard, "printable", str)),
+    Row("an answer in a frame, or taken for a script", framed, replaced(middleware, "SECURITY_HEADERS", ())),
+    Row("a forged line in the log", forged_line, replaced(middleware, "printable", str)),
     Row(
         "a key in the log",
         key_in_the_log,
-        both(replaced(guard, "redacted", str), replaced(guard, "redacted_path", str)),
+        both(replaced(middleware, "redacted", str), replaced(middleware, "redacted_path", str)),
     ),
 ]
 
@@ -545,7 +561,7 @@ def shared_jobs(site: Site) -> bool:
         folder.mkdir()
         folder.chmod(mode)
         with contextlib.suppress(FatalError):
-            jobs.Jobs(str(folder)).prepare()
+            store.Jobs(str(folder)).prepare()
             return True
     return False
 
@@ -596,7 +612,7 @@ def swapped(site: Site) -> bool:
     try:
         opened = refused = 0  # the attack has been tried when the link was met, and not before
         deadline = time.monotonic() + 60
-        with tree.Tree(str(root)) as walked:
+        with uploads_root.Tree(str(root)) as walked:
             while (opened < 100 or refused < 20) and time.monotonic() < deadline:
                 try:
                     fd, _ = walked.open_file("dir/file")
@@ -616,7 +632,7 @@ def swapped(site: Site) -> bool:
 
 def follow_links(patch: pytest.MonkeyPatch) -> None:
     for name in ("READ_DIRECTORY", "_PASS_DIRECTORY", "_READ_FILE"):
-        patch.setattr(tree, name, getattr(tree, name) & ~os.O_NOFOLLOW)
+        patch.setattr(uploads_root, name, getattr(uploads_root, name) & ~os.O_NOFOLLOW)
 
 
 def env_in_the_bucket(site: Site) -> bool:
@@ -634,19 +650,23 @@ FILES = [
     Row(
         "a jobs folder that others write to",
         shared_jobs,
-        mutated(files, "make_private_directory", "if others and (", "if False and ("),
+        mutated(durable_files, "make_private_directory", "if others and (", "if False and ("),
     ),
     Row(
         "a link where a status is written",
         written_through_a_link,
-        mutated(files, "replace_bytes", NO_LINKS, ""),
+        mutated(durable_files, "replace_bytes", NO_LINKS, ""),
     ),
     Row(
         "a link where a status is read",
         read_through_a_link,
-        both(mutated(files, "read_json", NO_LINKS, ""), any_status),
+        both(mutated(durable_files, "read_json", NO_LINKS, ""), any_status),
     ),
-    Row("files that others read", open_files, both(mutated(files, "replace_bytes", "mode)\n", "0o644)\n"))),
+    Row(
+        "files that others read",
+        open_files,
+        both(mutated(durable_files, "replace_bytes", "mode)\n", "0o644)\n")),
+    ),
     Row("a link swapped in between check and use", swapped, follow_links),
     Row(
         "the folder with .env as the uploads root",

@@ -15,7 +15,7 @@ import pytest
 from attack_pages import NAME, Chromium, Evil, Rebinder, Tab
 from serving import Site
 
-from syncworker import guard
+from syncworker.web import middleware
 
 FORM = """<form id=f method={method} action="{url}/sync" enctype="{kind}">
 <input name=source value=""><input name=dest value=victim-bucket></form><script>f.submit()</script>"""
@@ -140,14 +140,14 @@ def site(attacked: Site, tab: Tab) -> Iterator[Site]:
 def answers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
     """(method, status) of every request for /sync that came to the server."""
     seen: list[tuple[str, int]] = []
-    real = guard.write_access_line
+    real = middleware.write_access_line
 
     def write(environ: dict[str, str], status: str, seconds: float) -> None:
         if environ["PATH_INFO"] == "/sync":
             seen.append((environ["REQUEST_METHOD"], int(status[:3])))
         real(environ, status, seconds)
 
-    monkeypatch.setattr(guard, "write_access_line", write)
+    monkeypatch.setattr(middleware, "write_access_line", write)
     return seen
 
 
@@ -157,8 +157,8 @@ def filled(html: str, site: Site, host: str = "127.0.0.1") -> str:
 
 
 def open_guard(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(guard, "refusal_of_origin", lambda *_: None)
-    patch.setattr(guard, "refusal_of_silence", lambda _: None)
+    patch.setattr(middleware, "refusal_of_origin", lambda *_: None)
+    patch.setattr(middleware, "refusal_of_silence", lambda _: None)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=repr)
@@ -231,17 +231,17 @@ def test_a_page_starts_no_job_under_a_name_for_which_the_browser_tells_no_site(
 ) -> None:
     """Over plain http, and not to this machine's own names, Chromium sends no `Sec-Fetch-Site`."""
     if not defended:
-        monkeypatch.setattr(guard, "refusal_of_silence", lambda _: None)
+        monkeypatch.setattr(middleware, "refusal_of_silence", lambda _: None)
     site = Site(tmp_path, ALLOWED_HOSTS="nas.test", STORAGE_URL="http://127.0.0.1:9")
     statuses: list[str] = []
-    real = guard.write_access_line
+    real = middleware.write_access_line
 
     def write(environ: dict[str, str], status: str, seconds: float) -> None:
         assert "HTTP_SEC_FETCH_SITE" not in environ
         statuses.append(status[:3])
         real(environ, status, seconds)
 
-    monkeypatch.setattr(guard, "write_access_line", write)
+    monkeypatch.setattr(middleware, "write_access_line", write)
     try:
         evil.page = filled('<img src="{target}">', site, "nas.test")
         assert tab.visit(evil.url, lambda: bool(statuses))
@@ -269,13 +269,13 @@ def test_the_login_cookie_is_not_sent_by_another_site(
         assert tab.evaluate("document.cookie") == ""
         open_guard(monkeypatch)
         statuses: list[int] = []
-        real: Callable[..., None] = guard.write_access_line
+        real: Callable[..., None] = middleware.write_access_line
 
         def write(environ: dict[str, str], status: str, seconds: float) -> None:
             statuses.append(int(status[:3]))
             real(environ, status, seconds)
 
-        monkeypatch.setattr(guard, "write_access_line", write)
+        monkeypatch.setattr(middleware, "write_access_line", write)
         evil.page = filled('<img src="{target}"><iframe src="{target}"></iframe>', site)
         assert tab.visit(evil.url, lambda: len(statuses) >= 2)
         assert set(statuses) == {401} and site.jobs.ids() == []

@@ -7,7 +7,7 @@ import os
 import pytest
 from bench import Mirror, fill
 
-from syncworker.findings import in_bash
+from syncworker.escape import in_bash
 
 
 @pytest.mark.parametrize(

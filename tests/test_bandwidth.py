@@ -14,9 +14,9 @@ import pytest
 from bench import RecordingProxy, Service, Shell, assert_same, contents, expected, tree, wait_for
 from stores import Store
 
-from syncworker import token_bucket
-from syncworker.rates import Limit, parse_rate
-from syncworker.token_bucket import DRAW_SECONDS, MEMBERS_MAX, TokenBucket
+from syncworker.system import token_bucket
+from syncworker.system.rates import Limit, parse_rate
+from syncworker.system.token_bucket import DRAW_SECONDS, MEMBERS_MAX, TokenBucket
 
 KIB, MIB = 1 << 10, 1 << 20
 SECOND = 1_000_000_000

@@ -17,8 +17,9 @@ from bench import Gate, RecordingProxy, Shell, contents, fill, wait_for
 from fabricated import HOSTILE, URL, Desk, Terminal, without_escapes
 from stores import Store, die_with_parent
 
-from syncworker import cli, process, wording
-from syncworker.jobs import ID_PATTERN
+from syncworker import escape, paths
+from syncworker.jobs.store import ID_PATTERN
+from syncworker.shell import cli, formats
 
 START = ("start", "--source", "photos", "--dest", "mybucket")
 UNKNOWN = "20000101T000000-00000000"
@@ -172,7 +173,7 @@ def test_names_in_plain_output_are_escaped(desk: Desk) -> None:
     desk.go()
     result = desk.run(*START, stand_in=True)
     for text in (result.stdout, result.stderr):
-        assert wording.shown(HOSTILE) in text
+        assert escape.escape_control(HOSTILE) in text
         assert text.replace("\n", "").isprintable()
 
 
@@ -185,16 +186,16 @@ def test_run_is_silent_and_draws_nothing(desk: Desk) -> None:
 
 def test_run_imports_nothing_that_a_worker_does_not_need(desk: Desk) -> None:
     """A worker's whole life may take half a second: what its start imports is counted."""
-    code = "import sys; from syncworker import cli; print(*sys.modules)"
+    code = "import sys; from syncworker.shell import cli; print(*sys.modules)"
     result = subprocess.run(
-        [sys.executable, "-c", code], cwd=process.PROJECT, capture_output=True, text=True, check=True
+        [sys.executable, "-c", code], cwd=paths.PROJECT, capture_output=True, text=True, check=True
     )
     loaded = set(result.stdout.split())
     assert (
-        loaded & {"rich", "boto3", "botocore", "asyncio", "httptools", "sqlite3", "syncworker.display"}
+        loaded & {"rich", "boto3", "botocore", "asyncio", "httptools", "sqlite3", "syncworker.shell.display"}
         == set()
     )
-    assert "syncworker.cli" in loaded
+    assert "syncworker.shell.cli" in loaded
 
 
 def test_start_on_a_busy_destination_is_refused_and_names_the_other_job(desk: Desk) -> None:
@@ -231,12 +232,12 @@ def test_a_job_whose_worker_died_can_be_resumed_at_once(desk: Desk) -> None:
 
 def test_a_missing_worker_module_leaves_no_queued_job_behind(desk: Desk) -> None:
     code = (
-        "import sys; sys.modules['syncworker.worker'] = None\n"
-        "from syncworker.cli import main; main(sys.argv[1:])"
+        "import sys; sys.modules['syncworker.worker.worker'] = None\n"
+        "from syncworker.shell.cli import main; main(sys.argv[1:])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, *START],
-        cwd=process.PROJECT, env=desk.environment, capture_output=True, text=True, check=False, timeout=30,
+        cwd=paths.PROJECT, env=desk.environment, capture_output=True, text=True, check=False, timeout=30,
     )  # fmt: skip
     assert "ImportError" in done.stderr or "ModuleNotFoundError" in done.stderr
     assert desk.jobs.ids() == []
@@ -399,7 +400,7 @@ def test_list_shows_active_jobs_oldest_first_and_all_newest_first(desk: Desk) ->
         result = desk.run("list", *arguments)
         assert (result.returncode, result.stderr) == (0, "")
         header, *lines = result.stdout.splitlines()
-        assert header.split() == list(wording.HEADER)
+        assert header.split() == list(formats.HEADER)
         return [line.split()[0] for line in lines]
 
     assert ids() == [first["id"], second["id"]]
@@ -653,7 +654,7 @@ def test_a_real_start_on_a_terminal_shows_the_bar(shell: Shell, bucket: str, ter
     fill(shell.store, bucket, {})
     running = subprocess.Popen(
         [sys.executable, "-m", "syncworker", *START[:-1], bucket, "--wait", "600"],
-        cwd=process.PROJECT, env={**shell.environment, "TERM": "xterm-256color"}, stdin=subprocess.DEVNULL,
+        cwd=paths.PROJECT, env={**shell.environment, "TERM": "xterm-256color"}, stdin=subprocess.DEVNULL,
         stdout=terminal.slave, stderr=terminal.slave, preexec_fn=die_with_parent,
     )  # fmt: skip
     try:

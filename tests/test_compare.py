@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from syncworker import compare, etag
-from syncworker.compare import Decision, Reason, Verdict
 from syncworker.index import Row
 from syncworker.model import FileEntry, ObjectEntry
+from syncworker.plan import compare
+from syncworker.plan.compare import Decision, Reason, Verdict
+from syncworker.s3 import etag
 
 SECOND = 1_000_000_000
 T = 1_795_352_562 * SECOND

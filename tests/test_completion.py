@@ -11,7 +11,8 @@ import pytest
 from fabricated import Desk, Terminal
 from stores import die_with_parent
 
-from syncworker import cli, completion, process, settings, usage
+from syncworker import paths, settings
+from syncworker.shell import arguments, cli, completion
 
 # Asks bash what it would offer for a line, as Tab does: by the completion that is registered for its command.
 ASK = """
@@ -27,7 +28,7 @@ ask() {
 """
 OPTIONS = {
     name: sorted(completion._options(parser))
-    for name, parser in completion._subparsers(usage.parser()).items()
+    for name, parser in completion._subparsers(arguments.parser()).items()
 }
 
 
@@ -158,7 +159,7 @@ def test_tab_completes_in_an_interactive_bash(desk: Desk, tmp_path: Path) -> Non
     terminal = Terminal(columns=200)
     shell = subprocess.Popen(
         ["bash", "--noprofile", "--rcfile", str(rc), "-i"],
-        cwd=process.PROJECT, env={**desk.environment, "TERM": "dumb", "INPUTRC": "/dev/null"},
+        cwd=paths.PROJECT, env={**desk.environment, "TERM": "dumb", "INPUTRC": "/dev/null"},
         stdin=terminal.slave, stdout=terminal.slave, stderr=terminal.slave,
         start_new_session=True, preexec_fn=die_with_parent,
     )  # fmt: skip

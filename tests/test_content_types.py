@@ -9,8 +9,8 @@ import pytest
 from bench import Mirror
 from stores import Store
 
-from syncworker import content_types
-from syncworker.content_types import DEFAULT, content_type
+from syncworker.options import content_types
+from syncworker.options.content_types import DEFAULT, content_type
 
 SITE = {
     "index.html": "text/html",

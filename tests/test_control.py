@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from bench import wait_for
 
-from syncworker.control import Control
 from syncworker.errors import Stopped
+from syncworker.system.control import Control
 
 
 def test_nothing_asks_to_stop(tmp_path: Path) -> None:
@@ -61,9 +61,9 @@ def test_asking_often_looks_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         looks += 1
         return exists(path)
 
-    monkeypatch.setattr("syncworker.control.os.path.lexists", count)
+    monkeypatch.setattr("syncworker.system.control.os.path.lexists", count)
     clock = 1000.0
-    monkeypatch.setattr("syncworker.control.time.monotonic", lambda: clock)
+    monkeypatch.setattr("syncworker.system.control.time.monotonic", lambda: clock)
     control = Control(str(tmp_path / "cancel"))
     for _ in range(1000):
         clock += 0.001

@@ -16,9 +16,9 @@ from fabricated import Desk
 from serving import write_finished
 from stores import Store
 
-from syncworker import files
-from syncworker.metrics import Ledger
-from syncworker.supervisor import is_served, serve_alone
+from syncworker.service.supervisor import is_served, serve_alone
+from syncworker.system import durable_files
+from syncworker.web.metrics import Ledger
 
 START = ("start", "--source", "photos", "--dest", "mybucket")
 OPERATIONS = (PROJECT / "docs" / "operations.md").read_text()
@@ -77,9 +77,9 @@ def old_jobs(desk: Desk, count: int) -> list[str]:
     desk.jobs.prepare()
     ids = write_finished(Path(desk.jobs.path), count)
     for number, job_id in enumerate(ids):
-        status = files.read_json(desk.jobs.file(job_id, "json")) or {}
+        status = durable_files.read_json(desk.jobs.file(job_id, "json")) or {}
         status["metrics"] = {"counts": {"files_uploaded": 10**number}}
-        files.replace_json(desk.jobs.file(job_id, "json"), status, durable=False)
+        durable_files.replace_json(desk.jobs.file(job_id, "json"), status, durable=False)
     return ids
 
 
@@ -104,8 +104,8 @@ def test_resume_does_so_too_and_keeps_the_job_it_is_about(desk: Desk) -> None:
     later = []
     for number in range(3):  # newer ones
         job_id = f"29990101T000000-0000000{number}"
-        status = files.read_json(desk.jobs.file(mine, "json")) or {}
-        files.replace_json(desk.jobs.file(job_id, "json"), status | {"id": job_id}, durable=False)
+        status = durable_files.read_json(desk.jobs.file(mine, "json")) or {}
+        durable_files.replace_json(desk.jobs.file(job_id, "json"), status | {"id": job_id}, durable=False)
         Path(desk.jobs.file(job_id, "lock")).touch(0o600)
         later.append(job_id)
     desk.environment.update(STAND_IN="done", KEEP_JOBS="1")

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, 
 from serving import Site
 from stores import Store
 
-from syncworker import dashboard
+from syncworker.web import dashboard
 
 CHROMIUM = "/usr/bin/chromium"
 FLAGS = [

@@ -13,7 +13,7 @@ from serving import Answer, Site, load
 from stores import Store
 
 import server
-from syncworker import openapi
+from syncworker.web import openapi
 
 MYBUCKET = "mybucket"
 

@@ -16,7 +16,8 @@ from fabricated import HOSTILE, Desk, Terminal, without_escapes
 from rich.cells import cell_len
 from rich.console import Console
 
-from syncworker import display, wording
+from syncworker import escape
+from syncworker.shell import display, formats
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def pipe() -> Iterator[tuple[int, io.TextIOWrapper]]:
     ],
 )
 def test_what_a_terminal_would_act_on_is_shown_as_an_escape(text: str, expected: str) -> None:
-    assert wording.shown(text) == expected
+    assert escape.escape_control(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_what_a_terminal_would_act_on_is_shown_as_an_escape(text: str, expected:
       (3 << 50, "3.0 PiB")],
 )  # fmt: skip
 def test_sizes_are_in_binary_units(count: int, expected: str) -> None:
-    assert wording.size(count) == expected
+    assert formats.size(count) == expected
 
 
 @pytest.mark.parametrize(
@@ -74,7 +75,7 @@ def test_sizes_are_in_binary_units(count: int, expected: str) -> None:
      (7500, "2 h 05 min"), (90000, "1 d 1 h")],
 )  # fmt: skip
 def test_durations_have_two_units_at_most(seconds: float, expected: str) -> None:
-    assert wording.duration(seconds) == expected
+    assert formats.duration(seconds) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,7 +83,7 @@ def test_durations_have_two_units_at_most(seconds: float, expected: str) -> None
     [([], ""), ([0, 0], "▁▁"), ([0, 1, 2, 4, 8], "▁▂▃▅█"), ([3], "█"), ([1e12, 0.1], "█▁")],
 )
 def test_speeds_are_drawn_as_bars_under_the_highest(speeds: list[float], expected: str) -> None:
-    assert wording.plot(speeds) == expected
+    assert formats.plot(speeds) == expected
 
 
 def test_the_display_draws_the_speed_and_names_the_first_errors(desk: Desk) -> None:
@@ -108,7 +109,7 @@ def test_a_plain_line_says_phase_files_bytes_speed_time_errors_and_key(desk: Des
                  {"op": "upload", "key": "c"}],
         errors=[{"op": "upload", "key": "x", "code": "AccessDenied", "message": "no"}],
     )  # fmt: skip
-    assert wording.line(status) == (
+    assert formats.line(status) == (
         "transferring: 310/1200 files, 12.0 MiB of 70.0 MiB, 10.0 MiB/s, 5.8 s left, 3 deleted, 1 error,"
         " upload a\\nb (1.0 KiB of 2.0 KiB) and 1 more"
     )
@@ -116,17 +117,17 @@ def test_a_plain_line_says_phase_files_bytes_speed_time_errors_and_key(desk: Des
 
 def test_a_total_that_may_still_grow_is_marked(desk: Desk) -> None:
     status = desk.make("running", progress={"files_total": 10, "files_done": 1})
-    assert wording.files_text(status) == "1/10+"
+    assert formats.files_text(status) == "1/10+"
     status["progress"]["scan_complete"] = True
-    assert wording.files_text(status) == "1/10"
+    assert formats.files_text(status) == "1/10"
 
 
 def test_a_status_of_an_older_version_without_newer_counters_can_be_shown(desk: Desk) -> None:
     status = desk.make("done", progress={"files_done": 3, "files_total": 3})
     del status["progress"]["bytes_resumed"], status["progress"]["files_skipped"]
-    assert "3/3 files" in wording.summary(status)
-    assert ("state", "done") in wording.details(status)
-    assert wording.row(status)[4] == "3/3"
+    assert "3/3 files" in formats.summary(status)
+    assert ("state", "done") in formats.details(status)
+    assert formats.row(status)[4] == "3/3"
 
 
 def test_every_text_of_a_hostile_status_is_one_printable_line(desk: Desk) -> None:
@@ -138,11 +139,11 @@ def test_every_text_of_a_hostile_status_is_one_printable_line(desk: Desk) -> Non
         errors=[{"op": HOSTILE, "key": HOSTILE, "code": HOSTILE, "message": HOSTILE}],
         current=[{"op": HOSTILE, "key": HOSTILE}],
     )
-    texts = [wording.line(status), wording.summary(status), wording.error_text(status)]
+    texts = [formats.line(status), formats.summary(status), formats.error_text(status)]
     texts += [
-        *wording.error_lines(status),
-        *wording.row(status),
-        *(text for _, text in wording.details(status)),
+        *formats.error_lines(status),
+        *formats.row(status),
+        *(text for _, text in formats.details(status)),
     ]
     assert [text for text in texts if not text.isprintable()] == []
 
@@ -150,9 +151,9 @@ def test_every_text_of_a_hostile_status_is_one_printable_line(desk: Desk) -> Non
 def test_of_many_errors_the_first_are_named_and_the_rest_counted(desk: Desk) -> None:
     error = {"op": "upload", "key": "k", "code": "AccessDenied", "message": "no"}
     status = desk.make("failed", errors=[error] * 100, progress={"files_failed": 4321})
-    lines = wording.error_lines(status)
-    assert len(lines) == wording.ERRORS_MAX + 1
-    assert lines[-1].startswith(f"and {4321 - wording.ERRORS_MAX} more: see {status['id']}.report.jsonl")
+    lines = formats.error_lines(status)
+    assert len(lines) == formats.ERRORS_MAX + 1
+    assert lines[-1].startswith(f"and {4321 - formats.ERRORS_MAX} more: see {status['id']}.report.jsonl")
 
 
 def test_an_unchanged_status_gives_no_second_line(desk: Desk, pipe: tuple[int, io.TextIOWrapper]) -> None:
@@ -174,8 +175,8 @@ def test_the_worker_may_go_on_writing_in_a_status_it_has_shown(
     desk: Desk, pipe: tuple[int, io.TextIOWrapper], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     may_draw = threading.Event()
-    draw = wording.line
-    monkeypatch.setattr(wording, "line", lambda status: may_draw.wait(10) and draw(status))
+    draw = formats.line
+    monkeypatch.setattr(formats, "line", lambda status: may_draw.wait(10) and draw(status))
     status = desk.make("running", progress={"files_total": 5, "files_done": 1})
     reader, stream = pipe
     with display.Display(display.Output(stream)) as shown:

@@ -19,9 +19,14 @@ from bench import PROJECT, Service, tree, wait_for
 from stores import Store
 
 import server
-from syncworker import completion, faults, findings, http, jobs, metrics, progress, schemas, settings, usage
+from syncworker import settings
+from syncworker.folder import scan_items
+from syncworker.jobs import progress, store
 from syncworker.model import Phase, State
-from syncworker.spec import Request
+from syncworker.request import Request
+from syncworker.s3 import error_codes as faults
+from syncworker.shell import arguments, completion
+from syncworker.web import http_server, metrics, schemas
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import error_codes
@@ -88,9 +93,11 @@ def test_every_code_that_a_store_may_send_and_we_know_is_on_the_page() -> None:
     text = page("troubleshooting.md")
     for code in (*faults._RETRY, *faults._THROTTLED, *faults._FATAL, *error_docs.STORE_ADVICE):
         assert f"`{code}`" in text, code
-    for number in findings._HINTS:
+    for number in scan_items._HINTS:
         assert f"`{errno.errorcode[number]}`" in text
-    sources = "".join(path.read_text() for path in (PROJECT / "syncworker").glob("*.py"))
+    modules = list((PROJECT / "syncworker").rglob("*.py"))
+    assert len(modules) >= error_codes.MODULES_AT_LEAST
+    sources = "".join(path.read_text() for path in modules)
     for code in error_docs.STORE_ADVICE:
         assert f'"{code}"' in sources, code
 
@@ -100,9 +107,11 @@ def test_what_http_itself_finds_is_on_the_page() -> None:
     kinds = [waitress.utilities.BadRequest, *waitress.utilities.Error.__subclasses__()]
     kinds += waitress.utilities.BadRequest.__subclasses__()
     reasons = {kind.code: kind.reason.replace(" ", "") for kind in kinds}
-    for status in http._DETAILS:
+    for status in http_server._DETAILS:
         assert f"`{reasons[status]}`" in error_docs.OF_HTTP, status
-    assert set(re.findall(r"`([A-Z][A-Za-z]+)`", error_docs.OF_HTTP)) == {reasons[s] for s in http._DETAILS}
+    assert set(re.findall(r"`([A-Z][A-Za-z]+)`", error_docs.OF_HTTP)) == {
+        reasons[s] for s in http_server._DETAILS
+    }
 
 
 def test_every_reason_to_skip_a_file_is_on_the_page() -> None:
@@ -114,7 +123,7 @@ def test_every_reason_to_skip_a_file_is_on_the_page() -> None:
         and ast.unparse(node.func).endswith(("Skip", ".skipped"))
         and isinstance(node.args[1], ast.Constant)
     }
-    named |= {*findings._LOST_LINKS.values(), *findings._SPECIAL.values(), "special"}
+    named |= {*scan_items._LOST_LINKS.values(), *scan_items._SPECIAL.values(), "special"}
     assert named == set(error_docs.SKIPS)
 
 
@@ -186,7 +195,7 @@ def test_every_file_that_a_server_and_its_jobs_make_is_in_the_document(
 
 def test_the_files_of_a_job_are_those_that_are_removed_with_it() -> None:
     suffixes = {file.removeprefix("ID.") for file in FILES if file.startswith("ID.")}
-    assert suffixes == set(jobs.SUFFIXES)
+    assert suffixes == set(store.SUFFIXES)
     readme = {
         name for row in rows(README, "| file | what |") for name in re.findall(r"`jobs/([^`]+)`", row[0])
     }
@@ -208,10 +217,10 @@ def test_the_fields_of_the_status_are_those_of_the_document() -> None:
 
 def test_the_fields_of_the_report_are_those_of_the_document(tmp_path: Path) -> None:
     _, after = page("job-files.md").split("## The report")
-    status = jobs._new_status(
+    status = store._new_status(
         "20260101T000000-00000000", Request("a", "b", "http://c", 0.0), NOW, auto_resume=True
     )
-    report = progress.Progress(jobs.Jobs(str(tmp_path)), status)
+    report = progress.Progress(store.Jobs(str(tmp_path)), status)
     report.report("upload", "a", 1, "e", 0.1, {"code": "X", "message": "x"})
     report.report("upload", "a", 1, "e", 0.1, "sent as it was at ...")
     failed, noted = [list(json.loads(report._line(*line))) for line in report._lines]
@@ -283,7 +292,7 @@ def test_every_variable_that_is_documented_is_used() -> None:
 
 
 def test_every_command_and_option_of_the_shell_is_documented() -> None:
-    commands = completion._subparsers(usage.parser())
+    commands = completion._subparsers(arguments.parser())
     typed = re.findall(r"(?:python -m syncworker|\$ syncworker) ([a-z]+)([^\n`]*)", ALL)
     assert {name for name, _ in typed} == set(commands)
     for name, rest in typed:
@@ -348,7 +357,7 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
 
 
 def test_every_metric_that_the_documents_name_exists(tmp_path: Path) -> None:
-    there = jobs.Jobs(str(tmp_path / "jobs"))
+    there = store.Jobs(str(tmp_path / "jobs"))
     there.prepare()
     numbers = metrics.Metrics(
         there, metrics.Ledger(there), max_running=1, max_queued=1, storage_dir=there.path

@@ -22,9 +22,10 @@ from bench import PROJECT, Service, tree, wait_for
 from serving import KEYS, load
 from stores import free_ports
 
-from syncworker import embedded, settings
-from syncworker.embedded import Embedded
+from syncworker import settings
 from syncworker.errors import UsageError
+from syncworker.service import embedded_store
+from syncworker.service.embedded_store import Embedded
 
 
 class Home:
@@ -89,7 +90,8 @@ def client(port: int | str) -> Any:
 def made_keys(env_file: Path, **environ: str) -> list[str]:
     """What a new server has for keys, with this `.env` and these variables."""
     script = (
-        "import sys; from syncworker import embedded, settings\n"
+        "import sys; from syncworker import settings\n"
+        "from syncworker.service import embedded_store as embedded\n"
         "print(*embedded.ensure_keys(settings.load(env_file=sys.argv[1]), sys.argv[1]))"
     )
     bare = {name: value for name, value in os.environ.items() if not name.startswith("MINIO_")}
@@ -144,13 +146,13 @@ def test_the_embedded_stores_keys_do_not_go_to_another_storage(tmp_path: Path) -
 
 def test_keys_that_are_set_are_used_and_nothing_is_written(tmp_path: Path) -> None:
     env_file = tmp_path / "the.env"
-    assert embedded.ensure_keys(load(tmp_path), str(env_file)) == tuple(KEYS.values())
+    assert embedded_store.ensure_keys(load(tmp_path), str(env_file)) == tuple(KEYS.values())
     assert not env_file.exists()
 
 
 def test_keys_that_the_store_would_refuse_are_refused_with_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="8 or"):
-        embedded.ensure_keys(load(tmp_path, MINIO_SECRET_KEY="short"), str(tmp_path / "the.env"))
+        embedded_store.ensure_keys(load(tmp_path, MINIO_SECRET_KEY="short"), str(tmp_path / "the.env"))
 
 
 # -- life -------------------------------------------------------------------------------------------------

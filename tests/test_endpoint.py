@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from syncworker import endpoint, process
-from syncworker.endpoint import Endpoint, destination_id, earlier_destination_id, is_refused, parse_url
 from syncworker.errors import UsageError
+from syncworker.s3 import endpoint
+from syncworker.s3.endpoint import Endpoint, is_refused
+from syncworker.storage_url import destination_id, earlier_destination_id, parse_url
+from syncworker.system import processes
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_a_destination_is_one_whatever_its_spelling() -> None:
 
 def own_address() -> str | None:
     """An address of this machine that is not loopback; None on one without a network."""
-    plain = (a for a in process.own_addresses() if ":" not in a and not a.startswith("127."))
+    plain = (a for a in processes.own_addresses() if ":" not in a and not a.startswith("127."))
     return next(plain, None)
 
 
@@ -159,7 +161,7 @@ SPELLINGS_OF_HERE = [
     "127.0.0.1", "localhost", "LOCALHOST", "localhost.", "127.0.0.1.", "[::1]", "2130706433", "0x7f.1",
     "127.1", "0x7f000001",
     "017700000001", "0177.0.0.1", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[0:0:0:0:0:0:0:1]",
-    "ip6-localhost", "localhost.localdomain", process.host(), *filter(None, [own_address()]),
+    "ip6-localhost", "localhost.localdomain", processes.host(), *filter(None, [own_address()]),
 ]  # fmt: skip
 
 
@@ -225,16 +227,16 @@ def test_a_machine_has_the_names_beside_its_own_and_no_others(
 ) -> None:
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 localhost\n127.0.1.1 Box.example.org box # box2\n127.0.0.1 store-a store-b\n")
-    monkeypatch.setattr(process, "_HOSTS", str(hosts))
-    monkeypatch.setattr(process, "host", lambda: "box")
-    process.own_names.cache_clear()
+    monkeypatch.setattr(processes, "_HOSTS", str(hosts))
+    monkeypatch.setattr(processes, "host", lambda: "box")
+    processes.own_names.cache_clear()
     try:
-        assert process.own_names() == {"box", "box.example.org"}
+        assert processes.own_names() == {"box", "box.example.org"}
         assert destination_id("http://box.example.org:1", "b-1") == destination_id(
             "http://localhost:1", "b-1"
         )
     finally:
-        process.own_names.cache_clear()
+        processes.own_names.cache_clear()
 
 
 @pytest.mark.parametrize("bucket", ["a" * 63, "a.b", "abc"])

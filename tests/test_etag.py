@@ -12,8 +12,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from syncworker import etag
-from syncworker.etag import MIB, OBJECT_MAX, PART_MIN, PARTS_MAX
+from syncworker.s3 import etag
+from syncworker.s3.etag import MIB, OBJECT_MAX, PART_MIN, PARTS_MAX
 
 SIZES = st.integers(1, OBJECT_MAX)
 

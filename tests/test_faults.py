@@ -8,7 +8,7 @@ from email.utils import formatdate
 import pytest
 
 from syncworker.errors import FatalError, FileError, RetryError
-from syncworker.faults import classify
+from syncworker.s3.error_codes import classify
 
 TABLE = [
     # operation, status, code, class, throttled, a word of the message

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from bench import PROJECT, wait_for
 
-from syncworker import files
 from syncworker.errors import FatalError
+from syncworker.system import durable_files
 
 
 def python(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -39,7 +39,7 @@ def python(code: str, *arguments: object) -> subprocess.Popen[str]:
 def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
     path = tmp_path / "status.json"
     writer = python(
-        "from syncworker import files\n"
+        "from syncworker.system import durable_files as files\n"
         "for n in range(400):\n"
         "    files.replace_json(sys.argv[1], {'n': n, 'fill': str(n) * (n * 40)}, durable=False)\n",
         path,
@@ -58,7 +58,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> No
     path = tmp_path / "status.json"
     for _ in range(10):
         writer = python(
-            "import itertools; from syncworker import files\n"
+            "import itertools; from syncworker.system import durable_files as files\n"
             "for n in itertools.count():\n"
             "    files.replace_json(sys.argv[1], {'n': n, 'fill': 'x' * 100_000}, durable=True)\n"
             "    print(n, flush=True)\n",
@@ -76,14 +76,14 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "status.json"
-    files.replace_json(str(path), {"n": 1}, durable=True)
+    durable_files.replace_json(str(path), {"n": 1}, durable=True)
 
     def full(_fd: int, _data: Any) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "write", full)
     with pytest.raises(OSError, match="No space"):
-        files.replace_json(str(path), {"n": 2}, durable=True)
+        durable_files.replace_json(str(path), {"n": 2}, durable=True)
     assert json.loads(path.read_text()) == {"n": 1}
     assert os.listdir(tmp_path) == ["status.json"]
 
@@ -91,44 +91,44 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
 def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[:7])))
-    files.replace_json(str(tmp_path / "a"), {"text": "x" * 1000}, durable=False)
+    durable_files.replace_json(str(tmp_path / "a"), {"text": "x" * 1000}, durable=False)
     assert json.loads((tmp_path / "a").read_text()) == {"text": "x" * 1000}
 
 
 def test_a_published_file_is_private_and_ascii(tmp_path: Path) -> None:
-    files.replace_json(str(tmp_path / "a"), {"name": "é\ud800"}, durable=False)
+    durable_files.replace_json(str(tmp_path / "a"), {"name": "é\ud800"}, durable=False)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
     assert (tmp_path / "a").read_bytes().isascii()
-    assert files.read_json(str(tmp_path / "a")) == {"name": "é\ud800"}
+    assert durable_files.read_json(str(tmp_path / "a")) == {"name": "é\ud800"}
 
 
 def test_a_link_in_the_way_is_not_written_through(tmp_path: Path) -> None:
     (tmp_path / "victim").write_text("mine")
     (tmp_path / "a.tmp").symlink_to(tmp_path / "victim")
     with pytest.raises(OSError):
-        files.replace_json(str(tmp_path / "a"), {}, durable=False)
+        durable_files.replace_json(str(tmp_path / "a"), {}, durable=False)
     assert (tmp_path / "victim").read_text() == "mine"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff", b'{"a": 1'])
 def test_what_is_no_object_reads_as_none(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a").write_bytes(content)
-    assert files.read_json(str(tmp_path / "a")) is None
+    assert durable_files.read_json(str(tmp_path / "a")) is None
 
 
 def test_what_is_no_file_reads_as_none_at_once(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/etc/hostname")
-    assert files.read_json(str(tmp_path / "missing")) is None
-    assert files.read_json(str(tmp_path / "link")) is None
+    assert durable_files.read_json(str(tmp_path / "missing")) is None
+    assert durable_files.read_json(str(tmp_path / "link")) is None
     os.mkfifo(tmp_path / "fifo")
-    assert files.read_json(str(tmp_path / "fifo")) is None  # a blocking open would hang here
+    assert durable_files.read_json(str(tmp_path / "fifo")) is None  # a blocking open would hang here
 
 
 # -- locks ------------------------------------------------------------------------------------------------
 
 FIGHTER = """
 import os, random, time
-from syncworker import files
+from syncworker.system import durable_files as files
 path, marker, rounds = sys.argv[1], sys.argv[2], int(sys.argv[3])
 got = 0
 while got < rounds:
@@ -156,27 +156,27 @@ def test_many_fight_for_a_lock_that_is_removed_and_made_anew_and_never_two_hold_
 def test_a_lock_ends_with_its_process_however_it_ends(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
     holder = python(
-        "from syncworker import files\n"
+        "from syncworker.system import durable_files as files\n"
         "lock = files.Lock(sys.argv[1]); assert lock.acquire(); print('held', flush=True); sys.stdin.read()",
         path,
     )
     assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    assert files.is_locked(path)
-    assert not files.Lock(path).acquire()
+    assert durable_files.is_locked(path)
+    assert not durable_files.Lock(path).acquire()
     holder.kill()
     holder.wait()
-    assert not files.is_locked(path)
-    with files.Lock(path) as lock:
+    assert not durable_files.is_locked(path)
+    with durable_files.Lock(path) as lock:
         assert lock.acquire()
 
 
 def test_a_child_does_not_inherit_the_lock(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
-    with files.Lock(path) as lock:
+    with durable_files.Lock(path) as lock:
         assert lock.acquire()
         child = subprocess.Popen(["sleep", "60"], close_fds=False)
     try:
-        assert not files.is_locked(path)
+        assert not durable_files.is_locked(path)
     finally:
         child.kill()
         child.wait()
@@ -189,14 +189,14 @@ def test_probes_do_not_keep_a_taker_out(tmp_path: Path) -> None:
 
     def probe() -> None:
         while not stop.is_set():
-            files.is_locked(path)
+            durable_files.is_locked(path)
 
     probers = [threading.Thread(target=probe) for _ in range(2)]
     for prober in probers:
         prober.start()
     try:
         for _ in range(20):
-            with files.Lock(path) as lock:
+            with durable_files.Lock(path) as lock:
                 assert lock.acquire(timeout_seconds=1)
     finally:
         stop.set()
@@ -206,9 +206,9 @@ def test_probes_do_not_keep_a_taker_out(tmp_path: Path) -> None:
 
 def test_a_probe_makes_no_file_and_a_waiting_taker_gets_its_turn(tmp_path: Path) -> None:
     path = str(tmp_path / "lock")
-    assert not files.is_locked(path)
+    assert not durable_files.is_locked(path)
     assert not os.path.exists(path)
-    first, second = files.Lock(path), files.Lock(path)
+    first, second = durable_files.Lock(path), durable_files.Lock(path)
     assert first.acquire()
     threading.Timer(0.1, first.release).start()
     assert second.acquire(timeout_seconds=5)
@@ -219,34 +219,34 @@ def test_a_probe_makes_no_file_and_a_waiting_taker_gets_its_turn(tmp_path: Path)
 
 
 def test_the_self_test_passes_on_a_local_disk_and_leaves_nothing(tmp_path: Path) -> None:
-    files.self_test(str(tmp_path))
+    durable_files.self_test(str(tmp_path))
     assert os.listdir(tmp_path) == []
 
 
 def test_the_self_test_finds_locks_that_do_not_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files.fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(durable_files.fcntl, "flock", lambda *_: None)
     with pytest.raises(FatalError, match="without working locks"):
-        files.self_test(str(tmp_path))
+        durable_files.self_test(str(tmp_path))
 
 
 def test_the_self_test_says_what_to_set_when_nothing_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(FatalError, match="JOBS_DIR"):
-        files.self_test(str(tmp_path / "missing"))
+        durable_files.self_test(str(tmp_path / "missing"))
 
 
 def test_a_private_directory_is_made_closed_and_one_open_to_writers_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "jobs"
-    files.make_private_directory(str(path))
+    durable_files.make_private_directory(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     path.chmod(0o755)
-    files.make_private_directory(str(path))
+    durable_files.make_private_directory(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     path.chmod(0o777)
     with pytest.raises(FatalError, match="chmod 700"):
-        files.make_private_directory(str(path))
+        durable_files.make_private_directory(str(path))
     path.chmod(0o770)
     with pytest.raises(FatalError, match="chmod 700"):
-        files.make_private_directory(str(path))
+        durable_files.make_private_directory(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o770  # what others did may still be looked at
 
 
@@ -255,22 +255,22 @@ def test_a_fresh_checkouts_directory_is_closed_when_only_the_group_may_write_to_
     path.mkdir()
     (path / ".gitkeep").touch()
     path.chmod(0o775)
-    files.make_private_directory(str(path))
+    durable_files.make_private_directory(str(path))
     assert stat.S_IMODE(path.stat().st_mode) == 0o700
     path.chmod(0o775)
     (path / "20260101T000000-00000000.json").touch()
     with pytest.raises(FatalError, match="chmod 700"):
-        files.make_private_directory(str(path))
+        durable_files.make_private_directory(str(path))
 
 
 def test_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "jobs"
-    files.make_private_directory(str(path))
+    durable_files.make_private_directory(str(path))
     monkeypatch.setattr(os, "geteuid", lambda: path.stat().st_uid + 1)
     with pytest.raises(FatalError, match="chown"):
-        files.make_private_directory(str(path))
+        durable_files.make_private_directory(str(path))
 
 
 def test_a_fifo_in_the_place_of_a_lock_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock")
-    assert not files.is_locked(str(tmp_path / "lock"))
+    assert not durable_files.is_locked(str(tmp_path / "lock"))

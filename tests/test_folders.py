@@ -15,9 +15,10 @@ import pytest
 from bench import tree, wait_for
 from serving import Site
 
-from syncworker import folders, index
-from syncworker.folders import Folders
-from syncworker.patterns import PathFilter
+from syncworker import index
+from syncworker.options.patterns import PathFilter
+from syncworker.web import folder_sizes
+from syncworker.web.folder_sizes import Folders
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_without_the_root_nothing_is_known(tmp_path: Path) -> None:
 def test_a_disk_that_hangs_keeps_no_request(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(root, {"a": {"1": "x"}})
     released = threading.Event()
-    monkeypatch.setattr(folders, "measure", lambda *_: released.wait(30))
+    monkeypatch.setattr(folder_sizes, "measure", lambda *_: released.wait(30))
     found = Folders(str(root))
     started = time.monotonic()
     try:
@@ -104,9 +105,9 @@ def test_a_disk_that_hangs_keeps_no_request(root: Path, monkeypatch: pytest.Monk
 
 def test_a_walk_that_takes_too_long_says_what_it_has(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tree(root, {"a": {str(number): "x" for number in range(50)}})
-    monkeypatch.setattr(folders, "LOOK_SECONDS", 0)
-    size = folders.Size()
-    folders.measure(str(root / "a"), str(root), size, time.monotonic() - 1)
+    monkeypatch.setattr(folder_sizes, "LOOK_SECONDS", 0)
+    size = folder_sizes.Size()
+    folder_sizes.measure(str(root / "a"), str(root), size, time.monotonic() - 1)
     assert size.files == 1 and not size.complete
 
 
@@ -148,7 +149,7 @@ FILES = {"a.txt": "12345", "b.tmp": "1", "cache": {"c.txt": "1"}, "sub": {"d.txt
 def test_what_a_filter_leaves_is_counted_as_a_sync_counts_it(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(folders, "FILTER_SECONDS", 30.0)  # a slow machine's
+    monkeypatch.setattr(folder_sizes, "FILTER_SECONDS", 30.0)  # a slow machine's
     tree(Path(site.settings.uploads_dir) / "photos", FILES)
     answer = site.get("/folders?source=photos&exclude=*.tmp&exclude=cache/")
     assert answer.json["filtered"] == {"files": 2, "bytes": 8, "complete": True}
@@ -184,9 +185,9 @@ def test_the_look_ends_in_time_with_its_process_and_there_is_one_at_a_time(
         child = wait_for(lambda: psutil.Process().children(), 10, "the process that looks")[0]
         assert found.filtered("a", path_filter) is None, "one at a time"
         thread.join()
-    assert time.monotonic() - started < folders.FILTER_SECONDS + 4
+    assert time.monotonic() - started < folder_sizes.FILTER_SECONDS + 4
     assert answers == [{"files": 0, "bytes": 0, "complete": False}]
     wait_for(lambda: not child.is_running(), 10, "its process to be killed")
-    monkeypatch.setattr(folders, "FILTER_SECONDS", 30.0)  # a slow machine's
+    monkeypatch.setattr(folder_sizes, "FILTER_SECONDS", 30.0)  # a slow machine's
     again = wait_for(lambda: found.filtered("a", path_filter), 5, "another look")
     assert again == {"files": 10, "bytes": 10, "complete": True}

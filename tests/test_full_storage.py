@@ -13,8 +13,8 @@ import pytest
 from bench import Mirror, Service, s3_error, tree, wait_for
 from stores import free_ports
 
-from syncworker import space
-from syncworker.space import FULL_BYTES, Space
+from syncworker.system import disk_space
+from syncworker.system.disk_space import FULL_BYTES, Space
 
 MIB = 1 << 20
 
@@ -36,8 +36,8 @@ def test_a_disk_is_low_from_95_percent_and_full_below_a_block(total: int, free: 
 
 
 def test_a_disk_that_cannot_be_asked_refuses_nothing(tmp_path: Path) -> None:
-    assert space.look(str(tmp_path / "none")) is None
-    assert space.refusal(str(tmp_path / "none")) is None
+    assert disk_space.look(str(tmp_path / "none")) is None
+    assert disk_space.refusal(str(tmp_path / "none")) is None
 
 
 @pytest.fixture

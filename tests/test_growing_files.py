@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from bench import Mirror
 
-from syncworker import compare, reader
+from syncworker.folder.uploads_root import Tree
 from syncworker.index import Row
+from syncworker.jobs.progress import Sent
 from syncworker.model import FileEntry, ObjectEntry
-from syncworker.progress import Sent
-from syncworker.transfer import row_of
-from syncworker.tree import Tree
+from syncworker.plan import compare, events
+from syncworker.transfer import readers
+from syncworker.transfer.upload import row_of
 
 SIZE = 12 << 20
 
@@ -154,13 +155,13 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def read_one(path: Path, row: Row | None = None, there: ObjectEntry | None = None) -> reader.Read:
+def read_one(path: Path, row: Row | None = None, there: ObjectEntry | None = None) -> readers.Read:
     info = path.stat()
     file = FileEntry("log", info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, "log")
-    work = reader.Work(file, there, row, compare.compare(file, there, row))
+    work = events.Work(file, there, row, compare.compare(file, there, row))
     with Tree(str(path.parent)) as tree:
-        assert reader.read_cached(tree, work, etags_are_md5=True) is None
-        return reader.read(tree, work, etags_are_md5=True, should_stop=lambda: False)
+        assert readers.read_cached(tree, work, etags_are_md5=True) is None
+        return readers.read(tree, work, etags_are_md5=True, should_stop=lambda: False)
 
 
 def test_a_small_log_is_read_up_to_the_size_it_was_opened_with(
@@ -170,7 +171,7 @@ def test_a_small_log_is_read_up_to_the_size_it_was_opened_with(
     path.write_bytes(b"begin\n")
     put_between(monkeypatch, path, append)
     result = read_one(path)
-    assert (result.outcome, result.changes) == (reader.Outcome.BODY, True)
+    assert (result.outcome, result.changes) == (readers.Outcome.BODY, True)
     assert result.file.size == len(result.body) > len(b"begin\n")
     assert path.read_bytes().startswith(result.body)
     assert result.digest == hashlib.md5(result.body).hexdigest()
@@ -184,7 +185,7 @@ def test_a_small_file_that_is_only_touched_all_the_time_is_known_again(
     put_between(monkeypatch, path, lambda path: os.utime(path, ns=(0, time.time_ns())))
     there = ObjectEntry("log", 6, hashlib.md5(b"begin\n").hexdigest(), "")
     result = read_one(path, there=there)
-    assert (result.outcome, result.changes) == (reader.Outcome.SAME, True)
+    assert (result.outcome, result.changes) == (readers.Outcome.SAME, True)
 
 
 @pytest.mark.parametrize("change", [overwrite, cut_short])
@@ -196,7 +197,7 @@ def test_a_small_file_whose_beginning_changes_is_refused(
     path.rename(tmp_path / "log")
     put_between(monkeypatch, tmp_path / "log", change)
     result = read_one(tmp_path / "log")
-    assert result.outcome is reader.Outcome.FAILED
+    assert result.outcome is readers.Outcome.FAILED
     assert result.error is not None
     assert result.error.code == "ChangedWhileReading"
 

@@ -11,8 +11,8 @@ import pytest
 from serving import Answer, Site, load
 
 import server
-from syncworker import guard
 from syncworker.errors import UsageError
+from syncworker.web import middleware
 
 TOKEN = "a-token-of-the-tests"
 SECURITY = {
@@ -167,7 +167,7 @@ def test_people_and_their_programs_start_one_by_get(tmp_path: Path, agent: str) 
 
 
 def test_the_paths_that_act_are_the_routes_that_act() -> None:
-    assert {route.path for route in server.ROUTES if route.acts} == guard.ACTING_PATHS
+    assert {route.path for route in server.ROUTES if route.acts} == middleware.ACTING_PATHS
 
 
 def test_the_dashboard_works_behind_a_proxy_that_speaks_tls(tmp_path: Path) -> None:
@@ -294,9 +294,9 @@ def test_a_cross_site_request_with_the_cookie_is_still_refused(closed_site: Site
 
 def test_auto_makes_a_token_once_in_a_private_file(tmp_path: Path) -> None:
     config = load(tmp_path, API_TOKEN="auto")
-    token = guard.load_token(config, str(tmp_path))
+    token = middleware.load_token(config, str(tmp_path))
     assert token is not None and len(token) >= 43
-    assert guard.load_token(config, str(tmp_path)) == token
+    assert middleware.load_token(config, str(tmp_path)) == token
     assert os.listdir(tmp_path / "jobs") == [".api-token"] and not (tmp_path / ".api-token").exists()
     assert stat.S_IMODE(os.stat(tmp_path / "jobs" / ".api-token").st_mode) == 0o600
     assert stat.S_IMODE(os.stat(tmp_path / "jobs").st_mode) == 0o700
@@ -307,13 +307,13 @@ def test_a_token_that_an_earlier_version_made_beside_the_program_stays_valid(tmp
     beside.write_text("an-earlier-token-of-forty-three-characters-\n")
     beside.chmod(0o600)
     config = load(tmp_path, API_TOKEN="auto")
-    assert guard.load_token(config, str(tmp_path)) == beside.read_text().strip()
+    assert middleware.load_token(config, str(tmp_path)) == beside.read_text().strip()
     assert not (tmp_path / "jobs").exists()
 
 
 def test_a_token_is_made_where_the_programs_folder_cannot_be_written_to(tmp_path: Path) -> None:
     config = load(tmp_path, API_TOKEN="auto")
-    assert guard.load_token(config, "/proc") == guard.load_token(config, "/proc")
+    assert middleware.load_token(config, "/proc") == middleware.load_token(config, "/proc")
 
 
 def test_a_start_that_dies_while_it_makes_a_token_leaves_no_part_of_one(
@@ -327,17 +327,17 @@ def test_a_start_that_dies_while_it_makes_a_token_leaves_no_part_of_one(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", die)
         with pytest.raises(KeyboardInterrupt):
-            guard.load_token(config, str(tmp_path))
+            middleware.load_token(config, str(tmp_path))
     assert not (tmp_path / "jobs" / ".api-token").exists()
-    assert guard.load_token(config, str(tmp_path))
+    assert middleware.load_token(config, str(tmp_path))
 
 
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     config = load(tmp_path, API_TOKEN="auto")
-    guard.load_token(config, str(tmp_path))
+    middleware.load_token(config, str(tmp_path))
     (tmp_path / "jobs" / ".api-token").chmod(0o644)
     with pytest.raises(UsageError, match="can be read by others"):
-        guard.load_token(config, str(tmp_path))
+        middleware.load_token(config, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -360,14 +360,18 @@ def test_beyond_loopback_a_token_is_needed(tmp_path: Path, environ: dict[str, st
     config = load(tmp_path, **environ)
     if refused:
         with pytest.raises(UsageError, match="API_TOKEN"):
-            guard.check_exposure(config)
+            middleware.check_exposure(config)
     else:
-        guard.check_exposure(config)
+        middleware.check_exposure(config)
 
 
 def test_the_address_listened_on_is_a_host_of_ours(tmp_path: Path) -> None:
-    assert guard.is_allowed_host("192.0.2.7:5000", guard.allowed_hosts(load(tmp_path, API_HOST="192.0.2.7")))
-    assert not guard.is_allowed_host("0.0.0.0:5000", guard.allowed_hosts(load(tmp_path, API_HOST="0.0.0.0")))
+    assert middleware.is_allowed_host(
+        "192.0.2.7:5000", middleware.allowed_hosts(load(tmp_path, API_HOST="192.0.2.7"))
+    )
+    assert not middleware.is_allowed_host(
+        "0.0.0.0:5000", middleware.allowed_hosts(load(tmp_path, API_HOST="0.0.0.0"))
+    )
 
 
 # -- the access log --------------------------------------------------------------------------------------
@@ -393,13 +397,13 @@ def test_the_address_listened_on_is_a_host_of_ours(tmp_path: Path) -> None:
     ],
 )
 def test_the_log_shows_no_secret(query: str, shown: str) -> None:
-    assert guard.redacted(query) == shown
+    assert middleware.redacted(query) == shown
 
 
 def test_a_key_after_a_forgotten_question_mark_is_not_logged() -> None:
     for path in ("/sync&secret_key=S3CRET", "/sync%3Fsecret_key%3DS3CRET", "/sync;S3CRET"):
-        assert guard.redacted_path(path) == "/sync..."
-    assert guard.redacted_path("/get") == "/get"
+        assert middleware.redacted_path(path) == "/sync..."
+    assert middleware.redacted_path("/get") == "/get"
 
 
 def test_the_log_has_one_line_for_each_request_without_control_characters(
@@ -418,11 +422,11 @@ def test_the_log_has_one_line_for_each_request_without_control_characters(
 def test_loopbacks_names_pass_whatever_is_allowed(tmp_path: Path) -> None:
     """The printed login link, Prometheus and health checks of this machine use them."""
     config = load(tmp_path, ALLOWED_HOSTS="nas.test", API_HOST="0.0.0.0")
-    allowed = guard.allowed_hosts(config)
+    allowed = middleware.allowed_hosts(config)
     assert allowed == {"localhost", "127.0.0.1", "[::1]", "nas.test"}
     for host in ("localhost:5000", "127.0.0.1", "[::1]:1", "nas.test"):
-        assert guard.is_allowed_host(host, allowed)
-    assert not guard.is_allowed_host("evil.test", allowed)
+        assert middleware.is_allowed_host(host, allowed)
+    assert not middleware.is_allowed_host("evil.test", allowed)
 
 
 def test_a_wrong_token_is_told_as_wrong(tmp_path: Path) -> None:
@@ -451,6 +455,6 @@ def test_a_wrong_token_is_told_as_wrong(tmp_path: Path) -> None:
 def test_a_short_token_beyond_loopback_is_a_warning(
     tmp_path: Path, host: str, token: str, warned: bool
 ) -> None:
-    said = guard.warnings(load(tmp_path, API_HOST=host, API_TOKEN=token), token)
+    said = middleware.warnings(load(tmp_path, API_HOST=host, API_TOKEN=token), token)
     assert bool(said) == warned
     assert token not in " ".join(said)

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stores import die_with_parent_obeying_permissions
 
 from syncworker.index import Index, Row, Rows, Unfinished
-from syncworker.process import PROJECT
+from syncworker.paths import PROJECT
 
 HOLDER = """
 import sqlite3, sys

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from serving import Answer, Site, write_finished
 
-from syncworker import history, job_pages, jobs
 from syncworker.errors import UsageError
+from syncworker.jobs import history, pages, store
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def write(site: Site, job_id: str, **fields: Any) -> None:
         "dest": "bucket",
         "storage_url": "http://a",
     }
-    status |= {"errors": [], "progress": dict(jobs.PROGRESS), "cancel_requested": False, "error": None}
+    status |= {"errors": [], "progress": dict(store.PROGRESS), "cancel_requested": False, "error": None}
     (Path(site.jobs.path) / f"{job_id}.lock").touch(0o600)
     (Path(site.jobs.path) / f"{job_id}.json").write_text(json.dumps(status | fields))
 
@@ -186,7 +186,7 @@ def test_a_report_is_searched_by_operation_and_word(site: Site) -> None:
 def test_a_long_search_hands_on_its_place(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = [line(number) for number in range(2000)]
     put_report(site, lines)
-    monkeypatch.setattr(job_pages, "_SEARCH_SECONDS", 0.0)
+    monkeypatch.setattr(pages, "_SEARCH_SECONDS", 0.0)
     first = site.get(f"/report?id={JOB}&q=0001999")
     assert (first.body, "after=" in (follow(first) or "")) == (b"", True)
     assert whole(site, f"/report?id={JOB}&q=0001999") == [lines[1999]]
@@ -194,7 +194,7 @@ def test_a_long_search_hands_on_its_place(site: Site, monkeypatch: pytest.Monkey
 
 def test_a_search_in_long_lines_ends_in_time_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     put_report(site, [line(number, note="x" * 100_000) for number in range(100)])
-    monkeypatch.setattr(job_pages, "_SEARCH_SECONDS", -1.0)
+    monkeypatch.setattr(pages, "_SEARCH_SECONDS", -1.0)
     assert "after=1&" in (follow(site.get(f"/report?id={JOB}&q=none")) or "") + "&"
 
 
@@ -223,7 +223,7 @@ def test_a_million_lines_are_reached_page_by_page(tmp_path: Path) -> None:
     with path.open("wb") as file:
         for number in range(1_000_000):
             file.write(b'{"n": %d}\n' % number)
-    reader = job_pages.ReportReader()
+    reader = pages.ReportReader()
     after: int | None = 0
     count = 0
     while after is not None:
@@ -232,7 +232,7 @@ def test_a_million_lines_are_reached_page_by_page(tmp_path: Path) -> None:
         count += page.lines.count(b"\n")
         after = page.following
     assert count == 1_000_000
-    fresh = job_pages.ReportReader().page(str(path), after=999_999, limit=10)
+    fresh = pages.ReportReader().page(str(path), after=999_999, limit=10)
     assert fresh == (b'{"n": 999999}\n', None)
 
 

@@ -16,13 +16,15 @@ import pytest
 from bench import PROJECT, wait_for
 from serving import write_finished
 
-from syncworker import catalog, files, jobs
-from syncworker.endpoint import earlier_destination_id
 from syncworker.errors import UsageError
 from syncworker.index import Index
-from syncworker.jobs import Conflict, Jobs, NoSuchJob, effective_state
+from syncworker.jobs import status_cache
+from syncworker.jobs import store as jobs
+from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, effective_state
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
-from syncworker.spec import Request
+from syncworker.request import Request
+from syncworker.storage_url import earlier_destination_id
+from syncworker.system import durable_files
 
 REQUEST = Request("photos", "bucket", "http://127.0.0.1:9000", 0.0)
 KEYED = Request("photos", "bucket", "http://127.0.0.1:9000", 0.5, "AKID", "S3CRET")
@@ -129,7 +131,7 @@ def test_ids_match_the_pattern_and_sort_by_time() -> None:
     times = [datetime(2026, 11, 22, 13, 12, 42, microsecond, UTC) for microsecond in (0, 1, 999_998, 999_999)]
     ids = [jobs.new_id(time) for time in times]
     assert ids == sorted(ids)
-    assert all(catalog.ID_PATTERN.fullmatch(job_id) for job_id in ids)
+    assert all(status_cache.ID_PATTERN.fullmatch(job_id) for job_id in ids)
 
 
 @pytest.mark.parametrize("text", ["", "x", "../x", "20261122T131242-9f3a61c2\n", "20261122T131242-9F3A61C2"])
@@ -141,7 +143,7 @@ def test_what_is_no_id_never_becomes_a_path(directory: Jobs, text: str) -> None:
 def test_of_many_processes_one_gets_the_destination(directory: Jobs) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from syncworker.jobs import Jobs, Conflict; from syncworker.spec import Request\n"
+        "from syncworker.jobs.store import Conflict, Jobs; from syncworker.request import Request\n"
         "sys.stdin.read()\n"
         "try: print(Jobs(sys.argv[2]).create(Request('a', 'bucket', 'http://127.0.0.1:9000', 0.0))['id'])\n"
         "except Conflict as error: print('conflict', error.job)\n"
@@ -190,7 +192,7 @@ def test_files_of_a_spelling_that_had_its_own_go_on_under_the_one_name(directory
     earlier.set_fact("plain_etags", "1")
     earlier.close()
     (folder / ".dest" / f"{name}.json").write_text("{}")
-    with files.Lock(str(folder / ".dest" / f"{name}.lock")) as lock:
+    with durable_files.Lock(str(folder / ".dest" / f"{name}.lock")) as lock:
         assert lock.acquire()
         assert not directory.adopt_files(status), "a worker of the earlier version uses them"
     assert directory.adopt_files(status) and directory.adopt_files(status)
@@ -239,7 +241,7 @@ def test_a_look_at_a_dead_workers_job_writes_interrupted(directory: Jobs) -> Non
 
 def test_a_dead_workers_job_with_the_sentinel_is_cancelled(directory: Jobs) -> None:
     status = directory.create(KEYED)
-    files.touch(directory.file(status["id"], "cancel"))
+    durable_files.touch(directory.file(status["id"], "cancel"))
     run(directory, status)
     assert directory.observe(status["id"])["state"] == "cancelled"
     assert directory.secret(status["id"]) is None
@@ -296,7 +298,7 @@ def test_only_ended_jobs_that_are_not_done_can_be_resumed(directory: Jobs, state
             jobs.begin(status)
             directory.write(status, durable=False)
         if state in RESUMABLE_STATES:
-            files.touch(directory.file(status["id"], "cancel"))
+            durable_files.touch(directory.file(status["id"], "cancel"))
             resumed = directory.prepare_resume(status["id"])
             assert (resumed["state"], resumed["attempt"]) == ("queued", 2)
             assert not directory.is_cancelled(status["id"])
@@ -321,7 +323,7 @@ def test_a_resume_never_uncancels_a_worker_that_still_lives(directory: Jobs) -> 
         assert lock.acquire()
         jobs.begin(status)
         directory.finish(status, State.CANCELLED, None, "cancelled")  # written, and not ended yet
-        files.touch(directory.file(status["id"], "cancel"))
+        durable_files.touch(directory.file(status["id"], "cancel"))
         with pytest.raises(Conflict, match="not ended yet"):
             directory.prepare_resume(status["id"])
         assert directory.is_cancelled(status["id"])
@@ -377,7 +379,7 @@ def test_the_catalog_sees_every_change_at_once(directory: Jobs) -> None:
         directory.prepare_resume(status["id"])
         assert directory.entries()[status["id"]].state is State.QUEUED
         assert not directory.entries()[status["id"]].cancelled
-        files.touch(directory.file(status["id"], "cancel"))
+        durable_files.touch(directory.file(status["id"], "cancel"))
         assert directory.entries()[status["id"]].cancelled
         directory.observe(status["id"])
         assert directory.entries()[status["id"]].state is State.CANCELLED
@@ -390,8 +392,8 @@ def test_the_catalog_reads_a_status_only_when_it_changed(
 ) -> None:
     write_finished(Path(directory.path), 50)
     reads: list[str] = []
-    read = files.read_json
-    monkeypatch.setattr(files, "read_json", lambda path: reads.append(path) or read(path))
+    read = durable_files.read_json
+    monkeypatch.setattr(durable_files, "read_json", lambda path: reads.append(path) or read(path))
     directory.entries()
     assert len(reads) == 50
     reads.clear()

@@ -10,11 +10,12 @@ from typing import cast
 
 import pytest
 
-from syncworker.compare import Decision, Reason, Verdict
-from syncworker.lanes import BYTES_IN_FLIGHT, LARGE_LANES, Budget, Lanes
 from syncworker.model import FileEntry
-from syncworker.pace import LEAST
-from syncworker.reader import Outcome, Read, Work
+from syncworker.plan.compare import Decision, Reason, Verdict
+from syncworker.plan.events import Work
+from syncworker.transfer.lane_count import LEAST
+from syncworker.transfer.lanes import BYTES_IN_FLIGHT, LARGE_LANES, Budget, Lanes
+from syncworker.transfer.readers import Outcome, Read
 
 GROUP = 32
 SECONDS = 30  # for what takes milliseconds: a test that hangs fails

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from serving import Site
 
-from syncworker import files, leftovers
-from syncworker.jobs import Jobs, timestamp
+from syncworker.jobs import cleanup
+from syncworker.jobs.store import Jobs, timestamp
 from syncworker.model import State
-from syncworker.spec import Request
+from syncworker.request import Request
+from syncworker.system import durable_files
 
 GONE = "20260101T000000-00000001"
 
@@ -29,7 +30,7 @@ def job(directory: Jobs, dest: str, state: State | None = None) -> str:
     status = directory.create(Request("a", dest, "http://127.0.0.1:9", 0.0, "access", "secret"))
     if state is not None:
         directory.finish(status, state, None, str(state))
-        files.replace_json(directory.file(status["id"], "secret"), {"access_key": "a"}, durable=False)
+        durable_files.replace_json(directory.file(status["id"], "secret"), {"access_key": "a"}, durable=False)
     job_id: str = status["id"]
     return job_id
 
@@ -42,7 +43,7 @@ def test_the_keys_of_what_has_ended_go_and_those_that_are_needed_stay(directory:
     keeps = {job(directory, "queued"), job(directory, "interrupted-one", State.INTERRUPTED)}
     keeps.add(job(directory, "failed-one", State.FAILED))
     loses = {job(directory, "done-one", State.DONE), job(directory, "cancelled-one", State.CANCELLED)}
-    leftovers.clear(directory)
+    cleanup.clear(directory)
     assert {name for name in names(directory) if "secret" in name} == {f"{name}.secret" for name in keeps}
     assert {name for name in names(directory) if name.endswith(".json")} == {
         f"{name}.json" for name in keeps | loses
@@ -111,7 +112,7 @@ def test_what_belongs_to_no_job_goes_and_what_is_no_jobs_stays(directory: Jobs) 
     Path(directory.file(mine, "secret.tmp")).write_text("x")
     for name in ("notes.txt", f"{GONE}.notes", ".self-test-1", ".self-test-999999999"):
         Path(directory.path, name).write_text("x")
-    leftovers.clear(directory)
+    cleanup.clear(directory)
     assert names(directory) == {
         *(f"{mine}.{suffix}" for suffix in ("json", "lock", "secret")),
         "notes.txt",
@@ -124,16 +125,16 @@ def test_while_somebody_makes_a_job_nothing_is_removed(directory: Jobs) -> None:
     Path(directory.file(GONE, "secret")).write_text("x")
     with directory.creation_lock() as lock:
         assert lock.acquire()
-        leftovers.clear(directory)
+        cleanup.clear(directory)
         assert names(directory) == {f"{GONE}.secret"}
-    leftovers.clear(directory)
+    cleanup.clear(directory)
     assert names(directory) == set()
 
 
 def test_what_cannot_be_removed_is_no_reason_to_stop(directory: Jobs) -> None:
     os.mkdir(directory.file(GONE, "secret"))
     Path(directory.file(GONE, "lock")).write_text("")
-    leftovers.clear(directory)
+    cleanup.clear(directory)
     assert names(directory) == {f"{GONE}.secret"}
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncworker.errors import FatalError
-from syncworker.listing import Listing
 from syncworker.model import ObjectEntry
-from syncworker.s3xml import Page
+from syncworker.plan.listing import Listing
+from syncworker.s3.xml_messages import Page
 
 
 def bytes_order(key: str) -> object:

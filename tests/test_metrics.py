@@ -18,9 +18,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Site, load, write_finished
 from stores import Store
 
-from syncworker import jobs, last_runs, metrics, tally
+from syncworker.jobs import last_runs, store
+from syncworker.jobs import totals as tally
 from syncworker.model import State
-from syncworker.spec import Request
+from syncworker.request import Request
+from syncworker.web import metrics
 
 Numbers = dict[str, float]
 
@@ -92,7 +94,7 @@ def test_a_code_that_is_known_before_is_counted_by_name_however_many_odd_ones_th
 
 def ended(state: str, at: int, **more: Any) -> dict[str, Any]:
     status = {"source": "photos", "dest": "b", "storage_url": "http://s", "state": state, "options": {}}
-    status |= {"finished_at": f"2026-01-01T00:{at:02}:00.000Z", "progress": dict(jobs.PROGRESS)}
+    status |= {"finished_at": f"2026-01-01T00:{at:02}:00.000Z", "progress": dict(store.PROGRESS)}
     return status | {"skipped": {}, "scope": None} | more
 
 
@@ -184,11 +186,11 @@ def test_every_code_and_every_end_begins_at_0(site: Site) -> None:
 
 
 def test_an_end_is_counted_once_though_it_is_written_twice(
-    directory: jobs.Jobs, monkeypatch: pytest.MonkeyPatch
+    directory: store.Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A disk that is full at first."""
     status = directory.create(Request("a", "bucket", "http://s", 0.0))
-    jobs.begin(status)
+    store.begin(status)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "full")
@@ -204,18 +206,18 @@ def test_an_end_is_counted_once_though_it_is_written_twice(
 
 def test_a_worker_that_died_is_counted_by_whoever_goes_on_before_anybody_looked() -> None:
     status: dict[str, Any] = {"state": "running", "attempt": 1, "metrics": tally.empty()}
-    jobs.renew(status, auto_resume=True)
+    store.renew(status, auto_resume=True)
     assert status["metrics"]["errors"] == {"WorkerDied": 1}
     assert status["metrics"]["counts"] == {"ended_interrupted": 1}
     again = dict(status, state="interrupted")
-    jobs.renew(again, auto_resume=True)  # that one has been counted when it was written
+    store.renew(again, auto_resume=True)  # that one has been counted when it was written
     assert again["metrics"] == status["metrics"]
 
 
 # -- the ledger -------------------------------------------------------------------------------------------
 
 
-def put(directory: jobs.Jobs, job_id: str, uploaded: int) -> None:
+def put(directory: store.Jobs, job_id: str, uploaded: int) -> None:
     path = Path(directory.file(job_id, "json"))
     status = json.loads(path.read_text())
     status["metrics"] = {"counts": {"files_uploaded": uploaded}}
@@ -223,8 +225,8 @@ def put(directory: jobs.Jobs, job_id: str, uploaded: int) -> None:
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> jobs.Jobs:
-    found = jobs.Jobs(load(tmp_path).jobs_dir)
+def directory(tmp_path: Path) -> store.Jobs:
+    found = store.Jobs(load(tmp_path).jobs_dir)
     found.prepare()
     return found
 
@@ -233,7 +235,7 @@ def uploaded(ledger: metrics.Ledger) -> float:
     return ledger.sum()["counts"].get("files_uploaded", 0)
 
 
-def test_no_number_goes_down_when_jobs_are_removed_or_the_server_starts_anew(directory: jobs.Jobs) -> None:
+def test_no_number_goes_down_when_jobs_are_removed_or_the_server_starts_anew(directory: store.Jobs) -> None:
     ids = write_finished(Path(directory.path), 5)
     for number, job_id in enumerate(ids):
         put(directory, job_id, 10**number)
@@ -248,7 +250,7 @@ def test_no_number_goes_down_when_jobs_are_removed_or_the_server_starts_anew(dir
 
 
 def test_a_server_that_dies_between_the_totals_and_the_removal_counts_nothing_twice(
-    directory: jobs.Jobs,
+    directory: store.Jobs,
 ) -> None:
     ids = write_finished(Path(directory.path), 2)
     for job_id in ids:
@@ -260,11 +262,11 @@ def test_a_server_that_dies_between_the_totals_and_the_removal_counts_nothing_tw
     assert uploaded(after) == uploaded(metrics.Ledger(directory)) == 14
 
 
-def test_the_last_success_outlives_the_files_of_its_job(directory: jobs.Jobs) -> None:
+def test_the_last_success_outlives_the_files_of_its_job(directory: store.Jobs) -> None:
     ids = write_finished(Path(directory.path), 2)
     for number, job_id in enumerate(ids):
         path = Path(directory.file(job_id, "json"))
-        done = ended("done", 0, dest=f"b{number}", finished_at=jobs.timestamp())
+        done = ended("done", 0, dest=f"b{number}", finished_at=store.timestamp())
         path.write_text(json.dumps(json.loads(path.read_text()) | done))
     ledger = metrics.Ledger(directory)
     before = ledger.last_runs()
@@ -275,7 +277,7 @@ def test_the_last_success_outlives_the_files_of_its_job(directory: jobs.Jobs) ->
     assert ledger.last_runs() == before
 
 
-def test_a_mirror_is_forgotten_90_days_after_the_last_trace_of_it(directory: jobs.Jobs) -> None:
+def test_a_mirror_is_forgotten_90_days_after_the_last_trace_of_it(directory: store.Jobs) -> None:
     ids = write_finished(Path(directory.path), 2)
     old = (datetime.now(UTC) - timedelta(days=91)).isoformat()
     recent = (datetime.now(UTC) - timedelta(days=89)).isoformat()
@@ -289,7 +291,7 @@ def test_a_mirror_is_forgotten_90_days_after_the_last_trace_of_it(directory: job
     assert [mirror.dest for mirror in metrics.Ledger(directory).last_runs()] == ["recent"]
 
 
-def test_a_job_removed_by_hand_stays_counted(directory: jobs.Jobs) -> None:
+def test_a_job_removed_by_hand_stays_counted(directory: store.Jobs) -> None:
     (job_id,) = write_finished(Path(directory.path), 1)
     put(directory, job_id, 7)
     ledger = metrics.Ledger(directory)
@@ -298,7 +300,7 @@ def test_a_job_removed_by_hand_stays_counted(directory: jobs.Jobs) -> None:
     assert uploaded(ledger) == uploaded(metrics.Ledger(directory)) == 7
 
 
-def test_totals_that_cannot_be_read_or_written_stop_nothing(directory: jobs.Jobs) -> None:
+def test_totals_that_cannot_be_read_or_written_stop_nothing(directory: store.Jobs) -> None:
     totals = Path(directory.path, metrics.TOTALS)
     (job_id,) = write_finished(Path(directory.path), 1)
     put(directory, job_id, 7)
@@ -313,7 +315,7 @@ def test_totals_that_cannot_be_read_or_written_stop_nothing(directory: jobs.Jobs
 
 
 def test_a_status_is_read_again_only_when_it_has_changed(
-    directory: jobs.Jobs, monkeypatch: pytest.MonkeyPatch
+    directory: store.Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = write_finished(Path(directory.path), 50)
     ledger = metrics.Ledger(directory)

@@ -24,11 +24,12 @@ from stores import Store
 from test_mirrors import Nightly, Receiver
 
 import server
-from syncworker import guard, http, jobs
+from syncworker.jobs import store as jobs
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import State
-from syncworker.supervisor import Supervisor
+from syncworker.service.supervisor import Supervisor
+from syncworker.web import http_server, middleware
 
 BEGIN, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
 BERLIN, NEW_YORK, TOKYO = (ZoneInfo(name) for name in ("Europe/Berlin", "America/New_York", "Asia/Tokyo"))
@@ -106,7 +107,7 @@ class Year:
         file = MirrorFile(config.mirrors_file, config, dict)
         self.keeper = Keeper(config, self.supervisor, file, clock=lambda: self.now)
         self.app = server.make_app(config, self.supervisor, keeper=self.keeper)
-        self.http = http.Server(guard.Guard(self.app, config, None), "127.0.0.1", 0)
+        self.http = http_server.Server(middleware.Guard(self.app, config, None), "127.0.0.1", 0)
 
     def step(self) -> None:
         self.keeper.tick()

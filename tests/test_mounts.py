@@ -15,13 +15,15 @@ from disks import bind, mount, unmount, unmount_all
 from proxy import s3_error
 from stores import Store
 
-from syncworker import cli, mount_check, mount_table, sync
-from syncworker.apart import scan_apart
+from syncworker.folder.scan import scan
+from syncworker.folder.scan_process import scan_apart
+from syncworker.folder.uploads_root import Tree
 from syncworker.index import Index
-from syncworker.jobs import Jobs
+from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry
-from syncworker.scan import scan
-from syncworker.tree import Tree
+from syncworker.shell import cli
+from syncworker.system import mount_table
+from syncworker.worker import mount_check, sync
 
 DISK = {"b": "on the disk", "c/d": "on the disk, deeper"}
 

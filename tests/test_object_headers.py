@@ -9,9 +9,9 @@ from bench import Mirror, Service, s3_error, tree
 from stores import Store
 from test_filters import flags
 
-from syncworker import object_headers
 from syncworker.model import FileEntry
-from syncworker.object_headers import ObjectHeaders
+from syncworker.options import object_headers
+from syncworker.options.object_headers import ObjectHeaders
 
 FILES = {"index.html": "<p>", "film 1.mp4": "f", "notes.txt": "n", "big.bin": 9 << 20}
 HEADERS = [

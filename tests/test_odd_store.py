@@ -12,13 +12,13 @@ import pytest
 from bench import Shell, tree
 from odd_store import ODD_NAMES, Dialect, OddStore
 
-from syncworker import s3xml
-from syncworker.credentials import Given
-from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, FileError, RetryError
-from syncworker.listing import Listing
-from syncworker.s3 import Bucket
-from syncworker.wire import Wire
+from syncworker.plan.listing import Listing
+from syncworker.s3 import xml_messages
+from syncworker.s3.bucket import Bucket
+from syncworker.s3.connection import Wire
+from syncworker.s3.credentials import Given
+from syncworker.s3.endpoint import Endpoint
 
 PAGES = pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
 
@@ -194,13 +194,13 @@ def test_a_listing_that_says_both_is_an_error_and_nothing_is_deleted(
 NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 
 
-def page(inner: str, keys: int = 0) -> s3xml.Page:
+def page(inner: str, keys: int = 0) -> xml_messages.Page:
     rows = "".join(
         f"<Contents><Key>k{n:04d}</Key><LastModified>t</LastModified><ETag>&quot;ab&quot;</ETag><Size>1</Size>"
         "</Contents>"
         for n in range(keys)
     )
-    return s3xml.parse_listing(f"<ListBucketResult {NS}>{inner}{rows}</ListBucketResult>".encode())
+    return xml_messages.parse_listing(f"<ListBucketResult {NS}>{inner}{rows}</ListBucketResult>".encode())
 
 
 FALSE, TRUE = "<IsTruncated>false</IsTruncated>", "<IsTruncated>true</IsTruncated>"
@@ -230,7 +230,7 @@ TOKEN = "<NextContinuationToken>t</NextContinuationToken>"
 def test_where_a_listing_goes_on(inner: str, keys: int, goes_on: str | None) -> None:
     found = page(inner, keys)
     assert (found.token, found.truncated, len(found.entries)) == (goes_on, goes_on is not None, keys)
-    assert isinstance(found.token, s3xml.StartAfter) == (goes_on is not None and TOKEN not in inner)
+    assert isinstance(found.token, xml_messages.StartAfter) == (goes_on is not None and TOKEN not in inner)
 
 
 @pytest.mark.parametrize("inner", [FALSE + TOKEN, FALSE + TRUE, TRUE + TOKEN + FALSE])
@@ -259,8 +259,8 @@ def test_where_versions_and_uploads_go_on(
     inner: str, entries: int, following: tuple[str, str | None] | None
 ) -> None:
     for root, entry, parse, name in (
-        ("ListVersionsResult", VERSION, s3xml.parse_versions, "version-id-marker"),
-        ("ListMultipartUploadsResult", UPLOAD, s3xml.parse_uploads, "upload-id-marker"),
+        ("ListVersionsResult", VERSION, xml_messages.parse_versions, "version-id-marker"),
+        ("ListMultipartUploadsResult", UPLOAD, xml_messages.parse_uploads, "upload-id-marker"),
     ):
         marker = parse(f"<{root} {NS}>{inner}{entry * entries}</{root}>".encode())[1]
         assert (marker and (marker["key-marker"], marker.get(name))) == following
@@ -276,11 +276,11 @@ def test_a_forbidden_reference_is_read_and_nothing_else_is(reference: str) -> No
     body = f"<ListBucketResult {NS}>{TRUE}<NextContinuationToken>a{reference}b</NextContinuationToken>%s"
     number = int(reference[3:-1], 16) if "x" in reference else int(reference[2:-1])
     for inside in ("", "\U000f0001", "\U000fffff"):  # what would stand in for it is there already
-        found = s3xml.parse_listing((body % f"<Prefix>{inside}</Prefix></ListBucketResult>").encode())
+        found = xml_messages.parse_listing((body % f"<Prefix>{inside}</Prefix></ListBucketResult>").encode())
         assert found.token == f"a{chr(number)}b"
     for odd in ("<Open>", "&none;", "&#X1;", "<!DOCTYPE a>", "\x01", "&#xD800;"):
         with pytest.raises(RetryError):
-            s3xml.parse_listing((body % odd + "</ListBucketResult>").encode())
+            xml_messages.parse_listing((body % odd + "</ListBucketResult>").encode())
 
 
 def test_a_broken_listing_is_asked_for_again_and_then_ends_the_job() -> None:

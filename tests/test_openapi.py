@@ -20,7 +20,7 @@ from serving import Answer, Site, write_finished
 from stores import Store
 
 import server
-from syncworker import openapi, parameters
+from syncworker.web import openapi, parameters
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import api_docs

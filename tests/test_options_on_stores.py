@@ -16,7 +16,8 @@ from stores import Store
 from test_filters import flags
 from test_foreign import Tool
 
-from syncworker import openapi, options
+from syncworker.options import table
+from syncworker.web import openapi
 
 HEADER = [
     "* Cache-Control: max-age=60", "* Content-Disposition: inline", "* Content-Type: text/x-a",
@@ -120,7 +121,7 @@ def test_without_options_an_upload_has_no_header_more(mirror: Mirror) -> None:
 SCHEMAS: dict[str, Any] = {
     p["name"]: p["schema"]
     for p in openapi.document(token_needed=False)["paths"]["/sync"]["get"]["parameters"]
-    if p["in"] == "query" and p["name"] in options.NAMES
+    if p["in"] == "query" and p["name"] in table.NAMES
 }
 # What no value of a schema that says `string` alone may hold.
 BAD_TEXTS = {
@@ -171,7 +172,7 @@ def test_a_bad_value_is_refused_in_all_four_forms_and_names_its_option(service: 
         answers = [
             service.get("/sync", **pair, **{name: text}),
             service.post("/sync", **pair, **{name: text}),
-            service.post_json("/sync", {**pair, name: [text] if name in options.LISTS else text}),
+            service.post_json("/sync", {**pair, name: [text] if name in table.LISTS else text}),
         ]
         for answer in answers:
             assert (answer.status, answer.problem["param"]) == (400, name), (text, answer)
@@ -191,4 +192,4 @@ def test_the_shell_refuses_a_bad_value_and_names_its_option(mirror: Mirror, name
 
 
 def test_each_option_of_the_table_is_in_the_document() -> None:
-    assert set(SCHEMAS) == set(options.NAMES)
+    assert set(SCHEMAS) == set(table.NAMES)

@@ -28,8 +28,8 @@ from bench import (
 from proxy import Answer, s3_error
 from stores import Store, list_uploads
 
-from syncworker import outage as outages
 from syncworker.errors import RetryError
+from syncworker.s3 import outage as outages
 
 MIB = 1 << 20
 SURVIVORS = ["juicefs", "seaweedfs", "rclone"]

@@ -12,10 +12,10 @@ import pytest
 from bench import Answer, Mirror, Request, s3_error, wait_for
 from stores import Store
 
-from syncworker import gate
 from syncworker.errors import FileError, RetryError, Stopped, SyncError
-from syncworker.gate import Gate
-from syncworker.pace import LEAST, MOST, Pace
+from syncworker.s3 import throttle
+from syncworker.s3.throttle import Gate
+from syncworker.transfer.lane_count import LEAST, MOST, Pace
 
 
 def play(pace: Pace, rate_of: list[float], looks: int) -> list[int]:
@@ -156,8 +156,8 @@ def test_a_store_that_asks_no_more_to_slow_down_is_not_asked_slowly_for_ever(
     monkeypatch: pytest.MonkeyPatch, answer: SyncError | None
 ) -> None:
     """Also where nothing succeeds: a store that is a file system fails each key below another object."""
-    monkeypatch.setattr(gate, "_FORGET_SECONDS", 0.3)
-    monkeypatch.setattr(gate, "_CALM_SECONDS", 0.2)
+    monkeypatch.setattr(throttle, "_FORGET_SECONDS", 0.3)
+    monkeypatch.setattr(throttle, "_CALM_SECONDS", 0.2)
 
     async def ask() -> int:
         asked = Gate(16)

@@ -16,9 +16,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from syncworker import endpoint, guard, jobs, options, parameters, spec
+from syncworker import request, storage_url
 from syncworker import settings as service_settings
 from syncworker.errors import UsageError
+from syncworker.jobs import store
+from syncworker.options import table
+from syncworker.s3 import endpoint
+from syncworker.web import middleware, parameters
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = ("source", "dest", "storage_url", "access_key", "secret_key", "wait")
@@ -83,15 +87,15 @@ def test_parameters_come_back_from_a_query_a_form_and_json(given_: dict[str, str
 @example("http://[::1]x")
 def test_any_text_is_a_storage_url_in_one_spelling_or_refused(text: str) -> None:
     try:
-        url = endpoint.parse_url(text)
+        url = storage_url.parse_url(text)
     except UsageError as error:
         assert error.param == "storage_url"
         return
-    assert endpoint.parse_url(url) == url
+    assert storage_url.parse_url(url) == url
     assert url.isascii() and url.isprintable() and not re.search(r"[\s@#?\\%]", url)
     place = endpoint.Endpoint.of(url, "us-east-1")
     assert place.host and 0 < place.port < 65536 and place.host == urlsplit(url).hostname
-    assert re.fullmatch(r"[a-z0-9.-]+-[0-9a-f]{16}", endpoint.destination_id(url, "a-bucket"))
+    assert re.fullmatch(r"[a-z0-9.-]+-[0-9a-f]{16}", storage_url.destination_id(url, "a-bucket"))
 
 
 @MANY
@@ -114,7 +118,7 @@ def test_any_text_is_a_source_below_the_root_or_refused(tmp_path: Path, text: st
     if not (root / "out").is_symlink():
         (root / "out").symlink_to("/etc")
     try:
-        source = spec.parse_source(text, str(root))
+        source = request.parse_source(text, str(root))
     except UsageError as error:
         assert error.param == "source"
         return
@@ -129,7 +133,7 @@ def test_any_text_is_a_source_below_the_root_or_refused(tmp_path: Path, text: st
 @example("\uff12\uff10\uff12\uff160101T000000-00000000")
 def test_any_text_is_an_id_of_plain_characters_or_refused(text: str) -> None:
     try:
-        assert re.fullmatch(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}", jobs.check_id(text), re.ASCII)
+        assert re.fullmatch(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}", store.check_id(text), re.ASCII)
     except UsageError as error:
         assert error.param == "id"
 
@@ -138,10 +142,10 @@ def test_any_text_is_an_id_of_plain_characters_or_refused(text: str) -> None:
 @given(TEXT, TEXT, TEXT)
 def test_any_bucket_wait_and_keys_are_plain_or_refused(dest: str, wait: str, key: str) -> None:
     for parse, text, promise in (
-        (spec.parse_dest, dest, lambda v: re.fullmatch(r"[A-Za-z0-9._-]{3,255}", v) and ".." not in v),
-        (options.parse_wait, wait, lambda v: 0 <= v <= 3600),
+        (request.parse_dest, dest, lambda v: re.fullmatch(r"[A-Za-z0-9._-]{3,255}", v) and ".." not in v),
+        (table.parse_wait, wait, lambda v: 0 <= v <= 3600),
         (
-            lambda v: spec.parse_keys(v, v),
+            lambda v: request.parse_keys(v, v),
             key,
             lambda v: v is None or (v[0].isascii() and "\n" not in v[0]),
         ),
@@ -158,7 +162,7 @@ def test_any_bucket_wait_and_keys_are_plain_or_refused(dest: str, wait: str, key
 @given(TEXT, st.sampled_from(["", ":80", ":0", ":99999", ":x"]))
 def test_any_host_is_ours_exactly_or_refused(host: str, port: str) -> None:
     allowed = frozenset({"localhost", "[::1]"})
-    if guard.is_allowed_host(host + port, allowed):
+    if middleware.is_allowed_host(host + port, allowed):
         assert host.lower() in allowed and port in ("", ":80")
 
 
@@ -170,7 +174,9 @@ def test_any_host_is_ours_exactly_or_refused(host: str, port: str) -> None:
 def test_no_value_of_a_secret_parameter_is_ever_logged(value: str, form: str) -> None:
     secret = quote(value, safe="")
     for name in ("secret_key", "access_key", "token", "Secret-Key", "x"):
-        assert secret not in guard.redacted(f"a=b&{name}={form.format(secret)}&dest=c").replace("dest=c", "")
+        assert secret not in middleware.redacted(f"a=b&{name}={form.format(secret)}&dest=c").replace(
+            "dest=c", ""
+        )
 
 
 @MANY

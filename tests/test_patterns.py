@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from syncworker import patterns
 from syncworker.errors import FatalError
-from syncworker.patterns import Malformed, PathFilter, parse
+from syncworker.options import patterns
+from syncworker.options.patterns import Malformed, PathFilter, parse
 
 NAMES = ["a", "b", "ab", "a.b", "x]", "[", "a b", "foo", " c", "d ", "-", "!x", "#y", "\\z", "A", "1"]
 ATOMS = [

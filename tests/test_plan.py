@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncworker import plan
 from syncworker.errors import FatalError, RetryError
 from syncworker.index import Row
-from syncworker.listing import Listing
 from syncworker.model import FileEntry, ObjectEntry
-from syncworker.s3xml import Page
-from syncworker.spool import Spool
+from syncworker.plan import join as plan
+from syncworker.plan.listing import Listing
+from syncworker.plan.spool import Spool
+from syncworker.s3.xml_messages import Page
 
 # Few letters, so that keys meet, nest and stand beside their own folder (`a`, `a-`, `a/b`).
 KEYS = st.text("a-/b\u00e9\U0001f600", min_size=1, max_size=4)

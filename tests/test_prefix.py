@@ -159,7 +159,7 @@ def test_workers_of_other_job_directories_meet_the_same_rule(
     mirror: Mirror, tmp_path: Path, first: str, second: str, may: bool
 ) -> None:
     """By lock files alone: a status of another host's making is not believed, a lock is."""
-    from syncworker.jobs import Jobs
+    from syncworker.jobs.store import Jobs
 
     jobs = Jobs(str(tmp_path))
     jobs.prepare()

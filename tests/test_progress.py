@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncworker import progress as module
 from syncworker.errors import FileError
-from syncworker.jobs import Jobs, begin
+from syncworker.escape import escape_surrogates
+from syncworker.jobs import progress as module
+from syncworker.jobs.progress import Operation, Progress, Sent
+from syncworker.jobs.store import Jobs, begin
 from syncworker.model import FileEntry, Phase
-from syncworker.progress import Operation, Progress, Sent, printable
-from syncworker.spec import Request
+from syncworker.request import Request
 
 
 class Clock:
@@ -203,7 +204,7 @@ def test_what_is_in_flight_is_shown_oldest_first_and_never_in_excess(
     ("key", "shown"), [("a b", "a b"), ("caf\u00e9\n", "caf\u00e9\n"), ("\udcff.txt", "\\udcff.txt")]
 )
 def test_a_key_is_shown_as_json_can_carry_it(progress: Progress, key: str, shown: str) -> None:
-    assert printable(key) == shown
+    assert escape_surrogates(key) == shown
     progress.begin("upload", key, 1)
     progress.failed("upload", key, FileError("X", "y"), 1)
     status = json.loads(progress.jobs.render(progress.snapshot()))

@@ -18,12 +18,12 @@ from proxy import Request
 from stores import Store
 from test_quirks import changed_body
 
-from syncworker import differences
-from syncworker.differences import Changes, Found, Listable, collect
 from syncworker.index import Index, Row, Rows
 from syncworker.model import ObjectEntry
-from syncworker.s3xml import Page
-from syncworker.spool import Spool
+from syncworker.plan import differences
+from syncworker.plan.differences import Changes, Found, Listable, collect
+from syncworker.plan.spool import Spool
+from syncworker.s3.xml_messages import Page
 
 WRITES = ("PUT", "CompleteMultipartUpload", "DELETE", "DeleteObjects")
 

@@ -19,15 +19,17 @@ from bench import Answer, Gate, fill, s3_error
 from serving import PROJECT
 from shapes import check_status
 
-from syncworker import compare, files
-from syncworker.jobs import Jobs
+from syncworker.folder.scan import scan
+from syncworker.folder.uploads_root import Tree, devices_in_memory, is_local
+from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry, State
-from syncworker.obstacles import Obstacles
-from syncworker.reader import Work, read_cached
-from syncworker.scan import scan
-from syncworker.spec import Request
-from syncworker.sync import Sync
-from syncworker.tree import Tree, devices_in_memory, is_local
+from syncworker.plan import compare
+from syncworker.plan.events import Work
+from syncworker.request import Request
+from syncworker.system import durable_files
+from syncworker.transfer.blocking_keys import Obstacles
+from syncworker.transfer.readers import read_cached
+from syncworker.worker.sync import Sync
 
 MIB = 1 << 20
 MOTO = pytest.mark.parametrize("store", ["moto"], indirect=True)
@@ -265,12 +267,12 @@ def test_a_file_in_memory_is_read_in_the_loop_though_the_kernel_cannot_be_asked(
 FULL_DISK = """
 import resource, sys
 from syncworker.errors import FileError
-from syncworker.jobs import Jobs
-from syncworker.progress import Progress
-from syncworker.reader import Work, read_cached
-from syncworker.scan import scan
-from syncworker.source import Source
-from syncworker.spec import Request
+from syncworker.jobs.store import Jobs
+from syncworker.jobs.progress import Progress
+from syncworker.plan.events import Work; from syncworker.transfer.readers import read_cached
+from syncworker.folder.scan import scan
+from syncworker.folder.source import Source
+from syncworker.request import Request
 jobs = Jobs(sys.argv[1])
 jobs.prepare()
 status = jobs.create(Request("photos", "mybucket", "http://127.0.0.1:9", 0.0))
@@ -315,7 +317,7 @@ def test_a_job_whose_worker_died_of_a_full_disk_is_shown_as_interrupted(tmp_path
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as disk:
-        disk.setattr(files, "replace_bytes", full)
+        disk.setattr(durable_files, "replace_bytes", full)
         assert [shown["state"] for shown in jobs.all()] == ["interrupted"]
         assert jobs.active() == []
     assert jobs.observe(status["id"])["state"] == "interrupted"

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncworker import compare, planner, runs
-from syncworker.compare import RACY_NS, Verdict
 from syncworker.index import Index, Row
 from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
-from syncworker.planner import Planner
-from syncworker.s3xml import Page
+from syncworker.plan import compare, planner, unchanged_pages
+from syncworker.plan.compare import RACY_NS, Verdict
+from syncworker.plan.planner import Planner
+from syncworker.s3.xml_messages import Page
 
 CHECKED = 10 * RACY_NS
 STORES = ("etags", "times", "neither")
@@ -71,7 +71,7 @@ def test_a_page_is_unchanged_only_if_each_of_its_files_is(
     what: tuple[list[ScanItem], list[Row], list[ObjectEntry]],
 ) -> None:
     items, rows, objects = what
-    size = runs.unchanged(items, rows, objects)
+    size = unchanged_pages.unchanged(items, rows, objects)
     single = [
         (item, row, obj)
         for item, row, obj in zip(items, rows, objects, strict=False)
@@ -87,7 +87,7 @@ def test_a_page_is_unchanged_only_if_each_of_its_files_is(
 @pytest.mark.parametrize("store", ["etags", "times"])
 def test_a_page_as_it_was_left_is_told_at_once(store: str) -> None:
     items, rows, objects = zip(*(trio(f"{n:03}", store) for n in range(9)), strict=True)
-    assert runs.unchanged(items, rows, objects) == 63
+    assert unchanged_pages.unchanged(items, rows, objects) == 63
 
 
 class Watched(Planner):

@@ -12,28 +12,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncworker import s3xml
 from syncworker.errors import RetryError
 from syncworker.model import ObjectEntry
+from syncworker.s3 import xml_messages
 
 NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 PARSERS: list[Callable[[bytes], Any]] = [
-    s3xml.parse_listing,
-    s3xml.parse_versions,
-    s3xml.parse_uploads,
-    s3xml.parse_parts,
-    s3xml.parse_upload_id,
-    s3xml.parse_completed,
-    s3xml.parse_delete_result,
+    xml_messages.parse_listing,
+    xml_messages.parse_versions,
+    xml_messages.parse_uploads,
+    xml_messages.parse_parts,
+    xml_messages.parse_upload_id,
+    xml_messages.parse_completed,
+    xml_messages.parse_delete_result,
 ]
 ROOTS = {
-    s3xml.parse_listing: "ListBucketResult",
-    s3xml.parse_versions: "ListVersionsResult",
-    s3xml.parse_uploads: "ListMultipartUploadsResult",
-    s3xml.parse_parts: "ListPartsResult",
-    s3xml.parse_upload_id: "InitiateMultipartUploadResult",
-    s3xml.parse_completed: "CompleteMultipartUploadResult",
-    s3xml.parse_delete_result: "DeleteResult",
+    xml_messages.parse_listing: "ListBucketResult",
+    xml_messages.parse_versions: "ListVersionsResult",
+    xml_messages.parse_uploads: "ListMultipartUploadsResult",
+    xml_messages.parse_parts: "ListPartsResult",
+    xml_messages.parse_upload_id: "InitiateMultipartUploadResult",
+    xml_messages.parse_completed: "CompleteMultipartUploadResult",
+    xml_messages.parse_delete_result: "DeleteResult",
 }
 KEYS = st.text(min_size=1, max_size=30).map(
     lambda text: text.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")
@@ -60,7 +60,7 @@ def test_a_page_gives_its_objects_and_where_to_go_on() -> None:
         + contents("a b", 0, "&quot;D41D8CD98F00B204E9800998ECF8427E&quot;")
         + contents("x/y", 7, "")
     )
-    page = s3xml.parse_listing(body)
+    page = xml_messages.parse_listing(body)
     assert page.entries == [
         ObjectEntry("a b", 0, "d41d8cd98f00b204e9800998ecf8427e", "2026-11-22T13:12:42.000Z"),
         ObjectEntry("x/y", 7, "", "2026-11-22T13:12:42.000Z"),
@@ -69,7 +69,7 @@ def test_a_page_gives_its_objects_and_where_to_go_on() -> None:
 
 
 def test_a_page_without_a_namespace_is_read_as_well() -> None:
-    assert s3xml.parse_listing(listing(contents("k"), "")).entries[0].key == "k"
+    assert xml_messages.parse_listing(listing(contents("k"), "")).entries[0].key == "k"
 
 
 @pytest.mark.parametrize(
@@ -86,20 +86,20 @@ def test_a_page_without_a_namespace_is_read_as_well() -> None:
 def test_a_key_is_decoded_when_the_store_says_that_it_is_encoded(
     listed: str, encoding: str, key: str
 ) -> None:
-    assert s3xml.parse_listing(listing(encoding + contents(listed))).entries[0].key == key
+    assert xml_messages.parse_listing(listing(encoding + contents(listed))).entries[0].key == key
 
 
 @given(KEYS)
 def test_any_key_comes_back_from_its_url_form(key: str) -> None:
     listed = quote_plus(key, errors="surrogateescape")
     encoded = "<EncodingType>url</EncodingType>"
-    assert s3xml.parse_listing(listing(encoded + contents(listed))).entries[0].key == key
+    assert xml_messages.parse_listing(listing(encoded + contents(listed))).entries[0].key == key
     version = f"<Version><Key>{listed}</Key><VersionId>v</VersionId></Version>"
     body = f"<ListVersionsResult>{encoded}{version}</ListVersionsResult>".encode()
-    assert [version[:2] for version in s3xml.parse_versions(body)[0]] == [(key, "v")]
+    assert [version[:2] for version in xml_messages.parse_versions(body)[0]] == [(key, "v")]
     upload = f"<Upload><Key>{listed}</Key><UploadId>u</UploadId></Upload>"
     body = f"<ListMultipartUploadsResult>{encoded}{upload}</ListMultipartUploadsResult>".encode()
-    assert s3xml.parse_uploads(body)[0] == [s3xml.Upload(key, "u")]
+    assert xml_messages.parse_uploads(body)[0] == [xml_messages.Upload(key, "u")]
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_any_key_comes_back_from_its_url_form(key: str) -> None:
     [('"ABCdef"', "abcdef"), ('W/"AB-2"', "ab-2"), (" ab ", "ab"), ("", ""), (None, ""), ('""', "")],
 )
 def test_an_etag_loses_quotes_weak_mark_and_capitals(etag: str | None, clean: str) -> None:
-    assert s3xml.clean_etag(etag) == clean
-    assert s3xml.parse_listing(listing(contents("k", 1, etag or ""))).entries[0].etag == clean
+    assert xml_messages.clean_etag(etag) == clean
+    assert xml_messages.parse_listing(listing(contents("k", 1, etag or ""))).entries[0].etag == clean
 
 
 @pytest.mark.parametrize(
@@ -126,22 +126,24 @@ def test_an_etag_loses_quotes_weak_mark_and_capitals(etag: str | None, clean: st
 )
 def test_an_object_without_a_key_or_a_size_breaks_the_listing(inner: str) -> None:
     with pytest.raises(RetryError, match="without a key or a size"):
-        s3xml.parse_listing(listing(contents("before") + inner))
+        xml_messages.parse_listing(listing(contents("before") + inner))
 
 
 def test_a_version_or_an_upload_without_a_key_or_an_id_is_a_broken_answer() -> None:
     for inner in ("<Version><VersionId>v</VersionId></Version>", "<DeleteMarker><Key/></DeleteMarker>"):
         with pytest.raises(RetryError):
-            s3xml.parse_versions(f"<ListVersionsResult>{inner}</ListVersionsResult>".encode())
+            xml_messages.parse_versions(f"<ListVersionsResult>{inner}</ListVersionsResult>".encode())
     for inner in ("<Upload><UploadId>u</UploadId></Upload>", "<Upload><Key>k</Key></Upload>"):
         with pytest.raises(RetryError):
-            s3xml.parse_uploads(f"<ListMultipartUploadsResult>{inner}</ListMultipartUploadsResult>".encode())
+            xml_messages.parse_uploads(
+                f"<ListMultipartUploadsResult>{inner}</ListMultipartUploadsResult>".encode()
+            )
 
 
 def test_a_key_outside_of_the_prefix_that_was_asked_for_breaks_the_listing() -> None:
-    assert len(s3xml.parse_listing(listing(contents("a/b")), "a/").entries) == 1
+    assert len(xml_messages.parse_listing(listing(contents("a/b")), "a/").entries) == 1
     with pytest.raises(RetryError, match="outside of the prefix"):
-        s3xml.parse_listing(listing(contents("a/b") + contents("b")), "a/")
+        xml_messages.parse_listing(listing(contents("a/b") + contents("b")), "a/")
 
 
 @pytest.mark.parametrize("parse", PARSERS, ids=lambda parse: parse.__name__)
@@ -186,7 +188,7 @@ def test_white_space_before_the_document_is_no_fault() -> None:
     """A store keeps a slow CompleteMultipartUpload's connection alive with it."""
     root = "CompleteMultipartUploadResult"
     body = f'  \n <?xml version="1.0"?><{root}><ETag>"AB-2"</ETag></{root}>'
-    assert s3xml.parse_completed(body.encode()) == "ab-2"
+    assert xml_messages.parse_completed(body.encode()) == "ab-2"
 
 
 TAGS = [*ROOTS.values(), "Contents", "Key", "Size", "ETag", "Part", "Version", "Upload"]
@@ -212,7 +214,7 @@ def test_any_bytes_are_parsed_or_broken_and_nothing_else(body: bytes) -> None:
             parse(body)
         except RetryError as error:
             assert error.code == "BadAnswer"
-    assert len(s3xml.parse_error(body)) == 3
+    assert len(xml_messages.parse_error(body)) == 3
 
 
 @given(st.lists(FRAGMENTS, max_size=14).map("".join), st.sampled_from(list(ROOTS)))
@@ -222,7 +224,7 @@ def test_any_content_of_the_right_root_is_parsed_or_broken(inner: str, parse: Ca
         found = parse(f"<{root}>{inner}</{root}>".encode())
     except RetryError:
         return
-    if parse is s3xml.parse_listing:
+    if parse is xml_messages.parse_listing:
         assert all(entry.key and entry.size >= 0 for entry in found.entries)
 
 
@@ -235,7 +237,7 @@ def test_versions_and_delete_markers_come_with_the_markers_of_the_next_page() ->
       <Version><Key>a+b</Key><VersionId>v1</VersionId></Version>
       <DeleteMarker><Key>b%2Bc</Key><VersionId>v2</VersionId></DeleteMarker>
       <Version><Key>old</Key></Version></ListVersionsResult>""".encode()
-    found, following = s3xml.parse_versions(body)
+    found, following = xml_messages.parse_versions(body)
     assert [version[:2] for version in found] == [("a b", "v1"), ("b+c", "v2"), ("old", "null")]
     assert following == {"key-marker": "b c", "version-id-marker": "v2"}
 
@@ -245,9 +247,9 @@ def test_uploads_come_with_the_markers_of_the_next_page() -> None:
       <IsTruncated>true</IsTruncated><NextKeyMarker>k</NextKeyMarker>
       <NextUploadIdMarker>u</NextUploadIdMarker><Upload><Key>a%2B</Key><UploadId>1</UploadId></Upload>
       </ListMultipartUploadsResult>""".encode()
-    assert s3xml.parse_uploads(body) == ([("a%2B", "1")], {"key-marker": "k", "upload-id-marker": "u"})
+    assert xml_messages.parse_uploads(body) == ([("a%2B", "1")], {"key-marker": "k", "upload-id-marker": "u"})
     whole = body.replace(b"true", b"false")
-    assert s3xml.parse_uploads(whole)[1] is None
+    assert xml_messages.parse_uploads(whole)[1] is None
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,7 @@ def test_parts_come_with_the_marker_of_the_next_page(
 ) -> None:
     body = f"""<ListPartsResult {NS}><IsTruncated>{truncated}</IsTruncated>{marker}
       <Part><PartNumber>7</PartNumber><Size>5</Size><ETag>"AB"</ETag></Part></ListPartsResult>""".encode()
-    assert s3xml.parse_parts(body) == ([s3xml.Part(7, 5, "ab")], following)
+    assert xml_messages.parse_parts(body) == ([xml_messages.Part(7, 5, "ab")], following)
 
 
 def test_the_parts_of_moto_come_under_a_name_of_its_own() -> None:
@@ -271,48 +273,50 @@ def test_the_parts_of_moto_come_under_a_name_of_its_own() -> None:
         b"<ListPartsResponse><Part><PartNumber>1</PartNumber><Size>5</Size><ETag>e</ETag></Part>"
         b"</ListPartsResponse>"
     )
-    assert s3xml.parse_parts(body) == ([s3xml.Part(1, 5, "e")], None)
+    assert xml_messages.parse_parts(body) == ([xml_messages.Part(1, 5, "e")], None)
 
 
 def test_a_part_without_a_number_is_a_broken_answer() -> None:
     with pytest.raises(RetryError, match="without a number"):
-        s3xml.parse_parts(b"<ListPartsResult><Part><Size>5</Size></Part></ListPartsResult>")
+        xml_messages.parse_parts(b"<ListPartsResult><Part><Size>5</Size></Part></ListPartsResult>")
 
 
 def test_an_upload_begins_with_an_id_under_either_name_of_the_answer() -> None:
     for root in ("InitiateMultipartUploadResult", "InitiateMultipartUpload"):
-        assert s3xml.parse_upload_id(f"<{root} {NS}><UploadId>u</UploadId></{root}>".encode()) == "u"
+        assert xml_messages.parse_upload_id(f"<{root} {NS}><UploadId>u</UploadId></{root}>".encode()) == "u"
         with pytest.raises(RetryError, match="without an id"):
-            s3xml.parse_upload_id(f"<{root} {NS}><UploadId/></{root}>".encode())
+            xml_messages.parse_upload_id(f"<{root} {NS}><UploadId/></{root}>".encode())
 
 
 def test_what_was_not_deleted_is_told_with_its_reason() -> None:
     body = f"""<DeleteResult {NS}><Deleted><Key>fine</Key></Deleted>
       <Error><Key>a</Key><Code>AccessDenied</Code><Message>no</Message></Error>
       <Error><Key>b</Key><VersionId>v</VersionId><Code>InternalError</Code></Error></DeleteResult>""".encode()
-    assert s3xml.parse_delete_result(body).errors == [
+    assert xml_messages.parse_delete_result(body).errors == [
         ("a", "", "AccessDenied", "no"),
         ("b", "v", "InternalError", ""),
     ]
-    assert s3xml.parse_delete_result(body).named == {"fine", "a", "b"}
-    assert s3xml.parse_delete_result(b"<DeleteResult><Deleted/></DeleteResult>").named == set()
+    assert xml_messages.parse_delete_result(body).named == {"fine", "a", "b"}
+    assert xml_messages.parse_delete_result(b"<DeleteResult><Deleted/></DeleteResult>").named == set()
 
 
 def test_an_error_is_read_with_all_its_fields_and_anything_else_is_none() -> None:
     body = f"<Error {NS}><Code>X</Code><Message> m </Message><Region>eu</Region></Error>".encode()
-    assert s3xml.parse_error(body) == ("X", "m", {"Code": "X", "Message": "m", "Region": "eu"})
+    assert xml_messages.parse_error(body) == ("X", "m", {"Code": "X", "Message": "m", "Region": "eu"})
     for other in (b"", b"<html/>", b"oops", listing("")):
-        assert s3xml.parse_error(other) == ("", "", {})
+        assert xml_messages.parse_error(other) == ("", "", {})
 
 
 # -- what we write
 
 
 @given(
-    st.lists(st.tuples(KEYS.filter(s3xml.can_carry), st.none() | st.text("abc-_.", min_size=1)), max_size=5)
+    st.lists(
+        st.tuples(KEYS.filter(xml_messages.can_carry), st.none() | st.text("abc-_.", min_size=1)), max_size=5
+    )
 )
 def test_a_delete_document_names_each_key_exactly(objects: list[tuple[str, str | None]]) -> None:
-    root = ElementTree.fromstring(s3xml.delete_document(objects))
+    root = ElementTree.fromstring(xml_messages.delete_document(objects))
     ns = "{http://s3.amazonaws.com/doc/2006-03-01/}"
     found = [(o.findtext(f"{ns}Key"), o.findtext(f"{ns}VersionId")) for o in root.iterfind(f"{ns}Object")]
     assert found == objects
@@ -322,14 +326,14 @@ def test_a_delete_document_names_each_key_exactly(objects: list[tuple[str, str |
 @pytest.mark.parametrize("said", ["urue", "galse", "1"])
 def test_a_page_that_does_not_say_whether_it_is_the_last_is_broken(said: str) -> None:
     with pytest.raises(RetryError, match="goes on"):
-        s3xml.parse_listing(
+        xml_messages.parse_listing(
             f"<ListBucketResult><IsTruncated>{said}</IsTruncated></ListBucketResult>".encode()
         )
 
 
 @pytest.mark.parametrize("said", ["<IsTruncated>False</IsTruncated>", ""])
 def test_a_page_without_a_word_of_more_is_the_last(said: str) -> None:
-    assert not s3xml.parse_listing(f"<ListBucketResult>{said}</ListBucketResult>".encode()).truncated
+    assert not xml_messages.parse_listing(f"<ListBucketResult>{said}</ListBucketResult>".encode()).truncated
 
 
 def test_no_bit_that_turns_hides_an_object_or_the_rest_of_a_listing() -> None:
@@ -349,7 +353,7 @@ def test_no_bit_that_turns_hides_an_object_or_the_rest_of_a_listing() -> None:
         turned = bytearray(page)
         turned[place // 8] ^= 1 << place % 8
         try:
-            found = s3xml.parse_listing(bytes(turned))
+            found = xml_messages.parse_listing(bytes(turned))
         except RetryError:
             continue
         read += 1
@@ -360,20 +364,22 @@ def test_no_bit_that_turns_hides_an_object_or_the_rest_of_a_listing() -> None:
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_size=1)))
 def test_the_keys_that_an_answer_names_are_read_back(keys: list[str]) -> None:
     rows = "".join(f"<Deleted>\n  <Key>{escape(key)}</Key></Deleted>" for key in keys)
-    assert s3xml.parse_delete_result(f"<DeleteResult>{rows}</DeleteResult>".encode()).named == set(keys)
+    assert xml_messages.parse_delete_result(f"<DeleteResult>{rows}</DeleteResult>".encode()).named == set(
+        keys
+    )
 
 
 @pytest.mark.parametrize("key", ["\x00", "a\x01", "\x0b", "\x1f", "\ufffe", "\uffff", "\udcff", "\ud800"])
 def test_a_key_that_xml_cannot_carry_is_known(key: str) -> None:
-    assert not s3xml.can_carry(key)
+    assert not xml_messages.can_carry(key)
 
 
 def test_a_complete_document_names_the_parts_in_order() -> None:
-    root = ElementTree.fromstring(s3xml.complete_document([(1, "ab"), (2, "cd")]))
+    root = ElementTree.fromstring(xml_messages.complete_document([(1, "ab"), (2, "cd")]))
     ns = "{http://s3.amazonaws.com/doc/2006-03-01/}"
     found = [(p.findtext(f"{ns}PartNumber"), p.findtext(f"{ns}ETag")) for p in root.iterfind(f"{ns}Part")]
     assert found == [("1", '"ab"'), ("2", '"cd"')]
-    assert b"<LocationConstraint>eu-1</LocationConstraint>" in s3xml.location_document("eu-1")
+    assert b"<LocationConstraint>eu-1</LocationConstraint>" in xml_messages.location_document("eu-1")
 
 
 ODD = [
@@ -400,7 +406,7 @@ ODD = [
 
 def outcome(body: bytes) -> Any:
     try:
-        return s3xml.parse_listing(body)
+        return xml_messages.parse_listing(body)
     except RetryError as error:
         return error.code
 
@@ -425,17 +431,17 @@ def test_a_page_that_is_read_the_quick_way_says_what_a_parser_says(
         + contents("z", 8, third + third)
     )
     if len(set(quotes)) == 1:
-        assert s3xml._split(body) is not None
+        assert xml_messages._split(body) is not None
     for place, cut, odd in changes:
         place %= len(body)
         body = body[:place] + odd + body[place + cut :]
     quick = outcome(body)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(s3xml, "_split", lambda _: None)
+        patch.setattr(xml_messages, "_split", lambda _: None)
         assert quick == outcome(body)
 
 
 def test_what_real_stores_list_is_read_the_quick_way() -> None:
     for owner in ("", "<Owner><ID>1</ID><DisplayName>d</DisplayName></Owner>"):
         entry = contents("k", 1, "&quot;0a&quot;").replace("<StorageClass>", f"{owner}<StorageClass>")
-        assert s3xml._split(listing(entry * 3)) is not None
+        assert xml_messages._split(listing(entry * 3)) is not None

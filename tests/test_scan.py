@@ -19,11 +19,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncworker import scan as scan_module
 from syncworker.errors import FatalError, Stopped
+from syncworker.folder import scan as scan_module
+from syncworker.folder.scan import SourceMissing, read_ahead, scan
+from syncworker.folder.uploads_root import Tree
 from syncworker.model import FileEntry, Skip, Unreadable
-from syncworker.scan import SourceMissing, read_ahead, scan
-from syncworker.tree import Tree
 
 OUTSIDE, DANGLING, LOOP = "symlink_outside", "symlink_dangling", "symlink_loop"
 
@@ -455,8 +455,8 @@ def test_below_the_longest_key_each_file_is_unreadable_and_far_below_the_whole_d
 
 CHILD = """
 import json, os, resource, sys
-from syncworker.scan import scan
-from syncworker.tree import Tree
+from syncworker.folder.scan import scan
+from syncworker.folder.uploads_root import Tree
 root, source, limit = sys.argv[1:]
 with Tree(root) as tree:
     if os.geteuid() == 0:  # whom no mode keeps out

@@ -18,7 +18,8 @@ from bench import wait_for
 from serving import Site, write_finished
 
 import server
-from syncworker import catalog, spec
+from syncworker.jobs import status_cache
+from syncworker.s3 import endpoint
 
 NO_JOB = "20260101T000000-00000000"
 
@@ -296,7 +297,7 @@ def test_a_name_server_that_does_not_answer_holds_a_request_two_seconds_at_most(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
-    monkeypatch.setattr(spec, "check_storage_url", lambda _url: released.wait(30))
+    monkeypatch.setattr(endpoint, "check_storage_url", lambda _url: released.wait(30))
     started = time.monotonic()
     try:
         answer = site.get("/sync?source=&dest=bucket&storage_url=http://slow.test&access_key=k&secret_key=s")
@@ -459,7 +460,7 @@ def test_with_5000_finished_jobs_the_routes_stay_fast(site: Site, monkeypatch: p
     assert site.jobs.active() == []
     assert time.process_time() - started < 2
     # Every two seconds a look is a whole one, of which 200 requests meet one, or many on a slow machine.
-    monkeypatch.setattr(catalog, "_GLANCE_SECONDS", 3600)
+    monkeypatch.setattr(status_cache, "_GLANCE_SECONDS", 3600)
     job_id = site.submit()
     with site.running(job_id) as status:
 

@@ -10,7 +10,7 @@ import pytest
 
 from syncworker import settings
 from syncworker.errors import UsageError
-from syncworker.process import PROJECT
+from syncworker.paths import PROJECT
 from syncworker.settings import Settings
 
 NOWHERE = "/nonexistent/.env"

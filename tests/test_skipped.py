@@ -11,9 +11,10 @@ import pytest
 from bench import Mirror, Service, Shell, contents, exists, expected, fill, tree
 from stores import Store
 
-from syncworker import ending, wording
+from syncworker import ending
 from syncworker.ending import Ending
-from syncworker.jobs import PROGRESS
+from syncworker.jobs.store import PROGRESS
+from syncworker.shell import formats
 
 NOT = "the folder demmo does not exist:"
 MISSING = Ending(source_exists=False, emptied=True, bucket_deleted=True)
@@ -57,7 +58,7 @@ def test_an_ended_sync_says_what_it_found(
 
 def test_a_job_of_an_older_version_has_no_reasons() -> None:
     status = {"id": "x", "state": "done", "progress": {**PROGRESS, "files_skipped": 2}}
-    assert ", 2 skipped, in" in wording.summary(status)
+    assert ", 2 skipped, in" in formats.summary(status)
 
 
 def odd(folder: Path, outside: Path) -> dict[str, int]:

@@ -10,8 +10,8 @@ import pytest
 from bench import Mirror, fill, tree
 from stores import Store
 
-from syncworker.source import Source
-from syncworker.tree import Tree
+from syncworker.folder.source import Source
+from syncworker.folder.uploads_root import Tree
 
 
 @pytest.fixture

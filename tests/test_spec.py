@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 from serving import load
 
-from syncworker import completion, options, spec, usage
+from syncworker import request
 from syncworker.errors import UsageError
+from syncworker.options import table
+from syncworker.s3 import endpoint
+from syncworker.shell import arguments as usage
+from syncworker.shell import completion
+from syncworker.storage_url import parse_url
 
 OK = None
 
@@ -47,7 +52,7 @@ def code(function: object, *arguments: object) -> str | None:
     ],
 )
 def test_a_source_is_relative_to_the_root(tmp_path: Path, text: str, source: str) -> None:
-    assert spec.parse_source(text, str(tmp_path)) == source
+    assert request.parse_source(text, str(tmp_path)) == source
 
 
 @pytest.mark.parametrize(
@@ -68,7 +73,7 @@ def test_a_source_is_relative_to_the_root(tmp_path: Path, text: str, source: str
     ],
 )
 def test_a_source_that_leads_out_is_refused(tmp_path: Path, text: str) -> None:
-    assert code(spec.parse_source, text, str(tmp_path)) == "source"
+    assert code(request.parse_source, text, str(tmp_path)) == "source"
 
 
 def test_a_source_through_a_symlink_must_stay_inside(tmp_path: Path) -> None:
@@ -81,7 +86,7 @@ def test_a_source_through_a_symlink_must_stay_inside(tmp_path: Path) -> None:
     (root / "to_etc").symlink_to("/etc")
     (root / "in" / "up").symlink_to("../..")
     (root / "loop").symlink_to("loop")
-    assert spec.parse_source("to_inside", str(root)) == "to_inside"
+    assert request.parse_source("to_inside", str(root)) == "to_inside"
     for source in (
         "to_outside",
         "to_outside/x",
@@ -90,24 +95,24 @@ def test_a_source_through_a_symlink_must_stay_inside(tmp_path: Path) -> None:
         "in/up",
         "to_inside/up/root-beside",
     ):
-        assert code(spec.parse_source, source, str(root)) == "source", source
+        assert code(request.parse_source, source, str(root)) == "source", source
 
 
 def test_the_root_itself_may_be_a_symlink(tmp_path: Path) -> None:
     (tmp_path / "real" / "photos").mkdir(parents=True)
     (tmp_path / "root").symlink_to("real")
-    assert spec.parse_source("photos", str(tmp_path / "root")) == "photos"
+    assert request.parse_source("photos", str(tmp_path / "root")) == "photos"
 
 
 @pytest.mark.parametrize(
     "name", ["abc", "a.b", "my-bucket", "0abc9", "a" * 63, "1.2.3", "1.2.3.4.5", "xn--a"]
 )
 def test_bucket_names_that_are_taken(name: str) -> None:
-    assert spec.parse_dest(name) == name
+    assert request.parse_dest(name) == name
 
 
 def test_no_name_is_the_default() -> None:
-    assert spec.parse_dest("") == spec.DEST_DEFAULT == "mybucket"
+    assert request.parse_dest("") == request.DEST_DEFAULT == "mybucket"
 
 
 @pytest.mark.parametrize(
@@ -129,24 +134,24 @@ def test_no_name_is_the_default() -> None:
     ],
 )
 def test_bucket_names_that_are_refused(name: str) -> None:
-    assert code(spec.parse_dest, name) == "dest"
+    assert code(request.parse_dest, name) == "dest"
 
 
 @pytest.mark.parametrize(
     "name", ["a" * 64, "a" * 255, "Abc", "a_b", "-abc", "abc-", ".abc", "abc.", "LOGS_2009"]
 )
 def test_names_that_only_old_buckets_have_are_taken_and_never_made(name: str) -> None:
-    assert spec.parse_dest(name) == name
-    assert spec.endpoint.why_never_created(name)
+    assert request.parse_dest(name) == name
+    assert endpoint.why_never_created(name)
 
 
 @pytest.mark.parametrize(
     "name", ["xn--abc", "my-point-s3alias", "a--ol-s3", "sthree-abc", "a--use1-az4--x-s3"]
 )
 def test_aliases_are_taken_and_never_made(name: str) -> None:
-    assert spec.parse_dest(name) == name
-    assert "alias" in (spec.endpoint.why_never_created(name) or "")
-    assert spec.endpoint.why_never_created("abc") is None
+    assert request.parse_dest(name) == name
+    assert "alias" in (endpoint.why_never_created(name) or "")
+    assert endpoint.why_never_created("abc") is None
 
 
 @pytest.mark.parametrize(
@@ -155,7 +160,7 @@ def test_aliases_are_taken_and_never_made(name: str) -> None:
 )
 def test_the_rule_that_a_bucket_name_breaks_is_said(name: str, rule: str) -> None:
     with pytest.raises(UsageError, match=rule):
-        spec.parse_dest(name)
+        request.parse_dest(name)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +168,7 @@ def test_the_rule_that_a_bucket_name_breaks_is_said(name: str, rule: str) -> Non
     [("0", 0), ("0.0", 0), ("1", 1), ("0.25", 0.25), (".5", 0.5), ("3600", 3600), ("1e-3", 0.001), ("+1", 1)],
 )
 def test_waits_that_are_taken(text: str, seconds: float) -> None:
-    assert options.parse_wait(text) == seconds
+    assert table.parse_wait(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -189,7 +194,7 @@ def test_waits_that_are_taken(text: str, seconds: float) -> None:
     ],
 )
 def test_waits_that_are_refused(text: str) -> None:
-    assert code(options.parse_wait, text) == "wait"
+    assert code(table.parse_wait, text) == "wait"
 
 
 @pytest.mark.parametrize(
@@ -212,17 +217,17 @@ def test_waits_that_are_refused(text: str) -> None:
 def test_keys_come_in_pairs_of_plain_characters(
     access: str | None, secret: str | None, param: str | None
 ) -> None:
-    assert code(spec.parse_keys, access, secret) == param
+    assert code(request.parse_keys, access, secret) == param
 
 
 def test_the_servers_keys_go_to_its_own_storage_only(tmp_path: Path) -> None:
     config = load(tmp_path, STORAGE_URL="https://s3.example.com")
     own = {"source": "", "dest": "bucket", "storage_url": "https://S3.example.com:443/"}
-    assert spec.parse(config, **own).access_key is None
+    assert request.parse(config, **own).access_key is None
     with pytest.raises(UsageError) as caught:
-        spec.parse(config, source="", dest="bucket", storage_url="https://s3.example.com.evil.test")
+        request.parse(config, source="", dest="bucket", storage_url="https://s3.example.com.evil.test")
     assert caught.value.param == "access_key"
-    other = spec.parse(
+    other = request.parse(
         config,
         source="",
         dest="bucket",
@@ -256,7 +261,7 @@ def test_the_servers_keys_go_to_its_own_storage_only(tmp_path: Path) -> None:
 def test_allowed_storage_urls_narrow_what_may_be_asked_for(tmp_path: Path, url: str, taken: bool) -> None:
     allowed = "https://a.test, https://b.test/base/"
     config = load(tmp_path, STORAGE_URL="http://127.0.0.1:9", ALLOWED_STORAGE_URLS=allowed)
-    assert code(spec.parse_storage_url, url, config) == (None if taken else "storage_url")
+    assert code(request.parse_storage_url, url, config) == (None if taken else "storage_url")
 
 
 @pytest.mark.parametrize(
@@ -278,18 +283,18 @@ def test_allowed_storage_urls_narrow_what_may_be_asked_for(tmp_path: Path, url: 
     ],
 )
 def test_a_metadata_address_is_refused_in_every_spelling(url: str) -> None:
-    assert code(lambda: spec.check_storage_url(spec.endpoint.parse_url(url))) == "storage_url"
+    assert code(lambda: endpoint.check_storage_url(parse_url(url))) == "storage_url"
 
 
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost", "http://10.0.0.1"]
 )
 def test_loopback_and_private_addresses_are_storages(url: str) -> None:
-    spec.check_storage_url(url)
+    endpoint.check_storage_url(url)
 
 
 def test_a_name_that_does_not_resolve_is_left_to_the_worker() -> None:
-    spec.check_storage_url("http://no-such-name.invalid")
+    endpoint.check_storage_url("http://no-such-name.invalid")
 
 
 def test_a_name_that_leads_to_a_metadata_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -297,14 +302,14 @@ def test_a_name_that_leads_to_a_metadata_address_is_refused(monkeypatch: pytest.
         assert host == "innocent.test"
         return [(2, 1, 6, "", ("192.0.2.1", port)), (2, 1, 6, "", ("169.254.169.254", port))]
 
-    monkeypatch.setattr(spec.endpoint.socket, "getaddrinfo", answers)
-    assert code(spec.check_storage_url, "http://innocent.test") == "storage_url"
+    monkeypatch.setattr(endpoint.socket, "getaddrinfo", answers)
+    assert code(endpoint.check_storage_url, "http://innocent.test") == "storage_url"
 
 
 def test_nothing_is_written_by_a_check(tmp_path: Path) -> None:
     config = load(tmp_path)
     before = sorted(os.listdir(tmp_path))
-    spec.parse(config, source="new/folder", dest="bucket")
+    request.parse(config, source="new/folder", dest="bucket")
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -313,13 +318,13 @@ def test_nothing_is_written_by_a_check(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["exclude", "include", "prefix", "tags", "header"])
 def test_an_option_that_is_not_utf8_is_refused(name: str) -> None:
-    assert code(lambda text: options.parse({name: text}), os.fsdecode(b"a=\xff")) == name
+    assert code(lambda text: table.parse({name: text}), os.fsdecode(b"a=\xff")) == name
 
 
 def test_options_are_kept_as_asked_and_left_out_when_they_were_not() -> None:
-    assert options.parse({}) == {}
-    assert options.parse({"wait": "", "forget_mounts": None}) == {}
-    assert options.parse({"wait": "1.5", "forget_mounts": "0", "other": "x"}) == {
+    assert table.parse({}) == {}
+    assert table.parse({"wait": "", "forget_mounts": None}) == {}
+    assert table.parse({"wait": "1.5", "forget_mounts": "0", "other": "x"}) == {
         "wait": 1.5,
         "forget_mounts": 0,
     }
@@ -327,16 +332,16 @@ def test_options_are_kept_as_asked_and_left_out_when_they_were_not() -> None:
 
 @pytest.mark.parametrize("text", ["2", "true", "01", " 1", "1.0", "-1", "\u0661"])
 def test_an_option_that_is_none_of_its_words_is_refused_by_name(text: str) -> None:
-    assert code(options.parse, {"forget_mounts": text}) == "forget_mounts"
+    assert code(table.parse, {"forget_mounts": text}) == "forget_mounts"
 
 
 def test_every_option_has_a_flag_of_its_name_that_starts_alone_where_it_may() -> None:
     start = completion._subparsers(usage.parser())["start"]
-    for option in options.TABLE:
+    for option in table.TABLE:
         values = ["1", "0"] if option.is_list else ["1"]
         flags = [word for value in values for word in (option.flag, value)]
         given = vars(start.parse_args(["--source", "a", "--dest", "b", *flags]))
         assert given[option.name] == (values if option.is_list else "1")
-        assert options.of_flags(given)[option.name] == "\n".join(values)
+        assert table.of_flags(given)[option.name] == "\n".join(values)
         if option.bare is not None:
             assert vars(start.parse_args(["--source=a", "--dest=b", option.flag]))[option.name] == option.bare

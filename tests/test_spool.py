@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncworker.model import ObjectEntry
-from syncworker.spool import Spool, Table
+from syncworker.plan.spool import Spool, Table
 
 TEXT = st.text(max_size=20).map(
     lambda t: t.encode("utf-8", "surrogatepass").decode("utf-8", "surrogateescape")

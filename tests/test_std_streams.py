@@ -15,7 +15,7 @@ import pytest
 from bench import PROJECT, Service, Shell, contents, expected, tree, wait_for
 from stores import Store, die_with_parent
 
-from syncworker import std_streams
+from syncworker.system import std_streams
 
 NAMES = {0: "stdin", 1: "stdout", 2: "stderr"}
 # How a shell redirects a stream so that using it fails.
@@ -135,7 +135,7 @@ def test_a_server_whose_log_cannot_be_written_answers_and_mirrors(
 def test_a_closed_stream_is_no_file_that_is_opened_later(tmp_path: Path) -> None:
     """Descriptor 2 would be the next file's number, and a message would be written into it."""
     program = (
-        "import sys; from syncworker import std_streams; std_streams.secure()\n"
+        "import sys; from syncworker.system import std_streams; std_streams.secure()\n"
         f"file = open({str(tmp_path / 'file')!r}, 'w')\n"
         "print('a message', file=sys.stderr); print('output'); sys.stderr.flush()"
     )

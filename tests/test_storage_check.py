@@ -19,7 +19,7 @@ from test_transport import forward as forward_fixture
 from test_transport import https as https_fixture
 
 from syncworker.errors import SyncError
-from syncworker.storage_check import CACHED_SECONDS, CHECK_SECONDS, StorageCheck
+from syncworker.service.storage_check import CACHED_SECONDS, CHECK_SECONDS, StorageCheck
 
 forward, https = forward_fixture, https_fixture
 

@@ -17,11 +17,11 @@ import pytest
 from bench import wait_for
 from serving import Workers, load, write_finished
 
-from syncworker import supervisor
 from syncworker.errors import SyncError
-from syncworker.jobs import Conflict, Jobs
-from syncworker.spec import Request
-from syncworker.supervisor import QueueFull, Supervisor
+from syncworker.jobs.store import Conflict, Jobs
+from syncworker.request import Request
+from syncworker.service import supervisor
+from syncworker.service.supervisor import QueueFull, Supervisor
 
 STORE = "http://127.0.0.1:9"
 

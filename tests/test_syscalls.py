@@ -34,11 +34,12 @@ KEYS = ("access_key", "secret_key")
 # `new_id` is the one thing that is not the program's own: the paths must be known before it starts.
 CREATE = f"""
 import sys
-from syncworker import cli, jobs
+from syncworker.jobs import store as jobs
+from syncworker.shell import cli
 jobs.new_id = lambda now: {ID!r}
 cli.run_job = None
-import syncworker.worker
-syncworker.worker.run_job = lambda *_: sys.exit(77)
+import syncworker.worker.worker
+syncworker.worker.worker.run_job = lambda *_: sys.exit(77)
 sys.exit(cli.main(["start", "--source", "photos", "--dest", {BUCKET!r}]))
 """
 

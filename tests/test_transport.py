@@ -37,12 +37,12 @@ from bench import (
 from stores import ACCESS_KEY, BIN, SECRET_KEY, Store
 from toxics import Toxic
 
-from syncworker import endpoint
-from syncworker.credentials import Chain, Given
-from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError
-from syncworker.s3 import Bucket
-from syncworker.wire import Wire
+from syncworker.s3 import endpoint
+from syncworker.s3.bucket import Bucket
+from syncworker.s3.connection import Wire
+from syncworker.s3.credentials import Chain, Given
+from syncworker.s3.endpoint import Endpoint
 
 NO_KEYS = {"MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
 FILES = {"a.txt": "alpha", "b c/\u00e9.bin": 3000, "large.bin": (9 << 20) + 1}

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from syncworker.errors import FatalError
-from syncworker.links import resolve
-from syncworker.tree import CHANGED, OUTSIDE, VANISHED, Tree
+from syncworker.folder.symlinks import resolve
+from syncworker.folder.uploads_root import CHANGED, OUTSIDE, VANISHED, Tree
 
 
 def open_below(folder: Path) -> int:
@@ -313,7 +313,7 @@ def test_a_closed_tree_opens_nothing(root):
 
 
 def test_where_file_names_are_not_read_as_utf8_the_tree_refuses_to_start(root):
-    program = "import sys; from syncworker.tree import Tree; Tree(sys.argv[1])"
+    program = "import sys; from syncworker.folder.uploads_root import Tree; Tree(sys.argv[1])"
     setting = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C"}
     done = subprocess.run(
         [sys.executable, "-c", program, str(root)],

@@ -14,7 +14,7 @@ from bench import Answer, Mirror, Run, fill, s3_error
 from stores import Store
 from test_filters import flags
 
-from syncworker.object_headers import Given, ObjectHeaders
+from syncworker.options.object_headers import Given, ObjectHeaders
 
 FILES = {"index.html": "<p>", "notes.txt": "n", "empty": "", "big.bin": 9 << 20}
 CACHE = ["* Cache-Control: max-age=60"]
@@ -239,17 +239,17 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     """As of objects above 5 GiB: the updater itself, with another limit."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from syncworker.compare import UPDATE
-    from syncworker.credentials import Given as Keys
-    from syncworker.endpoint import Endpoint
+    from syncworker.folder.uploads_root import Tree
     from syncworker.index import Index
     from syncworker.model import FileEntry, ObjectEntry
-    from syncworker.reader import Work
-    from syncworker.s3 import Bucket
-    from syncworker.transfer import Sender
-    from syncworker.tree import Tree
-    from syncworker.update import Updater
-    from syncworker.wire import Wire
+    from syncworker.plan.compare import UPDATE
+    from syncworker.plan.events import Work
+    from syncworker.s3.bucket import Bucket
+    from syncworker.s3.connection import Wire
+    from syncworker.s3.credentials import Given as Keys
+    from syncworker.s3.endpoint import Endpoint
+    from syncworker.transfer.update import Updater
+    from syncworker.transfer.upload import Sender
 
     mirror.make({"big.bin": 17 << 20})
     sync(mirror)

@@ -15,10 +15,12 @@ from typing import Any
 
 import pytest
 
-from syncworker import endpoint, proxies, wire
-from syncworker.endpoint import Endpoint
 from syncworker.errors import FatalError, RetryError
-from syncworker.wire import FileSlice, Limits, Response, Wire
+from syncworker.s3 import connection as wire
+from syncworker.s3 import endpoint
+from syncworker.s3 import proxy as proxies
+from syncworker.s3.connection import FileSlice, Limits, Response, Wire
+from syncworker.s3.endpoint import Endpoint
 
 QUICK = Limits(connect_seconds=1.0, idle_seconds=0.5)
 PATIENT = Limits(connect_seconds=5.0, idle_seconds=20.0)

@@ -90,7 +90,7 @@ def main() -> None:
     sys.path.insert(0, str(PROJECT))
     import syncworker
 
-    for module in pkgutil.iter_modules(syncworker.__path__, "syncworker."):
+    for module in pkgutil.walk_packages(syncworker.__path__, "syncworker."):
         if not module.name.endswith("__main__"):
             __import__(module.name)
     for line in sys.stdin:

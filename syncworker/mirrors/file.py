@@ -19,13 +19,14 @@ from typing import Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from syncworker import options, spec
-from syncworker.endpoint import destination_id
+from syncworker import request as spec
 from syncworker.errors import UsageError
 from syncworker.mirrors import schedule
 from syncworker.mirrors.schedule import Schedule
+from syncworker.options import table as options
+from syncworker.request import Request
 from syncworker.settings import Settings
-from syncworker.spec import Request
+from syncworker.storage_url import destination_id
 
 FILE_MAX_BYTES = 1 << 20
 RETRIES_DEFAULT, RETRIES_MAX = 3, 100

@@ -19,20 +19,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from syncworker import options
-from syncworker.catalog import Entry
-from syncworker.endpoint import destination_id
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs import Conflict, NoSuchJob, Status, timestamp
+from syncworker.jobs.status_cache import Entry
+from syncworker.jobs.store import Conflict, NoSuchJob, Status, timestamp
 from syncworker.mirrors import notify, schedule
 from syncworker.mirrors.file import Mirror, MirrorFile
 from syncworker.mirrors.memory import Memories, Memory
 from syncworker.mirrors.schedule import Act
 from syncworker.mirrors.watch import Watcher
 from syncworker.model import State
+from syncworker.options import table
+from syncworker.request import RequestKeys
+from syncworker.service.supervisor import Supervisor
 from syncworker.settings import Settings
-from syncworker.spec import RequestKeys
-from syncworker.supervisor import Supervisor
+from syncworker.storage_url import destination_id
 
 TICK_SECONDS = 0.5
 WHOLE_EVERY = timedelta(hours=24)  # of a watched mirror: what no event told of is found
@@ -186,7 +186,7 @@ class Keeper:
             "source": mirror.source,
             "dest": mirror.dest,
             "storage_url": mirror.storage_url or self._settings.default_storage_url,
-            "options": options.parse(mirror.asked),
+            "options": table.parse(mirror.asked),
             "schedule": _in_words(mirror),
             "next_run_at": timestamp(next_run) if next_run else None,
             "last_job": last or None,
@@ -290,7 +290,7 @@ class Keeper:
 
     def _is_busy(self, mirror: Mirror) -> bool:
         place = destination_id(mirror.storage_url or self._settings.default_storage_url, mirror.dest)
-        prefix = options.parse_prefix(mirror.asked["prefix"]) if mirror.asked.get("prefix") else ""
+        prefix = table.parse_prefix(mirror.asked["prefix"]) if mirror.asked.get("prefix") else ""
         return any(
             not entry.ended and entry.overlaps(place, prefix) for entry in self._jobs.glance().values()
         )
@@ -340,7 +340,7 @@ class Keeper:
                 del self._watched[name]
         for name in wanted.keys() - self._watched.keys():
             mirror = wanted[name]
-            asked = options.Options.of_status({"options": options.parse(mirror.asked)})
+            asked = table.Options.of_status({"options": table.parse(mirror.asked)})
             path_filter = asked.path_filter()
             root = os.path.join(self._settings.uploads_dir, mirror.source)
             watcher = Watcher(root, path_filter.skips_folder if path_filter else lambda _: False)

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from syncworker import files
-from syncworker.jobs import timestamp
+from syncworker.jobs.store import timestamp
 from syncworker.mirrors.schedule import Past
+from syncworker.system import durable_files
 
 NAME = ".mirrors.json"
 RUNS = 30
@@ -93,7 +93,7 @@ class Memories:
 
     def __init__(self, jobs_dir: str) -> None:
         self._path = os.path.join(jobs_dir, NAME)
-        kept = (files.read_json(self._path) or {}).get("mirrors")
+        kept = (durable_files.read_json(self._path) or {}).get("mirrors")
         found = {name: _of_json(value) for name, value in kept.items()} if isinstance(kept, dict) else {}
         self._of: dict[str, Memory] = {name: memory for name, memory in found.items() if memory is not None}
         self._written = self._rendered()
@@ -107,11 +107,11 @@ class Memories:
 
     def _rendered(self) -> bytes:
         mirrors = {name: memory.as_json() for name, memory in sorted(self._of.items())}
-        return files.render_json({"version": 1, "mirrors": mirrors})
+        return durable_files.render_json({"version": 1, "mirrors": mirrors})
 
     def save(self) -> None:
         """OSError: a full disk; the next call tries again."""
         rendered = self._rendered()
         if rendered != self._written:
-            files.replace_bytes(self._path, rendered, durable=True)
+            durable_files.replace_bytes(self._path, rendered, durable=True)
             self._written = rendered

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from inotify_simple import INotify
 from inotify_simple import flags as inotify
 
-from syncworker import mount_table
+from syncworker.system import mount_table
 
 QUIET_SECONDS = 2.0
 NOISE_SECONDS = 30.0

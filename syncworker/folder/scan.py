@@ -1,0 +1,389 @@
+"""The folder as a stream of entries, in the order of their keys.
+
+`scan` walks the source depth first and yields a `FileEntry` for each file to send, a `Skip` for what is no
+file (a socket, a link that leads nowhere or out of the root), and an `Unreadable` for what exists and cannot
+be sent. The order is that of the keys' UTF-8 bytes, because a directory sorts as its name and "/". What could
+not be read is never taken for empty or missing.
+
+Memory is that of the largest single directory and of the depth, never of the tree; descriptors are at most
+`_OPEN_LEVELS` and the tree's own. Nothing but directories is opened. Files may change at any time: who reads
+one compares its `stat` with the entry. The same directory is read as often as symlinks lead to it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from syncworker.errors import FatalError, Stopped
+from syncworker.escape import escape_non_utf8
+from syncworker.folder.scan_items import (
+    changed,
+    not_utf8,
+    special,
+    too_long,
+    unread_directory,
+    unread_file,
+    unread_link,
+)
+from syncworker.folder.symlinks import SourceMissing, find_source, resolve
+from syncworker.folder.uploads_root import READ_DIRECTORY, Identity, Tree, identity
+from syncworker.model import KEY_MAX_BYTES, FileEntry, ScanItem, Skip, Unreadable
+from syncworker.system import mount_table
+
+if TYPE_CHECKING:
+    from syncworker.options.patterns import PathFilter  # RE2 is for those who ask for it
+
+__all__ = ["SourceMissing", "read_ahead", "scan"]
+
+_SURELY_SHORT = KEY_MAX_BYTES // 4  # characters, of four bytes at most
+_BATCH = 1000  # files between two questions whether to stop
+_AHEAD_ITEMS, _AHEAD_SECONDS = 20_000, 0.1
+_OPEN_LEVELS = 32  # directories kept open; those above are opened again on the way back
+_DEEPEST_PREFIX = 4096  # characters; no key below can fit, and each level holds its whole prefix
+
+OnMount = Callable[[str, str], None]  # the path of a mount point, the prefix of the keys below it
+
+
+class _Link(NamedTuple):
+    """A symlink to a directory in the root; `path` is where it leads."""
+
+    path: str
+
+
+class _Level:
+    """A directory on the branch that is being walked. `rest` are its names not yet taken, in order.
+
+    The last character of a name says what it is: "/" a directory, NUL something that `odd` explains, else a
+    regular file. (No name holds a NUL, and it sorts before everything, so it moves nothing.)
+    """
+
+    __slots__ = ("fd", "identity", "last", "odd", "path", "prefix", "rest")
+
+    def __init__(self, fd: int, prefix: str, path: str) -> None:
+        self.fd = fd  # -1: closed
+        self.identity: Identity = (-1, -1)
+        self.prefix = prefix  # of its keys: "" or ends in "/"
+        self.path = path  # from the root, without symlinks
+        self.odd: dict[str, tuple[ScanItem, ...] | _Link] = {}
+        self.rest: Iterator[str] = iter(())
+        self.last = ""  # the name taken before
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def scan(
+    tree: Tree,
+    source: str,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None = None,
+    on_mount: OnMount | None = None,
+) -> Iterator[ScanItem]:
+    """All of `source` (a path from the root, "" is the root) that the filter lets through: a folder that it
+    excludes is not opened. The keys of the files ascend strictly.
+
+    Raises SourceMissing; FatalError with SourceNotADirectory, SourceOutsideRoot, SourceDangling (a symlink
+    that leads nowhere is no missing folder), or, at the end, SourceVanished: it was removed or replaced
+    during the scan, so what was yielded is not known to be all; Stopped, when `should_stop` says so, which is
+    asked once for each directory, each 1,000 names that are read, and each 1,000 files that are yielded.
+
+    `on_mount` gets the path of each mount point below the source, and the prefix of its keys, before any of
+    its files is yielded. It costs two comparisons a directory.
+    """
+    for items in batches(tree, source, should_stop, path_filter, on_mount):
+        yield from items
+
+
+def read_ahead(items: Iterator[ScanItem]) -> Iterator[ScanItem]:
+    """The same items; what a tenth of a second gives of them is read before the first is yielded. Each file's
+    `lstat` lets go of the interpreter, and beside a busy thread each of these is two changes of thread."""
+    until = time.monotonic() + _AHEAD_SECONDS
+    first = []
+    for item in items:
+        first.append(item)
+        if len(first) >= _AHEAD_ITEMS or time.monotonic() > until:
+            break
+    yield from first
+    first.clear()
+    yield from items
+
+
+def batches(
+    tree: Tree,
+    source: str,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None = None,
+    on_mount: OnMount | None = None,
+) -> Iterator[Sequence[ScanItem]]:
+    """`scan`, up to 1,000 items at a time; a batch may be empty."""
+    walk = _Walk(tree, should_stop, path_filter, on_mount)
+    try:
+        try:
+            path = find_source(tree, source)
+            walk.ask()
+            first = walk.enter(tree.open_dir(path), "", path)
+        except OSError as error:
+            first = unread_directory("", error, source)
+        if first is not None:
+            if isinstance(first, Skip):
+                raise _source_vanished(source)
+            yield (first,)
+            return
+        top = walk.levels[0].identity
+        while walk.levels:
+            items, directory = walk.take()
+            yield items
+            item = None
+            if directory is None:
+                item = walk.leave()
+            else:
+                walk.ask()
+                item = walk.descend(directory) if directory else None
+            if item is not None:
+                yield (item,)
+        if not _still_there(tree, path, top):
+            raise _source_vanished(source)
+    finally:
+        walk.close()
+
+
+class _Walk:
+    """The branch being walked, from the source (`levels[0]`) down, and what may be done with its end."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        should_stop: Callable[[], bool],
+        path_filter: PathFilter | None,
+        on_mount: OnMount | None,
+    ) -> None:
+        self.levels: list[_Level] = []
+        self._tree = tree
+        self._filter = path_filter
+        self._should_stop = should_stop
+        self._on_mount = on_mount or (lambda _path, _prefix: None)
+        self._points = mount_table.points_below(tree.root) if on_mount else frozenset()
+        self._told = ("", "")
+        self._branch: set[Identity] = set()
+
+    def ask(self) -> None:
+        if self._should_stop():
+            raise Stopped("told to stop while reading the folder")
+
+    def close(self) -> None:
+        for level in self.levels:
+            level.close()
+
+    def enter(self, fd: int, prefix: str, path: str) -> ScanItem | None:
+        """Read the names of an opened directory, make it the end of the branch; or say why not."""
+        level = _Level(fd, prefix, path)
+        self.levels.append(level)  # from here on `close` closes it
+        try:
+            level.identity = identity(os.fstat(fd))
+            if level.identity in self._branch:
+                self.levels.pop().close()
+                return Skip(prefix[:-1], "symlink_loop")
+            self._branch.add(level.identity)
+            if len(self.levels) > 1 and (
+                path in self._points or level.identity[0] != self.levels[-2].identity[0]
+            ):
+                self._look_for_mount(level)
+            self._read_names(level)
+        except OSError as error:
+            self.levels.pop().close()
+            self._branch.discard(level.identity)
+            return unread_directory(prefix, error)
+        if len(self.levels) > _OPEN_LEVELS:
+            self.levels[-1 - _OPEN_LEVELS].close()
+        return None
+
+    def _look_for_mount(self, level: _Level) -> None:
+        """`level` has a device of its own, or the table says that something is mounted there."""
+        linked = os.path.dirname(level.path) != self.levels[-2].path
+        if (level.path in self._points or not linked) and mount_table.is_mount_point(level.fd):
+            self._on_mount(level.path, level.prefix)
+
+    def _look_for_mounts_on(self, way: str, prefix: str) -> None:
+        """What a symlink leads to may lie on a mount whose mount point the walk never enters."""
+        for point in self._points:
+            if way.startswith(point + "/") and (point, prefix) != self._told and self._is_mounted(point):
+                self._told = point, prefix
+                self._on_mount(point, prefix)
+
+    def _is_mounted(self, point: str) -> bool:
+        try:
+            fd = self._tree.open_name(point)
+        except OSError:  # hidden by another mount, or gone since the table was read
+            return False
+        try:
+            return mount_table.is_mount_point(fd)
+        finally:
+            os.close(fd)
+
+    def take(self) -> tuple[list[ScanItem], str | None]:
+        """The last level's next items, and then: a directory to descend into, "" for more, None at its end.
+
+        The hot path: one `stat` for each file, and little else. A name that is removed and made again while
+        the names are read may be listed twice, as two kinds even; it is taken once.
+        """
+        level = self.levels[-1]
+        fd, prefix, lstat, last = level.fd, level.prefix, os.stat, level.last
+        new = tuple.__new__
+        base = level.path + "/" if level.path else ""
+        items: list[ScanItem] = []
+        for name in level.rest:
+            if name == last:
+                continue
+            kind = name[-1]
+            if kind == "/":
+                level.last = name
+                return items, name
+            if kind == "\0":
+                odd, twice = level.odd[name], name[:-1] == last
+                level.last = last = name
+                if not isinstance(odd, _Link):
+                    items.extend(item for item in odd if not (twice and isinstance(item, FileEntry)))
+                elif not twice:
+                    return items, name
+                continue
+            last = name
+            key = prefix + name
+            if len(key) > _SURELY_SHORT and len(key.encode()) > KEY_MAX_BYTES:
+                items.append(too_long(key))
+                continue
+            try:
+                info = lstat(name, dir_fd=fd, follow_symlinks=False)
+            except OSError as error:
+                items.append(unread_file(key, error))
+                continue
+            if info.st_mode & 0o170000 != stat.S_IFREG:
+                items.append(changed(key, info))
+                continue
+            items.append(
+                new(
+                    FileEntry,
+                    (key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, base + name),
+                )
+            )
+            if len(items) >= _BATCH:
+                level.last = last
+                return items, ""
+        return items, None
+
+    def descend(self, name: str) -> ScanItem | None:
+        level = self.levels[-1]
+        prefix = level.prefix + name.rstrip("\0")
+        if len(prefix) > _DEEPEST_PREFIX:
+            return Unreadable(prefix, "KeyTooLong", f"The keys below {prefix[:80]}… are too long.", True)
+        link = level.odd.get(name)
+        try:
+            if isinstance(link, _Link):
+                return self.enter(self._tree.open_dir(link.path), prefix, link.path)
+            fd = os.open(name[:-1], READ_DIRECTORY, dir_fd=level.fd)
+        except OSError as error:
+            return unread_directory(prefix, error)
+        return self.enter(fd, prefix, f"{level.path}/{name[:-1]}" if level.path else name[:-1])
+
+    def leave(self) -> ScanItem | None:
+        """Go one level up; an item when that cannot be read on."""
+        child = self.levels.pop()
+        self._branch.discard(child.identity)
+        try:
+            if self.levels and self.levels[-1].fd < 0:
+                self._reopen(self.levels[-1], child)
+        except OSError as error:
+            self.levels[-1].rest = iter(())
+            return unread_directory(self.levels[-1].prefix, error)
+        finally:
+            child.close()
+        return None
+
+    def _reopen(self, level: _Level, child: _Level) -> None:
+        """By ".." in one step, whatever the depth. If the child was moved or linked to: by the path."""
+        if child.fd >= 0:
+            level.fd = os.open("..", READ_DIRECTORY, dir_fd=child.fd)
+            if identity(os.fstat(level.fd)) == level.identity:
+                return
+            level.close()
+        level.fd = self._tree.open_dir(level.path)
+        if identity(os.fstat(level.fd)) != level.identity:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    def _read_names(self, level: _Level) -> None:
+        names: list[str] = []
+        skips = self._filter.skips_listed if self._filter else None
+        with os.scandir(level.fd) as entries:
+            for entry in entries:
+                name = entry.name
+                if not name.isascii() and escape_non_utf8(name) != name:
+                    listed = self._explain(level, name)
+                elif entry.is_file(follow_symlinks=False):
+                    listed = name
+                elif entry.is_dir(follow_symlinks=False):
+                    listed = name + "/"
+                else:
+                    listed = self._explain(level, name)
+                if skips is None or not skips(level.prefix + listed.rstrip("\0")):
+                    names.append(listed)
+                if not len(names) % _BATCH:
+                    self.ask()
+        names.sort()
+        level.rest = iter(names)
+
+    def _explain(self, level: _Level, name: str) -> str:
+        """Look at a name that is no plain file or directory, or no UTF-8; returns how it is listed."""
+        shown = escape_non_utf8(name)
+        key = level.prefix + shown
+        linked = False
+        try:
+            path = f"{level.path}/{name}" if level.path else name
+            own_path, info = path, os.stat(name, dir_fd=level.fd, follow_symlinks=False)
+            linked, inode = stat.S_ISLNK(info.st_mode), info.st_ino
+            if linked:
+                path, info = resolve(self._tree, name, level.path)
+        except OSError as error:
+            level.odd[shown + "\0"] = unread_link(key, error) if linked else (unread_file(key, error),)
+            return shown + "\0"
+        is_directory = stat.S_ISDIR(info.st_mode)
+        listed = shown + "/" * is_directory
+        if not is_directory and not stat.S_ISREG(info.st_mode):
+            found: tuple[ScanItem, ...] | _Link = (Skip(key, special(info)),)
+        elif shown != name:
+            found = (not_utf8(key + "/" * is_directory, is_directory, own_path, inode),)
+        elif not linked:  # the file system tells no types with the names
+            return listed
+        elif identity(info) in self._branch:
+            listed, found = shown, (Skip(key, "symlink_loop"),)
+        elif is_directory:
+            found = _Link(path)
+            self._look_for_mounts_on(path, level.prefix + listed)
+        elif len(key.encode()) > KEY_MAX_BYTES:
+            found = (too_long(key),)
+        else:
+            self._look_for_mounts_on(path, level.prefix)
+            found = (FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, path),)
+        level.odd[listed + "\0"] = found
+        return listed + "\0"
+
+
+def _still_there(tree: Tree, path: str, was: Identity) -> bool:
+    try:
+        now = tree.lstat(path)
+    except OSError:  # a symlink or an unreadable directory is on the way now
+        return False
+    return now is not None and identity(now) == was
+
+
+def _source_vanished(source: str) -> FatalError:
+    return FatalError(
+        "SourceVanished",
+        f"The source folder {escape_non_utf8(source) or '(all of it)'} was removed or replaced while it was "
+        "read: sync again.",
+    )

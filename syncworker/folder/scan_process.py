@@ -1,0 +1,182 @@
+"""The scan in a process of its own: where a folder is large, reading it and planning share no interpreter.
+
+`scan_apart` yields what `scan` would yield and raises what it would raise. The scan is believed to be whole
+only when its process has said so: one that dies fails the job, and nothing is deleted; one that cannot even
+begin is done without. The process reads the same tree (the root is compared), writes nothing but to its pipe,
+has no key in its environment, and ends when its reader does. Measured (docs/design.md): worth it from some
+ten thousand files on, `WORTH_FILES`.
+
+A frame of the pipe is its length and a value in `marshal`'s form: a list of items, a mount point (ahead of
+the items below it), or how the scan ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import marshal
+import os
+import select
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from itertools import chain
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from syncworker.errors import FatalError, Stopped, SyncError
+from syncworker.folder.scan import OnMount, batches, scan
+from syncworker.folder.symlinks import SourceMissing
+from syncworker.folder.uploads_root import Tree
+from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
+from syncworker.paths import PROJECT
+from syncworker.system import durable_files
+
+if TYPE_CHECKING:
+    from syncworker.options.patterns import PathFilter
+
+WORTH_FILES = 50_000
+_LENGTH = struct.Struct("=I")
+_BATCH = 1000
+_FLUSH_SECONDS = 0.1
+_ASK_SECONDS = 0.2
+_PIPE_BYTES = 1 << 20
+_MOUNT = ("path", "prefix")
+_KINDS: dict[int, type] = {len(kind._fields): kind for kind in (FileEntry, Skip, Unreadable)}
+_ERRORS: dict[str, type[SyncError]] = {kind.__name__: kind for kind in (FatalError, SourceMissing)}
+
+
+def scan_apart(
+    tree: Tree,
+    source: str,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None = None,
+    on_mount: OnMount | None = None,
+) -> Iterator[ScanItem]:
+    """`scan`, read by another process. FatalError ScanFailed: that process ended before its end."""
+    return chain.from_iterable(_batches(tree, source, should_stop, path_filter, on_mount))
+
+
+def _batches(
+    tree: Tree,
+    source: str,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None,
+    on_mount: OnMount | None,
+) -> Iterator[Iterable[ScanItem]]:
+    lines = ["\n".join(list_of) for list_of in (path_filter.lines if path_filter else ())]
+    try:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "syncworker.folder.scan_process", tree.root, source, *lines],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            # Safe path: no module of the folder that the worker was started in is taken for one of ours.
+            env={"PYTHONPATH": PROJECT, "PYTHONUTF8": "1", "PYTHONSAFEPATH": "1"},
+            start_new_session=True,  # a signal to the job is for the worker alone, which then ends this one
+        )
+    except OSError:
+        yield scan(tree, source, should_stop, path_filter, on_mount)
+        return
+    new, kinds = tuple.__new__, _KINDS.__getitem__
+    try:
+        assert child.stdout is not None
+        fd = child.stdout.fileno()
+        durable_files.widen_pipe(fd, _PIPE_BYTES)
+        frames = _frames(fd, should_stop)
+        first = next(frames, None)
+        if not first:  # it has not begun: no Python there, no memory, no way to the root
+            yield scan(tree, source, should_stop, path_filter, on_mount)
+            return
+        if tuple(first) != tree.identity:
+            raise FatalError("SourceVanished", "the uploads folder was replaced after the job began")
+        for frame in frames:
+            if isinstance(frame, list):
+                yield list(map(new, map(kinds, map(len, frame)), frame))
+                continue
+            if len(frame) == len(_MOUNT):
+                if on_mount is not None:
+                    on_mount(*frame)
+                continue
+            name, code, message = frame
+            if name:
+                raise _ERRORS.get(name, FatalError)(code, message)
+            return
+        _raise_if_told(should_stop)
+        raise FatalError(
+            "ScanFailed",
+            "the process that reads the folder was ended from outside: nothing was deleted; sync again",
+        )
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def _raise_if_told(should_stop: Callable[[], bool]) -> None:
+    """Who ends all processes of a service sends the signals one by one: that to the job may be on its way."""
+    until = time.monotonic() + _ASK_SECONDS
+    while not should_stop() and time.monotonic() < until:
+        time.sleep(_ASK_SECONDS / 20)
+    if should_stop():
+        raise Stopped("told to stop while reading the folder")
+
+
+def _frames(fd: int, should_stop: Callable[[], bool]) -> Iterator[Any]:
+    """Ends where the pipe does."""
+    while header := _exactly(fd, _LENGTH.size, should_stop):
+        (size,) = _LENGTH.unpack(header)
+        data = _exactly(fd, size, should_stop)
+        if not data:
+            return
+        yield marshal.loads(data)  # noqa: S302 - of a process of our own
+
+
+def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
+    """So many bytes, or none when the pipe ends before."""
+    data = bytearray()
+    while len(data) < size:
+        if should_stop():
+            raise Stopped("told to stop while reading the folder")
+        if not select.select([fd], [], [], _ASK_SECONDS)[0]:
+            continue
+        piece = os.read(fd, size - len(data))
+        if not piece:
+            return b""
+        data += piece
+    return bytes(data)
+
+
+def main(root: str, source: str, lines: list[str], out: BinaryIO) -> None:
+    """What the other process does. `lines`: none, or those of include and of exclude, two texts."""
+
+    def tell(value: Any) -> None:
+        data = marshal.dumps(value)
+        out.write(_LENGTH.pack(len(data)) + data)
+        out.flush()
+
+    batch: list[tuple[Any, ...]] = []
+    told_at = time.monotonic()
+    end = ("", "", "")
+    path_filter = None
+    if lines:
+        from syncworker.options.patterns import PathFilter
+
+        path_filter = PathFilter(*(text.split("\n") if text else [] for text in lines))
+    try:
+        with Tree(root) as tree:
+            tell(list(tree.identity))
+            for items in batches(tree, source, lambda: False, path_filter, lambda *mount: tell(mount)):
+                batch += map(tuple, items)
+                if len(batch) >= _BATCH or time.monotonic() - told_at > _FLUSH_SECONDS:
+                    tell(batch)
+                    batch, told_at = [], time.monotonic()
+    except SyncError as error:
+        end = (type(error).__name__, error.code, error.message)
+    tell(batch)
+    tell(end)
+
+
+if __name__ == "__main__":
+    gc.disable()  # millions of records, and no cycle among them
+    with suppress(BrokenPipeError):  # nobody reads any more
+        main(sys.argv[1], sys.argv[2], sys.argv[3:], os.fdopen(1, "wb", closefd=False))

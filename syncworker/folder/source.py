@@ -1,0 +1,196 @@
+"""The folder as a whole: whether it is there, whether it is empty, what it has under a key at this moment.
+
+An empty folder deletes a bucket, so "empty" is believed only when everything could be looked at: an
+unreadable directory or dangling links are errors instead. Disks that are not mounted: worker/mount_check.py.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from syncworker.errors import FatalError
+from syncworker.folder import symlinks
+from syncworker.folder.scan import OnMount, SourceMissing, scan
+from syncworker.folder.uploads_root import VANISHED, Identity, Tree, identity
+from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
+
+if TYPE_CHECKING:
+    from syncworker.options.patterns import PathFilter
+
+_LINKS = frozenset({"symlink_outside", "symlink_dangling", "symlink_loop"})
+
+
+class Look(NamedTuple):
+    """The beginning of a scan: what came before the first file, that file (None: there is none), whether the
+    folder exists, and the scan, which goes on from there."""
+
+    before: list[ScanItem]
+    first: FileEntry | None
+    exists: bool
+    rest: Iterator[ScanItem]
+
+
+class Source:
+    """One folder below the uploads root. Every method blocks on the disk."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        source: str,
+        should_stop: Callable[[], bool],
+        scan: Callable[..., Iterator[ScanItem]] = scan,
+        path_filter: PathFilter | None = None,
+        on_mount: OnMount | None = None,
+    ) -> None:
+        self.tree = tree
+        self.source = source
+        self.should_stop = should_stop
+        self.scan = scan
+        self.path_filter = path_filter
+        self.on_mount = on_mount
+        self._identity: Identity | None = None
+        self._is_missing = False
+
+    def look(self) -> Look:
+        before: list[ScanItem] = []
+        rest = self.scan(self.tree, self.source, self.should_stop, self.path_filter, self.on_mount)
+        try:
+            for item in rest:
+                if isinstance(item, FileEntry):
+                    self._identity = self._where()
+                    return Look(before, item, True, rest)
+                before.append(item)
+        except SourceMissing:
+            return Look(before, None, False, iter(()))
+        self._identity = self._where()
+        return Look(before, None, True, iter(()))
+
+    def scan_again(self) -> Iterator[ScanItem]:
+        """All that it holds now. Raises unless it is still the folder that the first scan began with."""
+        self.check_there()
+        if self._is_missing:
+            return iter(())
+        return self.scan(self.tree, self.source, self.should_stop, self.path_filter)
+
+    def _where(self) -> Identity:
+        try:
+            _, info = symlinks.resolve(self.tree, self.source)
+        except OSError as error:
+            raise vanished() from error
+        if not stat.S_ISDIR(info.st_mode):
+            raise vanished()
+        return identity(info)
+
+    def believe_missing(self) -> None:
+        """The folder was looked for twice and is not there: `check_there` expects no more."""
+        self._is_missing = True
+
+    def check_there(self) -> None:
+        """Raises unless the folder is still the one that the scan began with."""
+        if self._is_missing:
+            return
+        if self._where() != self._identity:
+            raise vanished()
+
+    def has_file(self, key: str) -> bool:
+        """Whether the folder has anything but a directory under this key now; when in doubt, it has."""
+        return bool(self.with_files([key]))
+
+    def with_files(self, keys: Sequence[str]) -> set[str]:
+        """Those of the keys under which it has anything but a directory now; when in doubt, it has.
+
+        A file system that is blind to case (vfat, SMB, ext4 with casefold) or to normal forms finds a file
+        under names that it does not have, so each name must be an entry of its directory. Directories are
+        read after the files were looked for: a file that has come by then is found in both.
+        """
+        there = [key for key in keys if self._may_have(key)]
+        wanted: dict[str, set[str]] = {}
+        for key in there:
+            for folder, name in self._steps(key):
+                wanted.setdefault(folder, set()).add(name)
+        missing = {
+            (folder, name) for folder, names in wanted.items() for name in names - self._own(folder, names)
+        }
+        return {key for key in there if missing.isdisjoint(self._steps(key))}
+
+    def _steps(self, key: str) -> list[tuple[str, str]]:
+        """(folder, name) of each name on the way to a key."""
+        steps, folder = [], self.source
+        for name in key.removesuffix("/").split("/"):
+            steps.append((folder, name))
+            folder = f"{folder}/{name}" if folder else name
+        return steps
+
+    def _own(self, folder: str, names: set[str]) -> set[str]:
+        """Which of the names a folder has as they are written; all of them when it cannot be read."""
+        try:
+            fd = self.tree.open_dir(symlinks.resolve(self.tree, folder)[0])
+        except OSError:
+            return names
+        try:
+            with os.scandir(fd) as entries:
+                return {entry.name for entry in entries if entry.name in names}
+        except OSError:
+            return names
+        finally:
+            os.close(fd)
+
+    def _may_have(self, key: str) -> bool:
+        mode = self._mode(key)
+        return mode is None or (mode != 0 and not stat.S_ISDIR(mode))
+
+    def has_folder(self, key: str) -> bool:
+        """Whether it has a directory under this key; when in doubt, it has."""
+        mode = self._mode(key)
+        return mode is None or stat.S_ISDIR(mode)
+
+    def entry(self, key: str) -> FileEntry | None:
+        """The regular file that it has under this key now."""
+        try:
+            path, info = symlinks.resolve(self.tree, f"{self.source}/{key}" if self.source else key)
+        except OSError:
+            return None
+        if not stat.S_ISREG(info.st_mode):
+            return None
+        return FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, path)
+
+    def _mode(self, key: str) -> int | None:
+        """The mode of what is under a key, symlinks followed: 0 for nothing, None when it cannot be told."""
+        # Not so for a `/` at the end: a store that is a file system takes `x/` for `x`, which we just sent.
+        if _impossible(key.removesuffix("/")):
+            return 0
+        try:
+            return symlinks.resolve(self.tree, f"{self.source}/{key}" if self.source else key)[1].st_mode
+        except OSError as error:
+            return 0 if error.errno in VANISHED else None
+
+
+def refuse_unknown(items: list[ScanItem]) -> None:
+    """No file was found; raises unless it is certain that there is none."""
+    for item in items:
+        if isinstance(item, Unreadable):
+            raise FatalError(
+                item.code, f"the folder is not known to be empty, so nothing was deleted: {item.message}"
+            )
+    if any(isinstance(item, Skip) and item.reason in _LINKS for item in items):
+        raise FatalError(
+            "OnlyUnusableLinks",
+            "the folder holds nothing but symbolic links that lead nowhere or out of the uploads folder: it"
+            " is not known to be empty, so nothing was deleted",
+        )
+
+
+def vanished() -> FatalError:
+    return FatalError(
+        "SourceVanished", "the folder vanished after the job began: nothing was deleted; is its disk mounted?"
+    )
+
+
+def _impossible(key: str) -> bool:
+    """A key that no file can have, though a path might lead somewhere: empty names, dots, too long a name."""
+    return "\0" in key or any(
+        part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in key.split("/")
+    )

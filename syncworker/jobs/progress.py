@@ -1,0 +1,454 @@
+"""The counters and the status of a running job, and its report. One thread owns them: the event loop's.
+
+Counters only grow within an attempt; `bytes_done` never shrinks, though a part that is sent again takes back
+what it had counted. The status is published at most four times a second, and at least every two seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from syncworker.errors import SyncError
+from syncworker.escape import escape_surrogates
+from syncworker.jobs import totals
+from syncworker.jobs.store import Jobs, Status, timestamp
+from syncworker.model import Delay, FileEntry, Phase
+from syncworker.system import durable_files, processes
+
+PUBLISH_SECONDS = 0.25
+_HEARTBEAT_SECONDS = 1.5
+_quoted = json.encoder.encode_basestring_ascii  # what json.dumps does with a str
+_LINES = 1000  # written at a time: made one after the other, they cost less
+_ERRORS_SHOWN = 100
+_CURRENT_SHOWN = 20
+_ERRORS_BYTES, _CURRENT_BYTES = 64_000, 16_000  # a key has up to 1,024 bytes, and six times that in JSON
+_TEXT_SHOWN = 300
+_ON_BUCKETS = frozenset({"create_bucket", "delete_bucket"})  # their key is the bucket
+_RATE_SECONDS = 5.0
+_PLANNED = {"upload": "files_to_upload", "update": "files_to_update", "delete": "objects_to_delete"}
+_SPEED_STEPS = 60  # the whole run, however long, in as many steps
+_PHASES_KEPT = 40  # a job may be paused and continued any number of times
+_VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
+_COUNTED = (
+    "files_unchanged",
+    "files_uploaded",
+    "files_updated",
+    "files_failed",
+    "files_skipped",
+    "objects_deleted",
+    "bytes_uploaded",
+    "bytes_resumed",
+)
+
+_SEEN = {  # when the bucket was looked at once more, and what was done
+    "missing": "the storage did not have it any more: sent again",
+    "other": "the storage had another object: sent again",
+    "not_deleted": "the storage had it still: deleted again",
+    "extra": "it came while the job ran: left for the next sync",
+    "changed": "the file has changed since it was compared: left for the next sync",
+    "archived": "the storage has archived it: not read back",
+    "retained": "there is no file for it, and the storage does not let it be deleted",
+}
+
+# time, op, key, size, ETag, seconds, the error or a note
+_Line = tuple[float, str, str, int | None, str | None, float, dict[str, str] | str | None]
+
+
+class Sent(NamedTuple):
+    """An object that the store now has. `etag` is the store's, `digest` ours, in ETag form with its part
+    size; `checked_ns` is when the file was opened to be read. `changes`: it was written to meanwhile, and is
+    sent as it was then: its row is never trusted."""
+
+    file: FileEntry
+    etag: str
+    digest: str
+    part_size: int
+    checked_ns: int
+    changes: bool = False
+
+
+class Operation:
+    """One upload or delete in flight. `sent` may go back when a part is tried again."""
+
+    __slots__ = ("key", "op", "sent", "size", "started")
+
+    def __init__(self, op: str, key: str, size: int) -> None:
+        self.op, self.key, self.size = op, key, size
+        self.sent = 0
+        self.started = time.monotonic()
+
+
+class Progress:
+    """Counters, what is in flight, errors, report lines; knows when the status is due."""
+
+    def __init__(self, jobs: Jobs, status: Status) -> None:
+        self.jobs = jobs
+        self.status = status
+        self._key_prefix = str((status.get("options") or {}).get("prefix", ""))  # of the keys people see
+        self.counts: dict[str, Any] = status["progress"]
+        self.flight: dict[int, Operation] = {}
+        self.failed_before: dict[str, int] = {}  # code -> how many
+        self.ended_at: float | None = None  # when the last operation did
+        self.bytes_settled = 0  # bytes of files that are finished with
+        self._report_path = jobs.file(status["id"], "report.jsonl")
+        self._report_fd: int | None = None
+        self._lines: list[_Line] = []
+        self._room_for_errors = _ERRORS_BYTES
+        self._time_of, self._time_text = 0, ""
+        self._started = time.monotonic()
+        self._published_at = 0.0
+        self._dirty = True
+        self._samples: list[tuple[float, int]] = [(self._started, 0)]
+        self._is_paced = False
+        self._moved = 0  # bytes that went over the network, for the rate
+        self._busy_seconds = 0.0  # of the operations that have ended
+        self._earlier = totals.clean(status.get("metrics"))  # of earlier attempts
+        self._speed = _Speed(self._started)
+        self._note_phase()
+        self._phase_since = self._started
+        self._phase_seconds: dict[str, float] = {}
+        self._behind: tuple[Phase, str] | None = None  # while paused: its phase else, and its message
+        self.reads_back = False  # what is left to do is to read all objects back
+        # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
+        self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
+        self.throttled: Callable[[], float] = lambda: 0.0  # seconds in which the store asked to slow down
+        self.paced: Callable[[], int | None] = lambda: None  # bytes that went; None: bandwidth has no limit
+        self.delay: Callable[[], Delay | None] = lambda: None  # what the job waits for now
+
+    # -- what happened
+    def pause(self, on: bool) -> None:
+        """The phase is `paused` from now on, or what it would be by now."""
+        if on:
+            before = Phase(self.status["phase"]), self.status["message"]
+            self.phase(Phase.PAUSED, "paused")
+            self._behind = before
+        elif self._behind is not None:
+            behind, self._behind = self._behind, None
+            self.phase(*behind)
+            self._samples.clear()
+
+    def phase(self, phase: Phase, message: str) -> None:
+        if self._behind is not None:
+            self._behind = phase, message
+            return
+        if self.status["phase"] != phase.value:
+            self._end_phase(time.monotonic())
+            self.status["phase"] = phase.value
+            self._note_phase()
+            self.status["message"] = message
+            self._dirty = True
+            self._published_at = 0.0
+
+    def _note_phase(self) -> None:
+        """Has the time line say when this phase began. Of very many the first and the last ones are kept."""
+        phases = self.status["timeline"]["phases"]
+        phases.append({"phase": self.status["phase"] or Phase.STARTING.value, "at": timestamp()})
+        if len(phases) > _PHASES_KEPT:
+            del phases[_PHASES_KEPT // 2]
+
+    def _end_phase(self, now: float) -> None:
+        """Has the time since the last call counted for the phase it was spent in."""
+        name = self.status["phase"] or Phase.STARTING.value
+        self._phase_seconds[name] = self._phase_seconds.get(name, 0.0) + now - self._phase_since
+        self._phase_since = now
+
+    def say(self, message: str) -> None:
+        """What people read while nothing is in flight."""
+        if self._behind is None:
+            self.status["message"] = message
+            self._dirty = True
+
+    def found(self, count: int, size: int) -> None:
+        self.counts["files_total"] += count
+        self.counts["bytes_total"] += size
+        self._dirty = True
+
+    def grown(self, was: int, now: int) -> None:
+        """A file was longer when it was read than when it was listed."""
+        if now > was:
+            self.counts["bytes_total"] += now - was
+
+    def unchanged(self, count: int, size: int) -> None:
+        self._settle("files_unchanged", count, size)
+
+    def skipped(self, key: str, reason: str, size: int = 0) -> None:
+        self._settle("files_skipped", 1, size)
+        skipped = self.status["skipped"]
+        skipped[reason] = skipped.get(reason, 0) + 1
+        self.report("skip", key, None, None, 0.0, {"code": reason, "message": f"not sent: {reason}"})
+
+    def uploaded(self, sent: Sent, settled: int, seconds: float) -> None:
+        """`settled`: the bytes by which the file was counted in `bytes_total`."""
+        self._settle("files_uploaded", 1, settled)
+        note = None
+        if sent.changes:
+            self.counts["files_changing"] += 1
+            note = f"sent as it was at {timestamp(datetime.fromtimestamp(sent.checked_ns / 1e9, UTC))}"
+        self.report("upload", sent.file.key, sent.file.size, sent.etag, seconds, note)
+
+    def updated(self, file: FileEntry, etag: str, settled: int, seconds: float) -> None:
+        """An object whose content was the file's, and that the store has given other headers; `settled` as
+        of `uploaded`."""
+        self._settle("files_updated", 1, settled)
+        self.report("update", file.key, file.size, etag, seconds)
+
+    def failed(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
+        """A file that counts as failed."""
+        self._settle("files_failed", 1, 0)
+        self.error(op, key, error, size)
+
+    def error(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
+        """An operation that failed, without a file to count."""
+        self.failed_before[error.code] = self.failed_before.get(error.code, 0) + 1
+        fault = {"code": error.code, "message": error.message[:_TEXT_SHOWN]}
+        if len(self.status["errors"]) < _ERRORS_SHOWN and self._room_for_errors > 0:
+            shown = {"time": timestamp(), "op": op, "key": escape_surrogates(self._key_prefix + key), **fault}
+            self._room_for_errors -= len(json.dumps(shown))
+            self.status["errors"].append(shown)
+        self.report(op, key, size, None, 0.0, fault)
+
+    def deleted(self, key: str, size: int | None, seconds: float) -> None:
+        self.counts["objects_deleted"] += 1
+        self._dirty = True
+        self.report("delete", key, size, None, seconds)
+
+    def verified_objects(self, count: int, size: int) -> None:
+        """Objects that were found to be their files'."""
+        self.counts["objects_verified"] += count
+        self.counts["bytes_verified"] += size
+        self._dirty = True
+
+    def unverified_object(self, key: str, size: int) -> None:
+        self.counts["objects_unverified"] += 1
+        self.seen(key, size, None, "archived")
+
+    def seen(self, key: str, size: int | None, etag: str | None, what: str, seconds: float = 0.0) -> None:
+        """What was not as it should be when the bucket was looked at once more; the object as it is now."""
+        self.report("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
+
+    def planned(self, op: str, size: int = 0) -> None:
+        """An operation that the plan names."""
+        self.counts[_PLANNED[op]] += 1
+        if op == "upload":
+            self.counts["bytes_to_upload"] += size
+        self._dirty = True
+
+    def kept(self, count: int = 1) -> None:
+        """Objects that were to be deleted and stay."""
+        self.counts["objects_kept"] += count
+        self._dirty = True
+
+    def came_back(self, key: str, size: int | None) -> None:
+        """An object that was to be deleted, and whose file is there again."""
+        self.kept()
+        what = {"code": "kept", "message": "not deleted: there is a file of this name again"}
+        self.report("skip", key, size, None, 0.0, what)
+
+    def resumed(self, size: int) -> None:
+        self.counts["bytes_resumed"] += size
+
+    def sent(self, size: int) -> None:
+        """Bytes of an upload that the store has taken, whole objects or parts."""
+        self.counts["bytes_uploaded"] += size
+
+    def _settle(self, counter: str, count: int, size: int) -> None:
+        self.counts[counter] += count
+        self.counts["files_done"] += count
+        self.bytes_settled += size
+        self._dirty = True
+
+    def begin(self, op: str, key: str, size: int) -> Operation:
+        operation = Operation(op, self._key_prefix + key, size)
+        self.flight[id(operation)] = operation
+        self._dirty = True
+        return operation
+
+    def end(self, operation: Operation) -> None:
+        self.flight.pop(id(operation), None)
+        self._moved += operation.sent
+        self.ended_at = time.monotonic()
+        self._busy_seconds += self.ended_at - operation.started
+        self._dirty = True
+
+    # -- the report
+    def report(
+        self,
+        op: str,
+        key: str,
+        size: int | None,
+        etag: str | None,
+        seconds: float,
+        more: dict[str, str] | str | None = None,
+    ) -> None:
+        if op not in _ON_BUCKETS:
+            key = self._key_prefix + key
+        self._lines.append((time.time(), op, key, size, etag, seconds, more))
+        if len(self._lines) >= _LINES:
+            self.flush_report()
+
+    def _line(
+        self,
+        when: float,
+        op: str,
+        key: str,
+        size: int | None,
+        etag: str | None,
+        seconds: float,
+        more: dict[str, str] | str | None,
+    ) -> str:
+        millisecond = int(when * 1000)
+        if millisecond != self._time_of:
+            self._time_of, self._time_text = millisecond, timestamp(datetime.fromtimestamp(when, UTC))
+        tag = "null" if etag is None else _quoted(etag)
+        name = "note" if isinstance(more, str) else "error"
+        end = "" if more is None else f', "{name}": {json.dumps(more)}'
+        return (
+            f'{{"time": "{self._time_text}", "op": "{op}", "key": {_quoted(escape_surrogates(key))}, '
+            f'"size": {"null" if size is None else size}, "etag": {tag}, '
+            f'"seconds": {round(seconds, 4)}{end}}}\n'
+        )
+
+    def flush_report(self) -> None:
+        if not self._lines:
+            return
+        if self._report_fd is None:
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            self._report_fd = os.open(self._report_path, flags, 0o600)
+        before = os.fstat(self._report_fd).st_size
+        text = "".join([self._line(*line) for line in self._lines])
+        try:
+            durable_files.write_all(self._report_fd, text.encode())
+        except OSError:
+            os.ftruncate(self._report_fd, before)  # whole lines only; these may still go out later
+            raise
+        self._lines.clear()
+
+    def close(self) -> None:
+        self.flush_report()
+        if self._report_fd is not None:
+            fd, self._report_fd = self._report_fd, None
+            try:
+                durable_files.sync_file(fd)  # the final state comes next, and survives a power cut
+            finally:
+                os.close(fd)
+
+    # -- the status
+    def due(self) -> bool:
+        silent = time.monotonic() - self._published_at
+        return silent >= _HEARTBEAT_SECONDS or (self._dirty and silent >= PUBLISH_SECONDS)
+
+    def snapshot(self) -> Status:
+        """The status as it is to be published now. Also brings the derived counters up to date."""
+        now = time.monotonic()
+        self._published_at, self._dirty = now, bool(self.flight)
+        counts = self.counts
+        in_flight = self._in_flight()
+        done = max(counts["bytes_done"], self.bytes_settled + in_flight)
+        counts["bytes_done"] = min(done, counts["bytes_total"])
+        counts["elapsed_seconds"] = round(now - self._started, 3)
+        self._speed.add(now, self._moved + in_flight)
+        self.status["timeline"]["speed"] = self._speed.shown()
+        rate = self._rate(now, self._moved + in_flight, self.paced())
+        counts["bytes_per_second"] = round(rate, 1)
+        left = counts["bytes_total"] - counts["bytes_verified" if self.reads_back else "bytes_done"]
+        known = counts["scan_complete"] and rate > 0 and self._behind is None
+        # `wait` asks for a pause after each file: it counts as well, and is no part of the speed of sending.
+        pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
+        pace = self._moved / self._busy_seconds if pauses and self._moved and self._busy_seconds else rate
+        counts["eta_seconds"] = round(max(0, left) / pace + pauses, 1) if known else None
+        counts["throttled_seconds"] = round(self.throttled(), 3)
+        self._end_phase(now)
+        self._measure()
+        delay = self.delay()
+        if delay is None and self.status.get("delay"):
+            self.status["message"] = self.status["phase"] or ""  # until there is more to say
+        operations = sorted(self.flight.values(), key=lambda operation: operation.started)
+        self.status["current"] = list(_shown(operations))
+        if operations:
+            verb = _VERBS.get(operations[0].op, operations[0].op)
+            self.status["message"] = f"{verb} {escape_surrogates(operations[0].key)}"
+        self.status["delay"] = None
+        if delay is not None:
+            times = [None if t is None else timestamp(datetime.fromtimestamp(t, UTC)) for t in delay[1:3]]
+            self.status["delay"] = {"reason": delay.reason, "since": times[0], "until": times[1]}
+            self.status["message"] = delay.message
+            self._dirty = self._behind is None or bool(self.flight)  # a pause may last for days
+        return self.status
+
+    def _in_flight(self) -> int:
+        """Bytes sent of what is in flight."""
+        return sum(operation.sent for operation in self.flight.values())
+
+    def _measure(self) -> None:
+        """What the worker costs now, and what it has done, earlier attempts of the job included."""
+        rss_bytes, cpu_seconds = processes.resources(os.getpid()) or (None, 0.0)
+        self.status["resources"] = {"rss_bytes": rss_bytes, "cpu_seconds": round(cpu_seconds, 2)}
+        requests, retries = self.asked()
+        metrics = totals.empty()
+        totals.add(metrics, self._earlier)
+        totals.add(
+            metrics,
+            {
+                "counts": {name: self.counts[name] for name in _COUNTED}
+                | {"attempts": 1, "retries": retries, "cpu_seconds": cpu_seconds},
+                "errors": self.failed_before,
+                "phase_seconds": self._phase_seconds,
+                "requests": {f"{operation} {status}": n for (operation, status), n in requests.items()},
+            },
+        )
+        self.status["metrics"] = {
+            group: {name: round(number, 3) for name, number in names.items()}
+            for group, names in metrics.items()
+        }
+
+    def _rate(self, now: float, moved: int, paced: int | None) -> float:
+        """Bytes a second over the last few seconds. `paced` counts each piece of a body, where one may take
+        longer than that."""
+        if (paced is not None) != self._is_paced:
+            self._is_paced = paced is not None
+            self._samples.clear()
+        moved = moved if paced is None else paced
+        self._samples.append((now, moved))
+        while len(self._samples) > 2 and now - self._samples[1][0] > _RATE_SECONDS:
+            self._samples.pop(0)
+        since, before = self._samples[0]
+        return max(0.0, (moved - before) / (now - since)) if now > since else 0.0
+
+
+class _Speed:
+    """Bytes that went over the network in each step of the attempt; steps become twice as long when there are
+    too many of them."""
+
+    def __init__(self, started: float) -> None:
+        self._started = started
+        self._step = 1
+        self._moved = 0
+        self._bytes: list[int] = []
+
+    def add(self, now: float, moved: int) -> None:
+        while (at := int((now - self._started) / self._step)) >= _SPEED_STEPS:
+            self._bytes = [sum(self._bytes[i : i + 2]) for i in range(0, len(self._bytes), 2)]
+            self._step *= 2
+        self._bytes += [0] * (at + 1 - len(self._bytes))
+        self._bytes[at] += max(0, moved - self._moved)  # fewer: a part is sent again
+        self._moved = max(self._moved, moved)
+
+    def shown(self) -> dict[str, Any]:
+        return {"step_seconds": self._step, "bytes": list(self._bytes)}
+
+
+def _shown(operations: list[Operation]) -> Iterator[dict[str, Any]]:
+    """The first ones, as many as there is room for: a status is read many times a second."""
+    room = _CURRENT_BYTES
+    for operation in operations[:_CURRENT_SHOWN]:
+        key = escape_surrogates(operation.key)
+        room -= len(json.dumps(key))
+        if room < 0:
+            return
+        size, done = operation.size, min(operation.sent, operation.size)
+        yield {"op": operation.op, "key": key, "size": size, "bytes_done": done}

@@ -1,0 +1,781 @@
+"""The job directory: the only channel between server, worker and shell.
+
+The protocol
+- A job is created under a free id: its lock file (made with O_EXCL: the id is ours), its secret if the
+  request carried keys, then its status `queued`, durably. From the status on, the job exists.
+- The worker takes `ID.lock` (an exclusive kernel lock) for its whole life, then the lock of the destination,
+  `.dest/NAME.lock`. It writes `ID.json`. Nobody else writes it while the lock is held.
+- Who finds the lock free may take it and write what is true: `running` with no worker becomes `interrupted`,
+  or `cancelled` when the sentinel is there. `effective_state` is that rule; `observe` applies it.
+- `ID.cancel` says what is wanted, not what was sent: anyone makes it, only resume removes it, holding the
+  lock (approving does not: a job with it becomes `cancelled`). A cancel is never lost and a resume never
+  un-cancels a worker that is still stopping.
+- `ID.pause` is desired state too: anyone makes and removes it. A queued job that has it is not started. It
+  stays through resume and restarts; a job that ends `done` or `cancelled` removes it.
+- `ID.plan.jsonl` is written by the worker, under another name and renamed; its hash and its approval are in
+  the status.
+- Creating a job, resuming and approving one, hold `.create.lock`, so that two of them cannot both find a
+  destination free.
+- A lock file goes away only with its job (`prune`), by the holder of the lock.
+
+Nothing here talks to S3 or starts a process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from syncworker.errors import SyncError, UsageError
+from syncworker.jobs import totals
+from syncworker.jobs.status_cache import ID_PATTERN, Catalog, Entry
+from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
+from syncworker.request import Request, RequestKeys
+from syncworker.storage_url import destination_id, earlier_destination_id
+from syncworker.system import durable_files, processes
+from syncworker.system.control import NOW
+from syncworker.system.rates import Limit, parse_rate
+
+Status = dict[str, Any]
+
+SUFFIXES = (
+    "secret",
+    "report.jsonl",
+    "plan.jsonl.tmp",
+    "plan.jsonl",
+    "log",
+    "cancel",
+    "pause",
+    "bandwidth.tmp",
+    "bandwidth",
+    "json.tmp",
+    "json",
+    "lock",
+)  # removed in this order
+_PLAN = ".plan.jsonl"
+_SHELL_SECONDS = 10.0
+_KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
+KEYS_KEPT_SECONDS = 7 * 86400.0  # of a job that has failed; a resume asks for them then
+_PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
+
+PROGRESS: dict[str, Any] = {
+    "scan_complete": False,
+    "files_total": 0,
+    "files_done": 0,
+    "bytes_total": 0,
+    "bytes_done": 0,
+    "files_unchanged": 0,
+    "files_uploaded": 0,
+    "objects_deleted": 0,
+    "files_failed": 0,
+    "files_skipped": 0,
+    "bytes_uploaded": 0,
+    "bytes_resumed": 0,
+    "files_updated": 0,
+    "objects_kept": 0,
+    "files_changing": 0,
+    "files_to_upload": 0,
+    "bytes_to_upload": 0,
+    "files_to_update": 0,
+    "objects_to_delete": 0,
+    "objects_verified": 0,
+    "bytes_verified": 0,
+    "objects_unverified": 0,
+    "throttled_seconds": 0.0,
+    "bytes_per_second": 0.0,
+    "eta_seconds": None,
+    "elapsed_seconds": 0.0,
+}
+
+
+DIED = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
+
+
+def no_timeline() -> dict[str, Any]:
+    """Of an attempt that has not begun."""
+    return {"phases": [], "speed": {"step_seconds": 1, "bytes": []}}
+
+
+RESOURCES: dict[str, Any] = {"rss_bytes": None, "cpu_seconds": None}
+
+
+class NoSuchJob(SyncError):
+    def __init__(self, job_id: str) -> None:
+        super().__init__("NoSuchJob", f"there is no job {job_id}")
+
+
+class NoSuchPlan(SyncError):
+    exit_status = 2
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__("NoSuchPlan", f"job {job_id} has no plan: one is made with plan=1, or by max_delete")
+
+
+class Conflict(SyncError):
+    """The job or the destination is in a state that does not allow it. `job` is the job in the way."""
+
+    def __init__(self, code: str, message: str, job: str) -> None:
+        super().__init__(code, message)
+        self.job = job
+
+
+def timestamp(now: datetime | None = None) -> str:
+    """RFC 3339, UTC, milliseconds."""
+    now = now or datetime.now(UTC)
+    return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
+
+
+def new_id(now: datetime) -> str:
+    """Sorts by time to the microsecond: five hexadecimal digits of it, then three of chance."""
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{secrets.randbelow(4096):03x}"
+
+
+def check_id(text: str) -> str:
+    """The id, if it is one: nothing else ever becomes part of a path."""
+    if not ID_PATTERN.fullmatch(text):
+        raise UsageError("BadId", "id must look like 20261122T131242-9f3a61c2", param="id")
+    return text
+
+
+def effective_state(recorded: State | None, lock_held: bool, sentinel: bool) -> State:
+    """What a job is, from what its status says, whether its worker lives, and whether cancel was asked for.
+
+    | recorded | lock | sentinel | state |
+    | --- | --- | --- | --- |
+    | queued | free | no | queued |
+    | queued | free | yes | cancelled |
+    | queued | held | any | queued (a worker is starting, and will see the sentinel) |
+    | running | held | any | running |
+    | running | free | no | interrupted |
+    | running | free | yes | cancelled |
+    | waiting | free | no | waiting |
+    | waiting | free | yes | cancelled |
+    | waiting | held | any | waiting (its worker is ending, or somebody approves it) |
+    | done, failed, cancelled, interrupted | any | any | as recorded |
+    | none (no readable status) | held | any | running |
+    | none | free | any | interrupted |
+    """
+    if recorded in FINAL_STATES and recorded is not State.WAITING:
+        return recorded
+    if lock_held:
+        return recorded or State.RUNNING
+    if recorded is None:
+        return State.INTERRUPTED
+    if sentinel:
+        return State.CANCELLED
+    return recorded if recorded in (State.QUEUED, State.WAITING) else State.INTERRUPTED
+
+
+def recorded_state(status: Status | None) -> State | None:
+    try:
+        return State((status or {}).get("state", ""))
+    except ValueError:
+        return None
+
+
+def _needs_no_keys(status: Status | None, now: datetime | None = None) -> bool:
+    """Whether a job's own keys are of no use any more, or have waited for a resume for too long. A waiting
+    job may be approved at any time, and what a server resumes by itself needs them whenever it starts."""
+    state = recorded_state(status)
+    if status is None or state in _KEYLESS:
+        return state in _KEYLESS
+    if state is not State.FAILED and not (
+        state is State.INTERRUPTED and status.get("auto_resume") is not True
+    ):
+        return False
+    try:
+        ended = datetime.fromisoformat(status["finished_at"])
+        return ((now or datetime.now(UTC)) - ended).total_seconds() > KEYS_KEPT_SECONDS
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+def _begun_state(status: Status) -> State | None:
+    """The recorded state; but a job that a shell made and did not begin within ten seconds counts as begun:
+    its shell died, and nobody else will run it."""
+    recorded = recorded_state(status)
+    if recorded is State.QUEUED and status.get("auto_resume") is False:
+        since = datetime.fromisoformat(status["updated_at"])
+        if (datetime.now(UTC) - since).total_seconds() > _SHELL_SECONDS:
+            return State.RUNNING
+    return recorded
+
+
+def _is_status_of(job_id: str, status: Status) -> bool:
+    """Whether an object is the status of this job, as far as anything is done by what it says: its id names
+    files, its destination too."""
+    if status.get("id") != job_id or recorded_state(status) is None:
+        return False
+    if not isinstance(status.get("progress"), dict) or not isinstance(status.get("plan") or {}, dict):
+        return False
+    if not all(isinstance(status.get(name), str) for name in ("source", "dest", "storage_url")):
+        return False
+    try:
+        destination_id(status["storage_url"], status["dest"])
+        datetime.fromisoformat(status.get("updated_at", "2026-01-01T00:00:00Z"))
+    except (UsageError, TypeError, ValueError):
+        return False
+    return True
+
+
+class Jobs:
+    """The job directory at `path`, made and checked by `prepare`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.watching = False  # a server lives here: a worker that dies alone was killed on purpose
+        self._catalog = Catalog(path)
+
+    def prepare(self) -> None:
+        durable_files.make_private_directory(self.path)
+        for name in (".dest", ".index"):
+            durable_files.make_private_directory(os.path.join(self.path, name))
+
+    def file(self, job_id: str, suffix: str) -> str:
+        return os.path.join(self.path, f"{job_id}.{suffix}")
+
+    def index_path(self, status: Status) -> str:
+        return os.path.join(self.path, ".index", f"{self._destination(status, _prefix(status))}.sqlite")
+
+    @staticmethod
+    def _destination(status: Status, prefix: str) -> str:
+        return destination_id(status["storage_url"], status["dest"], prefix)
+
+    def lock(self, job_id: str) -> durable_files.Lock:
+        return durable_files.Lock(self.file(job_id, "lock"))
+
+    def destination_lock(self, status: Status) -> durable_files.LockChain:
+        """Of the bucket, or of a prefix in it: that alone is held by one job; what it lies in, the bucket
+        and shorter prefixes, is held together with other jobs below them."""
+        own = _prefix(status)
+        around = ["", *(own[: at + 1] for at, c in enumerate(own) if c == "/")]
+        paths = [
+            os.path.join(self.path, ".dest", f"{self._destination(status, prefix)}.lock") for prefix in around
+        ]
+        return durable_files.LockChain([durable_files.Lock(path, shared=path != paths[-1]) for path in paths])
+
+    def destination_facts_path(self, status: Status) -> str:
+        """Written by the holder of the destination's lock; never removed."""
+        name = self._destination(status, _prefix(status))
+        return os.path.join(self.path, ".dest", f"{name}.json")
+
+    def adopt_files(self, status: Status) -> bool:
+        """For the holder of the destination's lock: what an earlier version has kept of it, under a name that
+        only this spelling of the address had, goes on under the name of all spellings. False: a worker of
+        that version uses it."""
+        earlier = earlier_destination_id(status["storage_url"], status["dest"])
+        name = destination_id(status["storage_url"], status["dest"])
+        if earlier == name or _prefix(status):  # prefixes are younger than those names
+            return True
+        with durable_files.Lock(os.path.join(self.path, ".dest", f"{earlier}.lock")) as lock:
+            if not lock.acquire():
+                return False
+            for kept, beside in ((".dest/{}.json", ()), (".index/{}.sqlite", ("-wal", "-shm"))):
+                old, new = (os.path.join(self.path, kept.format(each)) for each in (earlier, name))
+                if os.path.lexists(new):
+                    continue
+                for suffix in (*beside, ""):  # the file itself last: until then all is done again
+                    if os.path.lexists(old + suffix):
+                        durable_files.move_aside(old + suffix, new + suffix)
+        return True
+
+    def creation_lock(self) -> durable_files.Lock:
+        """Held while a job is made or resumed."""
+        return durable_files.Lock(os.path.join(self.path, ".create.lock"))
+
+    def entries(self) -> Mapping[str, Entry]:
+        """What is recorded of every job, by id: cheap, whatever the number of jobs."""
+        return self._catalog.entries()
+
+    def glance(self) -> Mapping[str, Entry]:
+        """`entries`, cheaper still; a job that a shell resumes is seen up to two seconds late."""
+        return self._catalog.glance()
+
+    def ids(self) -> list[str]:
+        """All jobs, oldest first."""
+        return sorted(self.entries())
+
+    def read(self, job_id: str) -> Status | None:
+        """The status as it is recorded, with whether cancel was asked for; None when there is none."""
+        status = durable_files.read_json(self.file(check_id(job_id), "json"))
+        if status is not None and not _is_status_of(job_id, status):
+            return None
+        if status is not None and durable_files.is_other_than_file(self.file(job_id, "lock")):
+            return None
+        if status is not None:
+            status["cancel_requested"] = bool(status.get("cancel_requested")) or self.is_cancelled(job_id)
+            status["pause_requested"] = self.is_paused(job_id)
+        return status
+
+    def is_cancelled(self, job_id: str) -> bool:
+        return os.path.lexists(self.file(job_id, "cancel"))
+
+    def is_paused(self, job_id: str) -> bool:
+        return os.path.lexists(self.file(job_id, "pause"))
+
+    def is_alive(self, job_id: str) -> bool:
+        return durable_files.is_locked(self.file(job_id, "lock"))
+
+    def write(self, status: Status, *, durable: bool) -> None:
+        """Publishes a status. For the holder of the lock, or the creator."""
+        self.publish(status["id"], self.render(status), durable=durable)
+
+    def render(self, status: Status) -> bytes:
+        """A status as its file holds it, updated now."""
+        status["updated_at"] = timestamp()
+        return durable_files.render_json(status)
+
+    def publish(self, job_id: str, rendered: bytes, *, durable: bool = False) -> None:
+        durable_files.replace_bytes(self.file(job_id, "json"), rendered, durable=durable)
+
+    def create(self, request: Request, *, from_shell: bool = False) -> Status:
+        """A new job, `queued`. Raises Conflict when its destination is taken."""
+        with self.creation_lock() as guard:
+            self._guard(guard)
+            self._refuse_taken(request.storage_url, request.dest, request.options.get("prefix", ""))
+            now = datetime.now(UTC)
+            job_id = self._reserve(now)
+            status = _new_status(job_id, request, now, auto_resume=not from_shell)
+            try:
+                if request.keys is not None:
+                    self._keep_keys(job_id, request.keys)
+                elif request.profile is not None:
+                    durable_files.replace_json(
+                        self.file(job_id, "secret"), {"profile": request.profile}, durable=True
+                    )
+                self.write(status, durable=True)
+            except BaseException:  # who asked is told that there is no job: so there is none, and no key
+                with contextlib.suppress(OSError):  # `leftovers` removes what stays
+                    self.delete(job_id)
+                raise
+        return status
+
+    def _guard(self, lock: durable_files.Lock) -> None:
+        if not lock.acquire(timeout_seconds=5.0):
+            raise SyncError("Busy", "another job is being created: try again")
+
+    def _reserve(self, now: datetime) -> str:
+        while True:
+            job_id = new_id(now)
+            try:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+                os.close(os.open(self.file(job_id, "lock"), flags, 0o600))
+            except FileExistsError:
+                continue
+            return job_id
+
+    def _refuse_taken(self, storage_url: str, dest: str, prefix: str, besides: str | None = None) -> None:
+        wanted = destination_id(storage_url, dest)
+        for job_id, entry in sorted(self.entries().items()):
+            if not entry.overlaps(wanted, prefix) or job_id == besides or entry.ended:
+                continue
+            status = self.observe(job_id)
+            if recorded_state(status) not in FINAL_STATES:
+                raise Conflict(
+                    "DestinationBusy",
+                    f"job {job_id} on bucket {dest} is {status['state']}: wait for it or cancel it",
+                    job_id,
+                )
+
+    def observe(self, job_id: str) -> Status:
+        """The truth about a job, written down where it was not. Raises NoSuchJob."""
+        status = self.read(job_id)
+        if status is None:
+            raise NoSuchJob(job_id)
+        recorded = _begun_state(status)
+        if recorded is State.WAITING and not self.is_cancelled(job_id):
+            return status
+        if recorded in FINAL_STATES and recorded is not State.WAITING:
+            self.drop_keys_of_ended(job_id)
+            return status
+        if effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id)) == (
+            recorded_state(status)
+        ):
+            if recorded is State.QUEUED and status["pause_requested"]:
+                status["message"] = "paused: it begins once it is continued"
+            return status
+        with self.lock(job_id) as lock:
+            if not lock.acquire():
+                return status  # a worker took it meanwhile: what it wrote last still holds
+            return self._settle(job_id, status)
+
+    def _settle(self, job_id: str, status: Status) -> Status:
+        """Holding the lock: reads again, and writes the effective state when it differs."""
+        status = self.read(job_id) or status
+        state = effective_state(_begun_state(status), False, self.is_cancelled(job_id))
+        if state == recorded_state(status):
+            return status
+        error, message = None, "cancelled"
+        if state is not State.CANCELLED:
+            error = dict(DIED)
+            message = "interrupted: the worker died"
+            if self.watching:
+                status["auto_resume"] = False
+        try:
+            return self.finish(status, state, error, message)
+        except OSError:  # a full disk: it is true all the same, and will be written when there is space
+            return status
+
+    def finish(self, status: Status, state: State, error: dict[str, str] | None, message: str) -> Status:
+        """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""
+        if recorded_state(status) not in FINAL_STATES:  # else it is written again, on a disk that was full
+            _count_end(status, state, error)
+        if state in _KEYLESS:  # before the state: a resume must not find a pause that was over
+            durable_files.remove(self.file(status["id"], "pause"))
+        status["pause_requested"] = self.is_paused(status["id"])
+        status.update(
+            state=state.value,
+            error=error,
+            message=message,
+            finished_at=timestamp(),
+            current=[],
+            phase=None,
+            delay=None,
+            limit=None,
+        )
+        status["progress"]["eta_seconds"] = None
+        status["progress"]["bytes_per_second"] = 0.0
+        status["cancel_requested"] = status["cancel_requested"] or self.is_cancelled(status["id"])
+        self.write(status, durable=True)
+        if state in _KEYLESS:
+            durable_files.remove(self.file(status["id"], "secret"))
+        return status
+
+    def all(self, *, newest_first: bool = False) -> Iterator[Status]:
+        """Every job as `observe` gives it, oldest first unless asked else."""
+        for job_id in sorted(self.entries(), reverse=newest_first):
+            try:
+                yield self.observe(job_id)
+            except NoSuchJob:  # pruned meanwhile, or not readable: it is no job to show
+                continue
+
+    def active(self) -> list[Status]:
+        """Queued and running jobs, oldest first, each as `observe` gives it."""
+        found = []
+        for job_id in sorted(job_id for job_id, entry in self.glance().items() if entry.needs_a_look):
+            try:
+                found.append(self.observe(job_id))
+            except NoSuchJob:  # pruned meanwhile
+                continue
+        return [status for status in found if recorded_state(status) not in FINAL_STATES]
+
+    def cancel(self, job_id: str, *, now: bool = False) -> Status:
+        """Asks for the end of a job; one that is queued or waits for approval ends at once. `now`: writes in
+        flight are not waited for. Raises Conflict when it has ended."""
+        self.refuse_ended(job_id, besides=State.WAITING)
+        # Over a cancel that waits, too; an ordinary one later on takes nothing back.
+        durable_files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
+        return self.observe(job_id)
+
+    def pause(self, job_id: str) -> Status:
+        """Asks for nothing new to begin. Raises Conflict when the job has ended."""
+        self.refuse_ended(job_id)
+        durable_files.touch(self.file(job_id, "pause"))
+        return self.observe(job_id)
+
+    def go_on(self, job_id: str) -> Status:
+        """Takes a pause back. Raises Conflict when the job has ended."""
+        self.refuse_ended(job_id)
+        if durable_files.remove(self.file(job_id, "pause")):
+            durable_files.sync_directory(self.path)
+        return self.observe(job_id)
+
+    def bandwidth_path(self, job_id: str | None = None) -> str:
+        """What limits one job, or all of them together."""
+        return self.file(job_id, "bandwidth") if job_id else os.path.join(self.path, "bandwidth")
+
+    def set_bandwidth(self, job_id: str | None, rate: int | str) -> None:
+        """For one job, or for all. In force within a second."""
+        with self.creation_lock() as guard:
+            self._guard(guard)
+            durable_files.replace_bytes(self.bandwidth_path(job_id), f"{rate}\n".encode(), durable=True)
+
+    def limits(self, status: Status | None, all_jobs: int) -> dict[str, int | None]:
+        """Bytes a second that hold now, None for no limit: of a job, and of all together, for which
+        `all_jobs` is the default."""
+        asked = (status.get("options") or {}).get("bandwidth", 0) if status else 0
+        own = Limit(self.bandwidth_path(status["id"]), parse_rate(str(asked))) if status else None
+        everybody = Limit(self.bandwidth_path(), all_jobs)
+        for limit in (own, everybody):
+            if limit is not None:
+                limit.look()
+        return {"bandwidth": (own.rate or None) if own else None, "all_jobs": everybody.rate or None}
+
+    def refuse_ended(self, job_id: str, besides: State | None = None) -> Status:
+        """Its status. Raises Conflict when it has ended."""
+        status = self.observe(job_id)
+        state = recorded_state(status)
+        if state in FINAL_STATES and state is not besides:
+            raise Conflict("JobFinished", f"job {job_id} has ended: it is {state}", job_id)
+        return status
+
+    def prepare_resume(self, job_id: str, keys: RequestKeys | None = None, *, shell: bool = False) -> Status:
+        """Makes an ended job `queued` again, its sentinel removed, `attempt` one higher.
+
+        `keys` replace the secret. Raises Conflict unless it is interrupted, failed or cancelled.
+        """
+        with self.creation_lock() as guard:
+            self._guard(guard)
+            status = self.observe(job_id)
+            if recorded_state(status) not in RESUMABLE_STATES:
+                is_waiting = recorded_state(status) is State.WAITING
+                advice = "approve or cancel it" if is_waiting else "nothing to resume"
+                raise Conflict("NotResumable", f"job {job_id} is {status['state']}: {advice}", job_id)
+            with self._taking(status, keys):
+                durable_files.remove(self.file(job_id, "cancel"))
+                renew(status, auto_resume=not shell)
+                self.write(status, durable=True)
+        return status
+
+    def prepare_approved(
+        self, job_id: str, keys: RequestKeys | None = None, *, etag: str = "", shell: bool = False
+    ) -> Status:
+        """Makes a waiting job `queued` again, to carry out its plan: the approval is in the status, durably.
+
+        `etag`: of the plan that was read. Raises Conflict unless it waits, for that plan.
+        """
+        with self.creation_lock() as guard:
+            self._guard(guard)
+            status = self.observe(job_id)
+            plan = status.get("plan")
+            if recorded_state(status) is not State.WAITING or not plan:
+                raise Conflict(
+                    "NotWaiting", f"job {job_id} is {status['state']}: there is nothing to approve", job_id
+                )
+            if etag and etag.removeprefix("W/").strip('"') != plan["etag"]:
+                raise Conflict(
+                    "PlanChanged", f"the plan of job {job_id} is another one by now: read it again", job_id
+                )
+            with self._taking(status, keys):
+                renew(status, auto_resume=not shell)
+                status["plan"] = {**plan, "approved_at": timestamp()}
+                status["message"] = "approved: waiting for a free worker"
+                self.write(status, durable=True)
+        return status
+
+    @contextlib.contextmanager
+    def _taking(self, status: Status, keys: RequestKeys | None) -> Iterator[None]:
+        """Holds the lock of an ended job whose destination is free, to make it queued again."""
+        job_id = status["id"]
+        self._refuse_taken(status["storage_url"], status["dest"], _prefix(status), besides=job_id)
+        with self.lock(job_id) as lock:
+            if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
+                raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
+            if keys is not None:
+                self._keep_keys(job_id, keys)
+            yield
+            self._catalog.forget()
+
+    def supersede(self, status: Status) -> None:
+        """For a job that is about to wait, or to be done: ends the older ones that wait to do the same. What
+        they planned is out of date."""
+        names = os.listdir(self.path)
+        for job_id in sorted(n.removesuffix(_PLAN) for n in names if n.endswith(_PLAN)):
+            if job_id >= status["id"] or not ID_PATTERN.fullmatch(job_id):
+                continue
+            with self.lock(job_id) as lock:
+                older = self.read(job_id) if lock.acquire() else None
+                if older and recorded_state(older) is State.WAITING and _aim(older) == _aim(status):
+                    message = f"the newer job {status['id']} takes the place of this one"
+                    error = {"code": "Superseded", "message": message}
+                    self.finish(older, State.CANCELLED, error, message)
+
+    def _keep_keys(self, job_id: str, keys: RequestKeys) -> None:
+        secret = {name: value for name, value in keys._asdict().items() if value}
+        durable_files.replace_json(self.file(job_id, "secret"), secret, durable=True)
+
+    def secret(self, job_id: str) -> RequestKeys | None:
+        """The request's own keys."""
+        value = durable_files.read_json(self.file(job_id, "secret"))
+        if value is None or "access_key" not in value:
+            return None
+        token = value.get("session_token")
+        return RequestKeys(str(value["access_key"]), str(value["secret_key"]), str(token) if token else None)
+
+    def profile(self, job_id: str) -> str | None:
+        """The profile of the AWS configuration that the job's keys are read from."""
+        name = (durable_files.read_json(self.file(job_id, "secret")) or {}).get("profile")
+        return name if isinstance(name, str) else None
+
+    def has_keys(self, job_id: str) -> bool:
+        """Whether the job has keys of its own, or a profile to read them from."""
+        return self.secret(job_id) is not None or self.profile(job_id) is not None
+
+    def note_notified(self, job_id: str) -> None:
+        """Writes down that people were told of how the job ended; nothing when it lives again."""
+        with self.lock(job_id) as lock:
+            status = self.read(job_id) if lock.acquire(timeout_seconds=_PROBE_SECONDS) else None
+            if status is not None and recorded_state(status) in FINAL_STATES:
+                status["notified_at"] = timestamp()
+                self.write(status, durable=False)
+
+    def drop_keys_of_ended(self, job_id: str) -> None:
+        """Removes the keys of a job that needs them no more: its worker was killed before it could, or nobody
+        has resumed it for a week."""
+        if not os.path.lexists(self.file(job_id, "secret")) or not _needs_no_keys(self.read(job_id)):
+            return
+        with self.lock(job_id) as lock:
+            if lock.acquire() and _needs_no_keys(self.read(job_id)):  # else it is resumed now
+                durable_files.remove(self.file(job_id, "secret"))
+
+    def drop_old_keys(self) -> None:
+        """The same, of all jobs."""
+        for name in os.listdir(self.path):
+            job_id, _, suffix = name.partition(".")
+            if suffix == "secret" and ID_PATTERN.fullmatch(job_id):
+                self.drop_keys_of_ended(job_id)
+
+    def prune(
+        self,
+        keep: int,
+        at_most: int = 1_000_000,
+        before: Callable[[list[str]], None] = lambda _: None,
+        *,
+        besides: str | None = None,
+    ) -> int:
+        """Removes the files of finished jobs but the newest `keep` and the job `besides`, the oldest first;
+        returns how many. `before` is called with them first. A job that waits for approval is kept."""
+        states = FINAL_STATES - {State.WAITING}
+        finished = sorted(job_id for job_id, entry in self.entries().items() if entry.state in states)
+        old = finished[: max(0, len(finished) - keep)]
+        leaving = [job_id for job_id in old if job_id != besides][:at_most]
+        if leaving:
+            before(leaving)
+        return sum(self.delete(job_id, only_ended=True) for job_id in leaving)
+
+    def delete(self, job_id: str, *, only_ended: bool = False) -> bool:
+        """Removes a job's files, the lock last. False when its lock is held, or, with `only_ended`, when it
+        has been resumed since somebody looked."""
+        with self.lock(job_id) as lock:
+            if not lock.acquire():
+                return False
+            if only_ended and recorded_state(self.read(job_id)) not in {*FINAL_STATES, None}:
+                return False
+            for suffix in SUFFIXES:
+                durable_files.remove(self.file(job_id, suffix))
+        return True
+
+
+def _prefix(status: Status) -> str:
+    return str((status.get("options") or {}).get("prefix", ""))
+
+
+def _count_end(status: Status, state: State, error: dict[str, str] | None) -> None:
+    """Has the tally say how an attempt ended, and of what."""
+    metrics = totals.clean(status.get("metrics"))
+    errors = {error["code"]: 1} if error is not None else {}
+    totals.add(metrics, {"counts": {totals.ENDED + state.value: 1}, "errors": errors})
+    status["metrics"] = metrics
+
+
+def _aim(status: Status) -> tuple[str, Any, dict[str, Any]]:
+    """The destination, the folders that are looked at, and the options that decide what it is to hold."""
+    asked = dict(status.get("options") or {})
+    for name in ("plan", "max_delete", "forget_mounts", "verify", "bandwidth"):
+        asked.pop(name, None)
+    return destination_id(status["storage_url"], status["dest"]), status.get("scope"), asked
+
+
+def approved_plan(status: Status) -> dict[str, Any] | None:
+    """The plan that somebody has approved: the job deletes nothing else."""
+    plan = status.get("plan")
+    return plan if plan and plan.get("approved_at") else None
+
+
+def renew(status: Status, *, auto_resume: bool) -> None:
+    """Turns the status of an ended job, or of one whose worker has died, into that of its next attempt,
+    `queued`. A plan that was not approved is no plan any more."""
+    if recorded_state(status) not in FINAL_STATES:
+        _count_end(status, State.INTERRUPTED, DIED)
+    status.update(
+        plan=approved_plan(status),
+        state=State.QUEUED.value,
+        phase=None,
+        attempt=int(status.get("attempt", 0)) + 1,
+        pid=None,
+        pid_started_at=None,
+        started_at=None,
+        finished_at=None,
+        cancel_requested=False,
+        progress=dict(PROGRESS),
+        skipped={},
+        current=[],
+        delay=None,
+        limit=None,
+        errors=[],
+        error=None,
+        resources=dict(RESOURCES),
+        timeline=no_timeline(),
+        message="waiting to be resumed",
+        notified_at=None,
+        auto_resume=auto_resume,
+    )
+
+
+def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bool) -> Status:
+    return {
+        "version": 1,
+        "id": job_id,
+        "state": State.QUEUED.value,
+        "phase": None,
+        "source": request.source,
+        "dest": request.dest,
+        "storage_url": request.storage_url,
+        "wait": int(request.wait) if request.wait.is_integer() else request.wait,
+        "skipped": {},
+        "options": dict(request.options),
+        "mirror": request.mirror,
+        "scope": None if request.scope is None else list(request.scope),
+        "plan": None,
+        "cluster": None,
+        "pid": None,
+        "pid_started_at": None,
+        "host": processes.host(),
+        "attempt": 1,
+        "auto_resume": auto_resume,
+        "created_at": timestamp(now),
+        "started_at": None,
+        "updated_at": timestamp(now),
+        "finished_at": None,
+        "cancel_requested": False,
+        "pause_requested": False,
+        "progress": dict(PROGRESS),
+        "current": [],
+        "delay": None,
+        "limit": None,
+        "errors": [],
+        "error": None,
+        "resources": dict(RESOURCES),
+        "timeline": no_timeline(),
+        "metrics": totals.empty(),
+        "notified_at": None,
+        "message": "waiting for a free worker",
+    }
+
+
+def begin(status: Status) -> None:
+    """Turns the status into that of a worker's life: this process, now, `starting`."""
+    pid, started = processes.me()
+    status.update(
+        state=State.RUNNING.value,
+        phase=Phase.STARTING.value,
+        pid=pid,
+        pid_started_at=started,
+        host=processes.host(),
+        started_at=timestamp(),
+        finished_at=None,
+        progress=dict(PROGRESS),
+        skipped={},
+        current=[],
+        delay=None,
+        limit=None,
+        errors=[],
+        error=None,
+        resources=dict(RESOURCES),
+        timeline=no_timeline(),
+        message="starting",
+    )

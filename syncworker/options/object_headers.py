@@ -1,0 +1,334 @@
+"""What an object is given beside its bytes: type, headers, class, access, encryption, tags, metadata.
+
+`ObjectHeaders.of` makes the headers of PutObject and CreateMultipartUpload: our own metadata, the type that
+the name tells, what the job's options ask for, and of `header` the lines whose pattern matches the file, the
+last one of a name. An empty value of such a line means that the header is not sent.
+
+Sources: Amazon S3 API Reference, PutObject (names, canned ACLs), "Object tagging" (10 tags, 128 and 256
+characters), "Working with object metadata" (2 KB).
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import parse_qsl, quote
+
+from syncworker.errors import FatalError, FileError, RetryError, SyncError
+from syncworker.model import UNKNOWN, FileEntry
+from syncworker.options.content_types import content_type
+
+if TYPE_CHECKING:
+    from syncworker.options.patterns import PathFilter
+
+ACLS = (
+    "private", "public-read", "public-read-write", "authenticated-read", "aws-exec-read", "bucket-owner-read",
+    "bucket-owner-full-control",
+)  # fmt: skip
+ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
+TAGS_MAX, TAG_KEY_MAX, TAG_VALUE_MAX = 10, 128, 256
+HEADERS_MAX_BYTES = 2048
+_TEXTS_MAX = 10_000
+_NAMES = frozenset(
+    {
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "expires",
+    }
+)
+_OUR_METADATA = frozenset({"x-amz-meta-md5chksum", "x-amz-meta-mtime"})
+_META = "x-amz-meta-"
+_RULE = re.compile(r"(?P<pattern>(?:\\.|[^\\ ])+) +(?P<name>[^:\s]+) *:(?P<value>.*)", re.DOTALL)
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+# An error of the store with this code is about this option, if it was asked for.
+_ABOUT = {
+    "InvalidStorageClass": ("storage_class",),
+    "AccessControlListNotSupported": ("acl",),
+    "InvalidEncryptionAlgorithmError": ("sse",),
+    "InvalidTag": ("tags",),
+    "MetadataTooLarge": ("header",),
+}
+_ABOUT_ANY = ("storage_class", "acl", "sse", "sse_kms_key_id", "tags")
+_REFUSALS = frozenset(
+    {
+        "NotImplemented",
+        "InvalidArgument",
+        "InvalidRequest",
+        "AccessDenied",
+        "BadRequest",
+        "UnsupportedOperation",
+    }
+)
+
+
+class Rule(NamedTuple):
+    """A line of `header`: files that the pattern matches get this header. The name is in lower case."""
+
+    pattern: str
+    name: str
+    value: str
+
+
+def parse_rule(line: str) -> Rule:
+    """ValueError with what is wrong."""
+    if not line.isascii() or any(ord(c) < 32 or ord(c) == 127 for c in line):
+        raise ValueError("holds a character that is no printable ASCII")
+    found = _RULE.fullmatch(line)
+    if found is None:
+        raise ValueError("is not of the form `PATTERN NAME: VALUE`")
+    name = found["name"].lower()
+    if name in _OUR_METADATA:
+        raise ValueError(f"sets {name}, which this service sets itself")
+    is_metadata = name.startswith(_META) and len(name) > len(_META) and _TOKEN.fullmatch(name)
+    if name not in _NAMES and not is_metadata:
+        raise ValueError(f"sets {name}: only {', '.join(sorted(_NAMES))} and x-amz-meta-… can be set")
+    return Rule(found["pattern"], name, " ".join(found["value"].split()))
+
+
+def parse_rules(lines: list[str]) -> list[Rule]:
+    """ValueError: a line that is not taken, or more than 2 KB in all."""
+    from syncworker.options import patterns
+
+    rules = []
+    for line in lines:
+        try:
+            rules.append(parse_rule(line))
+            patterns.check([rules[-1].pattern], may_negate=False)
+        except ValueError as error:
+            raise ValueError(f"the line {line[:80]!a} {error}") from None
+    if sum(len(rule.name) + len(rule.value) for rule in rules) > HEADERS_MAX_BYTES:
+        raise ValueError(f"more than {HEADERS_MAX_BYTES} bytes of names and values")
+    return rules
+
+
+def parse_tags(text: str) -> list[tuple[str, str]]:
+    """`a=b&c=d`. ValueError with what is wrong."""
+    if any(ord(c) < 32 or ord(c) == 127 for c in text):
+        raise ValueError("must not hold control characters")
+    pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
+    if len(pairs) > TAGS_MAX:
+        raise ValueError(f"has more than {TAGS_MAX} tags")
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueError("names a tag twice")
+    for key, value in pairs:
+        if not 1 <= len(key) <= TAG_KEY_MAX or len(value) > TAG_VALUE_MAX:
+            raise ValueError(f"has a key over {TAG_KEY_MAX} or a value over {TAG_VALUE_MAX} characters")
+    return pairs
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What an object was given: hashes of its headers and tags, and what a copy has to carry."""
+
+    headers: str = ""
+    tags: str = ""
+    storage_class: str = ""
+    sse: str = ""
+    sse_kms_key_id: str = ""
+    acl: str = ""
+
+    @property
+    def text(self) -> str:
+        given = {name: value for name, value in asdict(self).items() if value}
+        return json.dumps(given) if given else ""
+
+    @classmethod
+    @lru_cache(maxsize=1000)
+    def of(cls, text: str) -> Given:
+        try:
+            return cls(**json.loads(text)) if text else cls()
+        except (ValueError, TypeError):  # of a later version: at worst the object is updated
+            return cls()
+
+
+def _hashed(value: object) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+
+
+class ObjectHeaders:
+    """The headers of one job's objects."""
+
+    def __init__(
+        self,
+        *,
+        storage_class: str = "",
+        acl: str = "",
+        sse: str = "",
+        sse_kms_key_id: str = "",
+        tags: str = "",
+        header: Sequence[str] = (),
+    ) -> None:
+        asked = {"storage_class": storage_class, "acl": acl, "sse": sse}
+        asked |= {"sse_kms_key_id": sse_kms_key_id, "tags": tags, "header": ", ".join(header)}
+        self._asked = {name: text for name, text in asked.items() if text}  # for messages
+        fixed = {
+            "x-amz-storage-class": storage_class,
+            "x-amz-acl": acl,
+            "x-amz-server-side-encryption": sse,
+            "x-amz-server-side-encryption-aws-kms-key-id": sse_kms_key_id,
+            "x-amz-tagging": _encoded(tags),
+        }
+        self._fixed = {name: value for name, value in fixed.items() if value}
+        self._rules: list[tuple[PathFilter, str, str]] = []
+        self._texts: dict[tuple[int, ...], str] = {}  # by the rules that match
+        self._taken = False  # the store has taken an object with these
+        if header:
+            from syncworker.options.patterns import PathFilter
+
+            rules = parse_rules(list(header))
+            self._rules = [(PathFilter([rule.pattern], []), rule.name, rule.value) for rule in rules]
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the options ask for: an upload that was begun with another is begun anew."""
+        rules = [(path_filter.lines, name, value) for path_filter, name, value in self._rules]
+        if not rules and not self._fixed:
+            return ""
+        text = json.dumps([self._fixed, rules], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    @property
+    def any(self) -> bool:
+        return bool(self._fixed or self._rules)
+
+    def given(self, key: str) -> str:
+        """What an object is given beyond its own metadata and the type that its name tells, as text to be
+        remembered; "" for nothing. Values that no update has to carry are hashed."""
+        if not self.any:
+            return ""
+        matched = tuple(n for n, (path_filter, _, _) in enumerate(self._rules) if not path_filter.skips(key))
+        text = self._texts.get(matched)
+        if text is None:
+            if len(self._texts) > _TEXTS_MAX:
+                self._texts.clear()
+            headers = {name: value for n in matched for _, name, value in (self._rules[n],)}
+            given = Given(
+                headers=_hashed(sorted(headers.items())) if headers else "",
+                tags=_hashed(self._fixed["x-amz-tagging"]) if "x-amz-tagging" in self._fixed else "",
+                storage_class=self._asked.get("storage_class", ""),
+                sse=self._asked.get("sse", ""),
+                sse_kms_key_id=self._asked.get("sse_kms_key_id", ""),
+                acl=self._asked.get("acl", ""),
+            )
+            text = self._texts[matched] = given.text
+        return text
+
+    def given_after(self, key: str, before: str) -> str:
+        """What an object was given that was given `before` and has been updated: see `of_copy`."""
+        was, now = Given.of(before), Given.of(self.given(key))
+        return replace(
+            now,
+            storage_class=now.storage_class or was.storage_class,
+            sse=now.sse or was.sse,
+            sse_kms_key_id=now.sse_kms_key_id if now.sse else was.sse_kms_key_id,
+            acl=now.acl or was.acl,
+        ).text
+
+    def differs(self, key: str, given: str) -> bool:
+        """Whether an object that was given this is to be updated. An option that is absent is a reason only
+        of headers and tags; an ACL never is."""
+        wanted = self.given(key)
+        if given in (wanted, UNKNOWN):
+            return False
+        was, is_to_be = Given.of(given), Given.of(wanted)
+        if (was.headers, was.tags) != (is_to_be.headers, is_to_be.tags):
+            return True
+        return any(
+            asked and asked != had
+            for asked, had in (
+                (is_to_be.storage_class, was.storage_class),
+                (is_to_be.sse, was.sse),
+                (is_to_be.sse_kms_key_id, was.sse_kms_key_id),
+            )
+        )
+
+    def of_copy(self, file: FileEntry, md5: str, given: str, head: Mapping[str, str]) -> dict[str, str]:
+        """The headers of a copy of an object onto itself, which resets what it is not given: those of a PUT,
+        and of class, encryption and ACL what the object has, where the options do not ask for another.
+        `md5`: base64, "" if unknown; `head`: the headers that the store has answered to HEAD with."""
+        was = Given.of(given)
+        headers = self.of(file, base64.b64decode(md5))
+        stored = head.get("x-amz-storage-class", "")
+        kept = {
+            "x-amz-storage-class": was.storage_class or (stored if stored != "STANDARD" else ""),
+            "x-amz-acl": was.acl,
+        }
+        if "x-amz-server-side-encryption" not in headers:
+            for name in ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"):
+                kept[name] = head.get(name, "")
+        headers = {name: value for name, value in kept.items() if value} | headers
+        if "x-amz-tagging" in headers or was.tags:
+            headers["x-amz-tagging-directive"] = "REPLACE"
+        return headers
+
+    def of(self, file: FileEntry, md5: bytes) -> dict[str, str]:
+        """Names in lower case. Metadata is in the form that rclone writes and reads: seconds with
+        nanoseconds, base64 MD5."""
+        headers = {"content-type": content_type(file.key), "x-amz-meta-mtime": _seconds(file.mtime_ns)}
+        if md5:
+            headers["x-amz-meta-md5chksum"] = base64.b64encode(md5).decode()
+        if self._fixed:
+            headers.update(self._fixed)
+        for path_filter, name, value in self._rules:
+            if not path_filter.skips(file.key):
+                headers[name] = value
+        return {name: value for name, value in headers.items() if value} if self._rules else headers
+
+    def __enter__(self) -> None:
+        """Around a request that gives an object its headers: an error about an option is told as that."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None:
+            self._taken = True
+        elif isinstance(error, SyncError) and (blamed := self._blamed(error)) is not error:
+            raise blamed from error
+
+    def _blamed(self, error: SyncError) -> SyncError:
+        """The error of a PutObject; fatal if it is about an option, because no other file fares better."""
+        names: list[str]
+        if isinstance(error, RetryError):
+            # SeaweedFS without keys answers a request for encryption so, each time.
+            is_refusal = error.code == "InternalError" and "sse" in self._asked and not self._taken
+            if not is_refusal:
+                return error
+            names = [name for name in ("sse", "sse_kms_key_id") if name in self._asked]
+        elif not self._asked or not isinstance(error, FileError | FatalError):
+            return error
+        elif error.code in _REFUSALS:
+            names = [name for name in _ABOUT_ANY if name in self._asked]
+        elif error.code.startswith("KMS."):
+            names = [name for name in ("sse", "sse_kms_key_id") if name in self._asked]
+        else:
+            names = [name for name in _ABOUT.get(error.code, ()) if name in self._asked]
+        if not names:
+            return error
+        asked = ", ".join(f"{name}={self._asked[name]}" for name in names)
+        because = "perhaps because of" if error.code in (*_REFUSALS, "InternalError") else "because of"
+        return FatalError(
+            "OptionRefused",
+            f"the storage refuses an object, {because} {asked} ({error.code}: {error.message}): sync without"
+            " it, or with what this storage knows",
+        )
+
+
+def _seconds(mtime_ns: int) -> str:
+    if mtime_ns >= 10**9:  # twice as fast, and nearly always so
+        digits = str(mtime_ns)
+        return f"{digits[:-9]}.{digits[-9:]}"
+    seconds, rest = divmod(abs(mtime_ns), 10**9)
+    return f"{'-' if mtime_ns < 0 else ''}{seconds}.{rest:09d}"
+
+
+def _encoded(tags: str) -> str:
+    pairs = parse_tags(tags) if tags else []
+    return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in pairs)

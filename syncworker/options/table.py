@@ -1,0 +1,502 @@
+"""The options of a sync: one table of name, parser, flag and JSON Schema, for HTTP, shell, OpenAPI and docs.
+
+`parse` checks what was asked and keeps it as asked (numbers as numbers); an option that was not asked, or is
+empty, is left out. A new option is a row here and the code that acts on it. Reads no clock, file or socket.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from syncworker.ending import EQUAL
+from syncworker.errors import UsageError
+from syncworker.options.object_headers import ACLS, ENCRYPTIONS, ObjectHeaders, parse_rules, parse_tags
+from syncworker.system.rates import RATE, RATE_MAX, as_asked, parse_rate
+
+if TYPE_CHECKING:
+    from syncworker.options.patterns import PathFilter
+
+WAIT_MAX_SECONDS = 3600.0
+PREFIX_MAX_BYTES = 900
+DEEP = "deep"
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """`parse` takes the text of a query or a flag and raises UsageError. `bare` is the value of a flag that
+    is given alone, None where it needs one. `schema` is what JSON may carry, with the description. `is_list`:
+    it may be given several times; its text is one value a line."""
+
+    name: str
+    parse: Callable[[str], Any]
+    help: str
+    schema: Mapping[str, Any]
+    bare: str | None = None
+    is_list: bool = False
+
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
+
+def parse_wait(text: str) -> float:
+    """Seconds between two operations: 0 to 3600, decimals allowed."""
+    try:
+        if not re.fullmatch(r"\+?[0-9]*\.?[0-9]*(?:[eE]-?[0-9]+)?", text):
+            raise ValueError
+        wait = float(text)
+    except ValueError:
+        wait = math.nan
+    if not 0 <= wait <= WAIT_MAX_SECONDS:  # false for nan as well
+        raise UsageError("BadWait", "wait must be a number of seconds from 0 to 3600", param="wait")
+    return wait
+
+
+def one_of(name: str, *numbers: int) -> Callable[[str], int]:
+    """A parser of one of these numbers."""
+
+    def parse(text: str) -> int:
+        if text not in {str(number) for number in numbers}:
+            words = " or ".join(str(number) for number in numbers)
+            raise UsageError("BadOption", f"{name} must be {words}", param=name)
+        return int(text)
+
+    return parse
+
+
+def _verify(text: str) -> int | str:
+    if text not in ("0", "1", DEEP):
+        raise UsageError("BadOption", f"verify must be 0, 1 or {DEEP}", param="verify")
+    return text if text == DEEP else int(text)
+
+
+def parse_max_delete(text: str) -> int | str:
+    """A count, a percentage of the objects listed, or `none`."""
+    if text == "none":
+        return text
+    if re.fullmatch(r"[0-9]{1,15}", text):
+        return int(text)
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) and Fraction(text[:-1]) <= 100:
+        return text
+    raise UsageError(
+        "BadOption", "max_delete must be a count, a percentage (10%) or none", param="max_delete"
+    )
+
+
+def exceeds(limit: int | str, deletions: int, listed: int) -> bool:
+    """Whether so many deletions, of so many objects listed, are more than `max_delete` allows."""
+    if isinstance(limit, int):
+        return deletions > limit
+    return limit.endswith("%") and 100 * deletions > Fraction(limit[:-1]) * listed
+
+
+def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
+    def parse(text: str) -> list[str]:
+        from syncworker.options import patterns  # RE2 is for those who ask for it
+
+        lines = text.split("\n")
+        try:
+            patterns.check(lines, may_negate=may_negate)
+        except patterns.Malformed as error:
+            raise UsageError("BadPattern", f"{name}: {error}", param=name) from None
+        return lines
+
+    return parse
+
+
+def _matching(name: str, pattern: str, what: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise UsageError("BadOption", f"{name} must be {what}", param=name)
+        return text
+
+    return parse
+
+
+def _word(name: str, words: Sequence[str]) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise UsageError("BadOption", f"{name} must be one of {', '.join(words)}", param=name)
+        return text
+
+    return parse
+
+
+def _checked(name: str, check: Callable[[str], object]) -> Callable[[str], str]:
+    """As it was asked, if `check` raises no ValueError."""
+
+    def parse(text: str) -> str:
+        try:
+            check(text)
+        except ValueError as error:
+            raise UsageError("BadOption", f"{name}: {error}", param=name) from None
+        return text
+
+    return parse
+
+
+def _rules(text: str) -> list[str]:
+    lines = text.split("\n")
+    try:
+        parse_rules(lines)
+    except ValueError as error:
+        raise UsageError("BadHeader", f"header: {error}", param="header") from None
+    return lines
+
+
+def _rate(text: str) -> int | str:
+    try:
+        return as_asked(text)
+    except ValueError as error:
+        raise UsageError("BadBandwidth", f"bandwidth {error}", param="bandwidth") from None
+
+
+def flag_schema(description: str, default: int) -> dict[str, Any]:
+    return {
+        "description": description,
+        "anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "string", "enum": ["0", "1", ""]}],
+        "default": default,
+    }
+
+
+def _text_schema(description: str, example: str) -> dict[str, Any]:
+    return {"type": "string", "description": description, "examples": [example]}
+
+
+def _list_schema(description: str, examples: list[str]) -> dict[str, Any]:
+    return {
+        "description": description,
+        "anyOf": [{"type": "array", "items": {"type": "string"}, "maxItems": 1000}, {"type": "string"}],
+        "examples": [examples],
+    }
+
+
+def parse_prefix(text: str) -> str:
+    """A key prefix with `/` at its end."""
+
+    def refuse(why: str) -> UsageError:
+        return UsageError("BadPrefix", f"prefix {why}", param="prefix")
+
+    prefix = text if text.endswith("/") else f"{text}/"
+    if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text):
+        raise refuse("must not hold control characters")
+    if prefix.startswith("/") or "//" in prefix:
+        raise refuse("must not begin with `/` or hold `//`")
+    if {".", ".."} & set(prefix.split("/")):
+        raise refuse("must not have `.` or `..` for a component")
+    if len(prefix.encode()) > PREFIX_MAX_BYTES:
+        raise refuse(f"is longer than {PREFIX_MAX_BYTES} bytes")
+    return prefix
+
+
+TABLE = (
+    Option(
+        "wait",
+        parse_wait,
+        "seconds between two operations, 0 (default) to 3600",
+        {
+            "description": "Seconds between two operations, which then run one at a time; 0: full parallel"
+            " speed",
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": 3600},
+                {"type": "string", "pattern": r"^(\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE]-?[0-9]+)?)?$"},
+            ],
+            "default": 0,
+        },
+    ),
+    Option(
+        "prefix",
+        parse_prefix,
+        "key prefix: the mirror is what lies below it, the rest of the bucket is not touched",
+        _text_schema(
+            "A key prefix, `/` is added at its end: the mirror is what lies below it. Nothing else in the"
+            " bucket is listed, changed or deleted, and the bucket itself never is",
+            "backups/vm1/",
+        ),
+    ),
+    Option(
+        "exclude",
+        _patterns("exclude", may_negate=True),
+        "gitignore line: matching files are not sent, matching objects not deleted; may be repeated",
+        _list_schema(
+            "Lines of .gitignore, relative to the source: matching files are not sent, matching objects not"
+            " deleted; `!` re-includes. A folder that is excluded is not walked",
+            ["*.tmp", "/cache/"],
+        ),
+        is_list=True,
+    ),
+    Option(
+        "include",
+        _patterns("include", may_negate=False),
+        "gitignore line: when given, only matching files and objects are looked at; may be repeated",
+        _list_schema(
+            "Lines of .gitignore, none with `!`: when given, only matching files and objects are looked at,"
+            " and of them what `exclude` does not match",
+            ["*.jpg", "/albums/"],
+        ),
+        is_list=True,
+    ),
+    Option(
+        "delete",
+        one_of("delete", 0, 1),
+        "0: adds and changes, deletes nothing",
+        flag_schema("0: adds and changes, deletes nothing", 1),
+        bare="1",
+    ),
+    Option(
+        "max_delete",
+        parse_max_delete,
+        "a count, 10%% of the objects listed, or none: if more are to go, nothing is deleted before approval",
+        {
+            "description": "A count, a percentage of the objects listed, or `none`: if a sync would delete"
+            " more, it deletes nothing and is `waiting`, its plan holding the deletions. By default"
+            " MAX_DELETE",
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999},
+                {
+                    "type": "string",
+                    "pattern": r"^([0-9]{1,15}|(100(\.0{1,6})?|0?[0-9]{1,2}(\.[0-9]{1,6})?)%|none|)$",
+                },
+            ],
+            "examples": ["10%"],
+        },
+    ),
+    Option(
+        "plan",
+        one_of("plan", 0, 1),
+        "1: changes nothing, writes what it would do (see `plan ID`) and waits for approval",
+        flag_schema(
+            "1: changes nothing at the storage, writes down what it would do (`/plan`) and ends `waiting` for"
+            " `/approve`, or `done` when there is nothing to do",
+            0,
+        ),
+        bare="1",
+    ),
+    Option(
+        "verify",
+        _verify,
+        "1: afterwards each object is held against its file; deep: read back and compared",
+        {
+            "description": "1: after the last operation the mirror is listed anew and each object held"
+            " against its file; `deep`: each is read back and compared byte by byte. Repairs nothing: a"
+            " difference fails the job (`VerifyFailed`)",
+            "anyOf": [
+                {"type": "integer", "enum": [0, 1]},
+                {"type": "string", "enum": ["0", "1", "deep", ""]},
+            ],
+            "default": 0,
+        },
+        bare="1",
+    ),
+    Option(
+        "storage_class",
+        _matching("storage_class", "[A-Z0-9_-]{1,64}", "a class as S3 names them, STANDARD_IA for example"),
+        "storage class of every object that is sent",
+        _text_schema("The storage class of every object that is sent", "STANDARD_IA"),
+    ),
+    Option(
+        "acl",
+        _word("acl", ACLS),
+        "canned ACL of every object that is sent",
+        {"description": "The canned ACL of every object that is sent", "type": "string", "enum": [*ACLS, ""]},
+    ),
+    Option(
+        "sse",
+        _word("sse", ENCRYPTIONS),
+        "encryption at the storage: AES256, aws:kms or aws:kms:dsse",
+        {"description": "Encryption at the storage", "type": "string", "enum": [*ENCRYPTIONS, ""]},
+    ),
+    Option(
+        "sse_kms_key_id",
+        _matching("sse_kms_key_id", "[!-~]{1,2048}", "the id of a key, without spaces"),
+        "the key for sse=aws:kms",
+        _text_schema("The key for `sse=aws:kms` and `aws:kms:dsse`", "alias/backups"),
+    ),
+    Option(
+        "tags",
+        _checked("tags", parse_tags),
+        "tags of every object that is sent: a=b&c=d",
+        _text_schema("The tags of every object that is sent, at most ten", "team=photo&keep=1"),
+    ),
+    Option(
+        "header",
+        _rules,
+        "PATTERN NAME: VALUE, a header for files that match the gitignore pattern; may be repeated",
+        _list_schema(
+            "Lines of `PATTERN NAME: VALUE`: files that match the gitignore pattern (a space in it is `\\ `)"
+            " get the header; the last match of a name wins, an empty value means that it is not sent."
+            " Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Content-Type, Expires"
+            " and x-amz-meta-…, 2 KB in all",
+            ["*.html Cache-Control: no-cache"],
+        ),
+        is_list=True,
+    ),
+    Option(
+        "bandwidth",
+        _rate,
+        "bytes a second of this job: 500000, 512K, 1.5M; 0 (default): no limit of its own",
+        {
+            "description": "Bytes a second of this job, bodies sent and, with `verify=deep`, read: `500000`,"
+            " `512K`, `1.5M`, `1G` (of 1,024); 0: no limit but that for all jobs. `/limit` changes it while"
+            " the job runs",
+            "anyOf": [
+                {"type": "integer", "minimum": 0, "maximum": RATE_MAX},
+                {"type": "string", "pattern": f"^({RATE})?$"},
+            ],
+            "examples": ["1.5M"],
+        },
+    ),
+    Option(
+        "forget_mounts",
+        one_of("forget_mounts", 0, 1),
+        "1: disks that are missing now are gone for good; acts once, a resume does not take it up",
+        flag_schema(
+            "1: mounts that are missing now are gone for good. It acts once, on those: a resume does not take"
+            " it up",
+            0,
+        ),
+        bare="1",
+    ),
+)
+NAMES = tuple(option.name for option in TABLE)
+NUMBERS = frozenset(  # JSON may carry them as numbers
+    option.name
+    for option in TABLE
+    if any(kind.get("type") in ("integer", "number") for kind in option.schema.get("anyOf", ()))
+)
+LISTS = frozenset(option.name for option in TABLE if option.is_list)
+
+
+_OF_OBJECTS = ("storage_class", "acl", "sse", "sse_kms_key_id", "tags")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the engine is asked to do, of an attempt: one field for each row of TABLE that it acts on."""
+
+    prefix: str = ""
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    delete: bool = True
+    forget_mounts: bool = False
+    bandwidth: int = 0  # bytes a second, 0 for no limit
+    storage_class: str = ""
+    acl: str = ""
+    sse: str = ""
+    sse_kms_key_id: str = ""
+    tags: str = ""
+    header: tuple[str, ...] = ()
+    verify: int | str = 0  # 1, or DEEP
+    scope: tuple[str, ...] | None = None  # the folders that alone are looked at; "" is all of the source
+    plan: bool = False  # to be made; no more once it was approved
+    max_delete: int | str = ""
+
+    @classmethod
+    def of_status(cls, status: Mapping[str, Any]) -> Options:
+        asked = status.get("options") or {}
+        scope = None if status.get("scope") is None else tuple(status["scope"])
+        is_approved = bool((status.get("plan") or {}).get("approved_at"))
+        # Of a plan, what the first attempt planned with, the one after its approval carries out with.
+        acting = 2 if is_approved and asked.get("plan") == 1 else 1
+        return cls(
+            prefix=asked.get("prefix", ""),
+            # The scope before what was asked: a folder that is excluded stays so.
+            exclude=(*scope_lines(scope or ()), *asked.get("exclude", ())),
+            include=tuple(asked.get("include", ())),
+            delete=asked.get("delete", 1) == 1,
+            forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == acting,
+            header=tuple(asked.get("header", ())),
+            verify=asked.get("verify", 0),
+            scope=scope,
+            plan=asked.get("plan") == 1 and not is_approved,
+            max_delete=asked.get("max_delete", ""),
+            bandwidth=parse_rate(str(asked.get("bandwidth", 0))),
+            **{name: asked.get(name, "") for name in _OF_OBJECTS},
+        )
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the mirror is not the whole bucket, made equal: then the bucket itself is never deleted."""
+        return self.scope is not None or bool(self.prefix or self.exclude or self.include or not self.delete)
+
+    @property
+    def equal(self) -> str:
+        """What is true of the bucket when such a sync is done."""
+        if not self.delete:
+            return "all of the folder is in the bucket, and nothing was deleted"
+        if self.scope is not None:
+            return "what has changed in the folder is mirrored"
+        if self.exclude or self.include:
+            return "what the filters leave of the folder is mirrored"
+        return f"what lies below {self.prefix} equals the folder" if self.prefix else EQUAL
+
+    def path_filter(self) -> PathFilter | None:
+        if not self.exclude and not self.include:
+            return None
+        from syncworker.options.patterns import PathFilter
+
+        return PathFilter(list(self.include), list(self.exclude))
+
+    def object_headers(self) -> ObjectHeaders:
+        asked = {name: getattr(self, name) for name in _OF_OBJECTS}
+        return ObjectHeaders(header=self.header, **asked)
+
+
+DEFAULTS = Options()
+
+
+def scope_lines(scope: Sequence[str]) -> list[str]:
+    """Lines of .gitignore that leave out all but these folders and what is below them; none for ""."""
+    if not scope or "" in scope:
+        return []
+    lines: list[str] = []
+    opened: set[str] = set()
+    for folder in sorted(scope, key=lambda each: each.split("/")):
+        parts = folder.split("/")
+        for depth in range(len(parts)):
+            path = "/".join(parts[:depth])
+            if path in opened:
+                continue
+            opened.add(path)
+            literal = _literal(path)
+            lines += [f"!/{literal}/", f"/{literal}/*"] if path else ["/*"]
+        lines.append(f"!/{_literal(folder)}/")
+    return lines
+
+
+def _literal(path: str) -> str:
+    """A path as a pattern that matches it alone."""
+    return re.sub(r"([\\*?\[\] !#])", r"\\\1", path)
+
+
+def of_flags(given: Mapping[str, Any]) -> dict[str, str]:
+    """The texts of options from the values of their flags. UsageError: a line holds a line end."""
+    texts: dict[str, str] = {}
+    for option in TABLE:
+        value = given[option.name]
+        if option.is_list and any("\n" in line or "\0" in line for line in value):
+            raise UsageError(
+                "BadPattern", f"{option.name}: a line holds a line end or NUL", param=option.name
+            )
+        texts[option.name] = "\n".join(value) if option.is_list else value
+    return texts
+
+
+def parse(given: Mapping[str, str | None]) -> dict[str, Any]:
+    """The options that were asked, by name. Raises UsageError that names the one at fault."""
+    found = {}
+    for option in TABLE:
+        if text := given.get(option.name):
+            if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # in a shell's arguments
+                raise UsageError("BadEncoding", f"{option.name} is not valid UTF-8", param=option.name)
+            found[option.name] = option.parse(text)
+    if "sse_kms_key_id" in found and not str(found.get("sse", "")).startswith("aws:kms"):
+        raise UsageError(
+            "BadOption", "sse_kms_key_id needs sse=aws:kms or aws:kms:dsse", param="sse_kms_key_id"
+        )
+    return found

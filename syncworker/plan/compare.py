@@ -1,0 +1,148 @@
+"""Whether a file and an object have the same content: decided from a stat, a listing and what we remember.
+
+Pure functions; reading the file and asking the store are the caller's, when the verdict says so.
+
+`compare(file, object, row)`, the first row that fits:
+
+| object | sizes | row | ETag | verdict |
+| --- | --- | --- | --- | --- |
+| none | | | | upload: new |
+| there | differ | | | upload: size differs |
+| there | same | trusted, same stat | the row's | unchanged |
+| there | same | trusted, same stat | none listed, LastModified the row's | unchanged |
+| there | same | trusted, same stat, no LastModified yet | none listed, as old as our upload | adopt |
+| there | same | any | a content hash by its form | hash |
+| there | same | the row's ETag (or LastModified) | no content hash | hash |
+| there | same | other or none | no content hash | head |
+
+A row is trusted unless it was made within two seconds of the file's own ctime: within the clock's grain a
+second change would not show (git calls this racily clean).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import NamedTuple
+
+from syncworker.index import Row
+from syncworker.model import FileEntry, ObjectEntry
+from syncworker.s3 import etag as etags
+
+RACY_NS = 2_000_000_000
+ADOPT_SECONDS = 5
+
+
+class Verdict(StrEnum):
+    UNCHANGED = "unchanged"
+    ADOPT = "adopt"  # unchanged, and the row takes over the listing's LastModified
+    UPLOAD = "upload"
+    UPDATE = "update"  # the content is the same, and what the object was given beside it is not
+    HASH = "hash"
+    HEAD = "head"
+
+
+class Reason(StrEnum):
+    """Why a file is sent or an object deleted."""
+
+    NEW = "new"
+    SIZE = "size"
+    CONTENT = "content"
+    HEADERS = "headers"
+
+
+class Decision(NamedTuple):
+    verdict: Verdict
+    reason: Reason | None = None
+
+
+_UNCHANGED = Decision(Verdict.UNCHANGED)
+_ADOPT = Decision(Verdict.ADOPT)
+NEW = Decision(Verdict.UPLOAD, Reason.NEW)
+UPDATE = Decision(Verdict.UPDATE, Reason.HEADERS)
+AGAIN = Decision(Verdict.UPLOAD, Reason.HEADERS)  # where the store cannot be asked to update it
+_SIZE = Decision(Verdict.UPLOAD, Reason.SIZE)
+_CONTENT = Decision(Verdict.UPLOAD, Reason.CONTENT)
+_HASH = Decision(Verdict.HASH)
+_HEAD = Decision(Verdict.HEAD)
+
+
+def is_trusted(row: Row, file: FileEntry) -> bool:
+    """Whether the file is, by its stat, the one that the row was made from, and the row is not racy."""
+    return (
+        row.mtime_ns == file.mtime_ns
+        and row.ctime_ns == file.ctime_ns
+        and row.size == file.size
+        and row.inode == file.inode
+        and row.checked_ns - row.ctime_ns > RACY_NS
+    )
+
+
+def same_object(row: Row, obj: ObjectEntry) -> bool:
+    """Whether the object is the one that the row speaks of."""
+    if row.size != obj.size:
+        return False
+    if obj.etag:
+        return row.etag == obj.etag
+    return bool(row.modified) and row.modified == obj.modified
+
+
+def compare(file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> Decision:
+    """The table above."""
+    if obj is None:
+        return NEW
+    if file.size != obj.size:
+        return _SIZE
+    if row is not None:
+        if is_trusted(row, file):
+            if same_object(row, obj):
+                return _UNCHANGED
+            if not obj.etag and not row.modified and is_of_then(obj.modified, row.checked_ns):
+                return _ADOPT
+        if same_object(row, obj):
+            return _HASH
+    return _HASH if etags.parts_of(obj.etag) is not None else _HEAD
+
+
+def is_of_then(modified: str, read_ns: int) -> bool:
+    """Whether a LastModified fits an upload of what was read then (stores write whole seconds). A later one
+    may be somebody else's object: what the clocks of two machines or a slow upload make of ours is asked
+    once by HEAD."""
+    try:
+        listed = datetime.fromisoformat(modified).timestamp()
+    except ValueError:
+        return False
+    return -2 <= listed - read_ns / 1e9 <= ADOPT_SECONDS
+
+
+def wanted_hashes(obj: ObjectEntry, row: Row | None) -> list[int]:
+    """The part sizes to hash the file with (0: plain MD5), for verdict `hash`."""
+    parts = etags.parts_of(obj.etag)
+    sizes: list[int] = []
+    if row is not None and same_object(row, obj):
+        sizes.append(row.part_size)
+    if parts == 0:
+        sizes.append(0)
+    elif parts is not None:
+        sizes += etags.candidates(obj.size, parts, row.part_size if row is not None else None)
+    return list(dict.fromkeys(sizes))
+
+
+def match(hashes: dict[int, str], obj: ObjectEntry, row: Row | None) -> tuple[int, str] | None:
+    """(part size, digest) of the hash that proves the content equal; None when none does."""
+    for part, digest in hashes.items():
+        if obj.etag and digest == obj.etag:
+            return part, digest
+    if row is not None and same_object(row, obj):
+        remembered = row.digest or row.etag
+        if hashes.get(row.part_size) == remembered:
+            return row.part_size, remembered
+    return None
+
+
+def after_mismatch(obj: ObjectEntry, etags_are_md5: bool) -> Decision:
+    """No hash matched. A plain ETag of a store whose ETags are MD5s settles it; else one HEAD: is it an MD5
+    at all, and does the object's own metadata know the content's?"""
+    if etags_are_md5 and etags.parts_of(obj.etag) == 0:
+        return _CONTENT
+    return _HEAD

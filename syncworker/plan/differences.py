@@ -1,0 +1,341 @@
+"""What the bucket has that differs from what is remembered of it: listed, and held against the index's rows.
+
+`collect` lists the whole bucket, or only the pages around what a run has changed, where that is a small part
+of it. What it finds is a hint: a listing may lag, and over plain http a bit of it may turn. It changes
+nothing at the store; transfer/recheck.py asks and mends.
+
+- An index that is broken, or cannot hold every row, is helped out by what the run itself has sent; the rest
+  is then told as not remembered.
+- A store that does not list in byte order is joined by key (join.py); one that does not list by ranges as it
+  should is listed from one end to the other.
+- Memory does not grow with the bucket, nor with what is found: that waits on disk.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from syncworker.index import Brief, Index, Row, Rows, is_text
+from syncworker.model import FileEntry, ObjectEntry
+from syncworker.plan import compare, join
+from syncworker.plan.listing import Listing, Pages, PendingPage, PendingRange
+from syncworker.plan.spool import Spool, Table
+
+PAGE_KEYS = 1000
+CHUNK = 10_000  # of what was found, in memory at a time
+_RANGE_ROWS = 900  # around what changed: a page, and room for a few keys that are not known
+_RANGES_AHEAD = 12
+_KEYS = 10_000  # of changes, in memory: who changed more looks at the whole bucket
+_BATCH = 1000
+_ROWS_UNCHECKED = 4096
+
+Range = tuple[str | None, str]  # the key before the first, the last
+FetchRange = Callable[[str | None, str | None], PendingRange]
+
+_TOLD = ("key", "size", "etag")
+_sent = itemgetter(*(Row._fields.index(name) for name in _TOLD))
+_listed = itemgetter(*(ObjectEntry._fields.index(name) for name in _TOLD))
+_etag = itemgetter(ObjectEntry._fields.index("etag"))
+
+
+class Difference(NamedTuple):
+    """A key under which the bucket lists something else than is remembered. One of the two is there."""
+
+    row: Row | None
+    listed: ObjectEntry | None
+
+    @property
+    def key(self) -> str:
+        known = self.row or self.listed
+        assert known is not None
+        return known.key
+
+
+class Changes:
+    """What a run has sent, and whose deletion it has ordered, in the order in which it happened."""
+
+    def __init__(self, spool_dir: str) -> None:
+        self.count = 0
+        self._spool = Spool(spool_dir)
+        self._batch: list[tuple[str, int, str | None]] = []
+        self._keys: list[str] = []  # of those before the batch
+
+    def sent(self, row: Row) -> None:
+        self._add((row.key, row.size, row.etag))
+
+    def ordered(self, key: str) -> None:
+        """Its deletion."""
+        self._add((key, 0, None))
+
+    def _add(self, record: tuple[str, int, str | None]) -> None:
+        self.count += 1
+        self._batch.append(record)
+        if len(self._batch) >= _BATCH:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._batch:  # many in a record: one by one takes three times as long
+            if len(self._keys) <= _KEYS:
+                self._keys += [record[0] for record in self._batch]
+            self._spool.append(tuple(self._batch))
+            self._batch = []
+
+    @property
+    def keys(self) -> list[str] | None:
+        """All of them, in order; None when they are many."""
+        self._flush()
+        return sorted(set(self._keys)) if len(self._keys) <= _KEYS else None
+
+    def __iter__(self) -> Iterator[tuple[str, int, str | None]]:
+        """(key, size, ETag), without an ETag (None) for a deletion."""
+        self._flush()
+        for batch in self._spool:
+            yield from batch
+
+    def deleted(self, keys: set[str]) -> set[str]:
+        """Those of the keys whose deletion was ordered."""
+        return {key for key, _, tag in self if tag is None and key in keys}
+
+    def close(self) -> None:
+        self._spool.close()
+
+
+class Found:
+    """Differences that wait on disk."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._spool = Spool(directory)
+
+    def __enter__(self) -> Found:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._spool.close()
+
+    def append(self, found: Difference) -> None:
+        self._spool.append(tuple(part and tuple(part) for part in found))
+
+    def become(self, found: Iterable[Difference]) -> None:
+        """These, and no others."""
+        self._spool.close()
+        self._spool = Spool(self._directory)
+        for difference in found:
+            self.append(difference)
+
+    def chunks(self, *, known: bool | None = None) -> Iterator[list[Difference]]:
+        """Some at a time: all, those with a row, or those without."""
+        chosen = (d for d in map(_unpack, self._spool) if known is None or known is (d.row is not None))
+        while chunk := list(islice(chosen, CHUNK)):
+            yield chunk
+
+
+def _unpack(record: tuple[Any, ...]) -> Difference:
+    row, listed = record
+    return Difference(row and Row._make(row), listed and ObjectEntry._make(listed))
+
+
+class NotInRanges(Exception):
+    """The store does not list by ranges as it should: only the whole listing tells."""
+
+
+class Listable(NamedTuple):
+    """How a bucket is listed. `cuts`: keys at which the listing may be cut (listing.py); `files`: about
+    how many objects it has."""
+
+    fetch: Callable[[str | None], PendingPage]
+    fetch_range: FetchRange
+    cuts: list[str]
+    files: int
+
+
+def collect(
+    found: Found,
+    index: Index,
+    changes: Changes,
+    bucket: Listable,
+    spool: Callable[[], Spool],
+    check: Callable[[], None],
+    concerns: Callable[[Difference], bool] = lambda _: True,
+) -> None:
+    """Fills `found` with what differs and `concerns` the mirror. `check` raises when it is time to stop; what
+    fetching raises passes."""
+    if index.is_whole:
+        small = _ranges_of(index, changes, bucket)
+        for ranges in (small, None) if small else (None,):
+            ascending = Ascending(index, check, ranges)
+            try:
+                listing, unordered = _listing(bucket, ranges, index)
+                differ = differences(ascending, listing, spool, unordered, ascending.settles)
+                found.become(filter(concerns, differ))
+            except NotInRanges:
+                continue
+            finally:
+                ascending.close()
+            if index.is_whole and not ascending.failed:
+                return
+    table = Table()
+    try:
+        _fill(table, index, changes, check)
+        listing, unordered = _listing(bucket, None, index)
+        rest = (Row(e.key, e.size, 0, 0, 0, e.etag, "", 0, e.modified, 0) for e in table.rest())
+        found.become(filter(concerns, differences(rest, listing, spool, unordered)))
+    finally:
+        table.close()
+
+
+def _listing(bucket: Listable, ranges: list[Range] | None, index: Index) -> tuple[Pages, Callable[[], None]]:
+    """The pages, and what to do when they turn out not to ascend."""
+    if ranges is not None:
+        return Ranges(ranges, bucket.fetch_range), _not_in_ranges
+    listing = Listing(bucket.fetch, bucket.fetch_range, bucket.cuts)
+    return listing, lambda: index.set_fact("cuts", "[]")
+
+
+def _not_in_ranges() -> None:
+    raise NotInRanges
+
+
+def _fill(table: Table, index: Index, changes: Changes, check: Callable[[], None]) -> None:
+    """All that is known to have been sent: by this run, and as far as it goes what the index remembers."""
+    for key, size, tag in changes:
+        if tag is not None:
+            table.add(ObjectEntry(key, size, tag, ""))
+    if index.broken is None:
+        rows = Ascending(index, check)
+        try:
+            for row in rows:
+                table.add(ObjectEntry(row.key, row.size, row.etag, row.modified))
+        finally:
+            rows.close()
+
+
+# -- what differs
+def fits(row: Row, obj: ObjectEntry) -> bool:
+    """Whether the listed object is the one that the row speaks of, as far as a listing tells."""
+    if row.size != obj.size:
+        return False
+    if obj.etag:
+        return obj.etag in (row.etag, row.digest)
+    return compare.same_object(row, obj) or (
+        not row.modified and compare.is_of_then(obj.modified, row.checked_ns)
+    )
+
+
+def differences(
+    rows: Iterable[Row],
+    listing: Pages,
+    spool: Callable[[], Spool],
+    on_unordered: Callable[[], None],
+    settles: join.Settles | None = None,
+) -> Iterator[Difference]:
+    """Of the rows, in order of key, and a listing in any order. `settles` may take a page and its rows."""
+    here = ((FileEntry(*row[:5], ""), row) for row in rows)
+    for local, obj in join.join(here, listing, spool, on_unordered, settles=settles or _settles_nothing):
+        row = local[1] if local is not None else None
+        if row is None or obj is None or not fits(row, obj):
+            yield Difference(row, obj)
+
+
+def _settles_nothing(_: list[ObjectEntry]) -> bool:
+    return False
+
+
+class Ascending:
+    """The rows of an index one by one; a page that is wholly as remembered takes its rows at once, in C.
+
+    As long as all pages are, only what a listing tells is read of the rows; whole rows from the first on that
+    is asked for by itself.
+    """
+
+    def __init__(self, index: Index, check: Callable[[], None], ranges: list[Range] | None = None) -> None:
+        self._index = index
+        self._check = check
+        self._failed = False
+        self._rows: Rows[Row] | Rows[Brief] = index.rows(ranges) if ranges else index.brief_rows()
+        self._whole: Rows[Row] | None = self._rows if ranges else None  # type: ignore[assignment]
+
+    def __iter__(self) -> Iterator[Row]:
+        count = 0
+        while (start := self._rows.following()) is not None:
+            if not count % _ROWS_UNCHECKED:
+                self._check()
+            count += 1
+            row = (self._whole or self._widen(start)).step()
+            if row is None:
+                return
+            yield row
+
+    def _widen(self, start: str) -> Rows[Row]:
+        self.close()
+        self._rows = self._whole = self._index.rows(start=start)
+        return self._whole
+
+    def settles(self, page: list[ObjectEntry]) -> bool:
+        rows = self._rows
+        if rows.following() != page[0].key:
+            return False
+        known = rows.take(page[0].key, len(page))
+        told = known if self._whole is None else list(map(_sent, known))
+        if told == list(map(_listed, page)) and all(map(_etag, page)):
+            return True
+        rows.give_back(known)  # type: ignore[arg-type]
+        return False
+
+    @property
+    def failed(self) -> bool:
+        """Whether some could not be read."""
+        return self._failed or self._rows.failed
+
+    def close(self) -> None:
+        self._failed = self.failed
+        self._rows.close()
+
+
+# -- only what changed
+def _ranges_of(index: Index, changes: Changes, bucket: Listable) -> list[Range]:
+    """Around what changed; none where the whole listing is no dearer, or ranges do not hold."""
+    keys = changes.keys
+    pages = bucket.files // PAGE_KEYS
+    if keys is None or pages < 2 or not bucket.cuts or not all(map(is_text, keys)):
+        return []
+    found: list[Range] = []
+    high = ""
+    for at, key in enumerate(keys):
+        if found and key <= high:
+            continue
+        if 2 * len(found) >= pages:  # some stores begin each range from the start of the bucket
+            return []
+        end = index.key_after(key, _RANGE_ROWS)
+        high = max(k for k in chain((key,), islice(keys, at, at + _RANGE_ROWS)) if end is None or k <= end)
+        found.append((index.key_before(key), high))
+    return found
+
+
+class Ranges:
+    """The pages of some ranges of the bucket: the keys behind `low` up to `high`. Raises NotInRanges."""
+
+    def __init__(self, ranges: list[Range], fetch_range: FetchRange) -> None:
+        self._ranges = ranges
+        self._fetch_range = fetch_range
+        self.complete = False
+
+    def pages(self) -> Iterator[list[ObjectEntry]]:
+        waiting, ahead = deque(self._ranges), deque[tuple[Range, PendingRange]]()
+        while waiting or ahead:
+            while waiting and len(ahead) < _RANGES_AHEAD:
+                ahead.append((waiting[0], self._fetch_range(*waiting.popleft())))
+            (low, high), pending = ahead.popleft()
+            pages = pending.result()
+            entries = [entry for page in pages for entry in page.entries]
+            keys = [entry.key for entry in entries]
+            if keys != sorted(keys) or (keys and low is not None and keys[0] <= low):
+                raise NotInRanges
+            if pages[-1].truncated and not (keys and keys[-1] > high):
+                raise NotInRanges
+            yield [entry for entry in entries if entry.key <= high]
+        self.complete = True

@@ -1,0 +1,18 @@
+"""What the planner hands on: files about which something must be done."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from syncworker.index import Row
+from syncworker.model import FileEntry, ObjectEntry
+from syncworker.plan.compare import Decision
+
+
+class Work(NamedTuple):
+    """A file about which something must be done, and what was decided so far."""
+
+    file: FileEntry
+    object: ObjectEntry | None
+    row: Row | None
+    decision: Decision

@@ -1,0 +1,183 @@
+"""The join of the folder and the bucket: two streams in, pairs out. Pure, but for the spools it is given.
+
+`join` yields `(local, object)`: both, `(local, None)` for what is only in the folder, `(None, object)` for
+what is only in the bucket. `local` is any record whose first field is a FileEntry's key order (the caller's
+tuple of file and index row). Promises:
+
+- `(local, None)` comes only when it is certain that the bucket does not hold the key: once the listing is
+  complete and was in order up to there. Until then such files wait in a spool, so that a store that lists
+  out of order never makes us send what it has.
+- A file at whose key objects lie below (`x`, where the bucket holds `x/…`) waits too: what is only in the
+  bucket is known before it comes.
+- `(None, object)` comes last, after the whole of both streams.
+- At the first key out of order the rest of the listing goes into a table and the join goes on by key: the
+  same pairs, in another order. Nothing that was yielded before has to be taken back.
+- Memory does not grow with either stream.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
+from operator import itemgetter, lt
+
+from syncworker.index import Row
+from syncworker.model import FileEntry, ObjectEntry
+from syncworker.plan.listing import Pages, duplicate
+from syncworker.plan.spool import Spool, Table
+
+Local = tuple[FileEntry, Row | None]
+Pair = tuple[Local | None, ObjectEntry | None]
+
+# Is given a page that has not been looked at, whose files are the next ones to come. True: its objects and as
+# many files are settled, all of them pairs of one key, and are not yielded.
+Settles = Callable[[list[ObjectEntry]], bool]
+
+_key = itemgetter(0)
+
+
+def _settles_nothing(_: list[ObjectEntry]) -> bool:
+    return False
+
+
+class _OutOfOrder(Exception):
+    def __init__(self, entry: ObjectEntry) -> None:
+        super().__init__(entry.key)
+        self.entry = entry
+
+
+class _Ordered:
+    """The objects of a listing one by one, as long as they ascend. `certain`: all of the listing is here,
+    and it is known to ascend to its end."""
+
+    def __init__(self, listing: Pages) -> None:
+        self._listing = listing
+        self._pages = listing.pages()
+        self._page: list[ObjectEntry] = []
+        self._at = 0
+        self._last = ""
+        self._started = False
+        self.certain = False
+
+    def next(self, settles: Settles = _settles_nothing) -> ObjectEntry | None:
+        while self._at >= len(self._page):
+            page = next(self._pages, None)
+            if page is None:
+                self.certain = True
+                return None
+            self._page, self._at = page, 0
+            self.certain = self._listing.complete and self._ascends(page)
+            if page and (not self._started or page[0].key > self._last) and settles(page):
+                self._at, self._last, self._started = len(page), page[-1].key, True
+        entry = self._page[self._at]
+        if self._started and entry.key <= self._last:
+            if entry.key == self._last:
+                raise duplicate(entry.key)
+            raise _OutOfOrder(entry)
+        self._at += 1
+        self._last, self._started = entry.key, True
+        return entry
+
+    def _ascends(self, page: list[ObjectEntry]) -> bool:
+        keys = list(map(_key, page))
+        if keys and self._started and keys[0] <= self._last:
+            return False
+        return all(map(lt, keys, islice(keys, 1, None)))
+
+    def has_below(self, key: str) -> bool:
+        """Whether the page in hand, all that is to come, names a key below `key` as a folder. The entry that
+        was handed out last is looked at too: it is the one that `key` is compared with."""
+        below = f"{key}/"
+        at = bisect_left(self._page, below, lo=max(0, self._at - 1), key=_key)
+        return at < len(self._page) and self._page[at].key.startswith(below)
+
+    def rest(self) -> Iterator[ObjectEntry]:
+        """What has not been handed out, in whatever order."""
+        yield from self._page[self._at :]
+        for page in self._pages:
+            yield from page
+
+
+def join(
+    local: Iterable[Local],
+    listing: Pages,
+    spool: Callable[[], Spool],
+    on_unordered: Callable[[], None] = lambda: None,
+    on_extra: Callable[[str], None] = lambda _: None,
+    settles: Settles = _settles_nothing,
+) -> Iterator[Pair]:
+    """The pairs, as promised above, but for those that `settles` takes. Closes its spools when it ends,
+    however it ends. `on_extra` is told early of keys that are, as far as one can see by then, only in the
+    bucket."""
+    held, extra = spool(), spool()
+    table: Table | None = None
+    try:
+        files = iter(local)
+        objects = _Ordered(listing)
+        here: Local | None = None
+        try:
+            there = objects.next(settles)
+            here = next(files, None)
+            while here is not None or there is not None:
+                if there is None or (here is not None and here[0].key < there.key):
+                    assert here is not None
+                    if objects.certain and not objects.has_below(here[0].key):
+                        yield here, None
+                    else:
+                        held.append(_pack(here))
+                    here = next(files, None)
+                elif here is None or there.key < here[0].key:
+                    extra.append(tuple(there))
+                    on_extra(there.key)
+                    there = objects.next()
+                else:
+                    yield here, there
+                    here = None  # done with, also when the next line raises
+                    there = objects.next(settles)
+                    here = next(files, None)
+        except _OutOfOrder:
+            on_unordered()
+            table = Table()
+            _fill(table, extra, objects)
+        if table is None:
+            for record in held:
+                yield _unpack(record), None
+            for record in extra:
+                yield None, ObjectEntry._make(record)
+            return
+        yield from _join_by_key(table, held, chain(() if here is None else (here,), files))
+    finally:
+        held.close()
+        extra.close()
+        if table is not None:
+            table.close()
+
+
+def _fill(table: Table, extra: Spool, objects: _Ordered) -> None:
+    """Into the table: what was only in the bucket so far, and the rest of the listing."""
+    for record in extra:
+        table.add(ObjectEntry._make(record))
+    for entry in objects.rest():
+        if not table.add(entry):
+            raise duplicate(entry.key)
+
+
+def _join_by_key(table: Table, held: Spool, files: Iterator[Local]) -> Iterator[Pair]:
+    for record in held:
+        waiting = _unpack(record)
+        yield waiting, table.pop(waiting[0].key)
+    for here in files:
+        yield here, table.pop(here[0].key)
+    for entry in table.rest():
+        yield None, entry
+
+
+def _pack(local: Local) -> tuple:  # type: ignore[type-arg]
+    file, row = local
+    return tuple(file), None if row is None else tuple(row)
+
+
+def _unpack(record: tuple) -> Local:  # type: ignore[type-arg]
+    file, row = record
+    return FileEntry._make(file), None if row is None else Row._make(row)

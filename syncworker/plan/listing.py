@@ -1,0 +1,183 @@
+"""The whole listing of a bucket, page by page, believed only as far as it is consistent.
+
+A listing is broken, and the job must fail without deleting anything, when it says there is more and gives no
+token, repeats a token or a page, or names a key twice. Keys out of byte order are no fault (SeaweedFS, S3
+Express and others list so) but change how they are joined: join.py.
+
+Pages come one round trip after the other. Where an earlier sync has left keys to cut at (`cuts`), ranges
+between them are listed side by side with `start-after`. At each border the two ranges must agree: what one
+range lists behind the border must be what the next one begins with. If not, the store does not list in byte
+order, the ranges are dropped, and the listing goes on from where it is, by tokens alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Protocol
+
+from syncworker.errors import FatalError
+from syncworker.model import ObjectEntry
+from syncworker.s3.xml_messages import Page
+
+RANGE_KEYS = 4900  # keys between two cuts: five pages, and a few keys that show how the next range begins
+RANGE_PAGES = 20  # pages of a range fetched ahead, should it have grown
+_RANGES_AHEAD = 12
+_EMPTY_PAGES = 1000  # in a row: some stores give a few, where much was deleted
+
+
+class PendingPage(Protocol):
+    """A page that has been asked for (a `concurrent.futures.Future`)."""
+
+    def result(self) -> Page: ...
+
+
+class PendingRange(Protocol):
+    """Pages of a range that have been asked for: up to the one that passes the end of the range, the last one
+    of the bucket, or `RANGE_PAGES`."""
+
+    def result(self) -> list[Page]: ...
+
+
+class Pages(Protocol):
+    """What can be joined with a folder. `complete`: the last page has been given."""
+
+    complete: bool
+
+    def pages(self) -> Iterator[list[ObjectEntry]]: ...
+
+
+class Listing:
+    """Iterates over the pages of a bucket, the next one being fetched while one is used.
+
+    `complete` is True once the last page has been received: every key still to come is in hand.
+    """
+
+    def __init__(
+        self,
+        fetch: Callable[[str | None], PendingPage],
+        fetch_range: Callable[[str | None, str | None], PendingRange] | None = None,
+        cuts: list[str] | None = None,
+    ) -> None:
+        self._fetch = fetch
+        self._fetch_range = fetch_range
+        self._cuts = sorted(set(cuts or ()))
+        self._tokens: set[int] = set()
+        self._last_ends: tuple[str, str] | None = None
+        self._empty = 0
+        self.complete = False
+
+    def pages(self) -> Iterator[list[ObjectEntry]]:
+        """Raises FatalError BrokenListing, or what fetching raises."""
+        if self._cuts and self._fetch_range is not None:
+            yield from self._side_by_side(self._fetch_range)
+        else:
+            yield from self._by_tokens(self._fetch(None))
+
+    def _by_tokens(self, pending: PendingPage) -> Iterator[list[ObjectEntry]]:
+        while True:
+            page = pending.result()
+            self._check(page)
+            if page.truncated:
+                pending = self._fetch(page.token)
+            else:
+                self.complete = True
+            yield page.entries
+            if self.complete:
+                return
+
+    def _check(self, page: Page) -> None:
+        if page.truncated:
+            if page.token is None:
+                raise _broken("says there is more and gives no way to it")
+            if hash(page.token) in self._tokens:
+                raise _broken("comes back to a page that it gave before")
+            self._tokens.add(hash(page.token))
+        self._empty = 0 if page.entries else self._empty + 1
+        if self._empty > _EMPTY_PAGES:
+            raise _broken("goes on and on without a key")
+        if page.entries:
+            ends = (page.entries[0].key, page.entries[-1].key)
+            if ends == self._last_ends:
+                raise _broken("gives the same page twice")
+            self._last_ends = ends
+
+    def _side_by_side(
+        self, fetch_range: Callable[[str | None, str | None], PendingRange]
+    ) -> Iterator[list[ObjectEntry]]:
+        borders = [None, *self._cuts, None]
+        waiting = deque(pairwise(borders))
+        ahead: deque[tuple[str | None, PendingRange]] = deque()
+        while waiting or ahead:
+            while waiting and len(ahead) < _RANGES_AHEAD:
+                low, high = waiting.popleft()
+                ahead.append((high, fetch_range(low, high)))
+            end, pending = ahead.popleft()
+            self._tokens.clear()  # of the range before, whose last page may be this one's first
+            self._last_ends = None
+            for page in pending.result():
+                self._check(page)
+                passed = _first_beyond(page.entries, end)
+                if passed is None:
+                    self.complete = not page.truncated and end is None
+                    yield page.entries
+                    continue
+                if self._agrees(page.entries, passed, end, ahead):
+                    if passed:
+                        yield page.entries[:passed]
+                    break
+                yield from self._go_on(page)
+                return
+            else:
+                if not page.truncated:
+                    self._expect_nothing(ahead)
+                    self.complete = True
+                    return
+                yield from self._by_tokens(self._fetch(page.token))
+                return
+
+    def _agrees(
+        self,
+        entries: list[ObjectEntry],
+        passed: int,
+        end: str | None,
+        ahead: deque[tuple[str | None, PendingRange]],
+    ) -> bool:
+        """Whether what this range lists behind its end is what the next range begins with."""
+        if end is None or not ahead or any(entry.key <= end for entry in entries[passed:]):
+            return False
+        first = ahead[0][1].result()[0].entries
+        behind = entries[passed:]
+        return first[: len(behind)] == behind[: len(first)] and bool(first)
+
+    def _go_on(self, page: Page) -> Iterator[list[ObjectEntry]]:
+        """From this page on by tokens: the ranges do not hold."""
+        self.complete = not page.truncated
+        pending = self._fetch(page.token) if page.truncated else None
+        yield page.entries
+        if pending is not None:
+            yield from self._by_tokens(pending)
+
+    def _expect_nothing(self, ahead: deque[tuple[str | None, PendingRange]]) -> None:
+        """The listing ended within a range: no later range may list anything."""
+        for _, pending in ahead:
+            if any(page.entries for page in pending.result()):
+                raise _broken("ends before keys that it lists elsewhere")
+
+
+def _first_beyond(entries: list[ObjectEntry], end: str | None) -> int | None:
+    """The place of the first key behind the end of a range."""
+    if end is None or not entries:
+        return None
+    if entries[-1].key <= end and all(entry.key <= end for entry in entries):
+        return None
+    return next(place for place, entry in enumerate(entries) if entry.key > end)
+
+
+def _broken(how: str) -> FatalError:
+    return FatalError("BrokenListing", f"the storage's listing {how}: nothing was deleted")
+
+
+def duplicate(key: str) -> FatalError:
+    return _broken(f"names {key!a} twice")

@@ -1,0 +1,65 @@
+"""Whether what has no file may be deleted: the one place that decides it. No input or output here.
+
+| the job | deletions | then |
+| --- | --- | --- |
+| plan=1, not approved yet | any | none is carried out: the plan names them |
+| approved | the plan names all, as they are listed | go |
+| approved | others as well, or changed since | none is carried out: waiting again, `PlanOutgrown` |
+| max_delete | not more than that | go |
+| max_delete | more | none is carried out: waiting, `TooManyDeletes` |
+| none of these | any | go |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from syncworker.options.table import exceeds
+
+
+class Question(NamedTuple):
+    """What somebody is to answer by approving the plan. `code` is "" where the plan was asked for."""
+
+    code: str = ""
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an attempt goes by. `limit`: `max_delete`, "" or `none` for no limit."""
+
+    is_plan: bool = False
+    is_approved: bool = False
+    limit: int | str = ""
+
+    @property
+    def ask(self) -> bool:
+        """Whether deletions have to be counted at all."""
+        return self.is_plan or self.is_approved or self.limit not in ("", "none")
+
+    def question(self, deletions: int, listed: int, others: int, *, bucket: bool) -> Question | None:
+        """None: they may go. `others`: how many of them the approved plan does not name; `bucket`: the bucket
+        itself is among what it does not name."""
+        if self.is_plan:
+            return Question()
+        if self.is_approved:
+            if not others and not bucket:
+                return None
+            what = f"{others} of {deletions} objects that are to go are not in the approved plan as they are"
+            if bucket:
+                what = "the folder holds no file any more, and the approved plan does not name the bucket"
+            return Question(
+                "PlanOutgrown", f"{what}: nothing was deleted; the new plan has all deletions: approve it"
+            )
+        if not exceeds(self.limit, deletions, listed):
+            return None
+        allowed = f"{self.limit} ({listed} objects are listed)" if isinstance(self.limit, str) else self.limit
+        return Question(
+            "TooManyDeletes",
+            f"{deletions} objects are to be deleted, and max_delete allows {allowed}: nothing was deleted;"
+            " the plan names them: approve it, or cancel the job",
+        )
+
+
+NO_RULES = Rules()

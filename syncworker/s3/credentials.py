@@ -1,0 +1,148 @@
+"""The keys that requests are signed with: given ones, or those that boto3's chain finds and refreshes.
+
+The only module that imports boto3, and only when the chain is asked: it takes half a second. Finding and
+refreshing run programs and talk to the network (`credential_process`, STS, SSO, the instance's metadata),
+which may hang: so they run in a thread that is left behind when the job is to stop, or after a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from syncworker.errors import FatalError, Stopped
+from syncworker.s3.signing import Keys
+from syncworker.system.daemon_call import call_in_daemon
+
+PATIENCE_SECONDS = 60.0
+_LOOK_SECONDS = 20.0
+_POLL_SECONDS = 0.1
+# How boto3 names where it found keys, in words.
+_FOUND = {
+    "env": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment",
+    "shared-credentials-file": "those of AWS_PROFILE in ~/.aws/credentials",
+    "config-file": "those of AWS_PROFILE in ~/.aws/config",
+    "custom-process": "those of AWS_PROFILE's credential_process",
+}
+
+
+class KeySource(Protocol):
+    """Where keys come from. `origin` says in words which setting that is."""
+
+    origin: str
+
+    async def keys(self) -> Keys:
+        """Keys that are valid now. FatalError when there are none."""
+        ...
+
+    async def renew(self, used: Keys) -> bool:
+        """The store says that these keys have expired: look again. False when there are no others."""
+        ...
+
+
+class Given:
+    """Keys that were given and never change."""
+
+    def __init__(
+        self,
+        access_key: str,
+        secret_key: str,
+        token: str | None = None,
+        origin: str = "as given",
+    ) -> None:
+        self._keys = Keys(access_key, secret_key, token)
+        self.origin = origin
+
+    async def keys(self) -> Keys:
+        return self._keys
+
+    async def renew(self, used: Keys) -> bool:
+        return False
+
+
+class Chain:
+    """boto3's chain: environment, profile, web identity, SSO, container and instance roles. `stopping` says
+    that nobody waits any more: Stopped then."""
+
+    def __init__(
+        self,
+        stopping: Callable[[], bool] = lambda: False,
+        patience_seconds: float = PATIENCE_SECONDS,
+        *,
+        profile: str | None = None,
+    ) -> None:
+        self._profile = profile
+        self.origin = "what boto3 finds"
+        self._stopping = stopping
+        self._patience_seconds = patience_seconds
+        self._credentials: Any = None
+        self._keys: Keys | None = None
+        self._looked_at = 0.0
+        self._hung: FatalError | None = None  # no second look: the first one still waits
+        self._lock = asyncio.Lock()
+
+    async def keys(self) -> Keys:
+        if self._keys is None or time.monotonic() - self._looked_at > _LOOK_SECONDS:
+            async with self._lock:
+                if self._keys is None or time.monotonic() - self._looked_at > _LOOK_SECONDS:
+                    self._keys = await self._ask()
+        return self._keys
+
+    async def renew(self, used: Keys) -> bool:
+        async with self._lock:
+            if self._keys == used:  # else somebody has looked since
+                self._credentials = None
+                self._keys = await self._ask()
+            return self._keys != used
+
+    async def _ask(self) -> Keys:
+        """`_look`, for as long as somebody waits."""
+        if self._hung is not None:
+            raise self._hung
+        began = time.monotonic()
+        found = call_in_daemon("keys", self._look)
+        while not found.done():
+            if self._stopping():
+                raise Stopped("told to stop while the keys are looked for")
+            if time.monotonic() - began > self._patience_seconds:
+                self._hung = FatalError(
+                    "NoCredentials",
+                    f"what gives the keys has not answered within {self._patience_seconds:g} s"
+                    " (credential_process, SSO, a role or the instance's metadata): check AWS_PROFILE and"
+                    " what it names",
+                )
+                raise self._hung
+            await asyncio.wait({found}, timeout=_POLL_SECONDS)
+        self._looked_at = time.monotonic()
+        return found.result()
+
+    def _look(self) -> Keys:
+        import boto3
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            if self._credentials is None:
+                self._credentials = boto3.Session(profile_name=self._profile).get_credentials()
+            if self._credentials is None:
+                raise FatalError(
+                    "NoCredentials",
+                    "no keys: set MINIO_ACCESS_KEY and MINIO_SECRET_KEY, or what boto3 reads (AWS_PROFILE,"
+                    " AWS_ACCESS_KEY_ID, a role)",
+                )
+            how = self._credentials.method
+            self.origin = _FOUND.get(how, f"what boto3 finds ({how})")
+            frozen = self._credentials.get_frozen_credentials()
+        except (BotoCoreError, ClientError, OSError, ValueError, LookupError, RuntimeError) as error:
+            # A program that gives keys may be missing or say anything, and keys may be renewed to ended ones:
+            # boto3 lets those errors through as they are. The class says what failed; the text may quote a
+            # configuration file or a secret, so it is not shown, here or in the log.
+            name = type(error).__name__
+            raise FatalError(
+                "NoCredentials",
+                f"boto3 finds no valid keys ({name}): check AWS_PROFILE, and what gives the keys",
+            ) from None
+        if frozen.token and how == "env":
+            self.origin += ", with AWS_SESSION_TOKEN"
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token or None)

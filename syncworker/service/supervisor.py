@@ -1,0 +1,387 @@
+"""The supervisor: one thread that owns the queue and the workers.
+
+Every half second, and at once when a child ends or a job is added, it
+1. reaps the children that ended, and has every running job observed (its lock probed), adopted ones included;
+2. starts queued jobs, oldest first, while fewer than MAX_RUNNING_JOBS run;
+3. removes the files of the oldest finished jobs, and the keys of jobs that failed a week ago.
+
+A job that waits for approval is none of its business until somebody approves it, whatever server starts.
+
+Which jobs are its own: those whose status says `auto_resume`. A server's jobs are made so; a shell's are not,
+because the shell that queued one starts it itself. They are shown and keep their destination, nothing more.
+
+A worker that dies alone, while the server lives on, was killed by somebody who meant it: its job loses
+`auto_resume`; after two seconds when it was told to stop, because a machine that goes down tells all at once.
+One that died together with the server keeps it, and the next server resumes it. A worker that lives on is
+found by its lock, and counted.
+
+Nothing here waits for a worker, and no request waits for this thread: requests write job files and wake it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from syncworker.errors import SyncError
+from syncworker.jobs.store import Jobs, NoSuchJob, Status, recorded_state
+from syncworker.model import State
+from syncworker.request import Request, RequestKeys
+from syncworker.settings import Settings
+from syncworker.storage_url import canonical_url
+from syncworker.system import durable_files, processes
+
+TICK_SECONDS = 0.5
+KILLED_SECONDS = 2.0  # an interrupted job whose server still lives after this long was stopped on purpose
+START_TRIES = 3
+_PROBE_SECONDS = 0.5  # a shell that asks whether a server runs takes the lock for an instant
+SUBMIT_SECONDS = 3.0
+DROP_KEYS_SECONDS = 600.0
+PRUNE_AT_MOST = 200  # jobs removed in one round, so that the ends of workers are still noticed in time
+log = logging.getLogger("syncworker.service.supervisor")
+
+
+class QueueFull(SyncError):
+    """As many jobs wait as MAX_QUEUED_JOBS allows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    queued: int
+    running: int
+
+
+def spawner(jobs: Jobs, environ: Mapping[str, str]) -> Callable[[str], subprocess.Popen[bytes]]:
+    """Starts workers with this environment less the server's own token; what they print goes to their log."""
+    worker_environ = {name: value for name, value in environ.items() if name != "API_TOKEN"}
+
+    def spawn(job_id: str) -> subprocess.Popen[bytes]:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+        with os.fdopen(os.open(jobs.file(job_id, "log"), flags, 0o600), "ab") as output:
+            return processes.spawn_worker(job_id, output, worker_environ)
+
+    return spawn
+
+
+class Supervisor:
+    """`submit` and `resume` may be called from any thread; everything else is done by the one of `start`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        jobs: Jobs,
+        spawn: Callable[[str], subprocess.Popen[bytes]],
+        *,
+        store_is_up: Callable[[], bool] = lambda: True,
+        retire: Callable[[list[str]], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.jobs = jobs
+        self._settings = settings
+        self._spawn = spawn
+        self._store_is_up = store_is_up
+        self._retire = retire
+        self._clock = clock
+        self._children: dict[str, tuple[subprocess.Popen[bytes], int]] = {}  # job: (child, its pidfd)
+        self._seen_active: set[str] = set()
+        self._interrupted: dict[str, float] = {}  # job: when its end was noticed
+        self._failed_starts: dict[str, tuple[int, float]] = {}  # job: (how many, when to try again)
+        self._pruned_all = False
+        self._drop_keys_at = 0.0
+        self._submitting = threading.Lock()
+        self._stopping = False
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    # -- what requests call -------------------------------------------------------------------------------
+
+    def submit(self, request: Request) -> Status:
+        """A new job, queued. Raises QueueFull, or Conflict when its destination is busy."""
+        with self._turn():
+            status = self.jobs.create(request)
+        self.wake()
+        return status
+
+    def resume(self, job_id: str, keys: RequestKeys | None) -> Status:
+        """An ended job, queued again. Raises QueueFull, Conflict, NoSuchJob."""
+        with self._turn():
+            status = self.jobs.prepare_resume(job_id, keys)
+        self.wake()
+        return status
+
+    def approve(self, job_id: str, keys: RequestKeys | None, etag: str) -> Status:
+        """A job that waits, queued to carry out its plan. Raises QueueFull, Conflict, NoSuchJob."""
+        with self._turn():
+            status = self.jobs.prepare_approved(job_id, keys, etag=etag)
+        self.wake()
+        return status
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One at a time, so that the queue's limit holds; not for long, because requests wait here."""
+        if not self._submitting.acquire(timeout=SUBMIT_SECONDS):
+            raise SyncError("Busy", "another job is being created: try again")
+        try:
+            self._refuse_full()
+            yield
+        finally:
+            self._submitting.release()
+
+    def _refuse_full(self) -> None:
+        if self.counts().queued >= self._settings.max_queued_jobs:
+            raise QueueFull(
+                "QueueFull",
+                f"{self._settings.max_queued_jobs} jobs wait already (MAX_QUEUED_JOBS): try again later",
+            )
+
+    def remove(self, job_ids: list[str]) -> None:
+        """Removes the files of ended jobs, after their counters have been added to the totals."""
+        if job_ids:
+            self._retire(job_ids)
+            for job_id in job_ids:
+                self.jobs.delete(job_id, only_ended=True)
+
+    def counts(self) -> Counts:
+        states = [entry.state for entry in self.jobs.glance().values() if not entry.ended]
+        return Counts(states.count(State.QUEUED), states.count(State.RUNNING))
+
+    def wake(self) -> None:
+        """Has the thread look now."""
+        try:
+            os.write(self._wake_write, b"!")
+        except BlockingIOError:
+            pass  # the pipe is full of wake-ups: it will look
+
+    def rests(self, within_seconds: float) -> bool:
+        """Whether no worker runs, or none will in a moment: one that wrote its last word still has to end."""
+        deadline = time.monotonic() + within_seconds
+        while self.has_workers():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def has_workers(self) -> bool:
+        """Whether any worker lives, the shell's included, and a child that has not taken its lock yet."""
+        return any(child.poll() is None for child, _ in list(self._children.values())) or any(
+            self.jobs.is_alive(job_id) for job_id, entry in self.jobs.entries().items() if not entry.ended
+        )
+
+    def has_workers_on(self, url: str) -> bool:
+        """Whether a worker lives whose job is on this storage."""
+        return any(
+            self.jobs.is_alive(status["id"]) and canonical_url(status["storage_url"]) == canonical_url(url)
+            for status in self.jobs.active()
+        )
+
+    # -- life ---------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Settles what the last server left, resumes what AUTO_RESUME asks for, starts the thread."""
+        self.jobs.watching = False  # what the last server left died with it
+        self._seen_active = {status["id"] for status in self.jobs.active()}
+        if self._settings.auto_resume:
+            self._resume_interrupted()
+        self.jobs.watching = True
+        self._thread.start()
+
+    def _resume_interrupted(self) -> None:
+        for job_id, entry in sorted(self.jobs.entries().items()):
+            if entry.state is State.INTERRUPTED and entry.auto_resume:
+                try:
+                    self.jobs.prepare_resume(job_id)
+                except (
+                    SyncError,
+                    OSError,
+                ) as error:  # one that cannot be resumed keeps no server from starting
+                    log.warning("job %s is not resumed: %s", job_id, error)
+                else:
+                    log.info("job %s was interrupted: it is resumed", job_id)
+
+    def stop(self) -> None:
+        """Ends the thread; workers stay, in their own sessions."""
+        self._stopping = True
+        self.wake()
+        if self._thread.is_alive():
+            self._thread.join(timeout=10)
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                self.tick()
+            except Exception:  # a full disk, say: what still runs needs its supervision
+                log.exception("the supervisor failed, and goes on")
+                time.sleep(TICK_SECONDS)
+            self._wait()
+
+    def _wait(self) -> None:
+        poll = select.poll()
+        poll.register(self._wake_read, select.POLLIN)
+        for _, pidfd in self._children.values():
+            poll.register(pidfd, select.POLLIN)
+        poll.poll(TICK_SECONDS * 1000)
+        try:
+            while os.read(self._wake_read, 4096):
+                pass
+        except BlockingIOError:
+            pass  # read empty
+
+    # -- one round ----------------------------------------------------------------------------------------
+
+    def tick(self) -> None:
+        self._reap()
+        active = self._observe()
+        self._notice_ends({job_id for job_id, entry in self.jobs.entries().items() if not entry.ended})
+        self._start_queued(active)
+        if self._clock() >= self._drop_keys_at:
+            self._drop_keys_at = self._clock() + DROP_KEYS_SECONDS
+            self.jobs.drop_old_keys()
+        if not self._pruned_all:
+            removed = self.jobs.prune(self._settings.keep_jobs, PRUNE_AT_MOST, self._retire)
+            self._pruned_all = removed < PRUNE_AT_MOST
+
+    def _reap(self) -> None:
+        for job_id, (child, pidfd) in list(self._children.items()):
+            if child.poll() is None:
+                continue
+            os.close(pidfd)
+            del self._children[job_id]
+            if self._state_of(job_id) is State.QUEUED and not self.jobs.is_alive(job_id):
+                self._start_failed(job_id, f"its worker ended with status {child.returncode}")
+            else:
+                self._failed_starts.pop(job_id, None)
+
+    def _state_of(self, job_id: str) -> State | None:
+        try:
+            return recorded_state(self.jobs.observe(job_id))
+        except NoSuchJob:
+            return None
+
+    def _observe(self) -> list[Status]:
+        """Running jobs; of the queued ones, those that somebody wants cancelled and those of a shell, which
+        may have died before it began."""
+        found = []
+        for job_id, entry in sorted(self.jobs.entries().items()):
+            if not entry.needs_a_look or (
+                entry.state is State.QUEUED and entry.auto_resume and not entry.cancelled
+            ):
+                continue
+            try:
+                status = self.jobs.observe(job_id)
+            except NoSuchJob:
+                continue
+            if recorded_state(status) in (State.QUEUED, State.RUNNING):
+                found.append(status)
+        return found
+
+    def _notice_ends(self, active: set[str]) -> None:
+        now = self._clock()
+        for job_id in self._seen_active - active:
+            self._pruned_all = False
+            if self._state_of(job_id) is State.INTERRUPTED:
+                # Told to stop (SIGTERM), it may be the machine that goes down: we shall know in a moment. Not
+                # told, it was killed, and we live.
+                told = ((self.jobs.read(job_id) or {}).get("error") or {}).get("code") == "Stopped"
+                self._interrupted[job_id] = now if told else now - KILLED_SECONDS
+        self._seen_active = active
+        for job_id, since in list(self._interrupted.items()):
+            if now - since >= KILLED_SECONDS and not self._stopping:
+                del self._interrupted[job_id]
+                self._leave_interrupted(job_id)
+
+    def _leave_interrupted(self, job_id: str) -> None:
+        with self.jobs.lock(job_id) as lock:
+            if not lock.acquire():
+                return  # resumed meanwhile
+            status = self.jobs.read(job_id)
+            if status and recorded_state(status) is State.INTERRUPTED and status.get("auto_resume"):
+                status["auto_resume"] = False
+                self.jobs.write(status, durable=True)
+
+    def _start_queued(self, active: list[Status]) -> None:
+        running = {s["id"] for s in active if s.get("auto_resume") and recorded_state(s) is State.RUNNING}
+        entries = self.jobs.entries()
+        paused = {job_id for job_id, entry in entries.items() if entry.paused}
+        free = self._settings.max_running_jobs - len((running | set(self._children)) - paused)
+        if free <= 0 or self._stopping:
+            return
+        taken = [e for e in entries.values() if e.state is State.RUNNING]
+        taken += [entries[job_id] for job_id in self._children if job_id in entries]
+        waiting = (
+            job_id
+            for job_id, entry in sorted(entries.items())
+            if entry.state is State.QUEUED and entry.auto_resume and not entry.paused
+        )
+        for job_id in waiting:
+            if free <= 0:
+                return
+            wanted = entries[job_id]
+            if job_id in self._children or any(e.overlaps(wanted.destination, wanted.prefix) for e in taken):
+                continue
+            if self._failed_starts.get(job_id, (0, 0.0))[1] > self._clock():
+                continue
+            if self._start_one(job_id):
+                taken.append(wanted)
+                free -= 1
+
+    def _start_one(self, job_id: str) -> bool:
+        """Whether a slot is taken now: by a child of ours, or by a worker that somebody else has started."""
+        try:
+            status = self.jobs.observe(job_id)
+        except NoSuchJob:
+            return False
+        if recorded_state(status) is not State.QUEUED or not status.get("auto_resume"):
+            return False
+        if self.jobs.is_paused(job_id):
+            return False
+        if self.jobs.is_alive(job_id):
+            return True
+        if not self._store_is_up() and self._settings.is_own(status["storage_url"]):
+            return False
+        try:
+            child = self._spawn(job_id)
+        except OSError as error:
+            self._start_failed(job_id, f"its worker could not be started: {error.strerror}")
+            return False
+        self._children[job_id] = (child, os.pidfd_open(child.pid))
+        self._seen_active.add(job_id)
+        return True
+
+    def _start_failed(self, job_id: str, why: str) -> None:
+        """Tries again a little later; after START_TRIES times the job has failed."""
+        times = self._failed_starts.get(job_id, (0, 0.0))[0] + 1
+        log.error("job %s: %s (%d of %d tries)", job_id, why, times, START_TRIES)
+        if times < START_TRIES:
+            self._failed_starts[job_id] = (times, self._clock() + 2.0 ** (times - 1))
+            return
+        self._failed_starts.pop(job_id, None)
+        with self.jobs.lock(job_id) as lock:
+            status = self.jobs.read(job_id) if lock.acquire() else None
+            if status is not None and recorded_state(status) is State.QUEUED:
+                message = f"{why}: see {os.path.basename(self.jobs.file(job_id, 'log'))} in the jobs folder"
+                error = {"code": "WorkerDidNotStart", "message": message}
+                self.jobs.finish(status, State.FAILED, error, message)
+
+
+def serve_alone(jobs: Jobs) -> durable_files.Lock | None:
+    """The right to supervise a job directory, held by one server at a time; None when another has it."""
+    lock = durable_files.Lock(_server_lock(jobs))
+    return lock if lock.acquire(_PROBE_SECONDS) else None
+
+
+def is_served(jobs: Jobs) -> bool:
+    """Whether a server supervises the job directory now."""
+    return durable_files.is_locked(_server_lock(jobs))
+
+
+def _server_lock(jobs: Jobs) -> str:
+    return os.path.join(jobs.path, ".server.lock")

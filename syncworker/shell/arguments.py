@@ -1,0 +1,224 @@
+"""The command line: its commands and options, and the help that teaches them. What they do is in `cli`."""
+
+from __future__ import annotations
+
+import argparse
+
+from syncworker.model import State
+from syncworker.options import table
+from syncworker.request import DEST_DEFAULT
+
+EXAMPLES = """\
+examples:
+  python -m syncworker start --source photos --dest mybucket
+        mirror the folder photos of UPLOADS_DIR into the bucket mybucket, in the foreground
+  python -m syncworker start --source photos --dest mybucket --wait 1
+        one operation at a time, a second between two
+  python -m syncworker list --all
+  python -m syncworker show 20261122T131242-9f3a61c2 --follow
+  python -m syncworker cancel 20261122T131242-9f3a61c2
+  python -m syncworker resume 20261122T131242-9f3a61c2
+  eval "$(python -m syncworker completion)"
+        in bash: Tab completes commands, options, folders and ids; `syncworker` works from any folder
+
+exit status of start, run, resume, approve and show --follow:
+  0 done   1 failed   2 usage or refused   3 cancelled   4 interrupted (resume goes on)
+  5 waiting for approval
+
+Settings come from the environment and the file .env: STORAGE_URL, UPLOADS_DIR, JOBS_DIR and others.
+"""
+KEYS = """\
+Keys of another storage are never given on the command line, where every user could read them: they are
+taken from the environment variables SYNC_ACCESS_KEY and SYNC_SECRET_KEY, or with --keys-from-stdin from two
+lines of the standard input, the access key first. Temporary keys have a session token: SYNC_SESSION_TOKEN, or
+a third line.
+"""
+START_EXAMPLES = """\
+examples:
+  python -m syncworker start --source photos --dest mybucket
+  python -m syncworker start                                      # all of UPLOADS_DIR into mybucket
+  python -m syncworker start --source photos --dest mybucket --storage-url https://s3.example.com \\
+      --keys-from-stdin < keys.txt
+
+A source that does not exist, or holds no file, deletes the bucket. Ctrl-C finishes the operation in flight
+and leaves the job interrupted; `resume` goes on.
+"""
+JSON_LAST = """\
+With --json the job's id is the first line on stderr, and stdout has its status at the end, one JSON object.
+With --quiet there is no id, no progress and no summary; with both, the JSON object alone.
+"""
+LIST_EXAMPLES = """\
+examples:
+  python -m syncworker list
+  python -m syncworker list --all --limit 20
+  python -m syncworker list --source photos --since 2026-11-22
+  python -m syncworker list --state failed --json | jq -r '.jobs[] | "\\(.id) \\(.error.message)"'
+"""
+SHOW_EXAMPLES = """\
+examples:
+  python -m syncworker show 20261122T131242-9f3a61c2 --follow
+  python -m syncworker show 20261122T131242-9f3a61c2 --json | jq .progress
+  python -m syncworker show 20261122T1312 --errors
+"""
+RESUME_EXAMPLES = """\
+examples:
+  python -m syncworker resume 20261122T131242-9f3a61c2
+  python -m syncworker list --state interrupted             # what can be resumed
+
+What the bucket has already is not sent again. A job that is done has nothing to resume: start a new one.
+"""
+APPROVE_EXAMPLES = """\
+examples:
+  python -m syncworker start --source photos --dest mybucket --plan       # ends `waiting`, exit status 5
+  python -m syncworker plan 20261122T131242-9f3a61c2
+  python -m syncworker approve 20261122T131242-9f3a61c2
+
+It uploads what differs now, and deletes what the plan names and is still gone. If more would have to go, it
+deletes nothing and waits again, with a new plan.
+"""
+PLAN_EXAMPLES = """\
+examples:
+  python -m syncworker plan 20261122T131242-9f3a61c2
+  python -m syncworker plan 20261122T131242-9f3a61c2 --json | jq -r 'select(.op == "delete").key'
+
+With --json each line is one JSON object, as in JOBS_DIR/ID.plan.jsonl.
+"""
+CANCEL_EXAMPLES = """\
+example:
+  python -m syncworker cancel 20261122T131242-9f3a61c2
+  python -m syncworker cancel --now 20261122T131242-9f3a61c2
+
+The worker finishes what it is writing, however long the storage takes, and begins nothing; with --now it
+drops that, too. A queued job ends at once. `resume` goes on with it later. To stop a worker without
+cancelling its job, send it SIGTERM: `kill PID`; it waits for what is in flight 10 s at most.
+"""
+PAUSE_EXAMPLES = """\
+example:
+  python -m syncworker pause 20261122T131242-9f3a61c2
+
+What is in flight ends, and the connections close. The job keeps its bucket, and stays paused through a resume
+and a restart of the machine, until `continue`. `cancel` ends it all the same.
+"""
+CONTINUE_EXAMPLES = """\
+example:
+  python -m syncworker continue 20261122T131242-9f3a61c2
+
+It goes on within a second; a queued one begins when a worker is free.
+"""
+LIMIT_EXAMPLES = """\
+examples:
+  python -m syncworker limit 2M                                   # all running jobs together
+  python -m syncworker limit 20261122T131242-9f3a61c2 512K        # this job
+  python -m syncworker limit                                      # what holds
+
+RATE is bytes a second, of 1,024 with K, M or G; 0 takes the limit away. It holds within a second, and is kept
+in JOBS_DIR/bandwidth and JOBS_DIR/ID.bandwidth, which may be written by hand as well.
+"""
+RUN_NOTE = """\
+example:
+  python -m syncworker run 20261122T131242-9f3a61c2
+
+For the server, and for whoever wants a job's worker under a supervisor of their own. Nothing is shown: the
+status is in JOBS_DIR/ID.json, messages go to stderr.
+"""
+COMPLETION_NOTE = """\
+example:
+  eval "$(python -m syncworker completion)"        # now; for good, put the line into ~/.bashrc
+
+with the Python that runs the project: it is written into the script, as are JOBS_DIR and UPLOADS_DIR. Then
+`python -m syncworker` is completed, and a function `syncworker` does the same from any folder.
+"""
+
+
+def count(text: str) -> int:
+    """A whole number from 1, as --limit takes it."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) > 0):
+        raise argparse.ArgumentTypeError("must be a whole number from 1 to 999999")
+    return int(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    made = argparse.ArgumentParser(
+        prog="python -m syncworker",
+        description="Keeps an S3 bucket an exact mirror of a local folder, one process per job.",
+        epilog=EXAMPLES,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    commands = made.add_subparsers(title="commands", metavar="COMMAND", dest="command")
+
+    def command(name: str, says: str, epilog: str = "") -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=says,
+            description=f"{says[0].upper()}{says[1:]}.",
+            epilog=epilog,
+            formatter_class=raw,
+            allow_abbrev=False,
+        )
+
+    start = command("start", "run a new job in the foreground", f"{KEYS}\n{JSON_LAST}\n{START_EXAMPLES}")
+    start.add_argument("--source", help="folder below UPLOADS_DIR; default: all of it")
+    start.add_argument("--dest", help=f"name of the bucket; default: {DEST_DEFAULT}")
+    start.add_argument("--storage-url", help="S3 endpoint, if not the configured one; it needs its own keys")
+    start.add_argument("--mirror", help="a run of this mirror of mirrors.toml, which says all the rest")
+    for option in table.TABLE:
+        if option.is_list:
+            start.add_argument(option.flag, action="append", default=[], help=option.help)
+            continue
+        nargs = None if option.bare is None else "?"
+        start.add_argument(option.flag, default="", help=option.help, nargs=nargs, const=option.bare)
+    run = command("run", "run a queued job without a display, as the server does", RUN_NOTE)
+    resume = command(
+        "resume",
+        "go on with an interrupted, failed or cancelled job, in the foreground",
+        f"{KEYS}\n{JSON_LAST}\n{RESUME_EXAMPLES}",
+    )
+    approve = command(
+        "approve",
+        "carry out what a waiting job has planned, in the foreground",
+        f"{KEYS}\n{JSON_LAST}\n{APPROVE_EXAMPLES}",
+    )
+    approve.add_argument("--etag", help="only this plan, as /plan and the status name it")
+    plan = command("plan", "what a waiting job would do, a line each", PLAN_EXAMPLES)
+    for keyed in (start, resume, approve):
+        keyed.add_argument("--keys-from-stdin", action="store_true", help="read the keys, a line each")
+    cancel = command(
+        "cancel", "end a job after the operations in flight (touch JOBS_DIR/ID.cancel)", CANCEL_EXAMPLES
+    )
+    cancel.add_argument(
+        "--now", action="store_true", help="drop what is in flight as well (echo now > JOBS_DIR/ID.cancel)"
+    )
+    pause = command("pause", "have nothing new begin (touch JOBS_DIR/ID.pause)", PAUSE_EXAMPLES)
+    going_on = command("continue", "go on with a paused job (rm JOBS_DIR/ID.pause)", CONTINUE_EXAMPLES)
+    limit = command("limit", "show or set how fast a job, or all of them together, may send", LIMIT_EXAMPLES)
+    limit.add_argument("job", metavar="ID", nargs="?", help="as start and list print it; default: all jobs")
+    limit.add_argument("rate", metavar="RATE", nargs="?", help="bytes a second: 500000, 512K, 1.5M, 0")
+    listing = command("list", "the jobs that are queued and running, oldest first", LIST_EXAMPLES)
+    listing.add_argument("--all", action="store_true", help="the ended ones too, newest first")
+    listing.add_argument(
+        "--state", choices=[state.value for state in State], help="jobs in that state only, newest first"
+    )
+    listing.add_argument("--source", help="jobs of this folder only")
+    listing.add_argument("--dest", help="jobs into this bucket only")
+    listing.add_argument("--mirror", help="jobs of this named mirror only")
+    listing.add_argument("--since", help="not older: 2026-11-22, 2026-11-22T13:00:00Z, or an id's beginning")
+    listing.add_argument("--until", help="not newer; a date means its end")
+    listing.add_argument("--q", metavar="TEXT", help="only what has it in id, folder, bucket or error code")
+    listing.add_argument("--limit", type=count, metavar="N", help="no more than N of them")
+    show = command("show", "one job in full", SHOW_EXAMPLES)
+    show.add_argument("--follow", action="store_true", help="watch it until its end; exit status as of start")
+    show.add_argument("--errors", action="store_true", help="all that failed or was skipped, a line each")
+    for single in (run, resume, approve, plan, cancel, pause, going_on):
+        single.add_argument("id", metavar="ID", help="as start and list print it")
+    show.add_argument("id", metavar="ID", help="as start and list print it, or its beginning")
+    for keyed in (start, resume, approve):
+        keyed.add_argument(
+            "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"
+        )
+    for machine in (start, resume, approve, plan, cancel, pause, going_on, limit, listing, show):
+        machine.add_argument("--json", action="store_true", help="for programs: the same JSON as over HTTP")
+    shell = command("completion", "print what makes a shell complete these commands", COMPLETION_NOTE)
+    shell.add_argument("shell", nargs="?", choices=["bash"], default="bash", help="bash, the default")
+    return made

@@ -1,0 +1,80 @@
+"""Objects that are gone at the source and stand in the way of an upload.
+
+A store that is a file system cannot hold `x` and `x/y` together. Where the folder has put one in the place of
+the other, the old object has to go before the new one can come: the one exception to "deletions come last".
+It is made only when the store has refused the upload, and nothing else has failed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from syncworker.index import Index
+from syncworker.s3.bucket import Bucket
+
+_NOTED = 20_000  # objects without a file; more are seldom in an upload's way
+_NOTED_ABOVE = 50_000  # folders that they lie in: a single key may have hundreds
+
+Deletion = tuple[str, int, str, str]  # an ObjectEntry
+
+
+def ancestors(key: str) -> Iterator[str]:
+    """The folders that a key lies in, without their slash: `a`, `a/b` for `a/b/c`."""
+    at = key.find("/")
+    while at >= 0:
+        yield key[:at]
+        at = key.find("/", at + 1)
+
+
+class Obstacles:
+    """What is known of objects without a file. `note` is called by the planner's thread, the rest by the
+    loop: a key that is not noted yet only costs tries."""
+
+    def __init__(self) -> None:
+        self._keys: set[str] = set()
+        self._above: set[str] = set()
+        self._kept: dict[str, str] = {}  # folders of objects that stay, and one of these
+
+    def note(self, key: str) -> None:
+        if len(self._keys) < _NOTED and len(self._above) < _NOTED_ABOVE:
+            self._keys.add(key)
+            self._above.update(ancestors(key))
+
+    def note_kept(self, key: str) -> None:
+        """Of an object without a file that is not to be deleted."""
+        if len(self._kept) < _NOTED_ABOVE:
+            self._kept.update(dict.fromkeys(ancestors(key), key))
+
+    def kept_below(self, key: str) -> str | None:
+        """An object below `key` that has no file and stays."""
+        return self._kept.get(key)
+
+    def below(self, key: str) -> bool:
+        """Whether objects without a file lie below `key`."""
+        return key in self._above or key in self._kept
+
+    def may_block(self, key: str) -> bool:
+        """Whether an object without a file may be why a store refuses `key`."""
+        return key in self._above or any(a in self._keys for a in ancestors(key))
+
+
+def in_the_way(deletes: Iterable[Deletion], uploads: set[str]) -> list[tuple[str, int]]:
+    """(key, size) of the objects above or below the keys of uploads."""
+    above = {ancestor for key in uploads for ancestor in ancestors(key)}
+    return [
+        (key, size)
+        for key, size, _, _ in deletes
+        if key in above or any(a in uploads for a in ancestors(key))
+    ]
+
+
+async def cleans_paths(bucket: Bucket, index: Index, deletes: Iterable[Deletion], key: str) -> bool:
+    """Whether the store takes `key/` for `key`, asked of an object below `key`. Then it is a file system, and
+    an upload of `x` beside `x/y` would not only fail but hide `x/y` from us (rclone serve s3)."""
+    if index.fact("cleans_paths") is None:
+        for stranger, size, *_ in deletes:
+            if stranger.startswith(f"{key}/") and size:
+                head = await bucket.head(f"{stranger}/")
+                index.set_fact("cleans_paths", str(int(head is not None and head.size == size)))
+                break
+    return index.fact("cleans_paths") == "1"

@@ -1,0 +1,264 @@
+"""Empties a bucket and deletes it: what an empty folder asks for.
+
+Everything in the bucket is to go, so a bit that turns inside DeleteObjects can do no harm: a thousand go at a
+time on every store, over plain http too. What a request has done is shown by the next listing and not by its
+answer; what is listed still goes one by one (stores that are file systems keep folder markers). Objects that
+appear in the meantime are deleted only after they were listed. Several rounds, until the bucket is gone.
+
+In a bucket with versions an object must never come back: first all older versions, then the latest one, then
+the delete markers, and of these and of the latest only those whose key has nothing else left. A key of which
+the store retains a version (object lock) stays as it was found; it is told and counted once, and the bucket
+stays. Memory: one page, and the keys that stay, of which `_MOST_KEPT` end the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence, Set
+from contextlib import nullcontext
+from typing import NamedTuple
+
+from syncworker.errors import FatalError, FileError, RetryError, SyncError
+from syncworker.s3 import xml_messages
+from syncworker.s3.bucket import Deletion
+from syncworker.system.control import settling
+from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
+from syncworker.transfer.delete_objects import Remover
+
+_ROUNDS = 10
+_MOST_KEPT = 10_000
+_FINAL = frozenset({"Retained", "AccessDenied"})  # another round would be answered the same
+_Marker = dict[str, str]
+
+
+class _Item(NamedTuple):
+    """An object (`version` None), a version or a delete marker; `shown`: a listing of objects has it."""
+
+    key: str
+    version: str | None
+    size: int | None
+    shown: bool
+
+    @property
+    def name(self) -> Deletion:
+        return self.key, self.version
+
+
+_Page = tuple[list[_Item], _Marker | None]
+
+
+class Unplanned(FatalError):
+    """An object has come that was not to go."""
+
+    def __init__(self) -> None:
+        super().__init__("PlanOutgrown", "an object came into the bucket that is not in the approved plan")
+
+
+class BucketRemoval:
+    """`may_go` is asked of each object that is listed, by key and size, before it is deleted."""
+
+    def __init__(
+        self, remover: Remover, may_go: Callable[[str, int | None], bool] = lambda _key, _size: True
+    ) -> None:
+        self.may_go = may_go
+        self.remover = remover
+        self.bucket, self.progress, self.control = remover.bucket, remover.progress, remover.control
+        self.kept: dict[str, SyncError] = {}  # key -> why it is there still
+
+    async def run(self) -> bool:
+        """Every version, upload and object, then the bucket. A missing bucket is success; False then."""
+        last: SyncError | None = None
+        for round_number in range(_ROUNDS):
+            self.kept.clear()
+            try:
+                await self._empty()
+                if any(error.code in _FINAL for error in self.kept.values()):
+                    break
+                await self.remover.turn()
+                started = time.monotonic()
+                await self.bucket.delete_bucket()
+            except (FileError, RetryError) as error:
+                self.control.check()
+                if error.code not in ("BucketNotEmpty", "OperationAborted", "Http409"):
+                    raise FatalError(error.code, f"the bucket cannot be deleted: {error.message}") from error
+                last = error
+                until = time.monotonic() + min(2.0, 0.1 * 2**round_number)
+                while time.monotonic() < until:
+                    self.control.check()
+                    await asyncio.sleep(0.1)
+                continue
+            except FatalError as error:
+                if error.code == "NoSuchBucket":
+                    return bool(self.progress.counts["objects_deleted"])
+                raise
+            self.progress.report("delete_bucket", self.bucket.name, None, None, time.monotonic() - started)
+            return True
+        raise self._told(last)
+
+    def _told(self, last: SyncError | None) -> FatalError:
+        """The error that ends the job; each key that stays is told."""
+        for key, error in self.kept.items():
+            self.progress.error("delete", key, error)
+        self.progress.kept(len(self.kept))
+        finals = [error for error in self.kept.values() if error.code in _FINAL]
+        last = next(iter([*finals, *self.kept.values()]), last)
+        assert last is not None
+        if last.code == "Retained":
+            return FatalError(
+                "Retained",
+                f"the storage retains {len(self.kept)} keys (object lock), so the bucket stays, and these are"
+                " as they were: the report names them; sync again when their time is over",
+            )
+        return FatalError(
+            last.code,
+            f"the bucket does not get empty, so it was not deleted: {last.message} (is something"
+            " writing to it, or locking objects?)",
+        )
+
+    async def _empty(self) -> None:
+        has_versions = await self.bucket.has_versions()
+        for upload in await self.bucket.list_uploads():
+            self.control.check()
+            await self.bucket.abort_upload(upload.key, upload.upload_id)
+            if "/" in upload.key and not has_versions:
+                # rclone's server keeps the folder of an upload, unlisted; a delete of the key removes it. The
+                # object, if there is one, goes now instead of a moment later.
+                await self.bucket.delete(upload.key)
+        if has_versions:
+            await self._every_version(_older)
+            await self._every_version(lambda page: _older(page) or _latest(page) or _markers(page))
+        if not self.kept:  # without its version's id, to delete what is retained would hide it
+            await self._work_off(self._objects, lambda page: page)
+
+    async def _objects(self) -> _Page:
+        page = await self.bucket.list_page(None)
+        # The deepest first: folder markers, one below the other.
+        return [_Item(entry.key, None, entry.size, True) for entry in reversed(page.entries)], None
+
+    async def _every_version(
+        self, choose: Callable[[list[xml_messages.Version]], list[xml_messages.Version]]
+    ) -> None:
+        marker: _Marker | None = {}
+        while marker is not None and len(self.kept) < _MOST_KEPT:
+            here: list[xml_messages.Version] = []
+
+            async def fetch(marker: _Marker = marker, here: list[xml_messages.Version] = here) -> _Page:
+                found, following = await self.bucket.list_versions(marker) or ([], None)
+                here[:] = found
+                return list(map(_item, found)), following
+
+            def chosen(_: list[_Item], here: list[xml_messages.Version] = here) -> list[_Item]:
+                return list(map(_item, choose([v for v in here if v.key not in self.kept])))
+
+            following = await self._work_off(fetch, chosen)
+            if following == marker:
+                raise FatalError("BrokenListing", "the storage repeats itself in ListObjectVersions")
+            marker = following
+
+    async def _work_off(
+        self, fetch: Callable[[], Awaitable[_Page]], choose: Callable[[list[_Item]], list[_Item]]
+    ) -> _Marker | None:
+        """Deletes what is chosen of a page, and looks at the page again, until nothing of it can go."""
+        asked: dict[Deletion, _Item] = {}  # by the last batch
+        refused: dict[Deletion, SyncError] = {}
+        alone: set[Deletion] = set()
+        started = 0.0
+        while True:
+            with settling() if asked else nullcontext():
+                page, following = await fetch()
+            if not all(self.may_go(item.key, item.size) for item in page if item.shown):
+                raise Unplanned
+            here = {item.name for item in page}
+            for name in asked.keys() - here:
+                self._count(asked[name], started)
+            self.control.check()
+            left = asked.keys() & here
+            for name in left:
+                if isinstance(error := refused.get(name), FileError):
+                    await self._keep(asked[name], error)
+            chosen = [i for i in choose(page) if i.name not in alone and i.key not in self.kept]
+            single = [item for item in chosen if item.name in left or self._goes_alone(item)]
+            asked = {i.name: i for i in chosen if i.name not in left and not self._goes_alone(i)}
+            started = time.monotonic()
+            refused = await self._batch(list(asked)) if asked else {}
+            if single:
+                await self._one_by_one(single, outlived=left)
+                alone.update(item.name for item in single)
+            if not asked and not single:
+                for key, _version in alone & here:
+                    listed = FileError("BucketNotEmpty", "objects that were deleted are listed still")
+                    self.kept.setdefault(key, listed)
+                return following
+
+    def _goes_alone(self, item: _Item) -> bool:
+        return self.remover.one_by_one or not xml_messages.can_carry(item.key)
+
+    async def _batch(self, names: Sequence[Deletion]) -> dict[Deletion, SyncError]:
+        """What the answer refuses; {} when there is none: the next listing tells what is left."""
+        await self.remover.turn()
+        operation = self.progress.begin("delete", names[0][0], 0)
+        try:
+            return await self.bucket.delete_listed(names)
+        except (FileError, RetryError):
+            self.control.check()
+            return {}
+        finally:
+            self.progress.end(operation)
+
+    async def _keep(self, item: _Item, error: FileError) -> None:
+        """The store has refused to delete this: because it retains it?"""
+        self.control.check()
+        if item.version is not None and (until := await self.bucket.retained(item.key, item.version)):
+            said = f"Retained {until}: the storage deletes it no sooner (object lock)"
+            error = FileError("Retained", said)
+        if error.code in _FINAL:
+            before = self.kept.get(item.key)
+            if before is None or (before.code == error.code and before.message < error.message):
+                self.kept[item.key] = error
+
+    async def _one_by_one(self, items: Sequence[_Item], outlived: Set[Deletion]) -> None:
+        """`outlived` a batch: folder markers that did are no objects that anybody has put there."""
+
+        async def delete(item: _Item) -> None:
+            self.control.check()
+            await self.remover.turn()
+            operation = self.progress.begin("delete", item.key, 0)
+            try:
+                await self.bucket.delete(item.key, item.version)
+            except RetryError as error:
+                self.control.check()  # given up because of a stop: that is no failure of this object
+                self.kept[item.key] = error
+                return
+            except FileError as error:
+                await self._keep(item, error)
+                self.kept.setdefault(item.key, error)
+                return
+            finally:
+                self.progress.end(operation)
+            if not (item.name in outlived and item.key.endswith("/")):
+                self._count(item, operation.started)
+
+        files = [item for item in items if not item.key.endswith("/")]
+        await side_by_side(delete, files, 1 if self.remover.one_by_one else SIDE_BY_SIDE)
+        await side_by_side(delete, [item for item in items if item.key.endswith("/")], 1)
+
+    def _count(self, item: _Item, started: float) -> None:
+        if item.shown:
+            self.progress.deleted(item.key, item.size, time.monotonic() - started)
+
+
+def _item(version: xml_messages.Version) -> _Item:
+    return _Item(version.key, version.version_id, version.size, version.is_latest and not version.is_marker)
+
+
+def _older(page: list[xml_messages.Version]) -> list[xml_messages.Version]:
+    return [version for version in page if not version.is_marker and not version.is_latest]
+
+
+def _latest(page: list[xml_messages.Version]) -> list[xml_messages.Version]:
+    return [version for version in page if not version.is_marker]
+
+
+def _markers(page: list[xml_messages.Version]) -> list[xml_messages.Version]:
+    return page

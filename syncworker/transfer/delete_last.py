@@ -1,0 +1,177 @@
+"""The last stage of a mirror: deletes the objects whose files are gone.
+
+Begun only when everything else went well. Right before each deletion the folder is asked once more: a file
+that has appeared meanwhile keeps its object. Over plain http the bucket is asked once more, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import islice
+from typing import Any
+
+from syncworker.errors import FatalError, FileError, RetryError
+from syncworker.folder.source import Source
+from syncworker.index import Index
+from syncworker.model import ObjectEntry, Phase
+from syncworker.plan.differences import Changes
+from syncworker.plan.spool import Spool
+from syncworker.system.gather import side_by_side
+from syncworker.transfer.delete_objects import Remover
+
+_FOLDERS_ASKED = 5
+_ASKED_AT_ONCE = 1000
+
+InThread = Callable[..., Awaitable[Any]]
+
+
+class Sweep:
+    """`deletes` is the planner's spool of objects; it must be whole. `keeps` says of the key of an
+    object without a file that it stays all the same."""
+
+    def __init__(
+        self,
+        folder: Source,
+        deletes: Spool,
+        remover: Remover,
+        changes: Changes,
+        in_thread: InThread,
+        keeps: Callable[[str], bool] = lambda _: False,
+    ) -> None:
+        self.folder = folder
+        self.deletes = deletes
+        self.remover = remover
+        self.changes = changes
+        self.in_thread = in_thread
+        self.keeps = keeps
+        self.held_folders: set[str] = set()  # nothing below these goes: it may be a file of an odd name
+        self._removed: set[str] = set()  # early, because they stood in an upload's way
+
+    async def clear_the_way(self, objects: list[tuple[str, int]], index: Index) -> int:
+        """Deletes these at once; returns how many went. One by one: a store that is a file system then
+        removes the folders that become empty."""
+        await self.in_thread(self.folder.check_there)
+        before = len(self._removed)
+        for key, size in objects:
+            if await self.in_thread(self.folder.has_file, key):
+                continue
+            self.changes.ordered(key)
+            failures = await self.remover.single(key, None, size)
+            for _, error in failures:
+                self.remover.progress.error("delete", key, error)
+            if not failures:
+                self._removed.add(key)
+        return len(self._removed) - before
+
+    async def delete_all(self, index: Index) -> int:
+        """Deletes the rest; returns how many failed. Raises when the folder is not there any more."""
+        await self.in_thread(self.folder.check_there)
+        self.remover.progress.phase(Phase.DELETING, "deleting what is gone at the source")
+        failures = 0
+        batch: list[tuple[str, int | None]] = []
+        for key, size, *_ in self.deletes:
+            if key in self._removed:
+                continue
+            if self._is_held(key):
+                self.remover.progress.kept()
+                continue
+            batch.append((key, size))
+            if len(batch) >= self.remover.at_once():
+                failures += await self._delete(batch, index)
+                batch = []
+        failures += await self._delete(batch, index)
+        if not failures:
+            failures += await self._delete_markers(index)
+        return failures
+
+    async def going(self) -> AsyncIterator[list[ObjectEntry]]:
+        """What is to go as things stand, a thousand at most at a time: less than what is held, and than the
+        objects whose files are there again."""
+        records = (ObjectEntry._make(record) for record in self.deletes)
+        wanted = (obj for obj in records if obj.key not in self._removed and not self._is_held(obj.key))
+        while chunk := await self.in_thread(list, islice(wanted, _ASKED_AT_ONCE)):
+            there = await self.in_thread(self.folder.with_files, [obj.key for obj in chunk])
+            yield [obj for obj in chunk if obj.key not in there]
+
+    def _is_held(self, key: str) -> bool:
+        held = self.held_folders
+        return bool(held) and ("" in held or any(key[: i + 1] in held for i, c in enumerate(key) if c == "/"))
+
+    async def _delete(self, batch: list[tuple[str, int | None]], index: Index) -> int:
+        self.remover.control.check()
+        there = await self.in_thread(self.folder.with_files, [key for key, _ in batch])
+        gone = []
+        for key, size in batch:
+            if key in there:
+                self.remover.progress.came_back(key, size)
+            else:
+                gone.append((key, size))
+        if not gone:
+            return 0
+        await self._look_for_strangers([key for key, _ in gone], index)
+        for key, _ in gone:
+            self.changes.ordered(key)
+        failed = dict(await self.remover.objects(gone))
+        for key, error in failed.items():
+            self.remover.progress.error("delete", key, error)
+        return len(failed)
+
+    async def _look_for_strangers(self, keys: list[str], index: Index) -> None:
+        """Over plain http nothing protects a listing: where a bit has turned in a key, what is to go is not
+        there, and what should go would stay. A key that was ours before is right; each other is asked for.
+        FatalError BrokenListing: the storage neither has nor lists it when asked once more."""
+        bucket = self.remover.bucket
+        if bucket.is_sealed:
+            return
+
+        async def look(key: str) -> None:
+            self.remover.control.check()
+            try:
+                if await bucket.head(key) is not None or key in await bucket.list_exact(key):
+                    return
+            except (FileError, RetryError):
+                self.remover.control.check()
+                return  # it may not be asked for, or the answer is an error for ever: its deletion tells
+            raise FatalError(
+                "BrokenListing",
+                f"the storage's listing names {key!a}, which is not there: a bit may have turned on its way:"
+                " use https, and resume the job",
+            )
+
+        # A store that is a file system knows a folder by other means than a file: its markers are not asked.
+        await side_by_side(look, [k for k in keys if not k.endswith("/") and index.find(k) is None])
+
+    async def _delete_markers(self, index: Index) -> int:
+        """A store that is a file system may keep the folders that its objects were in, and list them as
+        objects (juicefs gateway after DeleteObjects). Whether it does is found out once a destination.
+        Returns how many folders could not be asked for or deleted."""
+        failures = 0
+        if index.fact("folder_markers") == "0":
+            return failures
+        last, asked = "", 0
+        for key, *_ in self.deletes:
+            folder = key[: key.rfind("/") + 1]
+            if not folder or folder in (last, key) or key in self._removed or self._is_held(key):
+                continue
+            last = folder
+            if self.keeps(folder):
+                continue
+            known = index.fact("folder_markers") == "1"
+            try:
+                if not known or await self.in_thread(self.folder.has_folder, folder[:-1]):
+                    # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
+                    keys = await self.remover.bucket.list_exact(folder[:-1], 1000)
+                    if not known and any(k.startswith(folder) and k.endswith("/") for k in keys):
+                        index.set_fact("folder_markers", "1")
+                    elif not known and (asked := asked + 1) >= _FOLDERS_ASKED:
+                        index.set_fact("folder_markers", "0")
+                        return failures
+                    if folder not in keys:
+                        continue
+                self.remover.control.check()
+                self.changes.ordered(folder)
+                await self.remover.bucket.delete(folder)
+            except FileError as error:
+                self.remover.progress.error("delete", folder, error)
+                failures += 1
+        return failures

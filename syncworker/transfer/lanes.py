@@ -1,0 +1,237 @@
+"""The lanes in which files are read and sent, side by side: many for small files, a few for large.
+
+```
+groups of files ─ readers ─ what was read ─┬─ 32 to 128 lanes (lane_count.py)
+                                           └─ large files: 4 lanes, each with several parts in flight
+```
+A group is read as a whole before its files are sent, and each goes to a lane that is free: the same few
+functions run many times in a row, which costs a fifth less than the whole way of each file (docs/design.md).
+
+Invariants
+- A lane never ends early: what it raises ends the job by `halt`, and the lane (or another, if it died of it)
+  goes on emptying its queue, so that nobody waits for a place in it for ever. After a halt nothing is begun.
+- At most `BYTES_IN_FLIGHT` of small files are in memory at a time.
+- With `one`, a file is read when its turn has come, not before.
+
+What a file needs is the caller's (`do_read`, `do_one`, `do_large`); nothing here knows of a store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, cast
+
+from syncworker.plan.events import Work
+from syncworker.s3 import etag
+from syncworker.transfer.lane_count import LOOK_SECONDS, MOST, Pace
+from syncworker.transfer.readers import Read
+
+LARGE_LANES = 4
+BYTES_IN_FLIGHT = 64 << 20
+_READERS = 16  # groups that are being read: most of them wait for a thread, or for a free lane
+_LARGE_WAITING = 64
+_LOOKS = 5  # in the time of one measurement
+
+
+class Budget:
+    """At most so many bytes at a time; one that is larger than all passes alone."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.used = most, 0
+        self._waiting: list[asyncio.Future[None]] = []
+
+    async def take(self, size: int) -> None:
+        while self.used and self.used + size > self.most:
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiter)
+            await waiter
+        self.used += size
+
+    def give(self, size: int) -> None:
+        self.used -= size
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+
+
+class _Share:
+    """What a group has taken of the budget: given back when the last of its files is done with."""
+
+    __slots__ = ("budget", "left", "size")
+
+    def __init__(self, budget: Budget, size: int, files: int) -> None:
+        self.budget, self.size, self.left = budget, size, files
+        if not files:
+            budget.give(size)
+
+    def done(self) -> None:
+        self.left -= 1
+        if not self.left:
+            self.budget.give(self.size)
+
+
+_Tasks = set[asyncio.Task[None]]
+
+
+async def _ends(tasks: _Tasks) -> None:
+    """Waits for all of them, and for those that are begun in the place of one that died."""
+    while tasks:
+        await asyncio.wait(set(tasks))
+
+
+class Lanes:
+    """Opened when made, closed by `finish`. `one`: one file at a time. `sent` counts the files that have gone
+    out; `is_throttled`: the store has asked to slow down, so more lanes would help nobody."""
+
+    def __init__(
+        self,
+        *,
+        one: bool,
+        do_read: Callable[[list[Work]], Awaitable[list[Read]]],
+        do_one: Callable[[Read], Awaitable[None]],
+        do_large: Callable[[Read], Awaitable[None]],
+        halt: Callable[[Exception], None],
+        halted: Callable[[], bool],
+        sent: Callable[[], int],
+        is_throttled: Callable[[], bool],
+    ) -> None:
+        self._one = one
+        self._do_read, self._do_one, self._do_large = do_read, do_one, do_large
+        self._halt, self._halted = halt, halted
+        self._sent, self._is_throttled = sent, is_throttled
+        self._groups: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * MOST)
+        self._read: asyncio.Queue[tuple[Read, _Share] | None] = asyncio.Queue()
+        self._turn, self._drained = asyncio.Lock(), asyncio.Event()
+        self._large: asyncio.Queue[Read | None] = asyncio.Queue(maxsize=_LARGE_WAITING)
+        self._budget = Budget(BYTES_IN_FLIGHT)
+        self._all_read = False
+        self._pace = Pace(1, 1) if one else Pace()
+        self._lanes, self._pacing, self._readers, self._large_lanes = _Tasks(), _Tasks(), _Tasks(), _Tasks()
+        self._open()
+        self._begin(self._keep_pace, self._pacing)
+        for _ in range(1 if one else _READERS):
+            self._begin(self._read_groups, self._readers)
+        for _ in range(1 if one else LARGE_LANES):
+            self._begin(self._large_lane, self._large_lanes)
+
+    def _begin(self, lane: Callable[[], Coroutine[Any, Any, None]], tasks: _Tasks) -> None:
+        task = asyncio.create_task(lane())
+        tasks.add(task)
+        task.add_done_callback(lambda task: self._ended(task, lane, tasks))
+
+    def _ended(
+        self, task: asyncio.Task[None], lane: Callable[[], Coroutine[Any, Any, None]], tasks: _Tasks
+    ) -> None:
+        """One that died is the end of the job, and is begun anew: somebody may wait for it."""
+        tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, Exception):
+            self._halt(error)
+            self._begin(lane, tasks)
+
+    async def put(self, group: list[Work]) -> None:
+        await self._groups.put(group)
+
+    async def put_large(self, result: Read) -> None:
+        """From within `do_one`: a file that goes in parts."""
+        await self._large.put(result)
+
+    async def finish(self) -> None:
+        """All has been put: returns when all has been done."""
+        for _ in range(len(self._readers)):
+            await self._groups.put(None)
+        await _ends(self._readers)
+        self._read.put_nowait(None)
+        self._all_read = True
+        await _ends(self._lanes)
+        for pacing in self._pacing:
+            pacing.cancel()
+        for _ in range(len(self._large_lanes)):
+            await self._large.put(None)
+        await _ends(self._large_lanes)
+
+    def _open(self) -> None:
+        while len(self._lanes) < self._pace.lanes:
+            self._begin(self._small_lane, self._lanes)
+
+    async def _keep_pace(self) -> None:
+        """As many lanes as help; those too many end by themselves."""
+        before = self._sent()
+        while self._waiting() or not self._all_read:
+            waited = False
+            for _ in range(_LOOKS):
+                await asyncio.sleep(LOOK_SECONDS / _LOOKS)
+                waited = waited or not self._waiting()
+            sent = self._sent()
+            is_busy = not (waited or self._is_throttled() or self._halted())
+            self._pace.look((sent - before) / LOOK_SECONDS, is_busy=is_busy)
+            before = sent
+            if self._waiting():
+                self._open()
+
+    def _waiting(self) -> int:
+        return self._read.qsize() - self._all_read  # the end is marked in the queue
+
+    async def _next_group(self) -> list[Work] | None:
+        """When all that was read has been taken: one by one, unless reading takes longer than sending."""
+        async with self._turn:
+            while self._read.qsize():
+                self._drained.clear()
+                await self._drained.wait()
+            return await self._groups.get()
+
+    async def _read_groups(self) -> None:
+        while (group := await self._next_group()) is not None:
+            await self._read_group(group)  # whose bodies nothing here holds when it has ended
+
+    async def _read_group(self, group: list[Work]) -> None:
+        if self._halted():
+            return
+        size = min(sum(w.file.size for w in group if etag.is_single(w.file.size)), BYTES_IN_FLIGHT)
+        await self._budget.take(size)
+        results: list[Read] = []
+        try:
+            results = await self._do_read(group)
+        except Exception as error:  # noqa: BLE001 - the others would wait for this lane
+            self._halt(error)
+        share = _Share(self._budget, size, len(results))
+        for result in results:
+            if self._one:
+                await self._whole(result, share)
+            else:
+                self._read.put_nowait((result, share))
+
+    async def _small_lane(self) -> None:
+        try:
+            # Counted before each file: never do all lanes end because there are a few too many.
+            while len(self._lanes) <= self._pace.lanes:
+                item = await self._read.get()
+                if not self._read.qsize():
+                    self._drained.set()
+                if item is None:
+                    self._read.put_nowait(None)  # for the next lane
+                    return
+                await self._whole(*item)
+                del item  # not held while the next one is waited for: it has a body of up to 8 MiB
+        finally:
+            self._lanes.discard(cast("asyncio.Task[None]", asyncio.current_task()))
+
+    async def _whole(self, result: Read, share: _Share) -> None:
+        try:
+            if not self._halted():
+                await self._do_one(result)
+        except Exception as error:  # noqa: BLE001 - the others would wait for this lane
+            self._halt(error)
+        finally:
+            share.done()
+
+    async def _large_lane(self) -> None:
+        while (result := await self._large.get()) is not None:
+            if self._halted():
+                continue
+            try:
+                await self._do_large(result)
+            except Exception as error:  # noqa: BLE001 - the others would wait for this lane
+                self._halt(error)

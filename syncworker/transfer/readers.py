@@ -1,0 +1,244 @@
+"""Reads files for comparing and sending: each opened once, whole at one moment, or not taken.
+
+Runs in threads, talks to no store. A file is `stat`ed before and after it is read; when size, mtime, ctime or
+inode differ it is read again, three times in all. A file that is written to all the time, a log, is then read
+as it was when it was opened: so many bytes, twice, which must be the same; else it counts as changing
+(`ChangedWhileReading`).
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import NamedTuple, TypeVar
+
+from syncworker.errors import FatalError, FileError, SyncError
+from syncworker.folder.uploads_root import VANISHED, Tree
+from syncworker.model import FileEntry
+from syncworker.plan import compare
+from syncworker.plan.compare import Decision, Verdict
+from syncworker.plan.events import Work
+from syncworker.s3 import etag
+
+T = TypeVar("T")
+
+TRIES = 3
+_APART_SECONDS = 0.1  # between the two readings: who changes the beginning of a file has time to
+CACHED_MAX = 256 << 10  # hashing more would hold up the loop
+_DISK_FULL_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+
+
+class Outcome(StrEnum):
+    SAME = "same"  # the content is the object's: nothing to send
+    BODY = "body"  # small, and to be sent: here it is
+    LARGE = "large"  # to be sent in parts
+    UPDATE = "update"  # not read: the store is to update the object
+    VANISHED = "vanished"
+    FAILED = "failed"
+
+
+class Read(NamedTuple):
+    """What reading gave. `file` is as it was when read; `digest` in ETag form with its `part_size`;
+    `needs_head`: no hash settled it, the object's metadata may."""
+
+    work: Work
+    outcome: Outcome
+    file: FileEntry
+    checked_ns: int = 0
+    body: bytes = b""
+    md5: bytes = b""
+    digest: str = ""
+    part_size: int = 0
+    needs_head: bool = False
+    error: SyncError | None = None
+    changes: bool = False  # read as it was at `checked_ns`, because it is written to all the time
+
+
+class Changed(FileError):
+    """The file was not the same before and after it was read."""
+
+    def __init__(self) -> None:
+        super().__init__("ChangedWhileReading", "the file changes while it is read: sync again when it rests")
+
+
+def restat(fd: int, file: FileEntry) -> FileEntry:
+    return entry_of(os.fstat(fd), file)
+
+
+def entry_of(info: os.stat_result, file: FileEntry) -> FileEntry:
+    """The file as it is now."""
+    return FileEntry(file.key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, file.path)
+
+
+def describe(error: OSError) -> SyncError:
+    """The error of a file that cannot be read; FatalError when no other could be either."""
+    reason = error.strerror or type(error).__name__
+    if error.errno in _DISK_FULL_OF_FILES:
+        return FatalError("OutOfResources", f"this machine has run out of resources: {reason}")
+    code = errno.errorcode.get(error.errno or 0, "OSError")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return FileError(code, "the file cannot be read: permission denied: let the server's user read it")
+    return FileError(code, f"the file cannot be read: {reason}")
+
+
+def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> Read:
+    """Opens and reads one file as its decision needs. InterruptedError when told to stop."""
+    for attempt in range(1, TRIES + 2):
+        try:
+            checked_ns = time.time_ns()
+            fd, info = tree.open_file(work.file.path)
+            try:
+                file = entry_of(info, work.file)
+                result = _read_open(
+                    fd, work, file, checked_ns, etags_are_md5, should_stop, as_opened=attempt > TRIES
+                )
+            finally:
+                os.close(fd)
+        except (Changed, EOFError):
+            time.sleep(0.01)
+            continue
+        except InterruptedError:
+            raise
+        except OSError as error:
+            if error.errno in VANISHED:
+                return Read(work, Outcome.VANISHED, work.file)
+            return Read(work, Outcome.FAILED, work.file, error=describe(error))
+        return result
+    return Read(work, Outcome.FAILED, work.file, error=Changed())
+
+
+def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> Read | None:
+    """`read` of a small file whose bytes are in memory: it never waits for the disk, so the event loop
+    may call it, and saves two changes of thread. None: use `read`."""
+    if work.file.size > CACHED_MAX:
+        return None
+    try:
+        checked_ns = time.time_ns()
+        fd, info = tree.open_file(work.file.path)
+        try:
+            file = entry_of(info, work.file)
+            if file.size > CACHED_MAX:
+                return None
+            if work.object is not None and file.size != work.object.size:
+                work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.SIZE))
+            if file.size == 0 or info.st_dev in tree.in_memory:  # neither has anything to wait for
+                body = os.pread(fd, file.size + 1, 0)
+            else:
+                buffer = bytearray(file.size + 1)
+                del buffer[os.preadv(fd, [buffer], 0, os.RWF_NOWAIT) :]
+                body = bytes(buffer)
+            return _small(fd, body, file, work, etags_are_md5, checked_ns)
+        finally:
+            os.close(fd)
+    except (OSError, Changed):
+        return None  # not in memory, or something is wrong with it: `read` finds out what
+
+
+def _read_open(
+    fd: int,
+    work: Work,
+    file: FileEntry,
+    checked_ns: int,
+    etags_are_md5: bool,
+    should_stop: Callable[[], bool],
+    *,
+    as_opened: bool,
+) -> Read:
+    decision, obj = work.decision, work.object
+    if obj is not None and file.size != obj.size:
+        decision = Decision(Verdict.UPLOAD, compare.Reason.SIZE)
+    if etag.is_single(file.size):
+        body = _read_whole(fd, file.size)
+        work = work._replace(decision=decision)
+        return _small(fd, body, file, work, etags_are_md5, checked_ns, as_opened=as_opened)
+    if decision.verdict is Verdict.UPLOAD or obj is None:
+        return Read(work._replace(decision=decision), Outcome.LARGE, file, checked_ns)
+    sizes = compare.wanted_hashes(obj, work.row)
+    if (decision.verdict is Verdict.HEAD or as_opened) and 0 not in sizes:
+        sizes.append(0)  # what the metadata will be compared with
+    hashes = etag.hash_file(fd, file.size, sizes, should_stop)
+    _confirm(fd, file, hashes, lambda: etag.hash_file(fd, file.size, sizes, should_stop), as_opened)
+    found = compare.match(hashes, obj, work.row)
+    if found is not None:
+        part, digest = found
+        return Read(work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened)
+    following = compare.after_mismatch(obj, etags_are_md5)
+    if following.verdict is Verdict.HEAD and 0 not in hashes:
+        hashes |= etag.hash_file(fd, file.size, [0], should_stop)
+        if restat(fd, file) != file:
+            raise Changed
+    return Read(
+        work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT)),
+        Outcome.LARGE,
+        file,
+        checked_ns,
+        md5=bytes.fromhex(hashes.get(0, "")),
+        needs_head=following.verdict is Verdict.HEAD,
+        changes=as_opened,
+    )
+
+
+def _confirm(fd: int, file: FileEntry, found: T, again: Callable[[], T], as_opened: bool) -> None:
+    """Changed, unless what was found is what the file held: it is as it was before, or the same is found
+    `again`, which shows that nothing of it has changed in between."""
+    if as_opened:
+        time.sleep(_APART_SECONDS)
+    if not (again() == found if as_opened else restat(fd, file) == file):
+        raise Changed
+
+
+def _small(
+    fd: int,
+    body: bytes,
+    file: FileEntry,
+    work: Work,
+    etags_are_md5: bool,
+    checked_ns: int,
+    *,
+    as_opened: bool = False,
+) -> Read:
+    """What a small file that was read whole is to become."""
+    if as_opened:
+        body = body[: file.size]
+    if len(body) != file.size:
+        raise Changed
+    if as_opened:
+        _confirm(fd, file, body, lambda: os.pread(fd, file.size, 0), as_opened)
+    elif restat(fd, file) != file:
+        raise Changed
+    md5 = hashlib.md5(body, usedforsecurity=False)
+    obj, verdict = work.object, work.decision.verdict
+    needs_head = False
+    if obj is not None and verdict is not Verdict.UPLOAD:
+        hashes = {0: md5.hexdigest()}
+        for part in compare.wanted_hashes(obj, work.row):
+            if part:
+                cuts = [body[i : i + part] for i in range(0, len(body), part)]
+                hashes[part] = etag.composite([hashlib.md5(c, usedforsecurity=False).digest() for c in cuts])
+        found = compare.match(hashes, obj, work.row)
+        if found is not None:
+            part, digest = found
+            return Read(
+                work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened
+            )
+        needs_head = compare.after_mismatch(obj, etags_are_md5).verdict is Verdict.HEAD
+        work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT))
+    return Read(
+        work, Outcome.BODY, file, checked_ns, body, md5.digest(), md5.hexdigest(),
+        needs_head=needs_head, changes=as_opened,
+    )  # fmt: skip
+
+
+def _read_whole(fd: int, size: int) -> bytes:
+    """One more byte than expected is asked for, so that a file that grew shows."""
+    body = os.read(fd, size + 1)
+    while len(body) < size:
+        more = os.read(fd, size + 1 - len(body))
+        if not more:
+            break
+        body += more
+    return body

@@ -1,0 +1,198 @@
+"""What a run has done to the bucket, seen: listed once more, and held against what is remembered.
+
+Begun when all went well and something was written or deleted. What `differences.collect` finds is asked for,
+and mended once:
+
+| remembered | listed | asked by HEAD | then |
+| --- | --- | --- | --- |
+| yes | another, or none | as remembered | nothing: the listing lags |
+| yes | none, but a stranger of its size and ETag | as remembered | the store renames keys: an error |
+| yes | another, or none | another, or none | the file, if it is there and has other content, is sent again |
+| no, and deleted by this job | yes | there | deleted again |
+| no, and it has no file | yes | | told in the report, and left for the next sync |
+
+Then each of them is asked for once more; what still differs fails the job (`Differs`). What a file has become
+since it was sent is no difference: the index tells what was sent, and the next sync sends the rest.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from syncworker.errors import FatalError, FileError, RetryError, SyncError
+from syncworker.folder.source import Source
+from syncworker.index import Index, Row
+from syncworker.model import FileEntry, ObjectEntry
+from syncworker.plan.differences import CHUNK, Changes, Difference, Found
+from syncworker.s3 import etag
+from syncworker.s3.bucket import Bucket, Head
+from syncworker.system.gather import side_by_side
+from syncworker.transfer.delete_objects import Remover
+
+_SENT_AT_ONCE = 4  # each may hold a small file in memory
+
+
+class Recheck:
+    """`send_again` sends what a file is now, unless that is what the bucket has, and gives its row; None: it
+    is gone. Whatever is raised, nothing was done that a resume does not mend."""
+
+    def __init__(
+        self,
+        index: Index,
+        folder: Source,
+        remover: Remover,
+        changes: Changes,
+        spool_dir: str,
+        send_again: Callable[[FileEntry, Difference], Awaitable[Row | None]],
+        in_thread: Callable[..., Awaitable[Any]],
+        may_go: Callable[[ObjectEntry], bool] = lambda _: True,
+    ) -> None:
+        self.may_go = may_go  # again, of what was ordered to be deleted
+        self.index = index
+        self.folder = folder
+        self.remover = remover
+        self.bucket, self.progress, self.control = remover.bucket, remover.progress, remover.control
+        self.changes = changes
+        self.spool_dir = spool_dir
+        self.send_again = send_again
+        self.in_thread = in_thread
+        self.left = 0  # objects of others, for the next sync
+        self._strangers: set[tuple[int, str]] = set()  # size and ETag of what nobody sent
+        self._failed = 0
+
+    async def run(self, collect: Callable[[Found], None]) -> None:
+        """Returns when the bucket has what it should. FatalError `Differs`."""
+        with Found(self.spool_dir) as found, Found(self.spool_dir) as wrong, Found(self.spool_dir) as mended:
+            try:
+                await self.in_thread(collect, found)
+            except FatalError as error:
+                said = error.message.removesuffix(": nothing was deleted")
+                raise FatalError(error.code, f"all is sent, but could not be seen: {said}") from error
+            for chunk in found.chunks(known=False):
+                await self._look_at_extra(chunk, wrong)
+            for chunk in found.chunks(known=True):
+                await side_by_side(lambda found: self._look_at(found, wrong), chunk)
+            lanes = 1 if self.remover.one_by_one else _SENT_AT_ONCE
+            for chunk in wrong.chunks():
+                await side_by_side(lambda found: self._mend(found, mended), chunk, lanes)
+            for chunk in mended.chunks():
+                await side_by_side(self._look_again, chunk)
+        if self._failed:
+            raise FatalError(
+                "Differs",
+                f"{self._failed} objects are not what they should be, though they were sent or deleted once"
+                " more: see the errors; is something else writing to the bucket? Then resume the job",
+            )
+
+    # -- what is listed, and should not be
+    async def _look_at_extra(self, chunk: list[Difference], wrong: Found) -> None:
+        ordered = await self.in_thread(self.changes.deleted, {found.key for found in chunk})
+        there = await self.in_thread(self.folder.with_files, [d.key for d in chunk])
+        without = [d for d in chunk if d.key not in there]
+
+        async def look(found: Difference) -> None:
+            obj = found.listed
+            assert obj is not None
+            if found.key in ordered and self.may_go(obj):
+                if await self._ask(found.key) is not None:
+                    self._tell(found, "not_deleted")
+                    wrong.append(found)
+            # Over plain http a bit may turn in a listed key.
+            elif self.bucket.is_sealed or await self._ask(found.key) is not None:
+                self.left += 1
+                if len(self._strangers) < CHUNK:
+                    self._strangers.add((obj.size, obj.etag))
+                self._tell(found, "extra")
+
+        await side_by_side(look, without)
+
+    async def _ask(self, key: str) -> Head | None:
+        self.control.check()
+        return await ask(self.bucket, key)
+
+    # -- what should be listed
+    async def _look_at(self, found: Difference, wrong: Found) -> None:
+        row = found.row
+        assert row is not None
+        if not await self.in_thread(self.folder.has_file, row.key):
+            if found.listed is None:
+                self.index.forget([row.key])  # neither file nor object
+            return
+        head = await self._ask(row.key)
+        if head is None or not _is_head_of(head, row):
+            wrong.append(Difference(row, head and ObjectEntry(row.key, head.size, head.etag, "")))
+        elif found.listed is None and (row.size, row.etag) in self._strangers:
+            self._fail("upload", row.key, key_changed())
+
+    # -- once more
+    async def _mend(self, found: Difference, mended: Found) -> None:
+        self.control.check()
+        try:
+            again = await (self._delete(found) if found.row is None else self._send(found))
+        except (FileError, RetryError) as error:
+            self.control.check()
+            error.let_go()
+            self._fail("delete" if found.row is None else "upload", found.key, error)
+            return
+        if again is not None:
+            mended.append(again)
+
+    async def _delete(self, found: Difference) -> Difference:
+        await self.remover.turn()
+        await self.bucket.delete(found.key)
+        return found
+
+    async def _send(self, found: Difference) -> Difference | None:
+        """None: the file is gone, and the next sync deletes the object."""
+        file = await self.in_thread(self.folder.entry, found.key)
+        row = await self.send_again(file, found) if file is not None else None
+        return None if row is None else Difference(row, None)
+
+    async def _look_again(self, found: Difference) -> None:
+        if found.row is not None:
+            head = await self._ask(found.key)
+            if head is None or not _is_head_of(head, found.row):
+                lost = "the storage has another object, or none, than it was sent, twice"
+                self._fail("verify", found.key, FileError("Differs", lost))
+        elif not found.key.endswith("/") and await self._ask(found.key) is not None:
+            # (A store that is a file system shows the folders it has as objects, and may not delete them.)
+            kept = "the storage was told twice to delete it, and has it"
+            self._fail("verify", found.key, FileError("Differs", kept))
+
+    # -- telling
+    def _tell(self, found: Difference, what: str) -> None:
+        obj = found.listed
+        self.progress.seen(found.key, obj and obj.size, obj and obj.etag, what)
+
+    def _fail(self, op: str, key: str, error: SyncError) -> None:
+        self._failed += 1
+        self.progress.error(op, key, error)
+
+
+async def ask(bucket: Bucket, key: str) -> Head | None:
+    """The object under this key, None for none. By the listing, where HEAD is not allowed."""
+    try:
+        return await bucket.head(key)
+    except FileError:
+        listed = await bucket.list_under(key)
+        return next((Head(e.size, e.etag, {}) for e in listed if e.key == key), None)
+
+
+def key_changed() -> FileError:
+    return FileError(
+        "KeyChangedByStore",
+        "the storage keeps this object under another name than it was given: rename the file, or use"
+        " a storage that keeps names",
+    )
+
+
+def _is_head_of(head: Head, row: Row) -> bool:
+    if head.size != row.size:
+        return False
+    if head.etag and row.etag:
+        return head.etag == row.etag
+    plain = next((tag for tag in (row.digest, row.etag) if etag.parts_of(tag) == 0), "")
+    vouched = head.metadata.get("md5chksum")
+    return not plain or not vouched or vouched == base64.b64encode(bytes.fromhex(plain)).decode()

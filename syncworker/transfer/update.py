@@ -1,0 +1,183 @@
+"""Updates objects at the store: the content is the file's, the headers, tags or class are not what is asked.
+
+CopyObject of the object onto itself, with `REPLACE`, if it still has the listed ETag; above 5 GiB by parts,
+cut as the upload was. A copy resets what it is not given, so it carries all that a PUT would (`of_copy`).
+
+- HEAD comes first: the object must be the one that was compared, also where the store ignores the condition
+  (moto and rclone do), and it tells what has to be carried.
+- The ETag may become another (AWS and moto make a plain one of a multipart one). It is accepted if it is a
+  hash of the file; else the object is read back and compared.
+- Whether the store replaces headers when it copies is seen by HEAD after the first copy of a job, and after
+  each that takes one away.
+- What cannot be done so is sent again: an archived object, a store without copies, a refused condition.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from typing import NamedTuple
+
+from syncworker.errors import FileError
+from syncworker.index import Row, Unfinished
+from syncworker.model import FileEntry
+from syncworker.plan.events import Work
+from syncworker.s3 import etag as etags
+from syncworker.s3.bucket import GIVEN, Head
+from syncworker.system.control import settling
+from syncworker.system.gather import side_by_side
+from syncworker.transfer.readers import restat
+from syncworker.transfer.upload import NOT_TO_GO_ON, PARTS_IN_FLIGHT, Sender
+
+COPY_MAX = 5 << 30  # Amazon S3 API Reference, CopyObject
+_NO_COPIES = frozenset({"NotImplemented", "MethodNotAllowed"})
+
+
+class _Copy(NamedTuple):
+    """`etag`: the condition; `before`: the object as it was."""
+
+    file: FileEntry
+    row: Row
+    etag: str
+    headers: dict[str, str]
+    before: Head
+
+
+class Updater:
+    """Updates objects of one bucket. `copy_max`: larger ones are copied by parts."""
+
+    def __init__(self, sender: Sender, copy_max: int = COPY_MAX) -> None:
+        self.sender = sender
+        self.bucket, self.index, self.headers = sender.bucket, sender.index, sender.headers
+        self.copy_max = copy_max
+        self._can_copy: bool | None = None
+        self._keeps_bytes = False  # seen where the ETag does not tell
+
+    async def update(self, work: Work) -> Row | None:
+        """What the index is to remember of the object; None: the file has to be sent again. Raises what
+        CreateMultipartUpload and the read-back may."""
+        if self._can_copy is False:
+            return None
+        try:
+            copy = await self._prepared(work)
+            if copy is None:
+                return None
+            by_parts = copy.file.size > self.copy_max
+            answered = await (self._by_parts(copy) if by_parts else self._whole(copy))
+        except FileError as error:
+            if error.code in _NO_COPIES:
+                self._can_copy = False
+            return None
+        takes_away = any(name not in copy.headers for name in _visible(copy.before))
+        if self._can_copy and not takes_away and answered and answered in (copy.row.etag, copy.row.digest):
+            return _row(copy.row, answered)
+        with settling():
+            return await self._settled(copy)
+
+    async def _prepared(self, work: Work) -> _Copy | None:
+        file, obj, row = work.file, work.object, work.row
+        assert obj is not None
+        assert row is not None
+        head = await self.bucket.head(file.key)
+        if head is None or head.size != file.size or not head.etag or (obj.etag and head.etag != obj.etag):
+            return None
+        ours = row.digest or row.etag
+        is_md5 = etags.parts_of(ours) == 0 and row.part_size == 0
+        md5 = base64.b64encode(bytes.fromhex(ours)).decode() if is_md5 else _md5_of(head)
+        headers = self.headers.of_copy(file, md5, self.index.given(file.key), head.given)
+        return _Copy(file, row, head.etag, headers, head)
+
+    async def _whole(self, copy: _Copy) -> str:
+        headers = {"x-amz-metadata-directive": "REPLACE", **copy.headers}
+        return await self.bucket.copy(copy.file.key, copy.etag, headers)
+
+    async def _by_parts(self, copy: _Copy) -> str:
+        key, size = copy.file.key, copy.file.size
+        part = copy.row.part_size or etags.part_size(size)
+        headers = {n: v for n, v in copy.headers.items() if n != "x-amz-tagging-directive"}
+        self.index.begin_upload(Unfinished(key, "", NOT_TO_GO_ON, size))  # ended, if this is the last we do
+        upload_id = await self.bucket.create_upload(key, headers)
+        self.index.begin_upload(Unfinished(key, upload_id, NOT_TO_GO_ON, size))
+        answers: dict[int, str] = {}
+
+        async def one(number: int) -> None:
+            self.sender.check()
+            first = (number - 1) * part
+            last = min(first + part, size) - 1
+            query = {"partNumber": str(number), "uploadId": upload_id}
+            where = {"x-amz-copy-source-range": f"bytes={first}-{last}"}
+            answers[number] = await self.bucket.copy(key, copy.etag, where, query)
+
+        numbers = range(1, -(-size // part) + 1)
+        try:
+            await side_by_side(one, numbers, 2 * PARTS_IN_FLIGHT)
+            self.sender.check()
+            answered = await self.bucket.complete_upload(key, upload_id, [(n, answers[n]) for n in numbers])
+        except FileError:
+            await self.sender.abandon(key)
+            raise
+        self.index.end_upload(key)
+        return answered
+
+    async def _settled(self, copy: _Copy) -> Row | None:
+        """The object is there with the file's bytes and, as far as HEAD tells, the headers; else None."""
+        file, row = copy.file, copy.row
+        head = await self.bucket.head(file.key)
+        if head is None or head.size != file.size or not head.etag:
+            return None
+        if _is_stale(copy, head):
+            self._can_copy = False  # it copies, and keeps the old headers
+            return None
+        self._can_copy = True
+        same = _row(row, head.etag)
+        if head.etag in (row.etag, row.digest) or (self._keeps_bytes and etags.parts_of(head.etag) != 0):
+            return same
+        loop = asyncio.get_running_loop()
+        try:
+            fd, _ = await loop.run_in_executor(self.sender.pool, self.sender.tree.open_file, file.path)
+        except OSError:
+            return None
+        try:
+            if restat(fd, file) != file:
+                return None
+            if etags.parts_of(head.etag) == 0 and not head.has_own_etag:
+                plain = await self.sender.plain_md5(fd, file)
+                if plain.hex() == head.etag and restat(fd, file) == file:
+                    return row._replace(etag=head.etag, digest="", part_size=0, modified="")
+            await self.sender.read_back(fd, file)
+            self._keeps_bytes = True
+            return same
+        except FileError:
+            return None
+        finally:
+            os.close(fd)
+
+
+def _row(row: Row, tag: str) -> Row:
+    """Of the same file, and an object of its content with this ETag."""
+    ours = row.digest or row.etag
+    return row._replace(etag=tag, digest="" if tag == ours else ours, modified="")
+
+
+def _is_stale(copy: _Copy, head: Head) -> bool:
+    """Whether a header that was to change or to go is as before, or none has changed. (Some stores forget
+    one or another that is new.)"""
+    before, now = _visible(copy.before), _visible(head)
+    names = {*before, *(name for name in copy.headers if name in GIVEN or name.startswith("x-amz-meta-"))}
+    changed = [name for name in names if copy.headers.get(name, "") != before.get(name, "")]
+    kept = [name for name in changed if now.get(name, "") == before.get(name, "")]
+    return any(before.get(name) for name in kept) or (bool(changed) and kept == changed)
+
+
+def _visible(head: Head) -> dict[str, str]:
+    return {f"x-amz-meta-{name}": value for name, value in head.metadata.items()} | dict(head.given)
+
+
+def _md5_of(head: Head) -> str:
+    """What the object's own metadata says, if it can be one."""
+    vouched = head.metadata.get("md5chksum", "")
+    try:
+        return vouched if len(base64.b64decode(vouched, validate=True)) == 16 else ""
+    except ValueError:
+        return ""

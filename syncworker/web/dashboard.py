@@ -1,0 +1,88 @@
+"""The dashboard's files, and the page that asks for the token: read once, at start, from a fixed list.
+
+No path of a request ever becomes part of a file's name. The pages carry no script and no style of their own
+(the one of the log-in page is named by its hash), and may load from and talk to this server alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+
+from syncworker.paths import STATIC
+
+_GZIP = re.compile(r"(?:^|[ ,])gzip(?! *; *q *= *0(?:\.0*)? *(?:,|$))")
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    body: bytes
+    headers: dict[str, str]
+    packed: bytes = b""  # the body by gzip; empty: there is none
+
+    def answer(self, accepted: str) -> tuple[bytes, dict[str, str]]:
+        """Body and headers for a client with this Accept-Encoding."""
+        if self.packed and _GZIP.search(accepted.lower()):
+            return self.packed, self.headers | {"Content-Encoding": "gzip"}
+        return self.body, self.headers
+
+
+def _read(name: str) -> bytes:
+    with open(os.path.join(STATIC, name), "rb") as file:
+        return file.read()
+
+
+def _page(name: str, content_type: str) -> Page:
+    headers = {"Content-Type": content_type, "Content-Security-Policy": _POLICY}
+    # It says nothing about any job: a browser may keep it, and asks whether it has changed.
+    headers |= {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
+    body = _read(name)
+    return Page(body, headers, gzip.compress(body, mtime=0))
+
+
+_SCRIPT = "text/javascript; charset=utf-8"
+# How a part is added to the pages is said at the top of app.js.
+_MODULES = (
+    "app",
+    "api",
+    "actions",
+    "card",
+    "form",
+    "history",
+    "job",
+    "labels",
+    "plot",
+    "route",
+    "success",
+    "text",
+)
+PAGES: dict[str, Page] = {
+    "/": _page("index.html", "text/html; charset=utf-8"),
+    "/static/style.css": _page("style.css", "text/css; charset=utf-8"),
+    **{f"/static/{name}.js": _page(f"{name}.js", _SCRIPT) for name in _MODULES},
+    "/static/icon.svg": _page("icon.svg", "image/svg+xml"),
+}
+
+
+def _login_page() -> Page:
+    body = _read("login.html")
+    style = body.split(b"<style>")[1].split(b"</style>")[0]
+    digest = base64.b64encode(hashlib.sha256(style).digest()).decode()
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; form-action 'self'; base-uri 'none';"
+        " frame-ancestors 'none'"
+    )
+    headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy}
+    # Under `no-referrer` a form is sent with `Origin: null`, which the guard takes for another site's.
+    return Page(body, headers | {"Referrer-Policy": "same-origin"})
+
+
+LOGIN = _login_page()

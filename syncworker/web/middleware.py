@@ -1,0 +1,375 @@
+"""Who may talk to the server: a WSGI layer before everything else, for every path and every method.
+
+The server listens on loopback, where any web page in the operator's browser can send requests too. So, in
+this order, each with a status of its own:
+
+| check | refused with |
+| --- | --- |
+| `Host` is one of ours, once (else a name that was rebound to 127.0.0.1 speaks as same-origin) | 403 |
+| no `Upgrade` (a WebSocket is not bound by the same-origin policy) | 403 |
+| `Sec-Fetch-Site`, when there is one, is `same-origin` or `none` | 403 |
+| `Origin`, when there is one, is our own | 403 |
+| not a prefetch (a link on a page must not start anything by being shown) | 403 |
+| no GET that acts, of a program that fetches links to preview, check or index them | 403 |
+| without a token: no GET that acts, of a browser that cannot say for which page | 403 |
+| with a token set: `Authorization: Bearer`, or the login link's cookie; not for `/healthz` | 401 |
+
+GET is checked like the others, because here it acts. The layer also puts the security headers on every answer
+and writes one line for each request to stderr, in which keys and tokens are blacked out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl
+
+from syncworker import forwarded
+from syncworker.errors import UsageError
+from syncworker.escape import escape_ascii
+from syncworker.settings import LOOPBACK_NAMES, Settings
+from syncworker.system import durable_files
+from syncworker.web import dashboard
+from syncworker.web.problem_details import SECURITY_HEADERS, problem
+
+Environ = dict[str, Any]
+StartResponse = Callable[..., Any]
+Application = Callable[[Environ, StartResponse], Iterable[bytes]]
+
+FORM_MAX_BYTES = 4096
+TOKEN_SHORT = 16  # characters
+ACTING_PATHS = frozenset({"/sync", "/cancel", "/resume", "/approve", "/pause", "/continue"})
+WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
+# Chats, mail programs and search engines, which fetch a link because somebody wrote it: some of them on the
+# machine of the reader or the writer, where `localhost` is ours.
+_PREVIEWERS = re.compile(
+    r"(?<!ro)(?<!cu)bot\b|crawler|spider|preview|facebookexternalhit|whatsapp/|viber/|ms-office"
+    r"|slack-imgproxy|embedly|iframely|google-pagerenderer|google-read-aloud",
+    re.IGNORECASE,
+)
+_PORT = re.compile(r"(.+?):([0-9]{1,5})")
+# What a log line shows as it came: values of these parameters, when they hold nothing that separates names
+# from values; a path up to the first character of that kind. A mistyped URL must not log its keys either.
+_SHOWN_VALUES = frozenset({"source", "dest", "storage_url", "wait", "id", "state", "limit", "before"})
+_SEPARATES = re.compile("[=&;,?#@:]|%(?:3d|26|3b|2c|3f|23|40|3a|25)", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    status: int
+    code: str
+    detail: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+def bracketed(host: str) -> str:
+    """An address as it stands in a Host header or a URL."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False  # a name: it may lead anywhere
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str]:
+    """Loopback's names, ALLOWED_HOSTS, and the address listened on if it is one. Loopback's names always: no
+    other site can have them, and the login link, Prometheus and a health check on this machine use them."""
+    named = (host.lower() for host in (*LOOPBACK_NAMES, *settings.allowed_hosts))
+    hosts = {f"[{host}]" if host.count(":") > 1 and "[" not in host else host for host in named}
+    if settings.api_host not in WILDCARDS:
+        hosts.add(bracketed(settings.api_host).lower())
+    return frozenset(hosts)
+
+
+def is_allowed_host(host: str | None, allowed: frozenset[str]) -> bool:
+    """Whether a Host header is one of ours. An entry without a port covers every port: a forwarded port
+    (ssh -L) changes it, and rebinding is about the name. Two headers arrive joined by a comma: no match."""
+    if not host:
+        return False
+    host = host.lower()
+    if host in allowed:
+        return True
+    match = _PORT.fullmatch(host)
+    return bool(match and match[1] in allowed and 0 < int(match[2]) <= 65535)
+
+
+def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | None:
+    """The rows of the table above but the last two."""
+    host = environ.get("HTTP_HOST")
+    if not is_allowed_host(host, allowed):
+        return Refusal(
+            403,
+            "HostNotAllowed",
+            "the Host header names no address of this server: open it as http://localhost:PORT,"
+            " or add the name to ALLOWED_HOSTS",
+        )
+    target = environ.get("REQUEST_URI", "/")
+    if not target.startswith("/") and target != "*":
+        return Refusal(403, "ProxyRequest", "this server is no proxy")
+    if "HTTP_UPGRADE" in environ:
+        return Refusal(403, "UpgradeRefused", "this server speaks HTTP/1.1 and nothing else")
+    site = environ.get("HTTP_SEC_FETCH_SITE")
+    if site is not None and site.lower() not in ("same-origin", "none"):
+        return Refusal(403, "CrossSite", "a page of another site may not use this server")
+    origin = environ.get("HTTP_ORIGIN")
+    own = [f"{environ.get('wsgi.url_scheme', 'http')}://{host}".lower()]
+    if site is not None and site.lower() == "same-origin":
+        # A proxy in front of us speaks TLS; the browser sees no other site.
+        own.append(f"https://{host}".lower())
+    if origin is not None and origin.lower() not in own:
+        return Refusal(403, "CrossOrigin", "a page of another origin may not use this server")
+    for name in ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ"):
+        if re.search("prefetch|prerender|preview", environ.get(name, ""), re.IGNORECASE):
+            return Refusal(403, "Prefetch", "nothing is answered to a prefetch: requests here act")
+    return None
+
+
+def _is_acting_get(environ: Environ) -> bool:
+    path = "/" + environ.get("PATH_INFO", "").strip("/")
+    return environ["REQUEST_METHOD"] == "GET" and path in ACTING_PATHS
+
+
+def refusal_of_preview(environ: Environ) -> Refusal | None:
+    """A GET that acts, of a program that names itself as one that shows what is behind a link."""
+    if not _is_acting_get(environ) or not _PREVIEWERS.search(environ.get("HTTP_USER_AGENT", "")):
+        return None
+    return Refusal(
+        403,
+        "Preview",
+        "a program that previews links may not use this, as requests here act: use POST",
+    )
+
+
+def refusal_of_silence(environ: Environ) -> Refusal | None:
+    """A GET that acts, of a browser that tells nothing of the page it is made for. Browsers send
+    `Sec-Fetch-Site` to https and to this machine's own names only, and no `Origin` with the GET of an
+    `<img>`: under a plain http name of the network the address bar and a hostile page look the same. A POST
+    carries an `Origin`; a login's cookie is not sent for other sites; curl is no browser."""
+    named = environ.get("HTTP_HOST", "").lower()
+    match = _PORT.fullmatch(named)
+    if (
+        not _is_acting_get(environ)
+        or "HTTP_SEC_FETCH_SITE" in environ
+        or "mozilla/" not in environ.get("HTTP_USER_AGENT", "").lower()
+        or is_loopback(match[1] if match else named)
+    ):
+        return None
+    return Refusal(
+        403,
+        "PageUnknown",
+        "over plain http a browser does not tell which page asks for this: use the dashboard, or POST, or"
+        " open the server as localhost or through https, or set API_TOKEN",
+    )
+
+
+# -- the token -------------------------------------------------------------------------------------------
+
+
+def check_exposure(settings: Settings) -> None:
+    """UsageError when the server would be open to the network."""
+    if is_loopback(settings.api_host):
+        return
+    if settings.api_token is None and not settings.api_allow_unauthenticated:
+        raise UsageError(
+            "Unprotected",
+            f"API_HOST={settings.api_host} lets other machines in, and API_TOKEN is not set: set"
+            " API_TOKEN=auto, or API_ALLOW_UNAUTHENTICATED=1 if something in front of it checks who asks",
+        )
+
+
+def warnings(settings: Settings, token: str | None) -> list[str]:
+    """What is allowed and rarely meant, for the log at the start."""
+    if token is None or is_loopback(settings.api_host) or len(token) >= TOKEN_SHORT:
+        return []
+    return [
+        f"API_TOKEN has {len(token)} characters, and others on the network can try: use {TOKEN_SHORT} or"
+        " more, or API_TOKEN=auto"
+    ]
+
+
+def load_token(settings: Settings, folder: str) -> str | None:
+    """The token requests must carry; None: no token. `auto` makes one once, in `.api-token` (0600) in the
+    jobs folder, which can be written to where the program's folder cannot. One that an earlier version has
+    made in `folder`, beside the program, stays valid."""
+    if settings.api_token is None:
+        return None
+    if settings.api_token == "auto":  # noqa: S105 - a word, no token
+        earlier = os.path.join(folder, ".api-token")
+        if os.path.lexists(earlier):
+            return _kept_token(earlier)
+        durable_files.make_private_directory(settings.jobs_dir)
+        return _kept_token(os.path.join(settings.jobs_dir, ".api-token"))
+    if not re.fullmatch(r"[!-~]+", settings.api_token):
+        raise UsageError("BadToken", "API_TOKEN must be printable ASCII without spaces")
+    return settings.api_token
+
+
+def _kept_token(path: str) -> str:
+    if not os.path.lexists(path):  # whole or not at all: half a token would keep later starts from starting
+        durable_files.replace_bytes(path, f"{secrets.token_urlsafe(32)}\n".encode(), durable=True)
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "r") as file:
+        found = os.fstat(file.fileno())
+        token = file.read(1024).strip()
+    if found.st_mode & 0o077 or found.st_uid != os.geteuid():
+        raise UsageError("BadToken", f"{path} can be read by others: remove it, a new token is made")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{32,}", token):
+        raise UsageError("BadToken", f"{path} holds no token: remove it, a new one is made")
+    return token
+
+
+class Login:
+    """Checks the token, and trades it for a cookie. The cookie's value is derived from the token, so that the
+    browser never stores what a program would send. Cookies do not know ports: its name carries ours."""
+
+    def __init__(self, token: str, port: int, base_path: str = "/") -> None:
+        self._token = token.encode()
+        self._base_path = base_path
+        self.cookie_name = f"syncworker_{port}"
+        self.cookie_value = hmac.new(self._token, b"cookie", hashlib.sha256).hexdigest()
+
+    def is_token(self, text: str) -> bool:
+        return hmac.compare_digest(text.encode("utf-8", "surrogateescape"), self._token)
+
+    def refusal(self, environ: Environ) -> Refusal | None:
+        scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
+        is_wrong = scheme.lower() == "bearer"
+        if is_wrong and self.is_token(value.strip()):
+            return None
+        for item in environ.get("HTTP_COOKIE", "").split(";"):
+            name, _, value = item.strip().partition("=")
+            if name == self.cookie_name and hmac.compare_digest(
+                value.encode("utf-8", "surrogateescape"), self.cookie_value.encode()
+            ):
+                return None
+        if is_wrong:
+            return _wrong_token(
+                "this is not the token of the server: send the one in API_TOKEN, or, with auto,"
+                " in .api-token in the jobs folder"
+            )
+        return Refusal(
+            401,
+            "Unauthorized",
+            "a token is needed: send `Authorization: Bearer TOKEN`, or open the link that the server printed",
+            (("WWW-Authenticate", 'Bearer realm="syncworker"'),),
+        )
+
+    def answer(self, environ: Environ) -> Refusal:
+        """`/login` with the token, in the link's query or the page's form: a redirect to the dashboard that
+        sets the cookie, for our own path alone, and over https for https alone."""
+        if environ["REQUEST_METHOD"] not in ("GET", "POST"):
+            detail = "the login link is opened with GET, its form is sent with POST"
+            return Refusal(405, "MethodNotAllowed", detail, (("Allow", "GET, POST"),))
+        text = environ.get("QUERY_STRING", "")
+        if environ["REQUEST_METHOD"] == "POST":
+            text = environ["wsgi.input"].read(FORM_MAX_BYTES).decode("latin-1")
+        given = [value for name, value in parse_qsl(text) if name == "token"]
+        if len(given) != 1 or not self.is_token(given[0]):
+            return _wrong_token("this is not the token of the server")
+        path = self._base_path
+        cookie = f"{self.cookie_name}={self.cookie_value}; Path={path}; HttpOnly; SameSite=Strict"
+        cookie += "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
+        year = "; Max-Age=31536000"
+        return Refusal(303, "LoggedIn", "", (("Location", path), ("Set-Cookie", cookie + year)))
+
+
+def _wrong_token(detail: str) -> Refusal:
+    challenge = 'Bearer realm="syncworker", error="invalid_token"'
+    return Refusal(401, "Unauthorized", detail, (("WWW-Authenticate", challenge),))
+
+
+# -- the layer -------------------------------------------------------------------------------------------
+
+
+class Guard:
+    """Wraps a WSGI application."""
+
+    def __init__(self, application: Application, settings: Settings, token: str | None) -> None:
+        self._application = application
+        self._allowed = allowed_hosts(settings)
+        self._base_path, self._trusted = settings.api_base_path, settings.trusted_proxies
+        self._login = Login(token, settings.api_port, self._base_path) if token else None
+
+    def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
+        started = time.monotonic()
+        forwarded.believe(environ, self._trusted)
+        is_whole = forwarded.strip_base_path(environ, self._base_path)
+
+        def answer(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            named = {name.lower() for name, _ in headers}
+            headers = headers + [
+                (name, value) for name, value in SECURITY_HEADERS if name.lower() not in named
+            ]
+            write_access_line(environ, status, time.monotonic() - started)
+            return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
+
+        refusal = self._refusal(environ)
+        if refusal is None and not is_whole:
+            refusal = Refusal(308, "Moved", "", (("Location", self._base_path),))
+        if refusal is None:
+            return self._application(environ, answer)
+        body, status, headers = problem(refusal.status, refusal.code, refusal.detail)
+        if refusal.status < 400:
+            body, headers = b"", [("Content-Length", "0")]
+        elif refusal.status == 401 and _wants_page(environ):
+            page = dashboard.LOGIN
+            body, headers = page.body, [*page.headers.items(), ("Content-Length", str(len(page.body)))]
+        answer(status, headers + list(refusal.headers))
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+
+    def _refusal(self, environ: Environ) -> Refusal | None:
+        refusal = refusal_of_origin(environ, self._allowed) or refusal_of_preview(environ)
+        if refusal is not None:
+            return refusal
+        if self._login is None:
+            return refusal_of_silence(environ)
+        if environ.get("PATH_INFO") == "/login":
+            return self._login.answer(environ)
+        return None if environ.get("PATH_INFO") == "/healthz" else self._login.refusal(environ)
+
+
+def _wants_page(environ: Environ) -> bool:
+    """Whether a person looks at this answer: a browser that opens the dashboard, or sends the login form."""
+    opened = environ.get("PATH_INFO") in ("/", "/login") and "text/html" in environ.get("HTTP_ACCEPT", "")
+    return opened and environ["REQUEST_METHOD"] in ("GET", "POST")
+
+
+def redacted(query: str) -> str:
+    """A query string for a log: all is blacked out but the plain values of parameters that hold no secret."""
+    shown = []
+    for pair in query.split("&"):
+        name, equals, value = pair.partition("=")
+        held = re.sub("%3a|:", "", value, flags=re.IGNORECASE) if name == "storage_url" else value
+        if value and (name not in _SHOWN_VALUES or _SEPARATES.search(held)):
+            value = "..."
+        if name and (not equals or _SEPARATES.search(name)):
+            name = "..."
+        shown.append(name + equals + value)
+    return "&".join(shown)
+
+
+def redacted_path(path: str) -> str:
+    """The path for a log: cut where parameters begin that somebody forgot the `?` before."""
+    found = _SEPARATES.search(path)
+    return path[: found.start()] + "..." if found else path
+
+
+def write_access_line(environ: Environ, status: str, seconds: float) -> None:
+    path, _, query = str(environ.get("REQUEST_URI", "/")).partition("?")
+    target = escape_ascii(redacted_path(path) + (f"?{redacted(query)}" if query else ""))
+    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    who, method = environ.get("REMOTE_ADDR", "-"), escape_ascii(environ["REQUEST_METHOD"])
+    sys.stderr.write(f'{when} {who} "{method} {target}" {status[:3]} {seconds * 1000:.1f} ms\n')

@@ -1,0 +1,109 @@
+"""What a job that does not get on waits for: the writes in flight of a job that is to stop, a storage that is
+away, one that asks to slow down, or the end of a pause.
+
+Pure functions; `Progress` publishes what they say as `delay` and as the message of the status.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from syncworker.escape import escape_surrogates
+from syncworker.model import Delay
+from syncworker.s3.bucket import Bucket, InFlight
+from syncworker.s3.throttle import TAKEN_SECONDS
+from syncworker.system.control import Control
+
+_NOTICED_SECONDS = 2.0
+_SILENT_SECONDS = 5.0
+_DOING = {
+    "PutObject": "uploading",
+    "CreateMultipartUpload": "beginning the upload of",
+    "UploadPart": "uploading a part of",
+    "CompleteMultipartUpload": "completing the upload of",
+    "AbortMultipartUpload": "ending an upload of",
+    "DeleteObject": "deleting",
+    "DeleteObjects": "deleting objects of",
+    "CreateBucket": "making",
+    "DeleteBucket": "deleting",
+}
+
+
+def delay_of(control: Control, bucket: Bucket) -> Delay | None:
+    """What the job waits for now; None: it gets on."""
+    if control.since is not None:
+        return _of_writes(control, bucket)
+    if bucket.pause.on:
+        return _of_pause(bucket)
+    return _of_outage(bucket) or _of_slow_down(bucket) or _of_silence(bucket)
+
+
+def _of_pause(bucket: Bucket) -> Delay:
+    message = f"paused since {_clock(bucket.pause.since)}"
+    if flights := list(bucket.in_flight.values()):
+        more = f" and {len(flights) - 1} more" if len(flights) > 1 else ""
+        message += f": what is in flight ends: {_doing(flights[0], bucket.name)}{more}"
+    return Delay("paused", bucket.pause.since, None, message)
+
+
+def _of_outage(bucket: Bucket) -> Delay | None:
+    """Nothing has succeeded for a while, and not because the storage asks to slow down."""
+    outage = bucket.outage
+    if outage.since is None or outage.error is None or not outage.has_lasted(_NOTICED_SECONDS):
+        return None
+    if outage.error.throttled and bucket.gate.slow_since is not None:
+        return None
+    message = f"retrying: {outage.error.message}; nothing has succeeded since {_clock(outage.since)}"
+    if outage.until is not None:
+        message += f", the job waits until {_clock(outage.until)}"
+    return Delay("storage_down", outage.since, outage.until, message)
+
+
+def _of_slow_down(bucket: Bucket) -> Delay | None:
+    now = time.monotonic()
+    if bucket.gate.slow_since is None:
+        return None
+    since = time.time() - (now - bucket.gate.slow_since)
+    taken = bucket.gate.taken(now)
+    message = (
+        f"the storage asks to slow down since {_clock(since)}: it took {taken or 'no'}"
+        f" request{'' if taken == 1 else 's'} in the last {TAKEN_SECONDS} s"
+    )
+    return Delay("slow_down", since, bucket.outage.until, message)
+
+
+def _of_silence(bucket: Bucket) -> Delay | None:
+    """Requests are under way, and no byte moves."""
+    seconds = bucket.wire.silent_seconds()
+    if seconds < _SILENT_SECONDS:
+        return None
+    since = time.time() - seconds
+    return Delay("storage_silent", since, None, f"waiting: the storage is silent since {_clock(since)}")
+
+
+def _clock(when: float) -> str:
+    return f"{datetime.fromtimestamp(when, UTC):%H:%M:%S} UTC"
+
+
+def _of_writes(control: Control, bucket: Bucket) -> Delay | None:
+    """A stop that waits for what is in flight."""
+    flights = list(bucket.in_flight.values())
+    if not flights or control.since is None:
+        return None
+    waited = time.time() - control.since
+    left = control.writes_until() - time.monotonic()
+    until = time.time() + left if left < float("inf") else None
+    more = f" and {len(flights) - 1} more" if len(flights) > 1 else ""
+    word = "cancelling" if control.reason == "cancelled" else f"stopping ({control.reason})"
+    long = (
+        f"for {waited:.0f} s"
+        if until is None
+        else f"for {waited:.0f} s, {max(0.0, left):.0f} s more at most,"
+    )
+    message = f"{word}: waiting {long} for what is in flight to end: {_doing(flights[0], bucket.name)}{more}"
+    return Delay("writes_in_flight", control.since, until, message)
+
+
+def _doing(flight: InFlight, bucket_name: str) -> str:
+    return f"{_DOING.get(flight.operation, 'checking')} {escape_surrogates(flight.key or bucket_name)}"

@@ -1,0 +1,305 @@
+"""A disk that is not mounted: what was mounted at or below a folder is remembered, and while it is missing
+nothing is deleted.
+
+`jobs/.dest/NAME.json` holds the facts that protect a destination, written by the worker that holds the
+destination's lock. It is no cache and survives the index:
+
+- `mounts`: for each source the mount points that its syncs have seen, and the prefixes of the keys below
+  them. A path is relative to the uploads root; the mount that the root itself lies on is absolute.
+- `root_device`: the device of the uploads root when it was last seen with something in it.
+- `own_disk`: sources that an older version saw on a disk of their own, its mount point not yet known.
+- `lost`: the file was damaged. No bucket is deleted until a job is asked to forget the mounts.
+
+Rules
+- A mount is remembered, durably, before a file below it is sent.
+- It is missing when it was not mounted at the job's start, is not mounted right before the deletions, or was
+  not mounted when the walk came there.
+- While one is missing, nothing is deleted, with one exception: its directory was walked and nothing below it
+  is to be deleted. When such a job ends `done`, that mount is forgotten, unless the walk saw it mounted.
+- A job with filters, and one that deletes nothing, forgets none.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from syncworker.errors import FatalError
+from syncworker.escape import escape_non_utf8
+from syncworker.folder import symlinks
+from syncworker.folder.uploads_root import Tree
+from syncworker.index import Index
+from syncworker.options.table import Options
+from syncworker.system import durable_files, mount_table
+
+_VERSION = 1
+_MOST_PREFIXES = 100  # of one mount; a folder full of symlinks to another disk has no end of them
+_NAMED = 3
+_OWN_DISK = "own_disk "
+
+Prefixes = dict[str, list[str]]  # of keys, by the path of a mount point
+
+
+@dataclass(slots=True)
+class Facts:
+    """What protects a destination, as its file holds it."""
+
+    root_device: str | None = None
+    own_disk: list[str] = field(default_factory=list)
+    mounts: dict[str, Prefixes] = field(default_factory=dict)
+    lost: bool = False
+
+
+def parse(value: Mapping[str, Any]) -> Facts:
+    """ValueError: it is not what `save` wrote."""
+    try:
+        if value["version"] != _VERSION:
+            raise ValueError("another version")
+        facts = Facts(value["root_device"], value["own_disk"], value["mounts"], value["lost"])
+        texts = [*facts.own_disk, *([] if facts.root_device is None else [facts.root_device])]
+        for prefixes in facts.mounts.values():
+            for path, below in prefixes.items():
+                texts += [path, *below]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(str(error)) from error
+    lists = [facts.own_disk, *(below for prefixes in facts.mounts.values() for below in prefixes.values())]
+    typed = all(isinstance(text, str) for text in texts) and all(isinstance(one, list) for one in lists)
+    if not typed or not isinstance(facts.lost, bool):
+        raise ValueError("not the types that were written")
+    return facts
+
+
+def blocking(missing: Prefixes, walked: set[str], deletes: Iterable[str]) -> list[str]:
+    """Which missing mounts forbid deletions: those whose directory was not walked, and those that have one of
+    the keys in `deletes` below them."""
+    harmless = {path: tuple(prefixes) for path, prefixes in missing.items() if path in walked}
+    for key in deletes if harmless else ():
+        for path in [path for path, prefixes in harmless.items() if key.startswith(prefixes)]:
+            del harmless[path]
+        if not harmless:
+            break
+    return sorted(missing.keys() - harmless.keys())
+
+
+class MountCheck:
+    """The check of one job. Every method blocks on the disk, and no two are called at a time."""
+
+    def __init__(self, path: str, index: Index, source: str, options: Options) -> None:
+        self._saves = not options.plan  # a plan changes nothing that a later sync goes by
+        self._path = path
+        self._index = index
+        self._source = source
+        self._options = options
+        self._seen: set[str] = set()  # by the walk
+        self._missing_before: set[str] = set()
+        self._base: str | None = None  # where the source is, without symlinks; None when it is not there
+        self._harmless: list[str] = []
+
+    def begin(self, tree: Tree) -> None:
+        """Remembers what is mounted, and what is missing. FatalError DiskNotMounted: the uploads root is
+        empty and was on another device."""
+        self._tree = tree
+        self._load()
+        self._check_root()
+        for path in self._way():
+            self._remember(path, "")
+        below = f"{self._base}/" if self._base else ""
+        for point in mount_table.points_below(tree.root) if self._base is not None else ():
+            if point.startswith(below) and self._is_mounted(point):
+                self._remember(point, point.removeprefix(below) + "/")
+        self._place_own_disk()
+        self._missing_before = {path for path in self._known if not self._is_mounted(path)}
+        if self._options.forget_mounts:
+            self._drop(self._missing_before)
+            self._facts.lost = False
+            self._save()
+
+    def note(self, path: str, prefix: str) -> None:
+        """The walk has come to a mount point: remembered before it goes on."""
+        self._seen.add(path)
+        self._remember(path, prefix)
+
+    def guard_bucket(self) -> None:
+        """Raises unless it is known that no disk is missing: the bucket is about to be deleted."""
+        if self._facts.lost:
+            raise FatalError(
+                "DestinationFactsLost",
+                "what was known of this destination's disks is damaged (the file .dest/"
+                f"{os.path.basename(self._path)} in the jobs folder), so the bucket was not deleted: make"
+                " sure that every disk of the folder is mounted, then sync once with forget_mounts=1",
+            )
+        if missing := self._missing():
+            raise _not_mounted(sorted(missing))
+
+    def guard(self, deletes: Iterable[tuple[Any, ...]]) -> None:
+        """Raises when a missing disk forbids to delete these objects (their keys come first), or any."""
+        missing = self._missing() if self._options.delete else {}
+        walked = {path for path in missing if path.startswith("/") or self._is_directory(path)}
+        if found := blocking(missing, walked, (str(record[0]) for record in deletes)):
+            raise _not_mounted(found)
+        # What the walk has seen mounted is not forgotten: it went since, and its objects are there.
+        self._harmless = [] if self._is_filtered else [path for path in missing if path not in self._seen]
+
+    def forget_harmless(self) -> None:
+        """The job is done: what was missing, and was found to protect nothing, is forgotten."""
+        if self._harmless:
+            self._drop(self._harmless)
+            self._save()
+
+    # -- what is mounted
+    @property
+    def _is_filtered(self) -> bool:
+        """Whether the walk may leave out folders."""
+        return bool(self._options.exclude or self._options.include)
+
+    @property
+    def _known(self) -> Prefixes:
+        return self._facts.mounts.setdefault(self._source, {})
+
+    def _missing(self) -> Prefixes:
+        found = {
+            path: prefixes
+            for path, prefixes in self._known.items()
+            if path in self._missing_before or not self._is_mounted(path) or self._was_passed(path)
+        }
+        if self._source in self._facts.own_disk:
+            found[self._source] = [""]
+        return found
+
+    def _was_passed(self, path: str) -> bool:
+        """Whether the walk must have come there, and found no mount."""
+        if self._is_filtered or self._base is None or path in self._seen or path.startswith("/"):
+            return False
+        return path.startswith(f"{self._base}/" if self._base else "")
+
+    def _way(self) -> list[str]:
+        """The mount points that the source lies on, from that of the uploads root down."""
+        found = []
+        root = os.open(self._tree.root, mount_table.NAME_DIRECTORY)
+        try:
+            above = mount_table.point_above(root)
+        finally:
+            os.close(root)
+        path = ""
+        places = []
+        for name in self._source.split("/") if self._source else []:
+            try:
+                path, _ = symlinks.resolve(self._tree, name, path)
+            except OSError:
+                break
+            names = path.split("/")
+            places += ["/".join(names[: count + 1]) for count in range(len(names))]
+        else:
+            self._base = path
+        found = [place for place in dict.fromkeys(places) if self._is_mounted(place)]
+        return found if above is None else [above, *found]
+
+    def _is_mounted(self, path: str) -> bool:
+        try:
+            if path.startswith("/"):
+                fd = os.open(path, mount_table.NAME_DIRECTORY)
+            else:
+                fd = self._tree.open_name(path)
+        except OSError:
+            return False
+        try:
+            return mount_table.is_mount_point(fd)
+        except OSError:  # it may not be searched, so the job fails anyway
+            return False
+        finally:
+            os.close(fd)
+
+    def _is_directory(self, path: str) -> bool:
+        try:
+            return stat.S_ISDIR(symlinks.resolve(self._tree, path)[1].st_mode)
+        except OSError:
+            return False
+
+    def _check_root(self) -> None:
+        device = str(os.stat(self._tree.root).st_dev)
+        with os.scandir(self._tree.root) as entries:
+            empty = next(entries, None) is None
+        before = self._facts.root_device
+        if empty and before not in (None, device) and not self._options.forget_mounts:
+            raise FatalError(
+                "DiskNotMounted",
+                "the uploads folder is empty and on another device than at the last sync: its disk is not"
+                " mounted, so nothing was deleted. Mount it and resume the job; if the disk is gone for good,"
+                " sync once with forget_mounts=1",
+            )
+        if before != device and (not empty or self._options.forget_mounts):
+            self._facts.root_device = device
+            self._save()
+
+    def _place_own_disk(self) -> None:
+        """A source that is on another device than the root: its mounts are known by now."""
+        if self._source not in self._facts.own_disk or self._base is None:
+            return
+        info = self._tree.lstat(self._base)
+        if info is not None and info.st_dev != self._tree.identity[0]:
+            self._facts.own_disk.remove(self._source)
+            self._save()
+
+    # -- the file
+    def _load(self) -> None:
+        value = durable_files.read_json(self._path)
+        if value is None and not os.path.lexists(self._path):
+            self._facts = self._from_index()
+            return
+        try:
+            self._facts = parse(value or {})
+        except ValueError:
+            self._facts = Facts(lost=True)
+
+    def _from_index(self) -> Facts:
+        """An older version kept them in the index."""
+        rows = self._index.facts()
+        own = [
+            name.removeprefix(_OWN_DISK) for name in rows if name.startswith(_OWN_DISK) and rows[name] == "1"
+        ]
+        facts = self._facts = Facts(rows.get("root_device"), own)
+        if moved := [name for name in rows if name == "root_device" or name.startswith(_OWN_DISK)]:
+            self._save()
+            self._index.drop_facts(moved)
+        return facts
+
+    def _remember(self, path: str, prefix: str) -> None:
+        prefixes = self._known.setdefault(path, [])
+        if prefix.startswith(tuple(prefixes)):
+            return
+        prefixes[:] = [*(other for other in prefixes if not other.startswith(prefix)), prefix]
+        if len(prefixes) > _MOST_PREFIXES:
+            prefixes[:] = [""]
+        self._save()
+
+    def _drop(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self._known.pop(path, None)
+        if self._source in self._facts.own_disk:
+            self._facts.own_disk.remove(self._source)
+
+    def _save(self) -> None:
+        if not self._saves:
+            return
+        try:
+            durable_files.replace_json(self._path, {"version": _VERSION, **asdict(self._facts)}, durable=True)
+        except OSError as error:
+            raise FatalError(
+                "LocalError",
+                f"the list of mounted disks cannot be written ({error.strerror}): see to the disk of the jobs"
+                " folder, then resume",
+            ) from error
+
+
+def _not_mounted(paths: list[str]) -> FatalError:
+    names = ", ".join(escape_non_utf8(path) or "(the whole folder)" for path in paths[:_NAMED])
+    if len(paths) > _NAMED:
+        names += f" and {len(paths) - _NAMED} more"
+    return FatalError(
+        "DiskNotMounted",
+        f"an earlier sync saw a disk mounted at {names}, which is not mounted now: nothing was deleted. Mount"
+        " it and resume the job; if the disk is gone for good, sync once with forget_mounts=1",
+    )

@@ -1,0 +1,358 @@
+"""One attempt of one job, from its lock to its final state: what `python -m syncworker run ID` does.
+
+Crash-only: starting and resuming are the same, because the bucket and the index tell what is left to do. The
+lock is held until the process ends; the status is written by nobody else meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+from syncworker import ending
+from syncworker.ending import Ending, Planned
+from syncworker.errors import FatalError, RetryError, Stopped, SyncError
+from syncworker.escape import escape_control
+from syncworker.index import FrozenIndex, Index
+from syncworker.jobs.progress import Progress
+from syncworker.jobs.store import (
+    Conflict,
+    Jobs,
+    NoSuchJob,
+    Status,
+    approved_plan,
+    begin,
+    recorded_state,
+    renew,
+)
+from syncworker.model import FINAL_STATES, State
+from syncworker.options.table import Options
+from syncworker.plan import draft
+from syncworker.plan.may_delete import Rules
+from syncworker.request import parse_storage_url
+from syncworker.s3.bucket import Bucket
+from syncworker.s3.connection import Limits, Wire
+from syncworker.s3.credentials import Chain, Given, KeySource
+from syncworker.s3.endpoint import Endpoint
+from syncworker.settings import Settings, origin_of_keys
+from syncworker.system import disk_space, processes
+from syncworker.system.bandwidth import Bandwidth
+from syncworker.system.control import Control
+from syncworker.system.durable_files import LockChain, Reserve
+from syncworker.system.pause import Pause
+from syncworker.system.rates import Limit
+from syncworker.system.tls import ca_bundle_of
+from syncworker.system.token_bucket import TokenBucket
+from syncworker.worker.delay import delay_of
+from syncworker.worker.mount_check import MountCheck
+from syncworker.worker.sync import Sync
+
+_LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
+_DESTINATION_SECONDS = 3.0
+_TICK_SECONDS = 0.1
+_SILENT_SECONDS = 1.0  # what a store takes longer for may wait for room
+_STATUS_BYTES = 256 << 10  # more than any status has
+
+EMBEDDED_ALONE = "the embedded storage runs with the server only: `make run`, or set STORAGE_URL"
+
+OnStatus = Callable[[Status], None]
+
+
+def run_job(settings: Settings, jobs: Jobs, job_id: str, on_status: OnStatus | None = None) -> State:
+    """Runs a job to a final state, which it returns and has written. Conflict: another worker has it, or it
+    has ended. `on_status` gets every status that is published, in this thread."""
+    with jobs.lock(job_id) as lock:
+        if not lock.acquire(_LOCK_SECONDS):
+            raise Conflict("JobRunning", f"job {job_id} has a worker already", job_id)
+        status = jobs.read(job_id)
+        if status is None:
+            raise NoSuchJob(job_id)
+        recorded = recorded_state(status)
+        if recorded in FINAL_STATES:
+            how = "approve" if recorded is State.WAITING else "resume"
+            raise Conflict("JobFinished", f"job {job_id} is {recorded}: use {how}", job_id)
+        if recorded is State.RUNNING:  # its worker died before anybody looked
+            renew(status, auto_resume=bool(status.get("auto_resume")))
+        tell = on_status or (lambda _: None)
+        control = Control(jobs.file(job_id, "cancel"))
+        processes.on_stop(control.stop)
+        processes.collect_seldom()
+        if control.stopping():
+            tell(jobs.finish(status, State.CANCELLED, None, "cancelled before it began"))
+            return State.CANCELLED
+        with jobs.destination_lock(status) as destination:
+            return _attempt(settings, jobs, status, control, destination, tell)
+
+
+def _attempt(
+    settings: Settings, jobs: Jobs, status: Status, control: Control, destination: LockChain, tell: OnStatus
+) -> State:
+    begin(status)
+    jobs.write(status, durable=True)
+    tell(status)
+    reserve = Reserve(jobs.path, _STATUS_BYTES)
+    progress = Progress(jobs, status)
+    error: dict[str, str] | None = None
+    try:
+        if not (destination.acquire(_DESTINATION_SECONDS) and jobs.adopt_files(status)):
+            raise FatalError(
+                "DestinationBusy", "another job works on this bucket: try again when it has ended"
+            )
+        ended = asyncio.run(_work(settings, jobs, status, control, progress, tell))
+        if ended.planned is None:
+            state, message = State.DONE, _done(ended, settings, status)
+        else:
+            state, error, message = _waiting(jobs, status, ended.planned)
+    except Stopped:
+        state, error, message = _stopped(control)
+    except SyncError as failure:
+        if isinstance(failure, RetryError) and control.stopping():
+            state, error, message = _stopped(control)  # given up because of the stop
+        else:
+            state, message = State.FAILED, failure.message
+            if isinstance(failure, RetryError):
+                message += ": tried again and again in vain; resume the job when the storage is well"
+            error = {"code": failure.code, "message": message}
+    except OSError as failure:
+        traceback.print_exc()
+        state, message = State.FAILED, _about_the_disk(failure)
+        error = {"code": "LocalError", "message": message}
+    except Exception:  # noqa: BLE001 - the status must not say `running` for ever; the trace is in the log
+        traceback.print_exc()
+        state, message = (
+            State.FAILED,
+            "an error of this program: the job's log (or the shell's output) has it",
+        )
+        error = {"code": "InternalError", "message": message}
+    sys.stderr.flush()
+    try:
+        progress.snapshot()
+        progress.close()
+    except OSError as failure:  # a full disk, say: what has become of the bucket is true all the same
+        message += f" (the report lacks its last lines: {failure.strerror or failure})"
+        print(message, file=sys.stderr, flush=True)
+    if state in (State.DONE, State.WAITING):
+        _supersede(jobs, status)
+    try:
+        jobs.finish(status, state, error, message)
+    except OSError:
+        reserve.release()  # a full disk: this is what it was for
+        jobs.finish(status, state, error, message)
+    tell(status)
+    reserve.release()
+    return state
+
+
+def _supersede(jobs: Jobs, status: Status) -> None:
+    try:
+        jobs.supersede(status)
+    except (OSError, SyncError) as failure:  # this job has done its work all the same
+        print(f"older jobs that wait could not be ended: {failure}", file=sys.stderr, flush=True)
+
+
+def _waiting(jobs: Jobs, status: Status, planned: Planned) -> tuple[State, dict[str, str] | None, str]:
+    """Publishes the plan. The status names none while its file is replaced: a worker that dies in between
+    leaves a job that plans anew."""
+    if status["plan"] is not None:
+        status["plan"] = None
+        jobs.write(status, durable=True)
+    draft.publish(jobs.file(status["id"], "plan.jsonl"))
+    status["plan"] = {"etag": planned.etag, "lines": planned.lines, "approved_at": None}
+    error = {"code": planned.code, "message": planned.message} if planned.code else None
+    return State.WAITING, error, planned.message
+
+
+def _done(ended: Ending, settings: Settings, status: Status) -> str:
+    """What is said of a sync that did all it could. FatalError: that was not enough by FAIL_ON_SKIPPED."""
+    skipped, deleted = status["skipped"], status["progress"]["objects_deleted"]
+    text = ending.message(
+        ended,
+        source=status["source"],
+        dest=status["dest"],
+        objects_deleted=deleted,
+        skipped=skipped,
+        equal=Options.of_status(status).equal,
+    )
+    if Options.of_status(status).plan and not ended.verified:
+        text = f"nothing to do: {text}"
+    if ended.is_remarkable:
+        print(f"syncworker: {escape_control(text)}", file=sys.stderr, flush=True)
+    if settings.fail_on_skipped and ending.failing(skipped):
+        raise FatalError("FilesSkipped", f"{text}: FAIL_ON_SKIPPED=1 takes that for a failure")
+    return text
+
+
+def _about_the_disk(failure: OSError) -> str:
+    if failure.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no space is left for the job's files: make some on the disk of the jobs folder, then resume"
+    return f"a local file of the job cannot be used: {failure.strerror or failure}"
+
+
+def _stopped(control: Control) -> tuple[State, dict[str, str] | None, str]:
+    if control.reason == "cancelled":
+        return State.CANCELLED, None, "cancelled"
+    message = f"stopped by {control.reason}: resume the job to go on"
+    return State.INTERRUPTED, {"code": "Stopped", "message": message}, message
+
+
+async def _work(
+    settings: Settings, jobs: Jobs, status: Status, control: Control, progress: Progress, tell: OnStatus
+) -> Ending:
+    parse_storage_url(status["storage_url"], settings)  # ALLOWED_STORAGE_URLS may have been narrowed since
+    keys = _keys(settings, jobs, status, control)
+    region = settings.aws_region
+    place = Endpoint.of(status["storage_url"], region, settings.storage_addressing)
+    ca_bundle = ca_bundle_of() if place.scheme == "https" else None
+    index_path = jobs.index_path(status)
+    options = Options.of_status(status)
+    pause = Pause(jobs.file(status["id"], "pause"))
+    bandwidth = Bandwidth(
+        Limit(jobs.bandwidth_path(status["id"]), options.bandwidth),
+        Limit(jobs.bandwidth_path(), settings.bandwidth),
+        TokenBucket(os.path.join(jobs.path, ".bandwidth")),
+    )
+    with ThreadPoolExecutor(1, "status") as writer:
+        # No proxy stands between us and the embedded store.
+        embedded = settings.storage_url is None and settings.is_own(status["storage_url"])
+        limits = Limits.of(settings.storage_timeout)
+        async with Wire(place, ca_bundle, limits, use_proxies=not embedded, bandwidth=bandwidth) as wire:
+            bucket = Bucket(
+                wire,
+                status["dest"],
+                region,
+                keys,
+                key_prefix=options.prefix,
+                stopping=control.stopping,
+                patience_seconds=settings.storage_patience,
+                pause=pause,
+            )
+            if embedded:
+                bucket.advice = EMBEDDED_ALONE
+                bucket.is_full = lambda: disk_space.refusal(settings.storage_dir)
+            progress.asked = lambda: (bucket.requests, bucket.retries)
+            progress.throttled = lambda: bucket.gate.slow_seconds(time.monotonic())
+            progress.delay = lambda: delay_of(control, bucket)
+            index = FrozenIndex(index_path) if options.plan else Index(index_path)
+            approved = approved_plan(status)
+            sync = Sync(
+                uploads_dir=settings.uploads_dir,
+                source=status["source"],
+                wait_seconds=0.0 if options.plan else float(status["wait"]),
+                may_delete_bucket=settings.bucket_delete == "allow",
+                spool_dir=os.path.dirname(index_path),
+                bucket=bucket,
+                index=index,
+                mounts=MountCheck(jobs.destination_facts_path(status), index, status["source"], options),
+                progress=progress,
+                control=control,
+                options=options,
+                may_skip=not settings.fail_on_skipped,
+                rules=Rules(
+                    is_plan=options.plan and not options.verify,
+                    is_approved=approved is not None,
+                    limit=options.max_delete or settings.max_delete,
+                ),
+                plan_path=jobs.file(status["id"], "plan.jsonl"),
+                approved=approved,
+            )
+            progress.paced = lambda: bandwidth.moved if bandwidth.on else None
+            _look(bucket, progress, sync.halted)
+            watcher = asyncio.create_task(_watch(bucket, progress, sync.halted), name="watch for changes")
+            work = asyncio.create_task(sync.run())
+            ticker = asyncio.create_task(
+                _tick(jobs, progress, control, bucket, writer, tell), name="ticker of the status"
+            )
+            assert wire.watchdog is not None
+            try:
+                beside = {ticker, watcher, wire.watchdog}
+                await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
+                if not work.done():
+                    sync.fatal = _end_of(next(task for task in beside if task.done()))
+                    pause.look(stopping=True)
+                    wire.close()  # what is in flight would have nobody who ends it
+                await work
+                return sync.ending
+            finally:
+                for task in (ticker, watcher):
+                    task.cancel()
+                await asyncio.gather(ticker, watcher, return_exceptions=True)
+                index.close()
+                if index.broken:
+                    print(f"index: went on without it: {index.broken}", file=sys.stderr)
+
+
+def _end_of(task: asyncio.Task[None]) -> Exception:
+    """Why a task has ended that lives as long as its job."""
+    error = None if task.cancelled() else task.exception()
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(f"the {task.get_name()} has ended")
+
+
+async def _watch(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
+    """What may change while a job runs: a pause, and limits. Beside the ticker, which may wait for a slow
+    disk."""
+    while True:
+        await asyncio.sleep(_TICK_SECONDS)
+        _look(bucket, progress, stopping)
+
+
+def _look(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
+    bandwidth, pause = bucket.wire.bandwidth, bucket.pause
+    bandwidth.look(stopping=stopping())
+    limit = {"bandwidth": bandwidth.own or None, "all_jobs": bandwidth.all_jobs or None}
+    progress.status["limit"] = limit
+    if pause.look(stopping=stopping()):
+        progress.pause(pause.on)
+        if not pause.on:
+            bucket.go_on()
+    if pause.on:
+        bucket.wire.close_idle()
+
+
+async def _tick(
+    jobs: Jobs, progress: Progress, control: Control, bucket: Bucket, writer: Executor, tell: OnStatus
+) -> None:
+    """Publishes the status, and ends what hangs once the job is to stop. Ends with the error of a disk: of
+    the jobs', or of the store's, which on a full one says nothing."""
+    loop = asyncio.get_running_loop()
+    wire = bucket.wire
+    while True:
+        await asyncio.sleep(_TICK_SECONDS)
+        if control.stopping():
+            wire.give_up(writes=control.drops_writes())
+            progress.status["cancel_requested"] = control.reason == "cancelled"
+        progress.status["pause_requested"] = jobs.is_paused(progress.status["id"])
+        if bucket.waits_to_send(_SILENT_SECONDS) and (full := bucket.is_full()) is not None:
+            raise full
+        if progress.due():
+            status = progress.snapshot()
+            progress.flush_report()
+            # Rendered here, written in a thread: a slow disk must not hold up what is in flight.
+            await loop.run_in_executor(writer, jobs.publish, status["id"], jobs.render(status))
+            tell(status)
+
+
+def _keys(settings: Settings, jobs: Jobs, status: Status, control: Control) -> KeySource:
+    """The request's own keys, else the server's, which go to the configured storage only."""
+    secret = jobs.secret(status["id"])
+    if secret is not None:
+        return Given(*secret, origin="access_key and secret_key of the request")
+    if (profile := jobs.profile(status["id"])) is not None:
+        return Chain(control.stopping, profile=profile)
+    if not settings.is_own(status["storage_url"]):
+        raise FatalError(
+            "NoCredentials",
+            "the keys of this storage are gone: resume the job with access_key and secret_key",
+        )
+    if settings.minio_access_key and settings.minio_secret_key:
+        return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys(settings))
+    if settings.storage_url is None:  # its keys are made when it is first started
+        raise FatalError("NoCredentials", EMBEDDED_ALONE)
+    return Chain(control.stopping)
