@@ -97,6 +97,25 @@ def test_what_the_store_only_says_that_it_has_done_is_done_again_once(mirror: Mi
     assert run.progress["objects_deleted"] == run.progress["files_uploaded"] == 1
 
 
+def test_an_object_whose_file_has_come_back_is_not_deleted_again(mirror: Mirror) -> None:
+    mirror.make({"kept": "1", "gone": "2"})
+    mirror.sync()
+    mirror.make({"gone": None})
+    deletions: list[Request] = []
+
+    def hook(request: Request) -> Answer | None:
+        if (request.kind, request.key) == ("DELETE", "gone"):
+            deletions.append(request)
+            return Answer(204)
+        if deletions and (request.kind, request.key) == ("HEAD", "gone"):
+            mirror.make({"gone": "2"})
+        return None
+
+    mirror.proxy.on_request(hook)
+    assert verified(mirror, mirror.sync()) == {"gone": "not_deleted"}
+    assert len(deletions) == 1
+
+
 def test_what_the_store_never_does_though_it_says_so_fails_the_job(mirror: Mirror) -> None:
     mirror.make({"kept": "1", "gone": "2"})
     mirror.sync()

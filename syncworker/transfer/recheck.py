@@ -139,8 +139,11 @@ class Recheck:
         if again is not None:
             mended.append(again)
 
-    async def _delete(self, found: Difference) -> Difference:
+    async def _delete(self, found: Difference) -> Difference | None:
+        """None: the folder has a file of this name again, and the object stays for the next sync."""
         await self.remover.turn()
+        if await self.in_thread(self.folder.has_file, found.key):
+            return None
         await self.bucket.delete(found.key)
         return found
 
