@@ -290,8 +290,12 @@ class CrashLoop:
         forget, self.forgets = str(int(self.forgets)), False
         self.ways[way] += 1
         wait = self.rng.choices(["0", "0.02"], [8, 1])[0]
+        rate = self.rng.choices(["", "4M"], [5, 1])[0]
+        self._limit_all()
         if way == "shell":
-            process, made = self.shell.begin(self.bucket, "photos", "--wait", wait, "--forget-mounts", forget)
+            process, made = self.shell.begin(
+                self.bucket, "photos", "--wait", wait, "--forget-mounts", forget, "--bandwidth", rate
+            )
             return process, made
         if way == "resume from a shell":
             assert job is not None
@@ -304,10 +308,25 @@ class CrashLoop:
         else:
             keys = self._spelled()
             given = keys if way == "http with keys" else {}
-            asked = {"source": "photos", "dest": self.bucket, "wait": wait, "forget_mounts": forget}
+            asked = {
+                "source": "photos",
+                "dest": self.bucket,
+                "wait": wait,
+                "forget_mounts": forget,
+                "bandwidth": rate,
+            }
             reply = self.service.post("/sync", **asked, **given)
         assert reply.status == 202, reply
         return None, reply.json()["id"]
+
+    def _limit_all(self) -> None:
+        """Sometimes all jobs together are limited, and sometimes their budget's file is damaged."""
+        if self.rng.random() < 0.3:
+            (self.service.jobs / "bandwidth").write_text(self.rng.choice(["8M", "20M", "0", "nonsense"]))
+            self.absences["limited"] += 1
+        budget = self.service.jobs / ".bandwidth"
+        if budget.exists() and self.rng.random() < 0.1:
+            budget.write_bytes(b"damaged")
 
     def _spelled(self) -> dict[str, str]:
         """The storage with its keys, its address written in one way or another."""
@@ -348,7 +367,18 @@ class CrashLoop:
             wait_for(lambda: now.is_set() or self._has_ended(job), SECONDS, "the request to kill at")
         if self.rng.random() < 0.07:
             self.service.file(job, "cancel").touch()
+        elif self.rng.random() < 0.2:
+            self._pause(job)
         self._kill(job, whom)
+
+    def _pause(self, job: str) -> None:
+        """For a moment, or until after the kill: `_end_of` continues the job."""
+        self.service.file(job, "pause").touch()
+        self.absences["paused"] += 1
+        threading.Event().wait(self.rng.random() * 0.6)
+        if self.rng.random() < 0.3:
+            self.service.file(job, "pause").unlink(missing_ok=True)
+            threading.Event().wait(self.rng.random() * 0.3)
 
     def _has_ended(self, job: str) -> bool:
         return self.service.status(job)["state"] in FINAL
@@ -378,6 +408,7 @@ class CrashLoop:
             if self.rng.random() < 0.3:
                 self._ask_a_shell(job)
             self.service.start()
+        self.service.file(job, "pause").unlink(missing_ok=True)  # it may have been resumed by itself
         status = self.service.wait_state(job, timeout=SECONDS)
         check_status(status)
         assert self.service.status(job)["state"] == status["state"], "what is told is what is written"
