@@ -109,11 +109,11 @@ def _networks(value: str) -> tuple[Any, ...]:
     return parse_networks(value)
 
 
-def _most_deletions(value: str) -> str:
+def _most_deletions(value: str) -> int | str:
     from syncworker.options.table import parse_max_delete
 
     try:
-        return str(parse_max_delete(value)) if value else ""
+        return parse_max_delete(value) if value else ""
     except UsageError:
         raise ValueError("must be a count, a percentage (10%) or none") from None
 
@@ -235,7 +235,7 @@ class Settings:
     auto_resume: bool
     bucket_delete: str
     mirrors_file: str
-    max_delete: str
+    max_delete: int | str
     bandwidth: int
     fail_on_skipped: bool
 

@@ -256,7 +256,7 @@ async def _work(
                 rules=Rules(
                     is_plan=options.plan and not options.verify,
                     is_approved=approved is not None,
-                    limit=options.max_delete or settings.max_delete,
+                    limit=settings.max_delete if options.max_delete == "" else options.max_delete,
                 ),
                 plan_path=jobs.file(status["id"], "plan.jsonl"),
                 approved=approved,
