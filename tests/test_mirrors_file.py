@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ import serving
 
 from syncworker.mirrors import file
 from syncworker.mirrors.file import MirrorFile
+from syncworker.mirrors.memory import Memories
 
 ENVIRON = {
     "OFFSITE_ACCESS_KEY": "AKIDOFF",
@@ -173,3 +174,18 @@ def test_the_machines_time_zone_has_its_summer_time() -> None:
     assert str(file.local_zone({"TZ": ":America/New_York"})) == "America/New_York"
     assert file.local_zone({"TZ": "No/Where"}) is not None
     assert os.path.exists("/etc/localtime") or str(file.local_zone({})) == "UTC"
+
+
+def test_what_is_remembered_outlives_a_file_that_is_empty_for_an_instant(tmp_path: Path) -> None:
+    """As an editor leaves it while it writes. What is not in the file for 90 days is forgotten."""
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    kept = Memories(str(tmp_path))
+    kept.of("photos", now).last_success = now
+    kept.forget_old(set(), now + timedelta(days=1))
+    kept.save()
+    again = Memories(str(tmp_path))
+    assert again.of("photos", now + timedelta(days=1)).last_success == now
+    again.forget_old(set(), now + timedelta(days=91))
+    assert again.of("photos", now + timedelta(days=91)).last_success is None
+    (tmp_path / ".mirrors.json").write_bytes(b"{")
+    assert Memories(str(tmp_path)).of("photos", now).runs == []

@@ -427,3 +427,22 @@ def test_a_year_of_missed_minutes_is_not_counted_through() -> None:
     found = schedule.latest(every_minute, SEEN, SEEN + timedelta(days=3650))
     assert found == SEEN + timedelta(days=3650)
     assert time.perf_counter() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("first_seen", "last_success", "now", "wanted"),
+    [
+        ("2026-01-01T00:00", None, "2026-01-02T02:00", False),
+        ("2026-01-01T00:00", None, "2026-01-02T02:01", True),  # nothing ran at all
+        ("2026-01-01T00:00", "2026-01-05T00:00", "2026-01-06T02:00", False),
+        ("2026-01-01T00:00", "2026-01-05T00:00", "2026-01-06T02:01", True),
+        ("2026-01-01T00:00", "2026-01-05T00:00", "2026-01-04T23:00", False),  # the clock was set back
+        ("2026-01-01T00:00", "2040-01-05T00:00", "2026-01-04T23:00", True),  # it had been years ahead
+    ],
+)
+def test_a_mirror_is_overdue_when_its_last_success_is_too_old(
+    first_seen: str, last_success: str | None, now: str, wanted: bool
+) -> None:
+    success = at(last_success) if last_success else None
+    assert schedule.is_overdue(timedelta(hours=26), at(first_seen), success, at(now)) is wanted
+    assert not schedule.is_overdue(None, at(first_seen), success, at(now))

@@ -222,7 +222,7 @@ class Keeper:
             for mistake in self.file.mistakes:
                 log.error("%s, %s (the mirrors stay as they were)", self.file.path, mistake)
             if not self.file.mistakes:
-                self._memories.forget_all_but(set(self.file.mirrors))
+                self._memories.forget_old(set(self.file.mirrors), self._clock())
                 self._errors.clear()
                 self._next_runs.clear()
 

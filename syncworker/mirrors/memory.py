@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from syncworker.jobs.store import timestamp
@@ -18,6 +18,7 @@ from syncworker.system import durable_files
 
 NAME = ".mirrors.json"
 RUNS = 30
+KEPT = timedelta(days=90)
 _TIMES = ("first_seen", "last_due", "last_success", "retry_at", "last_whole")
 
 
@@ -101,9 +102,14 @@ class Memories:
     def of(self, name: str, now: datetime) -> Memory:
         return self._of.setdefault(name, Memory(now))
 
-    def forget_all_but(self, names: set[str]) -> None:
+    def forget_old(self, names: set[str], now: datetime) -> None:
+        """Forgets mirrors that have not been in the file for long. Not at once: while an editor writes the
+        file it may be empty, or not there, for an instant."""
         for name in set(self._of) - names:
-            del self._of[name]
+            memory = self._of[name]
+            moments = (memory.first_seen, memory.last_due, memory.last_success, memory.last_whole)
+            if now - max(moment for moment in moments if moment is not None) > KEPT:
+                del self._of[name]
 
     def _rendered(self) -> bytes:
         mirrors = {name: memory.as_json() for name, memory in sorted(self._of.items())}

@@ -190,5 +190,8 @@ def _retry(
 def is_overdue(
     max_age: timedelta | None, first_seen: datetime, last_success: datetime | None, now: datetime
 ) -> bool:
-    """Whether the newest success, or the beginning where there is none, is older than `max_age`."""
+    """Whether the newest success, or the beginning where there is none, is older than `max_age`. A success of
+    a day ahead or more was of a clock that was wrong, and says nothing."""
+    if last_success is not None and last_success - now > _CLOCK_WAS_WRONG:
+        last_success = None
     return max_age is not None and now - (last_success or first_seen) > max_age

@@ -130,7 +130,7 @@ def _start_mirror(arguments: argparse.Namespace, settings: Settings, jobs: Jobs)
     from syncworker.mirrors import file
     from syncworker.options import table
 
-    asked = ("source", "dest", "storage_url", *table.NAMES)
+    asked = ("source", "dest", "storage_url", "keys_from_stdin", *table.NAMES)
     if beside := [name for name in asked if getattr(arguments, name)]:
         flag = f"--{beside[0].replace('_', '-')}"
         raise UsageError(
