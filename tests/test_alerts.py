@@ -290,6 +290,17 @@ def test_a_folder_of_which_nothing_can_be_mirrored_wakes_somebody_though_the_job
     night(tmp_path, before, scrape(service), {HOUR - 1: set(), HOUR + 1: {"SyncSkips"}})
 
 
+def test_a_job_that_waits_for_approval_wakes_somebody(
+    service: Service, juicefs: Store, bucket: str, photos: Path, tmp_path: Path
+) -> None:
+    service.done(bucket)
+    before = scrape(service)
+    (photos / "1.jpg").unlink()
+    (photos / "2.jpg").unlink()
+    service.wait_state(service.sync(bucket, max_delete="1"), "waiting")
+    night(tmp_path, before, scrape(service), {HOUR - 1: set(), 3 * HOUR: {"SyncWaitsForApproval"}})
+
+
 def test_a_night_in_which_nothing_ran_wakes_somebody(
     service: Service, juicefs: Store, bucket: str, photos: Path, tmp_path: Path
 ) -> None:
