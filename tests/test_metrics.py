@@ -118,6 +118,7 @@ NEW_YEAR = 1767225600.0
         ([ended("failed", 5), ended("done", 9), ended("done", 7)], "done", 9, 9),
         ([ended("done", 5), ended("done", 9, scope=["a"])], "done", 9, 5),  # a part is no mirror
         ([ended("done", 5), ended("running", 9, finished_at=None)], "done", 5, 5),
+        ([ended("done", 5), ended("cancelled", 6, error={"code": "Superseded"})], "done", 5, 5),
         ([ended("done", 5), {"state": "done"}, {}, ended("done", 9, finished_at="soon")], "done", 5, 5),
     ],
 )

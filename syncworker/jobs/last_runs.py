@@ -41,11 +41,11 @@ Runs = dict[Mirror, LastRun]
 
 
 def of_status(status: Mapping[str, Any]) -> tuple[Mirror, LastRun] | None:
-    """None: the job has not ended, or its status does not say when."""
+    """None: the job has not ended, its status does not say when, or another has taken its place."""
     try:
         state = State(status["state"])
-        if state not in FINAL_STATES:
-            return None
+        if state not in FINAL_STATES or (status.get("error") or {}).get("code") == "Superseded":
+            return None  # what took its place tells
         ended_at = datetime.fromisoformat(status["finished_at"]).timestamp()
         progress = status["progress"]
         run = LastRun(
