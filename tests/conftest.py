@@ -9,12 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+import hypothesis
 import pytest
 from bench import Jobs, Mirror, RecordingProxy, Service, Shell
 from stores import Store, all_stores
 from truth import Watch, check_truth
 
 NAMES = tuple(all_stores())
+# An example takes as long as the machine lets it.
+hypothesis.settings.register_profile("tests", deadline=None)
+hypothesis.settings.load_profile("tests")
 
 
 class StorePool:

@@ -205,9 +205,10 @@ class OddStore:
         frame += self._truncated(more) + f"<StartAfter>{ceph_text(query.get('start-after', ''))}</StartAfter>"
         if keys and self.dialect.gives_tokens and (more or self.dialect.token_on_last):
             frame += f"<NextContinuationToken>{ceph_text(keys[:size][-1])}</NextContinuationToken>"
+        objects = self.objects()
         rows = "".join(
             f"<Contents><Key>{written(k)}</Key><LastModified>{_TIME}</LastModified>"
-            f"<ETag>&quot;{_etag(self.objects()[k])}&quot;</ETag><Size>{len(self.objects()[k])}</Size></Contents>"
+            f"<ETag>&quot;{_etag(objects[k])}&quot;</ETag><Size>{len(objects[k])}</Size></Contents>"
             for k in keys[:size]
         )
         return f"<ListBucketResult {_NS}>{frame}{rows}</ListBucketResult>"
