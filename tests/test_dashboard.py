@@ -9,7 +9,9 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,7 @@ FLAGS = [
 AXE = PROJECT / ".venv" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
 NARROW = {"width": 360, "height": 740}
 WIDE = {"width": 1180, "height": 800}
-expect.set_options(timeout=15_000)
+expect.set_options(timeout=30_000)
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
             if "viewport" not in options
             else (browser.new_context(**options))
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(45_000)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -118,6 +120,19 @@ def page_of(page: Page, job_id: str) -> Any:
     row(page, job_id).locator(".row-link").click()
     expect(page.locator(f'#view-job [data-job="{job_id}"]')).to_be_visible()
     return page.locator("#view-job")
+
+
+def copies(service: Service, status: dict[str, Any], number: int, **changes: Any) -> list[str]:
+    """As many older jobs like this one, oldest first."""
+    report = service.file(status["id"], "report.jsonl").read_bytes()
+    moments = [datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=count) for count in range(number)]
+    ids = [f"{moment:%Y%m%dT%H%M%S}-00000000" for moment in moments]
+    for job_id, moment in zip(ids, moments, strict=True):
+        service.file(job_id, "report.jsonl").write_bytes(report)
+        service.file(job_id, "lock").touch(0o600)
+        times = dict.fromkeys(("created_at", "started_at", "finished_at"), f"{moment:%Y-%m-%dT%H:%M:%S.000Z}")
+        service.file(job_id, "json").write_text(json.dumps(status | times | {"id": job_id} | changes))
+    return ids
 
 
 def start(page: Page, service: Service, source: str, dest: str) -> str:
@@ -455,12 +470,7 @@ def test_older_jobs_are_shown_page_by_page(
     service = make_service(juicefs)
     tree(service.uploads / "photos", {"a": "1"})
     status = service.done(bucket)
-    report = service.file(status["id"], "report.jsonl").read_bytes()
-    ids = [f"20260101T00{number // 60:02}{number % 60:02}-00000000" for number in range(104)]
-    for job_id in ids:
-        service.file(job_id, "report.jsonl").write_bytes(report)
-        service.file(job_id, "lock").touch(0o600)
-        service.file(job_id, "json").write_text(json.dumps(status | {"id": job_id}))
+    ids = copies(service, status, 104)
     ids.append(status["id"])
     page = new_page()
     page.goto(service.url)
@@ -480,6 +490,176 @@ def test_older_jobs_are_shown_page_by_page(
     expect(shown.first).to_have_attribute("data-job", ids[-51])
     page.get_by_role("link", name="Newest jobs").click()
     expect(shown.first).to_have_attribute("data-job", ids[-1])
+
+
+# -- a bad morning, and what lies back ----------------------------------------------------------------------
+
+
+def test_seven_things_of_a_bad_morning_are_two_clicks_away(
+    desk: Desk, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    desk.folder("photos", {"yes": "1", "no": "2"})
+    well = desk.service.done(bucket)
+    desk.folder("photos", {"no": "changed"})
+    desk.proxy.on_request(
+        lambda r: s3_error(403, "AccessDenied") if r.method == "PUT" and r.key == "no" else None
+    )
+    failed = desk.service.sync(bucket)
+    desk.service.wait_state(failed, "failed")
+    desk.proxy.clear_hooks()
+    [old] = copies(desk.service, well, 1, dest="other-bucket")
+    page = new_page()
+
+    def home() -> None:
+        page.goto(f"{desk.service.url}/#jobs")
+        settled(page)
+        expect(page.locator("#history tbody tr")).to_have_count(3)
+
+    home()  # which failed?
+    page.get_by_role("link", name="failed", exact=True).click()
+    expect(page.locator("#history tbody tr")).to_have_count(1)
+    expect(row(page, failed).locator(".message")).to_contain_text("FilesFailed")
+    shown = page_of(page, failed)  # why? and what is missing?
+    expect(shown.locator(".report tbody tr")).to_contain_text(["AccessDenied"])
+    expect(shown.locator(".report .key")).to_have_text(["no"])
+    expect(shown.locator(".part-dest")).to_contain_text("1 run without success")  # since when?
+    expect(shown.locator(".part-dest")).to_contain_text("Since ")
+    expect(shown.locator(".part-dest a").first).to_have_attribute("href", f"#job?id={well['id']}")
+    home()  # is the backup of X younger than a day?
+    row(page, old).locator(".row-dest").click()
+    expect(page.locator("#success")).to_contain_text("older than a day")
+    home()
+    row(page, failed).locator(".row-dest").click()
+    expect(page.locator("#success")).to_contain_text("younger than a day")
+    home()  # run it again, and stop it
+    gate = desk.hold(key="no")
+    before = set(desk.service.ids())
+    row(page, failed).get_by_role("button", name="Run again").click()
+    again = wait_for(lambda: set(desk.service.ids()) - before, 15, "the job").pop()
+    gate.wait()
+    page.locator("#active").get_by_role("button", name="Cancel").click()
+    gate.open()
+    expect(row(page, again).locator(".badge")).to_have_text("cancelled")
+
+
+def test_filters_stand_in_the_address_and_rows_are_walked_by_keys(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    service = make_service(juicefs)
+    tree(service.uploads / "photos", {"a": "1"})
+    status = service.done(bucket)
+    ids = copies(service, status, 60, state="failed", error={"code": "OddCode", "message": "odd"})
+    page = new_page()
+    page.goto(service.url)
+    settled(page)
+    page.locator("#history .row-link").first.focus()
+    page.keyboard.press("ArrowDown")
+    assert page.evaluate("document.activeElement.closest('tr').dataset.job") == ids[-1]
+    page.keyboard.press("/")
+    page.keyboard.type("oddcode")
+    expect(row(page, status["id"])).to_have_count(0)
+    expect(page).to_have_url(re.compile(r"#jobs\?q=oddcode$"))
+    page.get_by_role("link", name="Older jobs").click()
+    expect(page.locator("#history tbody tr")).to_have_count(10)
+    page.reload()
+    expect(page.locator("#history tbody tr")).to_have_count(10)
+    expect(page.get_by_label("Search")).to_have_value("oddcode")
+    page.get_by_role("link", name="done", exact=True).click()
+    expect(page.get_by_text("No job is like this.")).to_be_visible()
+    page.get_by_role("link", name="Clear").click()
+    expect(page.locator("#history tbody tr")).to_have_count(50)
+    page.get_by_label("From", exact=True).fill(f"{datetime.now():%Y}-01-02")
+    expect(page.locator("#history tbody tr")).to_have_count(1)
+    page.goto(f"{service.url}/#jobs?since=nonsense")
+    expect(page.locator("#ended-none")).to_contain_text("since must be a time")
+    page.goto(f"{service.url}/#job?id=20200101T000000-00000000")
+    expect(page.get_by_role("alert").filter(has_text="20200101T000000-00000000")).to_be_visible()
+
+
+def test_what_is_run_again_deletes_no_bucket_unasked(
+    desk: Desk, bucket: str, juicefs: Store, new_page: Callable[..., Page]
+) -> None:
+    desk.folder("photos", {"a": "1"})
+    status = desk.service.done(bucket)
+    desk.folder("photos", {"a": None})
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    row(page, status["id"]).get_by_role("button", name="Run again").click()
+    dialog = page.get_by_role("dialog", name="Delete the bucket?")
+    expect(dialog).to_contain_text(f"the bucket {bucket} will be deleted, with 1 object in it")
+    expect(dialog.get_by_role("button", name="Delete the bucket")).to_be_disabled()
+    check_with_axe(page)
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+    assert desk.service.ids() == [status["id"]] and exists(juicefs, bucket)
+    row(page, status["id"]).get_by_role("button", name="Run again").click()
+    dialog.get_by_label(re.compile("typed to confirm")).fill(bucket)
+    dialog.get_by_role("button", name="Delete the bucket").click()
+    wait_for(lambda: not exists(juicefs, bucket), 30, "the bucket to be gone")
+
+
+def test_a_job_s_page_tells_how_to_start_the_same(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    service = make_service(juicefs)
+    folder = "it's a `folder`; $(touch owned)"
+    tree(service.uploads / folder, {"a": "1", "b.tmp": "2"})
+    asked = {"source": folder, "dest": bucket, "exclude": ["*.tmp", "x y"], "wait": "0.5"}
+    first = service.post_json("/sync", asked).json()["id"]
+    status = service.wait_state(first, "done")
+    page = new_page()
+    page.goto(f"{service.url}/#job?id={first}")
+    shown = page.locator("#view-job")
+    expect(shown.locator(".phase-list li").first).to_contain_text("starting")
+    shell, curl = (shown.get_by_role("region", name=name, exact=True) for name in ("Command", "curl"))
+    expect(shell).to_contain_text("python -m syncworker start")
+    secrets = (juicefs.access_key, juicefs.secret_key)
+    assert not any(secret in page.content() for secret in secrets)
+    ran = subprocess.run(
+        ["sh", "-c", curl.inner_text()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        cwd=service.base,
+    )
+    again = service.wait_state(json.loads(ran.stdout)["id"], "done")
+    named = ("source", "dest", "storage_url", "wait", "options")
+    assert [again[name] for name in named] == [status[name] for name in named]
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {shell.inner_text()}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    ).stdout.splitlines()
+    assert words[4:] == [
+        f"--source={folder}", f"--dest={bucket}", f"--storage-url={status['storage_url']}", "--wait=0.5",
+        "--exclude=*.tmp", "--exclude=x y",
+    ]  # fmt: skip
+    assert not (service.base / "owned").exists()
+    page.locator("summary", has_text="Log of the worker").click()
+    expect(shown.get_by_role("region", name="Log", exact=True)).not_to_be_empty()
+
+
+def test_a_thousand_jobs_weigh_what_fifty_do(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    service = make_service(juicefs)
+    tree(service.uploads / "photos", {"a": "1"})
+    status = service.done(bucket)
+    weights = []
+    page = new_page()
+    for number in (60, 1000):
+        copies(service, status, number)
+        page.goto("about:blank")
+        page.goto(service.url)
+        settled(page)
+        expect(page.locator("#history tbody tr")).to_have_count(50)
+        elements = page.evaluate("document.querySelectorAll('*').length")
+        weights.append((elements, len(service.get("/jobs", limit=50).body) // 1000))
+    assert weights[0] == weights[1]
 
 
 # -- names, tokens, quiet ---------------------------------------------------------------------------------

@@ -33,6 +33,8 @@ DIRECT = {"test_the_page_loads_its_own_files_and_allows_nothing_else", "test_the
 # A server that is gone is nginx's 502 here; the page says that. And one asks for an address without the path.
 DIRECT |= {"test_a_server_that_is_gone_is_said_and_found_again"}
 DIRECT |= {"test_an_idle_page_costs_next_to_nothing_and_a_hidden_one_nothing"}
+DIRECT |= {"test_a_job_s_page_tells_how_to_start_the_same"}
+DIRECT |= {"test_a_thousand_jobs_weigh_what_fifty_do"}
 DIRECT |= {name for name in vars(test_dashboard) if "pictures" in name}
 for name in DIRECT:
     globals().pop(name)
