@@ -82,10 +82,11 @@ outages: $(VENV)/.dev ## a storage that is away for a minute in each phase of a 
 reliability: $(VENV)/.dev ## write the tables of docs/reliability.md again, from the tests that make the faults
 	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py tests/test_differential.py
 
-check: $(VENV)/.dev ## lint, format, types, dangerous calls, known holes in what is installed, check-deploy
+check: $(VENV)/.dev ## lint, format, types, imports between rooms, dangerous calls, known holes in what is installed, check-deploy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/python scripts/audit.py
 	@$(MAKE) --no-print-directory check-deploy
 
