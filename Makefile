@@ -80,7 +80,8 @@ outages: $(VENV)/.dev ## a storage that is away for a minute in each phase of a 
 	@OUTAGE_SECONDS=$(or $(OUTAGE_SECONDS),60) $(BIN)/python -m pytest -s -q tests/outages.py -k "$(STORES)"
 
 reliability: $(VENV)/.dev ## write the tables of docs/reliability.md again, from the tests that make the faults
-	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py tests/test_differential.py
+	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py tests/test_differential.py \
+		tests/test_disasters.py
 
 check: $(VENV)/.dev ## lint, format, types, imports between rooms, dangerous calls, known holes in what is installed, check-deploy
 	$(BIN)/ruff check .
