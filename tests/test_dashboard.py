@@ -240,6 +240,51 @@ def test_a_sync_is_started_watched_cancelled_and_resumed(
     assert raw == f"get?id={job_id}"
 
 
+def test_a_job_is_paused_limited_and_continued_by_keyboard(
+    desk: Desk, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    desk.folder("photos", {f"{number:03}": "x" * 1000 for number in range(200)})
+    job_id = desk.service.sync(bucket, wait="0.3")
+    page = new_page()
+    page.goto(desk.service.url)
+    settled(page)
+    shown = card(page, job_id)
+    pause = shown.get_by_role("button", name=f"Pause photos to {bucket}")
+    pause.focus()
+    page.keyboard.press("Enter")
+    expect(shown.locator(".badge")).to_have_text("paused")
+    assert desk.service.wait_file(job_id, lambda s: s["phase"] == "paused")
+    check_with_axe(page)
+    for name, field in (
+        (f"Limit of photos to {bucket}", "bandwidth"),
+        ("Limit of all jobs together", "all_jobs"),
+    ):
+        slider = page.get_by_role("slider", name=name)
+        expect(slider).to_have_attribute("aria-valuetext", "no limit")
+        slider.focus()
+        page.keyboard.press("Home")
+        expect(slider).to_have_attribute("aria-valuetext", "64 KiB/s")
+        desk.service.wait_file(job_id, lambda s, field=field: s["limit"][field] == 65536)
+        page.keyboard.press("ArrowRight")
+        expect(slider).to_have_attribute("aria-valuetext", "128 KiB/s")
+        desk.service.wait_file(job_id, lambda s, field=field: s["limit"][field] == 131072)
+        page.keyboard.press("End")
+        expect(slider).to_have_attribute("aria-valuetext", "no limit")
+        desk.service.wait_file(job_id, lambda s, field=field: s["limit"][field] is None)
+    (desk.service.jobs / f"{job_id}.bandwidth").write_text("500000")  # by somebody else, and no step
+    expect(page.get_by_role("slider", name=f"Limit of photos to {bucket}")).to_have_attribute(
+        "aria-valuetext", "488.3 KiB/s", timeout=15000
+    )
+    page.set_viewport_size({"width": 320, "height": 700})
+    assert fits(page)
+    go_on = shown.get_by_role("button", name=f"Continue photos to {bucket}")
+    go_on.focus()
+    page.keyboard.press("Enter")
+    expect(shown.locator(".badge")).not_to_have_text("paused")
+    shown.get_by_role("button", name="Cancel").click()
+    expect(row(page, job_id).locator(".badge")).to_have_text("cancelled")
+
+
 def test_what_is_in_flight_can_be_dropped(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:
     desk.folder("photos", {"held": "1"})
     gate = desk.hold(key="held")

@@ -59,6 +59,7 @@ _MODULES = (
     "history",
     "job",
     "labels",
+    "limit",
     "plot",
     "route",
     "success",

@@ -22,6 +22,18 @@ export const ACTIONS = [
     run: (job, button, desk) => desk.act("cancel", { id: job.id, ...(job.cancel_requested && { now: "1" }) }, job, button),
   },
   {
+    name: "pause",
+    text: () => "Pause",
+    shown: (job) => isActive(job) && !job.pause_requested && !job.cancel_requested,
+    run: (job, button, desk) => desk.act("pause", { id: job.id }, job, button),
+  },
+  {
+    name: "continue",
+    text: () => "Continue",
+    shown: (job) => isActive(job) && job.pause_requested && !job.cancel_requested,
+    run: (job, button, desk) => desk.act("continue", { id: job.id }, job, button),
+  },
+  {
     name: "resume",
     row: true,
     text: () => "Resume",

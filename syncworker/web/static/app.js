@@ -18,6 +18,7 @@ import { Card } from "./card.js";
 import { StartForm } from "./form.js";
 import { History } from "./history.js";
 import { routeOf, STATES } from "./labels.js";
+import { Limit } from "./limit.js";
 import { go, here, HOME } from "./route.js";
 import { figure, say, show } from "./text.js";
 
@@ -73,6 +74,7 @@ function announce(job, state) {
 
 function draw(running) {
   const box = part("active");
+  everybody.update(running.find((job) => job.limit)?.limit);
   let at = box.firstElementChild;
   for (const job of running) {
     const card = cards.get(job.id) || new Card(job, desk);
@@ -227,6 +229,8 @@ async function route() {
   return look(true);
 }
 
+const everybody = new Limit("Limit of all jobs together");
+part("limit").append(everybody.box);
 const past = new History(desk);
 const form = new StartForm((job) => {
   say(part("said"), `${routeOf(job)}: queued`);

@@ -3,7 +3,8 @@
 // constructor, put into `box`, and filled in `update`; what it has nothing to say to is hidden.
 
 import { Buttons } from "./actions.js";
-import { badgeOf, messageOf, skippedText, titleOf } from "./labels.js";
+import { badgeOf, messageOf, routeOf, skippedText, titleOf } from "./labels.js";
+import { Limit } from "./limit.js";
 import { LivePlot } from "./plot.js";
 import { link } from "./route.js";
 import { bytes, count, duration, element, figure, say, show, when } from "./text.js";
@@ -40,6 +41,7 @@ export class Card {
     this.flight = this.list();
     this.errors = this.list();
     this.buttons = new Buttons(desk);
+    this.limit = new Limit(`Limit of ${routeOf(job)}`, job.id);
     const raw = element("a", { href: `get?id=${encodeURIComponent(job.id)}` }, "Raw status");
     const name = element("span", { class: "job-id" }, job.id);
     this.box = element(
@@ -52,6 +54,7 @@ export class Card {
       this.facts,
       this.flight.box,
       this.errors.box,
+      this.limit.box,
       this.buttons.refused,
       element("div", { class: "card-foot" }, this.buttons.box, raw, name),
     );
@@ -92,6 +95,7 @@ export class Card {
     this.tell(job);
     this.operations(job.current);
     if (!this.whole) this.faults(job.errors, progress.files_failed);
+    this.limit.update(running ? job.limit : null);
     this.buttons.update(job);
   }
 
