@@ -87,7 +87,7 @@ check: $(VENV)/.dev ## lint, format, types, imports between rooms, dangerous cal
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports --no-cache
+	$(BIN)/lint-imports --no-cache --no-logo
 	$(BIN)/python scripts/audit.py
 	@$(MAKE) --no-print-directory check-deploy
 
