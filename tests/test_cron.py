@@ -182,7 +182,7 @@ def test_the_documented_cron_lines_work_without_an_environment(
 
 def test_the_documented_timer_starts_the_same(clone: Path, juicefs: Store, bucket: str) -> None:
     units = [configparser.ConfigParser(strict=False, interpolation=None) for _ in range(3)]
-    for unit, text in zip(units, re.findall(r"```ini\n(.*?)```", OPERATIONS, re.DOTALL), strict=True):
+    for unit, text in zip(units, re.findall(r"```ini\n(\[Unit].*?)```", OPERATIONS, re.DOTALL), strict=True):
         unit.optionxform = str  # type: ignore[assignment,method-assign]
         unit.read_string(text)
     _, service, timer = units
