@@ -827,6 +827,7 @@ def test_a_region_that_two_requests_are_told_at_once_is_taken_over_by_both() -> 
                     told = b"200 OK" if scopes.count("eu-x") and "eu-x" in head else b"400 Bad"
                     body = b"" if told == b"200 OK" else body
                     writer.write(b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n%s" % (told, len(body), body))
+            writer.close()  # else the server waits for it, since Python 3.12
 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         place = Endpoint.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "us-east-1")
