@@ -285,6 +285,44 @@ def test_a_job_is_paused_limited_and_continued_by_keyboard(
     expect(row(page, job_id).locator(".badge")).to_have_text("cancelled")
 
 
+def test_a_plan_is_read_and_approved(
+    desk: Desk, juicefs: Store, bucket: str, new_page: Callable[..., Page]
+) -> None:
+    desk.folder("photos", {f"{number:03}": str(number) for number in range(120)})
+    page = new_page()
+    first = desk.service.sync(bucket, plan="1")
+    desk.service.wait_state(first, "waiting")
+    page.goto(f"{desk.service.url}/#job?id={first}")
+    region = page.get_by_role("region", name="Lines of the plan")
+    expect(region.locator("tbody tr")).to_have_count(100)
+    page.get_by_role("button", name="Next lines of the plan").click()
+    expect(region.locator("tbody tr")).to_have_count(20)
+    expect(region.locator("tbody tr").last).to_contain_text("119")
+    check_with_axe(page)
+    page.locator("#view-job").get_by_role("button", name=f"Approve photos to {bucket}").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("120 files to upload")
+    dialog.get_by_role("button", name="Cancel").click()
+    assert desk.service.get(first).json()["state"] == "waiting"
+    page.locator("#view-job").get_by_role("button", name=f"Approve photos to {bucket}").click()
+    dialog.get_by_role("button", name="Approve").click()
+    desk.service.wait_state(first, "done")
+    assert len(contents(juicefs, bucket)) == 120
+
+    desk.folder("photos", {})  # a bucket that is to go must be typed, and nothing is deleted before
+    second = desk.service.sync(bucket, max_delete="5")
+    desk.service.wait_state(second, "waiting")
+    page.goto(f"{desk.service.url}/#job?id={second}")
+    page.locator("#view-job").get_by_role("button", name=f"Approve photos to {bucket}").click()
+    yes = dialog.get_by_role("button", name="Approve")
+    expect(yes).to_be_disabled()
+    assert len(contents(juicefs, bucket)) == 120
+    dialog.get_by_label(re.compile("typed to confirm|^Type")).fill(bucket)
+    yes.click()
+    desk.service.wait_state(second, "done")
+    wait_for(lambda: not exists(juicefs, bucket), 10, "the bucket to be gone")
+
+
 def test_what_is_in_flight_can_be_dropped(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:
     desk.folder("photos", {"held": "1"})
     gate = desk.hold(key="held")

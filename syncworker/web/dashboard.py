@@ -60,6 +60,7 @@ _MODULES = (
     "job",
     "labels",
     "limit",
+    "plan",
     "plot",
     "route",
     "success",

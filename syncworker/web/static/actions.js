@@ -8,6 +8,7 @@
 
 import { get } from "./api.js";
 import { isActive, isResumable, routeOf } from "./labels.js";
+import { approve } from "./plan.js";
 import { count, element, figure, say, show } from "./text.js";
 
 const ABOUT_DISKS = new Set(["DiskNotMounted", "DestinationFactsLost"]);
@@ -20,6 +21,14 @@ export const ACTIONS = [
     shown: (job) => isActive(job) || job.state === "waiting",
     disabled: (job) => job.cancel_requested && !job.delay,
     run: (job, button, desk) => desk.act("cancel", { id: job.id, ...(job.cancel_requested && { now: "1" }) }, job, button),
+  },
+  {
+    name: "approve",
+    row: true,
+    primary: true,
+    text: () => "Approve…",
+    shown: (job) => job.state === "waiting" && Boolean(job.plan),
+    run: approve,
   },
   {
     name: "pause",
