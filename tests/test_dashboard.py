@@ -302,14 +302,16 @@ def test_a_plan_is_read_and_approved(
     page.locator("#view-job").get_by_role("button", name=f"Approve photos to {bucket}").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("120 files to upload")
-    dialog.get_by_role("button", name="Cancel").click()
-    assert desk.service.get(first).json()["state"] == "waiting"
+    dialog.get_by_role("button", name="Close").click()
+    assert desk.service.show(first)["state"] == "waiting"
     page.locator("#view-job").get_by_role("button", name=f"Approve photos to {bucket}").click()
     dialog.get_by_role("button", name="Approve").click()
     desk.service.wait_state(first, "done")
     assert len(contents(juicefs, bucket)) == 120
 
-    desk.folder("photos", {})  # a bucket that is to go must be typed, and nothing is deleted before
+    for path in (desk.service.uploads / "photos").iterdir():
+        path.unlink()
+    # A bucket that is to go must be typed, and nothing is deleted before.
     second = desk.service.sync(bucket, max_delete="5")
     desk.service.wait_state(second, "waiting")
     page.goto(f"{desk.service.url}/#job?id={second}")
@@ -317,7 +319,7 @@ def test_a_plan_is_read_and_approved(
     yes = dialog.get_by_role("button", name="Approve")
     expect(yes).to_be_disabled()
     assert len(contents(juicefs, bucket)) == 120
-    dialog.get_by_label(re.compile("typed to confirm|^Type")).fill(bucket)
+    dialog.get_by_label(re.compile("typed to confirm")).fill(bucket)
     yes.click()
     desk.service.wait_state(second, "done")
     wait_for(lambda: not exists(juicefs, bucket), 10, "the bucket to be gone")

@@ -7,13 +7,14 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bench import Service, contents, expected, tree, wait_for
 from botocore.exceptions import ClientError
-from stores import Store, list_keys
+from stores import Store
 from test_mirrors import Nightly
 
 from syncworker.mirrors import watch
@@ -260,17 +261,16 @@ def test_a_change_is_an_object_within_seconds(
     nightly: Nightly, juicefs: Store, bucket: str, files: int
 ) -> None:
     folder = begin(nightly, bucket, {"a": {"x": 10}, "b": {"y": 10}, "cache": {"c": 1}})
-    began = time.monotonic()
     for number in range(files):
         (folder / "a" / f"new{number}").write_bytes(b"1")
     (folder / "a" / "x").unlink()
-    client, wanted = juicefs.client(), sorted(expected(folder).keys() - {"cache/c"})
-    wait_for(lambda: sorted(k for k in list_keys(client, bucket) if k[-1] != "/") == wanted, 30, "the keys")
-    seconds = time.monotonic() - began
-    print(f"{files} changes: in the bucket after {seconds:.1f} s")
-    assert seconds < 15  # alone on the machine under 4
-    view = nightly.wait("photos", lambda view: view["last_state"] == "done" and len(view["runs"]) > 1)
+    changed = datetime.now(UTC)
+    view = nightly.wait("photos", lambda view: len(view["runs"]) > 1, 120)
     status = nightly.service.show(view["last_job"])
+    made, ended = (datetime.fromisoformat(status[name]) for name in ("created_at", "finished_at"))
+    waited, took = (made - changed).total_seconds(), (ended - made).total_seconds()
+    print(f"{files} changes: a job {waited:.1f} s after the last, done in {took:.1f} s more")
+    assert 1.9 < waited < 10, "two seconds of quiet, and the next look; a busy machine takes its time"
     assert status["scope"] == ["a"]
     assert status["progress"]["files_total"] == files
     assert status["progress"]["objects_deleted"] == 1
