@@ -66,7 +66,7 @@ screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/
 # Tests wait more than they work: for stores, workers, a browser.
 TESTERS ?= 2
 test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE) ## all tests, those against real S3 servers and in a real Chromium included
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --durations=15
 
 test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed at, and failed in, each of their system calls on jobs/
 	SYSCALLS=all $(BIN)/python -m pytest -s tests/test_syscalls.py
