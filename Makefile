@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: soak outages test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
+.PHONY: soak test-long outages test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -65,8 +65,11 @@ screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/
 
 # Tests wait more than they work: for stores, workers, a browser.
 TESTERS ?= 2
-test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE) ## all tests, those against real S3 servers and in a real Chromium included
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --durations=15
+test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE) ## the tests, those against real S3 servers and in a real Chromium included; the longest apart
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --durations=15 -m "not long"
+
+test-long: $(VENV)/.dev $(VENV)/.chromium $(VENV)/.nginx $(AXE) ## rates held for ten seconds, a year of mirrors, disasters beside the peers, the dashboard through nginx
+	$(BIN)/python -m pytest --durations=15 -m long
 
 test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed at, and failed in, each of their system calls on jobs/
 	SYSCALLS=all $(BIN)/python -m pytest -s tests/test_syscalls.py

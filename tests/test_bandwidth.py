@@ -269,6 +269,7 @@ FOLDERS: dict[str, dict[str, int]] = {
 RATES = {"large": "2M", "small": "256K", "middling": "2M"}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", FOLDERS)
 def test_the_limit_of_a_job_is_held(kind: str, desk: Desk) -> None:
     rate = parse_rate(RATES[kind])
@@ -300,6 +301,7 @@ def test_a_low_limit_has_one_body_alone(desk: Desk) -> None:
     desk.finish(job)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_the_limit_for_all_jobs_is_held_and_shared(count: int, desk: Desk, make_bucket: Any) -> None:
     rate = 4 * MIB
@@ -326,6 +328,7 @@ def test_the_limit_for_all_jobs_is_held_and_shared(count: int, desk: Desk, make_
         desk.finish(job)
 
 
+@pytest.mark.long
 def test_jobs_that_come_and_go_keep_the_limit_full(desk: Desk, make_bucket: Any) -> None:
     rate = 2 * MIB
     assert desk.service.get("/limit", bandwidth="2M").json() == {"bandwidth": None, "all_jobs": rate}
@@ -469,6 +472,7 @@ def test_all_forms_give_the_same_option(desk: Desk) -> None:
 # -- processes that end --------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_killed_worker_leaves_the_budget_to_the_others(desk: Desk, make_bucket: Any) -> None:
     rate = 2 * MIB
     (desk.service.jobs / "bandwidth").write_text("2M")

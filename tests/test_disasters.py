@@ -21,6 +21,9 @@ from peers import OURS, Place
 from reliability_page import WRITING
 from stores import Store, die_with_parent_obeying_permissions, list_keys
 
+pytestmark = pytest.mark.long
+
+
 PAGE = PROJECT / "docs" / "comparison.md"
 FILES = {"a": "1", "b": "2", "c": "3", "d/e": "4", "d/f": "5", "d/g": "6"}
 OTHER = {"x": "7", "y": "8"}

@@ -24,6 +24,9 @@ from test_dashboard import *  # noqa: F403 - its tests, which find the fixtures 
 from test_transport import make_certificate
 from truth import Watch
 
+pytestmark = pytest.mark.long
+
+
 DOCUMENT = (PROJECT / "docs" / "operations.md").read_text()
 [SNIPPET] = re.findall(r"^```nginx\n(.*?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
 TOKEN = "a-token-behind-nginx"

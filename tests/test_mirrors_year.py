@@ -31,6 +31,9 @@ from syncworker.model import State
 from syncworker.service.supervisor import Supervisor
 from syncworker.web import http_server, middleware
 
+pytestmark = pytest.mark.long
+
+
 BEGIN, END = datetime(2026, 1, 1, tzinfo=UTC), datetime(2027, 1, 1, tzinfo=UTC)
 BERLIN, NEW_YORK, TOKYO = (ZoneInfo(name) for name in ("Europe/Berlin", "America/New_York", "Asia/Tokyo"))
 
