@@ -300,7 +300,7 @@ PARAMETERS = [
     Row(
         "the server's keys for another storage",
         server_keys_elsewhere,
-        mutated(request, "parse", "keys is None and not settings.is_own(url)", "False"),
+        mutated(request, "parse", "keys is None and profile is None and not settings.is_own(url)", "False"),
     ),
     Row(
         "the metadata service as a storage",
@@ -547,7 +547,7 @@ def key_in_the_log(site: Site) -> bool:
 
 ANSWERS = [
     Row("an answer in a frame, or taken for a script", framed, replaced(middleware, "SECURITY_HEADERS", ())),
-    Row("a forged line in the log", forged_line, replaced(middleware, "printable", str)),
+    Row("a forged line in the log", forged_line, replaced(middleware, "escape_ascii", str)),
     Row(
         "a key in the log",
         key_in_the_log,
@@ -641,9 +641,8 @@ def follow_links(patch: pytest.MonkeyPatch) -> None:
 def env_in_the_bucket(site: Site) -> bool:
     project = settings.PROJECT
     with contextlib.suppress(UsageError):
-        settings.load(
-            {"UPLOADS_DIR": project, "JOBS_DIR": "/nonexistent/j", "STORAGE_DIR": "/nonexistent/s"}, "/x"
-        )
+        elsewhere = {name: f"/nonexistent/{name}" for name in ("JOBS_DIR", "STORAGE_DIR", "MIRRORS_FILE")}
+        settings.load({"UPLOADS_DIR": project, **elsewhere}, "/x")
         return True
     return False
 

@@ -184,7 +184,7 @@ def test_a_lock_that_is_never_freed_is_done_without(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(token_bucket, "_LOCK_SECONDS", 0.1)
     path = str(tmp_path / "b")
     bucket = TokenBucket(path)
-    with token_bucket.files.locked_file(path) as held:
+    with token_bucket.durable_files.locked_file(path) as held:
         assert held is not None
         assert bucket.draw(MIB, 10) is None
         wait_for(lambda: bucket.draw(MIB, 10), 5)

@@ -47,7 +47,7 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 FORM_MAX_BYTES = 4096
 TOKEN_SHORT = 16  # characters
-ACTING_PATHS = frozenset({"/sync", "/cancel", "/resume", "/approve", "/pause", "/continue"})
+ACTING_PATHS = frozenset({"/sync", "/cancel", "/resume", "/approve", "/pause", "/continue", "/limit"})
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
 # Chats, mail programs and search engines, which fetch a link because somebody wrote it: some of them on the
 # machine of the reader or the writer, where `localhost` is ours.

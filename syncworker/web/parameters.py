@@ -23,7 +23,7 @@ _BROKEN_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _AFTER_SEMICOLON = re.compile(rb";([a-z_]+)=")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 MAY_HOLD_CONTROLS = frozenset({"source", *table.LISTS})  # a folder's name may hold all but NUL
-_NUMBERS = table.NUMBERS | {"limit", "now", "after", "storage"}
+_NUMBERS = table.NUMBERS | {"limit", "now", "after", "storage", "errors"}
 
 
 class UnsupportedBody(UsageError):
