@@ -95,11 +95,6 @@ PROGRESS: dict[str, Any] = {
 DIED = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
 
 
-def no_timeline() -> dict[str, Any]:
-    """Of an attempt that has not begun."""
-    return {"phases": [], "speed": {"step_seconds": 1, "bytes": []}}
-
-
 RESOURCES: dict[str, Any] = {"rss_bytes": None, "cpu_seconds": None}
 
 
@@ -686,6 +681,21 @@ def approved_plan(status: Status) -> dict[str, Any] | None:
     return plan if plan and plan.get("approved_at") else None
 
 
+def _nothing_done() -> dict[str, Any]:
+    """The fields that say what an attempt has done, of one that has not begun."""
+    return {
+        "progress": dict(PROGRESS),
+        "skipped": {},
+        "current": [],
+        "delay": None,
+        "limit": None,
+        "errors": [],
+        "error": None,
+        "resources": dict(RESOURCES),
+        "timeline": {"phases": [], "speed": {"step_seconds": 1, "bytes": []}},
+    }
+
+
 def renew(status: Status, *, auto_resume: bool) -> None:
     """Turns the status of an ended job, or of one whose worker has died, into that of its next attempt,
     `queued`. A plan that was not approved is no plan any more."""
@@ -701,15 +711,7 @@ def renew(status: Status, *, auto_resume: bool) -> None:
         started_at=None,
         finished_at=None,
         cancel_requested=False,
-        progress=dict(PROGRESS),
-        skipped={},
-        current=[],
-        delay=None,
-        limit=None,
-        errors=[],
-        error=None,
-        resources=dict(RESOURCES),
-        timeline=no_timeline(),
+        **_nothing_done(),
         message="waiting to be resumed",
         notified_at=None,
         auto_resume=auto_resume,
@@ -726,7 +728,6 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "dest": request.dest,
         "storage_url": request.storage_url,
         "wait": int(request.wait) if request.wait.is_integer() else request.wait,
-        "skipped": {},
         "options": dict(request.options),
         "mirror": request.mirror,
         "scope": None if request.scope is None else list(request.scope),
@@ -743,14 +744,7 @@ def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bo
         "finished_at": None,
         "cancel_requested": False,
         "pause_requested": False,
-        "progress": dict(PROGRESS),
-        "current": [],
-        "delay": None,
-        "limit": None,
-        "errors": [],
-        "error": None,
-        "resources": dict(RESOURCES),
-        "timeline": no_timeline(),
+        **_nothing_done(),
         "metrics": totals.empty(),
         "notified_at": None,
         "message": "waiting for a free worker",
@@ -768,14 +762,6 @@ def begin(status: Status) -> None:
         host=processes.host(),
         started_at=timestamp(),
         finished_at=None,
-        progress=dict(PROGRESS),
-        skipped={},
-        current=[],
-        delay=None,
-        limit=None,
-        errors=[],
-        error=None,
-        resources=dict(RESOURCES),
-        timeline=no_timeline(),
+        **_nothing_done(),
         message="starting",
     )
