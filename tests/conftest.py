@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -84,6 +86,16 @@ def juicefs(stores: StorePool) -> Store:
 @pytest.fixture
 def moto(stores: StorePool) -> Store:
     return stores.get("moto")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def descriptors_are_closed() -> Iterator[None]:
+    """Fails a file of tests that leaves descriptors open: `select` waits for none above 1023."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    gc.collect()
+    left = len(os.listdir("/proc/self/fd")) - before
+    assert left < 64, f"{left} descriptors were left open by the tests of this file"
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ import select
 import subprocess
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -98,8 +99,9 @@ class Supervisor:
         self._submitting = threading.Lock()
         self._stopping = False
         self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        for fd in (self._wake_read, self._wake_write):
+            os.set_blocking(fd, False)
+            weakref.finalize(self, os.close, fd)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     # -- what requests call -------------------------------------------------------------------------------
