@@ -335,9 +335,11 @@ def misspelt(names: Iterable[str]) -> list[str]:
 
 def _is_near(name: str, own: str) -> bool:
     """Whether one letter is missing, too many or another, or two neighbours are swapped; in a long name two
-    letters may be."""
+    letters may be, and its last word may be cut short."""
     if name == own:
         return True
+    if len(name) >= 8 and own.startswith(name) and name.count("_") == own.count("_"):
+        return name[-1] != "_"
     if abs(len(name) - len(own)) > 2:
         return False
     rows: list[list[int]] = [list(range(len(own) + 1))]

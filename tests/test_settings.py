@@ -103,6 +103,7 @@ def test_the_own_storage_is_known_in_every_spelling() -> None:
     "name, meant",
     [
         ("BUCKET_DELTE", "BUCKET_DELETE"),
+        ("FAIL_ON_SKIP", "FAIL_ON_SKIPPED"),
         ("BUCKET_DELETES", "BUCKET_DELETE"),
         ("BUKCET_DELETE", "BUCKET_DELETE"),
         ("bucket_delete", "BUCKET_DELETE"),

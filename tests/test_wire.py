@@ -387,6 +387,20 @@ def test_a_refusal_while_the_body_is_being_sent_is_the_answer(
     assert server.connections == 2, "what is left of a body must never be sent into the next request"
 
 
+def test_a_body_is_not_read_to_its_end_when_the_connection_is_lost(
+    serve: Callable[[Script], Server], caplog: pytest.LogCaptureFixture
+) -> None:
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.reset()
+
+    with tempfile.TemporaryFile() as file:
+        os.truncate(file.fileno(), 64 * MIB)
+        found = one(serve(script), PATIENT, "PUT", FileSlice(file.fileno(), 0, 64 * MIB))
+    assert found.code == "ConnectionLost"
+    assert caplog.messages == [], "asyncio warns of each piece that is sent into a lost connection"
+
+
 # -- answers as they should not be
 
 

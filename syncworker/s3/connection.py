@@ -341,7 +341,7 @@ class _Connection(asyncio.BufferedProtocol):
                 await self.bandwidth.take(len(piece), self.answer.done)
             if turn is not None:
                 turn.used(len(piece))
-            if self.answer.done():  # refused before all was sent, or lost: the rest is of no use
+            if self.answer.done() or self.transport.is_closing():  # refused or lost: the rest is of no use
                 self.keep = False
                 return
             self.transport.write(piece)
