@@ -191,11 +191,12 @@ class Keeper:
             "next_run_at": timestamp(next_run) if next_run else None,
             "last_job": last or None,
             "last_state": state,
+            "waiting_job": _waiting(jobs),
             "last_success_at": timestamp(memory.last_success) if memory.last_success else None,
             "overdue": self._overdue(mirror, memory, now),
             "watching": bool((watched := self._watched.get(mirror.name)) and watched.watcher.watching),
             "runs_skipped": memory.skipped,
-            "runs": list(memory.runs),
+            "runs": [{"files_total": None, "bytes_total": None} | run for run in memory.runs],
             "error": self._errors.get(mirror.name)
             or _trouble(jobs)
             or (watched.watcher.error if watched is not None else None),
@@ -535,11 +536,13 @@ def _stamps(jobs: Mapping[str, Entry]) -> int:
     return hash(frozenset((job_id, entry.stamp, entry.cancelled) for job_id, entry in jobs.items()))
 
 
+def _waiting(jobs: Mapping[str, Entry]) -> str | None:
+    return max((job_id for job_id, entry in jobs.items() if entry.state is State.WAITING), default=None)
+
+
 def _trouble(jobs: Mapping[str, Entry]) -> str | None:
-    for job_id, entry in sorted(jobs.items(), reverse=True):
-        if entry.state is State.WAITING:
-            return f"job {job_id} waits: the schedule stops until it is approved or cancelled"
-    return None
+    job_id = _waiting(jobs)
+    return job_id and f"job {job_id} waits: the schedule stops until it is approved or cancelled"
 
 
 def _in_words(mirror: Mirror) -> str:
@@ -559,6 +562,8 @@ def _run_of(status: Status) -> dict[str, Any]:
         "scoped": status.get("scope") is not None,
         "started_at": status.get("started_at"),
         "finished_at": status.get("finished_at"),
+        "files_total": progress.get("files_total"),
+        "bytes_total": progress.get("bytes_total"),
         "files_uploaded": progress.get("files_uploaded"),
         "bytes_uploaded": progress.get("bytes_uploaded"),
         "objects_deleted": progress.get("objects_deleted"),

@@ -60,6 +60,7 @@ _MODULES = (
     "job",
     "labels",
     "limit",
+    "mirrors",
     "plan",
     "plot",
     "route",

@@ -75,7 +75,7 @@ export function askedOf(job) {
 const mayDeleteBucket = ({ prefix, exclude, include, delete: deletes, plan }) =>
   !prefix && !exclude && !include && deletes !== 0 && !plan;
 
-async function runAgain(job, button, desk) {
+export async function runAgain(job, button, desk) {
   button.disabled = true;
   const where = { source: job.source, dest: job.dest, storage_url: job.storage_url };
   const { value } = await get(`folders?${new URLSearchParams(where)}`).catch(() => ({ value: null }));

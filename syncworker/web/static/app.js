@@ -19,6 +19,7 @@ import { StartForm } from "./form.js";
 import { History } from "./history.js";
 import { routeOf, STATES } from "./labels.js";
 import { Limit } from "./limit.js";
+import { Mirrors } from "./mirrors.js";
 import { go, here, HOME } from "./route.js";
 import { figure, say, show } from "./text.js";
 
@@ -28,7 +29,7 @@ const LOST_MS = 3000;
 const part = (id) => document.getElementById(id);
 
 const VIEWS = {
-  [HOME]: { make: () => ({ title: "", open: (params) => past.open(params), look: (force) => past.look(force), close() {} }) },
+  [HOME]: { make: () => ({ title: "", open: (params) => past.open(params), look: lookHome, close() {} }) },
   job: { load: () => import("./job.js") },
 };
 
@@ -122,7 +123,8 @@ async function look(force = false) {
     const ids = new Set(now.jobs.map((job) => job.id));
     const ended = [...last.keys()].filter((id) => !ids.has(id));
     draw(now.jobs);
-    await view?.made?.look(force || ended.length > 0);
+    const begun = now.jobs.some((job) => !last.has(job.id));
+    await view?.made?.look(force || begun || ended.length > 0);
     if (mine !== turn) return undefined;
     entitle(now.count);
     last.clear();
@@ -229,6 +231,11 @@ async function route() {
   return look(true);
 }
 
+async function lookHome(force) {
+  await Promise.all([mirrors.look(force), past.look(force)]);
+}
+
+const mirrors = new Mirrors(desk);
 const everybody = new Limit("Limit of all jobs together");
 part("limit").append(everybody.box);
 const past = new History(desk);

@@ -31,7 +31,7 @@ class Row {
     this.box = element("tr", { role: "row", "data-job": job.id },
       cell("state", this.badge),
       cell("time", this.time),
-      cell("what", element("div", { class: "row-title" }, this.name, " → ", this.dest), this.message, this.buttons.refused),
+      cell("what", element("div", { class: "row-title" }, this.name, " → ", this.dest, ...this.ofMirror(job)), this.message, this.buttons.refused),
       cell("files", this.files),
       cell("sent", this.sent),
       cell("took", this.took),
@@ -39,6 +39,11 @@ class Row {
     this.name.setAttribute("aria-label", `${routeOf(job)}, job ${job.id}`);
     this.dest.setAttribute("aria-label", `${job.dest}: only this bucket`);
     this.update(job);
+  }
+
+  ofMirror({ mirror }) {
+    if (!mirror) return [];
+    return [" ", element("a", { class: "row-dest", href: link(HOME, { mirror }), "aria-label": `${mirror}: only this mirror` }, `(${mirror})`)];
   }
 
   update(job) {
@@ -93,6 +98,7 @@ export class History {
       if (state === (params.get("state") || "")) chip.setAttribute("aria-current", "true");
       else chip.removeAttribute("aria-current");
     }
+    if (params.get("mirror")) show(part("of-mirror"), true);
     show(part("clear"), FILTERS.some((name) => params.get(name)));
     this.succeeded = "";
   }

@@ -2,7 +2,7 @@
 
 import { bytes, element, say } from "./text.js";
 
-function svg(tag, attributes) {
+export function svg(tag, attributes) {
   const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   return made;
