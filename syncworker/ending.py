@@ -13,14 +13,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 EQUAL = "the bucket equals the folder"
 VANISHED = "vanished"  # the file went away: there is nothing to mirror, and FAIL_ON_SKIPPED does not count it
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
+class Planned(NamedTuple):
     """A plan that was written, and waits: its SHA-256, its lines, why (a code, "" where it was asked for, and
     a sentence)."""
 
@@ -30,8 +29,7 @@ class Planned:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """What the sync found. `emptied`: the folder holds no file, and the whole bucket was to go; `came`:
     objects of others that were not there when it began; `kept`: objects that were to go and whose
     files came back; `verified`: what verifying has found, in words."""
@@ -79,7 +77,7 @@ def message(
     but, left = skipped_text(skipped), _kept(ending.kept) + _left(ending.came)
     if ending.verified:
         rest = message(
-            replace(ending, verified=""),
+            ending._replace(verified=""),
             source=source,
             dest=dest,
             objects_deleted=objects_deleted,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from syncworker.errors import UsageError
 from syncworker.paths import PROJECT
@@ -129,8 +128,7 @@ def _url(value: str) -> str | None:
         raise ValueError(error.message) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(NamedTuple):
     name: str
     default: str
     parse: Callable[[str], Any]
@@ -206,8 +204,7 @@ TABLE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """One field for each row of TABLE, in lower case."""
 
     api_host: str

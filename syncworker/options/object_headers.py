@@ -15,7 +15,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import parse_qsl, quote
@@ -126,8 +125,7 @@ def parse_tags(text: str) -> list[tuple[str, str]]:
     return pairs
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(NamedTuple):
     """What an object was given: hashes of its headers and tags, and what a copy has to carry."""
 
     headers: str = ""
@@ -139,7 +137,7 @@ class Given:
 
     @property
     def text(self) -> str:
-        given = {name: value for name, value in asdict(self).items() if value}
+        given = {name: value for name, value in self._asdict().items() if value}
         return json.dumps(given) if given else ""
 
     @classmethod
@@ -226,8 +224,7 @@ class ObjectHeaders:
     def given_after(self, key: str, before: str) -> str:
         """What an object was given that was given `before` and has been updated: see `of_copy`."""
         was, now = Given.of(before), Given.of(self.given(key))
-        return replace(
-            now,
+        return now._replace(
             storage_class=now.storage_class or was.storage_class,
             sse=now.sse or was.sse,
             sse_kms_key_id=now.sse_kms_key_id if now.sse else was.sse_kms_key_id,

@@ -9,9 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncworker.ending import EQUAL
 from syncworker.errors import UsageError
@@ -19,6 +17,8 @@ from syncworker.options.object_headers import ACLS, ENCRYPTIONS, ObjectHeaders, 
 from syncworker.system.rates import RATE, RATE_MAX, as_asked, parse_rate
 
 if TYPE_CHECKING:
+    from fractions import Fraction
+
     from syncworker.options.patterns import PathFilter
 
 WAIT_MAX_SECONDS = 3600.0
@@ -26,8 +26,7 @@ PREFIX_MAX_BYTES = 900
 DEEP = "deep"
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """`parse` takes the text of a query or a flag and raises UsageError. `bare` is the value of a flag that
     is given alone, None where it needs one. `schema` is what JSON may carry, with the description. `is_list`:
     it may be given several times; its text is one value a line."""
@@ -81,7 +80,7 @@ def parse_max_delete(text: str) -> int | str:
         return text
     if re.fullmatch(r"[0-9]{1,15}", text):
         return int(text)
-    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) and Fraction(text[:-1]) <= 100:
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) and _fraction(text[:-1]) <= 100:
         return text
     raise UsageError(
         "BadOption", "max_delete must be a count, a percentage (10%) or none", param="max_delete"
@@ -92,7 +91,13 @@ def exceeds(limit: int | str, deletions: int, listed: int) -> bool:
     """Whether so many deletions, of so many objects listed, are more than `max_delete` allows."""
     if isinstance(limit, int):
         return deletions > limit
-    return limit.endswith("%") and 100 * deletions > Fraction(limit[:-1]) * listed
+    return limit.endswith("%") and 100 * deletions > _fraction(limit[:-1]) * listed
+
+
+def _fraction(text: str) -> Fraction:
+    from fractions import Fraction  # costs each start, and is rarely needed
+
+    return Fraction(text)
 
 
 def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
@@ -375,8 +380,7 @@ LISTS = frozenset(option.name for option in TABLE if option.is_list)
 _OF_OBJECTS = ("storage_class", "acl", "sse", "sse_kms_key_id", "tags")
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What the engine is asked to do, of an attempt: one field for each row of TABLE that it acts on."""
 
     prefix: str = ""

@@ -12,7 +12,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from syncworker.options.table import exceeds
@@ -25,8 +24,7 @@ class Question(NamedTuple):
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
+class Rules(NamedTuple):
     """What an attempt goes by. `limit`: `max_delete`, "" or `none` for no limit."""
 
     is_plan: bool = False

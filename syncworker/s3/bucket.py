@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import dataclasses
 import hashlib
 import random
 import re
@@ -460,7 +459,7 @@ class Bucket:
             # Sign for the region the bucket is in. The host stays: it was checked, another was not.
             self.signer = Signer(region)
             return RetryError("WrongRegion", f"the bucket is in region {region}: set AWS_REGION")
-        turned = dataclasses.replace(self._place, virtual=True)
+        turned = self._place._replace(virtual=True)
         if (
             code in error_codes.WANTS_VIRTUAL
             and turned.may_turn

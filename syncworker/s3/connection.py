@@ -30,7 +30,6 @@ import ssl
 import struct
 from asyncio import staggered
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol, TypeVar, cast
 
 import httptools
@@ -74,8 +73,7 @@ class Body(Protocol):
     def chunks(self) -> Iterator[bytes]: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How long connecting may take, and a silence: of most requests, of a listing, of what completes an
     upload. An answer that has begun needs `FLOOR` bytes a second over `floor_seconds`, or over a silence that
     is allowed to be longer."""
@@ -93,6 +91,8 @@ class Limits:
             return cls()
         return cls(10.0, storage_timeout, storage_timeout, storage_timeout)
 
+
+_USUAL = Limits()
 
 _CERTIFICATES = {  # X509_V_ERR_…: what is wrong, and its cure
     9: ("is not valid yet", "set this machine's clock, or wait"),
@@ -411,7 +411,7 @@ class Wire:
         self,
         place: endpoint.Endpoint,
         ca_bundle: str | None,
-        limits: Limits = Limits(),
+        limits: Limits = _USUAL,
         *,
         use_proxies: bool = True,
         bandwidth: Bandwidth | None = None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import socket
-from dataclasses import dataclass
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from syncworker.errors import UsageError
@@ -101,8 +101,7 @@ def why_never_created(bucket: str) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Endpoint:
+class Endpoint(NamedTuple):
     """A storage as requests see it."""
 
     scheme: str

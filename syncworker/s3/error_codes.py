@@ -6,7 +6,6 @@ MinIO's code, Ceph and Swift add.
 
 from __future__ import annotations
 
-from email.utils import parsedate_to_datetime
 from time import time
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
@@ -100,6 +99,8 @@ def classify(operation: str, status: int, code: str, message: str, headers: dict
 
 def _skew(headers: dict[str, str]) -> str:
     try:
+        from email.utils import parsedate_to_datetime  # costs each start, and is rarely needed
+
         minutes = (time() - parsedate_to_datetime(headers["date"]).timestamp()) / 60
         off = f"{abs(minutes):.0f} minutes {'ahead of' if minutes > 0 else 'behind'} the storage's"
     except (KeyError, ValueError):

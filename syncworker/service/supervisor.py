@@ -29,7 +29,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from syncworker.errors import SyncError
 from syncworker.jobs.store import Jobs, NoSuchJob, Status, recorded_state
@@ -53,8 +53,7 @@ class QueueFull(SyncError):
     """As many jobs wait as MAX_QUEUED_JOBS allows."""
 
 
-@dataclass(frozen=True, slots=True)
-class Counts:
+class Counts(NamedTuple):
     queued: int
     running: int
 

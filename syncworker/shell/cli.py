@@ -47,7 +47,7 @@ PLAN_LINES = 1000  # printed at a time
 
 
 def main(argv: list[str]) -> int:
-    parser = usage.parser()
+    parser = usage.parser(argv[0] if argv and argv[0] in _COMMANDS else None)
     arguments = parser.parse_args(argv)
     if arguments.command is None:
         parser.print_help(sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import os
 import ssl
 
@@ -14,6 +13,8 @@ def ca_bundle_of() -> str | None:
     ~/.aws/config, REQUESTS_CA_BUNDLE. None: the system's."""
     if named := os.environ.get("AWS_CA_BUNDLE"):
         return named
+    import configparser  # costs each start, and only https asks for it
+
     profile = os.environ.get("AWS_PROFILE") or os.environ.get("AWS_DEFAULT_PROFILE") or "default"
     config = configparser.RawConfigParser(strict=False)
     try:

@@ -44,7 +44,7 @@ from syncworker.transfer.readers import TRIES, Changed, Outcome, Read, describe,
 
 PARTS_IN_FLIGHT = 2
 NOT_TO_GO_ON = 0  # the size of the parts of an upload that no file goes on with
-_REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\\u201b]|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
+_REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\]|\u201b|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
 _OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
 _UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
 _KEPT, _KMS, _OPAQUE = "md5", "kms", "opaque"  # each may follow on those before it, never the reverse

@@ -27,7 +27,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -274,7 +273,7 @@ class Sync:
             if await self._may_delete_bucket():
                 raise
             return
-        self.ending = replace(self.ending, bucket_deleted=deleted)
+        self.ending = self.ending._replace(bucket_deleted=deleted)
         self.index.clear()
 
     # -- the mirror
@@ -768,7 +767,7 @@ class Sync:
         await self._in_thread(self.mounts.guard, sweep.deletes)
         may_delete = await self._may_delete(sweep.going, planner)
         failures = await sweep.delete_all(self.index) if sweep.deletes.count and may_delete else 0
-        self.ending = replace(self.ending, kept=int(counts["objects_kept"]))
+        self.ending = self.ending._replace(kept=int(counts["objects_kept"]))
         if may_delete:
             await self.sender.abandon_all()
         if failures:
@@ -842,7 +841,7 @@ class Sync:
         code, message = question or Question()
         if not message:
             message = plan_message(self.progress.counts, self.bucket.name, makes_bucket=self._makes_bucket)
-        self.ending = replace(self.ending, planned=Planned(written.etag, written.lines, code, message))
+        self.ending = self.ending._replace(planned=Planned(written.etag, written.lines, code, message))
 
     async def _only_verify(self) -> None:
         """`plan` and `verify`: nothing is planned."""
@@ -873,7 +872,7 @@ class Sync:
         await recheck.run(
             lambda found: collect(found, self.index, self.changes, bucket, spool, check, concerns)
         )
-        self.ending = replace(self.ending, came=recheck.left)
+        self.ending = self.ending._replace(came=recheck.left)
 
     async def _verify(self) -> None:
         """With `verify`: is the mirror what the folder is?"""
@@ -901,7 +900,7 @@ class Sync:
             await verification.take_extras(planner.deletes)
         finally:
             planner.deletes.close()
-        self.ending = replace(self.ending, verified=verification.finish())
+        self.ending = self.ending._replace(verified=verification.finish())
 
     def _concerns(self) -> Callable[[Difference], bool]:
         """Whether a difference is one of the mirror: of a file that it is about, or an object that may go."""
