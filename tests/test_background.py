@@ -8,8 +8,8 @@ from bench import Gate, Mirror
 from toxics import Toxic
 
 DIES = """
-import inspect, runpy, sys
-from syncworker import {module} as module
+import importlib, inspect, runpy, sys
+module = importlib.import_module("syncworker.{module}")
 
 def die(*arguments, **options):
     if not dead:
@@ -28,15 +28,15 @@ runpy.run_module("syncworker", run_name="__main__", alter_sys=True)
 """
 # What each of them calls, and whether a request that is never answered must end with it.
 BACKGROUND = {
-    "watchdog of connections": ("wire", "_Connection.check", True),
-    "ticker of the status": ("progress", "Progress.due", True),
-    "pace of the lanes": ("lanes", "Pace.look", False),
-    "reader of groups": ("lanes", "Lanes._next_group", False),
-    "lane for small files": ("lanes", "Lanes._small_lane", False),
-    "file in a lane": ("lanes", "Lanes._whole", False),
-    "lane for large files": ("lanes", "Lanes._large_lane", False),
-    "opening of the lanes": ("lanes", "Lanes._open", False),
-    "planner": ("planner", "Planner._plan", False),
+    "watchdog of connections": ("s3.connection", "_Connection.check", True),
+    "ticker of the status": ("jobs.progress", "Progress.due", True),
+    "pace of the lanes": ("transfer.lane_count", "Pace.look", False),
+    "reader of groups": ("transfer.lanes", "Lanes._next_group", False),
+    "lane for small files": ("transfer.lanes", "Lanes._small_lane", False),
+    "file in a lane": ("transfer.lanes", "Lanes._whole", False),
+    "lane for large files": ("transfer.lanes", "Lanes._large_lane", False),
+    "opening of the lanes": ("transfer.lanes", "Lanes._open", False),
+    "planner": ("plan.planner", "Planner._plan", False),
 }
 
 
