@@ -61,6 +61,7 @@ _MODULES = (
     "labels",
     "limit",
     "mirrors",
+    "options",
     "plan",
     "plot",
     "route",

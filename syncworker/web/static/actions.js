@@ -72,7 +72,7 @@ export function askedOf(job) {
 }
 
 // Whether a sync of these options may delete a whole bucket because its folder is empty.
-const mayDeleteBucket = ({ prefix, exclude, include, delete: deletes, plan }) =>
+export const mayDeleteBucket = ({ prefix, exclude, include, delete: deletes, plan }) =>
   !prefix && !exclude && !include && deletes !== 0 && !plan;
 
 export async function runAgain(job, button, desk) {

@@ -4,7 +4,7 @@
 //   a button of a job   a row of ACTIONS in actions.js: it appears on the card, the job's page and, with `row`, in the history
 //   a state, a phase    a row in labels.js, a colour in style.css
 //   a part of a card    card.js; of the job's page: a section of PARTS in job.js; a column of the history: Row in history.js
-//   a field of the form an input in index.html, its name in FIELDS of form.js
+//   a field of the form an option of a sync: a row of ROWS in options.js; else an input in index.html, its name in FIELDS of form.js
 //   a view              `<section id="view-NAME" class="view" hidden>` and a link in the nav of index.html; a row of VIEWS here; its
 //                       module (loaded when it is first opened) exports `make(box, desk)`, which gives an object with
 //                       `title`, `open(params)` (the address came here, or its parameters are others),

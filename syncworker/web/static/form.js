@@ -1,11 +1,13 @@
 // The form that starts a sync: the folders with their sizes, and a plain warning when a bucket is to be deleted.
 
+import { mayDeleteBucket } from "./actions.js";
 import { get, isFailure, post } from "./api.js";
+import { Options } from "./options.js";
 import { bytes, count, element, figure, say, show } from "./text.js";
 
 const OTHER = "\u0000other"; // no folder's name: it cannot hold NUL
 const LOOK_AGAIN_MS = 400;
-const FIELDS = ["wait", "storage_url", "access_key", "secret_key", "session_token"];
+const FIELDS = ["storage_url", "access_key", "secret_key", "session_token"];
 const part = (id) => document.getElementById(id);
 
 export class StartForm {
@@ -17,6 +19,7 @@ export class StartForm {
     this.source = part("source");
     this.otherOption = element("option", { value: OTHER }, "Another folder…");
     this.source.append(this.otherOption);
+    this.options = new Options(part("options"), () => this.folder(), () => this.warn());
     this.form.addEventListener("submit", (event) => {
       event.preventDefault();
       this.start();
@@ -80,6 +83,8 @@ export class StartForm {
     clearTimeout(this.timer);
     const asked = ++this.asked;
     this.chosen = null;
+    if (this.counted !== this.folder()) this.options.count();
+    this.counted = this.folder();
     const query = new URLSearchParams({ source: this.folder() });
     const dest = part("dest");
     if (dest.validity.valid) query.set("dest", this.bucket());
@@ -91,7 +96,7 @@ export class StartForm {
     } catch (error) {
       if (!isFailure(error)) throw error;
       if (asked === this.asked) say(part("size"), error.message);
-      if (asked === this.asked) this.warn(null);
+      if (asked === this.asked) this.warn();
       return;
     }
     if (asked === this.asked) this.tell();
@@ -109,14 +114,24 @@ export class StartForm {
       ? folder.exists ? "This folder holds no file." : "There is no such folder."
       : folder.empty === null ? "Whether this folder holds files cannot be told now."
       : `${folder.complete ? "" : "More than "}${count(folder.files, "file")}, ${bytes(folder.bytes)}.`);
-    this.warn(folder.empty ? this.warning(folder) : null);
+    this.warn();
   }
 
-  warning(folder) {
+  // null: nothing is deleted because the folder is empty.
+  warning() {
+    const folder = this.chosen?.chosen;
+    const asked = this.options.values();
+    if (!folder?.empty || asked.delete === 0) return null;
     const name = this.bucket();
     const why = folder.exists ? "The folder is empty" : "The folder does not exist";
     if (this.chosen.bucket_delete === "refuse") {
       return `${why}: the sync will fail, because this server is set to delete no bucket (BUCKET_DELETE=refuse).`;
+    }
+    if (asked.plan) return null;
+    if (!mayDeleteBucket(asked)) {
+      const below = asked.prefix ? ` below ${asked.prefix}` : "";
+      const which = asked.exclude || asked.include ? " that the patterns let through" : "";
+      return `${why}: every object of the bucket ${name}${below}${which} will be deleted.`;
     }
     const bucket = this.chosen.bucket;
     let objects = "How many objects it holds is not known here.";
@@ -127,7 +142,8 @@ export class StartForm {
     return `${why}: the bucket ${name} will be deleted, with every object and version in it. ${objects}`;
   }
 
-  warn(text) {
+  warn() {
+    const text = this.warning();
     say(part("danger-text"), text || "");
     show(part("danger"), text !== null);
     show(part("confirmation"), this.deletes());
@@ -136,18 +152,20 @@ export class StartForm {
   }
 
   deletes() {
-    return Boolean(this.chosen && this.chosen.chosen.empty && this.chosen.bucket_delete !== "refuse");
+    const { plan, delete: deletes } = this.options.values();
+    return Boolean(this.chosen && this.chosen.chosen.empty && this.chosen.bucket_delete !== "refuse") && !plan && deletes !== 0;
   }
 
   allow() {
     const confirmed = !this.deletes() || part("confirm").value === this.bucket();
     part("go").disabled = !confirmed;
-    say(part("go"), this.deletes() ? "Delete the bucket" : "Start");
+    const what = mayDeleteBucket(this.options.values()) ? "Delete the bucket" : "Delete the objects";
+    say(part("go"), this.deletes() ? what : "Start");
     part("go").classList.toggle("red", this.deletes());
   }
 
   async start() {
-    const fields = { dest: this.bucket() };
+    const fields = { dest: this.bucket(), ...this.options.values() };
     if (this.folder()) fields.source = this.folder();
     for (const name of FIELDS) {
       if (part(name).value) fields[name] = part(name).value;
@@ -160,6 +178,7 @@ export class StartForm {
       await this.look();
       if (this.deletes() && !before) return;
       const job = await post("sync", fields);
+      this.options.started();
       part("secret_key").value = "";
       part("session_token").value = "";
       part("confirm").value = "";
