@@ -36,7 +36,7 @@ from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import RESUMABLE_STATES, State
 from syncworker.options import table
-from syncworker.s3 import endpoint
+from syncworker.s3 import resolver
 from syncworker.s3.endpoint import Endpoint
 from syncworker.s3.proxy import proxy_of
 from syncworker.service import embedded_store
@@ -444,7 +444,7 @@ def _number(name: str, text: str | None, default: int, low: int, high: int) -> i
 
 
 def _check_storage_url(url: str) -> None:
-    """`endpoint.check_storage_url` with an end: a name server that does not answer blocks its own thread. A
+    """`resolver.check_storage_url` with an end: a name server that does not answer blocks its own thread. A
     name that is not resolved in time is let through; the worker checks what it connects to. Only a few names
     at a time: who names slow ones keeps no other request waiting."""
     if not _RESOLVING.acquire(blocking=False):
@@ -453,7 +453,7 @@ def _check_storage_url(url: str) -> None:
 
     def check() -> None:
         try:
-            endpoint.check_storage_url(url)
+            resolver.check_storage_url(url)
         except UsageError as error:
             refused.append(error)
         finally:

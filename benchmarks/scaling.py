@@ -18,9 +18,9 @@ from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import join
 from syncworker.plan.spool import Spool
 from syncworker.s3.bucket import Bucket
-from syncworker.s3.connection import Wire
 from syncworker.s3.credentials import Given
 from syncworker.s3.endpoint import Endpoint
+from syncworker.s3.pool import ConnectionPool
 
 from benchmarks import contenders, trees
 from benchmarks.races import must, on_stub, say, stub
@@ -40,9 +40,9 @@ def _scan(name: str) -> int:
 
 def _list(running: Stub, count: int) -> int:
     async def work() -> int:
-        async with Wire(Endpoint.of(running.url, "us-east-1"), None) as wire:
+        async with ConnectionPool(Endpoint.of(running.url, "us-east-1"), None) as pool:
             keys = Given(running.access_key, running.secret_key)
-            bucket = Bucket(wire, f"keys-{count}-delay-0-s", "us-east-1", keys)
+            bucket = Bucket(pool, f"keys-{count}-delay-0-s", "us-east-1", keys)
             token, found = None, 0
             while True:
                 page = await bucket.list_page(token)

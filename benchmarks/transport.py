@@ -39,11 +39,11 @@ def _key(i: int) -> str:
 
 
 def ours(port: int, bodies: list[bytes]) -> None:
-    """syncworker's Wire and Bucket; Content-MD5 on each request, as always."""
+    """syncworker's ConnectionPool and Bucket; Content-MD5 on each request, as always."""
     from syncworker.s3.bucket import Bucket
-    from syncworker.s3.connection import Wire
     from syncworker.s3.credentials import Given
     from syncworker.s3.endpoint import Endpoint
+    from syncworker.s3.pool import ConnectionPool
 
     async def lane(bucket: Bucket, numbers: Any) -> None:
         for i in numbers:
@@ -52,8 +52,8 @@ def ours(port: int, bodies: list[bytes]) -> None:
             assert etag == digest.hexdigest()
 
     async def work() -> None:
-        async with Wire(Endpoint.of(f"http://127.0.0.1:{port}", _REGION), None) as wire:
-            bucket = Bucket(wire, _BUCKET, _REGION, Given(*_KEYS))
+        async with ConnectionPool(Endpoint.of(f"http://127.0.0.1:{port}", _REGION), None) as pool:
+            bucket = Bucket(pool, _BUCKET, _REGION, Given(*_KEYS))
             numbers = iter(range(len(bodies)))
             await asyncio.gather(*(lane(bucket, numbers) for _ in range(IN_FLIGHT)))
 

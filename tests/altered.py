@@ -27,10 +27,10 @@ def endless_silence() -> None:
 
 
 def _limit(seconds: float) -> None:
-    from syncworker.s3 import connection
+    from syncworker.s3 import pool
 
-    limits = connection.Limits(seconds, seconds, seconds, seconds)
-    connection.Limits.of = lambda _: limits  # type: ignore[method-assign,assignment]
+    limits = pool.Limits(seconds, seconds, seconds, seconds)
+    pool.Limits.of = lambda _: limits  # type: ignore[method-assign,assignment]
 
 
 def clock_ahead() -> None:

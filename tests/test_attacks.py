@@ -30,7 +30,7 @@ from syncworker.errors import FatalError, UsageError
 from syncworker.folder import uploads_root
 from syncworker.jobs import store
 from syncworker.options import table
-from syncworker.s3 import endpoint
+from syncworker.s3 import resolver
 from syncworker.system import durable_files
 from syncworker.web import http_server, middleware, parameters
 
@@ -262,7 +262,7 @@ def reaches_metadata(site: Site) -> bool:
         return real("169.254.169.254" if host == "metadata.test" else host, *more, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(endpoint.socket, "getaddrinfo", stub)
+        patch.setattr(resolver.socket, "getaddrinfo", stub)
         statuses = {
             url: site.get(f"/sync?source=&dest=victim-{n:03}&{KEYS}&storage_url={quote(url, safe='')}").status
             for n, url in enumerate(METADATA)
@@ -305,7 +305,7 @@ PARAMETERS = [
     Row(
         "the metadata service as a storage",
         reaches_metadata,
-        replaced(endpoint, "is_refused", lambda _: False),
+        replaced(resolver, "is_refused", lambda _: False),
     ),
     Row(
         "a storage that begins like an allowed one",
@@ -407,7 +407,7 @@ def slow_names(site: Site) -> bool:
         released.wait(30)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(endpoint, "check_storage_url", look_up)
+        patch.setattr(resolver, "check_storage_url", look_up)
         patch.setattr(server, "RESOLVE_SECONDS", 10.0)  # longer than `hangs` looks
         target = f"/sync?source=&dest=victim-bucket&{KEYS}&storage_url=http://slow.test"
         threads = [threading.Thread(target=site.get, args=(target,)) for _ in range(8)]

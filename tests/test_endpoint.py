@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from syncworker.errors import UsageError
-from syncworker.s3 import endpoint
-from syncworker.s3.endpoint import Endpoint, is_refused
+from syncworker.s3 import resolver
+from syncworker.s3.endpoint import Endpoint
+from syncworker.s3.resolver import is_refused
 from syncworker.storage_url import destination_id, earlier_destination_id, parse_url
 from syncworker.system import processes
 
@@ -105,7 +106,7 @@ def test_addresses_that_are_never_talked_to(address: str, refused: bool) -> None
     ],
 )
 def test_where_a_bucket_is(url: str, region: str, bucket: str, host: str, path: str) -> None:
-    assert Endpoint.of(url, region).place(bucket) == (host, path)
+    assert Endpoint.of(url, region).bucket_address(bucket) == (host, path)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_where_a_bucket_is(url: str, region: str, bucket: str, host: str, path: 
     ],
 )
 def test_how_a_bucket_is_addressed(url: str, addressing: str, bucket: str, host: str) -> None:
-    assert Endpoint.of(url, "us-east-1", addressing).place(bucket)[0] == host
+    assert Endpoint.of(url, "us-east-1", addressing).bucket_address(bucket)[0] == host
 
 
 @pytest.mark.parametrize(
@@ -246,4 +247,4 @@ def test_a_destination_is_a_plain_file_name(bucket: str) -> None:
 
 
 def test_localhost_is_found_as_dns_writes_it() -> None:
-    assert {address[0] for _, address in endpoint.resolve_any("localhost.", 80)} <= {"127.0.0.1", "::1"}
+    assert {address[0] for _, address in resolver.resolve_any("localhost.", 80)} <= {"127.0.0.1", "::1"}

@@ -45,6 +45,7 @@ ADDRESSES = {
     "s3",
     "s3.endpoint",
     "s3.proxy",
+    "s3.resolver",
 }  # where a storage is, and whether it may be talked to: no request
 
 
@@ -110,7 +111,7 @@ def reaches(name: str) -> set[str]:
         ("signal", {"system.processes"}),
         ("httptools", {"s3.connection"}),
         ("sqlite3", {"index", "plan.spool"}),
-        ("ssl", {"s3.connection", "system.tls"}),
+        ("ssl", {"s3.connect_errors", "system.tls"}),
         ("cronsim", {"mirrors.schedule"}),
         ("inotify_simple", {"mirrors.watch"}),
         ("urllib3", {"mirrors.notify"}),

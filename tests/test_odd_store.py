@@ -16,17 +16,17 @@ from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.plan.listing import Listing
 from syncworker.s3 import xml_messages
 from syncworker.s3.bucket import Bucket
-from syncworker.s3.connection import Wire
 from syncworker.s3.credentials import Given
 from syncworker.s3.endpoint import Endpoint
+from syncworker.s3.pool import ConnectionPool
 
 PAGES = pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
 
 
 def ask(store: OddStore, work: Callable[[Bucket], Awaitable[Any]]) -> Any:
     async def run() -> Any:
-        async with Wire(Endpoint.of(store.url, "us-east-1"), None) as wire:
-            return await work(Bucket(wire, "b", "us-east-1", Given(store.access_key, store.secret_key)))
+        async with ConnectionPool(Endpoint.of(store.url, "us-east-1"), None) as pool:
+            return await work(Bucket(pool, "b", "us-east-1", Given(store.access_key, store.secret_key)))
 
     return asyncio.run(run())
 

@@ -21,7 +21,7 @@ from syncworker import settings as service_settings
 from syncworker.errors import UsageError
 from syncworker.jobs import store
 from syncworker.options import table
-from syncworker.s3 import endpoint
+from syncworker.s3 import endpoint, resolver
 from syncworker.web import middleware, parameters
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -101,11 +101,11 @@ def test_any_text_is_a_storage_url_in_one_spelling_or_refused(text: str) -> None
 @MANY
 @given(st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=4, network="169.254.0.0/16")))
 def test_an_address_is_judged_alike_in_each_of_its_forms(ip: ipaddress.IPv4Address) -> None:
-    refused = endpoint.is_refused(str(ip))
+    refused = resolver.is_refused(str(ip))
     assert refused or ip not in ipaddress.ip_network("169.254.0.0/16")
     number = int(ip)
     for high in (0xFFFF << 32, 0xFFFF << 48, 0x64FF9B << 96, (0x64FF9B << 96) + (1 << 80)):
-        assert endpoint.is_refused(str(ipaddress.IPv6Address(high + number))) is refused
+        assert resolver.is_refused(str(ipaddress.IPv6Address(high + number))) is refused
 
 
 @MANY

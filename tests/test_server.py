@@ -19,7 +19,7 @@ from serving import Site, write_finished
 
 import server
 from syncworker.jobs import status_cache
-from syncworker.s3 import endpoint
+from syncworker.s3 import resolver
 
 NO_JOB = "20260101T000000-00000000"
 
@@ -297,7 +297,7 @@ def test_a_name_server_that_does_not_answer_holds_a_request_two_seconds_at_most(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
-    monkeypatch.setattr(endpoint, "check_storage_url", lambda _url: released.wait(30))
+    monkeypatch.setattr(resolver, "check_storage_url", lambda _url: released.wait(30))
     started = time.monotonic()
     try:
         answer = site.get("/sync?source=&dest=bucket&storage_url=http://slow.test&access_key=k&secret_key=s")

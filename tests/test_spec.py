@@ -11,7 +11,7 @@ from serving import load
 from syncworker import request
 from syncworker.errors import UsageError
 from syncworker.options import table
-from syncworker.s3 import endpoint
+from syncworker.s3 import endpoint, resolver
 from syncworker.shell import arguments as usage
 from syncworker.shell import completion
 from syncworker.storage_url import parse_url
@@ -283,18 +283,18 @@ def test_allowed_storage_urls_narrow_what_may_be_asked_for(tmp_path: Path, url: 
     ],
 )
 def test_a_metadata_address_is_refused_in_every_spelling(url: str) -> None:
-    assert code(lambda: endpoint.check_storage_url(parse_url(url))) == "storage_url"
+    assert code(lambda: resolver.check_storage_url(parse_url(url))) == "storage_url"
 
 
 @pytest.mark.parametrize(
     "url", ["http://127.0.0.1:9000", "http://[::1]:9000", "http://localhost", "http://10.0.0.1"]
 )
 def test_loopback_and_private_addresses_are_storages(url: str) -> None:
-    endpoint.check_storage_url(url)
+    resolver.check_storage_url(url)
 
 
 def test_a_name_that_does_not_resolve_is_left_to_the_worker() -> None:
-    endpoint.check_storage_url("http://no-such-name.invalid")
+    resolver.check_storage_url("http://no-such-name.invalid")
 
 
 def test_a_name_that_leads_to_a_metadata_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,8 +302,8 @@ def test_a_name_that_leads_to_a_metadata_address_is_refused(monkeypatch: pytest.
         assert host == "innocent.test"
         return [(2, 1, 6, "", ("192.0.2.1", port)), (2, 1, 6, "", ("169.254.169.254", port))]
 
-    monkeypatch.setattr(endpoint.socket, "getaddrinfo", answers)
-    assert code(endpoint.check_storage_url, "http://innocent.test") == "storage_url"
+    monkeypatch.setattr(resolver.socket, "getaddrinfo", answers)
+    assert code(resolver.check_storage_url, "http://innocent.test") == "storage_url"
 
 
 def test_nothing_is_written_by_a_check(tmp_path: Path) -> None:

@@ -38,11 +38,11 @@ from stores import ACCESS_KEY, BIN, SECRET_KEY, Store
 from toxics import Toxic
 
 from syncworker.errors import FatalError, RetryError
-from syncworker.s3 import endpoint
+from syncworker.s3 import resolver
 from syncworker.s3.bucket import Bucket
-from syncworker.s3.connection import Wire
 from syncworker.s3.credentials import Chain, Given
 from syncworker.s3.endpoint import Endpoint
+from syncworker.s3.pool import ConnectionPool
 
 NO_KEYS = {"MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
 FILES = {"a.txt": "alpha", "b c/\u00e9.bin": 3000, "large.bin": (9 << 20) + 1}
@@ -251,11 +251,11 @@ def test_the_watchdog_lives_through_a_tls_connection_that_is_lost_while_it_looks
         port = server.sockets[0].getsockname()[1]
         place = Endpoint.of(f"https://127.0.0.1:{port}", "us-east-1")
         # Not `async with server`: from 3.12 on that waits for the other end, which hears of no loss.
-        async with Wire(place, str(certificate)) as wire:
-            task = asyncio.create_task(wire.exchange("127.0.0.1", "GET", b"GET / HTTP/1.1\r\n\r\n"))
-            while not wire._all:
+        async with ConnectionPool(place, str(certificate)) as pool:
+            task = asyncio.create_task(pool.exchange("127.0.0.1", "GET", b"GET / HTTP/1.1\r\n\r\n"))
+            while not pool._all:
                 await asyncio.sleep(0.01)
-            (connection,) = wire._all
+            (connection,) = pool._all
             connection.transport._ssl_protocol.connection_lost(ConnectionResetError())  # type: ignore[union-attr]
             connection.check(asyncio.get_running_loop().time())
             with pytest.raises(RetryError) as caught:
@@ -471,11 +471,11 @@ def test_each_fault_of_a_certificate_has_its_sentence_and_its_cure(
         server = await asyncio.start_server(lambda r, w: r.read(), "127.0.0.1", 0, ssl=context)
         place = Endpoint.of(f"https://{host}:{server.sockets[0].getsockname()[1]}", "us-east-1")
         authority = str(tmp_path / "cert.pem") if trusted else None
-        async with server, Wire(place, authority, use_proxies=False) as wire:
+        async with server, ConnectionPool(place, authority, use_proxies=False) as pool:
             if "bits" in made:  # the system's own level may allow it
-                assert wire.tls is not None
-                wire.tls.set_ciphers("DEFAULT:@SECLEVEL=2")
-            await wire.exchange(host, "GET", b"GET / HTTP/1.1\r\n\r\n")
+                assert pool.tls is not None
+                pool.tls.set_ciphers("DEFAULT:@SECLEVEL=2")
+            await pool.exchange(host, "GET", b"GET / HTTP/1.1\r\n\r\n")
 
     with pytest.raises(FatalError) as caught:
         asyncio.run(asyncio.wait_for(run(), 20))
@@ -503,8 +503,8 @@ def test_a_proxy_that_fails_may_work_later(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.delenv("NO_PROXY", raising=False)
 
     async def ask() -> None:
-        async with Wire(Endpoint.of("https://store.example", "us-east-1"), None) as wire:
-            await wire.exchange("store.example", "GET", b"GET / HTTP/1.1\r\n\r\n")
+        async with ConnectionPool(Endpoint.of("https://store.example", "us-east-1"), None) as pool:
+            await pool.exchange("store.example", "GET", b"GET / HTTP/1.1\r\n\r\n")
 
     try:
         with pytest.raises(RetryError, match="502"):
@@ -831,8 +831,8 @@ def test_a_region_that_two_requests_are_told_at_once_is_taken_over_by_both() -> 
 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         place = Endpoint.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "us-east-1")
-        async with server, Wire(place, None, use_proxies=False) as wire:
-            bucket = Bucket(wire, "bucket", "us-east-1", Given("access", "secret"))
+        async with server, ConnectionPool(place, None, use_proxies=False) as pool:
+            bucket = Bucket(pool, "bucket", "us-east-1", Given("access", "secret"))
             answers = await asyncio.gather(*(bucket.call("GetObject", "GET", key) for key in "ab"))
         return scopes, {answer.status for answer in answers}
 
@@ -926,9 +926,9 @@ def test_a_storage_that_wants_the_bucket_in_the_host_gets_it(
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
         place = Endpoint.of(f"http://store.test:{port}", "us-east-1", addressing)
-        monkeypatch.setattr(endpoint.socket, "getaddrinfo", address)
-        async with Wire(place, None) as wire:
-            bucket = Bucket(wire, "b-1", "us-east-1", Given("a", "b"))
+        monkeypatch.setattr(resolver.socket, "getaddrinfo", address)
+        async with ConnectionPool(place, None) as pool:
+            bucket = Bucket(pool, "b-1", "us-east-1", Given("a", "b"))
             found = await asyncio.gather(*(bucket.list_page(None) for _ in range(8)), return_exceptions=True)
         monkeypatch.undo()
         server.close()

@@ -245,9 +245,9 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     from syncworker.plan.compare import UPDATE
     from syncworker.plan.events import Work
     from syncworker.s3.bucket import Bucket
-    from syncworker.s3.connection import Wire
     from syncworker.s3.credentials import Given as Keys
     from syncworker.s3.endpoint import Endpoint
+    from syncworker.s3.pool import ConnectionPool
     from syncworker.transfer.update import Updater
     from syncworker.transfer.upload import Sender
 
@@ -263,8 +263,8 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
 
     async def update() -> Any:
         place = Endpoint.of(store.url, "us-east-1", "auto")
-        async with Wire(place, None) as wire:
-            bucket = Bucket(wire, mirror.bucket, "us-east-1", Keys(store.access_key, store.secret_key))
+        async with ConnectionPool(place, None) as connections:
+            bucket = Bucket(connections, mirror.bucket, "us-east-1", Keys(store.access_key, store.secret_key))
             with Tree(str(mirror.shell.uploads)) as tree, ThreadPoolExecutor(2) as pool:
                 sender = Sender(
                     bucket, index, tree, None, pool,  # type: ignore[arg-type]

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from syncworker.errors import FatalError, RetryError
-from syncworker.s3 import connection as wire
-from syncworker.s3 import endpoint
+from syncworker.s3 import connection, pool, resolver
 from syncworker.s3 import proxy as proxies
-from syncworker.s3.connection import FileSlice, Limits, Response, Wire
+from syncworker.s3.body import FileSlice
+from syncworker.s3.connection import Response
 from syncworker.s3.endpoint import Endpoint
+from syncworker.s3.pool import ConnectionPool, Limits
 
 QUICK = Limits(connect_seconds=1.0, idle_seconds=0.5)
 PATIENT = Limits(connect_seconds=5.0, idle_seconds=20.0)
@@ -167,7 +168,9 @@ def talk(server: Server | int, limits: Limits, *asks: tuple[str, Any] | str, **o
 
     async def run() -> list[Any]:
         found: list[Any] = []
-        async with Wire(Endpoint.of(f"http://127.0.0.1:{port}", "us-east-1"), None, limits) as connections:
+        async with ConnectionPool(
+            Endpoint.of(f"http://127.0.0.1:{port}", "us-east-1"), None, limits
+        ) as connections:
             for ask in asks:
                 method, body = (ask, b"") if isinstance(ask, str) else ask
                 found.append(await exchange(connections, method, body, **options))
@@ -176,7 +179,11 @@ def talk(server: Server | int, limits: Limits, *asks: tuple[str, Any] | str, **o
     return asyncio.run(asyncio.wait_for(run(), 30))
 
 
-async def exchange(connections: Wire, method: str, body: Any = b"", **options: Any) -> Any:
+def pool_to(port: int, limits: Limits = PATIENT) -> ConnectionPool:
+    return ConnectionPool(Endpoint.of(f"http://127.0.0.1:{port}", "us-east-1"), None, limits)
+
+
+async def exchange(connections: ConnectionPool, method: str, body: Any = b"", **options: Any) -> Any:
     size = len(body) if isinstance(body, bytes) else body.size
     head = f"{method} /k HTTP/1.1\r\nhost: x\r\ncontent-length: {size}\r\n\r\n".encode()
     try:
@@ -235,7 +242,9 @@ def test_as_many_connections_as_there_are_exchanges_at_a_time(serve: Callable[[S
     server = serve(always(OK))
 
     async def run() -> None:
-        async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
+        async with ConnectionPool(
+            Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None
+        ) as connections:
             for _ in range(3):
                 found = await asyncio.gather(*(exchange(connections, "GET") for _ in range(8)))
                 assert codes(found) == [200] * 8
@@ -319,13 +328,13 @@ def put_reader(size: int, seen: list[bytes]) -> Script:
 
 @pytest.mark.parametrize("size", [0, 1, 256 << 10, (256 << 10) + 1, 5 * MIB + 17])
 def test_a_body_arrives_as_it_is(serve: Callable[[Script], Server], size: int) -> None:
-    data, seen, sent = os.urandom(size), [], []
+    data, seen = os.urandom(size), []
     server = serve(put_reader(size, seen))
     with tempfile.TemporaryFile() as file:
         file.write(b"before" + data + b"after")
         file.flush()
         piece = FileSlice(file.fileno(), 6, size)
-        assert codes(talk(server, PATIENT, ("PUT", data), ("PUT", piece), on_sent=sent.append)) == [200, 200]
+        assert codes(talk(server, PATIENT, ("PUT", data), ("PUT", piece))) == [200, 200]
     assert seen == [data, data]
     assert server.connections == 1
 
@@ -337,7 +346,9 @@ def test_a_file_that_becomes_shorter_while_it_is_sent_ends_the_exchange(
     server = serve(put_reader(MIB, seen))
 
     async def run(fd: int) -> None:
-        async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
+        async with ConnectionPool(
+            Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None
+        ) as connections:
             with pytest.raises(EOFError):
                 await exchange(connections, "PUT", FileSlice(fd, 0, MIB))
             assert (await exchange(connections, "PUT", b"x" * MIB)).status == 200
@@ -498,7 +509,9 @@ def test_a_second_answer_to_one_request_is_never_the_next_ones(
     server = serve(script)
 
     async def run() -> list[Any]:
-        async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
+        async with ConnectionPool(
+            Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None
+        ) as connections:
             first = await exchange(connections, "GET")
             sent.set()
             while gap and not server.peers[0].sock._closed:  # type: ignore[attr-defined]
@@ -646,7 +659,9 @@ def stopping(server: Server, method: str, *, writes: bool, settles: bool = False
     """What becomes of an exchange that is under way when its job is to stop."""
 
     async def run() -> Any:
-        async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
+        async with ConnectionPool(
+            Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None
+        ) as connections:
             task = asyncio.create_task(exchange(connections, method, b"x" * MIB, settles=settles))
             while not any(connection.is_busy() for connection in connections._all):
                 await asyncio.sleep(0.01)
@@ -693,7 +708,9 @@ def test_nothing_is_sent_once_more_after_a_stop(serve: Callable[[Script], Server
     server = serve(script)
 
     async def run() -> Any:
-        async with Wire(Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None) as connections:
+        async with ConnectionPool(
+            Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1"), None
+        ) as connections:
             await exchange(connections, "PUT")
             connections.give_up(writes=False)
             return await exchange(connections, "PUT")
@@ -704,7 +721,7 @@ def test_nothing_is_sent_once_more_after_a_stop(serve: Callable[[Script], Server
 
 def test_a_connection_that_does_not_come_about_does_not_hold_up_a_job_that_is_to_stop() -> None:
     async def run() -> Any:
-        async with Wire(Endpoint.of("http://127.0.0.1:1", "us-east-1"), None) as connections:
+        async with ConnectionPool(Endpoint.of("http://127.0.0.1:1", "us-east-1"), None) as connections:
             never = asyncio.get_running_loop().create_future()
             connections._open = lambda _: never  # type: ignore[assignment,method-assign]
             task = asyncio.create_task(exchange(connections, "GET"))
@@ -758,7 +775,7 @@ def test_blanks_before_a_document_are_life_where_they_are_expected(serve: Callab
 def test_blanks_do_not_come_for_ever(
     serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wire, "_BLANKS_SECONDS", 1.0)
+    monkeypatch.setattr(connection, "_BLANKS_SECONDS", 1.0)
     server = serve(lambda peer: dripping(peer, BLANKS, b"1\r\n \r\n", 400))
     found = one(server, Limits(1.0, 0.5, floor_seconds=0.5), "POST", blanks=True)
     assert (found.code, "blanks" in found.message) == ("Timeout", True)
@@ -831,17 +848,17 @@ def test_a_connection_that_is_never_accepted_is_given_up() -> None:
 
 
 def test_a_host_that_does_not_exist_ends_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere(host: str, port: int) -> list[endpoint.Address]:
+    def nowhere(host: str, port: int) -> list[resolver.Address]:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
 
-    def later(host: str, port: int) -> list[endpoint.Address]:
+    def later(host: str, port: int) -> list[resolver.Address]:
         raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
 
-    monkeypatch.setattr(endpoint, "resolve", nowhere)
+    monkeypatch.setattr(resolver, "resolve", nowhere)
     found = one(1)
     assert isinstance(found, FatalError)
     assert "check storage_url" in found.message
-    monkeypatch.setattr(endpoint, "resolve", later)
+    monkeypatch.setattr(resolver, "resolve", later)
     assert isinstance(one(1), RetryError)
 
 
@@ -850,7 +867,7 @@ def test_an_address_that_is_refused_is_never_connected_to(
 ) -> None:
     """What a name resolves to is judged when it is connected to, not before."""
     server = serve(always(OK))
-    monkeypatch.setattr(endpoint, "is_refused", lambda _: True)
+    monkeypatch.setattr(resolver, "is_refused", lambda _: True)
     found = one(server)
     assert isinstance(found, FatalError)
     assert server.connections == 0
@@ -861,7 +878,7 @@ def test_the_second_address_is_tried_when_the_first_is_dead(
 ) -> None:
     server = serve(always(OK))
     addresses = [(socket.AF_INET, ("127.0.0.9", 1)), (socket.AF_INET, ("127.0.0.1", server.port))]
-    monkeypatch.setattr(endpoint, "resolve", lambda host, port: addresses)
+    monkeypatch.setattr(resolver, "resolve", lambda host, port: addresses)
     assert one(server).status == 200
 
 
@@ -878,7 +895,7 @@ def test_the_second_address_is_tried_soon_when_the_first_swallows_what_is_sent(
             waiting.setblocking(False)
             waiting.connect_ex(hole.getsockname())
         addresses = [(socket.AF_INET, hole.getsockname()), (socket.AF_INET, ("127.0.0.1", server.port))]
-        monkeypatch.setattr(endpoint, "resolve", lambda host, port: list(addresses))
+        monkeypatch.setattr(resolver, "resolve", lambda host, port: list(addresses))
         started = time.monotonic()
         assert codes(talk(server, PATIENT, *["GET"] * 30)) == [200] * 30
         assert time.monotonic() - started < 4.0, "30 times a quarter of a second are 7.5 s"
@@ -887,16 +904,16 @@ def test_the_second_address_is_tried_soon_when_the_first_swallows_what_is_sent(
 def test_the_families_of_addresses_are_tried_in_turn() -> None:
     four = [(socket.AF_INET, (f"192.0.2.{n}", 1)) for n in (1, 2, 3)]
     six = [(socket.AF_INET6, (f"2001:db8::{n}", 1)) for n in (1, 2)]
-    assert wire._interleaved([*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
+    assert pool._interleaved([*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
 
 
 def test_a_certificate_file_that_cannot_be_read_is_told() -> None:
     with pytest.raises(FatalError, match="AWS_CA_BUNDLE"):
-        wire.tls_context("/nonexistent/ca.pem")
+        pool.tls_context("/nonexistent/ca.pem")
     with tempfile.NamedTemporaryFile() as file, pytest.raises(FatalError, match="AWS_CA_BUNDLE"):
         file.write(b"no certificate")
         file.flush()
-        wire.tls_context(file.name)
+        pool.tls_context(file.name)
 
 
 @pytest.mark.parametrize(
@@ -1002,8 +1019,8 @@ def test_a_proxy_is_not_asked_for_a_metadata_service(
     monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{proxy.port}")
 
     async def ask(url: str) -> Any:
-        async with wire.Wire(endpoint.Endpoint.of(url, "us-east-1"), None, QUICK) as w:
-            return await w.exchange(w.place.host, "GET", b"GET / HTTP/1.1\r\n\r\n")
+        async with ConnectionPool(Endpoint.of(url, "us-east-1"), None, QUICK) as w:
+            return await w.exchange(w.endpoint.host, "GET", b"GET / HTTP/1.1\r\n\r\n")
 
     with pytest.raises(FatalError, match="never a storage"):
         asyncio.run(ask("http://0xa9fea9fe"))

@@ -25,10 +25,12 @@ from urllib.parse import quote
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.model import ObjectEntry
 from syncworker.s3 import error_codes, xml_messages
-from syncworker.s3.connection import Body, Response, Wire
+from syncworker.s3.body import Body
+from syncworker.s3.connection import Response
 from syncworker.s3.credentials import KeySource
 from syncworker.s3.endpoint import Endpoint, why_never_created
 from syncworker.s3.outage import Outage
+from syncworker.s3.pool import ConnectionPool
 from syncworker.s3.signing import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
 from syncworker.s3.throttle import Gate
 from syncworker.system.bandwidth import Turn
@@ -139,7 +141,7 @@ class Bucket:
 
     def __init__(
         self,
-        wire: Wire,
+        pool: ConnectionPool,
         name: str,
         region: str,
         keys: KeySource,
@@ -151,7 +153,7 @@ class Bucket:
         is_full: Callable[[], FatalError | None] = lambda: None,
         pause: Pause | None = None,
     ) -> None:
-        self.wire = wire
+        self.pool = pool
         self.advice = "check storage_url"  # what to do when it never answers
         self.name = name
         self.key_prefix = key_prefix
@@ -169,23 +171,23 @@ class Bucket:
         self.in_flight: dict[object, InFlight] = {}  # oldest first
         self._failures = 0  # requests given up in a row
         self._is_s3 = False  # an answer was S3's
-        self.is_sealed = wire.tls is not None  # no bit can turn on the way unseen
+        self.is_sealed = pool.tls is not None  # no bit can turn on the way unseen
         self.names_deleted: bool | None = None  # whether DeleteObjects answers with the keys; None: unknown
-        # How long they may be silent; others as long as the wire allows.
-        self._silences = dict.fromkeys(_LISTINGS, wire.limits.listing_seconds)
-        self._silences |= dict.fromkeys(_SLOW, wire.limits.completing_seconds)
-        self._aim(wire.place)
+        # How long they may be silent; others as long as the pool allows.
+        self._silences = dict.fromkeys(_LISTINGS, pool.limits.listing_seconds)
+        self._silences |= dict.fromkeys(_SLOW, pool.limits.completing_seconds)
+        self._aim(pool.endpoint)
 
     def _aim(self, place: Endpoint) -> None:
         """Where requests go from now on."""
-        wire = self.wire
+        pool = self.pool
         self._place = place
-        host, self._prefix = place.place(self.name)
+        host, self._prefix = place.bucket_address(self.name)
         self._host, self._host_header = host, place.host_header(host)
-        self._target = "" if wire.proxy is None or wire.tls is not None else f"http://{self._host_header}"
+        self._target = "" if pool.proxy is None or pool.tls is not None else f"http://{self._host_header}"
         self._proxy_line = (
-            f"proxy-authorization: {wire.proxy.authorization}\r\n"
-            if self._target and wire.proxy and wire.proxy.authorization
+            f"proxy-authorization: {pool.proxy.authorization}\r\n"
+            if self._target and pool.proxy and pool.proxy.authorization
             else ""
         )
 
@@ -217,7 +219,7 @@ class Bucket:
             if operation in SENDS and (full := self.is_full()) is not None:
                 raise full
             turn: Turn | None = None
-            is_held = self.pause.on or self.wire.bandwidth.on or self.stopping()
+            is_held = self.pause.on or self.pool.bandwidth.on or self.stopping()
             if is_held or not self.gate.enters_at_once():
                 turn = await self._enter(operation, max_body if operation == "GetObject" else _size(body))
             error: SyncError | None = None
@@ -225,7 +227,7 @@ class Bucket:
             try:
                 keys = self._used = await self.keys.keys()
                 once = self._once(keys, operation, method, key, query, headers, body, max_body, turn)
-                return await (once if self.wire.answered else self._in_time(once))
+                return await (once if self.pool.answered else self._in_time(once))
             except SyncError as failure:
                 error = failure
             finally:
@@ -256,7 +258,7 @@ class Bucket:
     async def _enter(self, operation: str, size: int) -> Turn | None:
         """Waits while the job is paused, then for a place among the requests; where there is a limit of
         bandwidth, for the turn of the body before. Stopped: none may begin."""
-        bandwidth = self.wire.bandwidth
+        bandwidth = self.pool.bandwidth
         turn: Turn | None = None
         while True:
             if self.pause.on:
@@ -313,7 +315,7 @@ class Bucket:
             self._first_answer_by = loop.time() + _FIRST_ANSWER_SECONDS
 
         async def look() -> None:
-            while not self.wire.answered:
+            while not self.pool.answered:
                 await asyncio.sleep(_FIRST_ANSWER_SECONDS / 4)
                 await self.pause.wait()
                 await self._ask()
@@ -359,7 +361,7 @@ class Bucket:
         self._failures += 1
         if self.stopping():
             return error
-        if not self.wire.answered:
+        if not self.pool.answered:
             if error.code == "BadAnswer":
                 return self._no_storage(error.message)
             if error.code == "ProxyUnreachable":
@@ -373,7 +375,7 @@ class Bucket:
 
     def _no_storage(self, why: str) -> FatalError:
         return FatalError(
-            "NoStorage", f"No S3 storage answers at {self.wire.place.url}: {why}: {self.advice}"
+            "NoStorage", f"No S3 storage answers at {self.pool.endpoint.url}: {why}: {self.advice}"
         )
 
     async def _once(
@@ -412,7 +414,7 @@ class Bucket:
                 operation, None if key is None else self.key_prefix + key, time.monotonic()
             )
         try:
-            response = await self.wire.exchange(
+            response = await self.pool.exchange(
                 self._host,
                 method,
                 head.encode("latin-1"),
@@ -463,7 +465,7 @@ class Bucket:
         if (
             code in error_codes.WANTS_VIRTUAL
             and turned.may_turn
-            and turned.place(self.name)[0] != turned.host
+            and turned.bucket_address(self.name)[0] != turned.host
         ):
             self._aim(turned)  # once more where it has turned: others in flight are told so as well
             return RetryError("WrongAddressing", f"the storage wants the bucket in the host ({code})")

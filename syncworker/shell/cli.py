@@ -28,7 +28,7 @@ from syncworker.errors import SyncError, UsageError
 from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import Jobs, NoSuchJob, NoSuchPlan, Status, check_id, recorded_state
 from syncworker.model import FINAL_STATES, State
-from syncworker.s3 import endpoint
+from syncworker.s3 import resolver
 from syncworker.settings import Settings
 from syncworker.shell import arguments as usage
 
@@ -116,7 +116,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
         session_token=session_token,
         asked=table.of_flags(vars(arguments)),
     )
-    endpoint.check_storage_url(request.storage_url)
+    resolver.check_storage_url(request.storage_url)
     for text in spec.warn_of_empty(arguments.source, arguments.dest):
         _complain(text)
     jobs.prepare()

@@ -37,8 +37,8 @@ from syncworker.plan.compare import NEW
 from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
 from syncworker.s3 import xml_messages
+from syncworker.s3.body import FileSlice
 from syncworker.s3.bucket import Bucket
-from syncworker.s3.connection import FileSlice
 from syncworker.system.control import settling
 from syncworker.transfer.readers import TRIES, Changed, Outcome, Read, describe, entry_of, restat
 

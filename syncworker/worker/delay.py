@@ -75,7 +75,7 @@ def _of_slow_down(bucket: Bucket) -> Delay | None:
 
 def _of_silence(bucket: Bucket) -> Delay | None:
     """Requests are under way, and no byte moves."""
-    seconds = bucket.wire.silent_seconds()
+    seconds = bucket.pool.silent_seconds()
     if seconds < _SILENT_SECONDS:
         return None
     since = time.time() - seconds

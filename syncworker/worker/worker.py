@@ -37,9 +37,9 @@ from syncworker.plan import draft
 from syncworker.plan.may_delete import Rules
 from syncworker.request import parse_storage_url
 from syncworker.s3.bucket import Bucket
-from syncworker.s3.connection import Limits, Wire
 from syncworker.s3.credentials import Chain, Given, KeySource
 from syncworker.s3.endpoint import Endpoint
+from syncworker.s3.pool import ConnectionPool, Limits
 from syncworker.settings import Settings, origin_of_keys
 from syncworker.system import disk_space, processes
 from syncworker.system.bandwidth import Bandwidth
@@ -221,9 +221,10 @@ async def _work(
         # No proxy stands between us and the embedded store.
         embedded = settings.storage_url is None and settings.is_own(status["storage_url"])
         limits = Limits.of(settings.storage_timeout)
-        async with Wire(place, ca_bundle, limits, use_proxies=not embedded, bandwidth=bandwidth) as wire:
+        connections = ConnectionPool(place, ca_bundle, limits, use_proxies=not embedded, bandwidth=bandwidth)
+        async with connections as pool:
             bucket = Bucket(
-                wire,
+                pool,
                 status["dest"],
                 region,
                 keys,
@@ -268,14 +269,14 @@ async def _work(
             ticker = asyncio.create_task(
                 _tick(jobs, progress, control, bucket, writer, tell), name="ticker of the status"
             )
-            assert wire.watchdog is not None
+            assert pool.watchdog is not None
             try:
-                beside = {ticker, watcher, wire.watchdog}
+                beside = {ticker, watcher, pool.watchdog}
                 await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
                     sync.fatal = _end_of(next(task for task in beside if task.done()))
                     pause.look(stopping=True)
-                    wire.close()  # what is in flight would have nobody who ends it
+                    pool.close()  # what is in flight would have nobody who ends it
                 await work
                 return sync.ending
             finally:
@@ -304,7 +305,7 @@ async def _watch(bucket: Bucket, progress: Progress, stopping: Callable[[], bool
 
 
 def _look(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
-    bandwidth, pause = bucket.wire.bandwidth, bucket.pause
+    bandwidth, pause = bucket.pool.bandwidth, bucket.pause
     bandwidth.look(stopping=stopping())
     limit = {"bandwidth": bandwidth.own or None, "all_jobs": bandwidth.all_jobs or None}
     progress.status["limit"] = limit
@@ -313,7 +314,7 @@ def _look(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> N
         if not pause.on:
             bucket.go_on()
     if pause.on:
-        bucket.wire.close_idle()
+        bucket.pool.close_idle()
 
 
 async def _tick(
@@ -322,11 +323,11 @@ async def _tick(
     """Publishes the status, and ends what hangs once the job is to stop. Ends with the error of a disk: of
     the jobs', or of the store's, which on a full one says nothing."""
     loop = asyncio.get_running_loop()
-    wire = bucket.wire
+    pool = bucket.pool
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         if control.stopping():
-            wire.give_up(writes=control.drops_writes())
+            pool.give_up(writes=control.drops_writes())
             progress.status["cancel_requested"] = control.reason == "cancelled"
         progress.status["pause_requested"] = jobs.is_paused(progress.status["id"])
         if bucket.waits_to_send(_SILENT_SECONDS) and (full := bucket.is_full()) is not None:

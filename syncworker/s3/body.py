@@ -1,0 +1,39 @@
+"""The bodies of requests: bytes that are at hand, or pieces that are read while they are sent."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Protocol
+
+CHUNK = 256 << 10
+
+
+class Body(Protocol):
+    """A body that is sent in pieces. `chunks` starts anew at each call, so an exchange can be repeated."""
+
+    size: int
+
+    def chunks(self) -> Iterator[bytes]: ...
+
+
+def slices(body: bytes) -> Iterator[bytes]:
+    view = memoryview(body)
+    for start in range(0, len(body), CHUNK):
+        yield view[start : start + CHUNK]  # type: ignore[misc]
+
+
+class FileSlice:
+    """A range of an open file as a body. Raises EOFError when the file has become shorter."""
+
+    def __init__(self, fd: int, offset: int, size: int) -> None:
+        self.fd, self.offset, self.size = fd, offset, size
+
+    def chunks(self) -> Iterator[bytes]:
+        position, end = self.offset, self.offset + self.size
+        while position < end:
+            piece = os.pread(self.fd, min(CHUNK, end - position), position)
+            if not piece:
+                raise EOFError
+            position += len(piece)
+            yield piece
