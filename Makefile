@@ -53,11 +53,17 @@ $(VENV)/.strace: $(VENV)/.dev
 		{ echo "the tests need strace: install Debian's package strace as root" >&2; exit 1; }
 	@touch $@
 
-# Stands in front of the server in tests.
+# Stand in front of the server in tests.
 $(VENV)/.nginx: $(VENV)/.dev
 	@test -x /usr/sbin/nginx || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
 		apt-get -qq install -y --no-install-recommends nginx >/dev/null; } || \
 		{ echo "the tests need nginx: install Debian's package nginx as root" >&2; exit 1; }
+	@touch $@
+
+$(VENV)/.caddy: $(VENV)/.dev
+	@command -v caddy >/dev/null || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+		apt-get -qq install -y --no-install-recommends caddy >/dev/null; } || \
+		{ echo "the tests need caddy: install Debian's package caddy as root" >&2; exit 1; }
 	@touch $@
 
 screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/screenshots again
@@ -68,7 +74,7 @@ TESTERS ?= 2
 test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE) ## the tests, those against real S3 servers and in a real Chromium included; the longest apart
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --durations=15 -m "not long"
 
-test-long: $(VENV)/.dev $(VENV)/.chromium $(VENV)/.nginx $(AXE) ## rates held for ten seconds, a year of mirrors, disasters beside the peers, the dashboard through nginx
+test-long: $(VENV)/.dev $(VENV)/.chromium $(VENV)/.nginx $(VENV)/.caddy $(AXE) ## rates held for ten seconds, a year of mirrors, disasters beside the peers, the dashboard through nginx
 	$(BIN)/python -m pytest --durations=15 -m long
 
 test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed at, and failed in, each of their system calls on jobs/
