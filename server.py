@@ -30,6 +30,7 @@ from syncworker.errors import FatalError, SyncError, UsageError
 from syncworker.jobs import cleanup, pages
 from syncworker.jobs import history as histories
 from syncworker.jobs.pages import ReportReader
+from syncworker.jobs.plan_sums import PlanSums
 from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, NoSuchPlan, Status, check_id, recorded_state
 from syncworker.mirrors.file import MirrorFile
@@ -82,6 +83,7 @@ class Service:
     token_needed: bool
     storage_check: StorageCheck
     reports: ReportReader = field(default_factory=ReportReader)
+    plans: PlanSums = field(default_factory=PlanSums)
 
     @property
     def jobs(self) -> Jobs:
@@ -311,9 +313,7 @@ def report(service: Service, given: Parameters) -> Answer:
     job_id = _known_id(service, given)
     after = _number("after", given.get("after"), 0, 0, AFTER_MAX)
     limit = _number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX)
-    op, q = given.get("op") or "", given.get("q") or ""
-    if op and op not in openapi.REPORTED:
-        raise UsageError("BadOperation", f"op must be one of {', '.join(openapi.REPORTED)}", param="op")
+    op, q = _operation(given), given.get("q") or ""
     errors = table.one_of("errors", 0, 1)(given.get("errors") or "0")
     path = service.jobs.file(job_id, "report.jsonl")
     page = service.reports.page(path, after=after, limit=limit, op=op, q=q, errors=bool(errors))
@@ -341,12 +341,28 @@ def plan(service: Service, given: Parameters) -> Answer:
     path = service.jobs.file(job_id, "plan.jsonl")
     if not about or not os.path.isfile(path):
         raise NoSuchPlan(job_id)
-    page = service.reports.page(path, after=after, limit=limit)
+    op, q, below = _operation(given), given.get("q") or "", given.get("below") or ""
+    try:
+        page = service.reports.page(path, after=after, limit=limit, op=op, q=q, below=below)
+    except ValueError:  # damaged
+        raise NoSuchPlan(job_id) from None
     headers = {"Content-Type": "application/x-ndjson", "ETag": f'"{about["etag"]}"'}
     if page.following is not None:
-        query = urlencode({"id": job_id, "after": page.following, "limit": limit})
+        kept = {name: text for name, text in (("op", op), ("q", q), ("below", below)) if text}
+        query = urlencode({"id": job_id, **kept, "after": page.following, "limit": limit})
         headers["Link"] = f'<{service.base_path}plan?{query}>; rel="next"'
     return 200, page.lines, headers
+
+
+def planned(service: Service, given: Parameters) -> Answer:
+    """A plan by folder; the status's `plan` is read first: a plan that is not whole is none."""
+    job_id = _known_id(service, given)
+    if not (service.jobs.read(job_id) or {}).get("plan"):
+        raise NoSuchPlan(job_id)
+    try:
+        return 200, service.plans.look(service.jobs.file(job_id, "plan.jsonl"), given.get("below") or ""), {}
+    except (FileNotFoundError, ValueError):
+        raise NoSuchPlan(job_id) from None
 
 
 def log_of_job(service: Service, given: Parameters) -> Answer:
@@ -400,7 +416,8 @@ ROUTES = (
     Route("/limit", limit, ("id", "bandwidth"), acts=True),
     Route("/resume", resume, ("id", *KEY_PARAMETERS), acts=True),
     Route("/approve", approve, ("id", "etag", *KEY_PARAMETERS), acts=True),
-    Route("/plan", plan, ("id", "limit", "after"), acts=False, conditional=True),
+    Route("/plan", plan, ("id", "op", "q", "below", "after", "limit"), acts=False, conditional=True),
+    Route("/plan/sums", planned, ("id", "below"), acts=False),
     Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
     Route("/report", report, ("id", "op", "q", "errors", "after", "limit"), acts=False),
     Route("/log", log_of_job, ("id",), acts=False),
@@ -425,6 +442,13 @@ def _id(given: Parameters) -> str:
     if not given.get("id"):
         raise UsageError("MissingParameter", "id is missing: the id of a job", param="id")
     return check_id(given["id"])
+
+
+def _operation(given: Parameters) -> str:
+    op = given.get("op") or ""
+    if op and op not in openapi.REPORTED:
+        raise UsageError("BadOperation", f"op must be one of {', '.join(openapi.REPORTED)}", param="op")
+    return op
 
 
 def _known_id(service: Service, given: Parameters) -> str:

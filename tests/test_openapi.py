@@ -187,7 +187,7 @@ class Asker:
             if self.path == "/resume":
                 self.site.get(f"/cancel?id={job_id}")
             return f"id={job_id}"
-        if self.path in ("/approve", "/plan"):
+        if self.path in ("/approve", "/plan", "/plan/sums"):
             return f"id={self.site.waiting()}"
         return ""
 

@@ -16,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
+from syncworker.jobs import plan_sums
+
 LINES_DEFAULT, LINES_MAX = 1000, 10_000
 LOG_BYTES = 64 << 10
 _PAGE_BYTES = 4 << 20
@@ -23,6 +25,9 @@ _SEARCH_SECONDS = 2.0
 _CHUNK_BYTES = 1 << 20
 _PLACES_KEPT = 1000
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
+_Name = tuple[str, int, str]  # path, inode, and what its keys begin with
 
 
 class Page(NamedTuple):
@@ -40,6 +45,11 @@ class _Wanted(NamedTuple):
     def takes(self, line: bytes) -> bool:
         if not any(self):
             return True
+        if self.op and self.op.encode() not in line:
+            return False  # no need to parse it
+        plain = self.q.isascii() and line.isascii() and b"\\" not in line
+        if plain and self.q.encode() not in line.lower():
+            return False
         try:
             value = json.loads(line)
         except (ValueError, RecursionError):  # cut by a full disk, long ago
@@ -56,34 +66,45 @@ class ReportReader:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._places: OrderedDict[tuple[str, int, int], int] = OrderedDict()  # (path, inode, line) -> offset
+        self._places: OrderedDict[tuple[_Name, int], int] = OrderedDict()  # (name, line) -> offset
 
     def page(
-        self, path: str, *, after: int, limit: int, op: str = "", q: str = "", errors: bool = False
+        self,
+        path: str,
+        *,
+        after: int,
+        limit: int,
+        op: str = "",
+        q: str = "",
+        errors: bool = False,
+        below: str = "",
     ) -> Page:
         """The next `limit` lines that are of this `op` and hold `q` in key, code or message, in any case;
-        `errors`: only of what failed. No report: an empty page."""
+        `errors`: only of what failed; `below`: only of a plan's lines whose keys begin so, and `after` counts
+        from the first of them. No report: an empty page."""
         try:
             file = open(path, "rb")  # noqa: SIM115 - closed below
         except FileNotFoundError:
             return Page(b"", None)
         with file:
-            inode = os.fstat(file.fileno()).st_ino
-            number = self._seek(file, path, inode, after)
+            file.seek(plan_sums.first_below(file, below) if below else 0)
+            name = (path, os.fstat(file.fileno()).st_ino, below)
+            number = self._seek(file, name, after)
             if number < after:
                 return Page(b"", None)
-            return self._read(file, path, inode, number, limit, _Wanted(op, q.casefold(), errors))
+            return self._read(file, name, number, limit, _Wanted(op, q.casefold(), errors))
 
-    def _read(self, file: BinaryIO, path: str, inode: int, number: int, limit: int, wanted: _Wanted) -> Page:
+    def _read(self, file: BinaryIO, name: _Name, number: int, limit: int, wanted: _Wanted) -> Page:
+        below = name[2]
         until = time.monotonic() + _SEARCH_SECONDS
         matches: list[bytes] = []
         size, begin = 0, number
         place = file.tell()
         for line in file:
-            if not line.endswith(b"\n"):
+            if not line.endswith(b"\n") or (below and not plan_sums.is_below(line, below)):
                 return Page(b"".join(matches), None)
             if len(matches) >= limit or size >= _PAGE_BYTES or (number > begin and time.monotonic() > until):
-                self._keep(path, inode, number, place)
+                self._keep(name, number, place)
                 return Page(b"".join(matches), number)
             number += 1
             place += len(line)
@@ -92,10 +113,10 @@ class ReportReader:
                 size += len(line)
         return Page(b"".join(matches), None)
 
-    def _seek(self, file: BinaryIO, path: str, inode: int, after: int) -> int:
+    def _seek(self, file: BinaryIO, name: _Name, after: int) -> int:
         """Goes to where so many lines have been read; how many there are, if they are fewer."""
         with self._lock:
-            place = self._places.get((path, inode, after))
+            place = self._places.get((name, after))
         if place is not None:
             file.seek(place)
             return after
@@ -112,9 +133,9 @@ class ReportReader:
             return after
         return number
 
-    def _keep(self, path: str, inode: int, number: int, place: int) -> None:
+    def _keep(self, name: _Name, number: int, place: int) -> None:
         with self._lock:
-            self._places[path, inode, number] = place
+            self._places[name, number] = place
             while len(self._places) > _PLACES_KEPT:
                 self._places.popitem(last=False)
 

@@ -63,6 +63,7 @@ _MODULES = (
     "mirrors",
     "options",
     "plan",
+    "plan_view",
     "plot",
     "route",
     "success",

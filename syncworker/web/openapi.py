@@ -118,6 +118,10 @@ PARAMETERS: dict[str, Schema] = {
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
     ),
     "op": _or_empty(text("Only lines of this operation", enum=[*REPORTED])),
+    "below": text(
+        "Only keys that begin so, `2024/` for example; `after` counts from the first of them",
+        pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
+    ),
     "errors": table.flag_schema("1: only lines of what failed or was found wrong", 0),
     "after": {
         "description": "How many lines have been read already",
@@ -259,13 +263,23 @@ OPERATIONS: dict[str, Operation] = {
     "/plan": Operation(
         "What a job would do",
         "Lines of `jobs/ID.plan.jsonl`, in the order of their keys; `Link` has the address of the next page."
-        " A page ends at its limit, or at four megabytes.",
+        " A page ends at its limit, at four megabytes, or after two seconds of searching, and may then be"
+        " short.",
         {200: ("One JSON object a line", "application/x-ndjson")},
-        ("id", "limit", "after"),
+        ("id", "op", "q", "below", "after", "limit"),
         ("id",),
         conditional=True,
         errors={404: "No such job, or it has no plan"},
         overrides={"limit": _LINES},
+    ),
+    "/plan/sums": Operation(
+        "A plan by folder",
+        "What a plan would do below each folder, and its biggest lines. Of a large plan one answer has what"
+        " was read in a second: while `complete` is false, ask again.",
+        {200: ("The sums", "PlanSums")},
+        ("id", "below"),
+        ("id",),
+        errors={404: "No such job, or it has no plan"},
     ),
     "/jobs": Operation(
         "The history",

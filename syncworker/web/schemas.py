@@ -274,6 +274,30 @@ JOB_PAGE = record(
         "next": nullable(text("Give it as `before` for the next page; null on the last", pattern=ID_PATTERN)),
     },
 )
+_SUMS = {
+    "deletes": integer("Objects to delete"),
+    "delete_bytes": integer("Their bytes"),
+    "uploads": integer("Files to send"),
+    "updates": integer("Objects to be given other headers"),
+}
+_PLAN_LINES = rows("Lines of the plan", {"type": "object"})
+PLAN_SUMS = record(
+    "A plan by folder.",
+    {
+        "complete": flag("All lines below the folder have been read"),
+        "lines": integer("How many have been read"),
+        "folders_total": integer("How many folders they are in"),
+        "folders": rows(
+            "The 200 of which most is deleted, then most is sent",
+            record("A folder.", {"folder": text("What its keys begin with"), **_SUMS}),
+        ),
+        "files": nullable(record("What lies in no folder; null: nothing", _SUMS)),
+        "biggest": record(
+            "The 100 of each operation whose objects are biggest",
+            {"delete": _PLAN_LINES, "upload": _PLAN_LINES, "update": _PLAN_LINES},
+        ),
+    },
+)
 MIRROR_RUN = record(
     "A run of a mirror that has ended.",
     {
@@ -446,6 +470,7 @@ ALL: dict[str, Schema] = {
     "Mirrors": MIRRORS,
     "Mirror": MIRROR,
     "MirrorRun": MIRROR_RUN,
+    "PlanSums": PLAN_SUMS,
     "Health": HEALTH,
     "Problem": PROBLEM,
 }

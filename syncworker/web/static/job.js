@@ -5,7 +5,7 @@ import { get, isFailure, lines, text } from "./api.js";
 import { askedOf } from "./actions.js";
 import { Card } from "./card.js";
 import { isActive, PHASES, SKIPPED, titleOf } from "./labels.js";
-import { Plan } from "./plan.js";
+import { Plan } from "./plan_view.js";
 import { Plot } from "./plot.js";
 import { go, HOME, link } from "./route.js";
 import { lastSuccess, successLine } from "./success.js";
