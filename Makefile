@@ -67,7 +67,7 @@ $(VENV)/.caddy: $(VENV)/.dev
 	@touch $@
 
 screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/screenshots again
-	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -q tests/test_dashboard.py -k pictures
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -q tests/test_dashboard.py tests/test_dashboard_pictures.py -k pictures
 
 # Tests wait more than they work: for stores, workers, a browser.
 TESTERS ?= 2

@@ -27,21 +27,35 @@ def desk(make_service: Callable[..., Service], make_proxy: Any, juicefs: Store, 
     return Desk(make_service(juicefs, start=False, STORAGE_URL=proxy.url, MIRRORS_FILE=file), proxy)
 
 
-def remember(desk: Desk, name: str, states: list[str]) -> None:
+def remember(desk: Desk, mirrors: dict[str, list[str]]) -> None:
     """Runs of earlier nights, a day apart, the last one yesterday."""
+    kept = {name: memory_of(states) for name, states in mirrors.items()}
+    desk.service.jobs.mkdir(exist_ok=True)
+    (desk.service.jobs / ".mirrors.json").write_text(json.dumps({"version": 1, "mirrors": kept}))
+
+
+def memory_of(states: list[str]) -> dict[str, Any]:
     now = datetime.now(UTC)
     runs = []
     for back, state in zip(range(len(states), 0, -1), states, strict=True):
-        at = now - timedelta(days=back)
-        text = [f"{moment:%Y-%m-%dT%H:%M:%S.000Z}" for moment in (at, at + timedelta(seconds=20 * back))]
+        at = now - timedelta(days=back, hours=1)
+        text = [
+            f"{moment:%Y-%m-%dT%H:%M:%S.000Z}" for moment in (at, at + timedelta(seconds=20 + back * 37 % 90))
+        ]
         run: dict[str, Any] = {"id": f"{at:%Y%m%dT%H%M%S}-00000000", "state": state, "attempt": 1}
-        run |= {"scoped": False, "started_at": text[0], "finished_at": text[1], "error": None}
+        run |= {"scoped": False, "started_at": text[0], "finished_at": text[1]}
+        run |= {"error": None if state == "done" else "StorageUnreachable"}
         runs.append(run | {"files_uploaded": 1, "bytes_uploaded": 5, "objects_deleted": 0})
     seen = f"{now - timedelta(days=90):%Y-%m-%dT%H:%M:%S.000Z}"
     success = next((run["finished_at"] for run in reversed(runs) if run["state"] == "done"), None)
-    memory = {"first_seen": seen, "last_due": seen, "last_success": success, "skipped": 2, "runs": runs}
-    desk.service.jobs.mkdir(exist_ok=True)
-    (desk.service.jobs / ".mirrors.json").write_text(json.dumps({"version": 1, "mirrors": {name: memory}}))
+    skipped = 2 if states[-1] != "done" else 0
+    return {
+        "first_seen": seen,
+        "last_due": f"{now:%Y-%m-%dT%H:%M:%S.000Z}",
+        "last_success": success,
+        "skipped": skipped,
+        "runs": runs,
+    }
 
 
 def mirror(page: Page, name: str) -> Any:
@@ -68,10 +82,10 @@ def test_mirrors_are_told_run_and_approved_by_keyboard(
     toml = tmp_path / "mirrors.toml"
     desk.folder("photos", {"a": "1", "b": "2", "c": "3"})
     desk.folder("films", {"no": "1"})
-    remember(desk, "films", ["done", "done", "failed"])
+    remember(desk, {"films": ["done", "done", "failed"]})
     toml.write_text(
         f"[photos]\nsource='photos'\ndest='{bucket}'\nmax_delete=1\ncron='0 3 * * *'\nmax_age='26h'\n"
-        f"[films]\nsource='films'\ndest='{bucket}-films'\nmax_age='26h'\n"
+        f"[films]\nsource='films'\ndest='{bucket}-films'\nmax_age='26h'\nevery='36h'\n"
     )
     desk.proxy.on_request(
         lambda r: s3_error(403, "AccessDenied") if r.method == "PUT" and r.key == "no" else None
@@ -87,12 +101,13 @@ def test_mirrors_are_told_run_and_approved_by_keyboard(
     expect(films.locator(".troubles li")).to_have_text(
         [
             re.compile(r"^Overdue: the last success was 2 days ago\.$"),
-            "The last run was failed.",
+            "The last run failed (StorageUnreachable).",
             "2 runs missed, as the destination was busy.",
         ]
     )
     expect(films.get_by_role("img")).to_have_attribute("aria-label", "films: 3 runs, 1 not done")
     expect(films.locator(".bars [data-state]")).to_have_count(3)
+    expect(films.locator(".at-next")).to_contain_text("every 36 h")
     check_with_axe(page)
 
     photos.get_by_role("button", name="Run now photos").focus()
@@ -103,7 +118,7 @@ def test_mirrors_are_told_run_and_approved_by_keyboard(
     expect(photos.get_by_role("img")).to_have_attribute("aria-label", "photos: 1 run, all done")
     assert set(contents(juicefs, bucket)) == {"a", "b", "c"}
     films.get_by_role("button", name="Run now films").click()
-    expect(films.locator(".troubles li").nth(1)).to_have_text("The last run was failed (FilesFailed).")
+    expect(films.locator(".troubles li").nth(1)).to_have_text("The last run failed (FilesFailed).")
     expect(photos.locator(".badge")).to_have_text("done")
 
     desk.folder("photos", {"a": None, "b": None})  # more than may go unasked

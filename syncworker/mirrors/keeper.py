@@ -187,7 +187,7 @@ class Keeper:
             "dest": mirror.dest,
             "storage_url": mirror.storage_url or self._settings.default_storage_url,
             "options": table.parse(mirror.asked),
-            "schedule": _in_words(mirror),
+            "schedule": _for_people(mirror),
             "next_run_at": timestamp(next_run) if next_run else None,
             "last_job": last or None,
             "last_state": state,
@@ -546,11 +546,21 @@ def _trouble(jobs: Mapping[str, Entry]) -> str | None:
 
 
 def _in_words(mirror: Mirror) -> str:
+    """As it is remembered: another text is another schedule."""
     if mirror.schedule.cron:
         return f"cron {mirror.schedule.cron}"
     if mirror.schedule.every is not None:
         return f"every {mirror.schedule.every.total_seconds():.0f} s"
     return "by hand"
+
+
+def _for_people(mirror: Mirror) -> str:
+    if mirror.schedule.cron or mirror.schedule.every is None:
+        return _in_words(mirror)
+    seconds = int(mirror.schedule.every.total_seconds())
+    units = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
+    length, unit = next((length, unit) for length, unit in units if seconds % length == 0)
+    return f"every {seconds // length} {unit}" if (seconds, unit) != (86400, "days") else "every day"
 
 
 def _run_of(status: Status) -> dict[str, Any]:

@@ -22,7 +22,7 @@ export function troublesOf(mirror, now) {
   return [
     mirror.overdue && (success ? `Overdue: the last success was ${ago((now - Date.parse(success)) / 1000)}.`
       : "Overdue: there has been no success yet."),
-    ["failed", "interrupted", "cancelled"].includes(state) && `The last run was ${STATES[state]}${code ? ` (${code})` : ""}.`,
+    ["failed", "interrupted", "cancelled"].includes(state) && `The last run ${state === "failed" ? "" : "was "}${STATES[state]}${code ? ` (${code})` : ""}.`,
     mirror.error && `${mirror.error[0].toUpperCase()}${mirror.error.slice(1)}.`,
     skipped > 0 && `${count(skipped, "run")} missed, as the destination was busy.`,
   ].filter(Boolean);
@@ -31,7 +31,7 @@ export function troublesOf(mirror, now) {
 // A bar for each run, newest on the right, as high as it took long; what did not end well hangs from the line.
 class Bars {
   constructor() {
-    this.box = svg("svg", { class: "bars", viewBox: `0 0 ${RUNS * 4} 24`, role: "img" });
+    this.box = svg("svg", { class: "bars", viewBox: `0 0 ${RUNS * 4} 24`, preserveAspectRatio: "xMinYMid", role: "img" });
   }
 
   draw(name, runs) {

@@ -31,7 +31,7 @@ export class Plan {
     this.sums = element("p", {});
     this.numbers = element("p", { class: "quiet" });
     this.path = element("p", { class: "path" });
-    this.folders = headed("The plan by folder", ["Folder", "Deletes", "Of bytes", "Sends", "Headers"]);
+    this.folders = headed("The plan by folder", ["Folder", "Deletes", "Bytes", "Sends", "Other headers"]);
     this.more = element("p", { class: "quiet" });
     this.table = headed("Lines of the plan", ["Operation", "Why", "Key", "Object", "Of"]);
     this.none = element("p", { class: "none" });
