@@ -126,7 +126,7 @@ def _sync_mirror(service: Service, given: Parameters) -> Answer:
             "BadParameter", f"{beside[0]} cannot stand beside mirror: mirrors.toml says it", param=beside[0]
         )
     status = service.keeper.run(given["mirror"])
-    return 202, status, {"Location": f"/get?id={quote(status['id'])}"}
+    return 202, status, {"Location": f"{service.base_path}get?id={quote(status['id'])}"}
 
 
 def mirrors(service: Service, _given: Parameters) -> Answer:

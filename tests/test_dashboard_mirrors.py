@@ -193,3 +193,15 @@ def test_mistakes_are_told_with_their_line_and_history_filters_by_mirror(
     page.reload()
     settled(page)
     expect(page.locator("#mirrors-panel")).to_be_hidden()
+
+
+def test_a_run_is_found_below_the_path_that_a_proxy_shows(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "mirrors.toml"
+    file.write_text(f"[photos]\nsource='photos'\ndest='{bucket}'\n")
+    service = make_service(juicefs, MIRRORS_FILE=str(file), API_BASE_PATH="/s3sync/")
+    tree(service.uploads / "photos", {"a": "1"})
+    made = service.get("/sync", mirror="photos")
+    assert made.headers["location"] == f"/s3sync/get?id={made.json()['id']}"
+    service.wait_state(made.json()["id"], "done")

@@ -81,7 +81,8 @@ def first_below(file: BinaryIO, folder: str) -> int:
 class _Pass:
     """Over the lines below one folder. The folders in it come one after another."""
 
-    def __init__(self, below: str) -> None:
+    def __init__(self, below: str, inode: int) -> None:
+        self._inode = inode
         self.lock = threading.Lock()
         self.complete = False
         self._below, self._offset = below, -1
@@ -97,6 +98,8 @@ class _Pass:
     def go_on(self, path: str, until: float) -> None:
         escaped = json.dumps(self._below)[1:-1].encode()
         with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_ino != self._inode:
+                raise FileNotFoundError(path)  # there is another plan since
             if self._offset < 0:
                 self._offset = first_below(file, self._below) if self._below else 0
             file.seek(self._offset)
@@ -182,7 +185,7 @@ class PlanSums:
         stamp = os.stat(path)
         key = (path, stamp.st_ino, stamp.st_mtime_ns, below)
         with self._lock:
-            one = self._passes.setdefault(key, _Pass(below))
+            one = self._passes.setdefault(key, _Pass(below, stamp.st_ino))
             self._passes.move_to_end(key)
             while len(self._passes) > _LOOKS_KEPT:
                 self._passes.popitem(last=False)

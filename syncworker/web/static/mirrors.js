@@ -95,7 +95,8 @@ class Row {
     button.disabled = true;
     try {
       const { value } = await get(`get?id=${encodeURIComponent(this.mirror.waiting_job)}`);
-      await this.go((job) => approve(job, button, desk), value);
+      if (value.plan) await this.go((job) => approve(job, button, desk), value);
+      else this.refuse(value.message); // it waits no more
     } catch (error) {
       if (!isFailure(error)) throw error;
       this.refuse(error.message);
