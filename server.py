@@ -10,6 +10,7 @@ Who may call is decided before this (`guard`), how much may be sent below it (`h
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import logging
 import os
@@ -53,6 +54,10 @@ from syncworker.web.problem_details import problem, to_json
 
 NAME = "s3-sync-api"
 JOBS_MAX = 500  # of one answer of /jobs
+PACKED_FROM_BYTES, PACKED_LEVEL = (
+    4096,
+    1,
+)  # long answers, for clients that take gzip: a history is mostly names
 AFTER_MAX = 9_999_999_999  # lines of a report
 RESOLVE_SECONDS = 2.0
 _RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer
@@ -585,6 +590,11 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
             names = ("ETag", "Cache-Control", "Vary", "Content-Security-Policy")
             kept = {name: headers[name] for name in names if name in headers}
             return bottle.HTTPResponse(b"", 304, headers=kept)
+    if len(value) >= PACKED_FROM_BYTES and "Content-Encoding" not in headers:
+        headers = {"Vary": "Accept-Encoding"} | headers
+        if dashboard.accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
+            value = gzip.compress(value, PACKED_LEVEL, mtime=0)
+            headers["Content-Encoding"] = "gzip"
     return bottle.HTTPResponse(value, status, headers=headers)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from collections.abc import Iterator
@@ -92,6 +93,23 @@ def test_a_filtered_history_is_paged_to_its_end(site: Site) -> None:
         found += [job["id"] for job in page["jobs"]]
         before = page["next"]
     assert found == [f"20261122T{number:06}-00000000" for number in range(59, 0, -2)]
+
+
+def test_long_answers_are_packed_for_clients_that_take_it(site: Site) -> None:
+    for number in range(20):
+        write(site, f"20261122T{number:06}-00000000")
+    plain = site.get("/jobs")
+    packed = site.get("/jobs", Accept_Encoding="br, gzip")
+    assert "content-encoding" not in plain.headers and plain.headers["vary"] == "Accept-Encoding"
+    assert (packed.headers["content-encoding"], packed.headers["vary"]) == ("gzip", "Accept-Encoding")
+    assert gzip.decompress(packed.body) == plain.body and len(packed.body) < len(plain.body) / 4
+    assert int(packed.headers["content-length"]) == len(packed.body)
+    assert packed.headers["etag"] == plain.headers["etag"]
+    again = site.get("/jobs", Accept_Encoding="gzip", If_None_Match=packed.headers["etag"])
+    assert (again.status, again.body) == (304, b"")
+    for accepted in ("", "gzip;q=0", "br"):
+        assert "content-encoding" not in site.get("/jobs", Accept_Encoding=accepted).headers
+    assert "content-encoding" not in site.get("/jobs?limit=1", Accept_Encoding="gzip").headers  # short
 
 
 @pytest.mark.parametrize(

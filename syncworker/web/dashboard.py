@@ -22,6 +22,11 @@ _POLICY = (
 )
 
 
+def accepts_gzip(accepted: str) -> bool:
+    """Of a client with this Accept-Encoding."""
+    return _GZIP.search(accepted.lower()) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     body: bytes
@@ -30,7 +35,7 @@ class Page:
 
     def answer(self, accepted: str) -> tuple[bytes, dict[str, str]]:
         """Body and headers for a client with this Accept-Encoding."""
-        if self.packed and _GZIP.search(accepted.lower()):
+        if self.packed and accepts_gzip(accepted):
             return self.packed, self.headers | {"Content-Encoding": "gzip"}
         return self.body, self.headers
 
