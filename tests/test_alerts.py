@@ -253,6 +253,29 @@ def test_a_worker_that_is_told_to_stop_is_counted_and_wakes_nobody_at_once(
     night(tmp_path, before, after, {HOUR + 1: set(), HOUR + 59: set(), 2 * HOUR + 1: {"SyncNotFinished"}})
 
 
+def test_a_job_that_somebody_cancels_wakes_nobody(
+    make_service: Callable[..., Service],
+    juicefs: Store,
+    bucket: str,
+    make_proxy: Callable[[Store], RecordingProxy],
+    tmp_path: Path,
+) -> None:
+    proxy = make_proxy(juicefs)
+    service = make_service(juicefs, STORAGE_URL=proxy.url)
+    tree(service.uploads / "photos", {"a": "1"})
+    before = scrape(service)
+    gate = Gate(proxy, lambda request: request.method == "PUT" and bool(request.key))
+    job = service.sync(bucket)
+    gate.wait()
+    assert service.get("/cancel", id=job).status in (200, 202)
+    gate.open()
+    service.wait_state(job, "cancelled")
+    ended = 'syncworker_attempts_ended_total{state="cancelled"}'
+    after = wait_for(lambda: (found := scrape(service)).get(ended) and found, 20, "the end")
+    assert any("last_result" in name and "cancelled" in name and value for name, value in after.items())
+    night(tmp_path, before, after, {HOUR + 1: set(), 2 * HOUR + 1: set(), 5 * HOUR: set()})
+
+
 def test_a_worker_out_of_memory_wakes_somebody(
     make_service: Callable[..., Service],
     juicefs: Store,
