@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bench import Service, contents, expected, tree, wait_for
+from bench import RecordingProxy, Service, contents, expected, tree, wait_for
 from botocore.exceptions import ClientError
 from stores import Store
 from test_mirrors import Nightly
@@ -344,3 +344,52 @@ def test_a_server_that_is_killed_looks_at_everything_when_it_is_back(
     (folder / "a" / "unseen").write_bytes(b"1")
     nightly.service.start()
     wait_for(lambda: equal(juicefs, bucket, folder), 30, "the bucket")
+
+
+def listed(proxy: RecordingProxy) -> list[str]:
+    """The prefixes of the listings that were asked for; who looks for the mark of one folder or for one key
+    asks for its name without a slash."""
+    asked = [request.query.get("prefix", "") for request in proxy.requests if "list-type" in request.query]
+    return [prefix for prefix in asked if prefix == "" or prefix.endswith("/")]
+
+
+def test_a_job_after_changes_lists_below_the_changed_folders_only(
+    make_service: Callable[..., Service],
+    make_proxy: Callable[[Store], RecordingProxy],
+    juicefs: Store,
+    bucket: str,
+    tmp_path: Path,
+) -> None:
+    proxy, path = make_proxy(juicefs), tmp_path / "mirrors.toml"
+    service = make_service(
+        juicefs, start=False, MIRRORS_FILE=str(path), STORAGE_PATIENCE="0", STORAGE_URL=proxy.url
+    )
+    nightly = Nightly(service, path)
+    many = {f"{n}": 1 for n in range(1010)}
+    folder = begin(
+        nightly, bucket, {"a": {"x": 10, "y": 10, "deep": {"er": 1}}, "a b": {"z": 1}, "a-1": 1, "m": many}
+    )
+    stranger = {"Bucket": bucket, "Body": b"of another hand"}
+    for key in ("a/stranger", "b/stranger", "a-2"):
+        juicefs.client().put_object(Key=key, **stranger)
+    proxy.reset()
+    (folder / "a" / "x").unlink()
+    (folder / "a" / "new").write_bytes(b"1")
+    nightly.wait("photos", lambda view: len(view["runs"]) == 2, 60)
+    assert set(listed(proxy)) == {"a/"}
+    wanted = {**expected(folder), "b/stranger": b"of another hand", "a-2": b"of another hand"}
+    assert contents(juicefs, bucket) == wanted, "what was not listed stays"
+
+    proxy.reset()
+    (folder / "m" / "5").unlink()
+    (folder / "a b" / "z").write_bytes(b"changed")
+    nightly.wait("photos", lambda view: len(view["runs"]) == 3, 60)
+    assert list(dict.fromkeys(listed(proxy))) == ["a b/", "m/"]
+    proxy.reset()
+    shutil.rmtree(folder / "m")
+    for name in ("a/new", "a b/z"):
+        (folder / name).write_bytes(b"again")
+    nightly.wait("photos", lambda view: len(view["runs"]) == 4, 60)
+    assert list(dict.fromkeys(listed(proxy))) == [""], "three listings would be more than the whole one"
+    left = {"b/stranger": b"of another hand", "a-2": b"of another hand"}
+    assert contents(juicefs, bucket) == {**expected(folder), **left}

@@ -8,12 +8,15 @@ Pages come one round trip after the other. Where an earlier sync has left keys t
 between them are listed side by side with `start-after`. At each border the two ranges must agree: what one
 range lists behind the border must be what the next one begins with. If not, the store does not list in byte
 order, the ranges are dropped, and the listing goes on from where it is, by tokens alone.
+
+A job that looks at some folders only lists what lies below these, one after the other, as if it were one
+listing (`page_of_folders`); the rest of the bucket is never named, and so never deleted.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -164,6 +167,38 @@ class Listing:
         for _, pending in ahead:
             if any(page.entries for page in pending.result()):
                 raise _broken("ends before keys that it lists elsewhere")
+
+
+class Turn(str):
+    """A token of a listing of several folders: the folder's number, and its own token."""
+
+    __slots__ = ("number", "token")
+    number: int
+    token: str | None
+
+    @classmethod
+    def make(cls, number: int, token: str | None) -> Turn:
+        turn = cls(f"{number} {token}")
+        turn.number, turn.token = number, token
+        return turn
+
+
+def prefixes_of(folders: Sequence[str]) -> tuple[str, ...]:
+    """What the keys below these folders begin with, in the order in which a store lists them."""
+    return tuple(sorted(f"{folder}/" for folder in folders))
+
+
+async def page_of_folders(
+    list_below: Callable[[str | None, str], Awaitable[Page]], prefixes: Sequence[str], turn: str | None
+) -> Page:
+    """A page of the keys that begin with one of `prefixes`; behind the last page of one comes the next."""
+    number, token = (turn.number, turn.token) if isinstance(turn, Turn) else (0, None)
+    page = await list_below(token, prefixes[number])
+    if page.truncated:
+        return page if page.token is None else page._replace(token=Turn.make(number, page.token))
+    if number + 1 < len(prefixes):
+        return page._replace(token=Turn.make(number + 1, None), truncated=True)
+    return page
 
 
 def _first_beyond(entries: list[ObjectEntry], end: str | None) -> int | None:

@@ -45,7 +45,8 @@ Event = tuple[str, Any]
 class Planner:
     """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file, and that
     may go; `on_kept` of those of which `keeps` says that they stay all the same. `every`: unchanged files are
-    work as well. `outdated`: which of these the store is to update."""
+    work as well. `outdated`: which of these the store is to update. `whole`: the mirror is looked at as a
+    whole."""
 
     def __init__(
         self,
@@ -61,6 +62,7 @@ class Planner:
         *,
         every: bool = False,
         outdated: Outdated | None = None,
+        whole: bool = True,
     ) -> None:
         self.index = index
         self.fetch = fetch
@@ -70,6 +72,7 @@ class Planner:
         self.key_bytes_max = key_bytes_max
         self.every = every
         self.outdated = outdated
+        self.whole = whole
         self.keeps = keeps or (lambda _: False)
         self.on_stranger = lambda key: on_kept(key) if self.keeps(key) else on_stranger(key)
         self.deletes = Spool(spool_dir)  # ObjectEntry
@@ -128,16 +131,17 @@ class Planner:
             else:
                 self._decide(file, there, row)
         self._judge(suspects, rows)
-        self.index.set_fact("cuts", json.dumps(self.cuts))
+        if self.whole:
+            self.index.set_fact("cuts", json.dumps(self.cuts))
 
     @property
     def cuts(self) -> list[str]:
         """Where the next listing may be cut into ranges; none where the store does not list in order."""
-        return self._cuts if self._ordered else []
+        return self._cuts if self._ordered and self.whole else []
 
     def _listing(self) -> Listing:
         """By ranges, where an earlier sync found the store to list in order and left keys to cut at."""
-        cuts = json.loads(self.index.fact("cuts") or "[]")
+        cuts = json.loads(self.index.fact("cuts") or "[]") if self.whole else None
         return Listing(self.fetch, self.fetch_range, cuts)
 
     def _unordered(self) -> None:

@@ -512,8 +512,10 @@ class Bucket:
             if error.code not in ("NoSuchBucket", "NotFound"):
                 raise
 
-    async def list_page(self, token: str | None, start_after: str | None = None) -> xml_messages.Page:
-        """FatalError NoSuchBucket when the bucket is missing."""
+    async def list_page(
+        self, token: str | None, start_after: str | None = None, below: str = ""
+    ) -> xml_messages.Page:
+        """Of the keys that begin with `below`. FatalError NoSuchBucket when the bucket is missing."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(xml_messages.PAGE_KEYS)}
         if isinstance(token, xml_messages.StartAfter):
             query["start-after"] = token
@@ -521,9 +523,9 @@ class Bucket:
             query["continuation-token"] = token
         elif start_after:
             query["start-after"] = self.key_prefix + start_after
-        if self.key_prefix:
-            query["prefix"] = self.key_prefix
-        return await self._read("ListObjectsV2", query, self._page)
+        if prefix := self.key_prefix + below:
+            query["prefix"] = prefix
+        return await self._read("ListObjectsV2", query, lambda body: self._page(body, below))
 
     def _page(self, body: bytes, below: str = "") -> xml_messages.Page:
         """A page with keys as they are below the prefix; an object that is the prefix itself is left out.

@@ -45,14 +45,14 @@ from syncworker.plan.differences import Changes, Difference, Listable, collect
 from syncworker.plan.draft import Draft
 from syncworker.plan.events import Work
 from syncworker.plan.given import Outdated
-from syncworker.plan.listing import RANGE_PAGES, Listing
+from syncworker.plan.listing import RANGE_PAGES, Listing, page_of_folders, prefixes_of
 from syncworker.plan.may_delete import NO_RULES, Question, Rules
 from syncworker.plan.plan_file import ApprovedPlan
 from syncworker.plan.planner import Event, Planner
 from syncworker.plan.spool import Spool
 from syncworker.s3 import etag
 from syncworker.s3.bucket import Bucket
-from syncworker.s3.xml_messages import Page
+from syncworker.s3.xml_messages import PAGE_KEYS, Page
 from syncworker.system.control import Control, is_settling
 from syncworker.transfer import blocking_keys
 from syncworker.transfer.delete_bucket import BucketRemoval, Unplanned
@@ -153,6 +153,7 @@ class Sync:
         self.changes = Changes(spool_dir)
         self.held_back: list[Work] = []  # files where the bucket has a folder of objects to be deleted
         self._first_page: Page | None = None
+        self._folders: tuple[str, ...] = ()  # what is listed, where that is not all
         self.plan: ApprovedPlan | None = None  # that is carried out
         self.draft: Draft | None = None  # of the plan that was asked for, or of deletions that are too many
         self.question: Question | None = None  # why the job is to wait
@@ -220,6 +221,7 @@ class Sync:
         elif self.rules.is_plan:
             self.draft = Draft(self.options.prefix)
         await self._in_thread(self.mounts.begin, self.tree)
+        self._folders = await self._in_thread(self._folders_to_list)
         look: Look = await self._in_thread(self.folder.look)
         if look.first is None:
             refuse_unknown(look.before)
@@ -324,6 +326,7 @@ class Sync:
             on_kept,
             every=every,
             outdated=None if every or verifying else Outdated.of(self.index, self.options.object_headers()),
+            whole=self.options.scope is None,
         )
 
     def _keeps(self) -> Callable[[str], bool]:
@@ -378,7 +381,7 @@ class Sync:
             ready: Future[Page] = Future()
             ready.set_result(first)
             return ready
-        return asyncio.run_coroutine_threadsafe(self.bucket.list_page(token), self.loop)
+        return asyncio.run_coroutine_threadsafe(self._page(token), self.loop)
 
     def _fetch_range(self, low: str | None, high: str | None) -> Future[list[Page]]:
         """Called by the planner's thread: asks for the pages of a range."""
@@ -391,10 +394,27 @@ class Sync:
         page, self._first_page = self._first_page, None
         return page
 
+    async def _page(self, token: str | None) -> Page:
+        """Of the listing that this job needs: of a few folders what lies below them, where that is less."""
+        if not self._folders:
+            return await self.bucket.list_page(token)
+        return await page_of_folders(
+            lambda own, below: self.bucket.list_page(own, below=below), self._folders, token
+        )
+
+    def _folders_to_list(self) -> tuple[str, ...]:
+        """The prefixes to list by; none where the whole mirror has no more pages than these."""
+        scope = self.options.scope
+        if not scope or "" in scope:
+            return ()
+        most = (len(scope) - 1) * PAGE_KEYS
+        known = count_objects(self.index.path, most + 1)
+        return () if known is not None and known <= most else prefixes_of(scope)
+
     async def _open_bucket(self, *, may_create: bool) -> bool:
         """The first page; makes the bucket when it is missing. False: it is missing, and shall stay so."""
         try:
-            page = await self.bucket.list_page(None)
+            page = await self._page(None)
             missing = not page.entries and not page.truncated and not await self.bucket.exists()
         except FatalError as error:
             if error.code != "NoSuchBucket":
@@ -410,7 +430,7 @@ class Sync:
             self.control.check()
             started = time.monotonic()
             if not await self.bucket.create():
-                page = await self.bucket.list_page(None)  # what said that it is missing lagged behind
+                page = await self._page(None)  # what said that it is missing lagged behind
             self.index.clear()
             self.progress.report("create_bucket", self.bucket.name, None, None, time.monotonic() - started)
         self._first_page = page
