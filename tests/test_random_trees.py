@@ -154,7 +154,7 @@ def laboratory(stores, tmp_path_factory):
     proxy.close()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_after_each_of_300_random_changes_the_bucket_equals_the_folder(laboratory):
     @settings(
         max_examples=SYNCS // 6,
