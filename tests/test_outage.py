@@ -145,7 +145,7 @@ def test_a_store_that_dies_and_is_started_again_is_waited_for(
         if not store.alive:
             store.start()
     status = outage.end()
-    assert status["state"] == "done", status
+    assert status["state"] == "done", f"{status['error']} {status['errors']}"
     assert status["delay"] is None
     if not at.changes:
         assert_all_told(outage, status, old)
