@@ -54,10 +54,8 @@ from syncworker.web.problem_details import problem, to_json
 
 NAME = "s3-sync-api"
 JOBS_MAX = 500  # of one answer of /jobs
-PACKED_FROM_BYTES, PACKED_LEVEL = (
-    4096,
-    1,
-)  # long answers, for clients that take gzip: a history is mostly names
+PACKED_FROM_BYTES = 4096  # of an answer, for clients that take gzip: a history is mostly names
+PACKED_LEVEL = 1
 AFTER_MAX = 9_999_999_999  # lines of a report
 RESOLVE_SECONDS = 2.0
 _RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer

@@ -203,14 +203,19 @@ def test_a_storage_that_goes_while_a_job_runs_wakes_somebody_before_the_job_give
     night(tmp_path, before, after, {HOUR + 1: set(), HOUR + 6: {"SyncStorageAway"}})
 
 
-def killed(service: Service, bucket: str, proxy: RecordingProxy, kill: Callable[[int], None]) -> None:
-    """A sync whose worker is in the middle of an upload when that is done to it."""
+def met(service: Service, bucket: str, proxy: RecordingProxy, meet: Callable[[str], object]) -> str:
+    """A sync that is in the middle of an upload when that is done to the job of this id."""
     gate = Gate(proxy, lambda request: request.method == "PUT" and bool(request.key))
     job = service.sync(bucket)
     gate.wait()
-    pid = service.show(job)["pid"]
-    kill(pid)
+    meet(job)
     gate.open()
+    return job
+
+
+def killed(service: Service, bucket: str, proxy: RecordingProxy, kill: Callable[[int], None]) -> None:
+    """The same, done to its worker."""
+    met(service, bucket, proxy, lambda job: kill(service.show(job)["pid"]))
 
 
 def test_a_worker_that_is_killed_moves_a_counter_and_wakes_somebody(
@@ -264,12 +269,11 @@ def test_a_job_that_somebody_cancels_wakes_nobody(
     service = make_service(juicefs, STORAGE_URL=proxy.url)
     tree(service.uploads / "photos", {"a": "1"})
     before = scrape(service)
-    gate = Gate(proxy, lambda request: request.method == "PUT" and bool(request.key))
-    job = service.sync(bucket)
-    gate.wait()
-    assert service.get("/cancel", id=job).status in (200, 202)
-    gate.open()
-    service.wait_state(job, "cancelled")
+
+    def cancel(job: str) -> None:
+        assert service.get("/cancel", id=job).status in (200, 202)
+
+    service.wait_state(met(service, bucket, proxy, cancel), "cancelled")
     ended = 'syncworker_attempts_ended_total{state="cancelled"}'
     after = wait_for(lambda: (found := scrape(service)).get(ended) and found, 20, "the end")
     assert any("last_result" in name and "cancelled" in name and value for name, value in after.items())

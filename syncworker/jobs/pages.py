@@ -95,13 +95,13 @@ class ReportReader:
             return self._read(file, name, number, limit, _Wanted(op, q.casefold(), errors))
 
     def _read(self, file: BinaryIO, name: _Name, number: int, limit: int, wanted: _Wanted) -> Page:
-        below = name[2]
+        below = plan_sums.escape(name[2])
         until = time.monotonic() + _SEARCH_SECONDS
         matches: list[bytes] = []
         size, begin = 0, number
         place = file.tell()
         for line in file:
-            if not line.endswith(b"\n") or (below and not plan_sums.is_below(line, below)):
+            if not line.endswith(b"\n") or (below and not plan_sums.parse(line).is_below(below)):
                 return Page(b"".join(matches), None)
             if len(matches) >= limit or size >= _PAGE_BYTES or (number > begin and time.monotonic() > until):
                 self._keep(name, number, place)

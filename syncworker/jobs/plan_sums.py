@@ -31,6 +31,10 @@ class Line(NamedTuple):
     key: bytes
     size: int
 
+    def is_below(self, escaped: bytes) -> bool:
+        """Whether its key begins so; the bucket's deletion is in no folder."""
+        return self.op != b"delete_bucket" and self.key.startswith(escaped)
+
 
 def parse(line: bytes) -> Line:
     """ValueError: it is none of a plan's lines."""
@@ -50,9 +54,9 @@ def _raw(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def is_below(line: bytes, folder: str) -> bool:
-    found = parse(line)
-    return found.op != b"delete_bucket" and _text(found.key).startswith(folder)
+def escape(text: str) -> bytes:
+    """As it stands within a key of a plan's line."""
+    return json.dumps(text)[1:-1].encode()
 
 
 def first_below(file: BinaryIO, folder: str) -> int:
@@ -96,7 +100,7 @@ class _Pass:
         }
 
     def go_on(self, path: str, until: float) -> None:
-        escaped = json.dumps(self._below)[1:-1].encode()
+        escaped = escape(self._below)
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_ino != self._inode:
                 raise FileNotFoundError(path)  # there is another plan since
@@ -105,8 +109,7 @@ class _Pass:
             file.seek(self._offset)
             for line in file:
                 found = parse(line)
-                is_outside = found.op == b"delete_bucket" or not found.key.startswith(escaped)
-                if self._below and is_outside:
+                if self._below and not found.is_below(escaped):
                     break
                 self._take(line, found, len(escaped))
                 self._offset += len(line)

@@ -169,7 +169,7 @@ class Listing:
                 raise _broken("ends before keys that it lists elsewhere")
 
 
-class Turn(str):
+class FolderToken(str):
     """A token of a listing of several folders: the folder's number, and its own token."""
 
     __slots__ = ("number", "token")
@@ -177,10 +177,10 @@ class Turn(str):
     token: str | None
 
     @classmethod
-    def make(cls, number: int, token: str | None) -> Turn:
-        turn = cls(f"{number} {token}")
-        turn.number, turn.token = number, token
-        return turn
+    def make(cls, number: int, token: str | None) -> FolderToken:
+        made = cls(f"{number} {token}")
+        made.number, made.token = number, token
+        return made
 
 
 def prefixes_of(folders: Sequence[str]) -> tuple[str, ...]:
@@ -189,15 +189,15 @@ def prefixes_of(folders: Sequence[str]) -> tuple[str, ...]:
 
 
 async def page_of_folders(
-    list_below: Callable[[str | None, str], Awaitable[Page]], prefixes: Sequence[str], turn: str | None
+    list_below: Callable[[str | None, str], Awaitable[Page]], prefixes: Sequence[str], behind: str | None
 ) -> Page:
     """A page of the keys that begin with one of `prefixes`; behind the last page of one comes the next."""
-    number, token = (turn.number, turn.token) if isinstance(turn, Turn) else (0, None)
+    number, token = (behind.number, behind.token) if isinstance(behind, FolderToken) else (0, None)
     page = await list_below(token, prefixes[number])
     if page.truncated:
-        return page if page.token is None else page._replace(token=Turn.make(number, page.token))
+        return page if page.token is None else page._replace(token=FolderToken.make(number, page.token))
     if number + 1 < len(prefixes):
-        return page._replace(token=Turn.make(number + 1, None), truncated=True)
+        return page._replace(token=FolderToken.make(number + 1, None), truncated=True)
     return page
 
 
