@@ -28,7 +28,7 @@ runpy.run_module("syncworker", run_name="__main__", alter_sys=True)
 """
 # What each of them calls, and whether a request that is never answered must end with it.
 BACKGROUND = {
-    "watchdog of connections": ("s3.connection", "_Connection.check", True),
+    "watchdog of connections": ("s3.connection", "Connection.check", True),
     "ticker of the status": ("jobs.progress", "Progress.due", True),
     "pace of the lanes": ("transfer.lane_count", "Pace.look", False),
     "reader of groups": ("transfer.lanes", "Lanes._next_group", False),
@@ -52,9 +52,11 @@ def test_what_dies_in_the_background_ends_the_job_with_its_traceback(which: str,
         assert process.wait(20) == 1, (mirror.shell.base / "worker.err").read_text()
     finally:
         gate.open()
+    error = (mirror.shell.base / "worker.err").read_text()
+    assert len(mirror.shell.ids()) == 1, error
     (job,) = mirror.shell.ids()
     status = mirror.shell.status(job)
     assert (status["state"], status["error"]["code"]) == ("failed", "InternalError"), status
-    error = (mirror.shell.base / "worker.err").read_text() + mirror.shell.log(job)
+    error += mirror.shell.log(job)
     assert f"ZeroDivisionError: {name} dies" in error
     assert "Traceback" in error
