@@ -129,7 +129,7 @@ class Index:
                 self.broken = str(error)
                 self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
                 self._db.executescript(_SCHEMA)
-        self._has_given = self._any_given("")
+        self.knows_given = self._any_given("")  # of any object: that it was given something, or unknown
 
     def _open(self) -> sqlite3.Connection:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -196,7 +196,7 @@ class Index:
         try:
             self._db.execute("BEGIN")
             self._db.executemany("DELETE FROM objects WHERE key=?", [(key,) for key in self._forget])
-            if self._has_given:
+            if self.knows_given:
                 gone = [*self._forget, *(key for key, what in self._give.items() if not what)]
                 self._db.executemany("DELETE FROM given WHERE key=?", [(key,) for key in gone])
                 given = [item for item in self._give.items() if item[1]]
@@ -213,15 +213,15 @@ class Index:
 
     def give(self, key: str, what: str) -> None:
         """Remembers what an object was given, "" for nothing; written with its row."""
-        if (what or self._has_given) and is_text(key):
-            self._has_given = True
+        if (what or self.knows_given) and is_text(key):
+            self.knows_given = True
             self._give[key] = what
             if len(self._give) >= _BATCH:
                 self.flush()
 
     def given(self, key: str) -> str:
         """What an object that has a row was given."""
-        if not self._has_given:
+        if not self.knows_given:
             return ""
         try:
             found = self._db.execute("SELECT what FROM given WHERE key=?", (key,)).fetchone()
@@ -236,7 +236,7 @@ class Index:
 
     def has_given(self) -> bool:
         """Whether any object is known to have been given anything."""
-        return self._has_given and self._any_given(UNKNOWN)
+        return self.knows_given and self._any_given(UNKNOWN)
 
     def _any_given(self, other_than: str) -> bool:
         try:

@@ -136,7 +136,7 @@ class Progress:
         if self._behind is not None:
             self._behind = phase, message
             return
-        if self.status["phase"] != phase.value:
+        if self.status["phase"] != phase:  # a string: its `value` is a call
             self._end_phase(time.monotonic())
             self.status["phase"] = phase.value
             self._note_phase()

@@ -11,6 +11,7 @@ characters), "Working with object metadata" (2 KB).
 from __future__ import annotations
 
 import base64
+import binascii
 import hashlib
 import json
 import re
@@ -179,12 +180,13 @@ class ObjectHeaders:
         self._fixed = {name: value for name, value in fixed.items() if value}
         self._rules: list[tuple[PathFilter, str, str]] = []
         self._texts: dict[tuple[int, ...], str] = {}  # by the rules that match
-        self._taken = False  # the store has taken an object with these
+        self.taken = False  # the store has taken an object with these
         if header:
             from syncworker.options.patterns import PathFilter
 
             rules = parse_rules(list(header))
             self._rules = [(PathFilter([rule.pattern], []), rule.name, rule.value) for rule in rules]
+        self.any = bool(self._fixed or self._rules)
 
     @property
     def fingerprint(self) -> str:
@@ -194,10 +196,6 @@ class ObjectHeaders:
             return ""
         text = json.dumps([self._fixed, rules], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-    @property
-    def any(self) -> bool:
-        return bool(self._fixed or self._rules)
 
     def given(self, key: str) -> str:
         """What an object is given beyond its own metadata and the type that its name tells, as text to be
@@ -273,7 +271,7 @@ class ObjectHeaders:
         nanoseconds, base64 MD5."""
         headers = {"content-type": content_type(file.key), "x-amz-meta-mtime": _seconds(file.mtime_ns)}
         if md5:
-            headers["x-amz-meta-md5chksum"] = base64.b64encode(md5).decode()
+            headers["x-amz-meta-md5chksum"] = binascii.b2a_base64(md5, newline=False).decode()
         if self._fixed:
             headers.update(self._fixed)
         for path_filter, name, value in self._rules:
@@ -281,13 +279,9 @@ class ObjectHeaders:
                 headers[name] = value
         return {name: value for name, value in headers.items() if value} if self._rules else headers
 
-    def __enter__(self) -> None:
-        """Around a request that gives an object its headers: an error about an option is told as that."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self._taken = True
-        elif isinstance(error, SyncError) and (blamed := self._blamed(error)) is not error:
+    def blame(self, error: SyncError) -> None:
+        """Of a request that gives an object its headers: raises an error about an option as that."""
+        if (blamed := self._blamed(error)) is not error:
             raise blamed from error
 
     def _blamed(self, error: SyncError) -> SyncError:
@@ -295,7 +289,7 @@ class ObjectHeaders:
         names: list[str]
         if isinstance(error, RetryError):
             # SeaweedFS without keys answers a request for encryption so, each time.
-            is_refusal = error.code == "InternalError" and "sse" in self._asked and not self._taken
+            is_refusal = error.code == "InternalError" and "sse" in self._asked and not self.taken
             if not is_refusal:
                 return error
             names = [name for name in ("sse", "sse_kms_key_id") if name in self._asked]

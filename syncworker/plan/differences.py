@@ -65,15 +65,15 @@ class Changes:
         self._keys: list[str] = []  # of those before the batch
 
     def sent(self, row: Row) -> None:
-        self._add((row.key, row.size, row.etag))
+        self.count += 1
+        self._batch.append((row.key, row.size, row.etag))
+        if len(self._batch) >= _BATCH:
+            self._flush()
 
     def ordered(self, key: str) -> None:
         """Its deletion."""
-        self._add((key, 0, None))
-
-    def _add(self, record: tuple[str, int, str | None]) -> None:
         self.count += 1
-        self._batch.append(record)
+        self._batch.append((key, 0, None))
         if len(self._batch) >= _BATCH:
             self._flush()
 

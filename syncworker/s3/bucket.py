@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import binascii
 import hashlib
 import random
 import re
@@ -234,7 +235,11 @@ class Bucket:
                 self.gate.leave(error)
                 if turn is not None:
                     turn.leave()
-                self._heard(error, began_at)
+                if error is None:
+                    self._failures = 0
+                    self.outage.answered()
+                else:
+                    self._failed(error, began_at)
             if not isinstance(error, RetryError):
                 raise error
             if operation == "DeleteObjects" and error.code in _CUT and not self.is_sealed:
@@ -287,12 +292,9 @@ class Bucket:
     def _is_stopping(self) -> bool:
         return self.stopping()  # which is changed later on
 
-    def _heard(self, error: SyncError | None, began_at: float) -> None:
-        """What the end of a request tells of the storage."""
-        if error is None:
-            self._failures = 0
-            self.outage.answered()
-        elif isinstance(error, RetryError) and error.code not in _ANSWERS:
+    def _failed(self, error: SyncError, began_at: float) -> None:
+        """What a request that failed tells of the storage."""
+        if isinstance(error, RetryError) and error.code not in _ANSWERS:
             self.outage.failed(error, began_at)
         elif not isinstance(error, Stopped):
             self.outage.answered()
@@ -393,12 +395,11 @@ class Bucket:
         if key is None:
             path = self._prefix or "/"
         else:
-            path = encode_path(f"{self._prefix}/{self.key_prefix}{key}")
+            key = f"{self.key_prefix}{key}"
+            path = encode_path(f"{self._prefix}/{key}")
         query_text = encode_query(query) if query else ""
         size = _size(body)
-        signed = {"host": self._host_header}
-        if headers:
-            signed.update(headers)
+        signed = {"host": self._host_header, **headers} if headers else {"host": self._host_header}
         if isinstance(body, bytes):
             payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
         else:
@@ -410,9 +411,8 @@ class Bucket:
         head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"
         settles, flight = is_settling(), object()
         if settles or method not in ("GET", "HEAD"):
-            self.in_flight[flight] = InFlight(
-                operation, None if key is None else self.key_prefix + key, time.monotonic()
-            )
+            made: InFlight = tuple.__new__(InFlight, (operation, key, time.monotonic()))
+            self.in_flight[flight] = made
         try:
             response = await self.pool.exchange(
                 self._host,
@@ -596,8 +596,9 @@ class Bucket:
         headers: dict[str, str],
         is_hopeless: Callable[[str], bool] | None = None,
     ) -> str:
-        """PutObject with Content-MD5 and these headers; the ETag that the store answers with, "" for none."""
-        headers = {"content-md5": base64.b64encode(digest).decode(), **headers}
+        """PutObject with Content-MD5, which is added to the headers. The ETag that the store answers with,
+        "" for none."""
+        headers["content-md5"] = binascii.b2a_base64(digest, newline=False).decode()
         response = await self.call(
             "PutObject", "PUT", key, headers=headers, body=body, is_hopeless=is_hopeless
         )

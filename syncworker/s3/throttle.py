@@ -91,7 +91,9 @@ class Gate:
     def leave(self, error: SyncError | None) -> None:
         self.inside -= 1
         now = asyncio.get_running_loop().time()
-        if isinstance(error, RetryError) and error.throttled:
+        if error is None and self.slow_since is None and self.limit >= self.most and self.rate is None:
+            self._count(int(now * 10))  # mostly so
+        elif isinstance(error, RetryError) and error.throttled:
             self._slow_at = now
             self.slow_since = self.slow_since or now
             if now - self._lowered_at > 0.5:

@@ -71,6 +71,9 @@ def restat(fd: int, file: FileEntry) -> FileEntry:
 
 def entry_of(info: os.stat_result, file: FileEntry) -> FileEntry:
     """The file as it is now."""
+    _, size, mtime_ns, ctime_ns, inode, _ = file
+    if (size, mtime_ns, ctime_ns, inode) == (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino):
+        return file
     return FileEntry(file.key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, file.path)
 
 
@@ -228,8 +231,8 @@ def _small(
         needs_head = compare.after_mismatch(obj, etags_are_md5).verdict is Verdict.HEAD
         work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT))
     return Read(
-        work, Outcome.BODY, file, checked_ns, body, md5.digest(), md5.hexdigest(),
-        needs_head=needs_head, changes=as_opened,
+        work, Outcome.BODY, file, checked_ns, body, md5.digest(), md5.hexdigest(), 0,
+        needs_head, None, as_opened,
     )  # fmt: skip
 
 

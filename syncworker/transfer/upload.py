@@ -107,10 +107,13 @@ class Sender:
     async def small(self, result: Read, operation: Operation) -> Sent:
         """One PUT of a body in memory."""
         file, body = result.file, result.body
-        with self.headers:
-            answered = await self.bucket.put(
-                file.key, body, result.md5, self.headers.of(file, result.md5), self.is_blocked
-            )
+        headers = self.headers.of(file, result.md5)
+        try:
+            answered = await self.bucket.put(file.key, body, result.md5, headers, self.is_blocked)
+        except SyncError as error:
+            self.headers.blame(error)
+            raise
+        self.headers.taken = True
         operation.sent = len(body)
         if answered == result.digest:
             self._learn("etag", _KEPT)
@@ -286,8 +289,12 @@ class Sender:
                 return before.upload_id, kept
             await self.abandon(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
-        with self.headers:
+        try:
             upload_id = await self.bucket.create_upload(file.key, self.headers.of(file, md5))
+        except SyncError as error:
+            self.headers.blame(error)
+            raise
+        self.headers.taken = True
         self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size, md5.hex()))
         return upload_id, {}
 

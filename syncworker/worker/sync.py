@@ -572,9 +572,8 @@ class Sync:
         """Carries out what reading has shown. Only what ends the job is raised. `again`: the file was read
         once more after a pause."""
         work, file = result.work, result.file
-        if self.halted():
-            return
-        self.progress.grown(work.file.size, file.size)
+        if file.size > work.file.size:
+            self.progress.grown(work.file.size, file.size)
         if result.outcome is Outcome.SAME:
             if self._is_outdated(result):
                 await self._update(work._replace(file=file, row=same_row(result)), work.file.size)
@@ -630,7 +629,7 @@ class Sync:
         if self.draft is not None:
             self._plan_upload(result.work, file)
             return
-        if self.wait_seconds or self.halted():
+        if self.wait_seconds:
             await self.turn()
         self.progress.phase(Phase.TRANSFERRING, "transferring")
         operation = self.progress.begin("upload", file.key, file.size)
@@ -649,9 +648,11 @@ class Sync:
         finally:
             self.progress.end(operation)
         # A file that has shrunk since the scan counts as it was counted then.
-        counted = max(file.size, work.file.size)
-        self.progress.grown(counted, sent.file.size)
-        self.progress.uploaded(sent, max(counted, sent.file.size), time.monotonic() - operation.started)
+        counted = _largest(work, file).file.size
+        if sent.file.size > counted:
+            self.progress.grown(counted, sent.file.size)
+            counted = sent.file.size
+        self.progress.uploaded(sent, counted, time.monotonic() - operation.started)
 
     async def _update(self, work: Work, counted: int) -> None:
         """Has the store give an object what is asked now. Where it cannot, the file is sent again. `counted`:
@@ -680,9 +681,10 @@ class Sync:
         seconds = time.monotonic() - operation.started
         self.progress.updated(work.file, row.etag, max(counted, row.size), seconds)
 
-    def _remember_sent(self, row: Row, given: str | None = None) -> None:
+    def _remember_sent(self, row: Row, given: str) -> None:
         self.index.remember(row)
-        self.index.give(row.key, self.headers.given(row.key) if given is None else given)
+        if given or self.index.knows_given:
+            self.index.give(row.key, given)
         self.changes.sent(row)
 
     def _give(self, result: Read, operation: Operation) -> Awaitable[Sent]:
@@ -696,7 +698,7 @@ class Sync:
         if result.outcome is Outcome.BODY:  # parts are counted one by one
             self.progress.sent(sent.file.size)
         row = row_of(sent)
-        self._remember_sent(row)
+        self._remember_sent(row, self.headers.given(row.key) if self.headers.any else "")
         return row
 
     def _refuse(self, work: Work, error: SyncError) -> None:
