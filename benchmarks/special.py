@@ -22,7 +22,7 @@ from benchmarks.races import must, on_stub, race, say, stub
 from benchmarks.results import Options, Result, Row, result, target
 from benchmarks.stores import PROJECT, free_port, minimal_environment
 from benchmarks.stub import Stub
-from benchmarks.without import PARTS
+from benchmarks.without import RECORDS
 
 _KILL_AT = 0.9
 _OUR_PART = 8 << 20
@@ -284,21 +284,22 @@ def throttled(options: Options) -> Result:
 # -- status, report, index ----------------------------------------------------------------------------------
 
 
+def _without(*parts: str) -> Callable[[Target], list[str]]:
+    def command(where: Target) -> list[str]:
+        start = our_command(where)
+        return [start[0], "-m", "benchmarks.without", *parts, "--", *start[3:]]
+
+    return command
+
+
 def overhead(options: Options) -> Result:
     """The small-file run with and without what we write down beside it."""
     files = options.times(10_000, 100)
     tree = trees.small(files, 4096)
 
-    def without(*parts: str) -> Callable[[Target], list[str]]:
-        def command(where: Target) -> list[str]:
-            start = our_command(where)
-            return [start[0], "-m", "benchmarks.without", *parts, "--", *start[3:]]
-
-        return command
-
-    everything = Contender(OURS, True, without(), our_environment)
-    nothing = Contender("without all three", True, without(*PARTS), our_environment)
-    some = [Contender(f"without {part}", True, without(part), our_environment) for part in PARTS]
+    everything = Contender(OURS, True, _without(), our_environment)
+    nothing = Contender("without all three", True, _without(*RECORDS), our_environment)
+    some = [Contender(f"without {part}", True, _without(part), our_environment) for part in RECORDS]
 
     def once(contender: Contender) -> Cost:
         contenders.forget_jobs()
@@ -321,6 +322,35 @@ def overhead(options: Options) -> Result:
     )
 
 
+def second_look(options: Options) -> Result:
+    """A first sync whose listings take 50 ms a page, with and without the listing that follows it."""
+    files = options.times(100_000, 1500)
+    tree = trees.small(files, 1024)
+    seen: dict[str, int] = {}
+
+    def once(contender: Contender) -> Cost:
+        contenders.forget_jobs()
+        running.reset()
+        cost, counts = on_stub(running, contender, f"fresh-delay-50-{time.time_ns()}", tree)
+        must(counts.get("PUT", 0) == files, f"{counts.get('PUT', 0)} objects arrived")
+        seen[contender.name] = counts.get("KEYS", 0)
+        return cost
+
+    plain = Contender(OURS, True, _without(), our_environment)
+    believing = Contender("without the second look", True, _without("second-look"), our_environment)
+    with stub() as running:
+        rows = race([plain, believing], options, once)
+    must(seen[OURS] >= files and not seen[believing.name], f"keys that were listed: {seen}")
+    rows[1]["is_peer"] = False
+    both = all("wall" in row for row in rows)
+    goals = [
+        target(what, rows[0][what] / rows[1][what] if both else None, 1.03, "x without the second look")
+        for what in ("wall", "cpu")
+    ]
+    title = "what the second look costs, first sync of 100,000 x 1 KiB, stub, 50 ms a page"
+    return result("second-look", title, options, rows, goals)
+
+
 SPECIAL: dict[str, Callable[[Options], Result]] = {
     "one-changed": one_changed,
     "filtered": filtered,
@@ -328,4 +358,5 @@ SPECIAL: dict[str, Callable[[Options], Result]] = {
     "resume": resume,
     "throttled": throttled,
     "overhead": overhead,
+    "second-look": second_look,
 }

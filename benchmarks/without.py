@@ -1,7 +1,8 @@
 """The program with parts switched off, to see what they cost.
 
 `python -m benchmarks.without PART… -- start …`. status: none is published between a job's beginning and its
-end; report: none is written; index: nothing is remembered. For measuring only.
+end; report: none is written; index: nothing is remembered; second-look: what was written is believed. For
+measuring only.
 """
 
 import sys
@@ -10,12 +11,19 @@ from typing import Any
 from syncworker.index import Index
 from syncworker.jobs.progress import Progress
 from syncworker.shell import cli
+from syncworker.worker.sync import Sync
 
-PARTS = {
+
+async def _nothing(*_: Any) -> None:
+    pass
+
+
+RECORDS = {
     "status": (Progress, "due", lambda *_: False),
     "report": (Progress, "report", lambda *_: None),
     "index": (Index, "remember", lambda *_: None),
 }
+PARTS: dict[str, tuple[Any, str, Any]] = {**RECORDS, "second-look": (Sync, "_look_again", _nothing)}
 
 
 def main() -> int:
