@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from bench import RecordingProxy, Service, contents, expected, tree, wait_for
 from botocore.exceptions import ClientError
@@ -181,6 +182,7 @@ def test_noise_is_waited_for_only_so_long(seen: Callable[..., Watcher], tmp_path
         (tmp_path / "root/a/x").write_text(str(second))
         wait_for(lambda: watcher._last == now[0], 10, "the change")
         assert (watcher.pending() is None) == (second < 30), second
+        assert watcher.quiet_in() == pytest.approx(max(0.0, min(watcher._quiet, 30 - second)))
 
 
 def test_a_folder_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
@@ -257,27 +259,89 @@ def equal(store: Store, bucket: str, folder: Path) -> bool:
         return False
 
 
-@pytest.mark.parametrize("files", [1, 1000])
+@pytest.mark.parametrize(("files", "most_seconds"), [(1, 4.0), (1000, 12.0)])
 def test_a_change_is_an_object_within_seconds(
-    nightly: Nightly, juicefs: Store, bucket: str, files: int
+    nightly: Nightly, juicefs: Store, bucket: str, files: int, most_seconds: float
 ) -> None:
+    """Four seconds from the last of them to the end of the job; a thousand have three times that here, for a
+    store and a machine that are busy with other tests. The quickest of three counts."""
     folder = begin(nightly, bucket, {"a": {"x": 10}, "b": {"y": 10}, "cache": {"c": 1}})
-    for number in range(files):
-        (folder / "a" / f"new{number}").write_bytes(b"1")
-    (folder / "a" / "x").unlink()
-    changed = datetime.now(UTC)
-    view = nightly.wait("photos", lambda view: len(view["runs"]) > 1, 120)
-    status = nightly.service.show(view["last_job"])
-    made, ended = (datetime.fromisoformat(status[name]) for name in ("created_at", "finished_at"))
-    waited, took = (made - changed).total_seconds(), (ended - made).total_seconds()
-    print(f"{files} changes: a job {waited:.1f} s after the last, done in {took:.1f} s more")
-    assert 1.9 < waited < 10, "two seconds of quiet, and the next look; a busy machine takes its time"
-    assert status["scope"] == ["a"]
-    assert status["progress"]["files_total"] == files
-    assert status["progress"]["objects_deleted"] == 1
+    took: list[float] = []
+    for turn in range(3):
+        for number in range(files):
+            (folder / "a" / f"new{number}").write_bytes(b"%d" % turn)
+        (folder / "a" / "x").unlink(missing_ok=True)
+        changed = datetime.now(UTC)
+        view = nightly.wait("photos", lambda view, turn=turn: len(view["runs"]) > turn + 1, 120)
+        status = nightly.service.show(view["last_job"])
+        made, ended = (datetime.fromisoformat(status[name]) for name in ("created_at", "finished_at"))
+        took.append((ended - changed).total_seconds())
+        waited = (made - changed).total_seconds()
+        print(f"{files} changes: a job {waited:.2f} s after the last, all done after {took[-1]:.1f} s")
+        assert waited > 1.9, "two seconds of quiet"
+        assert status["scope"] == ["a"]
+        assert status["progress"]["files_total"] == files
+        assert status["progress"]["files_uploaded"] == files
+        assert status["progress"]["objects_deleted"] == (turn == 0)
+        if min(took) <= most_seconds:
+            break
+    assert min(took) <= most_seconds, took
     whole = view["runs"][0]["finished_at"]
     assert view["last_success_at"] == whole, "only a whole job counts"
     assert equal(juicefs, bucket, folder)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_hundred_thousand_watched_folders(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, tmp_path: Path
+) -> None:
+    """Fewer where the kernel gives this user fewer watches. The figures are in docs/mirrors.md."""
+    allowed = int(Path("/proc/sys/fs/inotify/max_user_watches").read_text()) * 8 // 10
+    parents = min(100_000, allowed) // 101
+    path = tmp_path / "mirrors.toml"
+    service = make_service(juicefs, start=False, MIRRORS_FILE=str(path), STORAGE_PATIENCE="0")
+    nightly = Nightly(service, path)
+    photos = service.uploads / "photos"
+    for parent in range(parents):
+        for child in range(100):
+            (photos / f"{parent:03}" / f"{child:02}").mkdir(parents=True)
+        (photos / f"{parent:03}" / "00" / "file").write_bytes(b"1")
+    service.start()
+    process = psutil.Process(service.process.pid)
+    service.get("/mirrors")
+    before, processor = process.memory_info().rss, sum(process.cpu_times()[:2])
+    nightly.write(WATCHED.format(bucket))
+    began = time.monotonic()
+    nightly.wait("photos", lambda view: view["watching"], 300)
+    watched, processor = time.monotonic() - began, sum(process.cpu_times()[:2]) - processor
+    grown = process.memory_info().rss - before
+    nightly.wait("photos", lambda view: bool(view["runs"]), 300)
+    print(
+        f"{parents * 101} folders watched after {watched:.1f} s, {processor:.1f} s of processor time, ",
+        end="",
+    )
+    print(f"{grown / 1e6:.0f} MB more")
+    assert grown < 60e6
+    took: list[float] = []
+    for turn in range(3):
+        (photos / "007" / "07" / "new").write_bytes(b"%d" % turn)
+        changed = datetime.now(UTC)
+        view = nightly.wait("photos", lambda view, turn=turn: len(view["runs"]) > turn + 1, 120)
+        status = service.show(view["last_job"])
+        took.append((datetime.fromisoformat(status["finished_at"]) - changed).total_seconds())
+        assert (status["scope"], status["progress"]["files_uploaded"]) == (["007/07"], 1)
+    before = sum(process.cpu_times()[:2])
+    for parent in range(parents):
+        (photos / f"{parent:03}" / "01" / "new").write_bytes(b"1")
+    view = nightly.wait("photos", lambda view: len(view["runs"]) > 4, 120)
+    each = (sum(process.cpu_times()[:2]) - before) / parents
+    print(
+        f"one change is an object after {min(took):.1f} s; {each * 1e3:.1f} ms of the server for each of many"
+    )
+    assert min(took) < 6, took
+    assert service.show(view["last_job"])["progress"]["files_uploaded"] == parents
+    assert set(contents(juicefs, bucket)) == set(expected(photos))
 
 
 def test_all_kinds_of_changes_end_in_an_equal_bucket(nightly: Nightly, juicefs: Store, bucket: str) -> None:

@@ -129,7 +129,12 @@ class Keeper:
                 self.tick()
             except Exception:  # a full disk, for example: the next round may succeed
                 log.exception("mirrors: this round failed, the next one goes on")
-            self._stopping.wait(TICK_SECONDS)
+            self._stopping.wait(self._pause())
+
+    def _pause(self) -> float:
+        """Until the next round: at the moment when it is quiet in a watched folder, if that comes sooner."""
+        quiet = [watched.watcher.quiet_in() for watched in self._watched.values()]
+        return min([TICK_SECONDS, *(seconds + 0.01 for seconds in quiet if seconds > 0)])
 
     # -- what requests call -------------------------------------------------------------------------------
 

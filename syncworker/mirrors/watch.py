@@ -143,6 +143,13 @@ class Watcher:
                 return Changes(True)
             return Changes(False, folders)
 
+    def quiet_in(self) -> float:
+        """Seconds until what has changed is pending, if nothing more changes; 0: it is, or nothing has."""
+        with self._lock:
+            now = self._clock()
+            left = min(self._last + self._quiet, self._first + self._noise) - now
+            return max(0.0, left) if self._changed else 0.0
+
     def take(self) -> Changes:
         """What has changed so far, which is not reported again: a job that begins now looks at it."""
         with self._lock:
@@ -262,7 +269,9 @@ class Watcher:
     def _take_folder(self, notifier: INotify, path: str, mask: int) -> None:
         if self._skips(path):
             return
-        if mask & (inotify.MOVED_FROM | inotify.DELETE):
+        if mask & inotify.DELETE:
+            self._drop(notifier, path)  # it was empty: what had been in it is gone before it
+        if mask & inotify.MOVED_FROM:
             self._forget(notifier, path)
         if mask & (inotify.MOVED_TO | inotify.CREATE):
             self._forget(notifier, path)
@@ -273,14 +282,20 @@ class Watcher:
         """A folder was moved away: its watches would report what happens elsewhere."""
         if top not in self._watches:
             return
-        for path in [each for each in self._watches if each == top or each.startswith(f"{top}/")]:
-            watch = self._watches.pop(path)
-            self._paths.pop(watch, None)
-            try:
-                notifier.rm_watch(watch)
-            except OSError as error:
-                if error.errno != errno.EINVAL:  # deleted: the kernel has removed it
-                    raise
+        below = f"{top}/"
+        for path in [each for each in self._watches if each == top or each.startswith(below)]:
+            self._drop(notifier, path)
+
+    def _drop(self, notifier: INotify, path: str) -> None:
+        watch = self._watches.pop(path, None)
+        if watch is None:
+            return
+        self._paths.pop(watch, None)
+        try:
+            notifier.rm_watch(watch)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # deleted: the kernel has removed it
+                raise
 
     def _note(self, folder: str) -> None:
         with self._lock:
