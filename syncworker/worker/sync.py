@@ -409,7 +409,7 @@ class Sync:
             return ()
         most = (len(scope) - 1) * PAGE_KEYS
         known = count_objects(self.index.path, most + 1)
-        return () if known is not None and known <= most else prefixes_of(scope)
+        return () if known and known <= most else prefixes_of(scope)  # none: the index is lost
 
     async def _open_bucket(self, *, may_create: bool) -> bool:
         """The first page; makes the bucket when it is missing. False: it is missing, and shall stay so."""
