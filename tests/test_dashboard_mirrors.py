@@ -54,6 +54,8 @@ def memory_of(states: list[str]) -> dict[str, Any]:
         "last_due": f"{now:%Y-%m-%dT%H:%M:%S.000Z}",
         "last_success": success,
         "skipped": skipped,
+        "missed": skipped + 1,
+        "last_missed": f"{now - timedelta(days=2 if skipped else 9, hours=1):%Y-%m-%dT%H:%M:%S.000Z}",
         "runs": runs,
     }
 
@@ -102,6 +104,7 @@ def test_mirrors_are_told_run_and_approved_by_keyboard(
         [
             re.compile(r"^Overdue: the last success was 2 days ago\.$"),
             "The last run failed (StorageUnreachable).",
+            "3 runs missed while no server ran, the last 2 days ago.",
             "2 runs missed, as the destination was busy.",
         ]
     )

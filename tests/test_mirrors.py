@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,7 @@ def test_a_run_that_is_due_while_the_destination_is_busy_is_skipped_and_counted(
 def test_what_was_missed_while_no_server_ran_is_one_run_at_the_start(nightly: Nightly) -> None:
     service = nightly.service
     tree(service.uploads, {"photos": {"a.jpg": 10}})
-    nightly.write("[photos]\nsource = 'photos'\ndest = 'missed-one'\ncron = '0 3 * * *'\n")
+    nightly.write("[photos]\nsource = 'photos'\ndest = 'missed-one'\ncron = '0 3 * * *'\ntimezone = 'UTC'\n")
     service.start()
     nightly.wait("photos", lambda view: view["next_run_at"] is not None)
     assert nightly.view("photos")["runs"] == []
@@ -210,14 +211,25 @@ def test_what_was_missed_while_no_server_ran_is_one_run_at_the_start(nightly: Ni
     wait_for(memory.exists, 10, "what is remembered")
     service.terminate()
     kept = json.loads(memory.read_text())
-    kept["mirrors"]["photos"]["last_due"] = "2026-01-01T03:00:00.000Z"
+    newest = datetime.now(UTC).replace(hour=3, minute=0, second=0, microsecond=0)
+    newest -= timedelta(days=newest > datetime.now(UTC) - timedelta(minutes=2))
+    kept["mirrors"]["photos"]["last_due"] = (newest - timedelta(days=3)).isoformat()
+    kept["mirrors"]["photos"]["schedule"] = "cron 0 3 * * * UTC"
     memory.write_text(json.dumps(kept))
     service.start()
-    nightly.wait("photos", lambda view: runs(view) == ["done"])
+    view = nightly.wait("photos", lambda view: runs(view) == ["done"])
+    assert (view["runs_missed"], datetime.fromisoformat(view["last_missed_at"])) == (3, newest)
+    numbers = service.get("/metrics").body.decode()
+    assert 'syncworker_mirror_runs_missed_total{mirror="photos"} 3.0' in numbers
+    assert "3 runs were missed" in (service.base / "server.err").read_text()
     service.terminate()
     service.start()
-    assert runs(nightly.wait("photos", lambda view: view["next_run_at"] is not None)) == ["done"]
+    view = nightly.wait("photos", lambda view: view["next_run_at"] is not None)
+    assert (runs(view), view["runs_missed"]) == (["done"], 3)
     assert len(service.ids()) == 1
+    nightly.write("[photos]\nsource = 'photos'\ndest = 'missed-one'\nevery = '1m'\n")
+    view = nightly.wait("photos", lambda view: runs(view) == ["done", "done"])
+    assert view["runs_missed"] == 3, "a new schedule has missed nothing"
 
 
 def test_people_are_told_of_a_failure_once_and_of_its_end(nightly: Nightly, receiver: Receiver) -> None:

@@ -430,6 +430,35 @@ def test_a_year_of_missed_minutes_is_not_counted_through() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "after", "until", "now", "wanted"),
+    [
+        (NIGHTLY, "01-02T03:00", "01-03T03:00", "01-03T03:00:59", 0),  # on time
+        (NIGHTLY, "01-02T03:00", "01-03T03:00", "01-03T08:00", 1),
+        (NIGHTLY, "01-02T03:00", "01-09T03:00", "01-09T09:00", 7),
+        (NIGHTLY, "01-02T03:00", "01-09T03:00", "01-09T03:00:01", 6),  # the newest is met
+        (NIGHTLY, "01-02T03:00", "01-09T02:59", "01-09T09:00", 6),  # it is skipped
+        (NIGHTLY, "01-02T03:00", "01-02T03:00", "01-02T05:00", 0),
+        (QUARTERLY, "01-01T12:00", "01-01T12:15", "01-01T12:15:01", 0),
+        (QUARTERLY, "01-01T22:00", "01-02T07:00", "01-02T07:07", 36),
+        (Schedule(every=timedelta(seconds=1)), "01-01T12:00", "01-01T12:00:40", "01-01T12:00:40", 0),
+        (Schedule("* * * * *"), "01-01T12:00", "12-01T12:00", "12-01T12:02", schedule.MISSED_MOST),
+        (
+            Schedule(every=timedelta(seconds=1)),
+            "01-01T12:00",
+            "12-01T12:00",
+            "12-01T12:02",
+            schedule.MISSED_MOST,
+        ),
+    ],
+)
+def test_times_at_which_no_server_ran_are_counted(
+    asked: Schedule, after: str, until: str, now: str, wanted: int
+) -> None:
+    moments = (at(f"2026-{text}") for text in (after, until, now))
+    assert schedule.missed(asked, *moments) == wanted
+
+
+@pytest.mark.parametrize(
     ("first_seen", "last_success", "now", "wanted"),
     [
         ("2026-01-01T00:00", None, "2026-01-02T02:00", False),

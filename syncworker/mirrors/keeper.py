@@ -201,6 +201,8 @@ class Keeper:
             "overdue": self._overdue(mirror, memory, now),
             "watching": bool((watched := self._watched.get(mirror.name)) and watched.watcher.watching),
             "runs_skipped": memory.skipped,
+            "runs_missed": memory.missed,
+            "last_missed_at": timestamp(memory.last_missed) if memory.last_missed else None,
             "runs": [{"files_total": None, "bytes_total": None} | run for run in memory.runs],
             "error": self._errors.get(mirror.name)
             or _trouble(jobs)
@@ -249,6 +251,8 @@ class Keeper:
         if memory.schedule != asked:
             if memory.schedule and mirror.schedule.cron:
                 memory.last_due = now  # times of a schedule that is new have not been missed
+            elif memory.schedule and mirror.schedule.every is not None and memory.last_due is not None:
+                memory.last_due = max(memory.last_due, now - mirror.schedule.every)
             memory.schedule, memory.retry_at = asked, None
         return memory
 
@@ -290,6 +294,8 @@ class Keeper:
             memory.last_due = before
         elif decision.act is Act.NOTHING and not waiting and not busy:
             self._follow(mirror, memory, now)
+        if decision.act in (Act.RUN, Act.SKIP) and memory.last_due != before:
+            self._note_missed(mirror, memory, before, now, skipped=decision.act is Act.SKIP)
         self._mind_age(mirror, memory, now)
         self._send(mirror, memory)
         self._may_rest(mirror, memory, jobs, now)
@@ -304,6 +310,28 @@ class Keeper:
     def _skip(self, mirror: Mirror, memory: Memory) -> None:
         memory.skipped += 1
         log.warning("mirror %s: its destination is busy: this run is skipped", mirror.name)
+
+    def _note_missed(
+        self, mirror: Mirror, memory: Memory, before: datetime | None, now: datetime, *, skipped: bool
+    ) -> None:
+        """Counts the times of the schedule at which no server ran. `before`: the newest one that had been
+        dealt with. The one that is skipped is counted as such."""
+        come, is_first = memory.last_due, before is None and mirror.schedule.every is not None
+        if come is None or is_first:
+            return
+        since = before or min(memory.first_seen, now)
+        until = come - timedelta(microseconds=1) if skipped else come
+        count = schedule.missed(mirror.schedule, since, until, now)
+        if not count:
+            return
+        memory.missed += count
+        memory.last_missed = come
+        log.warning(
+            "mirror %s: %d runs were missed since %s, as no server ran: one makes up for them",
+            mirror.name,
+            count,
+            timestamp(since),
+        )
 
     def _start(self, mirror: Mirror, memory: Memory, act: Act) -> bool:
         """Whether the time is dealt with; False: to be tried again in the next round."""

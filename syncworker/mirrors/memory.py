@@ -19,7 +19,7 @@ from syncworker.system import durable_files
 NAME = ".mirrors.json"
 RUNS = 30
 KEPT = timedelta(days=90)
-_TIMES = ("first_seen", "last_due", "last_success", "retry_at", "last_whole")
+_TIMES = ("first_seen", "last_due", "last_success", "retry_at", "last_whole", "last_missed")
 
 
 @dataclass(slots=True)
@@ -35,6 +35,8 @@ class Memory:
     retry_at: datetime | None = None
     retries: int = 0
     skipped: int = 0
+    missed: int = 0  # times of the schedule at which no server ran
+    last_missed: datetime | None = None  # the newest of them
     scheduled: str = ""  # the id of the last job that was started by schedule or as a retry
     runs: list[dict[str, Any]] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
@@ -74,7 +76,9 @@ def _of_json(value: Any) -> Memory | None:
             name: [each for each in value.get(name, []) if isinstance(each, dict)]
             for name in ("runs", "outbox")
         }
-        counts: dict[str, Any] = {name: int(value.get(name) or 0) for name in ("retries", "skipped")}
+        counts: dict[str, Any] = {
+            name: int(value.get(name) or 0) for name in ("retries", "skipped", "missed")
+        }
         texts: dict[str, Any] = {name: str(value.get(name) or "") for name in ("schedule", "scheduled")}
         told = value.get("told")
         return Memory(

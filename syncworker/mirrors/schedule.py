@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, tzinfo
 from enum import StrEnum
+from itertools import islice, takewhile
 
 from cronsim import CronSim, CronSimError
 
@@ -38,6 +39,8 @@ _MACROS = {
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _CLOCK_WAS_WRONG = timedelta(days=1)
+MISSED_MOST = 1000  # are counted at once: a year of minutes is not counted through
+_PUNCTUAL = timedelta(minutes=1)
 # Looked back for the newest time that has come: the shortest window that holds one, so that a year of missed
 # minutes is not counted through.
 _WINDOWS = tuple(timedelta(hours=hours) for hours in (1, 25, 24 * 32, 24 * 367))
@@ -130,6 +133,19 @@ def latest(schedule: Schedule, after: datetime, now: datetime) -> datetime | Non
         if newest is not None or start == after:
             return newest
     return None
+
+
+def missed(schedule: Schedule, after: datetime, until: datetime, now: datetime) -> int:
+    """How many times of a schedule in (after, until] nothing was begun at, within a minute, by `now`: no
+    server ran, or the machine slept."""
+    until = min(until, now - _PUNCTUAL)
+    if until <= after:
+        return 0
+    if schedule.every is not None:
+        return min((until - after) // schedule.every, MISSED_MOST)
+    return sum(
+        1 for _ in islice(takewhile(lambda moment: moment <= until, _times(schedule, after)), MISSED_MOST)
+    )
 
 
 def _times(schedule: Schedule, after: datetime) -> Iterator[datetime]:

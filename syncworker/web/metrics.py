@@ -270,13 +270,19 @@ def _mirrors(keeper: Keeper) -> Iterator[Metric]:
         "Runs that were due while the destination was busy",
         labels=["mirror"],
     )
+    missed = CounterMetricFamily(
+        "syncworker_mirror_runs_missed",
+        "Times of a mirror's schedule at which no server ran",
+        labels=["mirror"],
+    )
     for view in keeper.overview()["mirrors"]:
         name = [view["name"]]
         if view["last_success_at"]:
             success.add_metric(name, datetime.fromisoformat(view["last_success_at"]).timestamp())
         overdue.add_metric(name, int(view["overdue"]))
         skipped.add_metric(name, view["runs_skipped"])
-    yield from (success, overdue, skipped)
+        missed.add_metric(name, view["runs_missed"])
+    yield from (success, overdue, skipped, missed)
     sent = CounterMetricFamily(
         "syncworker_notifications", "Messages to addresses of notify, by result", labels=["result"]
     )

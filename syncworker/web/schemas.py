@@ -332,6 +332,8 @@ MIRROR = record(
         "overdue": flag("Longer than `max_age` without a success"),
         "watching": flag("Changes in its folder are seen and sent"),
         "runs_skipped": integer("Runs that were due while the destination was busy"),
+        "runs_missed": integer("Times of its schedule at which no server ran; one run makes up for them"),
+        "last_missed_at": nullable(time("The newest of these times")),
         "runs": rows("The last 30 runs, oldest first", ref("MirrorRun")),
         "error": nullable(text("What is wrong with it, in words")),
     },

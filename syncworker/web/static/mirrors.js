@@ -10,6 +10,7 @@ import { HOME, link } from "./route.js";
 import { ago, bytes, count, duration, element, figure, say, show, when } from "./text.js";
 
 const LOOK_MS = 10000;
+const MISSED_SECONDS = 7 * 86400; // so long it is said that runs were missed
 const RUNS = 30; // as many as are remembered
 const ACTIVE = new Set(["queued", "running"]);
 const part = (id) => document.getElementById(id);
@@ -17,13 +18,15 @@ const secondsOf = (run) => Math.max(0, (Date.parse(run.finished_at) - Date.parse
 
 // What is wrong with a mirror, in words, worst first; empty: nothing.
 export function troublesOf(mirror, now) {
-  const { last_state: state, last_success_at: success, runs, runs_skipped: skipped } = mirror;
+  const { last_state: state, last_success_at: success, runs, runs_skipped: skipped, runs_missed: missed } = mirror;
+  const missedFor = (now - Date.parse(mirror.last_missed_at)) / 1000;
   const code = runs.findLast((run) => run.id === mirror.last_job)?.error;
   return [
     mirror.overdue && (success ? `Overdue: the last success was ${ago((now - Date.parse(success)) / 1000)}.`
       : "Overdue: there has been no success yet."),
     ["failed", "interrupted", "cancelled"].includes(state) && `The last run ${state === "failed" ? "" : "was "}${STATES[state]}${code ? ` (${code})` : ""}.`,
     mirror.error && `${mirror.error[0].toUpperCase()}${mirror.error.slice(1)}.`,
+    missed > 0 && missedFor < MISSED_SECONDS && `${count(missed, "run")} missed while no server ran, the last ${ago(missedFor)}.`,
     skipped > 0 && `${count(skipped, "run")} missed, as the destination was busy.`,
   ].filter(Boolean);
 }
