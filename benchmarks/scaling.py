@@ -18,6 +18,7 @@ from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import join
 from syncworker.plan.spool import Spool
 from syncworker.s3.bucket import Bucket
+from syncworker.s3.client import Client
 from syncworker.s3.credentials import Given
 from syncworker.s3.endpoint import Endpoint
 from syncworker.s3.pool import ConnectionPool
@@ -42,7 +43,7 @@ def _list(running: Stub, count: int) -> int:
     async def work() -> int:
         async with ConnectionPool(Endpoint.of(running.url, "us-east-1"), None) as pool:
             keys = Given(running.access_key, running.secret_key)
-            bucket = Bucket(pool, f"keys-{count}-delay-0-s", "us-east-1", keys)
+            bucket = Bucket(Client(pool, f"keys-{count}-delay-0-s", "us-east-1", keys))
             token, found = None, 0
             while True:
                 page = await bucket.list_page(token)

@@ -41,6 +41,7 @@ def _key(i: int) -> str:
 def ours(port: int, bodies: list[bytes]) -> None:
     """syncworker's ConnectionPool and Bucket; Content-MD5 on each request, as always."""
     from syncworker.s3.bucket import Bucket
+    from syncworker.s3.client import Client
     from syncworker.s3.credentials import Given
     from syncworker.s3.endpoint import Endpoint
     from syncworker.s3.pool import ConnectionPool
@@ -53,7 +54,7 @@ def ours(port: int, bodies: list[bytes]) -> None:
 
     async def work() -> None:
         async with ConnectionPool(Endpoint.of(f"http://127.0.0.1:{port}", _REGION), None) as pool:
-            bucket = Bucket(pool, _BUCKET, _REGION, Given(*_KEYS))
+            bucket = Bucket(Client(pool, _BUCKET, _REGION, Given(*_KEYS)))
             numbers = iter(range(len(bodies)))
             await asyncio.gather(*(lane(bucket, numbers) for _ in range(IN_FLIGHT)))
 

@@ -11,9 +11,9 @@ import time
 
 def short_waits() -> None:
     """Between two tries: at most 50 ms instead of seconds."""
-    from syncworker.s3 import bucket
+    from syncworker.s3 import client
 
-    bucket._WAIT_SECONDS, bucket._WAIT_MAX_SECONDS = 0.01, 0.05
+    client._WAIT_SECONDS, client._WAIT_MAX_SECONDS = 0.01, 0.05
 
 
 def short_silence() -> None:

@@ -14,8 +14,9 @@ from odd_store import ODD_NAMES, Dialect, OddStore
 
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.plan.listing import Listing
-from syncworker.s3 import xml_messages
+from syncworker.s3 import multipart, xml_messages
 from syncworker.s3.bucket import Bucket
+from syncworker.s3.client import Client
 from syncworker.s3.credentials import Given
 from syncworker.s3.endpoint import Endpoint
 from syncworker.s3.pool import ConnectionPool
@@ -26,7 +27,9 @@ PAGES = pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
 def ask(store: OddStore, work: Callable[[Bucket], Awaitable[Any]]) -> Any:
     async def run() -> Any:
         async with ConnectionPool(Endpoint.of(store.url, "us-east-1"), None) as pool:
-            return await work(Bucket(pool, "b", "us-east-1", Given(store.access_key, store.secret_key)))
+            return await work(
+                Bucket(Client(pool, "b", "us-east-1", Given(store.access_key, store.secret_key)))
+            )
 
     return asyncio.run(run())
 
@@ -85,10 +88,10 @@ def test_odd_names_are_listed_as_versions_and_as_uploads(page_size: int, encodes
 
         every = sorted((key, version.id) for key, held in store.keys.items() for version in held)
         assert sorted(ask(store, versions)) == every
-        uploads = ask(store, lambda bucket: bucket.list_uploads())
+        uploads = ask(store, multipart.list_uploads)
         assert [tuple(upload) for upload in uploads] == sorted(store.uploads)
         for name in ODD_NAMES:
-            alone = ask(store, lambda bucket, name=name: bucket.list_uploads(name))
+            alone = ask(store, lambda bucket, name=name: multipart.list_uploads(bucket, name))
             assert {upload.upload_id for upload in alone if upload.key == name} == {"u1", "u2"}, name
 
 
@@ -159,7 +162,7 @@ def test_a_listing_that_does_not_say_whether_it_goes_on_is_read_to_its_end(diale
             store.uploads[f"k{number:05d}", "u1"] = None
         assert listed(store) == sorted(store.keys)
         assert listed(store, ["k00004", "k00009"]) == sorted(store.keys)
-        assert len(ask(store, lambda bucket: bucket.list_uploads())) == len(store.keys)
+        assert len(ask(store, multipart.list_uploads)) == len(store.keys)
 
 
 @pytest.mark.parametrize("dialect", SILENT)

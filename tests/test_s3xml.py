@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from syncworker.errors import RetryError
 from syncworker.model import ObjectEntry
-from syncworker.s3 import xml_messages
+from syncworker.s3 import xml_listing_fast, xml_messages
 
 NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 PARSERS: list[Callable[[bytes], Any]] = [
@@ -431,17 +431,17 @@ def test_a_page_that_is_read_the_quick_way_says_what_a_parser_says(
         + contents("z", 8, third + third)
     )
     if len(set(quotes)) == 1:
-        assert xml_messages._split(body) is not None
+        assert xml_listing_fast.split(body) is not None
     for place, cut, odd in changes:
         place %= len(body)
         body = body[:place] + odd + body[place + cut :]
     quick = outcome(body)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(xml_messages, "_split", lambda _: None)
+        patch.setattr(xml_messages, "split", lambda _: None)
         assert quick == outcome(body)
 
 
 def test_what_real_stores_list_is_read_the_quick_way() -> None:
     for owner in ("", "<Owner><ID>1</ID><DisplayName>d</DisplayName></Owner>"):
         entry = contents("k", 1, "&quot;0a&quot;").replace("<StorageClass>", f"{owner}<StorageClass>")
-        assert xml_messages._split(listing(entry * 3)) is not None
+        assert xml_listing_fast.split(listing(entry * 3)) is not None

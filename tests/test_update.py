@@ -245,6 +245,7 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     from syncworker.plan.compare import UPDATE
     from syncworker.plan.events import Work
     from syncworker.s3.bucket import Bucket
+    from syncworker.s3.client import Client
     from syncworker.s3.credentials import Given as Keys
     from syncworker.s3.endpoint import Endpoint
     from syncworker.s3.pool import ConnectionPool
@@ -264,7 +265,9 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     async def update() -> Any:
         place = Endpoint.of(store.url, "us-east-1", "auto")
         async with ConnectionPool(place, None) as connections:
-            bucket = Bucket(connections, mirror.bucket, "us-east-1", Keys(store.access_key, store.secret_key))
+            bucket = Bucket(
+                Client(connections, mirror.bucket, "us-east-1", Keys(store.access_key, store.secret_key))
+            )
             with Tree(str(mirror.shell.uploads)) as tree, ThreadPoolExecutor(2) as pool:
                 sender = Sender(
                     bucket, index, tree, None, pool,  # type: ignore[arg-type]

@@ -6,28 +6,17 @@ broken answer, never an empty one. Source: Amazon S3 API Reference, the operatio
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable, Iterable, Sequence
-from itertools import repeat
 from typing import NamedTuple
-from urllib.parse import unquote_plus
 from xml.etree import ElementTree
 
 from syncworker.errors import RetryError
 from syncworker.model import ObjectEntry
+from syncworker.s3.xml_listing_fast import decode_key, entries_of_columns, split
 
 # What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does.
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
-
-# What a parser refuses, or reads otherwise, each with a byte of it that is rare and found faster.
-_NOT_PLAIN = ((b"!", b"<!"), (b"]", b"]]>"), (b"\xef", b"\xef\xbf\xbe"), (b"\xef", b"\xef\xbf\xbf"))
-_CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n")  # a CR, too, is not what it seems
-# The elements of an object that are used, as a pattern: one that excludes a single character is the fastest.
-_FIELDS = {"Key": "([^<]+)", "LastModified": "([^<]*)", "ETag": "([^<]*)", "Size": "([0-9]{1,18})"}
-_QUOTES = ("&quot;", "&#34;", '"', "")
-_NOT_IN_ETAG = ("&", '"', "/")  # here: `W/`, say, is for the parser
-_CHILD = re.compile(r"<(?!Owner>)(\w+)>[^<]*</\1>|<(Owner)>.*?</Owner>", re.DOTALL)
 
 
 # Ceph's gateway refers to characters that XML forbids, in what it does not encode: tokens, prefixes, markers.
@@ -153,10 +142,10 @@ def parse_listing(body: bytes, prefix: str = "", asked: int = PAGE_KEYS) -> Page
     The last page is one that says `false`. Some stores say nothing: theirs is the last when it has no token
     and fewer keys than it might have; else the listing goes on, by the token or behind the last key.
     """
-    regular = _split(body)
+    regular = split(body)
     root, ns = parse(regular[0] if regular else body, "ListBucketResult")
     if regular and len(root.findall(f"{ns}Contents")) == 1:
-        entries = _entries(regular[1], encoded=_is_encoded(root, ns))
+        entries = entries_of_columns(regular[1], encoded=_is_encoded(root, ns))
     else:
         root, ns = parse(body, "ListBucketResult")
         entries = _entries_of(root, ns)
@@ -195,74 +184,6 @@ def _contradiction(how: str) -> RetryError:
     return RetryError("BrokenListing", f"the storage's listing {how}: nothing was deleted")
 
 
-def _split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
-    """A listing as its frame, with one empty element for all objects, and the columns of `_FIELDS`, when its
-    objects are written alike and plainly: a fifth of a parser's time. None: a parser has to read it."""
-    start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
-    if start < 0 or end < start or any(rare in body and odd in body for rare, odd in _NOT_PLAIN):
-        return None
-    if len(body.translate(None, _CONTROLS)) != len(body):
-        return None
-    if not body.isascii() and b'encoding="utf-8"' not in body[:100].lower():
-        return None
-    try:
-        text = body[start:end].decode()
-    except UnicodeDecodeError:
-        return None
-    children = _CHILD.findall(text, 0, text.find("</Contents>"))
-    names = tuple(owner or name for name, owner in children)
-    pattern = _entry_pattern(names)
-    if pattern is None:
-        return None
-    cut: list[str] = pattern.split(text)
-    count = len(cut) // (len(_FIELDS) + 1)
-    between = cut[:: len(_FIELDS) + 1]
-    if count != text.count("<Contents") or "".join(between).strip():
-        return None
-    order = [name for name in names if name in _FIELDS]
-    columns = [cut[1 + order.index(name) :: len(_FIELDS) + 1] for name in _FIELDS]
-    etags = columns[list(_FIELDS).index("ETag")]
-    quote = next(quote for quote in _QUOTES if etags[0].startswith(quote))
-    if text.count("&") != 2 * count * quote.count("&") or not _unquote(etags, quote):
-        return None
-    return body[:start] + b"<Contents/>" + body[end:], columns
-
-
-def _unquote(etags: list[str], quote: str) -> bool:
-    """Takes the quotes off, in place. False: not all are quoted so, or they hold what means something."""
-    if quote:
-        if not all(map(str.startswith, etags, repeat(quote))) or not all(
-            map(str.endswith, etags, repeat(quote))
-        ):
-            return False
-        size = len(quote)
-        etags[:] = [etag[size:-size] for etag in etags]
-    joined = "".join(etags)
-    return not any(odd in joined for odd in _NOT_IN_ETAG) and "".join(joined.split()) == joined
-
-
-@functools.lru_cache(maxsize=16)
-def _entry_pattern(names: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Of one object whose elements are these, in this order."""
-    if sorted(name for name in names if name in _FIELDS) != sorted(_FIELDS):
-        return None
-    parts = [
-        f"<{name}>{_FIELDS[name]}</{name}>" if name in _FIELDS
-        else "<Owner>(?:<ID>[^<]*</ID>|<DisplayName>[^<]*</DisplayName>)*</Owner>" if name == "Owner"
-        else f"<{name}>[^<]*</{name}>"
-        for name in names
-    ]  # fmt: skip
-    return re.compile(r"\s*".join(["<Contents>", *parts, "</Contents>"]))
-
-
-def _entries(columns: list[list[str]], *, encoded: bool) -> list[ObjectEntry]:
-    keys, times, etags, sizes = columns
-    if encoded:
-        keys = [_decode(key) if "%" in key or "+" in key else key for key in keys]
-    fields = zip(keys, map(int, sizes), map(str.lower, etags), times, strict=True)
-    return list(map(tuple.__new__, repeat(ObjectEntry), fields))
-
-
 def _entries_of(root: ElementTree.Element, ns: str) -> list[ObjectEntry]:
     encoded = _is_encoded(root, ns)
     key_tag, size_tag, etag_tag, time_tag = f"{ns}Key", f"{ns}Size", f"{ns}ETag", f"{ns}LastModified"
@@ -275,7 +196,7 @@ def _entries_of(root: ElementTree.Element, ns: str) -> list[ObjectEntry]:
             if not key:  # as a path, an empty key would be the bucket itself
                 raise ValueError(key)
             if encoded and ("%" in key or "+" in key):
-                key = _decode(key)
+                key = decode_key(key)
             size = int(fields[size_tag] or "")
             if not 0 <= size < 1 << 63:
                 raise ValueError(size)
@@ -289,15 +210,11 @@ def _is_encoded(root: ElementTree.Element, ns: str) -> bool:
     return (root.findtext(f"{ns}EncodingType") or "") == "url"
 
 
-def _decode(key: str) -> str:
-    return unquote_plus(key, errors="surrogateescape")
-
-
 def _key_of(element: ElementTree.Element, ns: str, encoded: bool) -> str:
     key = element.findtext(f"{ns}Key")
     if not key:  # as a path, an empty key would be the bucket itself
         raise RetryError("BadAnswer", "the storage listed a version or an upload without a key")
-    return _decode(key) if encoded else key
+    return decode_key(key) if encoded else key
 
 
 def parse_versions(body: bytes) -> tuple[list[Version], dict[str, str] | None]:
@@ -359,7 +276,7 @@ def _next(
         raise _contradiction("says there is more and gives no way to it")
     # Ceph's gateway names the last key of the page, and before its version 17 not as it encodes keys.
     if encoded and not (last is not None and key == last.key):
-        key = _decode(key)
+        key = decode_key(key)
     marker = {"key-marker": key}
     if identifier := root.findtext(f"{ns}{id_tag}"):
         marker[id_parameter] = identifier

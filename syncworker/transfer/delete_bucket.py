@@ -20,8 +20,8 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
-from syncworker.s3 import xml_messages
-from syncworker.s3.bucket import Deletion
+from syncworker.s3 import deletions, multipart, xml_messages
+from syncworker.s3.deletions import ObjectVersion
 from syncworker.system.control import settling
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
 from syncworker.transfer.delete_objects import Remover
@@ -41,7 +41,7 @@ class _Item(NamedTuple):
     shown: bool
 
     @property
-    def name(self) -> Deletion:
+    def name(self) -> ObjectVersion:
         return self.key, self.version
 
 
@@ -118,9 +118,9 @@ class BucketRemoval:
 
     async def _empty(self) -> None:
         has_versions = await self.bucket.has_versions()
-        for upload in await self.bucket.list_uploads():
+        for upload in await multipart.list_uploads(self.bucket):
             self.control.check()
-            await self.bucket.abort_upload(upload.key, upload.upload_id)
+            await multipart.abort_upload(self.bucket, upload.key, upload.upload_id)
             if "/" in upload.key and not has_versions:
                 # rclone's server keeps the folder of an upload, unlisted; a delete of the key removes it. The
                 # object, if there is one, goes now instead of a moment later.
@@ -160,9 +160,9 @@ class BucketRemoval:
         self, fetch: Callable[[], Awaitable[_Page]], choose: Callable[[list[_Item]], list[_Item]]
     ) -> _Marker | None:
         """Deletes what is chosen of a page, and looks at the page again, until nothing of it can go."""
-        asked: dict[Deletion, _Item] = {}  # by the last batch
-        refused: dict[Deletion, SyncError] = {}
-        alone: set[Deletion] = set()
+        asked: dict[ObjectVersion, _Item] = {}  # by the last batch
+        refused: dict[ObjectVersion, SyncError] = {}
+        alone: set[ObjectVersion] = set()
         started = 0.0
         while True:
             with settling() if asked else nullcontext():
@@ -194,12 +194,12 @@ class BucketRemoval:
     def _goes_alone(self, item: _Item) -> bool:
         return self.remover.one_by_one or not xml_messages.can_carry(item.key)
 
-    async def _batch(self, names: Sequence[Deletion]) -> dict[Deletion, SyncError]:
+    async def _batch(self, names: Sequence[ObjectVersion]) -> dict[ObjectVersion, SyncError]:
         """What the answer refuses; {} when there is none: the next listing tells what is left."""
         await self.remover.turn()
         operation = self.progress.begin("delete", names[0][0], 0)
         try:
-            return await self.bucket.delete_listed(names)
+            return await deletions.delete_listed(self.bucket, names)
         except (FileError, RetryError):
             self.control.check()
             return {}
@@ -217,7 +217,7 @@ class BucketRemoval:
             if before is None or (before.code == error.code and before.message < error.message):
                 self.kept[item.key] = error
 
-    async def _one_by_one(self, items: Sequence[_Item], outlived: Set[Deletion]) -> None:
+    async def _one_by_one(self, items: Sequence[_Item], outlived: Set[ObjectVersion]) -> None:
         """`outlived` a batch: folder markers that did are no objects that anybody has put there."""
 
         async def delete(item: _Item) -> None:

@@ -121,7 +121,7 @@ class Sweep:
         there, and what should go would stay. A key that was ours before is right; each other is asked for.
         FatalError BrokenListing: the storage neither has nor lists it when asked once more."""
         bucket = self.remover.bucket
-        if bucket.is_sealed:
+        if bucket.uses_tls:
             return
 
         async def look(key: str) -> None:

@@ -1,7 +1,7 @@
 """Deletes objects of a mirror. The caller has made sure that everything else went well.
 
 Many at a time in one request, where it shows what that has done: over https, and over plain http on a store
-that names what it has deleted (`Bucket.delete_many`; found out with two objects, once a destination). Else
+that names what it has deleted (`deletions.delete_many`; found out with two objects, once a destination). Else
 one by one, side by side: a key in a path is signed. Whole buckets: delete_bucket.py.
 """
 
@@ -15,8 +15,9 @@ from operator import not_
 from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.index import Index
 from syncworker.jobs.progress import Progress
-from syncworker.s3 import xml_messages
-from syncworker.s3.bucket import DELETE_BATCH, Bucket, Deletion
+from syncworker.s3 import deletions, xml_messages
+from syncworker.s3.bucket import Bucket
+from syncworker.s3.deletions import DELETE_BATCH, ObjectVersion
 from syncworker.system.control import Control
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
 
@@ -50,13 +51,13 @@ class Remover:
         """How many `objects` is best given at a time."""
         if self.one_by_one:
             return 1
-        if self.bucket.is_sealed:
+        if self.bucket.uses_tls:
             return DELETE_BATCH
-        if self.bucket.names_deleted is None and (known := self.index.fact(_FACT)) is not None:
-            self.bucket.names_deleted = known == "1"
-        if self.bucket.names_deleted is None:
+        if self.bucket.delete_result_lists_keys is None and (known := self.index.fact(_FACT)) is not None:
+            self.bucket.delete_result_lists_keys = known == "1"
+        if self.bucket.delete_result_lists_keys is None:
             return _FIRST
-        return DELETE_BATCH if self.bucket.names_deleted else _SINGLES
+        return DELETE_BATCH if self.bucket.delete_result_lists_keys else _SINGLES
 
     async def objects(self, entries: Sequence[tuple[str, int | None]]) -> list[tuple[str, SyncError]]:
         """Deletes up to 1,000 (key, size); returns the failures, the rest is reported as deleted."""
@@ -64,10 +65,10 @@ class Remover:
         return await self._delete([(key, None) for key, _ in entries], sizes)
 
     async def _delete(
-        self, objects: Sequence[Deletion], sizes: dict[str, int | None]
+        self, objects: Sequence[ObjectVersion], sizes: dict[str, int | None]
     ) -> list[tuple[str, SyncError]]:
-        single: list[Deletion] = []
-        batch: list[Deletion] = []
+        single: list[ObjectVersion] = []
+        batch: list[ObjectVersion] = []
         for item in objects:
             # A folder marker outlives DeleteObjects on a store that is a file system (juicefs gateway).
             alone = (
@@ -77,25 +78,25 @@ class Remover:
             )
             (single if alone else batch).append(item)
         failures: list[tuple[str, SyncError]] = []
-        if len(batch) >= (1 if self.bucket.is_sealed else _FIRST):
+        if len(batch) >= (1 if self.bucket.uses_tls else _FIRST):
             failures += await self._batch(batch, sizes)
         else:
             single = batch + single
         return failures + await self._singles(single, sizes)
 
-    def _may_go_with_others(self, item: Deletion) -> bool:
-        """Over plain http a key in the body of a request may change on its way: see `Bucket.delete_many`."""
+    def _may_go_with_others(self, item: ObjectVersion) -> bool:
+        """Over plain http a key in the body of a request may change on its way: `deletions.delete_many`."""
         if self.one_by_one:
             return False
-        return self.bucket.is_sealed or (item[1] is None and self.bucket.names_deleted is not False)
+        return self.bucket.uses_tls or (item[1] is None and self.bucket.delete_result_lists_keys is not False)
 
     async def _singles(
-        self, objects: Sequence[Deletion], sizes: dict[str, int | None]
+        self, objects: Sequence[ObjectVersion], sizes: dict[str, int | None]
     ) -> list[tuple[str, SyncError]]:
         """One by one, a few at a time; then the folder markers, in their order: one below the other."""
         failures: list[tuple[str, SyncError]] = []
 
-        async def delete(item: Deletion) -> None:
+        async def delete(item: ObjectVersion) -> None:
             failures.extend(await self.single(*item, sizes.get(item[0])))
 
         is_marker = [item[0].endswith("/") for item in objects]
@@ -105,20 +106,20 @@ class Remover:
         return failures
 
     async def _batch(
-        self, batch: Sequence[Deletion], sizes: dict[str, int | None]
+        self, batch: Sequence[ObjectVersion], sizes: dict[str, int | None]
     ) -> list[tuple[str, SyncError]]:
         await self.turn()
         started = time.monotonic()
         operation = self.progress.begin("delete", batch[0][0], 0)
         try:
-            failures = dict(await self.bucket.delete_many(batch))
+            failures = dict(await deletions.delete_many(self.bucket, batch))
         except FileError:
             # The store does not take this request (not implemented, a key it cannot read): one by one tells.
             return await self._singles(batch, sizes)
         finally:
             self.progress.end(operation)
-        if not self.bucket.is_sealed and self.bucket.names_deleted is not None:
-            self.index.set_fact(_FACT, str(int(self.bucket.names_deleted)))
+        if not self.bucket.uses_tls and self.bucket.delete_result_lists_keys is not None:
+            self.index.set_fact(_FACT, str(int(self.bucket.delete_result_lists_keys)))
         seconds = (time.monotonic() - started) / len(batch)
         gone = [key for key, _ in (item for item in batch if item not in failures)]
         for key in gone:

@@ -100,7 +100,7 @@ class Recheck:
                     self._tell(found, "not_deleted")
                     wrong.append(found)
             # Over plain http a bit may turn in a listed key.
-            elif self.bucket.is_sealed or await self._ask(found.key) is not None:
+            elif self.bucket.uses_tls or await self._ask(found.key) is not None:
                 self.left += 1
                 if len(self._strangers) < CHUNK:
                     self._strangers.add((obj.size, obj.etag))

@@ -24,6 +24,7 @@ from syncworker.index import Row, Unfinished
 from syncworker.model import FileEntry
 from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
+from syncworker.s3 import multipart
 from syncworker.s3.bucket import GIVEN, Head
 from syncworker.system.control import settling
 from syncworker.system.gather import side_by_side
@@ -97,7 +98,7 @@ class Updater:
         part = copy.row.part_size or etags.part_size(size)
         headers = {n: v for n, v in copy.headers.items() if n != "x-amz-tagging-directive"}
         self.index.begin_upload(Unfinished(key, "", NOT_TO_GO_ON, size))  # ended, if this is the last we do
-        upload_id = await self.bucket.create_upload(key, headers)
+        upload_id = await multipart.create_upload(self.bucket, key, headers)
         self.index.begin_upload(Unfinished(key, upload_id, NOT_TO_GO_ON, size))
         answers: dict[int, str] = {}
 
@@ -113,7 +114,9 @@ class Updater:
         try:
             await side_by_side(one, numbers, 2 * PARTS_IN_FLIGHT)
             self.sender.check()
-            answered = await self.bucket.complete_upload(key, upload_id, [(n, answers[n]) for n in numbers])
+            answered = await multipart.complete_upload(
+                self.bucket, key, upload_id, [(n, answers[n]) for n in numbers]
+            )
         except FileError:
             await self.sender.abandon(key)
             raise

@@ -36,7 +36,7 @@ from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import NEW
 from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
-from syncworker.s3 import xml_messages
+from syncworker.s3 import multipart, xml_messages
 from syncworker.s3.body import FileSlice
 from syncworker.s3.bucket import Bucket
 from syncworker.system.control import settling
@@ -88,7 +88,7 @@ class Sender:
         self.tree = tree
         self.progress = progress
         self.check, self.halted = check, halted
-        self.halted_in_thread = bucket.pause.blocking(halted)
+        self.halted_in_thread = bucket.client.pause.blocking(halted)
         self.pool = pool
         self.is_blocked = is_blocked  # whether it is of no use to try a key again that the store fails on
         self.headers = headers or ObjectHeaders()
@@ -283,14 +283,14 @@ class Sender:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
             if fits and before.md5:
                 fits = before.md5 == (md5.hex() or (await self.plain_md5(fd, file)).hex())
-            parts = await self.bucket.list_parts(file.key, before.upload_id) if fits else None
+            parts = await multipart.list_parts(self.bucket, file.key, before.upload_id) if fits else None
             if parts is not None:
                 kept = await self._fitting(fd, file, before, parts)
                 return before.upload_id, kept
             await self.abandon(file.key)
         self.index.begin_upload(Unfinished(file.key, "", part, file.size))
         try:
-            upload_id = await self.bucket.create_upload(file.key, self.headers.of(file, md5))
+            upload_id = await multipart.create_upload(self.bucket, file.key, self.headers.of(file, md5))
         except SyncError as error:
             self.headers.blame(error)
             raise
@@ -323,11 +323,11 @@ class Sender:
         if before is None:
             return
         if before.upload_id:
-            await self.bucket.abort_upload(key, before.upload_id)
+            await multipart.abort_upload(self.bucket, key, before.upload_id)
         else:
-            for upload in await self.bucket.list_uploads(key):
+            for upload in await multipart.list_uploads(self.bucket, key):
                 if upload.key == key:
-                    await self.bucket.abort_upload(key, upload.upload_id)
+                    await multipart.abort_upload(self.bucket, key, upload.upload_id)
         self.index.end_upload(key)
 
     async def abandon_all(self) -> None:
@@ -401,7 +401,9 @@ class Sender:
 
     async def _send_part(self, body: _Counted, key: str, upload_id: str, number: int, digest: bytes) -> str:
         for _ in range(TRIES):
-            answered, has_own_etag = await self.bucket.upload_part(key, upload_id, number, body, digest)
+            answered, has_own_etag = await multipart.upload_part(
+                self.bucket, key, upload_id, number, body, digest
+            )
             if answered == digest.hex() or self.halted():
                 return answered
             if etags.parts_of(answered) != 0 or has_own_etag or self._facts["multipart_etag"] == _OPAQUE:
@@ -413,7 +415,7 @@ class Sender:
         self, file: FileEntry, upload_id: str, parts: list[tuple[int, str]], expected: str
     ) -> str:
         try:
-            return await self.bucket.complete_upload(file.key, upload_id, parts)
+            return await multipart.complete_upload(self.bucket, file.key, upload_id, parts)
         except SyncError as error:
             # It may have worked all the same: an answer is lost or late, a later try finds no upload any
             # more, an error comes from behind the store. The object itself tells.
@@ -457,7 +459,7 @@ class Sender:
                 raise FileError("StoredWrongBytes", "the storage kept other bytes than it was sent")
 
     async def _in_pool(self, function: Callable[..., Any], *values: Any) -> Any:
-        if await self.bucket.pause.wait():
+        if await self.bucket.client.pause.wait():
             self.check()
         try:
             return await asyncio.get_running_loop().run_in_executor(self.pool, function, *values)

@@ -297,7 +297,7 @@ class Verification:
         self.progress.error("verify", key, error, obj and obj.size)
 
     async def _in_pool(self, function: Callable[..., T], *values: object) -> T:
-        if await self.bucket.pause.wait():
+        if await self.bucket.client.pause.wait():
             self.sender.check()
         try:
             return await asyncio.get_running_loop().run_in_executor(self.sender.pool, function, *values)

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from syncworker.escape import escape_surrogates
 from syncworker.model import Delay
-from syncworker.s3.bucket import Bucket, InFlight
+from syncworker.s3.client import Client
+from syncworker.s3.request import InFlight
 from syncworker.s3.throttle import TAKEN_SECONDS
 from syncworker.system.control import Control
 
@@ -30,29 +31,29 @@ _DOING = {
 }
 
 
-def delay_of(control: Control, bucket: Bucket) -> Delay | None:
+def delay_of(control: Control, client: Client) -> Delay | None:
     """What the job waits for now; None: it gets on."""
     if control.since is not None:
-        return _of_writes(control, bucket)
-    if bucket.pause.on:
-        return _of_pause(bucket)
-    return _of_outage(bucket) or _of_slow_down(bucket) or _of_silence(bucket)
+        return _of_writes(control, client)
+    if client.pause.on:
+        return _of_pause(client)
+    return _of_outage(client) or _of_slow_down(client) or _of_silence(client)
 
 
-def _of_pause(bucket: Bucket) -> Delay:
-    message = f"paused since {_clock(bucket.pause.since)}"
-    if flights := list(bucket.in_flight.values()):
+def _of_pause(client: Client) -> Delay:
+    message = f"paused since {_clock(client.pause.since)}"
+    if flights := list(client.in_flight.values()):
         more = f" and {len(flights) - 1} more" if len(flights) > 1 else ""
-        message += f": what is in flight ends: {_doing(flights[0], bucket.name)}{more}"
-    return Delay("paused", bucket.pause.since, None, message)
+        message += f": what is in flight ends: {_doing(flights[0], client.name)}{more}"
+    return Delay("paused", client.pause.since, None, message)
 
 
-def _of_outage(bucket: Bucket) -> Delay | None:
+def _of_outage(client: Client) -> Delay | None:
     """Nothing has succeeded for a while, and not because the storage asks to slow down."""
-    outage = bucket.outage
+    outage = client.outage
     if outage.since is None or outage.error is None or not outage.has_lasted(_NOTICED_SECONDS):
         return None
-    if outage.error.throttled and bucket.gate.slow_since is not None:
+    if outage.error.throttled and client.gate.slow_since is not None:
         return None
     message = f"retrying: {outage.error.message}; nothing has succeeded since {_clock(outage.since)}"
     if outage.until is not None:
@@ -60,22 +61,22 @@ def _of_outage(bucket: Bucket) -> Delay | None:
     return Delay("storage_down", outage.since, outage.until, message)
 
 
-def _of_slow_down(bucket: Bucket) -> Delay | None:
+def _of_slow_down(client: Client) -> Delay | None:
     now = time.monotonic()
-    if bucket.gate.slow_since is None:
+    if client.gate.slow_since is None:
         return None
-    since = time.time() - (now - bucket.gate.slow_since)
-    taken = bucket.gate.taken(now)
+    since = time.time() - (now - client.gate.slow_since)
+    taken = client.gate.taken(now)
     message = (
         f"the storage asks to slow down since {_clock(since)}: it took {taken or 'no'}"
         f" request{'' if taken == 1 else 's'} in the last {TAKEN_SECONDS} s"
     )
-    return Delay("slow_down", since, bucket.outage.until, message)
+    return Delay("slow_down", since, client.outage.until, message)
 
 
-def _of_silence(bucket: Bucket) -> Delay | None:
+def _of_silence(client: Client) -> Delay | None:
     """Requests are under way, and no byte moves."""
-    seconds = bucket.pool.silent_seconds()
+    seconds = client.pool.silent_seconds()
     if seconds < _SILENT_SECONDS:
         return None
     since = time.time() - seconds
@@ -86,9 +87,9 @@ def _clock(when: float) -> str:
     return f"{datetime.fromtimestamp(when, UTC):%H:%M:%S} UTC"
 
 
-def _of_writes(control: Control, bucket: Bucket) -> Delay | None:
+def _of_writes(control: Control, client: Client) -> Delay | None:
     """A stop that waits for what is in flight."""
-    flights = list(bucket.in_flight.values())
+    flights = list(client.in_flight.values())
     if not flights or control.since is None:
         return None
     waited = time.time() - control.since
@@ -101,7 +102,7 @@ def _of_writes(control: Control, bucket: Bucket) -> Delay | None:
         if until is None
         else f"for {waited:.0f} s, {max(0.0, left):.0f} s more at most,"
     )
-    message = f"{word}: waiting {long} for what is in flight to end: {_doing(flights[0], bucket.name)}{more}"
+    message = f"{word}: waiting {long} for what is in flight to end: {_doing(flights[0], client.name)}{more}"
     return Delay("writes_in_flight", control.since, until, message)
 
 

@@ -140,7 +140,7 @@ class Sync:
         self.index = index
         self.mounts = mounts
         self.progress = progress
-        self.control, self.pause = control, bucket.pause
+        self.control, self.pause = control, bucket.client.pause
         self.halted_in_thread = self.pause.blocking(self.halted)
         self.started_ns = time.time_ns()
         self.fatal: Exception | None = None
@@ -162,7 +162,7 @@ class Sync:
 
     async def run(self) -> None:
         self.loop = asyncio.get_running_loop()
-        self.bucket.stopping = self.halted  # a fatal error, too, ends the tries of what is in flight
+        self.bucket.client.stopping = self.halted  # a fatal error, too, ends the tries of what is in flight
         with Tree(self.uploads_dir) as tree, ThreadPoolExecutor(_READERS, "reader") as pool:
             self.tree, self.pool = tree, pool
             self.folder = Source(
@@ -357,7 +357,7 @@ class Sync:
         await self._in_thread(thread.join)
 
     async def _send_all(self) -> None:
-        gate, counts = self.bucket.gate, self.progress.counts
+        gate, counts = self.bucket.client.gate, self.progress.counts
         self.lanes = Lanes(
             one=self.wait_seconds > 0,
             do_read=self._read,

@@ -37,6 +37,7 @@ from syncworker.plan import draft
 from syncworker.plan.may_delete import Rules
 from syncworker.request import parse_storage_url
 from syncworker.s3.bucket import Bucket
+from syncworker.s3.client import Client
 from syncworker.s3.credentials import Chain, Given, KeySource
 from syncworker.s3.endpoint import Endpoint
 from syncworker.s3.pool import ConnectionPool, Limits
@@ -223,7 +224,7 @@ async def _work(
         limits = Limits.of(settings.storage_timeout)
         connections = ConnectionPool(place, ca_bundle, limits, use_proxies=not embedded, bandwidth=bandwidth)
         async with connections as pool:
-            bucket = Bucket(
+            client = Client(
                 pool,
                 status["dest"],
                 region,
@@ -234,11 +235,11 @@ async def _work(
                 pause=pause,
             )
             if embedded:
-                bucket.advice = EMBEDDED_ALONE
-                bucket.is_full = lambda: disk_space.refusal(settings.storage_dir)
-            progress.asked = lambda: (bucket.requests, bucket.retries)
-            progress.throttled = lambda: bucket.gate.slow_seconds(time.monotonic())
-            progress.delay = lambda: delay_of(control, bucket)
+                client.advice = EMBEDDED_ALONE
+                client.is_full = lambda: disk_space.refusal(settings.storage_dir)
+            progress.asked = lambda: (client.requests, client.retries)
+            progress.throttled = lambda: client.gate.slow_seconds(time.monotonic())
+            progress.delay = lambda: delay_of(control, client)
             index = FrozenIndex(index_path) if options.plan else Index(index_path)
             approved = approved_plan(status)
             sync = Sync(
@@ -247,7 +248,7 @@ async def _work(
                 wait_seconds=0.0 if options.plan else float(status["wait"]),
                 may_delete_bucket=settings.bucket_delete == "allow",
                 spool_dir=os.path.dirname(index_path),
-                bucket=bucket,
+                bucket=Bucket(client),
                 index=index,
                 mounts=MountCheck(jobs.destination_facts_path(status), index, status["source"], options),
                 progress=progress,
@@ -263,11 +264,11 @@ async def _work(
                 approved=approved,
             )
             progress.paced = lambda: bandwidth.moved if bandwidth.on else None
-            _look(bucket, progress, sync.halted)
-            watcher = asyncio.create_task(_watch(bucket, progress, sync.halted), name="watch for changes")
+            _look(client, progress, sync.halted)
+            watcher = asyncio.create_task(_watch(client, progress, sync.halted), name="watch for changes")
             work = asyncio.create_task(sync.run())
             ticker = asyncio.create_task(
-                _tick(jobs, progress, control, bucket, writer, tell), name="ticker of the status"
+                _tick(jobs, progress, control, client, writer, tell), name="ticker of the status"
             )
             assert pool.watchdog is not None
             try:
@@ -296,41 +297,41 @@ def _end_of(task: asyncio.Task[None]) -> Exception:
     return RuntimeError(f"the {task.get_name()} has ended")
 
 
-async def _watch(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
+async def _watch(client: Client, progress: Progress, stopping: Callable[[], bool]) -> None:
     """What may change while a job runs: a pause, and limits. Beside the ticker, which may wait for a slow
     disk."""
     while True:
         await asyncio.sleep(_TICK_SECONDS)
-        _look(bucket, progress, stopping)
+        _look(client, progress, stopping)
 
 
-def _look(bucket: Bucket, progress: Progress, stopping: Callable[[], bool]) -> None:
-    bandwidth, pause = bucket.pool.bandwidth, bucket.pause
+def _look(client: Client, progress: Progress, stopping: Callable[[], bool]) -> None:
+    bandwidth, pause = client.pool.bandwidth, client.pause
     bandwidth.look(stopping=stopping())
     limit = {"bandwidth": bandwidth.own or None, "all_jobs": bandwidth.all_jobs or None}
     progress.status["limit"] = limit
     if pause.look(stopping=stopping()):
         progress.pause(pause.on)
         if not pause.on:
-            bucket.go_on()
+            client.go_on()
     if pause.on:
-        bucket.pool.close_idle()
+        client.pool.close_idle()
 
 
 async def _tick(
-    jobs: Jobs, progress: Progress, control: Control, bucket: Bucket, writer: Executor, tell: OnStatus
+    jobs: Jobs, progress: Progress, control: Control, client: Client, writer: Executor, tell: OnStatus
 ) -> None:
     """Publishes the status, and ends what hangs once the job is to stop. Ends with the error of a disk: of
     the jobs', or of the store's, which on a full one says nothing."""
     loop = asyncio.get_running_loop()
-    pool = bucket.pool
+    pool = client.pool
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         if control.stopping():
             pool.give_up(writes=control.drops_writes())
             progress.status["cancel_requested"] = control.reason == "cancelled"
         progress.status["pause_requested"] = jobs.is_paused(progress.status["id"])
-        if bucket.waits_to_send(_SILENT_SECONDS) and (full := bucket.is_full()) is not None:
+        if client.waits_to_send(_SILENT_SECONDS) and (full := client.is_full()) is not None:
             raise full
         if progress.due():
             status = progress.snapshot()

@@ -1,0 +1,400 @@
+"""Requests to one bucket, each answered or failed within bounded time. Operations: bucket.py and beside it.
+
+`Client.call` signs, sends, classifies (error_codes.py) and tries again what may pass: exponential waits with
+full jitter, while fewer requests are in flight as long as the store asks to slow down (throttle.py). Raised
+are RetryError after the last try, FileError when the store refuses this key, FatalError when nothing will
+work. Redirects are not followed; a region named by the store is taken over once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+import re
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+from urllib.parse import quote
+
+from syncworker.errors import FatalError, RetryError, Stopped, SyncError
+from syncworker.s3 import error_codes, xml_messages
+from syncworker.s3.connection import Response
+from syncworker.s3.credentials import KeySource
+from syncworker.s3.endpoint import Endpoint
+from syncworker.s3.outage import Outage
+from syncworker.s3.pool import ConnectionPool
+from syncworker.s3.request import (
+    LISTINGS,
+    NOT_REPEATED,
+    SENDS,
+    SLOW,
+    WITH_BLANKS,
+    WITH_BODY,
+    WRITES,
+    InFlight,
+    S3Request,
+)
+from syncworker.s3.signing import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
+from syncworker.s3.throttle import Gate
+from syncworker.system.bandwidth import Turn
+from syncworker.system.control import is_settling
+from syncworker.system.pause import Pause
+
+_REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a store names goes into a header
+TRIES = 6
+_TRIES_THROTTLED = 60
+_TRIES_SILENT = 3  # each of them has waited long already
+_FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
+_UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
+CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
+# Failures that are answers all the same: the storage is there.
+_ANSWERS = frozenset(
+    {
+        "WrongRegion",
+        "WrongAddressing",
+        "BadDigest",
+        "InvalidDigest",
+        "IncompleteBody",
+        "XAmzContentSHA256Mismatch",
+    }
+    | {"OperationAborted", "RequestTimeout", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+)
+_FIRST_ANSWER_SECONDS = 50.0
+_NOTICED_SECONDS = 2.0  # without any success: the storage may be away
+_WAIT_SECONDS = 0.2
+_WAIT_MAX_SECONDS = 8.0
+_INTERNAL = frozenset({"InternalError", "Http500"})
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+
+
+def _tries(error: RetryError) -> int:
+    if error.throttled:
+        return _TRIES_THROTTLED
+    return _TRIES_SILENT if error.code in ("Timeout", "ConnectTimeout") else TRIES
+
+
+class Client:
+    """Speaks to one bucket, or to what lies below `key_prefix` in it: the keys of requests are without it.
+    `stopping` says that no request may begin, and none be tried again."""
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        name: str,
+        region: str,
+        keys: KeySource,
+        *,
+        key_prefix: str = "",
+        most_requests: int = 160,
+        stopping: Callable[[], bool] = lambda: False,
+        patience_seconds: float = 0.0,
+        is_full: Callable[[], FatalError | None] = lambda: None,
+        pause: Pause | None = None,
+    ) -> None:
+        self.pool = pool
+        self.advice = "check storage_url"  # what to do when it never answers
+        self.name = name
+        self.key_prefix = key_prefix
+        self.signer = Signer(region)
+        self.keys = keys
+        self._used: Keys | None = None  # those of the last request
+        self.gate = Gate(most_requests)
+        self.stopping = stopping
+        self.pause = pause or Pause()
+        self.outage = Outage(patience_seconds, self._ask, self._is_stopping, self.pause)
+        self._first_answer_by: float | None = None  # by the loop's clock
+        self.is_full = is_full  # asked before each try that sends: why it would be of no use
+        self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
+        self.retries = 0
+        self.in_flight: dict[object, InFlight] = {}  # oldest first
+        self._failures = 0  # requests given up in a row
+        self.is_s3 = False  # an answer was S3's
+        self.uses_tls = pool.tls is not None  # no bit can turn on the way unseen
+        # How long they may be silent; others as long as the pool allows.
+        self._silences = dict.fromkeys(LISTINGS, pool.limits.listing_seconds)
+        self._silences |= dict.fromkeys(SLOW, pool.limits.completing_seconds)
+        self._aim(pool.endpoint)
+
+    def _aim(self, place: Endpoint) -> None:
+        """Where requests go from now on."""
+        pool = self.pool
+        self._place = place
+        host, self._prefix = place.bucket_address(self.name)
+        self._host, self._host_header = host, place.host_header(host)
+        self._target = "" if pool.proxy is None or pool.tls is not None else f"http://{self._host_header}"
+        self._proxy_line = (
+            f"proxy-authorization: {pool.proxy.authorization}\r\n"
+            if self._target and pool.proxy and pool.proxy.authorization
+            else ""
+        )
+
+    def waits_to_send(self, seconds: float) -> bool:
+        """Whether a request that brings something has been under way for so long."""
+        since = time.monotonic() - seconds
+        return any(r.since < since and r.operation in WRITES for r in self.in_flight.values())
+
+    async def call(
+        self,
+        request: S3Request,
+        *,
+        may_be_blocked: Callable[[str], bool] | None = None,
+        on_retry: Callable[[], None] | None = None,
+    ) -> Response:
+        """The answer with a 2xx status; everything else is raised, after the tries it is worth. Stopped: it
+        was not begun, or not once more."""
+        operation, key = request.operation, request.key
+        tries = 0
+        renewed = False
+        while True:
+            tries = 1 if self.outage.is_asked_about and await self.outage.pass_by() else tries + 1
+            if operation in SENDS and (full := self.is_full()) is not None:
+                raise full
+            turn: Turn | None = None
+            is_held = self.pause.on or self.pool.bandwidth.on or self.stopping()
+            if is_held or not self.gate.enters_at_once():
+                turn = await self._enter(request)
+            error: SyncError | None = None
+            began_at = time.time()
+            try:
+                keys = self._used = await self.keys.keys()
+                once = self._once(keys, request, turn)
+                return await (once if self.pool.answered else self._in_time(once))
+            except SyncError as failure:
+                error = failure
+            finally:
+                self.gate.leave(error)
+                if turn is not None:
+                    turn.leave()
+                if error is None:
+                    self._failures = 0
+                    self.outage.answered()
+                else:
+                    self._failed(error, began_at)
+            if not isinstance(error, RetryError):
+                raise error
+            if operation == "DeleteObjects" and error.code in CUT and not self.uses_tls:
+                raise error  # `delete_many` finds out what it has done
+            if error.code in _EXPIRED:
+                if not renewed and error.code != "TokenRefreshRequired":
+                    renewed = True
+                    if await self.keys.renew(keys):
+                        continue
+                raise self._expired(error)
+            if may_be_blocked and key and tries > 1 and error.code in _INTERNAL and may_be_blocked(key):
+                raise error  # a store that is a file system fails so on a key below another object
+            tries = await self.wait(error, tries)
+            if on_retry is not None:
+                on_retry()
+
+    def _expired(self, error: RetryError) -> FatalError:
+        return FatalError(
+            error.code,
+            f"the credentials have expired: renew them and resume the job (the keys are {self.keys.origin})",
+        )
+
+    async def _enter(self, request: S3Request) -> Turn | None:
+        """Waits while the job is paused, then for a place among the requests; where there is a limit of
+        bandwidth, for the turn of the body before. Stopped: none may begin."""
+        bandwidth = self.pool.bandwidth
+        turn: Turn | None = None
+        while True:
+            if self.pause.on:
+                await self.pause.wait()
+            if self.stopping():
+                raise Stopped("told to stop")
+            if bandwidth.on and request.operation in WITH_BODY:
+                size = request.max_body if request.operation == "GetObject" else request.size
+                turn = await bandwidth.enter(size, self.stopping)
+            try:
+                await self.gate.enter(self.stopping)
+            except BaseException:
+                if turn is not None:
+                    turn.leave()
+                raise
+            if not (self.pause.on or self.stopping()) or is_settling():
+                return turn
+            self.gate.give_back()  # paused, or stopped, while it waited there
+            if turn is not None:
+                turn.leave()
+
+    def go_on(self) -> None:
+        """After a pause: times that ran on meanwhile begin anew."""
+        self._first_answer_by = None
+        self.outage.forgive()
+
+    def _is_stopping(self) -> bool:
+        return self.stopping()  # which is changed later on
+
+    def _failed(self, error: SyncError, began_at: float) -> None:
+        """What a request that failed tells of the storage."""
+        if isinstance(error, RetryError) and error.code not in _ANSWERS:
+            self.outage.failed(error, began_at)
+        elif not isinstance(error, Stopped):
+            self.outage.answered()
+
+    async def _ask(self) -> RetryError | None:
+        """A HEAD of the bucket; None when it was answered, whatever that is."""
+        try:
+            await self._once(await self.keys.keys(), S3Request("HeadBucket", "HEAD", max_body=0))
+        except RetryError as error:
+            return None if error.code in _ANSWERS else error
+        except SyncError:
+            pass
+        return None
+
+    async def _in_time(self, once: Coroutine[Any, Any, Response]) -> Response:
+        """An exchange with a storage that has not answered yet: its address may be wrong, and nobody waits as
+        long as for one that is known. Where the request itself takes long, a HEAD beside it is answered."""
+        loop = asyncio.get_running_loop()
+        if self._first_answer_by is None:
+            self._first_answer_by = loop.time() + _FIRST_ANSWER_SECONDS
+
+        async def look() -> None:
+            while not self.pool.answered:
+                await asyncio.sleep(_FIRST_ANSWER_SECONDS / 4)
+                await self.pause.wait()
+                await self._ask()
+            limit.reschedule(None)
+
+        try:
+            async with asyncio.timeout_at(self._first_answer_by) as limit:
+                beside = asyncio.create_task(look())
+                try:
+                    return await once
+                finally:
+                    beside.cancel()
+        except TimeoutError as error:
+            raise FatalError(
+                "Timeout",
+                f"the storage does not answer: it was silent for {_FIRST_ANSWER_SECONDS:g} s: {self.advice}",
+            ) from error
+
+    async def wait(self, error: RetryError, tries: int) -> int:
+        """Sleeps before the next try, or raises when there is none left; how many have been made."""
+        if error.code in ("WrongRegion", "WrongAddressing"):  # nothing passes by waiting: at once, as it asks
+            if tries >= 3:
+                raise FatalError(error.code, error.message)
+            return tries
+        if self.stopping():
+            raise self._exhausted(error)
+        is_spent = tries >= _tries(error)
+        if is_spent or (not error.throttled and self.outage.has_lasted(_NOTICED_SECONDS)):
+            if await self.outage.is_over():
+                self.retries += 1
+                return 0
+            if is_spent or self.stopping():
+                raise self._exhausted(error)
+        self.retries += 1
+        pause = random.random() * min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**tries)  # noqa: S311
+        while pause > 0 and not self.stopping():
+            await asyncio.sleep(min(pause, 0.2))
+            pause -= 0.2
+        return tries
+
+    def _exhausted(self, error: RetryError) -> SyncError:
+        """No try is left: is it this request, or the storage?"""
+        self._failures += 1
+        if self.stopping():
+            return error
+        if not self.pool.answered:
+            if error.code == "BadAnswer":
+                return self.no_storage(error.message)
+            if error.code == "ProxyUnreachable":
+                return FatalError(error.code, f"{error.message}: start the proxy, or correct that variable")
+            return FatalError(error.code, f"the storage does not answer: {error.message}: {self.advice}")
+        if error.code in _UNREACHABLE or (error.code in CUT and self._failures >= _FAILURES_IN_A_ROW):
+            return FatalError(
+                error.code, f"the storage answers no more: {error.message}: resume when it does"
+            )
+        return error
+
+    def no_storage(self, why: str) -> FatalError:
+        return FatalError(
+            "NoStorage", f"No S3 storage answers at {self.pool.endpoint.url}: {why}: {self.advice}"
+        )
+
+    async def _once(self, keys: Keys, request: S3Request, turn: Turn | None = None) -> Response:
+        operation, method, key, query, headers, body, max_body = request
+        if key is None:
+            path = self._prefix or "/"
+        else:
+            key = f"{self.key_prefix}{key}"
+            path = encode_path(f"{self._prefix}/{key}")
+        query_text = encode_query(query) if query else ""
+        signed = {"host": self._host_header, **headers} if headers else {"host": self._host_header}
+        if isinstance(body, bytes):
+            size = len(body)
+            payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
+        else:
+            size = body.size
+            payload = UNSIGNED
+        signer = self.signer
+        lines = signer.sign(keys, method, path, query_text, signed, payload)
+        target = f"{path}?{query_text}" if query_text else path
+        length = f"content-length: {size}\r\n" if size or method in ("PUT", "POST") else ""
+        head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"
+        settles, flight = is_settling(), object()
+        if settles or method not in ("GET", "HEAD"):
+            made: InFlight = tuple.__new__(InFlight, (operation, key, time.monotonic()))
+            self.in_flight[flight] = made
+        try:
+            response = await self.pool.exchange(
+                self._host,
+                method,
+                head.encode("latin-1"),
+                body,
+                max_body=max_body,
+                may_repeat=operation not in NOT_REPEATED,
+                settles=settles,
+                idle_seconds=self._silences.get(operation),
+                blanks=operation in WITH_BLANKS,
+                turn=turn,
+                paces_answer=operation == "GetObject",
+            )
+        finally:
+            self.in_flight.pop(flight, None)
+        counter = (operation, response.status)
+        self.requests[counter] = self.requests.get(counter, 0) + 1
+        if 200 <= response.status < 300:
+            return response
+        raise self._error(operation, response, signer.region)
+
+    def said(self, response: Response) -> tuple[str, str, dict[str, str]]:
+        """The error in an answer."""
+        code, message, fields = xml_messages.parse_error(response.body)
+        return self.without_keys(code), self.without_keys(message), fields
+
+    def without_keys(self, text: str) -> str:
+        """What a store says goes into statuses and reports; some say the access key back."""
+        for key in self._used or ():
+            if key and len(key) >= 6:  # a shorter one would only garble what is said
+                for spelling in (key, quote(key, safe="")):
+                    text = text.replace(spelling, "...")
+        return text
+
+    def _error(self, operation: str, response: Response, signed_for: str) -> SyncError:
+        code, message, fields = self.said(response)
+        self.is_s3 = self.is_s3 or bool(code)
+        is_passing = response.status < 400 or response.status in (408, 429) or response.status >= 500
+        if operation in LISTINGS and not (self.is_s3 or is_passing):
+            return self.no_storage(f"{operation} is answered with {response.status} and nothing of S3's")
+        region = fields.get("Region") or response.headers.get("x-amz-bucket-region")
+        # Others in flight may have been told, too: what counts is the region that this one was signed for.
+        is_new = bool(region and _REGION.fullmatch(region) and region != signed_for)
+        if region and is_new and response.status in (301, 307, 400, 403):
+            # Sign for the region the bucket is in. The host stays: it was checked, another was not.
+            self.signer = Signer(region)
+            return RetryError("WrongRegion", f"the bucket is in region {region}: set AWS_REGION")
+        turned = self._place._replace(virtual=True)
+        if (
+            code in error_codes.WANTS_VIRTUAL
+            and turned.may_turn
+            and turned.bucket_address(self.name)[0] != turned.host
+        ):
+            self._aim(turned)  # once more where it has turned: others in flight are told so as well
+            return RetryError("WrongAddressing", f"the storage wants the bucket in the host ({code})")
+        error = error_codes.classify(operation, response.status, code, message[:300], response.headers)
+        if error.code in error_codes.ABOUT_KEYS and not isinstance(error, RetryError):
+            return type(error)(error.code, f"{error.message} (the keys are {self.keys.origin})")
+        return error

@@ -1,0 +1,124 @@
+"""DeleteObjects: many objects in one request, and what it has done when its answer does not prove it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+
+from syncworker.errors import FileError, RetryError, SyncError
+from syncworker.s3 import error_codes, xml_messages
+from syncworker.s3.bucket import MISSING, Bucket
+from syncworker.s3.client import CUT
+from syncworker.s3.connection import Response
+from syncworker.s3.request import S3Request
+from syncworker.system.control import settling
+from syncworker.system.gather import side_by_side
+
+ObjectVersion = tuple[str, str | None]  # key, version id
+
+DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects  # Amazon S3 API Reference, DeleteObjects
+
+
+async def delete_many(
+    bucket: Bucket, objects: Sequence[ObjectVersion]
+) -> list[tuple[ObjectVersion, SyncError]]:
+    """One DeleteObjects for up to 1,000; returns those that are not gone, with their errors: a RetryError
+    where a request of its own may work.
+
+    Few stores check the body of this request, so over plain http a bit that turns there may delete
+    another object. There, an answer that does not name every key proves nothing, nor does a lost one, and
+    the request is not repeated, which would hide what the first has done. So we check afterwards which
+    objects still exist. A batch has at least two objects and no version ids; otherwise a request that was
+    corrupted and one that was ignored look alike.
+    """
+    try:
+        response, result = await _delete_objects(bucket, objects)
+    except RetryError as error:
+        if bucket.uses_tls or error.code not in CUT or bucket.client.stopping():
+            raise
+        with settling():
+            return await _verify_deletions(bucket, objects, set(), set())
+    failures = _refused(bucket, objects, response, result)
+    keys = {key for key, _ in objects}
+    bucket.delete_result_lists_keys = keys <= result.named
+    others = result.named - keys
+    if others or not (bucket.uses_tls or bucket.delete_result_lists_keys):
+        with settling():
+            failures += await _verify_deletions(bucket, objects, result.named & keys, others)
+    return failures
+
+
+async def delete_listed(bucket: Bucket, objects: Sequence[ObjectVersion]) -> dict[ObjectVersion, SyncError]:
+    """One DeleteObjects for up to 1,000 of a bucket in which everything is to go: which of them the store
+    refuses. Whether the others are gone is for the next listing to show, not for this answer."""
+    response, result = await _delete_objects(bucket, objects)
+    return dict(_refused(bucket, objects, response, result))
+
+
+async def _delete_objects(
+    bucket: Bucket, objects: Sequence[ObjectVersion]
+) -> tuple[Response, xml_messages.DeleteResult]:
+    body = xml_messages.delete_document([(bucket.key_prefix + key, version) for key, version in objects])
+    digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+    headers = {"content-md5": digest, "content-type": "application/xml"}
+    response = await bucket.client.call(
+        S3Request("DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body)
+    )
+    return response, _below(bucket, xml_messages.parse_delete_result(response.body))
+
+
+def _refused(
+    bucket: Bucket, objects: Sequence[ObjectVersion], response: Response, result: xml_messages.DeleteResult
+) -> list[tuple[ObjectVersion, SyncError]]:
+    failures: list[tuple[ObjectVersion, SyncError]] = []
+    asked = {(key, version or ""): (key, version) for key, version in objects}
+    for key, version, code, said in result.errors:
+        if code not in MISSING:
+            message = bucket.client.without_keys(said)
+            failure = error_codes.classify("DeleteObjects", 400, code, message, response.headers)
+            failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), failure))
+    return failures
+
+
+def _below(bucket: Bucket, result: xml_messages.DeleteResult) -> xml_messages.DeleteResult:
+    """With keys as they are below the prefix; others, which nobody asked for, get a NUL before them."""
+
+    def below(key: str) -> str:
+        return key.removeprefix(bucket.key_prefix) if key.startswith(bucket.key_prefix) else f"\0{key}"
+
+    if not bucket.key_prefix:
+        return result
+    errors = [(below(key), *rest) for key, *rest in result.errors]
+    return xml_messages.DeleteResult(errors, set(map(below, result.named)))  # type: ignore[arg-type]
+
+
+async def _verify_deletions(
+    bucket: Bucket, objects: Sequence[ObjectVersion], named: set[str], others: set[str]
+) -> list[tuple[ObjectVersion, SyncError]]:
+    """What a deletion has done whose answer does not prove it, told by what is there still."""
+    unnamed = [item for item in objects if item[0] not in named]
+    there: set[ObjectVersion] = set()
+    unsure: list[FileError] = []
+
+    async def head_one(item: ObjectVersion) -> None:
+        try:
+            if await bucket.head(item[0]) is None:
+                return
+        except FileError as error:  # HEAD is not allowed: nothing can be proved
+            unsure.append(error)
+        there.add(item)
+
+    await side_by_side(head_one, unnamed)
+    still = [item for item in unnamed if item in there]
+    if not still:  # with another spelling of the keys, perhaps
+        return []
+    if len(still) == len(objects) > 1 and not others and not unsure:
+        return [(item, RetryError("NotDeleted", "the storage has deleted nothing")) for item in still]
+    instead = f"{', '.join(sorted(others)[:3])!r}, perhaps" if others else "perhaps"
+    error = FileError(
+        "DeletedOther",
+        f"the storage has deleted another object instead, {instead}: the request may have been changed on"
+        " its way; use https, and resume the job to send again what is missing",
+    )
+    return [(item, error) for item in still]
