@@ -112,11 +112,15 @@ def _left(came: int) -> str:
     return f", and {objects} left for the next sync"
 
 
-def plan_message(counts: Mapping[str, int], dest: str, *, makes_bucket: bool) -> str:
+def plan_message(
+    counts: Mapping[str, int], dest: str, *, makes_bucket: bool, deletes_bucket: bool = False
+) -> str:
     """What a plan comes to, in a sentence."""
     parts = [f"{counts['files_to_upload']} files to upload ({counts['bytes_to_upload']} bytes)"]
     if counts["files_to_update"]:
         parts.append(f"{counts['files_to_update']} to update")
     parts.append(f"{counts['objects_to_delete']} objects to delete")
     made = f"; bucket {dest} will be made" if makes_bucket else ""
+    if deletes_bucket:
+        made = f"; bucket {dest} will be deleted with them"
     return f"planned, and nothing changed: {', '.join(parts)}{made}: approve or cancel the job"

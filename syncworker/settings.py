@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from syncworker.errors import UsageError
 from syncworker.paths import PROJECT
@@ -120,12 +121,16 @@ def _most_deletions(value: str) -> int | str:
 def _url(value: str) -> str | None:
     if not value:
         return None
-    from syncworker.storage_url import parse_url
+    from syncworker.storage_url import literal_address, parse_url
 
     try:
-        return parse_url(value)
+        url = parse_url(value)
     except UsageError as error:
         raise ValueError(error.message) from error
+    address = literal_address(urlsplit(url).hostname or "")
+    if address is not None and (address.is_link_local or address.is_multicast or address.is_unspecified):
+        raise ValueError(f"{address} is a link-local, multicast or unspecified address, never a storage")
+    return url
 
 
 class Setting(NamedTuple):

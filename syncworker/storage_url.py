@@ -39,6 +39,8 @@ def parse_url(text: str) -> str:
     host = parts.hostname
     if not host or not re.fullmatch(r"[a-z0-9._:-]+", host):
         raise refuse("must name a host")
+    if ":" not in host and not all(0 < len(label) < 64 for label in host.removesuffix(".").split(".")):
+        raise refuse("has a host with an empty part, or one longer than 63 characters")
     if port is not None and port == 0:
         raise refuse("has a port that cannot be connected to")
     if any(segment in (".", "..") for segment in parts.path.split("/")) or not _PATH.fullmatch(parts.path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -377,3 +378,58 @@ def test_a_worker_killed_at_its_deletions_goes_on_under_the_approved_plan_alone(
     assert {"b", "c", "d", "e", "f", "g"} <= set(mirror.contents)
     assert approve(mirror, found).exit_status == 0
     assert set(mirror.contents) == {"e", "f"}
+
+
+def test_an_object_that_is_overwritten_after_it_was_counted_is_not_in_the_plan_of_a_bucket(mirror, juicefs):
+    mirror.make({"a": "1", "b": "22"})
+    mirror.sync()
+    shutil.rmtree(mirror.folder)
+    status = planned(mirror)
+    assert f"bucket {mirror.bucket} will be deleted" in status["message"]
+    seen = []
+
+    def hook(request):
+        if "uploads" in request.query and not seen:  # the removal has begun: all was counted
+            seen.append(request)
+            juicefs.client().put_object(Bucket=mirror.bucket, Key="a", Body=b"of another hand")
+
+    mirror.proxy.on_request(hook)
+    run = approve(mirror, status)
+    assert seen
+    assert (run.status["state"], run.status["error"]["code"]) == ("waiting", "PlanOutgrown"), run.status
+    assert mirror.contents["a"] == b"of another hand"
+
+
+@pytest.fixture
+def flapping(mirror):
+    """A file that is away when the folder is read, there when it is counted what is to go, and away again
+    when that goes."""
+    mirror.make({"a1": "1", "a2": "2", "z": "z", "keep": "k"})
+    mirror.sync()
+    mirror.make({"a1": None, "a2": None, "n": "new"})
+
+    def hook(request):
+        if request.method == "PUT" and request.key == "n":
+            (mirror.folder / "z").write_bytes(b"z")
+        if request.method == "DELETE" or request.kind == "DeleteObjects":
+            (mirror.folder / "z").unlink(missing_ok=True)
+
+    mirror.proxy.on_request(hook)
+    return mirror
+
+
+def test_a_file_that_was_there_when_it_was_counted_keeps_its_object_under_a_plan(flapping, juicefs):
+    status = planned(flapping)
+    flapping.make({"z": None})
+    run = approve(flapping, status)
+    assert run.status["state"] == "done", run.status
+    assert "z" in flapping.contents
+    assert run.status["progress"]["objects_deleted"] == 2
+
+
+def test_a_file_that_was_there_when_it_was_counted_keeps_its_object_under_max_delete(flapping, juicefs):
+    flapping.make({"z": None})
+    run = flapping.start("--max-delete", "2")
+    assert run.status["state"] == "done", run.status
+    assert "z" in flapping.contents
+    assert run.progress["objects_deleted"] == 2

@@ -45,6 +45,7 @@ def test_a_url_has_one_spelling(text: str, url: str) -> None:
         "http://host\t", "http://host/../x", "http://host/./x", "http://host/%2e%2e/x",
         "http://host\\@evil", "http://hóst", "http://[::1", "http://[fe80::1%25eth0]",
         "http://host/" + "a" * 3000, "http://host/é", "http://host/\x85", "http://host/\u2028", 'http://host/"',
+        "http://a..b:90", "http://.a", "http://a..", f"http://{'a' * 64}.b",
     ],
 )  # fmt: skip
 def test_what_is_no_plain_url_is_refused(text: str) -> None:

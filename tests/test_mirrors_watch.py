@@ -458,3 +458,41 @@ def test_a_job_after_changes_lists_below_the_changed_folders_only(
     assert list(dict.fromkeys(listed(proxy))) == [""], "three listings would be more than the whole one"
     left = {"b/stranger": b"of another hand", "a-2": b"of another hand"}
     assert contents(juicefs, bucket) == {**expected(folder), **left}
+
+
+def test_a_job_after_changes_empties_no_mirror_where_deleting_the_bucket_is_refused(
+    make_service: Callable[..., Service], juicefs: Store, bucket: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "mirrors.toml"
+    service = make_service(juicefs, start=False, MIRRORS_FILE=str(path), BUCKET_DELETE="refuse")
+    nightly = Nightly(service, path)
+    folder = begin(nightly, bucket, {"a": {"x": 10}, "b": {"y": 10}, "cache": {"c": 1}})
+    (folder / "a" / "x").unlink()
+    nightly.wait("photos", lambda view: len(view["runs"]) == 2, 60)
+    assert set(contents(juicefs, bucket)) == {"b/y"}, "the mirror holds a file still"
+    (folder / "b" / "y").unlink()
+    view = nightly.wait("photos", lambda view: len(view["runs"]) >= 3, 60)
+    assert service.show(view["last_job"])["error"]["code"] == "BucketDeleteRefused"
+    assert set(contents(juicefs, bucket)) == {"b/y"}
+
+
+def test_what_a_filter_takes_back_is_still_outside_of_the_changed_folders(
+    make_service: Callable[..., Service],
+    make_proxy: Callable[[Store], RecordingProxy],
+    juicefs: Store,
+    bucket: str,
+    tmp_path: Path,
+) -> None:
+    proxy, path = make_proxy(juicefs), tmp_path / "mirrors.toml"
+    service = make_service(juicefs, start=False, MIRRORS_FILE=str(path), STORAGE_URL=proxy.url)
+    nightly = Nightly(service, path)
+    many = {f"{n}.jpg": 10 for n in range(50)}
+    folder = tree(service.uploads / "photos", {"a": {"x.jpg": 10, "y.txt": 3}, "b": many, "top.jpg": 1})
+    nightly.write(WATCHED.format(bucket).replace("'/cache/', '*.tmp'", "'*', '!*/', '!*.jpg'"))
+    service.start()
+    nightly.wait("photos", lambda view: len(view["runs"]) == 1 and view["watching"])
+    proxy.reset()
+    (folder / "a" / "new.jpg").write_bytes(b"1")
+    nightly.wait("photos", lambda view: len(view["runs"]) == 2, 60)
+    assert [request.key for request in proxy.of_kind("PUT")] == ["a/new.jpg"]
+    assert not [request for request in proxy.requests if request.method in ("HEAD", "DELETE")]

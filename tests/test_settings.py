@@ -64,6 +64,14 @@ def test_each_wrong_value_alone_is_refused(name: str) -> None:
         load(**{name: WRONG[name]})
 
 
+@pytest.mark.parametrize(
+    "host", ["0.0.0.0", "0", "169.254.169.254", "[::]", "[fe80::1]", "224.0.0.1", "a..b"]
+)
+def test_a_storage_that_no_job_would_be_let_to_is_refused(host: str) -> None:
+    with pytest.raises(UsageError, match="STORAGE_URL"):
+        load(STORAGE_URL=f"http://{host}:9000")
+
+
 @pytest.mark.parametrize("name", [row.name for row in settings.TABLE if row.default])
 def test_an_empty_value_is_the_default(name: str) -> None:
     assert load(**{name: ""}) == load(**{name: "  "}) == load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -339,3 +340,20 @@ def test_the_flag_alone_is_1(mirror: Mirror) -> None:
     assert mirror.start("--verify").status["options"] == {"verify": 1}
     assert mirror.start("--verify", "deep").status["options"] == {"verify": "deep"}
     assert mirror.shell.run("start", "--verify", "often").returncode == 2
+
+
+@pytest.mark.parametrize("how", [1, "deep"])
+@pytest.mark.parametrize("is_missing", [False, True])
+def test_a_pure_check_of_a_folder_without_files_deletes_nothing(
+    mirror: Mirror, how: int | str, is_missing: bool
+) -> None:
+    mirror.make({"a": "1", "b/c": "2"})
+    mirror.sync()
+    before = mirror.contents
+    shutil.rmtree(mirror.folder)
+    if not is_missing:
+        mirror.folder.mkdir()
+    run = verify(mirror, how, plan=1)
+    assert set(mirror.proxy.kinds()) <= {"LIST", "HEAD", "GET", "HeadBucket"}, mirror.proxy.kinds()
+    assert mirror.contents == before
+    assert_failed(run, "2 differences")

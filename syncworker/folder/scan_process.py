@@ -147,7 +147,7 @@ def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
 
 
 def main(root: str, source: str, lines: list[str], out: BinaryIO) -> None:
-    """What the other process does. `lines`: none, or those of include and of exclude, two texts."""
+    """What the other process does. `lines`: none, or those of a filter, a text for each list."""
 
     def tell(value: Any) -> None:
         data = marshal.dumps(value)

@@ -16,6 +16,7 @@ One difference: `?` and `[…]` match a character, where git matches a byte.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import re2
 
@@ -247,8 +248,10 @@ class PathFilter:
     one together.
     """
 
-    def __init__(self, include: list[str], exclude: list[str]) -> None:
-        self.lines = (include, exclude)
+    def __init__(self, include: list[str], exclude: list[str], scope: Sequence[str] = ()) -> None:
+        """`scope`: lines of their own that exclude, whatever a line of `exclude` re-includes."""
+        self.lines = (include, exclude, list(scope))
+        self._scope = Patterns(list(scope)) if scope else None
         self._include = Patterns(include) if include else None
         self._exclude = Patterns(exclude)
         self._folders: dict[str, tuple[bool, bool]] = {"": (False, self._include is None)}
@@ -273,7 +276,12 @@ class PathFilter:
             return excluded or not included
         if not included and self._include and not self._include.verdict(path, is_folder=False):
             return True
-        return self._exclude.verdict(path, is_folder=False) is True
+        return self._excludes(path, is_folder=False)
+
+    def _excludes(self, path: str, *, is_folder: bool) -> bool:
+        if self._scope is not None and self._scope.verdict(path, is_folder=is_folder) is True:
+            return True
+        return self._exclude.verdict(path, is_folder=is_folder) is True
 
     def _of_folder(self, path: str) -> tuple[bool, bool]:
         """(excluded, included), of a folder by itself or by one that it is in."""
@@ -282,7 +290,7 @@ class PathFilter:
             return known
         excluded, included = self._of_folder(path[: max(0, path.rfind("/"))])
         if not excluded:
-            excluded = self._exclude.verdict(path, is_folder=True) is True
+            excluded = self._excludes(path, is_folder=True)
             if not included and self._include:
                 included = self._include.verdict(path, is_folder=True) is True
         if len(self._folders) > _CACHED_FOLDERS:

@@ -409,8 +409,7 @@ class Options(NamedTuple):
         acting = 2 if is_approved and asked.get("plan") == 1 else 1
         return cls(
             prefix=asked.get("prefix", ""),
-            # The scope before what was asked: a folder that is excluded stays so.
-            exclude=(*scope_lines(scope or ()), *asked.get("exclude", ())),
+            exclude=tuple(asked.get("exclude", ())),
             include=tuple(asked.get("include", ())),
             delete=asked.get("delete", 1) == 1,
             forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == acting,
@@ -439,12 +438,25 @@ class Options(NamedTuple):
             return "what the filters leave of the folder is mirrored"
         return f"what lies below {self.prefix} equals the folder" if self.prefix else EQUAL
 
+    @property
+    def only_verifies(self) -> bool:
+        """`plan` and `verify`: a pure check."""
+        return self.plan and bool(self.verify)
+
+    def without_scope(self) -> Options:
+        """Of the mirror as a whole; itself, where that is what it is of."""
+        return self._replace(scope=None) if scope_lines(self.scope or ()) else self
+
+    @property
+    def is_filtered(self) -> bool:
+        return bool(self.exclude or self.include or scope_lines(self.scope or ()))
+
     def path_filter(self) -> PathFilter | None:
-        if not self.exclude and not self.include:
+        if not self.is_filtered:
             return None
         from syncworker.options.patterns import PathFilter
 
-        return PathFilter(list(self.include), list(self.exclude))
+        return PathFilter(list(self.include), list(self.exclude), scope_lines(self.scope or ()))
 
     def object_headers(self) -> ObjectHeaders:
         asked = {name: getattr(self, name) for name in _OF_OBJECTS}

@@ -42,6 +42,10 @@ class Draft:
         for obj in objects:
             self.note("delete", obj.key, obj, "gone")
 
+    @property
+    def deletes_bucket(self) -> bool:
+        return self._bucket is not None
+
     def delete_bucket(self, name: str) -> None:
         self._bucket = name
         self.lines += 1

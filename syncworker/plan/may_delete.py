@@ -36,9 +36,11 @@ class Rules(NamedTuple):
         """Whether deletions have to be counted at all."""
         return self.is_plan or self.is_approved or self.limit not in ("", "none")
 
-    def question(self, deletions: int, listed: int, others: int, *, bucket: bool) -> Question | None:
+    def question(
+        self, deletions: int, listed: int, others: int, *, bucket: bool, empties: bool = False
+    ) -> Question | None:
         """None: they may go. `others`: how many of them the approved plan does not name; `bucket`: the bucket
-        itself is among what it does not name."""
+        itself is among what it does not name; `empties`: it is to go with them."""
         if self.is_plan:
             return Question()
         if self.is_approved:
@@ -52,10 +54,11 @@ class Rules(NamedTuple):
             )
         if not exceeds(self.limit, deletions, listed):
             return None
+        what = f"{deletions} objects are to be deleted{', and the bucket with them' if empties else ''}"
         allowed = f"{self.limit} ({listed} objects are listed)" if isinstance(self.limit, str) else self.limit
         return Question(
             "TooManyDeletes",
-            f"{deletions} objects are to be deleted, and max_delete allows {allowed}: nothing was deleted;"
+            f"{what}, and max_delete allows {allowed}: nothing was deleted;"
             " the plan names them: approve it, or cancel the job",
         )
 

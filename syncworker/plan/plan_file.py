@@ -75,9 +75,6 @@ class ApprovedPlan:
             return False
         return bool(obj.etag) or known.modified == obj.modified
 
-    def names_key(self, key: str, size: int | None) -> bool:
-        return self._objects.get(key) is not None or self._is_folder(key, size)
-
     def _is_folder(self, key: str, size: int | None) -> bool:
         """A store that is a file system may show the folders that the deleted objects were in."""
         return key.endswith("/") and not size and self._objects.has_below(key)

@@ -60,6 +60,7 @@ _ANSWERS = frozenset(
     }
     | {"OperationAborted", "RequestTimeout", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 )
+_READS = frozenset({"GET", "HEAD"})
 _FIRST_ANSWER_SECONDS = 50.0
 _NOTICED_SECONDS = 2.0  # without any success: the storage may be away
 _WAIT_SECONDS = 0.2
@@ -104,6 +105,7 @@ class Client:
         self.pause = pause or Pause()
         self.outage = Outage(patience_seconds, self._ask, self._is_stopping, self.pause)
         self._first_answer_by: float | None = None  # by the loop's clock
+        self.only_reads = False  # whatever asks for more is an error of this program
         self.is_full = is_full  # asked before each try that sends: why it would be of no use
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
         self.retries = 0
@@ -144,6 +146,8 @@ class Client:
         """The answer with a 2xx status; everything else is raised, after the tries it is worth. Stopped: it
         was not begun, or not once more."""
         operation, key = request.operation, request.key
+        if self.only_reads and request.method not in _READS:
+            raise AssertionError(f"{operation} of a job that changes nothing at the storage")
         tries = 0
         renewed = False
         while True:

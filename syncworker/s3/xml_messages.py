@@ -50,6 +50,8 @@ class Version(NamedTuple):
     size: int | None = None  # None: a delete marker, or the store does not say
     is_marker: bool = False
     is_latest: bool = True
+    etag: str = ""
+    modified: str = ""
 
 
 class Upload(NamedTuple):
@@ -232,6 +234,8 @@ def parse_versions(body: bytes) -> tuple[list[Version], dict[str, str] | None]:
                     int(size) if size.isdecimal() and len(size) < 20 else None,
                     element.tag == f"{ns}DeleteMarker",
                     (element.findtext(f"{ns}IsLatest") or "").strip().lower() != "false",
+                    clean_etag(element.findtext(f"{ns}ETag")),
+                    element.findtext(f"{ns}LastModified") or "",
                 )
             )
     return found, _next(root, ns, encoded, found, _VERSION_MARKERS)

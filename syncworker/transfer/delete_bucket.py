@@ -20,6 +20,7 @@ from contextlib import nullcontext
 from typing import NamedTuple
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
+from syncworker.model import ObjectEntry
 from syncworker.s3 import deletions, multipart, xml_messages
 from syncworker.s3.deletions import ObjectVersion
 from syncworker.system.control import settling
@@ -33,12 +34,13 @@ _Marker = dict[str, str]
 
 
 class _Item(NamedTuple):
-    """An object (`version` None), a version or a delete marker; `shown`: a listing of objects has it."""
+    """An object (`version` None), a version or a delete marker; `shown`: as a listing of objects has it, None
+    where it has not."""
 
     key: str
     version: str | None
     size: int | None
-    shown: bool
+    shown: ObjectEntry | None
 
     @property
     def name(self) -> ObjectVersion:
@@ -56,11 +58,9 @@ class Unplanned(FatalError):
 
 
 class BucketRemoval:
-    """`may_go` is asked of each object that is listed, by key and size, before it is deleted."""
+    """`may_go` is asked of each object that is listed, before it is deleted."""
 
-    def __init__(
-        self, remover: Remover, may_go: Callable[[str, int | None], bool] = lambda _key, _size: True
-    ) -> None:
+    def __init__(self, remover: Remover, may_go: Callable[[ObjectEntry], bool] = lambda _: True) -> None:
         self.may_go = may_go
         self.remover = remover
         self.bucket, self.progress, self.control = remover.bucket, remover.progress, remover.control
@@ -134,7 +134,7 @@ class BucketRemoval:
     async def _objects(self) -> _Page:
         page = await self.bucket.list_page(None)
         # The deepest first: folder markers, one below the other.
-        return [_Item(entry.key, None, entry.size, True) for entry in reversed(page.entries)], None
+        return [_Item(entry.key, None, entry.size, entry) for entry in reversed(page.entries)], None
 
     async def _every_version(
         self, choose: Callable[[list[xml_messages.Version]], list[xml_messages.Version]]
@@ -167,7 +167,7 @@ class BucketRemoval:
         while True:
             with settling() if asked else nullcontext():
                 page, following = await fetch()
-            if not all(self.may_go(item.key, item.size) for item in page if item.shown):
+            if not all(self.may_go(item.shown) for item in page if item.shown):
                 raise Unplanned
             here = {item.name for item in page}
             for name in asked.keys() - here:
@@ -249,7 +249,10 @@ class BucketRemoval:
 
 
 def _item(version: xml_messages.Version) -> _Item:
-    return _Item(version.key, version.version_id, version.size, version.is_latest and not version.is_marker)
+    shown = None
+    if version.is_latest and not version.is_marker:
+        shown = ObjectEntry(version.key, version.size or 0, version.etag, version.modified)
+    return _Item(version.key, version.version_id, version.size, shown)
 
 
 def _older(page: list[xml_messages.Version]) -> list[xml_messages.Version]:

@@ -45,6 +45,7 @@ class Sweep:
         self.in_thread = in_thread
         self.keeps = keeps
         self.held_folders: set[str] = set()  # nothing below these goes: it may be a file of an odd name
+        self._there: set[str] = set()  # when it was counted what is to go: not counted, so these stay
         self._removed: set[str] = set()  # early, because they stood in an upload's way
 
     async def clear_the_way(self, objects: list[tuple[str, int]], index: Index) -> int:
@@ -53,7 +54,7 @@ class Sweep:
         await self.in_thread(self.folder.check_there)
         before = len(self._removed)
         for key, size in objects:
-            if await self.in_thread(self.folder.has_file, key):
+            if key in self._there or await self.in_thread(self.folder.has_file, key):
                 continue
             self.changes.ordered(key)
             failures = await self.remover.single(key, None, size)
@@ -91,6 +92,7 @@ class Sweep:
         wanted = (obj for obj in records if obj.key not in self._removed and not self._is_held(obj.key))
         while chunk := await self.in_thread(list, islice(wanted, _ASKED_AT_ONCE)):
             there = await self.in_thread(self.folder.with_files, [obj.key for obj in chunk])
+            self._there.update(there)
             yield [obj for obj in chunk if obj.key not in there]
 
     def _is_held(self, key: str) -> bool:
@@ -102,7 +104,7 @@ class Sweep:
         there = await self.in_thread(self.folder.with_files, [key for key, _ in batch])
         gone = []
         for key, size in batch:
-            if key in there:
+            if key in there or key in self._there:
                 self.remover.progress.came_back(key, size)
             else:
                 gone.append((key, size))

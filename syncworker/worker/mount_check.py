@@ -153,7 +153,7 @@ class MountCheck:
     @property
     def _is_filtered(self) -> bool:
         """Whether the walk may leave out folders."""
-        return bool(self._options.exclude or self._options.include)
+        return self._options.is_filtered
 
     @property
     def _known(self) -> Prefixes:

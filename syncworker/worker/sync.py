@@ -240,8 +240,7 @@ class Sync:
 
     async def _empty_folder(self, look: Look) -> None:
         """The folder is known to hold no file that the mirror is about."""
-        is_all = self.options.scope is None or "" in self.options.scope
-        if not self.may_delete_bucket and self.options.delete and is_all:
+        if not self.may_delete_bucket and self.options.delete and await self._is_all_empty():
             raise FatalError(
                 "BucketDeleteRefused",
                 "the folder holds no file, and BUCKET_DELETE=refuse forbids to delete the bucket",
@@ -252,8 +251,9 @@ class Sync:
                 f"the folder holds nothing but what is skipped ({reasons(skipped)}): nothing was deleted,"
                 " because FAIL_ON_SKIPPED=1",
             )
-        self.ending = Ending(source_exists=look.exists, emptied=not self.options.is_partial)
-        if self.options.is_partial:
+        is_whole = not (self.options.is_partial or self.options.only_verifies)
+        self.ending = Ending(source_exists=look.exists, emptied=is_whole)
+        if not is_whole:
             if not look.exists:
                 self.folder.believe_missing()
             await self._mirror(iter(look.before), may_create=False)
@@ -267,7 +267,7 @@ class Sync:
         self.progress.phase(Phase.DELETING_BUCKET, "the folder holds no file: deleting the bucket")
         self.control.check()
         plan = self.plan
-        removal = BucketRemoval(self.remover, plan.names_key) if plan else BucketRemoval(self.remover)
+        removal = BucketRemoval(self.remover, plan.names) if plan else BucketRemoval(self.remover)
         try:
             deleted = await removal.run()
         except Unplanned:
@@ -278,10 +278,19 @@ class Sync:
         self.ending = self.ending._replace(bucket_deleted=deleted)
         self.index.clear()
 
+    async def _is_all_empty(self) -> bool:
+        """Whether the mirror as a whole has no file, where this job is about some folders of it."""
+        whole = self.options.without_scope()
+        if whole is self.options:
+            return True
+        source = Source(self.tree, self.source, self.halted_in_thread, path_filter=whole.path_filter())
+        look: Look = await self._in_thread(source.look)
+        return look.first is None
+
     # -- the mirror
     async def _mirror(self, items: Iterator[ScanItem], *, may_create: bool = True) -> None:
         self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=4)
-        if self.options.plan and self.options.verify:
+        if self.options.only_verifies:
             await self._only_verify()
             return
         if not await self._open_bucket(may_create=may_create):
@@ -817,7 +826,7 @@ class Sync:
             listed = count if planner is None else planner.listed + planner.deletes.count
             if self.options.scope is not None:  # not all of the mirror was listed
                 listed = count_objects(self.index.path, _ALL) or 0
-            question = self.rules.question(count, listed, others, bucket=bucket)
+            question = self.rules.question(count, listed, others, bucket=bucket, empties=planner is None)
             self._may = question is None
             if question is not None:
                 self.question = question
@@ -862,7 +871,12 @@ class Sync:
         written = await self._in_thread(draft.write, self.plan_path)
         code, message = question or Question()
         if not message:
-            message = plan_message(self.progress.counts, self.bucket.name, makes_bucket=self._makes_bucket)
+            message = plan_message(
+                self.progress.counts,
+                self.bucket.name,
+                makes_bucket=self._makes_bucket,
+                deletes_bucket=draft.deletes_bucket,
+            )
         self.ending = self.ending._replace(planned=Planned(written.etag, written.lines, code, message))
 
     async def _only_verify(self) -> None:

@@ -234,6 +234,7 @@ async def _work(
                 patience_seconds=settings.storage_patience,
                 pause=pause,
             )
+            client.only_reads = options.plan
             if embedded:
                 client.advice = EMBEDDED_ALONE
                 client.is_full = lambda: disk_space.refusal(settings.storage_dir)
@@ -256,7 +257,7 @@ async def _work(
                 options=options,
                 may_skip=not settings.fail_on_skipped,
                 rules=Rules(
-                    is_plan=options.plan and not options.verify,
+                    is_plan=options.plan and not options.only_verifies,
                     is_approved=approved is not None,
                     limit=settings.max_delete if options.max_delete == "" else options.max_delete,
                 ),
