@@ -8,14 +8,15 @@ measuring only.
 import sys
 from typing import Any
 
+from syncworker.ending import Ending
 from syncworker.index import Index
 from syncworker.jobs.progress import Progress
 from syncworker.shell import cli
-from syncworker.worker.sync import Sync
+from syncworker.worker.second_look import SecondLook
 
 
-async def _nothing(*_: Any) -> None:
-    pass
+async def _believed(_: SecondLook, ending: Ending, __: list[str]) -> Ending:
+    return ending
 
 
 RECORDS = {
@@ -23,7 +24,7 @@ RECORDS = {
     "report": (Progress, "report", lambda *_: None),
     "index": (Index, "remember", lambda *_: None),
 }
-PARTS: dict[str, tuple[Any, str, Any]] = {**RECORDS, "second-look": (Sync, "_look_again", _nothing)}
+PARTS: dict[str, tuple[Any, str, Any]] = {**RECORDS, "second-look": (SecondLook, "recheck", _believed)}
 
 
 def main() -> int:

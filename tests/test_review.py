@@ -29,7 +29,8 @@ from syncworker.request import Request
 from syncworker.system import durable_files
 from syncworker.transfer.blocking_keys import Obstacles
 from syncworker.transfer.readers import read_cached
-from syncworker.worker.sync import Sync
+from syncworker.worker.dispatch import Dispatch
+from syncworker.worker.stop_token import StopToken
 
 MIB = 1 << 20
 MOTO = pytest.mark.parametrize("store", ["moto"], indirect=True)
@@ -368,26 +369,26 @@ def test_a_head_that_fails_for_ever_is_no_reason_to_send_nothing(mirror, store):
     assert mirror.proxy.of_kind("HEAD")
 
 
-class Given(Sync):
-    """A sync whose folder and bucket are what the test says that the planner has found."""
+class Given(Dispatch):
+    """Hands out what the test says that the planner has found."""
 
     def __init__(self, *batches):
         self.given, self.handed_out = batches, []
-        self.fatal, self.wait_seconds, self.obstacles = None, 0.0, Obstacles()
-        self.draft = None
-        self.control = SimpleNamespace(stopping=lambda: False)
-        self.lanes = SimpleNamespace(put=self.hand_out)
+        self.stop = StopToken(SimpleNamespace(stopping=lambda: False))
+        self.wait_seconds, self.obstacles = 0.0, Obstacles()
+        self.plans = SimpleNamespace(draft=None)
 
     async def hand_out(self, group):
         self.handed_out.append([work.file.key for work in group])
 
     def dispatch(self):
         async def all_of_it():
-            self.events = asyncio.Queue()
+            events = asyncio.Queue()
+            self.planning = SimpleNamespace(events=events)
             for batch in (*self.given, None):
-                self.events.put_nowait(batch)
-            await self._dispatch()
-            assert self.events.empty()
+                events.put_nowait(batch)
+            await self._dispatch(SimpleNamespace(put=self.hand_out))
+            assert events.empty()
 
         asyncio.run(all_of_it())
 
@@ -408,5 +409,5 @@ def test_a_disk_full_of_reports_ends_the_job_and_not_the_listening():
     full = OSError(errno.ENOSPC, "full")
     given.progress = SimpleNamespace(found=lambda *_: (_ for _ in ()).throw(full))
     given.dispatch()
-    assert given.fatal is full
+    assert given.stop.fatal is full
     assert not given.handed_out

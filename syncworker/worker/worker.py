@@ -50,9 +50,11 @@ from syncworker.system.pause import Pause
 from syncworker.system.rates import Limit
 from syncworker.system.tls import ca_bundle_of
 from syncworker.system.token_bucket import TokenBucket
+from syncworker.worker.attempt import Order
 from syncworker.worker.delay import delay_of
 from syncworker.worker.mount_check import MountCheck
-from syncworker.worker.sync import Sync
+from syncworker.worker.stop_token import StopToken
+from syncworker.worker.sync import sync
 
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
 _DESTINATION_SECONDS = 3.0
@@ -213,6 +215,7 @@ async def _work(
     index_path = jobs.index_path(status)
     options = Options.of_status(status)
     pause = Pause(jobs.file(status["id"], "pause"))
+    stop = StopToken(control)
     bandwidth = Bandwidth(
         Limit(jobs.bandwidth_path(status["id"]), options.bandwidth),
         Limit(jobs.bandwidth_path(), settings.bandwidth),
@@ -230,7 +233,7 @@ async def _work(
                 region,
                 keys,
                 key_prefix=options.prefix,
-                stopping=control.stopping,
+                stopping=stop.requested,  # a fatal error, too, ends the tries of what is in flight
                 patience_seconds=settings.storage_patience,
                 pause=pause,
             )
@@ -243,17 +246,12 @@ async def _work(
             progress.delay = lambda: delay_of(control, client)
             index = FrozenIndex(index_path) if options.plan else Index(index_path)
             approved = approved_plan(status)
-            sync = Sync(
+            order = Order(
                 uploads_dir=settings.uploads_dir,
                 source=status["source"],
                 wait_seconds=0.0 if options.plan else float(status["wait"]),
                 may_delete_bucket=settings.bucket_delete == "allow",
                 spool_dir=os.path.dirname(index_path),
-                bucket=Bucket(client),
-                index=index,
-                mounts=MountCheck(jobs.destination_facts_path(status), index, status["source"], options),
-                progress=progress,
-                control=control,
                 options=options,
                 may_skip=not settings.fail_on_skipped,
                 rules=Rules(
@@ -265,9 +263,10 @@ async def _work(
                 approved=approved,
             )
             progress.paced = lambda: bandwidth.moved if bandwidth.on else None
-            _look(client, progress, sync.halted)
-            watcher = asyncio.create_task(_watch(client, progress, sync.halted), name="watch for changes")
-            work = asyncio.create_task(sync.run())
+            mounts = MountCheck(jobs.destination_facts_path(status), index, status["source"], options)
+            _look(client, progress, stop.requested)
+            watcher = asyncio.create_task(_watch(client, progress, stop.requested), name="watch for changes")
+            work = asyncio.create_task(sync(order, Bucket(client), index, mounts, progress, stop))
             ticker = asyncio.create_task(
                 _tick(jobs, progress, control, client, writer, tell), name="ticker of the status"
             )
@@ -276,11 +275,10 @@ async def _work(
                 beside = {ticker, watcher, pool.watchdog}
                 await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
-                    sync.fatal = _end_of(next(task for task in beside if task.done()))
+                    stop.end_with(_end_of(next(task for task in beside if task.done())))
                     pause.look(stopping=True)
                     pool.close()  # what is in flight would have nobody who ends it
-                await work
-                return sync.ending
+                return await work
             finally:
                 for task in (ticker, watcher):
                     task.cancel()

@@ -1,0 +1,87 @@
+"""What every stage of one attempt is given: what was asked, what it works on, and how it waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from typing import Any
+
+from syncworker.folder.uploads_root import Tree
+from syncworker.index import Index
+from syncworker.jobs.progress import Progress
+from syncworker.options.table import DEFAULTS, Options
+from syncworker.plan.differences import Changes
+from syncworker.plan.may_delete import NO_RULES, Rules
+from syncworker.s3.bucket import Bucket
+from syncworker.system.pause import Pause
+from syncworker.transfer.blocking_keys import Obstacles
+from syncworker.worker.mount_check import MountCheck
+from syncworker.worker.stop_token import StopToken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What was asked, and what the settings allow. `approved`: what the status says of the plan."""
+
+    uploads_dir: str
+    source: str
+    wait_seconds: float
+    may_delete_bucket: bool
+    spool_dir: str
+    options: Options = DEFAULTS
+    may_skip: bool = True
+    rules: Rules = NO_RULES
+    plan_path: str = ""
+    approved: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """`pool` has the threads that read files. `changes` is closed by whoever made the attempt."""
+
+    order: Order
+    bucket: Bucket
+    index: Index
+    mounts: MountCheck
+    progress: Progress
+    stop: StopToken
+    tree: Tree
+    pool: Executor
+    changes: Changes
+    obstacles: Obstacles = field(default_factory=Obstacles)
+    started_ns: int = field(default_factory=time.time_ns)
+
+    @property
+    def options(self) -> Options:
+        return self.order.options
+
+    @property
+    def pause(self) -> Pause:
+        return self.bucket.client.pause
+
+    async def in_thread(self, function: Any, *values: Any) -> Any:
+        if self.pause.on:
+            await self.pause.wait()
+        return await asyncio.get_running_loop().run_in_executor(self.pool, function, *values)
+
+    async def wait_interval(self) -> None:
+        """Awaited before each operation: the time that `wait` asks for, then the end of a pause. A stop ends
+        both at once."""
+        if self.order.wait_seconds:
+            await self._rest()
+        if self.pause.on:
+            await self.pause.wait()
+        if self.stop.requested():
+            self.stop.raise_if_requested()
+
+    async def _rest(self) -> None:
+        self.stop.raise_if_requested()
+        if self.progress.ended_at is not None:
+            until = self.progress.ended_at + self.order.wait_seconds
+            self.progress.say(f"waiting {self.order.wait_seconds:g} s before the next operation")
+            while (left := until - time.monotonic()) > 0:
+                await asyncio.sleep(min(left, 0.05))
+                self.stop.raise_if_requested()

@@ -1,0 +1,100 @@
+"""Hands what the planner finds to the lanes, and notes what needs no lane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from syncworker.errors import FileError
+from syncworker.plan.compare import Verdict
+from syncworker.plan.events import Work
+from syncworker.s3 import etag
+from syncworker.transfer.lanes import Lanes
+from syncworker.worker.attempt import Attempt
+from syncworker.worker.planning import Planning
+from syncworker.worker.plans import Plans
+from syncworker.worker.sending import Sending
+
+GROUP_FILES = 32
+GROUP_BYTES = 1 << 20
+_HELD_FOLDERS = 10_000
+
+
+class Dispatch:
+    """Keeps what the later phases need. `incomplete`: something in the folder could not be read, so nothing
+    may be deleted; `badly_named`: how many files have names that are not UTF-8; `held_folders`: their folders
+    ("" or ends in "/"), in which nothing may be deleted; `renamed`: files that the store may keep under
+    another key; `held_back`: files where the bucket has a folder of objects to be deleted."""
+
+    def __init__(self, attempt: Attempt, sending: Sending, plans: Plans, planning: Planning) -> None:
+        self.sending, self.plans, self.planning = sending, plans, planning
+        self.index, self.progress, self.obstacles = attempt.index, attempt.progress, attempt.obstacles
+        self.stop, self.wait_seconds = attempt.stop, attempt.order.wait_seconds
+        self.incomplete = False
+        self.badly_named = 0
+        self.held_folders: set[str] = set()
+        self.renamed: list[Work] = []
+        self.held_back: list[Work] = []
+
+    async def run(self) -> None:
+        lanes = self.sending.open_lanes()
+        await self._dispatch(lanes)
+        await lanes.finish()
+
+    async def _dispatch(self, lanes: Lanes) -> None:
+        """Hands what the planner finds to the lanes, until it ends. After a halt it only listens."""
+        group: list[Work] = []
+        size = 0
+        while (batch := await self.planning.events.get()) is not None:
+            for name, value in batch:
+                if name == "work":
+                    if self.stop.requested():
+                        continue
+                    if self.plans.draft is not None and value.decision.verdict is Verdict.UPLOAD:
+                        self.plans.plan_upload(value, value.file)
+                        continue
+                    if value.object is None and self.obstacles.below(value.file.key):
+                        self.held_back.append(value)
+                        continue
+                    if not etag.is_single(value.file.size):
+                        await lanes.put([value])  # by itself: hashing it holds up no other
+                        continue
+                    group.append(value)
+                    size += value.file.size
+                    if len(group) >= (1 if self.wait_seconds else GROUP_FILES) or size >= GROUP_BYTES:
+                        await lanes.put(group)
+                        group, size = [], 0
+                else:
+                    try:
+                        self._note(name, value)
+                    except OSError as error:
+                        self.stop.fail(error)  # of the report's disk; the lanes still come to their ends
+            if group:
+                await lanes.put(group)
+                group, size = [], 0
+
+    def _note(self, name: str, value: Any) -> None:
+        progress = self.progress
+        match name:
+            case "found":
+                progress.found(*value)
+            case "unchanged":
+                progress.unchanged(*value)
+            case "remember":
+                self.index.remember(value)
+            case "skip":
+                progress.found(1, 0)
+                progress.skipped(value.key, value.reason)
+            case "unreadable":
+                progress.found(1, 0)
+                if value.code == "NameNotUTF8" and len(self.held_folders) < _HELD_FOLDERS:
+                    self.badly_named += 1
+                    self.held_folders.add(value.key[: value.key.rstrip("/").rfind("/") + 1])
+                else:
+                    self.incomplete = True
+                progress.failed("upload", value.key, FileError(value.code, value.message))
+            case "renamed":
+                self.renamed.append(value)
+            case "complete":
+                progress.counts["scan_complete"] = True
+            case _:
+                self.stop.fail(value)

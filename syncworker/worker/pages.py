@@ -1,0 +1,102 @@
+"""The pages of the bucket's listing, asked for by the event loop on behalf of the planner's thread."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+
+from syncworker.errors import FatalError
+from syncworker.index import count_objects
+from syncworker.model import ObjectEntry
+from syncworker.plan.listing import RANGE_PAGES, Listing, page_of_folders, prefixes_of
+from syncworker.s3.xml_messages import PAGE_KEYS, Page
+from syncworker.worker.attempt import Attempt
+
+
+class Pages:
+    """`makes_bucket`: the bucket is missing, and a plan is to say that it will be made."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self.attempt = attempt
+        self.bucket, self.index, self.stop = attempt.bucket, attempt.index, attempt.stop
+        self.progress = attempt.progress
+        self.loop = asyncio.get_running_loop()
+        self.makes_bucket = False
+        self._first_page: Page | None = None
+        self._folders: tuple[str, ...] = ()  # what is listed, where that is not all
+
+    async def choose(self) -> None:
+        """Decides what is listed: after changes perhaps a few folders only."""
+        self._folders = await self.attempt.in_thread(self._folders_to_list)
+
+    def _folders_to_list(self) -> tuple[str, ...]:
+        """The prefixes to list by; none where the whole mirror has no more pages than these."""
+        scope = self.attempt.options.scope
+        if not scope or "" in scope:
+            return ()
+        most = (len(scope) - 1) * PAGE_KEYS
+        known = count_objects(self.index.path, most + 1)
+        return () if known and known <= most else prefixes_of(scope)  # none: the index is lost
+
+    async def open(self, *, may_create: bool, is_plan: bool) -> bool:
+        """Asks for the first page; makes the bucket when it is missing, but for a plan. False: it is missing,
+        and shall stay so."""
+        try:
+            page = await self._page(None)
+            missing = not page.entries and not page.truncated and not await self.bucket.exists()
+        except FatalError as error:
+            if error.code != "NoSuchBucket":
+                raise
+            page, missing = Page([], None, False), True
+        if missing and not may_create:
+            return False
+        if missing and is_plan:
+            self.index.clear()
+            self._first_page, self.makes_bucket = page, True
+            return True
+        if missing:
+            self.stop.control.check()
+            started = time.monotonic()
+            if not await self.bucket.create():
+                page = await self._page(None)  # what said that it is missing lagged behind
+            self.index.clear()
+            self.progress.report("create_bucket", self.bucket.name, None, None, time.monotonic() - started)
+        self._first_page = page
+        return True
+
+    def fetch(self, token: str | None) -> Future[Page]:
+        """Called by the planner's thread: asks for a page; the first is here already."""
+        if token is None and (first := self.take_first_page()) is not None:
+            ready: Future[Page] = Future()
+            ready.set_result(first)
+            return ready
+        return asyncio.run_coroutine_threadsafe(self._page(token), self.loop)
+
+    def fetch_range(self, low: str | None, high: str | None) -> Future[list[Page]]:
+        """Called by the planner's thread: asks for the pages of a range."""
+        first = self.take_first_page() if low is None else None
+        pages = self.bucket.list_range(low, high, RANGE_PAGES, first)
+        return asyncio.run_coroutine_threadsafe(pages, self.loop)
+
+    def take_first_page(self) -> Page | None:
+        """Once: who lists the bucket later on wants to see it as it is then."""
+        page, self._first_page = self._first_page, None
+        return page
+
+    async def _page(self, token: str | None) -> Page:
+        """Of the listing that this job needs: of a few folders what lies below them, where that is less."""
+        if not self._folders:
+            return await self.bucket.list_page(token)
+        return await page_of_folders(
+            lambda own, below: self.bucket.list_page(own, below=below), self._folders, token
+        )
+
+    async def all_objects(self) -> AsyncIterator[list[ObjectEntry]]:
+        """All of the bucket."""
+        self.take_first_page()
+        pages = Listing(self.fetch).pages()
+        while (page := await self.attempt.in_thread(next, pages, None)) is not None:
+            self.stop.control.check()
+            yield page

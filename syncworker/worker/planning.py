@@ -1,0 +1,77 @@
+"""The planner's thread, and the queue of what it finds out."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+
+from syncworker.model import KEY_MAX_BYTES, ScanItem
+from syncworker.plan.given import Outdated
+from syncworker.plan.planner import Event, Planner
+from syncworker.worker.attempt import Attempt
+from syncworker.worker.pages import Pages
+
+
+class Planning:
+    """`events` holds a few batches; None is the last."""
+
+    def __init__(self, attempt: Attempt, pages: Pages) -> None:
+        self.attempt, self.pages, self.stop = attempt, pages, attempt.stop
+        self.index = attempt.index
+        self.loop = asyncio.get_running_loop()
+        self.events: asyncio.Queue[list[Event] | None] = asyncio.Queue(maxsize=4)
+
+    def planner(
+        self,
+        on_stranger: Callable[[str], None],
+        on_kept: Callable[[str], None],
+        *,
+        every: bool = False,
+        verifying: bool = False,
+    ) -> Planner:
+        options, may_be_outdated = self.attempt.options, not (every or verifying)
+        return Planner(
+            self.index,
+            self.pages.fetch,
+            self.pages.fetch_range,
+            self.attempt.order.spool_dir,
+            self._emit,
+            on_stranger,
+            self.keeps() if options.is_partial else None,
+            KEY_MAX_BYTES - len(options.prefix.encode()),
+            on_kept,
+            every=every,
+            outdated=Outdated.of(self.index, options.object_headers()) if may_be_outdated else None,
+            whole=options.scope is None,
+        )
+
+    def keeps(self) -> Callable[[str], bool]:
+        """Of the key of an object that has no file: whether it stays."""
+        # A filter of its own: the scan may ask its filter from another thread.
+        own = self.attempt.options.path_filter()
+        if not self.attempt.options.delete or own is None:
+            return lambda _: not self.attempt.options.delete
+        return own.skips
+
+    async def run(
+        self, planner: Planner, items: Iterator[ScanItem], take: Callable[[], Awaitable[None]]
+    ) -> None:
+        """Plans, and has `take` do what comes of it, until both have come to their ends, or a halt has
+        emptied the queues."""
+        thread = threading.Thread(target=planner.run, args=(items,), name="planner", daemon=True)
+        thread.start()
+        try:
+            await take()
+        except Exception as error:
+            self.stop.fail(error)
+            while thread.is_alive():  # it reads the index, and may wait for a place in the queue
+                while not self.events.empty():
+                    self.events.get_nowait()
+                await asyncio.sleep(0.01)
+            raise
+        await self.attempt.in_thread(thread.join)
+
+    def _emit(self, batch: list[Event] | None) -> None:
+        """Called by the planner's thread: waits while the loop is behind."""
+        asyncio.run_coroutine_threadsafe(self.events.put(batch), self.loop).result()

@@ -1,0 +1,118 @@
+"""What a job may delete, and the plan that it carries out or writes."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+
+from syncworker.ending import Planned, plan_message
+from syncworker.index import count_objects
+from syncworker.model import FileEntry, ObjectEntry
+from syncworker.plan.compare import Reason
+from syncworker.plan.draft import Draft
+from syncworker.plan.events import Work
+from syncworker.plan.may_delete import Question
+from syncworker.plan.plan_file import ApprovedPlan
+from syncworker.plan.planner import Planner
+from syncworker.worker.attempt import Attempt
+from syncworker.worker.pages import Pages
+
+Going = Callable[[], AsyncIterator[list[ObjectEntry]]]  # objects without a file, some at a time
+
+_ALL = 1 << 62
+
+
+class Plans:
+    """`plan`: the one that is carried out. `draft`: of the plan that was asked for, or of deletions that are
+    too many. `question`: why the job is to wait."""
+
+    def __init__(self, attempt: Attempt, pages: Pages) -> None:
+        self.attempt, self.pages = attempt, pages
+        self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
+        self.rules = attempt.order.rules
+        self.plan: ApprovedPlan | None = None
+        self.draft: Draft | None = None
+        self.question: Question | None = None
+        self._may: bool | None = None  # not decided yet
+
+    async def open(self) -> None:
+        order = self.attempt.order
+        if order.approved is not None:
+            self.plan = await self.attempt.in_thread(
+                ApprovedPlan, order.plan_path, order.approved, order.options.prefix
+            )
+        elif self.rules.is_plan:
+            self.draft = Draft(order.options.prefix)
+
+    def close(self) -> None:
+        for plan in (self.plan, self.draft):
+            if plan is not None:
+                plan.close()
+
+    def undecide(self) -> None:
+        """What may go is asked anew: the bucket has more in it than the plan names."""
+        self._may = None
+
+    async def may_delete(self, going: Going, planner: Planner | None) -> bool:
+        """Whether what is `going` may go (may_delete.py), decided once, before the first of it goes. Where it
+        may not, the plan names it. `planner`: None when the whole bucket is to go."""
+        if not self.rules.ask:
+            return True
+        if self._may is None:
+            count = others = 0
+            if self.plan is not None or not self.rules.is_plan:
+                async for chunk in going():
+                    count += len(chunk)
+                    others += await self.attempt.in_thread(self.plan.others, chunk) if self.plan else 0
+            bucket = planner is None and self.plan is not None and not self.plan.deletes_bucket
+            listed = count if planner is None else planner.listed + planner.deletes.count
+            if self.attempt.options.scope is not None:  # not all of the mirror was listed
+                listed = count_objects(self.index.path, _ALL) or 0
+            question = self.rules.question(count, listed, others, bucket=bucket, empties=planner is None)
+            self._may = question is None
+            if question is not None:
+                self.question = question
+                await self._plan_deletions(going, planner)
+        return self._may
+
+    async def _plan_deletions(self, going: Going, planner: Planner | None) -> None:
+        self.draft = self.draft or Draft(self.attempt.options.prefix)
+        async for chunk in going():
+            await self.attempt.in_thread(self.draft.delete, chunk)
+            for _ in chunk:
+                self.progress.planned("delete")
+        if planner is None:
+            self.draft.delete_bucket(self.bucket.name)
+
+    async def may_delete_bucket(self) -> bool:
+        if not self.rules.ask:
+            return True
+        if not await self.pages.open(may_create=False, is_plan=self.draft is not None):
+            return False  # there is none: nothing to delete, and nothing to ask
+        return await self.may_delete(self.pages.all_objects, None)
+
+    def plan_upload(self, work: Work, file: FileEntry) -> None:
+        assert self.draft is not None
+        reason = work.decision.reason or Reason.CONTENT
+        self.draft.note("upload", file.key, work.object, reason.value)
+        self.progress.planned("upload", file.size)
+
+    def plan_update(self, work: Work) -> None:
+        assert self.draft is not None
+        self.draft.note("update", work.file.key, work.object, Reason.HEADERS.value)
+        self.progress.planned("update")
+
+    async def write(self) -> Planned | None:
+        """What the job waits with; None where there is nothing to do, or nothing to ask."""
+        draft, question = self.draft, self.question
+        if draft is None or not draft.lines:
+            return None
+        written = await self.attempt.in_thread(draft.write, self.attempt.order.plan_path)
+        code, message = question or Question()
+        if not message:
+            message = plan_message(
+                self.progress.counts,
+                self.bucket.name,
+                makes_bucket=self.pages.makes_bucket,
+                deletes_bucket=draft.deletes_bucket,
+            )
+        return Planned(written.etag, written.lines, code, message)

@@ -1,0 +1,79 @@
+"""Files whose upload the store refused or changed: tried again once what stood in their way is gone."""
+
+from __future__ import annotations
+
+from syncworker.errors import FileError, RetryError
+from syncworker.plan.compare import NEW
+from syncworker.plan.planner import Planner
+from syncworker.transfer import blocking_keys
+from syncworker.transfer.delete_last import Sweep
+from syncworker.worker.attempt import Attempt
+from syncworker.worker.dispatch import Dispatch
+from syncworker.worker.plans import Plans
+from syncworker.worker.sending import Sending
+
+
+class SecondChance:
+    """After all that could be sent is sent, and before anything is deleted."""
+
+    def __init__(self, attempt: Attempt, sending: Sending, dispatch: Dispatch, plans: Plans) -> None:
+        self.attempt, self.sending, self.dispatch, self.plans = attempt, sending, dispatch, plans
+        self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
+        self.stop = attempt.stop
+
+    async def resolve_renames(self) -> None:
+        """The bucket lists an object that nobody sent with the content of a file that is missing: does the
+        store know it under the file's key as well? Then it has renamed it; else somebody moved it."""
+        for work in self.dispatch.renamed:
+            self.stop.control.check()
+            try:
+                head = await self.bucket.head(work.file.key)
+            except (FileError, RetryError) as error:
+                self.stop.raise_stopped()
+                self.sending.fail(work.file, error)
+                continue
+            if head is not None and head.size == work.file.size:
+                changed = (
+                    "the storage keeps this object under another name than it was given: rename the file"
+                )
+                self.sending.fail(work.file, FileError("KeyChangedByStore", changed))
+            else:
+                await self.sending.do_now(work)
+
+    async def clear_blocking_keys(self, sweep: Sweep, planner: Planner) -> None:
+        """Deletes what is gone at the source and stands in the way of refused uploads, if they are all that
+        has failed; then tries again."""
+        for work in self.dispatch.held_back:
+            if await self._hides_kept(work.file.key):
+                kept = "the storage has a folder under this name, with objects that are not to be deleted"
+                self.sending.fail(work.file, FileError("KeyIsFolder", kept))
+            elif await blocking_keys.cleans_paths(self.bucket, self.index, sweep.deletes, work.file.key):
+                is_folder = FileError("KeyIsFolder", "the storage has a folder under this name")
+                self.sending.refuse(work, is_folder)
+            else:
+                await self.sending.do_now(work)
+        refused, self.sending.refused = self.sending.refused, []
+        removed = 0
+        has_failed = self.progress.counts["files_failed"] or self.dispatch.incomplete
+        if refused and not has_failed and not self.stop.requested():
+            blocked = {work.file.key for work, _ in refused}
+            await self.attempt.in_thread(self.attempt.mounts.guard, sweep.deletes)
+            if not await self.plans.may_delete(sweep.going, planner):
+                return
+            removed = await sweep.clear_the_way(blocking_keys.in_the_way(sweep.deletes, blocked), self.index)
+        for work, error in refused:
+            if removed:
+                await self.sending.do_now(work._replace(object=None, row=None, decision=NEW))
+            else:
+                self.sending.fail(work.file, error)
+        for work, error in self.sending.refused:
+            self.sending.fail(work.file, error)
+
+    async def _hides_kept(self, key: str) -> bool:
+        """Whether an upload to this key would hide objects that stay: see `obstacles.cleans_paths`."""
+        kept = self.attempt.obstacles.kept_below(key)
+        if kept is None:
+            return False
+        head = await self.bucket.head(kept)
+        below = [(kept, head.size, head.etag, "")] if head is not None else []
+        return await blocking_keys.cleans_paths(self.bucket, self.index, below, key)

@@ -1,0 +1,134 @@
+"""Looks at the bucket at the end: once more at what was written; with `verify`, at all of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from syncworker.ending import Ending
+from syncworker.folder.source import Source
+from syncworker.index import Row
+from syncworker.model import FileEntry, Phase
+from syncworker.options.table import DEEP
+from syncworker.plan.compare import compare
+from syncworker.plan.differences import Difference, Listable, collect
+from syncworker.plan.events import Work
+from syncworker.plan.spool import Spool
+from syncworker.transfer.delete_objects import Remover
+from syncworker.transfer.readers import Outcome, Read
+from syncworker.transfer.recheck import Recheck
+from syncworker.transfer.upload import Vanished
+from syncworker.transfer.verification import Verification
+from syncworker.worker.attempt import Attempt
+from syncworker.worker.pages import Pages
+from syncworker.worker.planning import Planning
+from syncworker.worker.plans import Plans
+from syncworker.worker.sending import Sending, same_row
+
+
+class SecondLook:
+    """Both give what is to be said of it in the ending."""
+
+    def __init__(
+        self, attempt: Attempt, sending: Sending, pages: Pages, plans: Plans, folder: Source, remover: Remover
+    ) -> None:
+        self.attempt, self.sending, self.pages, self.plans = attempt, sending, pages, plans
+        self.folder, self.remover = folder, remover
+        self.index, self.progress, self.stop = attempt.index, attempt.progress, attempt.stop
+
+    async def recheck(self, ending: Ending, cuts: list[str]) -> Ending:
+        """What was written and deleted, is it so? A run that changed nothing has seen it already."""
+        if not self.attempt.changes.count:
+            return ending
+        self.progress.phase(Phase.VERIFYING, "looking at the bucket once more")
+        self.index.flush()
+        recheck = Recheck(
+            self.index,
+            self.folder,
+            self.remover,
+            self.attempt.changes,
+            self.attempt.order.spool_dir,
+            self._send_again,
+            self.attempt.in_thread,
+            self.plans.plan.names if self.plans.plan else lambda _: True,
+        )
+        files = int(self.progress.counts["files_total"])
+        bucket = Listable(self.pages.fetch, self.pages.fetch_range, cuts, files)
+        spool, check = lambda: Spool(self.attempt.order.spool_dir), self.stop.raise_if_requested
+        concerns = self._concerns()
+        await recheck.run(
+            lambda found: collect(found, self.index, self.attempt.changes, bucket, spool, check, concerns)
+        )
+        return ending._replace(came=recheck.left)
+
+    def _concerns(self) -> Callable[[Difference], bool]:
+        """Whether a difference is one of the mirror: of a file that it is about, or an object that may go."""
+        options = self.attempt.options
+        path_filter, may_delete = options.path_filter(), options.delete and self.plans.question is None
+
+        def concerns(found: Difference) -> bool:
+            if found.row is None and not may_delete:
+                return False
+            return path_filter is None or not path_filter.skips(found.key)
+
+        return concerns
+
+    async def _send_again(self, file: FileEntry, found: Difference) -> Row | None:
+        """Sends a file that is counted already as it is now, unless the bucket has that; None: it is gone."""
+        decision = compare(file, found.listed, found.row)
+        for result in await self.sending.read([Work(file, found.listed, found.row, decision)]):
+            if result.error is not None:
+                raise result.error
+            if result.outcome is Outcome.SAME:  # a store that answers with another ETag than it lists
+                row = same_row(result)
+                self.index.remember(row)
+                return row
+            if result.outcome is not Outcome.VANISHED:
+                return await self._give_again(result, found)
+        self.stop.raise_if_requested()
+        return None
+
+    async def _give_again(self, result: Read, found: Difference) -> Row | None:
+        await self.attempt.wait_interval()
+        file = result.file
+        operation = self.progress.begin("upload", file.key, file.size)
+        try:
+            sent = await self.sending.upload(result, operation)
+            row = self.sending.remember_upload(result, sent)
+        except Vanished:
+            return None
+        finally:
+            self.progress.end(operation)
+        what = "missing" if found.listed is None else "other"
+        seconds = time.monotonic() - operation.started
+        self.progress.seen(file.key, sent.file.size, sent.etag, what, seconds)
+        return row
+
+    async def verify(self, ending: Ending) -> Ending:
+        """With `verify`: is the mirror what the folder is?"""
+        if not self.attempt.options.verify:
+            return ending
+        deep = self.attempt.options.verify == DEEP
+        self.progress.phase(Phase.VERIFYING, "verifying")
+        self.progress.say("verifying: reading back each object" if deep else "verifying")
+        self.progress.reads_back = deep
+        self.index.flush()
+        verification = Verification(
+            self.sending.sender,
+            self.folder,
+            deep=deep,
+            started_ns=self.attempt.started_ns,
+            one_by_one=self.attempt.order.wait_seconds > 0,
+            alone=bool(self.attempt.options.plan),
+        )
+        planning = Planning(self.attempt, self.pages)
+        self.pages.take_first_page()
+        planner = planning.planner(lambda _: None, lambda _: None, every=deep, verifying=True)
+        try:
+            items = await self.attempt.in_thread(self.folder.scan_again)
+            await planning.run(planner, items, lambda: verification.take(planning.events))
+            self.stop.raise_if_requested()
+            await verification.take_extras(planner.deletes)
+        finally:
+            planner.deletes.close()
+        return ending._replace(verified=verification.finish())

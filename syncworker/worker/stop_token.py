@@ -1,0 +1,39 @@
+"""Whether an attempt is to end: it was told to stop (system/control.py), or it has failed."""
+
+from __future__ import annotations
+
+from syncworker.errors import RetryError, Stopped
+from syncworker.system.control import Control, is_settling
+
+
+class StopToken:
+    """`fatal` is the error that ends the attempt. After a stop or a fatal error nothing begins; what is in
+    flight ends."""
+
+    def __init__(self, control: Control) -> None:
+        self.control = control
+        self.fatal: Exception | None = None
+
+    def requested(self) -> bool:
+        return (self.fatal is not None and not is_settling()) or self.control.stopping()
+
+    def raise_if_requested(self) -> None:
+        """Stopped when told to stop; else the fatal error, if there is one."""
+        self.control.check()
+        if self.fatal is not None:
+            raise self.fatal
+
+    def raise_stopped(self) -> None:
+        """Stopped when told to stop or when something else has ended the attempt."""
+        self.control.check()
+        if self.fatal is not None:
+            raise Stopped("the job has failed")
+
+    def fail(self, error: Exception) -> None:
+        """Ends the attempt with this error, if it is the first of them. A stop has its own flag."""
+        if not isinstance(error, Stopped) and not (isinstance(error, RetryError) and self.control.stopping()):
+            self.fatal = self.fatal or error
+
+    def end_with(self, error: Exception) -> None:
+        """Ends the attempt with this error of a task that watches over it, whatever failed before."""
+        self.fatal = error
