@@ -1,8 +1,7 @@
 """The alerts of docs/operations.md: each fires on the morning it is for, and none on a good one.
 
 promtool plays Prometheus: it gets what real scrapes of a real server showed before and after a real failure,
-stretched over the hours of a night, and says which alerts fire. Where a failure takes hours or a whole disk,
-the numbers are written here.
+stretched over the hours of a night, and says which alerts fire.
 """
 
 from __future__ import annotations
@@ -14,15 +13,17 @@ import re
 import resource
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import disks
 import psutil
 import pytest
 from bench import PROJECT, Cut, Gate, RecordingProxy, Service, s3_error, tree, wait_for
 from prometheus_client.parser import text_string_to_metric_families
-from stores import Store
+from stores import Store, free_ports
 
 [RULES] = re.findall(
     r"^```yaml\n(groups:.*?)^```", (PROJECT / "docs" / "operations.md").read_text(), re.MULTILINE | re.DOTALL
@@ -287,20 +288,19 @@ def test_a_worker_out_of_memory_wakes_somebody(
     make_proxy: Callable[[Store], RecordingProxy],
     tmp_path: Path,
 ) -> None:
-    """`ulimit -v`, put on the worker while it runs: whether it says so with its last breath or dies."""
+    """`ulimit -v`, put on the worker before it has read a byte: whether it says so with its last breath or
+    dies. Its first request is held until the limit is set: one file needs more than is left then."""
     proxy = make_proxy(juicefs)
     service = make_service(juicefs, STORAGE_URL=proxy.url)
-    folder = tree(service.uploads / "photos", {"0": "1", **{f"{n}.bin": b"" for n in range(1, 9)}})
-    for number in range(1, 9):
-        os.truncate(folder / f"{number}.bin", 300 << 20)
+    tree(service.uploads / "photos", {f"{number}.bin": bytes(7 << 20) for number in range(9)})
     before = scrape(service)
-
-    def starve(pid: int) -> None:
-        most = psutil.Process(pid).memory_info().vms + (2 << 20)
-        resource.prlimit(pid, resource.RLIMIT_AS, (most, most))
-
-    killed(service, bucket, proxy, starve)
-    [job] = service.ids()
+    gate = Gate(proxy, lambda _request: True)
+    job = service.sync(bucket)
+    gate.wait()
+    pid = service.show(job)["pid"]
+    most = psutil.Process(pid).memory_info().vms + (2 << 20)
+    resource.prlimit(pid, resource.RLIMIT_AS, (most, most))
+    gate.open()
     status = service.wait_state(job, ("failed", "interrupted"), timeout=60)
     after = scrape(service)
     now = {"SyncFailed", "SyncErrors"} if status["state"] == "failed" else {"SyncWorkerDied"}
@@ -383,17 +383,85 @@ def test_a_queue_that_does_not_get_shorter_wakes_somebody(
 # -- those that take a disk or a quarter of an hour ---------------------------------------------------------
 
 
-def test_a_storage_that_fails_again_and_again_wakes_somebody(tmp_path: Path) -> None:
-    name = "syncworker_s3_retries_total"
-    calm: list[Span] = [(HOUR, {UP: 1, name: 0})]
-    storm: list[Span] = [(1, {UP: 1, name: 90.0 * minute}) for minute in range(1, 41)]
-    fires(tmp_path, calm + storm, {HOUR - 1: set(), HOUR + 5: set(), HOUR + 35: {"StoreFails"}})
+def test_a_storage_that_fails_again_and_again_wakes_somebody(
+    make_service: Callable[..., Service],
+    juicefs: Store,
+    bucket: str,
+    make_proxy: Callable[[Store], RecordingProxy],
+    tmp_path: Path,
+) -> None:
+    """The first upload of each object is refused. What the counter does while the job runs is played on for
+    as long as the rule waits."""
+    proxy = make_proxy(juicefs)
+    service = make_service(juicefs, STORAGE_URL=proxy.url)
+    tree(service.uploads / "photos", {f"{n}.jpg": f"{n}" for n in range(2000)})
+    before = scrape(service)
+    tried: set[tuple[str, str]] = set()
+
+    def fails_first(request: Any) -> Any:
+        one = (request.method, request.key or "")
+        if not one[1] or one in tried:
+            return None
+        tried.add(one)
+        return s3_error(503, "ServiceUnavailable")
+
+    proxy.on_request(fails_first)
+    job = service.sync(bucket)
+    retries = "syncworker_s3_retries_total{}"
+
+    def sent_again(times: float) -> Numbers:
+        def look() -> Numbers | None:
+            found = scrape(service)
+            return found if found[retries] > times else None
+
+        found = wait_for(look, 60, "requests that are sent again")
+        assert found is not None
+        return found
+
+    first, began = sent_again(0), time.monotonic()
+    second = sent_again(first[retries] + 20)
+    a_minute = 60 * (second[retries] - first[retries]) / (time.monotonic() - began)
+    service.post("/cancel", id=job, now="1")
+    service.wait_state(job, "cancelled")
+    move = HOUR * 60 - time.time()
+    storm = [
+        (1, shifted(second | {retries: first[retries] + a_minute * minute}, move)) for minute in range(1, 41)
+    ]
+    calm = (HOUR, shifted(before, move))
+    fires(tmp_path, [calm, *storm], {HOUR - 1: set(), HOUR + 5: set(), HOUR + 35: {"StoreFails"}})
 
 
-def test_a_disk_that_is_nearly_full_wakes_somebody(tmp_path: Path) -> None:
-    total, free = "syncworker_storage_disk_bytes", "syncworker_storage_disk_free_bytes"
-    spans = [(10, {UP: 1, total: 100e9, free: 6e9}), (10, {UP: 1, total: 100e9, free: 4e9})]
-    fires(tmp_path, spans, {9: set(), 11: {"SyncStorageNearlyFull"}})
+def test_a_disk_that_is_nearly_full_wakes_somebody(
+    make_service: Callable[..., Service], tmp_path: Path
+) -> None:
+    """The embedded storage on a disk of 128 MiB, to which a mirror is made that just fits."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    disks.mount(disk, "128m")
+    try:
+        service = make_service(
+            None,
+            start=False,
+            MINIO_PORT=str(free_ports(1)[0]),
+            MINIO_ACCESS_KEY="embedded-access",
+            MINIO_SECRET_KEY="embedded-secret",
+            STORAGE_URL="",
+            STORAGE_DIR=str(disk / "storage"),
+        )
+        service.start(timeout=30)
+        try:
+            before = scrape(service)
+            free = "syncworker_storage_disk_free_bytes{}"
+            spare = int(0.04 * before["syncworker_storage_disk_bytes{}"])
+            tree(service.uploads / "photos", {"film": int(before[free]) - spare})
+            service.done("mybucket")
+            after = scrape(service)
+            assert 0 < after[free] < spare + (1 << 20)
+            night(tmp_path, before, after, {HOUR - 1: set(), HOUR + 1: {"SyncStorageNearlyFull"}})
+        finally:
+            service.close()
+    finally:
+        disks.unmount_all(disk)
 
 
 def test_every_alert_has_its_morning() -> None:
