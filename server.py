@@ -10,8 +10,8 @@ Who may call is decided before this (`guard`), how much may be sent below it (`h
 
 from __future__ import annotations
 
-import gzip
 import hashlib
+import json
 import logging
 import os
 import socket
@@ -20,6 +20,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPSConnection
+from itertools import islice
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -33,7 +34,7 @@ from syncworker.jobs import history as histories
 from syncworker.jobs.pages import ReportReader
 from syncworker.jobs.plan_sums import PlanSums
 from syncworker.jobs.status_cache import ID_PATTERN
-from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, NoSuchPlan, Status, check_id, recorded_state
+from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, NoSuchPlan, check_id, recorded_state
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import RESUMABLE_STATES, State
@@ -46,16 +47,16 @@ from syncworker.service import supervisor as supervision
 from syncworker.service.storage_check import StorageCheck
 from syncworker.service.supervisor import QueueFull, Supervisor
 from syncworker.settings import Settings
-from syncworker.system import disk_space, durable_files, processes, std_streams
+from syncworker.system import disk_space, durable_files, folder_events, processes, std_streams
 from syncworker.system.tls import ca_bundle_of, tls_context
-from syncworker.web import dashboard, http_server, metrics, middleware, openapi, parameters
+from syncworker.web import dashboard, http_server, metrics, middleware, openapi, parameters, rendered
 from syncworker.web.folder_sizes import Folders
 from syncworker.web.problem_details import problem, to_json
 
 NAME = "s3-sync-api"
+JSON = {"Content-Type": "application/json"}
 JOBS_MAX = 500  # of one answer of /jobs
 PACKED_FROM_BYTES = 4096  # of an answer, for clients that take gzip: a history is mostly names
-PACKED_LEVEL = 1
 AFTER_MAX = 9_999_999_999  # lines of a report
 RESOLVE_SECONDS = 2.0
 _RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer
@@ -85,6 +86,8 @@ class Service:
     keeper: Keeper
     token_needed: bool
     storage_check: StorageCheck
+    statuses: rendered.Statuses
+    packed: rendered.Packed = field(default_factory=rendered.Packed)
     reports: ReportReader = field(default_factory=ReportReader)
     plans: PlanSums = field(default_factory=PlanSums)
 
@@ -141,12 +144,11 @@ def _warned(warnings: list[str]) -> dict[str, str]:
 
 
 def runnings(service: Service, _given: Parameters) -> Answer:
-    active = service.jobs.active()
-    return 200, {"count": len(active), "jobs": active}, {}
+    return 200, rendered.listed(service.statuses.active()), JSON
 
 
 def get(service: Service, given: Parameters) -> Answer:
-    return 200, service.jobs.observe(_id(given)), {}
+    return 200, service.statuses.one(_id(given)).body, JSON
 
 
 def cancel(service: Service, given: Parameters) -> Answer:
@@ -216,20 +218,17 @@ def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
     if before and not ID_PATTERN.fullmatch(before):
         raise UsageError("BadId", "before must be the id of a job: `next` of the page before", param="before")
     asked = replace(histories.parse(given), before=before)
-    service.jobs.active()  # has the ends written down that nobody has noticed yet
-    found = sorted((j for j, entry in service.jobs.entries().items() if asked.takes(j, entry)), reverse=True)
+    service.statuses.active()  # has the ends written down that nobody has noticed yet
+    entries = service.jobs.entries()
+    fitting = (job_id for job_id in sorted(entries, reverse=True) if asked.takes(job_id, entries[job_id]))
+    found = list(islice(fitting, limit + 1))
     return found[:limit], found[limit - 1] if len(found) > limit else None
 
 
 def history(service: Service, given: Parameters) -> Answer:
     wanted, following = _page(service, given)
-    found: list[Status] = []
-    for job_id in wanted:
-        try:
-            found.append(service.jobs.observe(job_id))
-        except NoSuchJob:  # removed meanwhile
-            continue
-    return 200, {"count": len(found), "jobs": found, "next": following}, {}
+    following_text = f',\n  "next": {json.dumps(following)}'
+    return 200, rendered.listed(service.statuses.page(wanted), following_text), JSON
 
 
 def history_tag(service: Service, given: Parameters) -> str:
@@ -579,7 +578,7 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
         query = environ.get("QUERY_STRING", "") if method == "GET" else ""
         if sent := [name for name in ("secret_key", "session_token") if f"{name}=" in query]:
             value = value | _warned([*filter(None, [value.get("warning")]), KEY_IN_ADDRESS.format(sent[0])])
-        value, headers = to_json(value), {"Content-Type": "application/json"} | headers
+        value, headers = to_json(value), JSON | headers
     if route.conditional:
         headers = {"ETag": etag or _etag(value)} | headers
         if known and _is_known(headers["ETag"], known):
@@ -591,7 +590,7 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
     if len(value) >= PACKED_FROM_BYTES and "Content-Encoding" not in headers:
         headers = {"Vary": "Accept-Encoding"} | headers
         if dashboard.accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
-            value = gzip.compress(value, PACKED_LEVEL, mtime=0)
+            value = service.packed.of(value)
             headers["Content-Encoding"] = "gzip"
     return bottle.HTTPResponse(value, status, headers=headers)
 
@@ -637,8 +636,8 @@ def make_app(
         keeper=keeper,
     )
     check = StorageCheck(lambda limit: _connection(config, limit))
-    folders = Folders(config.uploads_dir)
-    service = Service(config, supervisor, store, numbers, folders, keeper, token_needed, check)
+    folders, statuses = Folders(config.uploads_dir), rendered.Statuses(supervisor.jobs)
+    service = Service(config, supervisor, store, numbers, folders, keeper, token_needed, check, statuses)
     app = bottle.Bottle()
     app.default_error_handler = _unrouted
     for route in ROUTES:
@@ -679,6 +678,8 @@ def _serve() -> int:
     if right is None:
         raise UsageError("AlreadyServed", f"another server already serves the jobs in {jobs.path}")
     cleanup.clear(jobs)
+    if (events := folder_events.open_events(jobs.path)) is not None:
+        jobs.follow(events.take)
     token = middleware.load_token(config, paths.PROJECT)
     for warning in (*middleware.warnings(config, token), *settings.misspelt(os.environ)):
         log.warning("%s", warning)

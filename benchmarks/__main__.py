@@ -12,12 +12,14 @@ from benchmarks.floors import floors
 from benchmarks.races import RACES
 from benchmarks.results import Options, Result
 from benchmarks.scaling import scaling
+from benchmarks.serving import server
 from benchmarks.special import SPECIAL
 
 SCENARIOS: dict[str, Callable[[Options], Result]] = {
     **{name: race.run for name, race in RACES.items()},
     **SPECIAL,
     "scaling": scaling,
+    "server": server,
     "floors": floors,
 }
 

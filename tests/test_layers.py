@@ -113,7 +113,7 @@ def reaches(name: str) -> set[str]:
         ("sqlite3", {"index", "plan.spool"}),
         ("ssl", {"s3.connect_errors", "system.tls"}),
         ("cronsim", {"mirrors.schedule"}),
-        ("inotify_simple", {"mirrors.watch"}),
+        ("inotify_simple", {"mirrors.watch", "system.folder_events"}),
         ("urllib3", {"mirrors.notify"}),
         ("prometheus_client", {"web.metrics"}),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from syncworker.jobs import last_runs, store
 from syncworker.jobs import totals as tally
 from syncworker.model import State
 from syncworker.request import Request
+from syncworker.system.folder_events import FolderEvents
 from syncworker.web import metrics
 
 Numbers = dict[str, float]
@@ -521,3 +523,34 @@ def test_errors_are_errors_whatever_the_client_knows(site: Site) -> None:
         ("/jobs?limit=0", 400),
     ]:
         assert site.get(target, If_None_Match="*").status == status
+
+
+def test_what_is_summed_step_by_step_is_what_a_new_ledger_sums(tmp_path: Path) -> None:
+    """Jobs that come, work, end, go, and are removed by others: the kept sums are never another's."""
+    chance = random.Random(7)
+    jobs = store.Jobs(str(tmp_path / "jobs"))
+    jobs.prepare()
+    jobs.follow(FolderEvents(jobs.path).take)
+    ledger = metrics.Ledger(jobs)
+    there: list[store.Status] = []
+    for step in range(150):
+        act = chance.choice(["make", "work", "work", "end", "retire", "remove"])
+        if act == "make" or not there:
+            there.append(jobs.create(Request(f"f{step % 7}", f"bucket-{step}", "http://127.0.0.1:9000", 0.0)))
+            continue
+        status = chance.choice(there)
+        if act == "work":
+            tally.add(status["metrics"], {"counts": {"files_uploaded": step}, "errors": {"OddCode": 1}})
+            jobs.write(status, durable=False)
+        elif act == "end":
+            state = chance.choice([State.DONE, State.FAILED])
+            jobs.finish(status, state, None, "ended")
+        else:
+            if act == "retire":
+                ledger.retire([status["id"]])
+            jobs.delete(status["id"])
+            there.remove(status)
+        found = ledger.sum(), ledger.last_runs()  # which writes down what others have removed
+        anew = metrics.Ledger(store.Jobs(jobs.path))
+        assert found == (anew.sum(), anew.last_runs()), (step, act)
+        assert ledger.last_runs() is found[1], "the same until another job ends"

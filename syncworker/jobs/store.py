@@ -32,7 +32,7 @@ from typing import Any
 
 from syncworker.errors import SyncError, UsageError
 from syncworker.jobs import totals
-from syncworker.jobs.status_cache import ID_PATTERN, Catalog, Entry
+from syncworker.jobs.status_cache import ID_PATTERN, Catalog, Changed, Entry
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
 from syncworker.request import Request, RequestKeys
 from syncworker.storage_url import destination_id, earlier_destination_id
@@ -290,6 +290,19 @@ class Jobs:
         """`entries`, cheaper still; a job that a shell resumes is seen up to two seconds late."""
         return self._catalog.glance()
 
+    def unsettled(self) -> frozenset[str]:
+        """The jobs that may be in another state by now than is recorded; as late as `glance`."""
+        return self._catalog.unsettled()
+
+    def follow(self, changed: Changed) -> None:
+        """Has `entries` and `glance` look at nothing but what changes; `changed` tells the names."""
+        self._catalog.follow(changed)
+
+    @property
+    def is_followed(self) -> bool:
+        """Whether `entries` costs next to nothing."""
+        return self._catalog.is_followed
+
     def ids(self) -> list[str]:
         """All jobs, oldest first."""
         return sorted(self.entries())
@@ -451,7 +464,7 @@ class Jobs:
     def active(self) -> list[Status]:
         """Queued and running jobs, oldest first, each as `observe` gives it."""
         found = []
-        for job_id in sorted(job_id for job_id, entry in self.glance().items() if entry.needs_a_look):
+        for job_id in sorted(self.unsettled()):
             try:
                 found.append(self.observe(job_id))
             except NoSuchJob:  # pruned meanwhile

@@ -41,10 +41,6 @@ _MASK = (
     | inotify.ONLYDIR
     | inotify.DONT_FOLLOW
 )
-_SILENT = frozenset(  # file systems whose changes elsewhere the kernel is not told of
-    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "vboxsf", "prl_fs", "virtiofs", "ceph", "afs", "lustre"]
-)
-_SILENT_FUSE = frozenset(["sshfs", "rclone", "glusterfs", "vmhgfs-fuse", "s3fs", "juicefs", "gcsfuse"])
 
 
 class CannotWatch(Exception):
@@ -59,17 +55,13 @@ class Changes:
     folders: tuple[str, ...] = ()
 
 
-def is_silent(kind: str) -> bool:
-    return kind in _SILENT or kind.removeprefix("fuse.") in _SILENT_FUSE
-
-
 def refuse_silent(root: str, mounts: list[mount_table.Mount]) -> None:
     """Raises CannotWatch where a folder is, or holds, a file system that reports no changes of others."""
     real = os.path.realpath(root)
     above = [mount for mount in mounts if f"{real}/".startswith(f"{mount.point.rstrip('/')}/")]
     below = [mount for mount in mounts if mount.point.startswith(f"{real}/")]
     for mount in (*sorted(above, key=lambda each: len(each.point))[-1:], *below):
-        if is_silent(mount.type):
+        if mount_table.is_silent(mount.type):
             raise CannotWatch(f"changes on {mount.type} ({mount.point}) are not reported: use every instead")
 
 

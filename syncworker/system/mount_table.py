@@ -15,6 +15,11 @@ from typing import NamedTuple
 MOUNTINFO = "/proc/self/mountinfo"
 NAME_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # needs no read permission
 
+_SILENT = frozenset(  # file systems whose changes elsewhere the kernel is not told of
+    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "vboxsf", "prl_fs", "virtiofs", "ceph", "afs", "lustre"]
+)
+_SILENT_FUSE = frozenset(["sshfs", "rclone", "glusterfs", "vmhgfs-fuse", "s3fs", "juicefs", "gcsfuse"])
+
 
 class Mount(NamedTuple):
     """A line of mountinfo, proc(5). `root` is the directory of its file system that `point` shows."""
@@ -25,6 +30,18 @@ class Mount(NamedTuple):
     root: str
     point: str
     type: str
+
+
+def is_silent(kind: str) -> bool:
+    """Whether a file system of this type may change without the kernel being told."""
+    return kind in _SILENT or kind.removeprefix("fuse.") in _SILENT_FUSE
+
+
+def type_of(path: str, mounts: list[Mount]) -> str:
+    """The type of the file system that a directory lies on; empty when the mounts do not tell."""
+    real = os.path.realpath(path)
+    above = [mount for mount in mounts if f"{real}/".startswith(f"{mount.point.rstrip('/')}/")]
+    return max(above, key=lambda mount: len(mount.point)).type if above else ""
 
 
 def read(path: str = MOUNTINFO) -> list[Mount]:

@@ -36,6 +36,7 @@ from syncworker.escape import escape_non_utf8
 from syncworker.jobs import last_runs, totals
 from syncworker.jobs.known_errors import CODES
 from syncworker.jobs.last_runs import LastRun, Mirror, Runs
+from syncworker.jobs.status_cache import Entry
 from syncworker.jobs.store import Jobs, Status
 from syncworker.jobs.totals import Tally
 from syncworker.mirrors.keeper import Keeper
@@ -66,9 +67,13 @@ _LAST: tuple[tuple[str, str, Callable[[LastRun], float]], ...] = (
 class _Known(NamedTuple):
     """What has been read of a job."""
 
-    stamp: tuple[int, int, int]
+    entry: Entry | None
     tally: Tally
     run: tuple[Mirror, LastRun] | None
+
+    @property
+    def ended(self) -> bool:
+        return self.entry is None or self.entry.ended
 
 
 class Ledger:
@@ -79,6 +84,7 @@ class Ledger:
         self._path = os.path.join(jobs.path, TOTALS)
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
+        self._settled: tuple[Tally, Runs] | None = None  # the sums of all that has ended; None: not known yet
         kept = durable_files.read_json(self._path) or {}
         self._gone = totals.clean(kept.get("metrics"))
         self._gone_runs = last_runs.of_json(kept.get("last_runs"))
@@ -93,7 +99,7 @@ class Ledger:
             for job_id in set(job_ids) - self._leaving:
                 self._leaving.add(job_id)
                 self._known.pop(job_id, None)
-                self._keep(self._read(job_id, there[job_id].stamp if job_id in there else (0, 0, 0)))
+                self._keep(self._read(job_id, there.get(job_id)))
             self._write(durable=True)
 
     def sum(self) -> Tally:
@@ -101,20 +107,29 @@ class Ledger:
         with self._lock:
             self._look()
             found = totals.empty()
-            totals.add(found, self._gone)
+            totals.add(found, self._ended()[0])
             for known in self._known.values():
-                totals.add(found, known.tally)
+                if not known.ended:
+                    totals.add(found, known.tally)
             return found
 
     def last_runs(self) -> Runs:
-        """Of each mirror that the jobs know or knew."""
+        """Of each mirror that the jobs know or knew: the same mapping until another one has ended."""
         with self._lock:
             self._look()
-            found = dict(self._gone_runs)
+            return self._ended()[1]
+
+    def _ended(self) -> tuple[Tally, Runs]:
+        if self._settled is None:
+            total, runs = totals.empty(), dict(self._gone_runs)
+            totals.add(total, self._gone)
             for known in self._known.values():
-                if known.run is not None:
-                    last_runs.add(found, *known.run)
-            return last_runs.newest(found)
+                if known.ended:
+                    totals.add(total, known.tally)
+                    if known.run is not None:
+                        last_runs.add(runs, *known.run)
+            self._settled = total, last_runs.newest(runs)
+        return self._settled
 
     def _look(self) -> None:
         """Reads what has changed, and keeps what was removed by somebody else."""
@@ -128,17 +143,20 @@ class Ledger:
             if job_id in self._leaving:
                 continue
             known = self._known.get(job_id)
-            if known is None or known.stamp != entry.stamp:
-                self._known[job_id] = self._read(job_id, entry.stamp)
+            if known is None or known.entry is not entry:
+                if entry.ended or (known is not None and known.ended):
+                    self._settled = None
+                self._known[job_id] = self._read(job_id, entry)
 
     def _keep(self, known: _Known) -> None:
+        self._settled = None
         totals.add(self._gone, known.tally)
         if known.run is not None:
             last_runs.add(self._gone_runs, *known.run)
 
-    def _read(self, job_id: str, stamp: tuple[int, int, int]) -> _Known:
+    def _read(self, job_id: str, entry: Entry | None) -> _Known:
         status = self._jobs.read(job_id) or {}
-        return _Known(stamp, totals.clean(status.get("metrics")), last_runs.of_status(status))
+        return _Known(entry, totals.clean(status.get("metrics")), last_runs.of_status(status))
 
     def _write(self, *, durable: bool) -> None:
         self._gone_runs = last_runs.newest(self._gone_runs, time.time() - last_runs.FORGOTTEN_SECONDS)
@@ -155,7 +173,7 @@ class Ledger:
 
 
 class _Jobs(Collector):
-    """The families of the service, made anew for each scrape."""
+    """The families of the service, made anew for each scrape, but `_last`."""
 
     def __init__(
         self,
@@ -164,11 +182,10 @@ class _Jobs(Collector):
         max_running: int,
         max_queued: int,
         storage_dir: str | None,
-        is_own: Callable[[str], bool],
         keeper: Keeper | None,
     ) -> None:
         self._keeper = keeper
-        self._jobs, self._ledger, self._storage_dir, self._is_own = jobs, ledger, storage_dir, is_own
+        self._jobs, self._ledger, self._storage_dir = jobs, ledger, storage_dir
         self._max_running, self._max_queued = max_running, max_queued
 
     def collect(self) -> Iterator[Metric]:
@@ -179,7 +196,6 @@ class _Jobs(Collector):
         if self._keeper is not None:
             yield from _mirrors(self._keeper)
         yield from _counters(self._ledger.sum())
-        yield from _last(self._ledger.last_runs(), self._is_own)
 
     def _now(self) -> Iterator[Metric]:
         states = [entry.state for entry in self._jobs.entries().values()]
@@ -326,6 +342,17 @@ def _counters(total: Tally) -> Iterator[Metric]:
     yield requests
 
 
+class _Families(CollectorRegistry):
+    """These, once."""
+
+    def __init__(self, families: Iterable[Metric]) -> None:
+        super().__init__()
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
 class Metrics:
     def __init__(
         self,
@@ -339,8 +366,13 @@ class Metrics:
         keeper: Keeper | None = None,
     ) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued, storage_dir, is_own, keeper))
+        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued, storage_dir, keeper))
         ProcessCollector(registry=self._registry)  # process_*: the server itself
+        self._ledger, self._is_own = ledger, is_own
+        self._rendered: tuple[Runs, bytes] = ({}, b"")  # of what rarely changes, and may be long
 
     def render(self) -> bytes:
-        return generate_latest(self._registry)
+        runs = self._ledger.last_runs()
+        if self._rendered[0] is not runs:
+            self._rendered = runs, generate_latest(_Families(_last(runs, self._is_own)))
+        return generate_latest(self._registry) + self._rendered[1]

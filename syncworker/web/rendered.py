@@ -1,0 +1,135 @@
+"""Statuses as answers show them, each rendered once for every change of its job.
+
+What is kept of a job holds as long as its catalog entry is the very same object (each change of its status
+or of a sentinel makes another one) and the rule of `Jobs.observe` would change nothing: of a running job its
+lock is asked each time. So no answer is older than the job's file, or than the death of its worker; whatever
+is not certain is observed anew, and so is everything where the kernel tells no changes. Kept is what
+`observe` gives and nothing else: no keys, no log, no report.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import threading
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from syncworker.jobs.status_cache import Entry
+from syncworker.jobs.store import Jobs, NoSuchJob, recorded_state
+from syncworker.model import FINAL_STATES, State
+from syncworker.web.problem_details import to_json
+
+KEPT_MAX_BYTES = 32 << 20
+PACKED_LEVEL = 1
+PACKED_MAX, PACKED_MAX_BYTES = 32, 1 << 20  # answers, and of each
+_INDENT = b"\n    "
+
+
+class Rendered(NamedTuple):
+    """`body` is an answer of its own, `item` the same as an item of `jobs` in another."""
+
+    state: State | None
+    body: bytes
+    item: bytes
+
+
+class Statuses:
+    """Safe to use from any thread."""
+
+    def __init__(self, jobs: Jobs, most_bytes: int = KEPT_MAX_BYTES) -> None:
+        self._jobs, self._most = jobs, most_bytes
+        self._kept: dict[str, tuple[Entry, Rendered]] = {}  # what was rendered last at the end
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def one(self, job_id: str) -> Rendered:
+        """As `Jobs.observe` has it. Raises NoSuchJob."""
+        return self._of(job_id, self._entries().get(job_id))
+
+    def active(self) -> list[bytes]:
+        """The items of queued and running jobs, oldest first."""
+        found = self._there(sorted(self._jobs.unsettled()))
+        return [one.item for one in found if one.state not in FINAL_STATES]
+
+    def page(self, job_ids: Iterable[str]) -> list[bytes]:
+        """The items of these jobs; those that have been removed are left out."""
+        return [one.item for one in self._there(job_ids)]
+
+    def _entries(self) -> Mapping[str, Entry]:
+        """Empty where they cost more than they save."""
+        return self._jobs.entries() if self._jobs.is_followed else {}
+
+    def _there(self, job_ids: Iterable[str]) -> list[Rendered]:
+        entries = self._entries()
+        found = []
+        for job_id in job_ids:
+            try:
+                found.append(self._of(job_id, entries.get(job_id)))
+            except NoSuchJob:  # removed meanwhile
+                continue
+        return found
+
+    def _of(self, job_id: str, entry: Entry | None) -> Rendered:
+        """`entry` was read before: what is observed may be newer than it, and is then not found again."""
+        known = self._kept.get(job_id)
+        if known is not None and known[0] is entry and self._holds(job_id, entry):
+            return known[1]
+        status = self._jobs.observe(job_id)
+        body = to_json(status)
+        rendered = Rendered(recorded_state(status), body, body.rstrip().replace(b"\n", _INDENT))
+        if entry is not None and entry.state is rendered.state:
+            self._keep(job_id, entry, rendered)
+        return rendered
+
+    def _holds(self, job_id: str, entry: Entry) -> bool:
+        """Whether `Jobs.observe` would give what the status says."""
+        if entry.state is State.RUNNING:
+            return self._jobs.is_alive(job_id)
+        if entry.state is State.QUEUED:  # one that a shell has made counts as begun after a while
+            return entry.auto_resume and not entry.cancelled
+        if entry.state is State.WAITING:
+            return not entry.cancelled
+        return entry.state is not None
+
+    def _keep(self, job_id: str, entry: Entry, rendered: Rendered) -> None:
+        with self._lock:
+            self._forget(job_id)
+            self._kept[job_id] = (entry, rendered)
+            self._bytes += len(rendered.body) + len(rendered.item)
+            while self._bytes > self._most:
+                self._forget(next(iter(self._kept)))
+
+    def _forget(self, job_id: str) -> None:
+        _, rendered = self._kept.pop(job_id, (None, None))
+        if rendered is not None:
+            self._bytes -= len(rendered.body) + len(rendered.item)
+
+
+class Packed:
+    """The gzip form of answers, kept by the hash of their bytes: what many ask for is packed once. Safe to
+    use from any thread."""
+
+    def __init__(self, most: int = PACKED_MAX) -> None:
+        self._kept: dict[bytes, bytes] = {}
+        self._most = most
+        self._lock = threading.Lock()
+
+    def of(self, body: bytes) -> bytes:
+        name = hashlib.sha256(body).digest()
+        known = self._kept.get(name)
+        if known is not None:
+            return known
+        packed = gzip.compress(body, PACKED_LEVEL, mtime=0)
+        if len(packed) <= PACKED_MAX_BYTES:
+            with self._lock:
+                self._kept[name] = packed
+                while len(self._kept) > self._most:
+                    del self._kept[next(iter(self._kept))]
+        return packed
+
+
+def listed(items: list[bytes], last: str = "") -> bytes:
+    """`{"count", "jobs"}` as `to_json` writes it; `last`: further members, as they stand in JSON."""
+    jobs = b"[\n    " + b",\n    ".join(items) + b"\n  ]" if items else b"[]"
+    return b'{\n  "count": %d,\n  "jobs": %b%b\n}\n' % (len(items), jobs, last.encode())
