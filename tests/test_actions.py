@@ -1,4 +1,5 @@
-"""Every state of a job and every action on it, over HTTP and by file: the answer, and what follows."""
+"""Every state of a job and every action on it, over HTTP, by file and from a shell: the answer or the exit
+status, and what follows."""
 
 from __future__ import annotations
 
@@ -7,12 +8,15 @@ from pathlib import Path
 
 import pytest
 from serving import Site
+from stores import Store
 
 from syncworker.jobs.store import recorded_state
 from syncworker.model import State
+from syncworker.shell import cli
 from syncworker.system import durable_files
 
-# State, action -> (HTTP status, the state that follows). `touch` and `rm` are the sentinels, made by hand.
+ENDED = (State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED)
+# State, action -> (HTTP status, the state that follows). `touch` makes an empty file of the job by hand.
 TABLE = {
     (State.QUEUED, "cancel"): (202, "cancelled"),
     (State.QUEUED, "resume"): (409, "queued"),
@@ -20,6 +24,7 @@ TABLE = {
     (State.QUEUED, "pause"): (202, "queued"),
     (State.QUEUED, "continue"): (202, "queued"),
     (State.QUEUED, "plan"): (404, "queued"),
+    (State.QUEUED, "limit"): (200, "queued"),
     (State.QUEUED, "touch cancel"): (200, "cancelled"),
     (State.QUEUED, "touch pause"): (200, "queued"),
     (State.RUNNING, "cancel"): (202, "running"),
@@ -28,6 +33,7 @@ TABLE = {
     (State.RUNNING, "pause"): (202, "running"),
     (State.RUNNING, "continue"): (202, "running"),
     (State.RUNNING, "plan"): (404, "running"),
+    (State.RUNNING, "limit"): (200, "running"),
     (State.RUNNING, "touch cancel"): (200, "running"),
     (State.RUNNING, "touch pause"): (200, "running"),
     (State.WAITING, "cancel"): (202, "cancelled"),
@@ -36,22 +42,29 @@ TABLE = {
     (State.WAITING, "pause"): (409, "waiting"),
     (State.WAITING, "continue"): (409, "waiting"),
     (State.WAITING, "plan"): (200, "waiting"),
+    (State.WAITING, "limit"): (409, "waiting"),
     (State.WAITING, "touch cancel"): (200, "cancelled"),
     (State.WAITING, "touch pause"): (200, "waiting"),
     (State.DONE, "resume"): (409, "done"),
     **{(state, "resume"): (202, "queued") for state in (State.FAILED, State.CANCELLED, State.INTERRUPTED)},
     **{
         (state, action): (404 if action == "plan" else 409, state.value)
-        for state in (State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED)
-        for action in ("cancel", "approve", "pause", "continue", "plan")
+        for state in ENDED
+        for action in ("cancel", "approve", "pause", "continue", "plan", "limit")
     },
-    **{
-        (state, f"touch {name}"): (200, state.value)
-        for state in (State.DONE, State.FAILED, State.CANCELLED, State.INTERRUPTED)
-        for name in ("cancel", "pause")
-    },
+    **{(state, f"touch {name}"): (200, state.value) for state in ENDED for name in ("cancel", "pause")},
+    **{(state, "touch bandwidth"): (200, state.value) for state in State},
 }
-ACTIONS = ("cancel", "resume", "approve", "pause", "continue", "plan", "touch cancel", "touch pause")
+ASKED = ("cancel", "resume", "approve", "pause", "continue", "plan", "limit")
+ACTIONS = (*ASKED, "touch cancel", "touch pause", "touch bandwidth")
+# The same from a shell, where it is not 0 for an answer of 2xx and 2 for one of 4xx, and the same state: what
+# goes on there is carried out there.
+SHELL = {
+    (State.FAILED, "resume"): (0, "done"),
+    (State.CANCELLED, "resume"): (0, "done"),
+    (State.INTERRUPTED, "resume"): (0, "done"),
+    (State.WAITING, "approve"): (0, "done"),
+}
 
 
 @pytest.fixture
@@ -93,13 +106,46 @@ def test_the_answer_and_what_follows_are_those_of_the_table(site: Site, state: S
     assert recorded_state(site.jobs.read(job_id)) == following
 
 
+@pytest.mark.parametrize(
+    "state, action", [(state, action) for state, action in TABLE if action in ASKED], ids=str
+)
+def test_the_exit_status_and_what_follows_are_those_of_the_table(
+    tmp_path: Path, juicefs: Store, monkeypatch: pytest.MonkeyPatch, state: State, action: str
+) -> None:
+    keys = {"MINIO_ACCESS_KEY": juicefs.access_key, "MINIO_SECRET_KEY": juicefs.secret_key}
+    site = Site(tmp_path, STORAGE_URL=juicefs.url, **keys)
+    for name, value in keys.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("STORAGE_URL", juicefs.url)
+    monkeypatch.setenv("UPLOADS_DIR", site.settings.uploads_dir)
+    monkeypatch.setenv("JOBS_DIR", site.settings.jobs_dir)
+    code, following = TABLE[state, action]
+    wanted = SHELL.get((state, action), (0 if code < 300 else 2, following))
+    command = [action, "JOB", *(["1M"] if action == "limit" else [])]
+    try:
+        job_id = job_in(site, state)
+        command[1] = job_id
+        if state is State.RUNNING:
+            with site.running(job_id):
+                found = cli.main(command), site.jobs.observe(job_id)["state"]
+        else:
+            found = cli.main(command), site.jobs.observe(job_id)["state"]
+        assert found == wanted
+        if action == "limit" and not wanted[0]:
+            assert Path(site.jobs.file(job_id, "bandwidth")).read_text() == "1M\n"
+    finally:
+        site.close()
+
+
 def _act(site: Site, job_id: str, action: str, code: int) -> None:
     word, _, name = action.partition(" ")
     if word == "touch":
         durable_files.touch(site.jobs.file(job_id, name))
         return
-    answer = site.get(f"/{action}?id={job_id}")
+    answer = site.get(f"/{action}?id={job_id}" + ("&bandwidth=1M" if action == "limit" else ""))
     assert answer.status == code, answer
+    if action == "limit" and code == 200:
+        assert answer.json == {"bandwidth": 1 << 20, "all_jobs": None}
 
 
 def test_an_approval_is_durable_and_only_of_the_plan_that_was_read(site: Site) -> None:
