@@ -1,4 +1,5 @@
-"""Twelve ways to lose a backup to a mirror: ours, with and without `max_delete` and `plan`, and its peers.
+"""Twelve ways to lose a backup to a mirror, one of them in four forms: ours, with and without `max_delete`
+and `plan`, and its peers.
 
 Of six objects, how many are left; the exit status in brackets. `make reliability` puts what was seen into
 docs/comparison.md.
@@ -36,17 +37,7 @@ COLUMNS = {
     "this, `max_delete=2`": OURS,
     "this, `plan=1`": OURS,
 }
-EIO = [
-    "strace",
-    "-f",
-    "-qq",
-    "-o",
-    "/dev/null",
-    "-e",
-    "trace=getdents64",
-    "-e",
-    "inject=getdents64:error=EIO",
-]
+STRACE = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=getdents64"]
 
 
 class Scene:
@@ -143,8 +134,14 @@ def in_turn(scene: Scene) -> None:
     shutil.move(scene.base / "right", scene.folder)
 
 
-def failing(scene: Scene) -> None:
-    scene.before = [*EIO, "-P", str(scene.folder / "d")]
+def failing(error: str, when: str = "1+") -> Callable[[Scene], None]:
+    """Reading a directory fails as a network folder's does: always, or for the first time in each thread."""
+
+    def harm(scene: Scene) -> None:
+        inject = f"inject=getdents64:error={error}:when={when}"
+        scene.before = [*STRACE, "-e", inject, "-P", str(scene.folder / "d")]
+
+    return harm
 
 
 def vanishing(scene: Scene) -> None:
@@ -169,7 +166,10 @@ CASES: dict[str, tuple[Callable[[Scene], None], int, int]] = {
     "the folder's disk is not mounted": (unmounted, 6, 6),
     "a disk below the folder is not mounted": (unmounted, 6, 6),
     "the wrong folder, full of other files": (replaced, 0, 6),
-    "a directory of a network folder answers EIO": (failing, 6, 6),
+    "a directory of a network folder answers EIO": (failing("EIO"), 6, 6),
+    "a directory of a network folder answers EIO once": (failing("EIO", "1"), 6, 6),
+    "a directory of a network folder answers ESTALE": (failing("ESTALE"), 6, 6),
+    "a directory of a network folder answers ESTALE once": (failing("ESTALE", "1"), 6, 6),
     "a file vanishes during the run, and one object is to go": (vanishing, 5, 5),
     "the storage lists out of order (SeaweedFS)": (nothing, 6, 6),
     "two sources into one destination, in turn": (in_turn, 6, 6),
