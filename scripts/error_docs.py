@@ -301,6 +301,7 @@ STORE_ADVICE = {
 }
 SKIPS = {
     "vanished": "the file went away after it was listed",
+    "being_written": "of a watched mirror: modified in the last two seconds, so the next job sends it",
     "symlink_outside": "a link that leads out of the uploads folder",
     "symlink_dangling": "a link to nothing",
     "symlink_loop": "a link that leads to itself",

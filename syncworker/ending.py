@@ -16,7 +16,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 EQUAL = "the bucket equals the folder"
-VANISHED = "vanished"  # the file went away: there is nothing to mirror, and FAIL_ON_SKIPPED does not count it
+# FAIL_ON_SKIPPED does not count these: the file went away, or the next job after changes takes it.
+VANISHED = "vanished"
+BEING_WRITTEN = "being_written"
+_PASSING = frozenset({VANISHED, BEING_WRITTEN})
 
 
 class Planned(NamedTuple):
@@ -62,7 +65,7 @@ def skipped_text(skipped: Mapping[str, int]) -> str:
 
 def failing(skipped: Mapping[str, int]) -> dict[str, int]:
     """What FAIL_ON_SKIPPED=1 counts."""
-    return {reason: count for reason, count in skipped.items() if reason != VANISHED}
+    return {reason: count for reason, count in skipped.items() if reason not in _PASSING}
 
 
 def message(

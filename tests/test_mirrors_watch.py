@@ -13,15 +13,21 @@ from typing import Any
 
 import psutil
 import pytest
+import serving
 from bench import RecordingProxy, Service, contents, expected, tree, wait_for
 from botocore.exceptions import ClientError
 from stores import Store
 from test_mirrors import Nightly
 
+from syncworker.jobs import store
 from syncworker.mirrors import watch
+from syncworker.mirrors.file import MirrorFile
+from syncworker.mirrors.keeper import Keeper
 from syncworker.mirrors.watch import Changes, Watcher
+from syncworker.model import State
 from syncworker.options import table
 from syncworker.options.patterns import PathFilter
+from syncworker.service.supervisor import Supervisor
 from syncworker.system import mount_table
 
 WATCHED = "[photos]\nsource = 'photos'\ndest = '{}'\nwatch = true\nexclude = ['/cache/', '*.tmp']\n"
@@ -228,6 +234,40 @@ def test_too_few_watches_are_said_with_what_to_set(tmp_path: Path, monkeypatch: 
     assert done.stdout.startswith("False")
 
 
+def test_what_a_job_has_left_as_it_was_being_written_is_looked_at_again(tmp_path: Path) -> None:
+    """Though nothing more is heard of it: its last byte came before the job was made."""
+    config = serving.load(tmp_path)
+    jobs = store.Jobs(config.jobs_dir)
+    jobs.prepare()
+    tree(tmp_path / "uploads", {"photos": {"a": {"x": 1}}})
+    Path(config.mirrors_file).write_text(WATCHED.format("bucket"))
+    supervisor = Supervisor(config, jobs, serving.Workers(tmp_path).spawn)
+    keeper = Keeper(config, supervisor, MirrorFile(config.mirrors_file, config, dict))
+
+    def job(skipped: dict[str, int]) -> list[str] | None:
+        """The scope of the next one, which ends so."""
+
+        def begun() -> bool:
+            keeper.tick()
+            return bool(jobs.active())
+
+        wait_for(begun, 20, "a job")
+        (status,) = jobs.active()
+        status["skipped"] = skipped
+        jobs.finish(status, State.DONE, None, "done")
+        return status["scope"]
+
+    try:
+        assert job({}) is None
+        (tmp_path / "uploads/photos/a/x").write_text("changed")
+        assert job({"being_written": 1}) == ["a"]
+        assert job({}) == ["a"]
+        keeper.tick()
+        assert keeper._watched["photos"].watcher.pending() is None
+    finally:
+        keeper.stop()
+
+
 # -- and reaches the bucket ---------------------------------------------------------------------------------
 
 
@@ -342,6 +382,32 @@ def test_a_hundred_thousand_watched_folders(
     assert min(took) < 6, took
     assert service.show(view["last_job"])["progress"]["files_uploaded"] == parents
     assert set(contents(juicefs, bucket)) == set(expected(photos))
+
+
+@pytest.mark.long
+def test_what_a_program_writes_for_long_is_sent_when_it_is_done(
+    make_service: Callable[..., Service],
+    make_proxy: Callable[[Store], RecordingProxy],
+    juicefs: Store,
+    bucket: str,
+    tmp_path: Path,
+) -> None:
+    """Noise is waited for thirty seconds; what is beside the file goes then, and the file, once, at last."""
+    proxy, path = make_proxy(juicefs), tmp_path / "mirrors.toml"
+    nightly = Nightly(make_service(juicefs, start=False, MIRRORS_FILE=str(path), STORAGE_URL=proxy.url), path)
+    folder = begin(nightly, bucket, {"a": {"x": 10}})
+    (folder / "a" / "beside").write_bytes(b"1")
+    with (folder / "a" / "film").open("wb", buffering=0) as film:
+        end = time.monotonic() + 60
+        while len(nightly.view("photos")["runs"]) < 2 and time.monotonic() < end:
+            film.write(b"more")
+            time.sleep(0.2)
+        status = nightly.service.show(nightly.view("photos")["last_job"])
+        film.write(b"the end")
+    assert (status["state"], status["skipped"]) == ("done", {"being_written": 1})
+    assert set(contents(juicefs, bucket)) == {"a/x", "a/beside"}
+    wait_for(lambda: equal(juicefs, bucket, folder), 30, "the bucket")
+    assert [request.key for request in proxy.of_kind("PUT")].count("a/film") == 1
 
 
 def test_all_kinds_of_changes_end_in_an_equal_bucket(nightly: Nightly, juicefs: Store, bucket: str) -> None:

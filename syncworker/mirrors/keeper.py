@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from syncworker.ending import BEING_WRITTEN
 from syncworker.errors import SyncError, UsageError
 from syncworker.jobs.status_cache import Entry
 from syncworker.jobs.store import Conflict, NoSuchJob, Status, timestamp
@@ -26,7 +27,7 @@ from syncworker.mirrors import notify, schedule
 from syncworker.mirrors.file import Mirror, MirrorFile
 from syncworker.mirrors.memory import Memories, Memory
 from syncworker.mirrors.schedule import Act
-from syncworker.mirrors.watch import Watcher
+from syncworker.mirrors.watch import Changes, Watcher
 from syncworker.model import State
 from syncworker.options import table
 from syncworker.request import RequestKeys
@@ -454,6 +455,7 @@ class Keeper:
         if run["finished_at"] is None or is_old or (known and known["finished_at"] == run["finished_at"]):
             return None
         memory.remember(run)
+        self._look_again_at_written(mirror, status)
         finished = datetime.fromisoformat(run["finished_at"]).astimezone(UTC)
         is_whole_success = run["state"] == "done" and not run["scoped"]
         if is_whole_success:
@@ -467,6 +469,12 @@ class Keeper:
         elif run["state"] == WAITING:
             self._note_waiting(mirror, memory, status, now)
         return str(run["state"])
+
+    def _look_again_at_written(self, mirror: Mirror, status: Status) -> None:
+        """What was being written while a job after changes ran is the next one's."""
+        watched = self._watched.get(mirror.name)
+        if watched is not None and status.get("scope") and (status.get("skipped") or {}).get(BEING_WRITTEN):
+            watched.watcher.give_back(Changes(False, tuple(status["scope"])))
 
     def _note_success(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> None:
         memory.retry_at, memory.retries = None, 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from syncworker.errors import FileError
+from syncworker.model import FileEntry
 from syncworker.plan.compare import Verdict
 from syncworker.plan.events import Work
 from syncworker.s3 import etag
@@ -17,6 +19,7 @@ from syncworker.worker.sending import Sending
 GROUP_FILES = 32
 GROUP_BYTES = 1 << 20
 _HELD_FOLDERS = 10_000
+_WRITTEN_NS = 2_000_000_000  # a job after changes leaves a file alone that was modified so recently
 
 
 class Dispatch:
@@ -29,6 +32,7 @@ class Dispatch:
         self.sending, self.plans, self.planning = sending, plans, planning
         self.index, self.progress, self.obstacles = attempt.index, attempt.progress, attempt.obstacles
         self.stop, self.wait_seconds = attempt.stop, attempt.order.wait_seconds
+        self.is_after_changes = attempt.options.scope is not None
         self.incomplete = False
         self.badly_named = 0
         self.held_folders: set[str] = set()
@@ -46,7 +50,7 @@ class Dispatch:
         size = 0
         while (batch := await self.planning.events.get()) is not None:
             for name, value in batch:
-                if name == "work":
+                if name == "work" and not self._is_being_written(value.file):
                     if self.stop.requested():
                         continue
                     if self.plans.draft is not None and value.decision.verdict is Verdict.UPLOAD:
@@ -72,6 +76,10 @@ class Dispatch:
                 await lanes.put(group)
                 group, size = [], 0
 
+    def _is_being_written(self, file: FileEntry) -> bool:
+        """Whether a job after changes is to leave a file for the next one: who writes it may not be done."""
+        return self.is_after_changes and 0 <= time.time_ns() - file.mtime_ns < _WRITTEN_NS
+
     def _note(self, name: str, value: Any) -> None:
         progress = self.progress
         match name:
@@ -92,6 +100,8 @@ class Dispatch:
                 else:
                     self.incomplete = True
                 progress.failed("upload", value.key, FileError(value.code, value.message))
+            case "work":
+                progress.skipped(value.file.key, "being_written", value.file.size)
             case "renamed":
                 self.renamed.append(value)
             case "complete":

@@ -37,6 +37,7 @@ export const SKIPPED = {
   device: "a device",
   special: "a special file",
   vanished: "gone since it was listed",
+  being_written: "being written, sent by the next job",
 };
 const RESUMABLE = new Set(["failed", "cancelled", "interrupted"]);
 const ACTIVE = new Set(["queued", "running"]);
