@@ -33,8 +33,9 @@ from syncworker.jobs import cleanup, pages
 from syncworker.jobs import history as histories
 from syncworker.jobs.pages import ReportReader
 from syncworker.jobs.plan_sums import PlanSums
+from syncworker.jobs.status import recorded_state
 from syncworker.jobs.status_cache import ID_PATTERN
-from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, NoSuchPlan, check_id, recorded_state
+from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, NoSuchPlan, check_id
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import RESUMABLE_STATES, State
@@ -303,7 +304,7 @@ def folders(service: Service, given: Parameters) -> Answer:
     if "dest" in given:
         dest = spec.parse_dest(given["dest"])
         url = spec.parse_storage_url(given.get("storage_url"), service.settings)
-        path = service.jobs.index_path({"storage_url": url, "dest": dest})
+        path = service.jobs.destination({"storage_url": url, "dest": dest}).index_path
         known = index.count_objects(path, KNOWN_MAX + 1)
         more = known is not None and known > KNOWN_MAX
         value["bucket"] = {"dest": dest, "objects_known": KNOWN_MAX if more else known, "more": more}

@@ -33,7 +33,8 @@ _TICK = os.sysconf("SC_CLK_TCK")
 # argv: the jobs folder, how many run, how many have ended. Prints `ready`, then writes until its input ends.
 _WORKERS = """
 import sys, threading, time
-from syncworker.jobs.store import Jobs, begin
+from syncworker.jobs.status import begin
+from syncworker.jobs.store import Jobs
 from syncworker.model import State
 from syncworker.request import Request
 jobs, running, ended = Jobs(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])

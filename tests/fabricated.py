@@ -23,7 +23,8 @@ from typing import Any
 from bench import wait_for
 from stores import die_with_parent, minimal_environment
 
-from syncworker.jobs.store import Jobs, Status
+from syncworker.jobs.status import Status
+from syncworker.jobs.store import Jobs
 from syncworker.model import State
 from syncworker.paths import PROJECT
 from syncworker.request import Request
@@ -34,6 +35,7 @@ URL = "http://127.0.0.1:9000"
 STAND_IN = """
 import os, sys, time, types
 from syncworker.jobs import store as protocol
+from syncworker.jobs.status import begin
 from syncworker.model import State
 
 def run_job(settings, jobs, job_id, on_status=None):
@@ -44,7 +46,7 @@ def run_job(settings, jobs, job_id, on_status=None):
         if not lock.acquire(1.0):
             raise protocol.Conflict("JobRunning", f"another worker runs job {job_id}", job_id)
         status = jobs.read(job_id)
-        protocol.begin(status)
+        begin(status)
         status["phase"] = "transferring"
         step = 0
         while step < 3 or not os.path.exists(os.path.join(jobs.path, "go")):

@@ -17,6 +17,7 @@ from typing import Any
 
 import server
 from syncworker import settings
+from syncworker.jobs import status as job_status
 from syncworker.jobs import store
 from syncworker.model import State
 from syncworker.service.supervisor import Supervisor
@@ -31,14 +32,14 @@ KEYS = {"MINIO_ACCESS_KEY": "AKIDTEST", "MINIO_SECRET_KEY": "secret-of-the-tests
 FAKE_WORKER = """
 import os, signal, sys, time
 sys.path.insert(0, sys.argv[1])
-from syncworker.jobs import store as jobs
+from syncworker.jobs import status as job_status, store as jobs
 from syncworker.model import State
 directory, job_id, finish = jobs.Jobs(sys.argv[2]), sys.argv[3], sys.argv[4]
 lock = directory.lock(job_id)
 if not lock.acquire(timeout_seconds=1):
     sys.exit(2)
 status = directory.read(job_id)
-jobs.begin(status)
+job_status.begin(status)
 told = []
 signal.signal(signal.SIGTERM, lambda *_: told.append(True))
 directory.write(status, durable=True)
@@ -165,7 +166,7 @@ class Site:
             assert lock.acquire(1)
             status = self.jobs.read(job_id)
             assert status is not None
-            store.begin(status)
+            job_status.begin(status)
             self.jobs.write(status, durable=False)
             yield status
 
@@ -200,7 +201,12 @@ class Answer:
 def write_finished(directory: Path, count: int) -> list[str]:
     """Status files of jobs that are done, as many as asked for; their ids."""
     status = {"version": 1, "state": "done", "source": "a", "dest": "bucket", "storage_url": "http://a"}
-    status |= {"errors": [], "progress": dict(store.PROGRESS), "auto_resume": True, "cancel_requested": False}
+    status |= {
+        "errors": [],
+        "progress": dict(job_status.PROGRESS),
+        "auto_resume": True,
+        "cancel_requested": False,
+    }
     ids = []
     for number in range(count):
         ids.append(f"20260101T{number // 3600:02}{number // 60 % 60:02}{number % 60:02}-{number:08x}")

@@ -10,7 +10,7 @@ import pytest
 from serving import Site
 from stores import Store
 
-from syncworker.jobs.store import recorded_state
+from syncworker.jobs.status import recorded_state
 from syncworker.model import State
 from syncworker.shell import cli
 from syncworker.system import durable_files

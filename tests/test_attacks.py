@@ -208,7 +208,7 @@ def read_outside(site: Site) -> bool:
 
 
 def any_status(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(store, "_is_status_of", lambda *_: True)
+    patch.setattr(store, "is_status_of", lambda *_: True)
 
 
 def no_id_check(patch: pytest.MonkeyPatch) -> None:

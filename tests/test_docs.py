@@ -22,6 +22,7 @@ import server
 from syncworker import settings
 from syncworker.folder import scan_items
 from syncworker.jobs import progress, store
+from syncworker.jobs.status import new_status
 from syncworker.model import Phase, State
 from syncworker.request import Request
 from syncworker.s3 import error_codes as faults
@@ -217,9 +218,7 @@ def test_the_fields_of_the_status_are_those_of_the_document() -> None:
 
 def test_the_fields_of_the_report_are_those_of_the_document(tmp_path: Path) -> None:
     _, after = page("job-files.md").split("## The report")
-    status = store._new_status(
-        "20260101T000000-00000000", Request("a", "b", "http://c", 0.0), NOW, auto_resume=True
-    )
+    status = new_status("20260101T000000-00000000", Request("a", "b", "http://c", 0.0), NOW, auto_resume=True)
     report = progress.Progress(store.Jobs(str(tmp_path)), status)
     report.report("upload", "a", 1, "e", 0.1, {"code": "X", "message": "x"})
     report.report("upload", "a", 1, "e", 0.1, "sent as it was at ...")

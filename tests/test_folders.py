@@ -121,7 +121,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_the_bucket_is_told_by_the_index_and_made_by_nobody(site: Site) -> None:
     target = "/folders?source=a&dest=bucket"
     assert site.get(target).json["bucket"] == {"dest": "bucket", "objects_known": None, "more": False}
-    path = site.jobs.index_path({"storage_url": "http://127.0.0.1:9", "dest": "bucket"})
+    path = site.jobs.destination({"storage_url": "http://127.0.0.1:9", "dest": "bucket"}).index_path
     assert not os.path.exists(path)
     known = index.Index(path)
     for number in range(3):

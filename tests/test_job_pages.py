@@ -13,7 +13,8 @@ import pytest
 from serving import Answer, Site, write_finished
 
 from syncworker.errors import UsageError
-from syncworker.jobs import history, pages, store
+from syncworker.jobs import history, pages
+from syncworker.jobs import status as job_status
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def write(site: Site, job_id: str, **fields: Any) -> None:
         "dest": "bucket",
         "storage_url": "http://a",
     }
-    status |= {"errors": [], "progress": dict(store.PROGRESS), "cancel_requested": False, "error": None}
+    status |= {"errors": [], "progress": dict(job_status.PROGRESS), "cancel_requested": False, "error": None}
     (Path(site.jobs.path) / f"{job_id}.lock").touch(0o600)
     (Path(site.jobs.path) / f"{job_id}.json").write_text(json.dumps(status | fields))
 

@@ -18,9 +18,11 @@ from serving import write_finished
 
 from syncworker.errors import UsageError
 from syncworker.index import Index
+from syncworker.jobs import status as job_status
 from syncworker.jobs import status_cache
 from syncworker.jobs import store as jobs
-from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, effective_state
+from syncworker.jobs.status import effective_state
+from syncworker.jobs.store import Conflict, Jobs, NoSuchJob
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
 from syncworker.request import Request
 from syncworker.storage_url import earlier_destination_id
@@ -43,12 +45,12 @@ def directory(tmp_path: Path) -> Jobs:
     return directory
 
 
-def run(directory: Jobs, status: jobs.Status, state: State | None = None) -> None:
+def run(directory: Jobs, status: job_status.Status, state: State | None = None) -> None:
     """Plays a worker: begins, and ends with a state, or dies."""
     with directory.lock(status["id"]) as lock:
         assert lock.acquire(1)
         status = directory.read(status["id"]) or {}
-        jobs.begin(status)
+        job_status.begin(status)
         directory.write(status, durable=False)
         if state is not None:
             directory.finish(status, state, None, str(state))
@@ -178,9 +180,9 @@ def test_two_spellings_of_one_destination_share_its_lock_its_index_and_its_facts
     one, other = (
         {"storage_url": url, "dest": "bucket"} for url in ("http://127.1:9000", "http://[::1]:9000")
     )
-    assert directory.index_path(one) == directory.index_path(other)
-    assert directory.destination_facts_path(one) == directory.destination_facts_path(other)
-    with directory.destination_lock(one) as lock, directory.destination_lock(other) as second:
+    assert directory.destination(one).index_path == directory.destination(other).index_path
+    assert directory.destination(one).facts_path == directory.destination(other).facts_path
+    with directory.destination(one).lock() as lock, directory.destination(other).lock() as second:
         assert lock.acquire() and not second.acquire()
 
 
@@ -194,12 +196,12 @@ def test_files_of_a_spelling_that_had_its_own_go_on_under_the_one_name(directory
     (folder / ".dest" / f"{name}.json").write_text("{}")
     with durable_files.Lock(str(folder / ".dest" / f"{name}.lock")) as lock:
         assert lock.acquire()
-        assert not directory.adopt_files(status), "a worker of the earlier version uses them"
-    assert directory.adopt_files(status) and directory.adopt_files(status)
-    index = Index(directory.index_path(status))
+        assert not directory.destination(status).adopt_files(), "a worker of the earlier version uses them"
+    assert directory.destination(status).adopt_files() and directory.destination(status).adopt_files()
+    index = Index(directory.destination(status).index_path)
     assert index.fact("plain_etags") == "1"
     index.close()
-    assert Path(directory.destination_facts_path(status)).read_text() == "{}"
+    assert Path(directory.destination(status).facts_path).read_text() == "{}"
     assert not list(folder.glob(f".*/{name}.[js]*"))
 
 
@@ -210,14 +212,14 @@ def test_files_of_another_spelling_never_replace_those_that_are_there(directory:
         (Path(directory.path, ".dest", f"{name}.json"), "old"),
         (Path(directory.path, ".index", f"{name}.sqlite"), "old"),
         (Path(directory.path, ".index", f"{name}.sqlite-wal"), "old"),
-        (Path(directory.destination_facts_path(status)), "new"),
-        (Path(directory.index_path(status)), "new"),
+        (Path(directory.destination(status).facts_path), "new"),
+        (Path(directory.destination(status).index_path), "new"),
     ):
         path.write_text(text)
-    assert directory.adopt_files(status)
-    assert Path(directory.destination_facts_path(status)).read_text() == "new"
-    assert Path(directory.index_path(status)).read_text() == "new"
-    assert not Path(directory.index_path(status) + "-wal").exists()
+    assert directory.destination(status).adopt_files()
+    assert Path(directory.destination(status).facts_path).read_text() == "new"
+    assert Path(directory.destination(status).index_path).read_text() == "new"
+    assert not Path(directory.destination(status).index_path + "-wal").exists()
 
 
 def test_an_ended_job_frees_its_destination(directory: Jobs) -> None:
@@ -251,7 +253,7 @@ def test_a_look_never_writes_while_a_worker_lives(directory: Jobs) -> None:
     status = directory.create(REQUEST)
     with directory.lock(status["id"]) as lock:
         assert lock.acquire()
-        jobs.begin(status)
+        job_status.begin(status)
         directory.write(status, durable=False)
         before = os.stat(directory.file(status["id"], "json"))
         assert directory.observe(status["id"])["state"] == "running"
@@ -295,14 +297,14 @@ def test_only_ended_jobs_that_are_not_done_can_be_resumed(directory: Jobs, state
     with directory.lock(status["id"]) as lock:
         if state is State.RUNNING:
             assert lock.acquire()
-            jobs.begin(status)
+            job_status.begin(status)
             directory.write(status, durable=False)
         if state in RESUMABLE_STATES:
             durable_files.touch(directory.file(status["id"], "cancel"))
             resumed = directory.prepare_resume(status["id"])
             assert (resumed["state"], resumed["attempt"]) == ("queued", 2)
             assert not directory.is_cancelled(status["id"])
-            assert resumed["progress"] == jobs.PROGRESS and resumed["errors"] == []
+            assert resumed["progress"] == job_status.PROGRESS and resumed["errors"] == []
         else:
             with pytest.raises(Conflict):
                 directory.prepare_resume(status["id"])
@@ -321,7 +323,7 @@ def test_a_resume_never_uncancels_a_worker_that_still_lives(directory: Jobs) -> 
     status = directory.create(REQUEST)
     with directory.lock(status["id"]) as lock:
         assert lock.acquire()
-        jobs.begin(status)
+        job_status.begin(status)
         directory.finish(status, State.CANCELLED, None, "cancelled")  # written, and not ended yet
         durable_files.touch(directory.file(status["id"], "cancel"))
         with pytest.raises(Conflict, match="not ended yet"):

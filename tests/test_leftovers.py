@@ -10,7 +10,8 @@ import pytest
 from serving import Site
 
 from syncworker.jobs import cleanup
-from syncworker.jobs.store import Jobs, timestamp
+from syncworker.jobs.status import timestamp
+from syncworker.jobs.store import Jobs
 from syncworker.model import State
 from syncworker.request import Request
 from syncworker.system import durable_files

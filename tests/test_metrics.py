@@ -20,6 +20,7 @@ from serving import Site, load, write_finished
 from stores import Store
 
 from syncworker.jobs import last_runs, store
+from syncworker.jobs import status as job_status
 from syncworker.jobs import totals as tally
 from syncworker.model import State
 from syncworker.request import Request
@@ -96,7 +97,7 @@ def test_a_code_that_is_known_before_is_counted_by_name_however_many_odd_ones_th
 
 def ended(state: str, at: int, **more: Any) -> dict[str, Any]:
     status = {"source": "photos", "dest": "b", "storage_url": "http://s", "state": state, "options": {}}
-    status |= {"finished_at": f"2026-01-01T00:{at:02}:00.000Z", "progress": dict(store.PROGRESS)}
+    status |= {"finished_at": f"2026-01-01T00:{at:02}:00.000Z", "progress": dict(job_status.PROGRESS)}
     return status | {"skipped": {}, "scope": None} | more
 
 
@@ -193,7 +194,7 @@ def test_an_end_is_counted_once_though_it_is_written_twice(
 ) -> None:
     """A disk that is full at first."""
     status = directory.create(Request("a", "bucket", "http://s", 0.0))
-    store.begin(status)
+    job_status.begin(status)
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "full")
@@ -209,11 +210,11 @@ def test_an_end_is_counted_once_though_it_is_written_twice(
 
 def test_a_worker_that_died_is_counted_by_whoever_goes_on_before_anybody_looked() -> None:
     status: dict[str, Any] = {"state": "running", "attempt": 1, "metrics": tally.empty()}
-    store.renew(status, auto_resume=True)
+    job_status.renew(status, auto_resume=True)
     assert status["metrics"]["errors"] == {"WorkerDied": 1}
     assert status["metrics"]["counts"] == {"ended_interrupted": 1}
     again = dict(status, state="interrupted")
-    store.renew(again, auto_resume=True)  # that one has been counted when it was written
+    job_status.renew(again, auto_resume=True)  # that one has been counted when it was written
     assert again["metrics"] == status["metrics"]
 
 
@@ -269,7 +270,7 @@ def test_the_last_success_outlives_the_files_of_its_job(directory: store.Jobs) -
     ids = write_finished(Path(directory.path), 2)
     for number, job_id in enumerate(ids):
         path = Path(directory.file(job_id, "json"))
-        done = ended("done", 0, dest=f"b{number}", finished_at=store.timestamp())
+        done = ended("done", 0, dest=f"b{number}", finished_at=job_status.timestamp())
         path.write_text(json.dumps(json.loads(path.read_text()) | done))
     ledger = metrics.Ledger(directory)
     before = ledger.last_runs()
@@ -532,7 +533,7 @@ def test_what_is_summed_step_by_step_is_what_a_new_ledger_sums(tmp_path: Path) -
     jobs.prepare()
     jobs.follow(FolderEvents(jobs.path).take)
     ledger = metrics.Ledger(jobs)
-    there: list[store.Status] = []
+    there: list[job_status.Status] = []
     for step in range(150):
         act = chance.choice(["make", "work", "work", "end", "retire", "remove"])
         if act == "make" or not there:

@@ -167,7 +167,7 @@ def test_workers_of_other_job_directories_meet_the_same_rule(
         {"storage_url": "http://a", "dest": "bucket", "options": {"prefix": f"{p.rstrip('/')}/"} if p else {}}
         for p in (first, second)
     )
-    with jobs.destination_lock(one) as held, jobs.destination_lock(two) as wanted:
+    with jobs.destination(one).lock() as held, jobs.destination(two).lock() as wanted:
         assert held.acquire()
         assert wanted.acquire() == may
         held.release()

@@ -15,7 +15,8 @@ from syncworker.errors import FileError
 from syncworker.escape import escape_surrogates
 from syncworker.jobs import progress as module
 from syncworker.jobs.progress import Operation, Progress, Sent
-from syncworker.jobs.store import Jobs, begin
+from syncworker.jobs.status import begin
+from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry, Phase
 from syncworker.request import Request
 

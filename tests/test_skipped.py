@@ -13,7 +13,7 @@ from stores import Store
 
 from syncworker import ending
 from syncworker.ending import Ending
-from syncworker.jobs.store import PROGRESS
+from syncworker.jobs.status import PROGRESS
 from syncworker.shell import formats
 
 NOT = "the folder demmo does not exist:"

@@ -1,4 +1,4 @@
 """Everything that is written under `jobs/` (status, report, keys, sentinels) and what is read of it.
 
-Nothing here talks to a storage. Read first: `store`.
+Nothing here talks to a storage. Read first: `store`, then `status`.
 """

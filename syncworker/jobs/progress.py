@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from syncworker.errors import SyncError
 from syncworker.escape import escape_surrogates
 from syncworker.jobs import totals
-from syncworker.jobs.store import Jobs, Status, timestamp
+from syncworker.jobs.status import Status, timestamp
+from syncworker.jobs.store import Jobs
 from syncworker.model import Delay, FileEntry, Phase
 from syncworker.system import durable_files, processes
 

@@ -6,7 +6,7 @@ The protocol
 - The worker takes `ID.lock` (an exclusive kernel lock) for its whole life, then the lock of the destination,
   `.dest/NAME.lock`. It writes `ID.json`. Nobody else writes it while the lock is held.
 - Who finds the lock free may take it and write what is true: `running` with no worker becomes `interrupted`,
-  or `cancelled` when the sentinel is there. `effective_state` is that rule; `observe` applies it.
+  or `cancelled` when the sentinel is there. `effective_state` (status.py) is that rule; `observe` applies it.
 - `ID.cancel` says what is wanted, not what was sent: anyone makes it, only resume removes it, holding the
   lock (approving does not: a job with it becomes `cancelled`). A cancel is never lost and a resume never
   un-cancels a worker that is still stopping.
@@ -28,19 +28,32 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
 
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs import totals
+from syncworker.jobs.destination import Destination
+from syncworker.jobs.status import (
+    DIED,
+    KEYLESS,
+    Status,
+    aim_of,
+    begun_state,
+    count_end,
+    effective_state,
+    is_status_of,
+    needs_no_keys,
+    new_status,
+    prefix_of,
+    recorded_state,
+    renew,
+    timestamp,
+)
 from syncworker.jobs.status_cache import ID_PATTERN, Catalog, Changed, Entry
-from syncworker.model import FINAL_STATES, RESUMABLE_STATES, Phase, State
+from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
 from syncworker.request import Request, RequestKeys
-from syncworker.storage_url import destination_id, earlier_destination_id
-from syncworker.system import durable_files, processes
+from syncworker.storage_url import destination_id
+from syncworker.system import durable_files
 from syncworker.system.control import NOW
 from syncworker.system.rates import Limit, parse_rate
-
-Status = dict[str, Any]
 
 SUFFIXES = (
     "secret",
@@ -57,45 +70,7 @@ SUFFIXES = (
     "lock",
 )  # removed in this order
 _PLAN = ".plan.jsonl"
-_SHELL_SECONDS = 10.0
-_KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
-KEYS_KEPT_SECONDS = 7 * 86400.0  # of a job that has failed; a resume asks for them then
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
-
-PROGRESS: dict[str, Any] = {
-    "scan_complete": False,
-    "files_total": 0,
-    "files_done": 0,
-    "bytes_total": 0,
-    "bytes_done": 0,
-    "files_unchanged": 0,
-    "files_uploaded": 0,
-    "objects_deleted": 0,
-    "files_failed": 0,
-    "files_skipped": 0,
-    "bytes_uploaded": 0,
-    "bytes_resumed": 0,
-    "files_updated": 0,
-    "objects_kept": 0,
-    "files_changing": 0,
-    "files_to_upload": 0,
-    "bytes_to_upload": 0,
-    "files_to_update": 0,
-    "objects_to_delete": 0,
-    "objects_verified": 0,
-    "bytes_verified": 0,
-    "objects_unverified": 0,
-    "throttled_seconds": 0.0,
-    "bytes_per_second": 0.0,
-    "eta_seconds": None,
-    "elapsed_seconds": 0.0,
-}
-
-
-DIED = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
-
-
-RESOURCES: dict[str, Any] = {"rss_bytes": None, "cpu_seconds": None}
 
 
 class NoSuchJob(SyncError):
@@ -118,12 +93,6 @@ class Conflict(SyncError):
         self.job = job
 
 
-def timestamp(now: datetime | None = None) -> str:
-    """RFC 3339, UTC, milliseconds."""
-    now = now or datetime.now(UTC)
-    return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
-
-
 def new_id(now: datetime) -> str:
     """Sorts by time to the microsecond: five hexadecimal digits of it, then three of chance."""
     return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{secrets.randbelow(4096):03x}"
@@ -134,87 +103,6 @@ def check_id(text: str) -> str:
     if not ID_PATTERN.fullmatch(text):
         raise UsageError("BadId", "id must look like 20261122T131242-9f3a61c2", param="id")
     return text
-
-
-def effective_state(recorded: State | None, lock_held: bool, sentinel: bool) -> State:
-    """What a job is, from what its status says, whether its worker lives, and whether cancel was asked for.
-
-    | recorded | lock | sentinel | state |
-    | --- | --- | --- | --- |
-    | queued | free | no | queued |
-    | queued | free | yes | cancelled |
-    | queued | held | any | queued (a worker is starting, and will see the sentinel) |
-    | running | held | any | running |
-    | running | free | no | interrupted |
-    | running | free | yes | cancelled |
-    | waiting | free | no | waiting |
-    | waiting | free | yes | cancelled |
-    | waiting | held | any | waiting (its worker is ending, or somebody approves it) |
-    | done, failed, cancelled, interrupted | any | any | as recorded |
-    | none (no readable status) | held | any | running |
-    | none | free | any | interrupted |
-    """
-    if recorded in FINAL_STATES and recorded is not State.WAITING:
-        return recorded
-    if lock_held:
-        return recorded or State.RUNNING
-    if recorded is None:
-        return State.INTERRUPTED
-    if sentinel:
-        return State.CANCELLED
-    return recorded if recorded in (State.QUEUED, State.WAITING) else State.INTERRUPTED
-
-
-def recorded_state(status: Status | None) -> State | None:
-    try:
-        return State((status or {}).get("state", ""))
-    except ValueError:
-        return None
-
-
-def _needs_no_keys(status: Status | None, now: datetime | None = None) -> bool:
-    """Whether a job's own keys are of no use any more, or have waited for a resume for too long. A waiting
-    job may be approved at any time, and what a server resumes by itself needs them whenever it starts."""
-    state = recorded_state(status)
-    if status is None or state in _KEYLESS:
-        return state in _KEYLESS
-    if state is not State.FAILED and not (
-        state is State.INTERRUPTED and status.get("auto_resume") is not True
-    ):
-        return False
-    try:
-        ended = datetime.fromisoformat(status["finished_at"])
-        return ((now or datetime.now(UTC)) - ended).total_seconds() > KEYS_KEPT_SECONDS
-    except (KeyError, TypeError, ValueError):
-        return False
-
-
-def _begun_state(status: Status) -> State | None:
-    """The recorded state; but a job that a shell made and did not begin within ten seconds counts as begun:
-    its shell died, and nobody else will run it."""
-    recorded = recorded_state(status)
-    if recorded is State.QUEUED and status.get("auto_resume") is False:
-        since = datetime.fromisoformat(status["updated_at"])
-        if (datetime.now(UTC) - since).total_seconds() > _SHELL_SECONDS:
-            return State.RUNNING
-    return recorded
-
-
-def _is_status_of(job_id: str, status: Status) -> bool:
-    """Whether an object is the status of this job, as far as anything is done by what it says: its id names
-    files, its destination too."""
-    if status.get("id") != job_id or recorded_state(status) is None:
-        return False
-    if not isinstance(status.get("progress"), dict) or not isinstance(status.get("plan") or {}, dict):
-        return False
-    if not all(isinstance(status.get(name), str) for name in ("source", "dest", "storage_url")):
-        return False
-    try:
-        destination_id(status["storage_url"], status["dest"])
-        datetime.fromisoformat(status.get("updated_at", "2026-01-01T00:00:00Z"))
-    except (UsageError, TypeError, ValueError):
-        return False
-    return True
 
 
 class Jobs:
@@ -233,50 +121,11 @@ class Jobs:
     def file(self, job_id: str, suffix: str) -> str:
         return os.path.join(self.path, f"{job_id}.{suffix}")
 
-    def index_path(self, status: Status) -> str:
-        return os.path.join(self.path, ".index", f"{self._destination(status, _prefix(status))}.sqlite")
-
-    @staticmethod
-    def _destination(status: Status, prefix: str) -> str:
-        return destination_id(status["storage_url"], status["dest"], prefix)
+    def destination(self, status: Status) -> Destination:
+        return Destination(self.path, status)
 
     def lock(self, job_id: str) -> durable_files.Lock:
         return durable_files.Lock(self.file(job_id, "lock"))
-
-    def destination_lock(self, status: Status) -> durable_files.LockChain:
-        """Of the bucket, or of a prefix in it: that alone is held by one job; what it lies in, the bucket
-        and shorter prefixes, is held together with other jobs below them."""
-        own = _prefix(status)
-        around = ["", *(own[: at + 1] for at, c in enumerate(own) if c == "/")]
-        paths = [
-            os.path.join(self.path, ".dest", f"{self._destination(status, prefix)}.lock") for prefix in around
-        ]
-        return durable_files.LockChain([durable_files.Lock(path, shared=path != paths[-1]) for path in paths])
-
-    def destination_facts_path(self, status: Status) -> str:
-        """Written by the holder of the destination's lock; never removed."""
-        name = self._destination(status, _prefix(status))
-        return os.path.join(self.path, ".dest", f"{name}.json")
-
-    def adopt_files(self, status: Status) -> bool:
-        """For the holder of the destination's lock: what an earlier version has kept of it, under a name that
-        only this spelling of the address had, goes on under the name of all spellings. False: a worker of
-        that version uses it."""
-        earlier = earlier_destination_id(status["storage_url"], status["dest"])
-        name = destination_id(status["storage_url"], status["dest"])
-        if earlier == name or _prefix(status):  # prefixes are younger than those names
-            return True
-        with durable_files.Lock(os.path.join(self.path, ".dest", f"{earlier}.lock")) as lock:
-            if not lock.acquire():
-                return False
-            for kept, beside in ((".dest/{}.json", ()), (".index/{}.sqlite", ("-wal", "-shm"))):
-                old, new = (os.path.join(self.path, kept.format(each)) for each in (earlier, name))
-                if os.path.lexists(new):
-                    continue
-                for suffix in (*beside, ""):  # the file itself last: until then all is done again
-                    if os.path.lexists(old + suffix):
-                        durable_files.move_aside(old + suffix, new + suffix)
-        return True
 
     def creation_lock(self) -> durable_files.Lock:
         """Held while a job is made or resumed."""
@@ -310,7 +159,7 @@ class Jobs:
     def read(self, job_id: str) -> Status | None:
         """The status as it is recorded, with whether cancel was asked for; None when there is none."""
         status = durable_files.read_json(self.file(check_id(job_id), "json"))
-        if status is not None and not _is_status_of(job_id, status):
+        if status is not None and not is_status_of(job_id, status):
             return None
         if status is not None and durable_files.is_other_than_file(self.file(job_id, "lock")):
             return None
@@ -347,7 +196,7 @@ class Jobs:
             self._refuse_taken(request.storage_url, request.dest, request.options.get("prefix", ""))
             now = datetime.now(UTC)
             job_id = self._reserve(now)
-            status = _new_status(job_id, request, now, auto_resume=not from_shell)
+            status = new_status(job_id, request, now, auto_resume=not from_shell)
             try:
                 if request.keys is not None:
                     self._keep_keys(job_id, request.keys)
@@ -394,7 +243,7 @@ class Jobs:
         status = self.read(job_id)
         if status is None:
             raise NoSuchJob(job_id)
-        recorded = _begun_state(status)
+        recorded = begun_state(status)
         if recorded is State.WAITING and not self.is_cancelled(job_id):
             return status
         if recorded in FINAL_STATES and recorded is not State.WAITING:
@@ -414,7 +263,7 @@ class Jobs:
     def _settle(self, job_id: str, status: Status) -> Status:
         """Holding the lock: reads again, and writes the effective state when it differs."""
         status = self.read(job_id) or status
-        state = effective_state(_begun_state(status), False, self.is_cancelled(job_id))
+        state = effective_state(begun_state(status), False, self.is_cancelled(job_id))
         if state == recorded_state(status):
             return status
         error, message = None, "cancelled"
@@ -431,8 +280,8 @@ class Jobs:
     def finish(self, status: Status, state: State, error: dict[str, str] | None, message: str) -> Status:
         """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""
         if recorded_state(status) not in FINAL_STATES:  # else it is written again, on a disk that was full
-            _count_end(status, state, error)
-        if state in _KEYLESS:  # before the state: a resume must not find a pause that was over
+            count_end(status, state, error)
+        if state in KEYLESS:  # before the state: a resume must not find a pause that was over
             durable_files.remove(self.file(status["id"], "pause"))
         status["pause_requested"] = self.is_paused(status["id"])
         status.update(
@@ -449,7 +298,7 @@ class Jobs:
         status["progress"]["bytes_per_second"] = 0.0
         status["cancel_requested"] = status["cancel_requested"] or self.is_cancelled(status["id"])
         self.write(status, durable=True)
-        if state in _KEYLESS:
+        if state in KEYLESS:
             durable_files.remove(self.file(status["id"], "secret"))
         return status
 
@@ -569,7 +418,7 @@ class Jobs:
     def _taking(self, status: Status, keys: RequestKeys | None) -> Iterator[None]:
         """Holds the lock of an ended job whose destination is free, to make it queued again."""
         job_id = status["id"]
-        self._refuse_taken(status["storage_url"], status["dest"], _prefix(status), besides=job_id)
+        self._refuse_taken(status["storage_url"], status["dest"], prefix_of(status), besides=job_id)
         with self.lock(job_id) as lock:
             if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
                 raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
@@ -587,7 +436,7 @@ class Jobs:
                 continue
             with self.lock(job_id) as lock:
                 older = self.read(job_id) if lock.acquire() else None
-                if older and recorded_state(older) is State.WAITING and _aim(older) == _aim(status):
+                if older and recorded_state(older) is State.WAITING and aim_of(older) == aim_of(status):
                     message = f"the newer job {status['id']} takes the place of this one"
                     error = {"code": "Superseded", "message": message}
                     self.finish(older, State.CANCELLED, error, message)
@@ -624,10 +473,10 @@ class Jobs:
     def drop_keys_of_ended(self, job_id: str) -> None:
         """Removes the keys of a job that needs them no more: its worker was killed before it could, or nobody
         has resumed it for a week."""
-        if not os.path.lexists(self.file(job_id, "secret")) or not _needs_no_keys(self.read(job_id)):
+        if not os.path.lexists(self.file(job_id, "secret")) or not needs_no_keys(self.read(job_id)):
             return
         with self.lock(job_id) as lock:
-            if lock.acquire() and _needs_no_keys(self.read(job_id)):  # else it is resumed now
+            if lock.acquire() and needs_no_keys(self.read(job_id)):  # else it is resumed now
                 durable_files.remove(self.file(job_id, "secret"))
 
     def drop_old_keys(self) -> None:
@@ -666,115 +515,3 @@ class Jobs:
             for suffix in SUFFIXES:
                 durable_files.remove(self.file(job_id, suffix))
         return True
-
-
-def _prefix(status: Status) -> str:
-    return str((status.get("options") or {}).get("prefix", ""))
-
-
-def _count_end(status: Status, state: State, error: dict[str, str] | None) -> None:
-    """Has the tally say how an attempt ended, and of what."""
-    metrics = totals.clean(status.get("metrics"))
-    errors = {error["code"]: 1} if error is not None else {}
-    totals.add(metrics, {"counts": {totals.ENDED + state.value: 1}, "errors": errors})
-    status["metrics"] = metrics
-
-
-def _aim(status: Status) -> tuple[str, Any, dict[str, Any]]:
-    """The destination, the folders that are looked at, and the options that decide what it is to hold."""
-    asked = dict(status.get("options") or {})
-    for name in ("plan", "max_delete", "forget_mounts", "verify", "bandwidth"):
-        asked.pop(name, None)
-    return destination_id(status["storage_url"], status["dest"]), status.get("scope"), asked
-
-
-def approved_plan(status: Status) -> dict[str, Any] | None:
-    """The plan that somebody has approved: the job deletes nothing else."""
-    plan = status.get("plan")
-    return plan if plan and plan.get("approved_at") else None
-
-
-def _nothing_done() -> dict[str, Any]:
-    """The fields that say what an attempt has done, of one that has not begun."""
-    return {
-        "progress": dict(PROGRESS),
-        "skipped": {},
-        "current": [],
-        "delay": None,
-        "limit": None,
-        "errors": [],
-        "error": None,
-        "resources": dict(RESOURCES),
-        "timeline": {"phases": [], "speed": {"step_seconds": 1, "bytes": []}},
-    }
-
-
-def renew(status: Status, *, auto_resume: bool) -> None:
-    """Turns the status of an ended job, or of one whose worker has died, into that of its next attempt,
-    `queued`. A plan that was not approved is no plan any more."""
-    if recorded_state(status) not in FINAL_STATES:
-        _count_end(status, State.INTERRUPTED, DIED)
-    status.update(
-        plan=approved_plan(status),
-        state=State.QUEUED.value,
-        phase=None,
-        attempt=int(status.get("attempt", 0)) + 1,
-        pid=None,
-        pid_started_at=None,
-        started_at=None,
-        finished_at=None,
-        cancel_requested=False,
-        **_nothing_done(),
-        message="waiting to be resumed",
-        notified_at=None,
-        auto_resume=auto_resume,
-    )
-
-
-def _new_status(job_id: str, request: Request, now: datetime, *, auto_resume: bool) -> Status:
-    return {
-        "version": 1,
-        "id": job_id,
-        "state": State.QUEUED.value,
-        "phase": None,
-        "source": request.source,
-        "dest": request.dest,
-        "storage_url": request.storage_url,
-        "wait": int(request.wait) if request.wait.is_integer() else request.wait,
-        "options": dict(request.options),
-        "mirror": request.mirror,
-        "scope": None if request.scope is None else list(request.scope),
-        "plan": None,
-        "cluster": None,
-        "pid": None,
-        "pid_started_at": None,
-        "host": processes.host(),
-        "attempt": 1,
-        "auto_resume": auto_resume,
-        "created_at": timestamp(now),
-        "started_at": None,
-        "updated_at": timestamp(now),
-        "finished_at": None,
-        "cancel_requested": False,
-        "pause_requested": False,
-        **_nothing_done(),
-        "metrics": totals.empty(),
-        "notified_at": None,
-        "message": "waiting for a free worker",
-    }
-
-
-def begin(status: Status) -> None:
-    """Turns the status into that of a worker's life: this process, now, `starting`."""
-    pid, started = processes.me()
-    status.update(
-        state=State.RUNNING.value,
-        phase=Phase.STARTING.value,
-        pid=pid,
-        pid_started_at=started,
-        host=processes.host(),
-        started_at=timestamp(),
-        finished_at=None,
-        **_nothing_done(),
-        message="starting",
-    )

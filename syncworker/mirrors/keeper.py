@@ -21,8 +21,9 @@ from typing import Any
 
 from syncworker.ending import BEING_WRITTEN
 from syncworker.errors import SyncError, UsageError
+from syncworker.jobs.status import Status, timestamp
 from syncworker.jobs.status_cache import Entry
-from syncworker.jobs.store import Conflict, NoSuchJob, Status, timestamp
+from syncworker.jobs.store import Conflict, NoSuchJob
 from syncworker.mirrors import notify, schedule
 from syncworker.mirrors.file import Mirror, MirrorFile
 from syncworker.mirrors.memory import Memories, Memory

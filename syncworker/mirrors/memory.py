@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from syncworker.jobs.store import timestamp
+from syncworker.jobs.status import timestamp
 from syncworker.mirrors.schedule import Past
 from syncworker.system import durable_files
 

@@ -32,7 +32,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from syncworker.errors import SyncError
-from syncworker.jobs.store import Jobs, NoSuchJob, Status, recorded_state
+from syncworker.jobs.status import Status, recorded_state
+from syncworker.jobs.store import Jobs, NoSuchJob
 from syncworker.model import State
 from syncworker.request import Request, RequestKeys
 from syncworker.settings import Settings

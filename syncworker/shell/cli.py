@@ -25,8 +25,9 @@ from typing import TYPE_CHECKING
 from syncworker import escape
 from syncworker import settings as settings_table
 from syncworker.errors import SyncError, UsageError
+from syncworker.jobs.status import Status, recorded_state
 from syncworker.jobs.status_cache import ID_PATTERN
-from syncworker.jobs.store import Jobs, NoSuchJob, NoSuchPlan, Status, check_id, recorded_state
+from syncworker.jobs.store import Jobs, NoSuchJob, NoSuchPlan, check_id
 from syncworker.model import FINAL_STATES, State
 from syncworker.s3 import resolver
 from syncworker.settings import Settings

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from syncworker.ending import skipped_text
 from syncworker.escape import escape_control
-from syncworker.jobs.store import PROGRESS, Status
+from syncworker.jobs.status import PROGRESS, Status
 
 ERRORS_MAX = 10  # errors that are named; all of them are in the report
 _BARS = "▁▂▃▄▅▆▇█"

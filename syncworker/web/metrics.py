@@ -36,8 +36,9 @@ from syncworker.escape import escape_non_utf8
 from syncworker.jobs import last_runs, totals
 from syncworker.jobs.known_errors import CODES
 from syncworker.jobs.last_runs import LastRun, Mirror, Runs
+from syncworker.jobs.status import Status
 from syncworker.jobs.status_cache import Entry
-from syncworker.jobs.store import Jobs, Status
+from syncworker.jobs.store import Jobs
 from syncworker.jobs.totals import Tally
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import DELAYS, FINAL_STATES, State

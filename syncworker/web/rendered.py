@@ -15,8 +15,9 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from syncworker.jobs.status import recorded_state
 from syncworker.jobs.status_cache import Entry
-from syncworker.jobs.store import Jobs, NoSuchJob, recorded_state
+from syncworker.jobs.store import Jobs, NoSuchJob
 from syncworker.model import FINAL_STATES, State
 from syncworker.web.problem_details import to_json
 

@@ -21,16 +21,8 @@ from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.escape import escape_control
 from syncworker.index import FrozenIndex, Index
 from syncworker.jobs.progress import Progress
-from syncworker.jobs.store import (
-    Conflict,
-    Jobs,
-    NoSuchJob,
-    Status,
-    approved_plan,
-    begin,
-    recorded_state,
-    renew,
-)
+from syncworker.jobs.status import Status, approved_plan, begin, recorded_state, renew
+from syncworker.jobs.store import Conflict, Jobs, NoSuchJob
 from syncworker.model import FINAL_STATES, State
 from syncworker.options.table import Options
 from syncworker.plan import draft
@@ -89,7 +81,7 @@ def run_job(settings: Settings, jobs: Jobs, job_id: str, on_status: OnStatus | N
         if control.stopping():
             tell(jobs.finish(status, State.CANCELLED, None, "cancelled before it began"))
             return State.CANCELLED
-        with jobs.destination_lock(status) as destination:
+        with jobs.destination(status).lock() as destination:
             return _attempt(settings, jobs, status, control, destination, tell)
 
 
@@ -103,7 +95,7 @@ def _attempt(
     progress = Progress(jobs, status)
     error: dict[str, str] | None = None
     try:
-        if not (destination.acquire(_DESTINATION_SECONDS) and jobs.adopt_files(status)):
+        if not (destination.acquire(_DESTINATION_SECONDS) and jobs.destination(status).adopt_files()):
             raise FatalError(
                 "DestinationBusy", "another job works on this bucket: try again when it has ended"
             )
@@ -212,7 +204,7 @@ async def _work(
     region = settings.aws_region
     place = Endpoint.of(status["storage_url"], region, settings.storage_addressing)
     ca_bundle = ca_bundle_of() if place.scheme == "https" else None
-    index_path = jobs.index_path(status)
+    index_path = jobs.destination(status).index_path
     options = Options.of_status(status)
     pause = Pause(jobs.file(status["id"], "pause"))
     stop = StopToken(control)
@@ -263,7 +255,7 @@ async def _work(
                 approved=approved,
             )
             progress.paced = lambda: bandwidth.moved if bandwidth.on else None
-            mounts = MountCheck(jobs.destination_facts_path(status), index, status["source"], options)
+            mounts = MountCheck(jobs.destination(status).facts_path, index, status["source"], options)
             _look(client, progress, stop.requested)
             watcher = asyncio.create_task(_watch(client, progress, stop.requested), name="watch for changes")
             work = asyncio.create_task(sync(order, Bucket(client), index, mounts, progress, stop))

@@ -1,0 +1,57 @@
+"""The files of a destination (a bucket, or a prefix in it): its lock, its facts, its index."""
+
+from __future__ import annotations
+
+import os
+
+from syncworker.jobs.status import Status, prefix_of
+from syncworker.storage_url import destination_id, earlier_destination_id
+from syncworker.system import durable_files
+
+
+class Destination:
+    """Of one job, in the job directory at `path`."""
+
+    def __init__(self, path: str, status: Status) -> None:
+        self.path = path
+        self.storage_url, self.bucket = status["storage_url"], status["dest"]
+        self.prefix = prefix_of(status)
+
+    def _file(self, folder: str, suffix: str, prefix: str) -> str:
+        return os.path.join(self.path, folder, destination_id(self.storage_url, self.bucket, prefix) + suffix)
+
+    @property
+    def index_path(self) -> str:
+        return self._file(".index", ".sqlite", self.prefix)
+
+    @property
+    def facts_path(self) -> str:
+        """Written by the holder of the lock; never removed."""
+        return self._file(".dest", ".json", self.prefix)
+
+    def lock(self) -> durable_files.LockChain:
+        """Of the bucket, or of a prefix in it: that alone is held by one job; what it lies in, the bucket
+        and shorter prefixes, is held together with other jobs below them."""
+        around = ["", *(self.prefix[: at + 1] for at, c in enumerate(self.prefix) if c == "/")]
+        paths = [self._file(".dest", ".lock", prefix) for prefix in around]
+        return durable_files.LockChain([durable_files.Lock(path, shared=path != paths[-1]) for path in paths])
+
+    def adopt_files(self) -> bool:
+        """For the holder of the lock: what an earlier version has kept of it, under a name that
+        only this spelling of the address had, goes on under the name of all spellings. False: a worker of
+        that version uses it."""
+        earlier = earlier_destination_id(self.storage_url, self.bucket)
+        name = destination_id(self.storage_url, self.bucket)
+        if earlier == name or self.prefix:  # prefixes are younger than those names
+            return True
+        with durable_files.Lock(os.path.join(self.path, ".dest", f"{earlier}.lock")) as lock:
+            if not lock.acquire():
+                return False
+            for kept, beside in ((".dest/{}.json", ()), (".index/{}.sqlite", ("-wal", "-shm"))):
+                old, new = (os.path.join(self.path, kept.format(each)) for each in (earlier, name))
+                if os.path.lexists(new):
+                    continue
+                for suffix in (*beside, ""):  # the file itself last: until then all is done again
+                    if os.path.lexists(old + suffix):
+                        durable_files.move_aside(old + suffix, new + suffix)
+        return True
