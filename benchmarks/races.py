@@ -255,6 +255,14 @@ RACES = {
             256 << 20,
             Limits(0.75, 1.0, 200_000_000),
         ),
+        Upload(
+            "large-seaweedfs",
+            "4 x 256 MiB, SeaweedFS, which checks CRC64NVME",
+            "seaweedfs",
+            4,
+            256 << 20,
+            Limits(0.85, 1.0, 200_000_000),
+        ),
         Nothing(
             "nothing-juicefs",
             "nothing to do, 100,000 x 1 KiB, juicefs gateway",

@@ -105,6 +105,7 @@ def reaches(name: str) -> set[str]:
     ("package", "home"),
     [
         ("boto3", {"s3.credentials"}),
+        ("awscrt", {"s3.sums"}),
         ("botocore", {"s3.credentials"}),
         ("fcntl", {"system.durable_files"}),
         ("psutil", {"system.processes"}),
@@ -143,14 +144,15 @@ def test_processes_are_started_where_they_belong() -> None:
     assert starts == {"system.processes", "service.embedded_store", "folder.scan_process"}
 
 
-def test_the_heavy_package_is_imported_only_when_it_is_needed() -> None:
+@pytest.mark.parametrize("name", ["s3.credentials", "s3.sums"])
+def test_the_heavy_packages_are_imported_only_when_they_are_needed(name: str) -> None:
     top = {
         alias.name.split(".")[0]
-        for node in TREES["s3.credentials"].body
+        for node in TREES[name].body
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
     }
-    assert not top & {"boto3", "botocore"}
+    assert not top & {"boto3", "botocore", "awscrt"}
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_white_space_before_the_document_is_no_fault() -> None:
     """A store keeps a slow CompleteMultipartUpload's connection alive with it."""
     root = "CompleteMultipartUploadResult"
     body = f'  \n <?xml version="1.0"?><{root}><ETag>"AB-2"</ETag></{root}>'
-    assert xml_messages.parse_completed(body.encode()) == "ab-2"
+    assert xml_messages.parse_completed(body.encode()) == xml_messages.Completed("ab-2")
 
 
 TAGS = [*ROOTS.values(), "Contents", "Key", "Size", "ETag", "Part", "Version", "Upload"]
@@ -274,6 +274,13 @@ def test_the_parts_of_moto_come_under_a_name_of_its_own() -> None:
         b"</ListPartsResponse>"
     )
     assert xml_messages.parse_parts(body) == ([xml_messages.Part(1, 5, "e")], None)
+
+
+@pytest.mark.parametrize("name", ["CRC64NVME", "CRC32C"])
+def test_parts_come_with_their_checksum(name: str) -> None:
+    body = f"""<ListPartsResult><Part><PartNumber>1</PartNumber><Size>5</Size><ETag>e</ETag>
+      <Checksum{name}>AA==</Checksum{name}></Part></ListPartsResult>"""
+    assert xml_messages.parse_parts(body.encode())[0] == [xml_messages.Part(1, 5, "e", name, "AA==")]
 
 
 def test_a_part_without_a_number_is_a_broken_answer() -> None:
@@ -375,10 +382,12 @@ def test_a_key_that_xml_cannot_carry_is_known(key: str) -> None:
 
 
 def test_a_complete_document_names_the_parts_in_order() -> None:
-    root = ElementTree.fromstring(xml_messages.complete_document([(1, "ab"), (2, "cd")]))
+    parts = [xml_messages.PartName(1, "ab"), xml_messages.PartName(2, "cd", "CRC32C", "AAAAAA==")]
+    root = ElementTree.fromstring(xml_messages.complete_document(parts))
     ns = "{http://s3.amazonaws.com/doc/2006-03-01/}"
     found = [(p.findtext(f"{ns}PartNumber"), p.findtext(f"{ns}ETag")) for p in root.iterfind(f"{ns}Part")]
     assert found == [("1", '"ab"'), ("2", '"cd"')]
+    assert [p.findtext(f"{ns}ChecksumCRC32C") for p in root.iterfind(f"{ns}Part")] == [None, "AAAAAA=="]
     assert b"<LocationConstraint>eu-1</LocationConstraint>" in xml_messages.location_document("eu-1")
 
 

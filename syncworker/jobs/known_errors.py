@@ -127,6 +127,7 @@ CODES = frozenset(
         "WorkerDied",
         "WrongAddressing",
         "WrongRegion",
+        "XAmzContentChecksumMismatch",
         "XAmzContentSHA256Mismatch",
         "XMinioAdminBucketQuotaExceeded",
         "XMinioServerNotInitialized",

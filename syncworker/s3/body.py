@@ -6,13 +6,17 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
+from syncworker.s3.signing import UNSIGNED
+
 CHUNK = 256 << 10
 
 
 class Body(Protocol):
-    """A body that is sent in pieces. `chunks` starts anew at each call, so an exchange can be repeated."""
+    """A body that is sent in pieces. `chunks` starts anew at each call, so an exchange can be repeated.
+    `sha256`: as the request's signature has it."""
 
     size: int
+    sha256: str
 
     def chunks(self) -> Iterator[bytes]: ...
 
@@ -24,12 +28,19 @@ def slices(body: bytes) -> Iterator[bytes]:
 
 
 class FileSlice:
-    """A range of an open file as a body. Raises EOFError when the file has become shorter."""
+    """A range of an open file as a body, or what has been read of it already. Raises EOFError when the file
+    has become shorter."""
 
-    def __init__(self, fd: int, offset: int, size: int) -> None:
+    def __init__(
+        self, fd: int, offset: int, size: int, data: bytes | None = None, sha256: str = UNSIGNED
+    ) -> None:
         self.fd, self.offset, self.size = fd, offset, size
+        self.data, self.sha256 = data, sha256
 
     def chunks(self) -> Iterator[bytes]:
+        if self.data is not None:
+            yield from slices(self.data)
+            return
         position, end = self.offset, self.offset + self.size
         while position < end:
             piece = os.pread(self.fd, min(CHUNK, end - position), position)

@@ -46,6 +46,7 @@ class Head(NamedTuple):
     metadata: dict[str, str]
     has_own_etag: bool = False
     given: Mapping[str, str] = MappingProxyType({})
+    crc64: str = ""  # of the whole object, when it was asked for and the store knows it
 
 
 def has_own_etag(headers: Mapping[str, str]) -> bool:
@@ -198,10 +199,11 @@ class Bucket:
         )
         return xml_messages.clean_etag(response.headers.get("etag"))
 
-    async def head(self, key: str) -> Head | None:
-        """None when there is no such object."""
+    async def head(self, key: str, *, checksum: bool = False) -> Head | None:
+        """None when there is no such object. `checksum`: with that of the object."""
+        asked = {"x-amz-checksum-mode": "ENABLED"} if checksum else None
         try:
-            response = await self.client.call(S3Request("HeadObject", "HEAD", key))
+            response = await self.client.call(S3Request("HeadObject", "HEAD", key, headers=asked))
         except FileError as error:
             if error.code in MISSING:
                 return None
@@ -218,6 +220,7 @@ class Bucket:
             metadata,
             has_own_etag(response.headers),
             {name: response.headers[name] for name in GIVEN if name in response.headers},
+            response.headers.get("x-amz-checksum-crc64nvme", ""),
         )
 
     async def copy(

@@ -35,7 +35,7 @@ from syncworker.s3.request import (
     InFlight,
     S3Request,
 )
-from syncworker.s3.signing import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
+from syncworker.s3.signing import EMPTY_SHA256, Keys, Signer, encode_path, encode_query
 from syncworker.s3.throttle import Gate
 from syncworker.system.bandwidth import Turn
 from syncworker.system.control import is_settling
@@ -57,6 +57,7 @@ _ANSWERS = frozenset(
         "InvalidDigest",
         "IncompleteBody",
         "XAmzContentSHA256Mismatch",
+        "XAmzContentChecksumMismatch",
     }
     | {"OperationAborted", "RequestTimeout", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 )
@@ -142,9 +143,10 @@ class Client:
         *,
         may_be_blocked: Callable[[str], bool] | None = None,
         on_retry: Callable[[], None] | None = None,
+        refusals: frozenset[str] = frozenset(),
     ) -> Response:
         """The answer with a 2xx status; everything else is raised, after the tries it is worth. Stopped: it
-        was not begun, or not once more."""
+        was not begun, or not once more. `refusals`: codes that are raised at once, as they are the answer."""
         operation, key = request.operation, request.key
         if self.only_reads and request.method not in _READS:
             raise AssertionError(f"{operation} of a job that changes nothing at the storage")
@@ -175,7 +177,7 @@ class Client:
                     self.outage.answered()
                 else:
                     self._failed(error, began_at)
-            if not isinstance(error, RetryError):
+            if not isinstance(error, RetryError) or error.code in refusals:
                 raise error
             if operation == "DeleteObjects" and error.code in CUT and not self.uses_tls:
                 raise error  # `delete_many` finds out what it has done
@@ -332,7 +334,7 @@ class Client:
             payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
         else:
             size = body.size
-            payload = UNSIGNED
+            payload = body.sha256
         signer = self.signer
         lines = signer.sign(keys, method, path, query_text, signed, payload)
         target = f"{path}?{query_text}" if query_text else path

@@ -14,6 +14,7 @@ _RETRY = frozenset(
     {
         "InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "OperationAborted",
         "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XMinioServerNotInitialized",
+        "XAmzContentChecksumMismatch",
         "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidDigest",
     }
 )  # fmt: skip

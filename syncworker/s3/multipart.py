@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, RetryError
@@ -12,20 +11,29 @@ from syncworker.s3.body import Body
 from syncworker.s3.bucket import Bucket, has_own_etag
 from syncworker.s3.client import TRIES
 from syncworker.s3.request import S3Request
+from syncworker.s3.sums import Algorithm, encode
 from syncworker.system.control import settling
 
 T = TypeVar("T")
 
 
+class Begun(NamedTuple):
+    """`server`: what the store calls itself in the answer's headers."""
+
+    upload_id: str
+    server: str
+
+
 class Stored(NamedTuple):
-    """What an UploadPart was answered: see Head."""
+    """What an UploadPart was answered: see Head. `checksum`: "" when the store says none."""
 
     etag: str
     has_own_etag: bool
+    checksum: str
 
 
-async def create_upload(bucket: Bucket, key: str, headers: dict[str, str]) -> str:
-    """The id of a new upload. One that the store began although its answer was lost is ended."""
+async def create_upload(bucket: Bucket, key: str, headers: dict[str, str]) -> Begun:
+    """A new upload. One that the store began although its answer was lost is ended."""
     lost: list[None] = []
     response = await bucket.client.call(
         S3Request("CreateMultipartUpload", "POST", key, {"uploads": ""}, headers),
@@ -36,7 +44,7 @@ async def create_upload(bucket: Bucket, key: str, headers: dict[str, str]) -> st
         for upload in await list_uploads(bucket, key) if lost else ():
             if upload.key == key and upload.upload_id != upload_id:
                 await abort_upload(bucket, key, upload.upload_id)
-    return upload_id
+    return Begun(upload_id, response.headers.get("server", ""))
 
 
 async def upload_part(
@@ -45,20 +53,25 @@ async def upload_part(
     upload_id: str,
     number: int,
     body: Body,
-    digest: bytes,
+    digests: Mapping[Algorithm, bytes],
+    refusals: frozenset[str] = frozenset(),
 ) -> Stored:
+    """Sends a part with its sums, those that have a header; SHA-256 is the body's own."""
+    headers = {a.header: encode(digest) for a, digest in digests.items() if a.header}
     response = await bucket.client.call(
         S3Request(
             "UploadPart",
             "PUT",
             key,
             {"partNumber": str(number), "uploadId": upload_id},
-            {"content-md5": base64.b64encode(digest).decode()},
+            headers,
             body,
-        )
+        ),
+        refusals=refusals,
     )
     etag = xml_messages.clean_etag(response.headers.get("etag"))
-    return Stored(etag, has_own_etag(response.headers))
+    said = next((response.headers.get(a.header, "") for a in digests if a.is_crc), "")
+    return Stored(etag, has_own_etag(response.headers), said)
 
 
 async def list_parts(bucket: Bucket, key: str, upload_id: str) -> list[xml_messages.Part] | None:
@@ -88,8 +101,10 @@ async def list_parts(bucket: Bucket, key: str, upload_id: str) -> list[xml_messa
         marker = following
 
 
-async def complete_upload(bucket: Bucket, key: str, upload_id: str, parts: Sequence[tuple[int, str]]) -> str:
-    """The ETag of the new object, "" when the store does not say."""
+async def complete_upload(
+    bucket: Bucket, key: str, upload_id: str, parts: Sequence[xml_messages.PartName]
+) -> xml_messages.Completed:
+    """The ETag of the new object, "" when the store does not say, and its checksum likewise."""
     for attempt in range(1, TRIES):
         response = await bucket.client.call(
             S3Request(

@@ -60,9 +60,29 @@ class Upload(NamedTuple):
 
 
 class Part(NamedTuple):
+    """`algorithm` and `checksum`: "" when the store says none."""
+
     number: int
     size: int
     etag: str
+    algorithm: str = ""
+    checksum: str = ""
+
+
+class PartName(NamedTuple):
+    """A part as CompleteMultipartUpload names it."""
+
+    number: int
+    etag: str
+    algorithm: str = ""
+    checksum: str = ""
+
+
+class Completed(NamedTuple):
+    """`crc64`: of the whole object, "" when the store does not say."""
+
+    etag: str
+    crc64: str = ""
 
 
 def clean_etag(text: str | None) -> str:
@@ -296,6 +316,7 @@ def parse_parts(body: bytes) -> tuple[list[Part], str | None]:
                 int(element.findtext(f"{ns}PartNumber") or ""),
                 int(element.findtext(f"{ns}Size") or ""),
                 clean_etag(element.findtext(f"{ns}ETag")),
+                *_checksum(element, ns),
             )
             for element in root.iterfind(f"{ns}Part")
         ]
@@ -308,6 +329,14 @@ def parse_parts(body: bytes) -> tuple[list[Part], str | None]:
     return parts, marker if more else None
 
 
+def _checksum(element: ElementTree.Element, ns: str) -> tuple[str, str]:
+    """The first of a part's checksums that we know, and its algorithm."""
+    for name in ("CRC64NVME", "CRC32C"):
+        if text := (element.findtext(f"{ns}Checksum{name}") or "").strip():
+            return name, text
+    return "", ""
+
+
 def parse_upload_id(body: bytes) -> str:
     # rclone's server leaves out the last word.
     root, ns = parse(body, "InitiateMultipartUploadResult", "InitiateMultipartUpload")
@@ -317,10 +346,12 @@ def parse_upload_id(body: bytes) -> str:
     return upload_id
 
 
-def parse_completed(body: bytes) -> str:
-    """The ETag of a completed multipart upload, "" when the store sends none."""
+def parse_completed(body: bytes) -> Completed:
+    """What the store says of a completed multipart upload."""
     root, ns = parse(body, "CompleteMultipartUploadResult")
-    return clean_etag(root.findtext(f"{ns}ETag"))
+    return Completed(
+        clean_etag(root.findtext(f"{ns}ETag")), (root.findtext(f"{ns}ChecksumCRC64NVME") or "").strip()
+    )
 
 
 def parse_copied(body: bytes, operation: str) -> str:
@@ -381,11 +412,12 @@ def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
     ).encode()
 
 
-def complete_document(parts: Iterable[tuple[int, str]]) -> bytes:
-    """The body of CompleteMultipartUpload for (number, ETag), ascending."""
+def complete_document(parts: Iterable[PartName]) -> bytes:
+    """The body of CompleteMultipartUpload for parts, ascending."""
     rows = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag></Part>"
-        for number, etag in parts
+        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag>"
+        f"{f'<Checksum{algorithm}>{checksum}</Checksum{algorithm}>' if checksum else ''}</Part>"
+        for number, etag, algorithm, checksum in parts
     )
     return (
         '<?xml version="1.0" encoding="UTF-8"?>'

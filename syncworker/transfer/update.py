@@ -26,10 +26,12 @@ from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart
 from syncworker.s3.bucket import GIVEN, Head
+from syncworker.s3.xml_messages import PartName
 from syncworker.system.control import settling
 from syncworker.system.gather import side_by_side
+from syncworker.transfer.part_sums import NOT_TO_GO_ON
 from syncworker.transfer.readers import restat
-from syncworker.transfer.upload import NOT_TO_GO_ON, PARTS_IN_FLIGHT, Sender
+from syncworker.transfer.upload import PARTS_IN_FLIGHT, Sender
 
 COPY_MAX = 5 << 30  # Amazon S3 API Reference, CopyObject
 _NO_COPIES = frozenset({"NotImplemented", "MethodNotAllowed"})
@@ -98,7 +100,7 @@ class Updater:
         part = copy.row.part_size or etags.part_size(size)
         headers = {n: v for n, v in copy.headers.items() if n != "x-amz-tagging-directive"}
         self.index.begin_upload(Unfinished(key, "", NOT_TO_GO_ON, size))  # ended, if this is the last we do
-        upload_id = await multipart.create_upload(self.bucket, key, headers)
+        upload_id, _ = await multipart.create_upload(self.bucket, key, headers)
         self.index.begin_upload(Unfinished(key, upload_id, NOT_TO_GO_ON, size))
         answers: dict[int, str] = {}
 
@@ -115,13 +117,13 @@ class Updater:
             await side_by_side(one, numbers, 2 * PARTS_IN_FLIGHT)
             self.sender.check()
             answered = await multipart.complete_upload(
-                self.bucket, key, upload_id, [(n, answers[n]) for n in numbers]
+                self.bucket, key, upload_id, [PartName(n, answers[n]) for n in numbers]
             )
         except FileError:
             await self.sender.abandon(key)
             raise
         self.index.end_upload(key)
-        return answered
+        return answered.etag
 
     async def _settled(self, copy: _Copy) -> Row | None:
         """The object is there with the file's bytes and, as far as HEAD tells, the headers; else None."""

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import hashlib
 import os
 import re
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Executor
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.folder.uploads_root import VANISHED, Tree
@@ -36,16 +37,31 @@ from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import NEW
 from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
-from syncworker.s3 import multipart, xml_messages
+from syncworker.s3 import multipart, sums, xml_messages
 from syncworker.s3.body import FileSlice
 from syncworker.s3.bucket import Bucket
+from syncworker.s3.signing import UNSIGNED
+from syncworker.s3.sums import CRC64NVME, MD5, SHA256, Algorithm
 from syncworker.system.control import settling
+from syncworker.transfer.part_sums import NOT_TO_GO_ON, REFUSALS, PartSums
 from syncworker.transfer.readers import TRIES, Changed, Outcome, Read, describe, entry_of, restat
 
+T = TypeVar("T")
+
 PARTS_IN_FLIGHT = 2
-NOT_TO_GO_ON = 0  # the size of the parts of an upload that no file goes on with
+ONCE_BYTES = 8 << 20  # a part up to this size is read once, and held until it is sent
 _REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\]|\u201b|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
 _OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
+# What a part or its completion is refused with when the store wants other sums, or an ETag came changed; the
+# last is ours: it said that it checks them, and does not.
+_SUM_REFUSED = REFUSALS | {
+    "InvalidRequest",
+    "InvalidArgument",
+    "InvalidDigest",
+    "InvalidPart",
+    "NotImplemented",
+    "StoredWrongBytes",
+}
 _UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
 _KEPT, _KMS, _OPAQUE = "md5", "kms", "opaque"  # each may follow on those before it, never the reverse
 _ORDER = (None, _KEPT, _KMS, _OPAQUE)
@@ -64,6 +80,23 @@ def row_of(sent: Sent) -> Row:
         file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
         sent.etag, digest, sent.part_size, "", 0 if sent.changes else sent.checked_ns,
     )  # fmt: skip
+
+
+class _Upload(NamedTuple):
+    """A multipart upload that is open, and the sum of its parts."""
+
+    id: str
+    algorithm: Algorithm
+
+
+class _SentPart(NamedTuple):
+    """A part that the store has. `is_word`: the MD5 is the ETag of the store, which checked the bytes by
+    another sum; else it was made of the file. `crc`: by the upload's algorithm, b"" if that is none."""
+
+    etag: str
+    md5: bytes
+    crc: bytes = b""
+    is_word: bool = False
 
 
 class Sender:
@@ -96,12 +129,17 @@ class Sender:
             for upload in index.uploads():  # begun with other headers, for whichever run comes to it
                 index.begin_upload(upload._replace(part_size=NOT_TO_GO_ON))
             index.set_fact("given", self.headers.fingerprint)
+        self.part_sums = PartSums(bucket, index)
         self._probing = asyncio.Lock()
         self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
 
     @property
     def etags_are_md5(self) -> bool:
         return self._facts["etag"] == _KEPT
+
+    @property
+    def _etags_are_opaque(self) -> bool:
+        return self._facts["multipart_etag"] == _OPAQUE or self._facts["etag"] in (_KMS, _OPAQUE)
 
     # -- small
     async def small(self, result: Read, operation: Operation) -> Sent:
@@ -126,8 +164,8 @@ class Sender:
             await self._check_key(file.key)
         return Sent(file, answered, result.digest, 0, result.checked_ns, result.changes)
 
-    async def _or_removed(self, key: str, md5: str, settled: Coroutine[Any, Any, str]) -> str:
-        """The ETag that settling gives. An object found wrong is removed if its metadata says that it has
+    async def _or_removed(self, key: str, md5: str, settled: Coroutine[Any, Any, T]) -> T:
+        """What settling gives. An object found wrong is removed if its metadata says that it has
         this MD5; else it stays: it may be what was there before an upload that the store has not made."""
         try:
             return await settled
@@ -248,23 +286,25 @@ class Sender:
                 "EntityTooLarge", "the file is larger than 5 TiB, the most that S3 keeps in an object"
             )
         part = etags.part_size(file.size)
-        opaque = self._facts["multipart_etag"] == _OPAQUE or self._facts["etag"] in (_KMS, _OPAQUE)
-        if opaque and not md5:
+        if self._etags_are_opaque and not md5:
             # Where ETags tell nothing, the object's own metadata must: the MD5 has to be known beforehand.
             md5 = await self.plain_md5(fd, file)
         for fresh in (False, True):
-            upload_id, kept = await self._begin(fd, file, part, md5, fresh=fresh)
+            upload, kept = await self._begin(fd, file, part, md5, fresh=fresh)
             try:
-                return await self._send_parts(
-                    fd, file, part, upload_id, kept, checked_ns, operation, as_opened
-                )
+                return await self._send_parts(fd, file, part, upload, kept, checked_ns, operation, as_opened)
             except (FileError, RetryError) as error:
                 # The store may have noticed it: a part was not what its MD5 said.
                 if restat(fd, file) != file and (not as_opened or error.code in _OTHER_BYTES):
                     raise Changed from error
-                if isinstance(error, RetryError) or fresh or not (kept or error.code in _UPLOAD_GONE):
+                refused = upload.algorithm is not MD5 and error.code in _SUM_REFUSED
+                again = kept or error.code in _UPLOAD_GONE
+                if fresh or not (refused or (again and isinstance(error, FileError))):
                     raise
-                # The store knows the upload no more, or will not replace a part: once more, from nothing.
+                if refused:
+                    self.part_sums.doubt()
+                # The store knows the upload no more, will not replace a part, or refuses the sums: once more,
+                # from nothing.
                 await self.abandon(file.key)
                 operation.sent = 0
         raise AssertionError("unreachable")
@@ -275,46 +315,83 @@ class Sender:
 
     async def _begin(
         self, fd: int, file: FileEntry, part: int, md5: bytes, *, fresh: bool
-    ) -> tuple[str, dict[int, tuple[str, bytes]]]:
-        """(upload id, {part number: (ETag, MD5)} that need not be sent again). An upload whose metadata has
-        the MD5 of another content is not gone on with: what the metadata says is believed later."""
+    ) -> tuple[_Upload, dict[int, _SentPart]]:
+        """An open upload, and its parts that need not be sent again. An upload whose metadata has the MD5 of
+        another content is not gone on with: what the metadata says is believed later."""
         before = self.index.upload(file.key)
         if before is not None:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
             if fits and before.md5:
                 fits = before.md5 == (md5.hex() or (await self.plain_md5(fd, file)).hex())
             parts = await multipart.list_parts(self.bucket, file.key, before.upload_id) if fits else None
-            if parts is not None:
-                kept = await self._fitting(fd, file, before, parts)
-                return before.upload_id, kept
+            algorithm = await self._algorithm_of(file, parts) if parts is not None else None
+            if parts is not None and algorithm is not None:
+                upload = _Upload(before.upload_id, algorithm)
+                return upload, await self._fitting(fd, file, before, algorithm, parts)
             await self.abandon(file.key)
-        self.index.begin_upload(Unfinished(file.key, "", part, file.size))
-        try:
-            upload_id = await multipart.create_upload(self.bucket, file.key, self.headers.of(file, md5))
-        except SyncError as error:
-            self.headers.blame(error)
-            raise
-        self.headers.taken = True
-        self.index.begin_upload(Unfinished(file.key, upload_id, part, file.size, md5.hex()))
-        return upload_id, {}
+        return await self._create(file, part, md5), {}
+
+    async def _algorithm_of(self, file: FileEntry, parts: list[xml_messages.Part]) -> Algorithm | None:
+        """By which sum an upload goes on. One that was begun with a CRC named, as its parts say, takes no
+        other. None: it may be such a one and has no parts, or that sum cannot be made here."""
+        named = {part.algorithm for part in parts}
+        if named - {""}:
+            algorithm = sums.BY_NAME[max(named)]
+            return algorithm if len(named) == 1 and sums.loads(algorithm) else None
+        algorithm = await self.part_sums.choose(file.key, file.size, may_ask=False)
+        if not algorithm.is_crc:
+            return algorithm
+        return MD5 if parts else None
+
+    async def _create(self, file: FileEntry, part: int, md5: bytes) -> _Upload:
+        """Begins an upload, named by the sum of its parts."""
+        while True:
+            algorithm = MD5
+            if not self._etags_are_opaque:  # else the MD5s are needed all the same
+                algorithm = await self.part_sums.choose(file.key, file.size)
+            await self.abandon(file.key)  # what asking left, when it was broken off
+            self.index.begin_upload(Unfinished(file.key, "", part, file.size))
+            headers = self.headers.of(file, md5) | algorithm.naming
+            try:
+                begun = await multipart.create_upload(self.bucket, file.key, headers)
+            except SyncError as error:
+                self.headers.blame(error)
+                raise
+            self.headers.taken = True
+            self.index.begin_upload(Unfinished(file.key, begun.upload_id, part, file.size, md5.hex()))
+            if self.part_sums.is_of(begun.server):
+                return _Upload(begun.upload_id, algorithm)
+            await self.abandon(file.key)
 
     async def _fitting(
-        self, fd: int, file: FileEntry, upload: Unfinished, parts: list[xml_messages.Part]
-    ) -> dict[int, tuple[str, bytes]]:
-        """Those of the parts that the store has whose content still is the file's."""
-        kept: dict[int, tuple[str, bytes]] = {}
+        self,
+        fd: int,
+        file: FileEntry,
+        upload: Unfinished,
+        algorithm: Algorithm,
+        parts: list[xml_messages.Part],
+    ) -> dict[int, _SentPart]:
+        """Those of the parts that the store has whose content still is the file's: by the checksum that the
+        store lists, or by MD5."""
+        kept: dict[int, _SentPart] = {}
         remembered = self.index.parts(upload)
-        for number, size, listed in parts:
-            offset = (number - 1) * upload.part_size
-            ours = remembered.get(number)
-            wanted = ours.md5 if ours is not None and ours.etag == listed else listed
-            if size != min(upload.part_size, file.size - offset) or etags.parts_of(wanted) != 0:
+        for listed in parts:
+            offset = (listed.number - 1) * upload.part_size
+            ours = remembered.get(listed.number)
+            wanted = ours.md5 if ours is not None and ours.etag == listed.etag else listed.etag
+            is_whole = listed.size == min(upload.part_size, file.size - offset)
+            if not is_whole or etags.parts_of(wanted) != 0:
                 continue
             self.check()
-            digest = await self._in_pool(etags.md5_range, fd, offset, size)
-            if digest.hex() == wanted:
-                kept[number] = listed, digest
-                self.progress.resumed(size)
+            by_checksum = algorithm.is_crc and wanted == listed.etag and not self._etags_are_opaque
+            made = [] if by_checksum else [MD5]
+            made += [algorithm] if algorithm.is_crc else []
+            _, digests = await self._in_pool(sums.of_range, fd, offset, listed.size, made)
+            md5 = digests.get(MD5, bytes.fromhex(wanted))
+            crc = digests[algorithm] if algorithm.is_crc else b""
+            if md5.hex() == wanted and (not crc or sums.encode(crc) == listed.checksum):
+                kept[listed.number] = _SentPart(listed.etag, md5, crc, MD5 not in digests)
+                self.progress.resumed(listed.size)
         return kept
 
     async def abandon(self, key: str) -> None:
@@ -340,88 +417,113 @@ class Sender:
         fd: int,
         file: FileEntry,
         part: int,
-        upload_id: str,
-        kept: dict[int, tuple[str, bytes]],
+        upload: _Upload,
+        kept: dict[int, _SentPart],
         checked_ns: int,
         operation: Operation,
         as_opened: bool,
     ) -> Sent:
         count = -(-file.size // part)
-        digests = {number: digest for number, (_, digest) in kept.items()}
-        answers = {number: tag for number, (tag, _) in kept.items()}
-        operation.sent = sum(min(part, file.size - (n - 1) * part) for n in kept)
-        numbers = iter([n for n in range(1, count + 1) if n not in kept])
+        pieces = {n: ((n - 1) * part, min(part, file.size - (n - 1) * part)) for n in range(1, count + 1)}
+        sent = dict(kept)
+        operation.sent = sum(pieces[number][1] for number in kept)
+        numbers = iter([number for number in pieces if number not in kept])
 
         async def lane() -> None:
             for number in numbers:
                 self.check()
-                offset = (number - 1) * part
-                size = min(part, file.size - offset)
-                digests[number] = await self._in_pool(etags.md5_range, fd, offset, size)
-                body = _Counted(fd, offset, size, operation)
                 try:
-                    answers[number] = await self._send_part(
-                        body, file.key, upload_id, number, digests[number]
+                    sent[number] = await self._send_part(
+                        fd, file.key, upload, number, *pieces[number], operation
                     )
                 except BaseException:
                     for _ in numbers:  # the other lanes finish their part and begin no more
                         pass
                     raise
-                self.progress.sent(size)
+                self.progress.sent(pieces[number][1])
 
         await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
         self.check()  # a stop came with the last parts: completing is one operation more
         changes = restat(fd, file) != file
-        if changes and not (as_opened and await self._has_parts(fd, file, part, digests)):
+        if changes and not (as_opened and await self._has_parts(fd, pieces, sent)):
             raise Changed
-        ordered = [digests[n] for n in range(1, count + 1)]
-        expected = etags.composite(ordered)
-        # Checked one by one: an answer that is not the part's MD5 makes the whole be read back.
-        exact = all(answers[n] == digests[n].hex() for n in digests)
-        answered = await self._complete(
-            file, upload_id, [(n, answers[n] or digests[n].hex()) for n in range(1, count + 1)], expected
-        )
+        parts = [sent[number] for number in pieces]
+        answered = await self._complete(file, upload, parts)
         with settling():
-            settled = self._settle_large(fd, file, answered, expected, exact)
-            upload = self.index.upload(file.key)
-            answered = await self._or_removed(file.key, upload.md5 if upload else "", settled)
+            settled = self._settle_large(fd, file, pieces, upload, parts, answered)
+            begun = self.index.upload(file.key)
+            etag, expected = await self._or_removed(file.key, begun.md5 if begun else "", settled)
             self.index.end_upload(file.key)
             await self._check_key(file.key)
-        return Sent(file, answered, expected, part, checked_ns, changes)
+        return Sent(file, etag, expected, part, checked_ns, changes)
 
-    async def _has_parts(self, fd: int, file: FileEntry, part: int, digests: dict[int, bytes]) -> bool:
+    async def _has_parts(
+        self, fd: int, pieces: dict[int, tuple[int, int]], sent: dict[int, _SentPart]
+    ) -> bool:
         """Whether the file begins with what was sent, read once more: then it held just that in between."""
-        for number, digest in digests.items():
+        for number, piece in pieces.items():
             self.check()
-            offset = (number - 1) * part
-            size = min(part, file.size - offset)
-            if await self._in_pool(etags.md5_range, fd, offset, size) != digest:
+            if await self._in_pool(etags.md5_range, fd, *piece) != sent[number].md5:
                 return False
         return True
 
-    async def _send_part(self, body: _Counted, key: str, upload_id: str, number: int, digest: bytes) -> str:
+    async def _send_part(
+        self,
+        fd: int,
+        key: str,
+        upload: _Upload,
+        number: int,
+        offset: int,
+        size: int,
+        operation: Operation,
+    ) -> _SentPart:
+        """Sends a part with its sum, and its MD5 as long as no ETag of the store was held against one."""
+        by_md5 = not self.part_sums.is_held or self._etags_are_opaque
+        made = {upload.algorithm, MD5} if by_md5 else {upload.algorithm}
+        read = functools.partial(sums.of_range, fd, offset, size, made, keep=size <= ONCE_BYTES)
+        data, digests = await self._in_pool(read)
+        signed = digests[SHA256].hex() if SHA256 in digests else UNSIGNED
+        body = _Counted(fd, offset, size, operation, data, signed)
+        crc = digests[upload.algorithm] if upload.algorithm.is_crc else b""
+        answered = ""
         for _ in range(TRIES):
-            answered, has_own_etag = await multipart.upload_part(
-                self.bucket, key, upload_id, number, body, digest
-            )
-            if answered == digest.hex() or self.halted():
-                return answered
-            if etags.parts_of(answered) != 0 or has_own_etag or self._facts["multipart_etag"] == _OPAQUE:
+            stored = await multipart.upload_part(self.bucket, key, upload.id, number, body, digests)
+            answered = stored.etag
+            is_md5 = etags.parts_of(answered) == 0 and not stored.has_own_etag
+            if MD5 not in digests:
+                if is_md5 and stored.checksum in ("", sums.encode(crc)):
+                    return _SentPart(answered, bytes.fromhex(answered), crc, True)
+                md5 = await self._in_pool(etags.md5_range, fd, offset, size)
+                digests = {**digests, MD5: md5}
+            if answered == digests[MD5].hex():
+                by_sum = upload.algorithm is not MD5 and is_md5
+                self.part_sums.is_held |= by_sum and not self.part_sums.is_doubted
+                return _SentPart(answered, digests[MD5], crc)
+            if self.halted():
+                return _SentPart(answered, digests[MD5], crc)
+            if not is_md5 or self._facts["multipart_etag"] == _OPAQUE:
                 break
-        self.index.remember_part(Part(key, upload_id, number, answered, digest.hex()))
-        return answered
+            self.part_sums.doubt()
+        self.index.remember_part(Part(key, upload.id, number, answered, digests[MD5].hex()))
+        return _SentPart(answered, digests[MD5], crc)
 
     async def _complete(
-        self, file: FileEntry, upload_id: str, parts: list[tuple[int, str]], expected: str
-    ) -> str:
+        self, file: FileEntry, upload: _Upload, parts: list[_SentPart]
+    ) -> xml_messages.Completed:
+        expected = etags.composite([part.md5 for part in parts])
+        algorithm = upload.algorithm.name
+        names = [
+            xml_messages.PartName(n, part.etag or part.md5.hex(), algorithm, sums.encode(part.crc))
+            for n, part in enumerate(parts, 1)
+        ]
         try:
-            return await multipart.complete_upload(self.bucket, file.key, upload_id, parts)
+            return await multipart.complete_upload(self.bucket, file.key, upload.id, names)
         except SyncError as error:
             # It may have worked all the same: an answer is lost or late, a later try finds no upload any
             # more, an error comes from behind the store. The object itself tells.
             if isinstance(error, Stopped) or not await self._is_there(file, expected):
                 raise
-            return expected
+            return xml_messages.Completed(expected)
 
     async def _is_there(self, file: FileEntry, expected: str) -> bool:
         """Whether the store has an object of just these parts under the file's key."""
@@ -432,20 +534,49 @@ class Sender:
             return False  # what the upload failed with says more
         return head is not None and (head.size, head.etag) == (file.size, expected)
 
-    async def _settle_large(self, fd: int, file: FileEntry, answered: str, expected: str, exact: bool) -> str:
-        """The ETag that the store will list. Reads the object back where nothing else proves its bytes."""
-        if answered == expected and exact:
+    async def _settle_large(
+        self,
+        fd: int,
+        file: FileEntry,
+        pieces: dict[int, tuple[int, int]],
+        upload: _Upload,
+        parts: list[_SentPart],
+        answered: xml_messages.Completed,
+    ) -> tuple[str, str]:
+        """The ETag that the store will list, and the one that is to be expected of these parts. Reads the
+        object back where nothing else proves its bytes."""
+        expected = etags.composite([part.md5 for part in parts])
+        crc64 = ""
+        if upload.algorithm is CRC64NVME:
+            sizes = [size for _, size in pieces.values()]
+            crc64 = sums.encode(sums.combine([part.crc for part in parts], sizes))
+        # Checked one by one: an answer that is not the part's MD5 makes the whole be read back.
+        exact = all(part.etag == part.md5.hex() for part in parts)
+        by_word = any(part.is_word for part in parts)
+
+        def is_believed(whole: str) -> bool:
+            """Whether the words may stand: by the sum of the whole, or where there is none, undoubted."""
+            return whole == crc64 if crc64 else not self.part_sums.is_doubted
+
+        if exact and answered.etag == expected and (not by_word or is_believed(answered.crc64)):
             self._learn("multipart_etag", _KEPT)
-            return expected
-        head = await self.bucket.head(file.key)
+            return expected, expected
+        head = await self.bucket.head(file.key, checksum=bool(crc64))
         if head is None or head.size != file.size:
             raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
+        if by_word and not (is_believed(head.crc64) and head.etag == expected):
+            # The store says of the whole something else than of the parts, or nothing: held by MD5 after all.
+            self.part_sums.doubt()
+            md5s = [await self._in_pool(etags.md5_range, fd, *piece) for piece in pieces.values()]
+            expected = etags.composite(md5s)
+            exact = all(part.etag == md5.hex() for part, md5 in zip(parts, md5s, strict=True))
         if head.etag == expected and exact:
-            return expected
+            return expected, expected
         if self._facts["multipart_etag"] != _OPAQUE:
-            await self.read_back(fd, file)
+            if not crc64 or head.crc64 != crc64:
+                await self.read_back(fd, file)
             self._learn("multipart_etag", _OPAQUE)
-        return head.etag
+        return head.etag, expected
 
     async def read_back(self, fd: int, file: FileEntry) -> None:
         step = etags.PART_MIN
@@ -473,8 +604,10 @@ class Sender:
 class _Counted(FileSlice):
     """A part that tells its operation what has been sent of it; sent again, it is counted anew."""
 
-    def __init__(self, fd: int, offset: int, size: int, operation: Operation) -> None:
-        super().__init__(fd, offset, size)
+    def __init__(
+        self, fd: int, offset: int, size: int, operation: Operation, data: bytes | None, sha256: str
+    ) -> None:
+        super().__init__(fd, offset, size, data, sha256)
         self._operation = operation
         self._counted = 0
 
