@@ -140,7 +140,7 @@ def _sizes(running: Stub, options: Options) -> tuple[list[str], list[dict[str, o
         contenders.forget_jobs()
         tree = trees.large(1, size)
         cost, asked = on_stub(running, ours, f"fresh-large-{full}", tree)
-        must(asked["BYTES"] == size << 20, f"{asked}")
+        must(0 <= asked["BYTES"] - (size << 20) <= 1000, f"{asked}")  # and a few questions about sums
         costs.append(cost.wall / size)
         notes.append(
             f"one file of {size:,} MiB: {cost.wall:.2f} s, {cost.wall / size * 1e3:.2f} ms a MiB,"
