@@ -4,6 +4,7 @@ status, and what follows."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,22 @@ def job_in(site: Site, state: State) -> str:
             error = {"code": "FilesFailed", "message": "1 of 1"} if state is State.FAILED else None
             site.jobs.finish(status, state, error, state.value)
     return job_id
+
+
+@pytest.mark.parametrize("action", ACTIONS)
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING], ids=str)
+def test_a_paused_job_answers_as_one_that_is_not(site: Site, state: State, action: str) -> None:
+    """And stays paused, but where it is continued or ends."""
+    code, following = TABLE[state, action]
+    job_id = job_in(site, state)
+    with site.running(job_id) if state is State.RUNNING else nullcontext():
+        durable_files.touch(site.jobs.file(job_id, "pause"))
+        _act(site, job_id, action, code)
+        shown = site.get(f"/get?id={job_id}").json
+        assert shown["state"] == following
+        stays = action != "continue" and following in ("queued", "running")
+        assert Path(site.jobs.file(job_id, "pause")).exists() == stays
+        assert shown["pause_requested"] == stays
 
 
 @pytest.mark.parametrize("state, action", TABLE, ids=str)
