@@ -4,7 +4,9 @@ One round
 1. The folder changes at random (`histories.py`), sometimes while the sync runs. Disks come and go
    (`absences.py`): while one is away no job may delete what is on it; then it is mounted again, or said to be
    gone for good. The index is removed now and then.
-2. A job is started: by HTTP, with the server's keys or with its own, or from a shell.
+2. A job is started: by HTTP, with the server's keys or with its own, or from a shell. Some ask before they
+   delete, and are approved, by HTTP or from a shell (`asked.py`); some rounds are a watched mirror's
+   (`watched.py`).
 3. At a random instant (a moment after the start, or when the proxy meets the n-th request) the worker, the
    server or both are killed. What comes then is chosen at random too: the server is started again, the job is
    resumed by HTTP or from a shell, or a new one is made; and perhaps that is killed as well.
@@ -39,6 +41,7 @@ from typing import Any
 
 import psutil
 from absences import Disks
+from asked import MAX_DELETE, Asked
 from bench import (
     FINAL,
     Cut,
@@ -57,9 +60,10 @@ from botocore.exceptions import ClientError
 from shapes import check_status
 from stores import Store, list_keys, list_uploads
 from truth import check_left, check_truth, statuses
+from watched import Watched
 
 SECONDS = 180.0  # for one step: far more than any needs, on a busy machine too
-STEPS = 14  # of one round: three kills, a disk that is away, and the ways on need fewer
+STEPS = 20  # of one round: three kills, a disk that is away, plans, and the ways on need fewer
 # The same place, however it is written.
 SPELLINGS = tuple(
     f"http://{host}:{{}}"
@@ -153,18 +157,23 @@ class Poller:
 
 
 class CrashLoop:
-    """A store, a proxy, a folder, a server and a shell. `round` does one round, and raises AssertionError."""
+    """A store, a proxy, a folder, a server and a shell. `round` does one round, and raises AssertionError.
+    `watched`: how many of the rounds are a watched mirror's."""
 
-    def __init__(self, base: Path, store: Store, seed: int) -> None:
+    def __init__(self, base: Path, store: Store, seed: int, watched: float = 0.05) -> None:
         self.store, self.rng = store, random.Random(seed)
         self.bucket = f"c-{uuid.uuid4().hex[:16]}"
         self.proxy = RecordingProxy(store)
         self.weather = Weather(seed)
-        self.service = Service(base, store, STORAGE_URL=self.proxy.url, KEEP_JOBS="20")
+        toml = str(base / "mirrors.toml")
+        self.service = Service(base, store, STORAGE_URL=self.proxy.url, KEEP_JOBS="20", MIRRORS_FILE=toml)
         self.shell = Shell(base, store, STORAGE_URL=self.proxy.url)
         self.folder = self.service.uploads / "photos"
         self.disks = Disks(base, self.service.uploads, seed)
         self.history = self.disks.history
+        self.asked = Asked(self.service, store, self.bucket, self.proxy)
+        self.watched, self.watched_share = Watched(self, Path(toml), SECONDS), watched
+        self.others = 0  # jobs beside those that are looked at
         self.poller = Poller(store, self.bucket)
         self.kills: Counter[str] = Counter()
         self.phases: Counter[str] = Counter()  # what the worker was doing when it was killed
@@ -188,6 +197,10 @@ class CrashLoop:
     def round(self) -> None:
         self.proxy.clear_hooks()
         self.proxy.reset()
+        if not self.forgets and self.rng.random() < self.watched_share:
+            self.watched.round()
+            self._judge(None)
+            return
         fair = self.rng.random() < 0.5
         self.weather.rate = 0.0 if fair else self.rng.choice([0.03, 0.1])
         for _ in range(self.rng.randint(1, 5)):
@@ -201,9 +214,12 @@ class CrashLoop:
                 break
         else:
             raise AssertionError(f"{STEPS} steps, and no job has ended `done`")
+        self._judge(kills if fair and not self.disturbed else None)
+
+    def _judge(self, kills: int | None) -> None:
         self._judge_store()
         self._judge_files()
-        self._count_bytes(kills if fair and not self.disturbed else None)
+        self._count_bytes(kills)
         self.rounds += 1
 
     def _step(self, job: str | None, *, kill: bool) -> tuple[str | None, bool]:
@@ -213,6 +229,7 @@ class CrashLoop:
             self.weather.rate = 0.0
         self.proxy.on_request(self.weather)
         self._remove_index()
+        before, others = self.asked.look(), self.others
         process, job = self._begin(job)
         self.syncs += 1
         if self.rng.random() < 0.2:
@@ -230,16 +247,27 @@ class CrashLoop:
         wait_for(lambda: all(r.finished for r in self.proxy.requests), SECONDS, "the requests of the dead")
         lost = self.disks.protected - self._keys()
         assert not lost, f"deleted while their disk was away: {sorted(lost)}\n{json.dumps(status)}"
+        if self.others == others:
+            self.asked.judge(job, before, status)
         if (status["error"] or {}).get("code") == "DiskNotMounted" and not kill:
             assert self.disks.away or moves, status
             return self._end_absence(job), False
+        if status["state"] == "waiting":
+            return self._while_it_waits(job), False
         if not kill:
             assert status["state"] == "done", f"{json.dumps(status)}\n{self.service.log(job)}"
         if status["state"] == "done" and not moves:
             self._compare()
-            return None, True
+            # A plan with nothing in it has left alone what the dead left behind.
+            return None, not status["options"].get("plan") or status["plan"] is not None
         other = status["state"] == "done" or self.rng.random() < 0.3
         return (None if other else job), False
+
+    def _while_it_waits(self, job: str) -> str | None:
+        """The folder may change before the plan is approved; or nobody ever approves it."""
+        if self.rng.random() < 0.3:
+            self.rng.choice([self.disks.change, self._come_and_go])()
+        return job if self.rng.random() < 0.85 else None
 
     def _compare(self) -> None:
         wanted = expected(self.folder)
@@ -286,25 +314,33 @@ class CrashLoop:
     def _begin(self, job: str | None) -> tuple[subprocess.Popen[bytes] | None, str]:
         """Starts or resumes a job, one way or another: (the shell's process, the job)."""
         ways = ["http", "http with keys", "shell"] if job is None else ["resume", "resume from a shell"]
+        if job is not None and self.service.status(job)["state"] == "waiting":
+            ways = ["approve", "approve from a shell"]
         way = self.rng.choice(ways)
-        forget, self.forgets = str(int(self.forgets)), False
+        asks = self.rng.choices([{}, {"plan": "1"}, {"max_delete": str(MAX_DELETE)}], [4, 3, 2])[0]
+        forget, asks = ("1", {}) if self.forgets else ("0", asks)
+        self.forgets = False
         self.ways[way] += 1
         wait = self.rng.choices(["0", "0.005"], [8, 1])[0]
         rate = self.rng.choices(["", "4M"], [5, 1])[0]
         self._limit_all()
         if way == "shell":
             process, made = self.shell.begin(
-                self.bucket, "photos", "--wait", wait, "--forget-mounts", forget, "--bandwidth", rate
-            )
+                self.bucket, "photos", "--wait", wait, "--forget-mounts", forget, "--bandwidth", rate,
+                *(text for name, value in asks.items() for text in (f"--{name.replace('_', '-')}", value)),
+            )  # fmt: skip
             return process, made
-        if way == "resume from a shell":
+        etag = self.asked.approve(job) if job is not None and "approve" in way else ""
+        if way.endswith("from a shell"):
             assert job is not None
             attempt = self.service.status(job)["attempt"]
-            process = self.shell.spawn("resume", job)
+            process = self.shell.spawn(way.split()[0], job)
             self.service.wait_file(job, lambda s: s["attempt"] > attempt, SECONDS)
             return process, job
         if way == "resume":
             reply = self.service.get("/resume", id=job)
+        elif way == "approve":
+            reply = self.service.get("/approve", id=job, etag=etag)
         else:
             keys = self._spelled()
             given = keys if way == "http with keys" else {}
@@ -314,6 +350,7 @@ class CrashLoop:
                 "wait": wait,
                 "forget_mounts": forget,
                 "bandwidth": rate,
+                **asks,
             }
             reply = self.service.post("/sync", **asked, **given)
         assert reply.status == 202, reply
@@ -343,6 +380,7 @@ class CrashLoop:
         assert (reply.status, self._has_ended(job)) == (202, True), reply
         self.service.wait_state(reply.json()["id"], timeout=SECONDS)
         self.disturbed = True
+        self.others += 1
 
     # -- killing
     def _kill_sometime(self, job: str) -> None:
@@ -484,6 +522,8 @@ class CrashLoop:
                 f"disks:     taken away {self.disks.counts.total()} times ({listed(self.disks.counts)});"
                 f" {listed(self.absences)};"
                 f" {'one' if self.disks.below[-1].ignores_case else 'none'} of them ignores case",
+                f"asked:     {listed(self.asked.counts)}",
+                f"watched:   {listed(self.watched.counts)}",
                 f"{self.differences} differences",
             ]
         )

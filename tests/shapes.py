@@ -59,6 +59,12 @@ def _is_plan(plan: Any) -> bool:
     )
 
 
+def _is_scope(scope: Any, mirror: str | None) -> bool:
+    if scope is None or mirror is None:
+        return scope is None
+    return isinstance(scope, list) and all(isinstance(folder, str) for folder in scope)
+
+
 def check_status(status: dict[str, Any]) -> None:
     """Every field is there, of its type, and they agree with each other. Fields may be added."""
     where = json.dumps(status)
@@ -72,7 +78,9 @@ def check_status(status: dict[str, Any]) -> None:
         "wait": _is_number(status["wait"]),
         "options": isinstance(status["options"], dict),
         "skipped": all(_is_count(count) for count in status["skipped"].values()),
-        "no one else's": (status["mirror"], status["scope"], status["cluster"]) == (None,) * 3,
+        "cluster": status["cluster"] is None,
+        "mirror": status["mirror"] is None or isinstance(status["mirror"], str),
+        "scope, of mirrors alone": _is_scope(status["scope"], status["mirror"]),
         "plan": _is_plan(status["plan"]),
         "host": status["host"] is None or isinstance(status["host"], str),
         "attempt": _is_count(status["attempt"]),

@@ -9,6 +9,7 @@ import pytest
 from bench import wait_for
 from crash import CrashLoop
 from histories import History
+from watched import EPISODES
 
 ROUNDS = 20
 SEED = 20261122
@@ -16,7 +17,7 @@ SEED = 20261122
 
 @pytest.mark.timeout(600)
 def test_after_20_rounds_of_changes_and_kills_bucket_and_folder_have_never_differed(juicefs, tmp_path):
-    loop = CrashLoop(tmp_path, juicefs, SEED)
+    loop = CrashLoop(tmp_path, juicefs, SEED, watched=0.0)
     try:
         for _ in range(ROUNDS):
             loop.round()
@@ -28,6 +29,46 @@ def test_after_20_rounds_of_changes_and_kills_bucket_and_folder_have_never_diffe
         assert loop.poller.reads, "the bucket was looked at"
         assert loop.disks.counts, "disks were taken away"
         assert loop.absences["mounted again"] + loop.absences["forgotten"], "and missed"
+        assert loop.asked.counts["approved"] >= 2, "plans were approved"
+    finally:
+        loop.close()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+def test_after_rounds_of_a_watched_mirror_bucket_and_folder_have_never_differed(juicefs, tmp_path):
+    loop = CrashLoop(tmp_path, juicefs, SEED, watched=1.0)
+    try:
+        while loop.rounds < 3 or not all(loop.watched.counts[kind] for kind in EPISODES):
+            loop.round()
+        print(loop.summary())
+        assert loop.differences == 0
+    finally:
+        loop.close()
+
+
+def test_the_judge_sees_what_no_plan_names(juicefs, tmp_path):
+    loop = CrashLoop(tmp_path, juicefs, SEED)
+    client = juicefs.client()
+    try:
+        for name in "abc":
+            loop.history.write(name, b"12345678")
+        loop.service.done(loop.bucket)
+        before = loop.asked.look()
+        (loop.folder / "a").unlink()
+        job = loop.service.sync(loop.bucket, plan="1")
+        status = loop.service.wait_state(job)
+        loop.asked.judge(job, before, status)
+        client.put_object(Bucket=loop.bucket, Key="d", Body=b"by a plan")
+        with pytest.raises(AssertionError, match="a plan has changed the bucket"):
+            loop.asked.judge(job, before, status)
+        client.delete_object(Bucket=loop.bucket, Key="d")
+        loop.asked.approve(job)
+        client.delete_object(Bucket=loop.bucket, Key="a")
+        loop.asked.judge(job, before, status)
+        client.delete_object(Bucket=loop.bucket, Key="b")
+        with pytest.raises(AssertionError, match=r"in no approved plan: \['b'\]"):
+            loop.asked.judge(job, before, status)
     finally:
         loop.close()
 

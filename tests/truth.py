@@ -27,7 +27,7 @@ JOB_FILE = re.compile(
     r"(json|lock|cancel|pause|bandwidth|report\.jsonl|plan\.jsonl(\.tmp)?|log|secret)"
 )
 OTHER_FILE = re.compile(
-    r"\.(server|create)\.lock|\.?bandwidth|\.dest/[\w.-]+\.(lock|json|json\.tmp)|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json"
+    r"\.(server|create)\.lock|\.?bandwidth|\.dest/[\w.-]+\.(lock|json|json\.tmp)|\.index/[\w.-]+\.sqlite(-wal|-shm)?|\.totals\.json|\.mirrors\.json"
 )
 PARTS = ("files_unchanged", "files_uploaded", "files_updated", "files_failed", "files_skipped")
 FRESH_SECONDS = 2.0  # the contract's
@@ -113,7 +113,7 @@ def check_left(jobs: Path, secret: str) -> None:
         except FileNotFoundError:  # an old job's lock goes last
             assert of_job[2] == "lock" or not path.exists(), f"{name} is left, and has no job"
             continue
-        allowed = ("interrupted", "failed") if of_job[2] == "secret" else FINAL
+        allowed = ("interrupted", "failed", "waiting") if of_job[2] == "secret" else FINAL
         assert state in allowed, f"{name} is left, and its job is {state}"
 
 
