@@ -317,7 +317,12 @@ local function bucket_request(method, bucket, args)
   ngx.req.read_body()
   if method == "POST" and args["delete"] then
     count("DELETE")
-    return send(200, XML .. "<DeleteResult/>")
+    local out = {}
+    for key in (ngx.req.get_body_data() or ""):gmatch("<Key>(.-)</Key>") do
+      kept:delete("o:" .. bucket .. "/" .. key)
+      out[#out + 1] = "<Deleted><Key>" .. key .. "</Key></Deleted>"
+    end
+    return send(200, XML .. "<DeleteResult>" .. table.concat(out) .. "</DeleteResult>")
   end
   count(method == "HEAD" and "HEADBUCKET" or "OTHER")
   send(method == "DELETE" and 204 or 200, "")
