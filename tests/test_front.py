@@ -16,6 +16,9 @@ from typing import Any
 
 import pytest
 import test_dashboard
+import test_dashboard_keyboard
+import test_dashboard_options
+import test_dashboard_plan
 from bench import PROJECT, Reply, Service, tree, wait_for
 from conftest import truthful
 from playwright.sync_api import Browser, BrowserContext, Page
@@ -42,6 +45,11 @@ DIRECT |= {"test_a_thousand_jobs_weigh_what_fifty_do"}
 DIRECT |= {name for name in vars(test_dashboard) if "pictures" in name}
 for name in DIRECT:
     globals().pop(name)
+# And those of its parts, which find the same fixtures.
+for part in (test_dashboard_keyboard, test_dashboard_options, test_dashboard_plan):
+    globals().update(
+        {name: one for name, one in vars(part).items() if name.startswith("test_") and callable(one)}
+    )
 
 
 class Nginx:
