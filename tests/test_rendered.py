@@ -273,6 +273,36 @@ def test_where_the_kernel_is_not_told_nothing_is_followed(
     assert folder_events.open_events(str(tmp_path)) is None
 
 
+def test_what_was_there_before_is_listed_however_short_ago_the_machine_was_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Jobs(str(tmp_path / "jobs"))
+    jobs.prepare()
+    status = made(jobs)
+    monkeypatch.setattr("syncworker.jobs.status_cache.time.monotonic", lambda: 3.0)
+    jobs = Jobs(jobs.path)
+    jobs.follow(FolderEvents(jobs.path).take)
+    assert set(jobs.entries()) == {status["id"]}
+
+
+def test_of_a_live_job_the_stamp_alone_is_not_trusted(tmp_path: Path) -> None:
+    """Written in place, with the size and the times that it had, while the kernel could tell nothing."""
+    jobs = Jobs(str(tmp_path / "jobs"))
+    jobs.prepare()
+    jobs.follow(lambda: None)
+    statuses, status = Statuses(jobs), made(jobs)
+    with working(jobs, status):
+        shown(statuses)
+        path = jobs.file(status["id"], "json")
+        before, body = os.stat(path), Path(path).read_bytes()
+        other = body.replace(b'"starting"', b'"paused.."')
+        assert other != body
+        with open(path, "r+b") as file:
+            file.write(other)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert b"paused.." in listed(statuses.active())
+
+
 def test_a_change_that_the_kernel_has_not_told_shows_within_seconds(tmp_path: Path) -> None:
     jobs = Jobs(str(tmp_path / "jobs"))
     jobs.prepare()

@@ -35,6 +35,7 @@ ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 _SETTLED_NS = 50_000_000
 _GLANCE_SECONDS = 2.0
 _FOLLOWED_SECONDS = 10.0
+_NEVER = float("-inf")
 _TOLD = (".json", ".cancel", ".pause", ".lock")  # what an entry, and whether it is one, depends on
 Changed = Callable[[], set[str] | None]
 
@@ -86,7 +87,7 @@ class Catalog:
         self._looked_at = self._glanced_at = -_GLANCE_SECONDS  # when the last whole look, and any, began
         self._unsettled: frozenset[str] = frozenset()
         self._changed: Changed | None = None
-        self._listed_at = 0.0  # when all was looked at last, if the changes since then are told
+        self._listed_at = _NEVER  # when all was looked at last, if the changes since then are told
 
     @property
     def is_followed(self) -> bool:
@@ -95,7 +96,7 @@ class Catalog:
     def follow(self, changed: Changed) -> None:
         """From now on `changed` tells the names that have changed since its last call; None: it cannot."""
         with self._lock:
-            self._changed, self._listed_at = changed, 0.0
+            self._changed, self._listed_at = changed, _NEVER
             self._looked_at = self._glanced_at = -_GLANCE_SECONDS
 
     def entries(self) -> Mapping[str, Entry]:
@@ -131,9 +132,11 @@ class Catalog:
         began, now_ns = time.monotonic(), time.time_ns()
         if self._changed is not None:
             names = self._changed()
+            if names is None:  # a live job may have been written since: its stamp alone is not trusted
+                self._entries = {j: e for j, e in self._entries.items() if j not in self._unsettled}
             if names is None or began - self._listed_at > _FOLLOWED_SECONDS:
                 self._become(self._list(whole=True))
-                self._listed_at = began if names is not None else 0.0
+                self._listed_at = began if names is not None else _NEVER
             self._update(names or set())
             self._looked_at = self._glanced_at = began
             return
