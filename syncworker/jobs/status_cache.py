@@ -115,13 +115,13 @@ class Catalog:
                 self._look(whole=asked_at - self._looked_at > _GLANCE_SECONDS)
             return MappingProxyType(self._entries)
 
-    def unsettled(self) -> frozenset[str]:
-        """The ids of the jobs of `glance` that need a look."""
+    def unsettled(self) -> dict[str, Entry]:
+        """The jobs of `glance` that need a look."""
         asked_at = time.monotonic()
         with self._lock:
             if self._glanced_at <= asked_at:
                 self._look(whole=asked_at - self._looked_at > _GLANCE_SECONDS)
-            return self._unsettled
+            return {job_id: self._entries[job_id] for job_id in self._unsettled}
 
     def forget(self) -> None:
         """This process has made an ended job live again: the next look must be a whole one."""

@@ -139,7 +139,7 @@ class Jobs:
         """`entries`, cheaper still; a job that a shell resumes is seen up to two seconds late."""
         return self._catalog.glance()
 
-    def unsettled(self) -> frozenset[str]:
+    def unsettled(self) -> Mapping[str, Entry]:
         """The jobs that may be in another state by now than is recorded; as late as `glance`."""
         return self._catalog.unsettled()
 

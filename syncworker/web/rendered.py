@@ -50,19 +50,19 @@ class Statuses:
 
     def active(self) -> list[bytes]:
         """The items of queued and running jobs, oldest first."""
-        found = self._there(sorted(self._jobs.unsettled()))
+        unsettled = self._jobs.unsettled()
+        found = self._there(sorted(unsettled), unsettled if self._jobs.is_followed else {})
         return [one.item for one in found if one.state not in FINAL_STATES]
 
     def page(self, job_ids: Iterable[str]) -> list[bytes]:
         """The items of these jobs; those that have been removed are left out."""
-        return [one.item for one in self._there(job_ids)]
+        return [one.item for one in self._there(job_ids, self._entries())]
 
     def _entries(self) -> Mapping[str, Entry]:
         """Empty where they cost more than they save."""
         return self._jobs.entries() if self._jobs.is_followed else {}
 
-    def _there(self, job_ids: Iterable[str]) -> list[Rendered]:
-        entries = self._entries()
+    def _there(self, job_ids: Iterable[str], entries: Mapping[str, Entry]) -> list[Rendered]:
         found = []
         for job_id in job_ids:
             try:
