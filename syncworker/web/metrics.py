@@ -373,7 +373,10 @@ class Metrics:
         self._rendered: tuple[Runs, bytes] = ({}, b"")  # of what rarely changes, and may be long
 
     def render(self) -> bytes:
-        runs = self._ledger.last_runs()
-        if self._rendered[0] is not runs:
-            self._rendered = runs, generate_latest(_Families(_last(runs, self._is_own)))
-        return generate_latest(self._registry) + self._rendered[1]
+        counted = generate_latest(self._registry)
+        runs = self._ledger.last_runs()  # after the counters: an end that these tell of is in it
+        known, rendered = self._rendered
+        if known is not runs:
+            rendered = generate_latest(_Families(_last(runs, self._is_own)))
+            self._rendered = runs, rendered
+        return counted + rendered
