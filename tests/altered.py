@@ -16,6 +16,13 @@ def short_waits() -> None:
     client._WAIT_SECONDS, client._WAIT_MAX_SECONDS = 0.01, 0.05
 
 
+def few_tries() -> None:
+    """Of what a store refuses as too fast: twelve instead of sixty, each of which waits for its turn."""
+    from syncworker.s3 import client
+
+    client._TRIES_THROTTLED = 12
+
+
 def short_silence() -> None:
     """A store may be silent for half a second instead of a minute."""
     _limit(0.5)

@@ -300,6 +300,7 @@ ERRORS = [
         "503 SlowDown, always, for one file",
         lambda s: s.always(sending("docs/new"), SLOW_DOWN),
         ("slow down", RESUME),
+        altered=("short_waits", "few_tries"),
     ),
     Fault("500, each request, once", lambda s: s.once(any_request, FAILURE)),
     Fault("500, always, for one file", lambda s: s.always(sending("docs/new"), FAILURE), ("500", RESUME)),
