@@ -123,11 +123,13 @@ def test_a_thousand_jobs_cost_browser_and_server_what_fifty_do(
     service = make_service(juicefs)
     tree(service.uploads / "photos", {"a": "1"})
     status = service.done(bucket)
-    browsers, servers = [], []
+    browsers: list[float] = []
+    servers = []
     for number in (50, 1000):
         copies(service, status, number)
-        times = []
-        for _ in range(3):
+        times: list[float] = []
+        # A busy machine makes some loads dearer, never one of nine cheaper than it is.
+        while len(times) < 3 or (browsers and len(times) < 9 and min(times) >= 1.5 * browsers[0] + 20):
             context = browser.new_context(viewport=test_dashboard.WIDE)
             page = context.new_page()
             meter = Meter(page)
