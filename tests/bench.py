@@ -273,10 +273,10 @@ class Jobs:
         return found
 
     def stores(self) -> list[psutil.Process]:
-        """The living embedded stores: their data is below this folder."""
-        found = []
+        """The living embedded stores: their data is below STORAGE_DIR, by default a folder of this one."""
+        found, storage = [], self.environment.get("STORAGE_DIR") or f"{self.base}/storage"
         for process in psutil.process_iter(["cmdline"]):
-            if f"{self.base}/storage/" in " ".join(process.info["cmdline"] or []):
+            if f"{storage}/" in " ".join(process.info["cmdline"] or []):
                 found.append(process)
         return found
 

@@ -461,9 +461,6 @@ def test_a_disk_that_is_nearly_full_wakes_somebody(
         finally:
             service.close()
     finally:
-        for process in psutil.process_iter(["cmdline"]):  # the store, which outlives its server
-            if f"{disk}/" in " ".join(process.info["cmdline"] or []):
-                process.kill()
         disks.unmount_all(disk)
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import disks
-import psutil
 import pytest
 from bench import Mirror, Service, s3_error, tree, wait_for
 from stores import free_ports
@@ -46,9 +45,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder.mkdir()
     disks.mount(folder, "64m")
     yield folder
-    for process in psutil.process_iter(["cmdline"]):  # a storage outlives its server
-        if f"{folder}/" in " ".join(process.info["cmdline"] or []):
-            process.kill()
     disks.unmount(folder)
 
 
