@@ -104,7 +104,7 @@ class Client:
         self.gate = Gate(most_requests)
         self.stopping = stopping
         self.pause = pause or Pause()
-        self.outage = Outage(patience_seconds, self._ask, self._is_stopping, self.pause)
+        self.outage = Outage(patience_seconds, self._ask, stopping, self.pause)
         self._first_answer_by: float | None = None  # by the loop's clock
         self.only_reads = False  # whatever asks for more is an error of this program
         self.is_full = is_full  # asked before each try that sends: why it would be of no use
@@ -228,9 +228,6 @@ class Client:
         """After a pause: times that ran on meanwhile begin anew."""
         self._first_answer_by = None
         self.outage.forgive()
-
-    def _is_stopping(self) -> bool:
-        return self.stopping()  # which is changed later on
 
     def _failed(self, error: SyncError, began_at: float) -> None:
         """What a request that failed tells of the storage."""
