@@ -75,9 +75,12 @@ def lies(status: dict[str, Any], report: list[dict[str, Any]]) -> list[str]:
 
 
 def statuses(jobs: Path) -> Iterator[dict[str, Any]]:
-    """The statuses in a jobs directory; what is none (a test put it there) is left out."""
-    for path in sorted(jobs.glob("*.json")) if jobs.is_dir() else []:
-        with contextlib.suppress(FileNotFoundError, ValueError, IsADirectoryError, PermissionError):
+    """The statuses in a jobs directory; what is none, or cannot be read (a test made it so), is left out."""
+    paths: list[Path] = []
+    with contextlib.suppress(OSError):
+        paths = sorted(jobs.glob("*.json"))
+    for path in paths:
+        with contextlib.suppress(OSError, ValueError):
             status = json.loads(path.read_bytes())
             if ID.fullmatch(path.stem) and isinstance(status, dict) and status.get("id") == path.stem:
                 yield status
