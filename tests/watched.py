@@ -87,6 +87,8 @@ class Watched:
         limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
         os.kill(server.pid, signal.SIGSTOP)
         try:
+            # The signal is one thread's to take: on a busy machine the others go on reading until it has run.
+            wait_for(lambda: _stands_still(server.pid), self.seconds, "the server to stand still")
             for _ in range(limit // 2 + 100):  # two events that are not alike
                 os.chmod(folder / "always", 0o644)
                 os.chmod(folder, 0o755)
@@ -138,3 +140,11 @@ class Watched:
         except AssertionError as error:
             raise AssertionError(f"{error}\n{json.dumps(self._view(), indent=1)}") from None
         self.loop._compare()
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether all threads of a process are stopped."""
+    states = [
+        path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return set(states) == {"T"}
