@@ -7,6 +7,7 @@ from syncworker.plan.compare import NEW
 from syncworker.plan.planner import Planner
 from syncworker.transfer import blocking_keys
 from syncworker.transfer.delete_last import Sweep
+from syncworker.worker.accounts import Accounts
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.dispatch import Dispatch
 from syncworker.worker.plans import Plans
@@ -16,8 +17,11 @@ from syncworker.worker.sending import Sending
 class SecondChance:
     """After all that could be sent is sent, and before anything is deleted."""
 
-    def __init__(self, attempt: Attempt, sending: Sending, dispatch: Dispatch, plans: Plans) -> None:
-        self.attempt, self.sending, self.dispatch, self.plans = attempt, sending, dispatch, plans
+    def __init__(
+        self, attempt: Attempt, sending: Sending, accounts: Accounts, dispatch: Dispatch, plans: Plans
+    ) -> None:
+        self.attempt, self.sending, self.accounts = attempt, sending, accounts
+        self.dispatch, self.plans = dispatch, plans
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.stop = attempt.stop
 
@@ -30,13 +34,13 @@ class SecondChance:
                 head = await self.bucket.head(work.file.key)
             except (FileError, RetryError) as error:
                 self.stop.raise_stopped()
-                self.sending.fail(work.file, error)
+                self.accounts.failed(work.file, error)
                 continue
             if head is not None and head.size == work.file.size:
                 changed = (
                     "the storage keeps this object under another name than it was given: rename the file"
                 )
-                self.sending.fail(work.file, FileError("KeyChangedByStore", changed))
+                self.accounts.failed(work.file, FileError("KeyChangedByStore", changed))
             else:
                 await self.sending.do_now(work)
 
@@ -46,13 +50,13 @@ class SecondChance:
         for work in self.dispatch.held_back:
             if await self._hides_kept(work.file.key):
                 kept = "the storage has a folder under this name, with objects that are not to be deleted"
-                self.sending.fail(work.file, FileError("KeyIsFolder", kept))
+                self.accounts.failed(work.file, FileError("KeyIsFolder", kept))
             elif await blocking_keys.cleans_paths(self.bucket, self.index, sweep.deletes, work.file.key):
                 is_folder = FileError("KeyIsFolder", "the storage has a folder under this name")
-                self.sending.refuse(work, is_folder)
+                self.accounts.refused(work, is_folder)
             else:
                 await self.sending.do_now(work)
-        refused, self.sending.refused = self.sending.refused, []
+        refused, self.accounts.refusals = self.accounts.refusals, []
         removed = 0
         has_failed = self.progress.counts["files_failed"] or self.dispatch.incomplete
         if refused and not has_failed and not self.stop.requested():
@@ -65,9 +69,9 @@ class SecondChance:
             if removed:
                 await self.sending.do_now(work._replace(object=None, row=None, decision=NEW))
             else:
-                self.sending.fail(work.file, error)
-        for work, error in self.sending.refused:
-            self.sending.fail(work.file, error)
+                self.accounts.failed(work.file, error)
+        for work, error in self.accounts.refusals:
+            self.accounts.failed(work.file, error)
 
     async def _hides_kept(self, key: str) -> bool:
         """Whether an upload to this key would hide objects that stay: see `obstacles.cleans_paths`."""

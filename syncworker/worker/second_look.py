@@ -19,20 +19,29 @@ from syncworker.transfer.readers import Outcome, Read
 from syncworker.transfer.recheck import Recheck
 from syncworker.transfer.upload import Vanished
 from syncworker.transfer.verification import Verification
+from syncworker.worker.accounts import Accounts, same_row
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.pages import Pages
 from syncworker.worker.planning import Planning
 from syncworker.worker.plans import Plans
-from syncworker.worker.sending import Sending, same_row
+from syncworker.worker.sending import Sending
 
 
 class SecondLook:
     """Both give what is to be said of it in the ending."""
 
     def __init__(
-        self, attempt: Attempt, sending: Sending, pages: Pages, plans: Plans, folder: Source, remover: Remover
+        self,
+        attempt: Attempt,
+        sending: Sending,
+        accounts: Accounts,
+        pages: Pages,
+        plans: Plans,
+        folder: Source,
+        remover: Remover,
     ) -> None:
-        self.attempt, self.sending, self.pages, self.plans = attempt, sending, pages, plans
+        self.attempt, self.sending, self.accounts = attempt, sending, accounts
+        self.pages, self.plans = pages, plans
         self.folder, self.remover = folder, remover
         self.index, self.progress, self.stop = attempt.index, attempt.progress, attempt.stop
 
@@ -94,7 +103,7 @@ class SecondLook:
         operation = self.progress.begin("upload", file.key, file.size)
         try:
             sent = await self.sending.upload(result, operation)
-            row = self.sending.remember_upload(result, sent)
+            row = self.accounts.remember_sent(result, sent)
         except Vanished:
             return None
         finally:

@@ -1,56 +1,70 @@
-"""Files on their way: read, compared with what the bucket holds, sent, and remembered in the index."""
+"""Files on their way: read, compared with what the bucket holds, and sent.
+
+`Sending` counts nothing and remembers nothing: what has become of a file goes to its `Accounts`. Those of a
+job are in accounts.py; a member of a cluster has others, and hands what it is told to the job's process. So
+a file is treated alike wherever it is sent from.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import time
 from collections.abc import Awaitable
+from typing import Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.index import Row
 from syncworker.jobs.progress import Operation, Sent
-from syncworker.model import UNKNOWN, FileEntry, Phase
-from syncworker.plan.compare import AGAIN, Verdict, same_object
+from syncworker.model import FileEntry, Phase
+from syncworker.plan.compare import AGAIN, Verdict
 from syncworker.plan.events import Work
 from syncworker.s3 import etag
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.readers import Outcome, Read, read, read_cached
 from syncworker.transfer.update import Updater
-from syncworker.transfer.upload import Sender, Vanished, row_of
+from syncworker.transfer.upload import Sender, Vanished
+from syncworker.worker.accounts import largest, same_row
 from syncworker.worker.attempt import Attempt
-from syncworker.worker.plans import Plans
 
 READERS = 4  # threads that read files
-_REFUSED = 10_000
-# What fails on the way to the store, or here: nothing stands in such an upload's way.
-_NOT_REFUSED = frozenset(
-    {"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"}
-    | {"ChangedWhileReading", "EntityTooLarge", "StoredWrongBytes", "OSError", *errno.errorcode.values()}
-)
 
 
-def _largest(work: Work, file: FileEntry) -> Work:
-    """The work with the size by which its file is counted: that of the scan, or more if it has grown."""
-    return work._replace(file=file) if file.size > work.file.size else work
+class Accounts(Protocol):
+    """Where it goes what has become of a file. `is_plan`: nothing is carried out; what would be is told."""
 
+    is_plan: bool
 
-def same_row(result: Read) -> Row:
-    """What the index is to remember of a file whose content the bucket has."""
-    obj, file = result.work.object, result.file
-    assert obj is not None
-    digest = "" if result.digest == obj.etag else result.digest
-    return Row(
-        file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
-        obj.etag, digest, result.part_size, obj.modified, 0 if result.changes else result.checked_ns,
-    )  # fmt: skip
+    def plan_upload(self, work: Work, file: FileEntry) -> None: ...
+
+    def plan_update(self, work: Work) -> None: ...
+
+    def is_outdated(self, result: Read) -> bool:
+        """Whether an object with the file's content is to be given other headers."""
+        ...
+
+    def same(self, result: Read) -> None:
+        """The bucket has the content."""
+        ...
+
+    def vanished(self, work: Work, file: FileEntry) -> None: ...
+
+    def failed(self, file: FileEntry, error: SyncError) -> None: ...
+
+    def refused(self, work: Work, error: SyncError) -> None:
+        """An upload failed. If the store refused it, something may stand in its way."""
+        ...
+
+    def sent(self, result: Read, sent: Sent, started: float) -> None:
+        """An upload, begun at `started` by the monotonic clock."""
+        ...
+
+    def updated(self, row: Row, work: Work, counted: int, started: float) -> None: ...
 
 
 class Sending:
-    """What one file needs. `refused`: uploads that failed, perhaps because another object is in the way."""
+    """What one file needs."""
 
-    def __init__(self, attempt: Attempt, plans: Plans) -> None:
-        self.attempt, self.plans = attempt, plans
+    def __init__(self, attempt: Attempt, accounts: Accounts) -> None:
+        self.attempt, self.accounts = attempt, accounts
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.stop, self.pause = attempt.stop, attempt.pause
         self.halted = attempt.stop.requested
@@ -70,7 +84,6 @@ class Sending:
         )
         self.updater = Updater(self.sender)
         self.lanes: Lanes | None = None
-        self.refused: list[tuple[Work, SyncError]] = []
 
     def open_lanes(self) -> Lanes:
         gate, counts = self.bucket.client.gate, self.progress.counts
@@ -128,21 +141,21 @@ class Sending:
         if file.size > work.file.size:
             self.progress.grown(work.file.size, file.size)
         if result.outcome is Outcome.SAME:
-            if self._is_outdated(result):
+            if self.accounts.is_outdated(result):
                 await self._update(work._replace(file=file, row=same_row(result)), work.file.size)
             else:
-                self._same(result)
+                self.accounts.same(result)
         elif result.outcome is Outcome.UPDATE:
             await self._update(work, file.size)
         elif result.outcome is Outcome.VANISHED:
-            self.progress.skipped(file.key, "vanished", work.file.size)
+            self.accounts.vanished(work, file)
         elif result.outcome is Outcome.FAILED:
             error = result.error or FileError("Unknown", "the file cannot be read")
             if isinstance(error, FatalError):
                 raise error
-            self.fail(work.file, error)
+            self.accounts.failed(work.file, error)
         elif result.needs_head and await self._known_by_metadata(result):
-            self._same(result._replace(digest=result.md5.hex(), part_size=0))
+            self.accounts.same(result._replace(digest=result.md5.hex(), part_size=0))
         elif result.outcome is Outcome.LARGE:
             if self.wait_seconds:
                 await self.send(work, file, result)
@@ -152,24 +165,10 @@ class Sending:
         elif not again and (self.wait_seconds or self.pause.outdates(result.checked_ns)):
             # The wait comes before each operation: what is sent after it is what the file is by then.
             await self.attempt.wait_interval()
-            for now in await self.read([_largest(work, file)]):
+            for now in await self.read([largest(work, file)]):
                 await self.handle_read(now, again=True)
         else:
             await self.send(work, file, result)
-
-    def _same(self, result: Read) -> None:
-        self.progress.unchanged(1, max(result.file.size, result.work.file.size))
-        self.index.remember(same_row(result))
-        obj, row = result.work.object, result.work.row
-        if row is None or obj is None or not same_object(row, obj):
-            self.index.give(result.file.key, UNKNOWN)
-
-    def _is_outdated(self, result: Read) -> bool:
-        """Whether a file was touched whose object, as we sent it, is to be given other headers."""
-        obj, row = result.work.object, result.work.row
-        if row is None or obj is None or result.changes or not same_object(row, obj):
-            return False
-        return self.headers.differs(row.key, self.index.given(row.key))
 
     async def _known_by_metadata(self, result: Read) -> bool:
         try:
@@ -180,8 +179,8 @@ class Sending:
 
     async def send(self, work: Work, file: FileEntry, result: Read) -> None:
         """One upload, counted and remembered. Raises what ends the job."""
-        if self.plans.draft is not None:
-            self.plans.plan_upload(result.work, file)
+        if self.accounts.is_plan:
+            self.accounts.plan_upload(result.work, file)
             return
         if self.wait_seconds:
             await self.attempt.wait_interval()
@@ -189,30 +188,24 @@ class Sending:
         operation = self.progress.begin("upload", file.key, file.size)
         try:
             sent = await self.upload(result, operation)
-            self.remember_upload(result, sent)
         except Vanished:
-            self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
+            self.accounts.vanished(work, file)
             return
         except (FileError, RetryError) as error:
             if isinstance(error, RetryError):  # perhaps not tried again because of a stop
                 self.stop.raise_stopped()
             error.let_go()
-            self.refuse(_largest(work, file), error)
+            self.accounts.refused(largest(work, file), error)
             return
         finally:
             self.progress.end(operation)
-        # A file that has shrunk since the scan counts as it was counted then.
-        counted = _largest(work, file).file.size
-        if sent.file.size > counted:
-            self.progress.grown(counted, sent.file.size)
-            counted = sent.file.size
-        self.progress.uploaded(sent, counted, time.monotonic() - operation.started)
+        self.accounts.sent(result, sent, operation.started)
 
     async def _update(self, work: Work, counted: int) -> None:
         """Has the store give an object what is asked now. Where it cannot, the file is sent again. `counted`:
         the file's bytes in the total."""
-        if self.plans.draft is not None:
-            self.plans.plan_update(work)
+        if self.accounts.is_plan:
+            self.accounts.plan_update(work)
             return
         await self.attempt.wait_interval()
         self.progress.phase(Phase.TRANSFERRING, "transferring")
@@ -223,47 +216,20 @@ class Sending:
             if isinstance(error, RetryError):
                 self.stop.raise_stopped()
             error.let_go()
-            self.fail(work.file, error)
+            self.accounts.failed(work.file, error)
             return
         finally:
             self.progress.end(operation)
         if row is None:
             await self.do_now(work._replace(decision=AGAIN))
             return
-        self._remember_sent(row, self.headers.given_after(row.key, self.index.given(row.key)))
-        seconds = time.monotonic() - operation.started
-        self.progress.updated(work.file, row.etag, max(counted, row.size), seconds)
+        self.accounts.updated(row, work, counted, operation.started)
 
     def upload(self, result: Read, operation: Operation) -> Awaitable[Sent]:
         """Sends. No coroutine of its own: each costs every file."""
         if result.outcome is Outcome.BODY:
             return self.sender.small(result, operation)
         return self.sender.large(result.file, result.md5, operation)
-
-    def remember_upload(self, result: Read, sent: Sent) -> Row:
-        """Counts an upload, and remembers what the store has now."""
-        if result.outcome is Outcome.BODY:  # parts are counted one by one
-            self.progress.sent(sent.file.size)
-        row = row_of(sent)
-        self._remember_sent(row, self.headers.given(row.key) if self.headers.any else "")
-        return row
-
-    def _remember_sent(self, row: Row, given: str) -> None:
-        self.index.remember(row)
-        if given or self.index.knows_given:
-            self.index.give(row.key, given)
-        self.attempt.changes.sent(row)
-
-    def refuse(self, work: Work, error: SyncError) -> None:
-        """An upload failed. If the store refused it, something may stand in its way that is to be deleted."""
-        blocked = self.attempt.obstacles.may_block(work.file.key) and error.code not in _NOT_REFUSED
-        if blocked and len(self.refused) < _REFUSED:
-            self.refused.append((work, error))
-        else:
-            self.fail(work.file, error)
-
-    def fail(self, file: FileEntry, error: SyncError) -> None:
-        self.progress.failed("upload", file.key, error, file.size)
 
     async def do_now(self, work: Work) -> None:
         for result in await self.read([work]):

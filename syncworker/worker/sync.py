@@ -40,6 +40,7 @@ from syncworker.s3.bucket import Bucket
 from syncworker.transfer.delete_bucket import BucketRemoval, Unplanned
 from syncworker.transfer.delete_last import Sweep
 from syncworker.transfer.delete_objects import Remover
+from syncworker.worker.accounts import Accounts
 from syncworker.worker.attempt import Attempt, Order
 from syncworker.worker.dispatch import Dispatch
 from syncworker.worker.mount_check import MountCheck
@@ -102,9 +103,10 @@ class Sync:
             order.options.path_filter(),
             attempt.mounts.note,
         )
-        self.sending = Sending(attempt, self.plans)
+        self.accounts = Accounts(attempt, self.plans, order.options.object_headers())
+        self.sending = Sending(attempt, self.accounts)
         self.dispatch = Dispatch(attempt, self.sending, self.plans, self.planning)
-        self.second_chance = SecondChance(attempt, self.sending, self.dispatch, self.plans)
+        self.second_chance = SecondChance(attempt, self.sending, self.accounts, self.dispatch, self.plans)
         self.remover = Remover(
             attempt.bucket,
             attempt.index,
@@ -114,7 +116,7 @@ class Sync:
             one_by_one=order.wait_seconds > 0,
         )
         self.second_look = SecondLook(
-            attempt, self.sending, self.pages, self.plans, self.folder, self.remover
+            attempt, self.sending, self.accounts, self.pages, self.plans, self.folder, self.remover
         )
 
     async def run(self) -> Ending:

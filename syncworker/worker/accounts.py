@@ -1,0 +1,113 @@
+"""What has become of each file, in the counters, the report and the index: nothing else writes it there."""
+
+from __future__ import annotations
+
+import errno
+import time
+
+from syncworker.errors import SyncError
+from syncworker.index import Row
+from syncworker.jobs.progress import Sent
+from syncworker.model import UNKNOWN, FileEntry
+from syncworker.options.object_headers import ObjectHeaders
+from syncworker.plan.compare import same_object
+from syncworker.plan.events import Work
+from syncworker.transfer.readers import Outcome, Read
+from syncworker.transfer.upload import row_of
+from syncworker.worker.attempt import Attempt
+from syncworker.worker.plans import Plans
+
+_REFUSED = 10_000
+# What fails on the way to the store, or here: nothing stands in such an upload's way.
+_NOT_REFUSED = frozenset(
+    {"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"}
+    | {"ChangedWhileReading", "EntityTooLarge", "StoredWrongBytes", "OSError", *errno.errorcode.values()}
+)
+
+
+def largest(work: Work, file: FileEntry) -> Work:
+    """The work with the size by which its file is counted: that of the scan, or more if it has grown."""
+    return work._replace(file=file) if file.size > work.file.size else work
+
+
+def same_row(result: Read) -> Row:
+    """What the index is to remember of a file whose content the bucket has."""
+    obj, file = result.work.object, result.file
+    assert obj is not None
+    digest = "" if result.digest == obj.etag else result.digest
+    return Row(
+        file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
+        obj.etag, digest, result.part_size, obj.modified, 0 if result.changes else result.checked_ns,
+    )  # fmt: skip
+
+
+class Accounts:
+    """Those of one attempt. `refusals`: uploads that failed, perhaps because another object is in the way."""
+
+    def __init__(self, attempt: Attempt, plans: Plans, headers: ObjectHeaders) -> None:
+        self.index, self.progress, self.plans = attempt.index, attempt.progress, plans
+        self.changes, self.obstacles, self.headers = attempt.changes, attempt.obstacles, headers
+        self.is_plan = attempt.order.rules.is_plan and attempt.order.approved is None
+        self.refusals: list[tuple[Work, SyncError]] = []
+
+    def plan_upload(self, work: Work, file: FileEntry) -> None:
+        self.plans.plan_upload(work, file)
+
+    def plan_update(self, work: Work) -> None:
+        self.plans.plan_update(work)
+
+    def is_outdated(self, result: Read) -> bool:
+        """Whether a file was touched whose object, as we sent it, is to be given other headers."""
+        obj, row = result.work.object, result.work.row
+        if row is None or obj is None or result.changes or not same_object(row, obj):
+            return False
+        return self.headers.differs(row.key, self.index.given(row.key))
+
+    def same(self, result: Read) -> None:
+        self.progress.unchanged(1, max(result.file.size, result.work.file.size))
+        self.index.remember(same_row(result))
+        obj, row = result.work.object, result.work.row
+        if row is None or obj is None or not same_object(row, obj):
+            self.index.give(result.file.key, UNKNOWN)
+
+    def vanished(self, work: Work, file: FileEntry) -> None:
+        self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
+
+    def failed(self, file: FileEntry, error: SyncError) -> None:
+        self.progress.failed("upload", file.key, error, file.size)
+
+    def refused(self, work: Work, error: SyncError) -> None:
+        """If the store refused an upload, something may stand in its way that is to be deleted."""
+        blocked = self.obstacles.may_block(work.file.key) and error.code not in _NOT_REFUSED
+        if blocked and len(self.refusals) < _REFUSED:
+            self.refusals.append((work, error))
+        else:
+            self.failed(work.file, error)
+
+    def sent(self, result: Read, sent: Sent, started: float) -> None:
+        self.remember_sent(result, sent)
+        # A file that has shrunk since the scan counts as it was counted then.
+        counted = largest(result.work, result.file).file.size
+        if sent.file.size > counted:
+            self.progress.grown(counted, sent.file.size)
+            counted = sent.file.size
+        self.progress.uploaded(sent, counted, time.monotonic() - started)
+
+    def remember_sent(self, result: Read, sent: Sent) -> Row:
+        """Counts the bytes of an upload, and remembers what the store has now."""
+        if result.outcome is Outcome.BODY:  # parts are counted one by one
+            self.progress.sent(sent.file.size)
+        row = row_of(sent)
+        self.index.remember(row)
+        given = self.headers.given(row.key) if self.headers.any else ""
+        if given or self.index.knows_given:
+            self.index.give(row.key, given)
+        self.changes.sent(row)
+        return row
+
+    def updated(self, row: Row, work: Work, counted: int, started: float) -> None:
+        """`counted`: the file's bytes in the total."""
+        self.index.remember(row)
+        self.index.give(row.key, self.headers.given_after(row.key, self.index.given(row.key)))
+        self.changes.sent(row)
+        self.progress.updated(work.file, row.etag, max(counted, row.size), time.monotonic() - started)
