@@ -17,7 +17,7 @@ import pytest
 from bench import Gate, Mirror, s3_error, wait_for
 from proxy import Answer, Cut, Request
 from stores import Store, list_uploads
-from test_quirks import changed_body
+from test_quirks import changed_body, opaque
 from toxics import Toxic
 
 from syncworker.s3 import sums
@@ -498,3 +498,72 @@ def test_a_limit_of_bandwidth_holds_for_parts_that_are_read_once(mirror: Mirror,
     mirror.sync("--bandwidth", "16M")
     assert time.monotonic() - began >= LARGE / (16 * MIB) - 1
     assert {sum_of(part) for part in parts(mirror)} == {"CRC64NVME"}
+
+
+# -- small files
+def signed(mirror: Mirror) -> list[bool]:
+    """Of each PUT of an object, in turn: was the body's SHA-256 signed?"""
+    puts = mirror.proxy.of_kind("PUT")
+    return [headers(put)["x-amz-content-sha256"] != "UNSIGNED-PAYLOAD" for put in puts]
+
+
+@pytest.mark.parametrize("store", list(CHECKED), indirect=True)
+def test_a_small_body_is_signed_until_the_etag_has_proved_one(mirror: Mirror, store: Store) -> None:
+    mirror.make({"0": "first"})
+    mirror.twice()
+    assert signed(mirror) == [True]
+    mirror.make({f"{n}": str(n) for n in range(1, 9)} | {"empty": ""})
+    mirror.twice()
+    assert signed(mirror) == [False] * 9
+    assert all("content-md5" in headers(put) for put in mirror.proxy.of_kind("PUT"))
+
+
+def test_a_store_that_wants_small_bodies_signed_gets_them_so(mirror: Mirror) -> None:
+    refused = []
+
+    def refuse(request: Request) -> Answer | None:
+        if request.kind == "PUT" and headers(request)["x-amz-content-sha256"] == "UNSIGNED-PAYLOAD":
+            refused.append(request.key)
+            return s3_error(403, "SignatureDoesNotMatch")
+        return None
+
+    mirror.make({"0": "first"})
+    mirror.sync()
+    mirror.proxy.on_request(refuse)
+    mirror.make({f"{n}": str(n) for n in range(1, 200)})
+    mirror.sync()
+    assert refused
+    refused.clear()
+    mirror.make({"more": "of it"})
+    mirror.sync()
+    assert refused == [], "a fact of the destination"
+
+
+def test_a_refusal_that_is_not_about_the_signature_is_told(mirror: Mirror) -> None:
+    """A store that has taken unsigned bodies is not asked twice, and one that refuses both says why."""
+    mirror.make({"0": "first"})
+    mirror.sync()
+    mirror.make({"bad": "b"})
+    mirror.proxy.on_request(
+        lambda request: (
+            s3_error(400, "InvalidArgument") if request.key == "bad" and request.kind == "PUT" else None
+        )
+    )
+    run = mirror.start()
+    assert run.status["state"] == "failed"
+    assert [error["code"] for error in run.status["errors"]] == ["InvalidArgument"]
+    assert signed(mirror) == [False, True]
+    mirror.proxy.clear_hooks()
+    mirror.sync()
+    assert signed(mirror) == [False], "no fact of the destination"
+
+
+def test_where_etags_tell_nothing_small_bodies_stay_signed(mirror: Mirror) -> None:
+    mirror.proxy.on_request(
+        lambda request: Toxic(edit=opaque) if request.kind in ("PUT", "GET", "HEAD", "LIST") else None
+    )
+    mirror.make({"0": "first"})
+    mirror.sync()
+    mirror.make({f"{n}": str(n) for n in range(1, 9)})
+    mirror.sync()
+    assert signed(mirror) == [True] * 8

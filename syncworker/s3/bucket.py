@@ -190,12 +190,14 @@ class Bucket:
         digest: bytes,
         headers: dict[str, str],
         may_be_blocked: Callable[[str], bool] | None = None,
+        payload: str | None = None,
     ) -> str:
         """PutObject with Content-MD5, which is added to the headers. The ETag that the store answers with,
-        "" for none."""
+        "" for none. `payload`: of the signature, None for the body's SHA-256."""
         headers["content-md5"] = binascii.b2a_base64(digest, newline=False).decode()
         response = await self.client.call(
-            S3Request("PutObject", "PUT", key, None, headers, body), may_be_blocked=may_be_blocked
+            S3Request("PutObject", "PUT", key, None, headers, body, payload=payload),
+            may_be_blocked=may_be_blocked,
         )
         return xml_messages.clean_etag(response.headers.get("etag"))
 

@@ -318,7 +318,7 @@ class Client:
         )
 
     async def _once(self, keys: Keys, request: S3Request, turn: Turn | None = None) -> Response:
-        operation, method, key, query, headers, body, max_body = request
+        operation, method, key, query, headers, body, max_body, payload = request
         if key is None:
             path = self._prefix or "/"
         else:
@@ -328,7 +328,8 @@ class Client:
         signed = {"host": self._host_header, **headers} if headers else {"host": self._host_header}
         if isinstance(body, bytes):
             size = len(body)
-            payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
+            if payload is None:
+                payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
         else:
             size = body.size
             payload = body.sha256

@@ -16,7 +16,8 @@ NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # by itsel
 
 
 class S3Request(NamedTuple):
-    """What is asked, before it is signed. `max_body`: the answer's."""
+    """What is asked, before it is signed. `max_body`: the answer's; `payload`: what the signature says of a
+    body of bytes, None for its SHA-256."""
 
     operation: str
     method: str
@@ -25,6 +26,7 @@ class S3Request(NamedTuple):
     headers: dict[str, str] | None = None
     body: bytes | Body = b""
     max_body: int = 8 << 20
+    payload: str | None = None
 
     @property
     def size(self) -> int:

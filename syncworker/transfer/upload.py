@@ -65,6 +65,7 @@ _SUM_REFUSED = REFUSALS | {
 _UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
 _KEPT, _KMS, _OPAQUE = "md5", "kms", "opaque"  # each may follow on those before it, never the reverse
 _ORDER = (None, _KEPT, _KMS, _OPAQUE)
+_SIGNED = "signed"
 
 
 class Vanished(FileError):
@@ -131,7 +132,9 @@ class Sender:
             index.set_fact("given", self.headers.fingerprint)
         self.part_sums = PartSums(bucket, index)
         self._probing = asyncio.Lock()
-        self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag")}
+        self._facts = {name: index.fact(name) for name in ("etag", "multipart_etag", "payload")}
+        self._payload = self._choose_payload()
+        self._unsigned_taken = False  # the store takes a body whose SHA-256 is not signed
 
     @property
     def etags_are_md5(self) -> bool:
@@ -146,12 +149,18 @@ class Sender:
         """One PUT of a body in memory."""
         file, body = result.file, result.body
         headers = self.headers.of(file, result.md5)
+        payload = self._payload  # of the signature
         try:
-            answered = await self.bucket.put(file.key, body, result.md5, headers, self.is_blocked)
+            answered = await self.bucket.put(file.key, body, result.md5, headers, self.is_blocked, payload)
         except SyncError as error:
+            if payload is not None and self._signs_instead(error):
+                sent = await self.small(result, operation)
+                self.index.set_fact("payload", _SIGNED)
+                return sent
             self.headers.blame(error)
             raise
         self.headers.taken = True
+        self._unsigned_taken = self._unsigned_taken or payload is not None
         operation.sent = len(body)
         if answered == result.digest:
             self._learn("etag", _KEPT)
@@ -163,6 +172,18 @@ class Sender:
                 answered = await self._or_removed(file.key, result.digest, settled)
             await self._check_key(file.key)
         return Sent(file, answered, result.digest, 0, result.checked_ns, result.changes)
+
+    def _choose_payload(self) -> str | None:
+        """The body's SHA-256 need not be signed where the answer's ETag proves the body."""
+        return UNSIGNED if self._facts["etag"] == _KEPT and self._facts["payload"] is None else None
+
+    def _signs_instead(self, error: SyncError) -> bool:
+        """Whether a PUT may have been refused because the signature had no SHA-256 of the body: some stores
+        want it. Then it is signed from now on."""
+        if self._unsigned_taken or isinstance(error, RetryError | Stopped):
+            return False
+        self._facts["payload"], self._payload = _SIGNED, None
+        return True
 
     async def _or_removed(self, key: str, md5: str, settled: Coroutine[Any, Any, T]) -> T:
         """What settling gives. An object found wrong is removed if its metadata says that it has
@@ -225,6 +246,7 @@ class Sender:
         if known != value and _ORDER.index(value) > _ORDER.index(known):
             self._facts[fact] = value
             self.index.set_fact(fact, value)
+            self._payload = self._choose_payload()
 
     async def _check_key(self, key: str) -> None:
         """FileError when the store lists the object that it was just given under another key."""

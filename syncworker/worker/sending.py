@@ -134,12 +134,19 @@ class Sending:
                 break
         return results
 
-    async def handle_read(self, result: Read, *, again: bool = False) -> None:
+    def handle_read(self, result: Read, *, again: bool = False) -> Awaitable[None]:
         """Carries out what reading has shown. Only what ends the job is raised. `again`: the file was read
-        once more after a pause."""
+        once more after a pause. No coroutine of its own: each costs every file."""
         work, file = result.work, result.file
         if file.size > work.file.size:
             self.progress.grown(work.file.size, file.size)
+        goes_now = again or not (self.wait_seconds or self.pause.outdates(result.checked_ns))
+        if result.outcome is Outcome.BODY and goes_now and not result.needs_head:
+            return self.send(work, file, result)
+        return self._handle_other(result, goes_now)
+
+    async def _handle_other(self, result: Read, goes_now: bool) -> None:
+        work, file = result.work, result.file
         if result.outcome is Outcome.SAME:
             if self.accounts.is_outdated(result):
                 await self._update(work._replace(file=file, row=same_row(result)), work.file.size)
@@ -162,7 +169,7 @@ class Sending:
             else:
                 assert self.lanes is not None
                 await self.lanes.put_large(result)
-        elif not again and (self.wait_seconds or self.pause.outdates(result.checked_ns)):
+        elif not goes_now:
             # The wait comes before each operation: what is sent after it is what the file is by then.
             await self.attempt.wait_interval()
             for now in await self.read([largest(work, file)]):
