@@ -22,6 +22,7 @@ from syncworker.index import Index
 from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry
 from syncworker.shell import cli
+from syncworker.storage_url import earlier_destination_id
 from syncworker.system import mount_table
 from syncworker.worker import mount_check, sync
 
@@ -511,6 +512,27 @@ def test_facts_of_an_older_version_move_out_of_the_index(mirror: Mirror, uploads
     assert json.loads(facts(mirror).read_text())["own_disk"] == ["other"]
     unmount(mirror.folder)
     refused(mirror, mirror.start(), "photos")
+
+
+def test_facts_under_two_spellings_of_the_address_are_all_kept(mirror: Mirror, uploads: Path) -> None:
+    """Once each spelling had a file of its own: what only one of them knew protects under all of them."""
+    mount_tmpfs(mirror.folder / "disk")
+    tree(mirror.folder / "disk", DISK)
+    mirror.sync()
+    other = mirror.proxy.url.replace("127.0.0.1", "127.1")
+    path = facts(mirror)
+    path.rename(path.with_name(f"{earlier_destination_id(other, mirror.bucket)}.json"))
+    tree(uploads / "other", {"z": "b"})
+    mirror.shell.start(mirror.bucket, "other", "--delete", "0")  # has facts, and none of this disk
+    before = mirror.contents
+    unmount(mirror.folder / "disk")
+    mirror.shell.environment["STORAGE_URL"] = other
+    for _ in range(2):
+        refused(mirror, mirror.start(), "photos/disk")
+        assert_same(mirror.contents, before)
+        assert [each.name for each in path.parent.glob("*.json*")] == [path.name]
+    mirror.shell.environment["STORAGE_URL"] = mirror.proxy.url
+    refused(mirror, mirror.start(), "photos/disk")
 
 
 def test_the_facts_outlive_their_jobs(mirror: Mirror) -> None:

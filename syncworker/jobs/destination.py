@@ -8,6 +8,8 @@ from syncworker.jobs.status import Status, prefix_of
 from syncworker.storage_url import destination_id, earlier_destination_id
 from syncworker.system import durable_files
 
+EARLIER = ".earlier"  # the end of a file of facts that another spelling of the address had
+
 
 class Destination:
     """Of one job, in the job directory at `path`."""
@@ -49,6 +51,8 @@ class Destination:
                 return False
             for kept, beside in ((".dest/{}.json", ()), (".index/{}.sqlite", ("-wal", "-shm"))):
                 old, new = (os.path.join(self.path, kept.format(each)) for each in (earlier, name))
+                if os.path.lexists(new) and new == self.facts_path:
+                    new += EARLIER  # what protects is never given up: worker/mount_check.py takes it over
                 if os.path.lexists(new):
                     continue
                 for suffix in (*beside, ""):  # the file itself last: until then all is done again

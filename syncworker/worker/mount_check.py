@@ -32,6 +32,7 @@ from syncworker.escape import escape_non_utf8
 from syncworker.folder import symlinks
 from syncworker.folder.uploads_root import Tree
 from syncworker.index import Index
+from syncworker.jobs.destination import EARLIER
 from syncworker.options.table import Options
 from syncworker.system import durable_files, mount_table
 
@@ -52,6 +53,16 @@ class Facts:
     mounts: dict[str, Prefixes] = field(default_factory=dict)
     lost: bool = False
 
+    def add(self, other: Facts) -> None:
+        """What another file of the same destination says, too."""
+        self.root_device = self.root_device or other.root_device
+        self.own_disk += [source for source in other.own_disk if source not in self.own_disk]
+        for source, mounts in other.mounts.items():
+            known = self.mounts.setdefault(source, {})
+            for path, prefixes in mounts.items():
+                known[path] = [*known.get(path, []), *prefixes]
+        self.lost = self.lost or other.lost
+
 
 def parse(value: Mapping[str, Any]) -> Facts:
     """ValueError: it is not what `save` wrote."""
@@ -70,6 +81,13 @@ def parse(value: Mapping[str, Any]) -> Facts:
     if not typed or not isinstance(facts.lost, bool):
         raise ValueError("not the types that were written")
     return facts
+
+
+def _read(path: str) -> Facts:
+    try:
+        return parse(durable_files.read_json(path) or {})
+    except ValueError:
+        return Facts(lost=True)
 
 
 def blocking(missing: Prefixes, walked: set[str], deletes: Iterable[str]) -> list[str]:
@@ -245,14 +263,15 @@ class MountCheck:
 
     # -- the file
     def _load(self) -> None:
-        value = durable_files.read_json(self._path)
-        if value is None and not os.path.lexists(self._path):
+        if os.path.lexists(self._path):
+            self._facts = _read(self._path)
+        else:
             self._facts = self._from_index()
-            return
-        try:
-            self._facts = parse(value or {})
-        except ValueError:
-            self._facts = Facts(lost=True)
+        if os.path.lexists(other := self._path + EARLIER):
+            self._facts.add(_read(other))
+            self._save()
+            if self._saves:
+                durable_files.remove(other)
 
     def _from_index(self) -> Facts:
         """An older version kept them in the index."""
