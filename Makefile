@@ -67,7 +67,7 @@ $(VENV)/.caddy: $(VENV)/.dev
 	@touch $@
 
 screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/screenshots again
-	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -q tests/test_dashboard.py tests/test_dashboard_pictures.py -k pictures
+	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -q tests/e2e/test_dashboard.py tests/e2e/test_dashboard_pictures.py -k pictures
 
 # Tests wait more than they work: for stores, workers, a browser.
 TESTERS ?= 2
@@ -78,19 +78,19 @@ test-long: $(VENV)/.dev $(VENV)/.chromium $(VENV)/.nginx $(VENV)/.caddy $(AXE) #
 	$(BIN)/python -m pytest --durations=15 -m long
 
 test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed at, and failed in, each of their system calls on jobs/
-	SYSCALLS=all $(BIN)/python -m pytest -s tests/test_syscalls.py
+	SYSCALLS=all $(BIN)/python -m pytest -s tests/faults/test_syscalls.py
 
 ROUNDS ?= 200
 soak: $(VENV)/.dev ## changes, syncs, kill -9 at random instants: ROUNDS=200, SEED=… to repeat a run, STORE=seaweedfs
-	@$(BIN)/python tests/soak.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(STORE),--store $(STORE))
+	@$(BIN)/python tests/support/soak.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(STORE),--store $(STORE))
 
 STORES ?= juicefs or seaweedfs or rclone
 outages: $(VENV)/.dev ## a storage that is away for a minute in each phase of a job: an hour, or STORES=rclone OUTAGE_SECONDS=20
-	@OUTAGE_SECONDS=$(or $(OUTAGE_SECONDS),60) $(BIN)/python -m pytest -s -q tests/outages.py -k "$(STORES)"
+	@OUTAGE_SECONDS=$(or $(OUTAGE_SECONDS),60) $(BIN)/python -m pytest -s -q tests/faults/outages.py -k "$(STORES)"
 
 reliability: $(VENV)/.dev ## write the tables of docs/reliability.md again, from the tests that make the faults
-	RELIABILITY=write $(BIN)/python -m pytest -q tests/test_fault_table.py tests/test_differential.py \
-		tests/test_disasters.py
+	RELIABILITY=write $(BIN)/python -m pytest -q tests/faults/test_fault_table.py tests/faults/test_differential.py \
+		tests/faults/test_disasters.py
 
 check: $(VENV)/.dev ## lint, format, types, imports between rooms, dangerous calls, known holes in what is installed, check-deploy
 	$(BIN)/ruff check .

@@ -2,7 +2,8 @@
 
 Most syncs find most pages of the listing as they were left. `unchanged` looks at a page as columns, in C, and
 either knows that `compare.compare` would call every one of its files unchanged, or says nothing: then each is
-looked at by itself. It never takes a file for unchanged that `compare` would not (tests/test_runs.py).
+looked at by itself. It never takes a file for unchanged that `compare` would not
+(tests/unit/plan/test_runs.py).
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `OPERATIONS` says what each route is for, takes and answers; what all routes share (HEAD, forms and JSON
 bodies, the errors of the layers below the routes) is added by `document`. That it is true of the server, in
-both directions, is `tests/test_openapi.py`'s to see.
+both directions, is `tests/docs/test_openapi.py`'s to see.
 """
 
 from __future__ import annotations

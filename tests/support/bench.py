@@ -38,7 +38,7 @@ from stores import (
 
 __all__ = ["Answer", "Cut", "Gate", "RecordingProxy", "Request", "Service", "Shell", "s3_error"]
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 FINAL = ("done", "failed", "cancelled", "interrupted", "waiting")
 Tree = Mapping[str, Any]

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl, quote
 
 import pytest
 from attack_harness import Row, both, mutated, replaced, without
-from bench import wait_for
+from bench import PROJECT, wait_for
 from serving import Site, write_finished
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
@@ -694,10 +694,11 @@ def test_with_its_defence_off_the_attack_gets_through(
 
 
 def test_every_attack_is_in_the_document_and_every_test_named_there_exists() -> None:
-    tests = Path(__file__).parent
-    document = (tests.parent / "docs" / "security.md").read_text()
+    files = {path.name: path for path in (PROJECT / "tests").rglob("test_*.py")}
+    assert len(files) > 100
+    document = (PROJECT / "docs" / "security.md").read_text()
     assert [row.name for row in ROWS if f"`{row.name}`" not in document] == []
     for file, name in re.findall(r"`(test_\w+\.py)::(test_\w+)`", document):
-        assert f"def {name}(" in (tests / file).read_text(), (file, name)
-    for file in set(re.findall(r"`(test_\w+\.py)`", document)):
-        assert (tests / file).is_file(), file
+        assert f"def {name}(" in files[file].read_text(), (file, name)
+    for folder, file in set(re.findall(r"`(?:(tests/[\w/]+)/)?(test_\w+\.py)", document)):
+        assert file in files and files[file].match(f"{folder}/{file}" if folder else file), (folder, file)

@@ -16,6 +16,7 @@ import pytest
 from syncworker.errors import FatalError
 from syncworker.folder.symlinks import resolve
 from syncworker.folder.uploads_root import CHANGED, OUTSIDE, VANISHED, Tree
+from syncworker.paths import PROJECT
 
 
 def open_below(folder: Path) -> int:
@@ -318,7 +319,7 @@ def test_where_file_names_are_not_read_as_utf8_the_tree_refuses_to_start(root):
     done = subprocess.run(
         [sys.executable, "-c", program, str(root)],
         env={**os.environ, **setting},
-        cwd=Path(__file__).parent.parent,
+        cwd=PROJECT,
         capture_output=True,
         text=True,
     )

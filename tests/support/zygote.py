@@ -21,7 +21,7 @@ from pathlib import Path
 
 import altered
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 class Zygote:

@@ -24,7 +24,7 @@ from syncworker.service.supervisor import Supervisor
 from syncworker.settings import Settings
 from syncworker.web import http_server, middleware
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 KEYS = {"MINIO_ACCESS_KEY": "AKIDTEST", "MINIO_SECRET_KEY": "secret-of-the-tests"}
 
 # Takes the lock, says `running`, and ends `done` when the file `finish` appears, `cancelled` on the

@@ -1,7 +1,7 @@
 """A sync without options sends the requests that it sent before there were options: `requests_before.json`.
 
-The worker of that time wrote the file: `RECORD=write pytest tests/test_requests_unchanged.py`, in a tree that
-has its `syncworker/`. It is never written from a later one.
+The worker of that time wrote the file: `RECORD=write pytest tests/stores/test_requests_unchanged.py`, in a
+tree that has its `syncworker/`. It is never written from a later one.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bench import Answer, Mirror, fill, s3_error
+from bench import PROJECT, Answer, Mirror, fill, s3_error
 from fault_catalog import listed
 from proxy import Cut, Request
 from stores import Store, list_uploads
@@ -325,13 +325,14 @@ def test_a_listing_of_nothing_that_never_ends_is_broken(mirror: Mirror) -> None:
 
 
 def test_every_test_that_the_page_names_exists() -> None:
-    tests = Path(__file__).parent
-    page = (tests.parent / "docs" / "reliability.md").read_text()
-    named = re.findall(r"`(test_\w+)\.py::(test_\w+)`", page)
+    files = {path.name: path for path in (PROJECT / "tests").rglob("test_*.py")}
+    assert len(files) > 100
+    page = (PROJECT / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`(?:tests/[\w/]+/)?(test_\w+\.py)::(test_\w+)`", page)
     assert len(named) > 30
     for file, name in named:
-        assert f"def {name}(" in (tests / f"{file}.py").read_text(), (file, name)
-    for file in set(re.findall(r"`(?:tests/)?(test_\w+\.py)`", page)):
-        assert (tests / file).is_file(), file
+        assert f"def {name}(" in files[file].read_text(), (file, name)
+    for folder, file in set(re.findall(r"`(?:(tests/[\w/]+)/)?(test_\w+\.py)", page)):
+        assert file in files and files[file].match(f"{folder}/{file}" if folder else file), (folder, file)
     own = re.findall(r"^def (test_\w+)\(", Path(__file__).read_text(), re.MULTILINE)
     assert [name for name in own if name not in page and "page" not in name] == []

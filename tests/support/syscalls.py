@@ -18,7 +18,7 @@ from pathlib import Path
 
 from stores import die_with_parent
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 ID = "20261122T131242-9f3a61c2"
 SUFFIXES = (
     "json",

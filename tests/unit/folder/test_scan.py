@@ -24,6 +24,7 @@ from syncworker.folder import scan as scan_module
 from syncworker.folder.scan import SourceMissing, read_ahead, scan
 from syncworker.folder.uploads_root import Tree
 from syncworker.model import FileEntry, Skip, Unreadable
+from syncworker.paths import PROJECT
 
 OUTSIDE, DANGLING, LOOP = "symlink_outside", "symlink_dangling", "symlink_loop"
 
@@ -480,9 +481,7 @@ def scanned_by_a_user(root: Path, source: str, modes: dict[str, int], limit: str
         for path, mode in modes.items():
             (root / path).chmod(mode)
         child = [sys.executable, "-c", CHILD, str(root), source, limit]
-        done = subprocess.run(
-            child, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run(child, cwd=PROJECT, capture_output=True, text=True, check=False)
     finally:
         for path in modes:
             (root / path).chmod(0o700)
