@@ -17,7 +17,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from http.client import HTTPConnection, HTTPSConnection
 from itertools import islice
@@ -33,7 +33,7 @@ from syncworker.jobs import cleanup, pages
 from syncworker.jobs import history as histories
 from syncworker.jobs.pages import ReportReader
 from syncworker.jobs.plan_sums import PlanSums
-from syncworker.jobs.status import recorded_state
+from syncworker.jobs.status import Plan, recorded_state
 from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, NoSuchPlan, check_id
 from syncworker.mirrors.file import MirrorFile
@@ -72,7 +72,7 @@ class Unwell(SyncError):
 
 
 Parameters = dict[str, str]
-Answer = tuple[int, dict[str, Any] | bytes, dict[str, str]]  # bytes: with their Content-Type
+Answer = tuple[int, Mapping[str, Any] | bytes, dict[str, str]]  # bytes: with their Content-Type
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,12 +335,17 @@ def report(service: Service, given: Parameters) -> Answer:
     return 200, page.lines, headers
 
 
+def _plan_of(service: Service, job_id: str) -> Plan | None:
+    status = service.jobs.read(job_id)
+    return status.get("plan") if status else None
+
+
 def plan(service: Service, given: Parameters) -> Answer:
     """A page of the plan; `Link` has the next one."""
     job_id = _known_id(service, given)
     after = _number("after", given.get("after"), 0, 0, AFTER_MAX)
     limit = _number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX)
-    about = (service.jobs.read(job_id) or {}).get("plan")
+    about = _plan_of(service, job_id)
     path = service.jobs.file(job_id, "plan.jsonl")
     if not about or not os.path.isfile(path):
         raise NoSuchPlan(job_id)
@@ -360,7 +365,7 @@ def plan(service: Service, given: Parameters) -> Answer:
 def planned(service: Service, given: Parameters) -> Answer:
     """A plan by folder; the status's `plan` is read first: a plan that is not whole is none."""
     job_id = _known_id(service, given)
-    if not (service.jobs.read(job_id) or {}).get("plan"):
+    if not _plan_of(service, job_id):
         raise NoSuchPlan(job_id)
     try:
         return 200, service.plans.look(service.jobs.file(job_id, "plan.jsonl"), given.get("below") or ""), {}
@@ -575,10 +580,11 @@ def _call(service: Service, route: Route) -> bottle.HTTPResponse:
         log.error("%s: %s", route.path, error, exc_info=True)
         why = error.strerror or "input or output failed"
         return _error(500, "JobsDirectoryFailed", f"the folder of job files cannot be used: {why}", {})
-    if isinstance(value, dict):
+    if not isinstance(value, bytes):
         query = environ.get("QUERY_STRING", "") if method == "GET" else ""
         if sent := [name for name in ("secret_key", "session_token") if f"{name}=" in query]:
-            value = value | _warned([*filter(None, [value.get("warning")]), KEY_IN_ADDRESS.format(sent[0])])
+            warnings = [*filter(None, [value.get("warning")]), KEY_IN_ADDRESS.format(sent[0])]
+            value = {**value, **_warned(warnings)}
         value, headers = to_json(value), JSON | headers
     if route.conditional:
         headers = {"ETag": etag or _etag(value)} | headers

@@ -2,7 +2,7 @@
 is missed that a `raise` can write.
 
 A code is the first argument of an error's class, the second of `Refusal`, `problem`, `_error` and
-`Unreadable`, and the value of "code" in a dictionary. Codes that are no constants are those that a store or
+`Unreadable`, and the value of "code" in a dictionary or a `Fault`. Codes that are no constants are those that a store or
 the kernel chooses: PASSED_ON has the expressions, and one that is not in it is an error here.
 """
 
@@ -106,7 +106,7 @@ def messages(node: ast.expr, function: ast.AST, tree: ast.Module) -> list[str]:
 
 
 def _calls(tree: ast.AST, classes: set[str], inside: ast.AST) -> Iterator[tuple[ast.expr, ast.expr, ast.AST]]:
-    """(code, message, its function) of every error that is made, and of every `"code"` in a dictionary."""
+    """(code, message, its function) of every error that is made, and of every `"code"` in a dictionary or a `Fault`."""
     for node in ast.iter_child_nodes(tree):
         is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         yield from _calls(node, classes, node if is_function else inside)
@@ -117,7 +117,10 @@ def _calls(tree: ast.AST, classes: set[str], inside: ast.AST) -> Iterator[tuple[
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
-        if name in SECOND and len(node.args) > 2:
+        if name == "Fault":
+            given = {keyword.arg: keyword.value for keyword in node.keywords}
+            yield given["code"], given["message"], inside
+        elif name in SECOND and len(node.args) > 2:
             yield node.args[1], node.args[2], inside
         elif len(node.args) > 1 and (
             name.rsplit(".", 1)[-1] in classes

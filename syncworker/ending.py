@@ -13,7 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 EQUAL = "the bucket equals the folder"
 # FAIL_ON_SKIPPED does not count these: the file went away, or the next job after changes takes it.
@@ -116,7 +116,7 @@ def _left(came: int) -> str:
 
 
 def plan_message(
-    counts: Mapping[str, int], dest: str, *, makes_bucket: bool, deletes_bucket: bool = False
+    counts: Mapping[str, Any], dest: str, *, makes_bucket: bool, deletes_bucket: bool = False
 ) -> str:
     """What a plan comes to, in a sentence."""
     parts = [f"{counts['files_to_upload']} files to upload ({counts['bytes_to_upload']} bytes)"]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from syncworker.jobs.status import Status, prefix_of
+from syncworker.jobs.status import prefix_of
 from syncworker.storage_url import destination_id, earlier_destination_id
 from syncworker.system import durable_files
 
@@ -14,7 +16,7 @@ EARLIER = ".earlier"  # the end of a file of facts that another spelling of the 
 class Destination:
     """Of one job, in the job directory at `path`."""
 
-    def __init__(self, path: str, status: Status) -> None:
+    def __init__(self, path: str, status: Mapping[str, Any]) -> None:
         self.path = path
         self.storage_url, self.bucket = status["storage_url"], status["dest"]
         self.prefix = prefix_of(status)

@@ -11,12 +11,25 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from syncworker.errors import SyncError
 from syncworker.escape import escape_surrogates
 from syncworker.jobs import totals
-from syncworker.jobs.status import Status, timestamp
+from syncworker.jobs.status import (
+    Counters,
+    CurrentOperation,
+    FailedOperation,
+    Fault,
+    Resources,
+    Speed,
+    Status,
+    Wait,
+    publish,
+    set_message,
+    set_phase,
+    timestamp,
+)
 from syncworker.jobs.store import Jobs
 from syncworker.model import Delay, FileEntry, Phase
 from syncworker.system import durable_files, processes
@@ -31,11 +44,7 @@ _ERRORS_BYTES, _CURRENT_BYTES = 64_000, 16_000  # a key has up to 1,024 bytes, a
 _TEXT_SHOWN = 300
 _ON_BUCKETS = frozenset({"create_bucket", "delete_bucket"})  # their key is the bucket
 _RATE_SECONDS = 5.0
-_PLANNED = {"upload": "files_to_upload", "update": "files_to_update", "delete": "objects_to_delete"}
-_SPEED_STEPS = 60  # the whole run, however long, in as many steps
-_PHASES_KEPT = 40  # a job may be paused and continued any number of times
-_VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
-_COUNTED = (
+_Counter = Literal[
     "files_unchanged",
     "files_uploaded",
     "files_updated",
@@ -44,7 +53,17 @@ _COUNTED = (
     "objects_deleted",
     "bytes_uploaded",
     "bytes_resumed",
-)
+]
+_COUNTED: tuple[_Counter, ...] = get_args(_Counter)
+_Planned = Literal["files_to_upload", "files_to_update", "objects_to_delete"]
+_PLANNED: dict[str, _Planned] = {
+    "upload": "files_to_upload",
+    "update": "files_to_update",
+    "delete": "objects_to_delete",
+}
+_SPEED_STEPS = 60  # the whole run, however long, in as many steps
+_PHASES_KEPT = 40  # a job may be paused and continued any number of times
+_VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
 
 _SEEN = {  # when the bucket was looked at once more, and what was done
     "missing": "the storage did not have it any more: sent again",
@@ -57,7 +76,7 @@ _SEEN = {  # when the bucket was looked at once more, and what was done
 }
 
 # time, op, key, size, ETag, seconds, the error or a note
-_Line = tuple[float, str, str, int | None, str | None, float, dict[str, str] | str | None]
+_Line = tuple[float, str, str, int | None, str | None, float, Fault | str | None]
 
 
 class Sent(NamedTuple):
@@ -91,7 +110,7 @@ class Progress:
         self.jobs = jobs
         self.status = status
         self._key_prefix = str((status.get("options") or {}).get("prefix", ""))  # of the keys people see
-        self.counts: dict[str, Any] = status["progress"]
+        self.counts: Counters = status["progress"]
         self.flight: dict[int, Operation] = {}
         self.failed_before: dict[str, int] = {}  # code -> how many
         self.ended_at: float | None = None  # when the last operation did
@@ -125,7 +144,7 @@ class Progress:
     def pause(self, on: bool) -> None:
         """The phase is `paused` from now on, or what it would be by now."""
         if on:
-            before = Phase(self.status["phase"]), self.status["message"]
+            before = Phase(self.status["phase"] or Phase.STARTING), self.status["message"]
             self.phase(Phase.PAUSED, "paused")
             self._behind = before
         elif self._behind is not None:
@@ -139,9 +158,9 @@ class Progress:
             return
         if self.status["phase"] != phase:  # a string: its `value` is a call
             self._end_phase(time.monotonic())
-            self.status["phase"] = phase.value
+            set_phase(self.status, phase)
             self._note_phase()
-            self.status["message"] = message
+            set_message(self.status, message)
             self._dirty = True
             self._published_at = 0.0
 
@@ -161,7 +180,7 @@ class Progress:
     def say(self, message: str) -> None:
         """What people read while nothing is in flight."""
         if self._behind is None:
-            self.status["message"] = message
+            set_message(self.status, message)
             self._dirty = True
 
     def found(self, count: int, size: int) -> None:
@@ -206,9 +225,10 @@ class Progress:
     def error(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
         """An operation that failed, without a file to count."""
         self.failed_before[error.code] = self.failed_before.get(error.code, 0) + 1
-        fault = {"code": error.code, "message": error.message[:_TEXT_SHOWN]}
+        fault = Fault(code=error.code, message=error.message[:_TEXT_SHOWN])
         if len(self.status["errors"]) < _ERRORS_SHOWN and self._room_for_errors > 0:
-            shown = {"time": timestamp(), "op": op, "key": escape_surrogates(self._key_prefix + key), **fault}
+            name = escape_surrogates(self._key_prefix + key)
+            shown: FailedOperation = {"time": timestamp(), "op": op, "key": name, **fault}
             self._room_for_errors -= len(json.dumps(shown))
             self.status["errors"].append(shown)
         self.report(op, key, size, None, 0.0, fault)
@@ -247,7 +267,7 @@ class Progress:
     def came_back(self, key: str, size: int | None) -> None:
         """An object that was to be deleted, and whose file is there again."""
         self.kept()
-        what = {"code": "kept", "message": "not deleted: there is a file of this name again"}
+        what = Fault(code="kept", message="not deleted: there is a file of this name again")
         self.report("skip", key, size, None, 0.0, what)
 
     def resumed(self, size: int) -> None:
@@ -257,7 +277,7 @@ class Progress:
         """Bytes of an upload that the store has taken, whole objects or parts."""
         self.counts["bytes_uploaded"] += size
 
-    def _settle(self, counter: str, count: int, size: int) -> None:
+    def _settle(self, counter: _Counter, count: int, size: int) -> None:
         self.counts[counter] += count
         self.counts["files_done"] += count
         self.bytes_settled += size
@@ -284,7 +304,7 @@ class Progress:
         size: int | None,
         etag: str | None,
         seconds: float,
-        more: dict[str, str] | str | None = None,
+        more: Fault | str | None = None,
     ) -> None:
         if op not in _ON_BUCKETS:
             key = self._key_prefix + key
@@ -300,7 +320,7 @@ class Progress:
         size: int | None,
         etag: str | None,
         seconds: float,
-        more: dict[str, str] | str | None,
+        more: Fault | str | None,
     ) -> str:
         millisecond = int(when * 1000)
         if millisecond != self._time_of:
@@ -353,7 +373,6 @@ class Progress:
         counts["bytes_done"] = min(done, counts["bytes_total"])
         counts["elapsed_seconds"] = round(now - self._started, 3)
         self._speed.add(now, self._moved + in_flight)
-        self.status["timeline"]["speed"] = self._speed.shown()
         rate = self._rate(now, self._moved + in_flight, self.paced())
         counts["bytes_per_second"] = round(rate, 1)
         left = counts["bytes_total"] - counts["bytes_verified" if self.reads_back else "bytes_done"]
@@ -364,31 +383,37 @@ class Progress:
         counts["eta_seconds"] = round(max(0, left) / pace + pauses, 1) if known else None
         counts["throttled_seconds"] = round(self.throttled(), 3)
         self._end_phase(now)
-        self._measure()
-        delay = self.delay()
-        if delay is None and self.status.get("delay"):
-            self.status["message"] = self.status["phase"] or ""  # until there is more to say
+        delay, waits = self.delay(), None
         operations = sorted(self.flight.values(), key=lambda operation: operation.started)
-        self.status["current"] = list(_shown(operations))
-        if operations:
-            verb = _VERBS.get(operations[0].op, operations[0].op)
-            self.status["message"] = f"{verb} {escape_surrogates(operations[0].key)}"
-        self.status["delay"] = None
         if delay is not None:
             times = [None if t is None else timestamp(datetime.fromtimestamp(t, UTC)) for t in delay[1:3]]
-            self.status["delay"] = {"reason": delay.reason, "since": times[0], "until": times[1]}
-            self.status["message"] = delay.message
+            waits = Wait(reason=delay.reason, since=times[0], until=times[1])
+            set_message(self.status, delay.message)
             self._dirty = self._behind is None or bool(self.flight)  # a pause may last for days
+        elif operations:
+            verb = _VERBS.get(operations[0].op, operations[0].op)
+            set_message(self.status, f"{verb} {escape_surrogates(operations[0].key)}")
+        elif self.status.get("delay"):
+            set_message(self.status, self.status["phase"] or "")  # until there is more to say
+        shown, (resources, metrics) = list(_shown(operations)), self._measured()
+        publish(
+            self.status,
+            current=shown,
+            delay=waits,
+            speed=self._speed.shown(),
+            resources=resources,
+            metrics=metrics,
+        )
         return self.status
 
     def _in_flight(self) -> int:
         """Bytes sent of what is in flight."""
         return sum(operation.sent for operation in self.flight.values())
 
-    def _measure(self) -> None:
+    def _measured(self) -> tuple[Resources, totals.Tally]:
         """What the worker costs now, and what it has done, earlier attempts of the job included."""
         rss_bytes, cpu_seconds = processes.resources(os.getpid()) or (None, 0.0)
-        self.status["resources"] = {"rss_bytes": rss_bytes, "cpu_seconds": round(cpu_seconds, 2)}
+        resources = Resources(rss_bytes=rss_bytes, cpu_seconds=round(cpu_seconds, 2))
         requests, retries = self.asked()
         metrics = totals.empty()
         totals.add(metrics, self._earlier)
@@ -402,7 +427,7 @@ class Progress:
                 "requests": {f"{operation} {status}": n for (operation, status), n in requests.items()},
             },
         )
-        self.status["metrics"] = {
+        return resources, {
             group: {name: round(number, 3) for name, number in names.items()}
             for group, names in metrics.items()
         }
@@ -439,11 +464,11 @@ class _Speed:
         self._bytes[at] += max(0, moved - self._moved)  # fewer: a part is sent again
         self._moved = max(self._moved, moved)
 
-    def shown(self) -> dict[str, Any]:
+    def shown(self) -> Speed:
         return {"step_seconds": self._step, "bytes": list(self._bytes)}
 
 
-def _shown(operations: list[Operation]) -> Iterator[dict[str, Any]]:
+def _shown(operations: list[Operation]) -> Iterator[CurrentOperation]:
     """The first ones, as many as there is room for: a status is read many times a second."""
     room = _CURRENT_BYTES
     for operation in operations[:_CURRENT_SHOWN]:

@@ -1,12 +1,14 @@
 """The status of a job: its fields, what its state means, and how a job's life changes it. Touches no file.
 
-Nobody else makes a status or turns it into that of another attempt.
+Nobody else makes a status or assigns a field of one, but for the counters in `progress`, which are those of
+`Progress`. A status that an older version wrote lacks the fields that have come since: `get` reads these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypedDict, TypeGuard
 
 from syncworker.errors import UsageError
 from syncworker.jobs import totals
@@ -15,14 +17,138 @@ from syncworker.request import Request
 from syncworker.storage_url import destination_id
 from syncworker.system import processes
 
-Status = dict[str, Any]
+
+class Counters(TypedDict):
+    """What the attempt has done so far, and what is left."""
+
+    scan_complete: bool
+    files_total: int
+    files_done: int
+    bytes_total: int
+    bytes_done: int
+    files_unchanged: int
+    files_uploaded: int
+    objects_deleted: int
+    files_failed: int
+    files_skipped: int
+    bytes_uploaded: int
+    bytes_resumed: int
+    files_updated: int
+    objects_kept: int
+    files_changing: int
+    files_to_upload: int
+    bytes_to_upload: int
+    files_to_update: int
+    objects_to_delete: int
+    objects_verified: int
+    bytes_verified: int
+    objects_unverified: int
+    throttled_seconds: float
+    bytes_per_second: float
+    eta_seconds: float | None
+    elapsed_seconds: float
+
+
+class Fault(TypedDict):
+    code: str
+    message: str
+
+
+class FailedOperation(Fault):
+    time: str
+    op: str
+    key: str
+
+
+class CurrentOperation(TypedDict):
+    op: str
+    key: str
+    size: int
+    bytes_done: int
+
+
+class Wait(TypedDict):
+    reason: str
+    since: str | None
+    until: str | None
+
+
+class Plan(TypedDict):
+    etag: str
+    lines: int
+    approved_at: str | None
+
+
+class Resources(TypedDict):
+    rss_bytes: int | None
+    cpu_seconds: float | None
+
+
+class PhaseBegin(TypedDict):
+    phase: str
+    at: str
+
+
+class Speed(TypedDict):
+    step_seconds: int
+    bytes: list[int]
+
+
+class Timeline(TypedDict):
+    phases: list[PhaseBegin]
+    speed: Speed
+
+
+class Attempted(TypedDict):
+    """What an attempt has done."""
+
+    progress: Counters
+    skipped: dict[str, int]
+    current: list[CurrentOperation]
+    delay: Wait | None
+    limit: dict[str, int | None] | None
+    errors: list[FailedOperation]
+    error: Fault | None
+    resources: Resources
+    timeline: Timeline
+
+
+class Status(Attempted):
+    version: int
+    id: str
+    state: str
+    phase: str | None
+    source: str
+    dest: str
+    storage_url: str
+    wait: float
+    options: dict[str, Any]
+    mirror: str | None
+    scope: list[str] | None
+    plan: Plan | None
+    cluster: Any
+    pid: int | None
+    pid_started_at: float | None
+    host: str
+    attempt: int
+    auto_resume: bool
+    created_at: str
+    started_at: str | None
+    updated_at: str
+    finished_at: str | None
+    cancel_requested: bool
+    pause_requested: bool
+    metrics: totals.Tally
+    notified_at: str | None
+    message: str
+
 
 KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
 KEYS_KEPT_SECONDS = 7 * 86400.0  # of a job that has failed; a resume asks for them then
 _SHELL_SECONDS = 10.0
-DIED = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
+DIED: Fault = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
 
-PROGRESS: dict[str, Any] = {
+PROGRESS: Counters = {
     "scan_complete": False,
     "files_total": 0,
     "files_done": 0,
@@ -50,8 +176,6 @@ PROGRESS: dict[str, Any] = {
     "eta_seconds": None,
     "elapsed_seconds": 0.0,
 }
-
-RESOURCES: dict[str, Any] = {"rss_bytes": None, "cpu_seconds": None}
 
 
 def timestamp(now: datetime | None = None) -> str:
@@ -89,7 +213,7 @@ def effective_state(recorded: State | None, lock_held: bool, sentinel: bool) -> 
     return recorded if recorded in (State.QUEUED, State.WAITING) else State.INTERRUPTED
 
 
-def recorded_state(status: Status | None) -> State | None:
+def recorded_state(status: Mapping[str, Any] | None) -> State | None:
     try:
         return State((status or {}).get("state", ""))
     except ValueError:
@@ -118,13 +242,13 @@ def needs_no_keys(status: Status | None, now: datetime | None = None) -> bool:
     ):
         return False
     try:
-        ended = datetime.fromisoformat(status["finished_at"])
+        ended = datetime.fromisoformat(status["finished_at"] or "")
         return ((now or datetime.now(UTC)) - ended).total_seconds() > KEYS_KEPT_SECONDS
     except (KeyError, TypeError, ValueError):
         return False
 
 
-def is_status_of(job_id: str, status: Status) -> bool:
+def is_status_of(status: dict[str, Any], job_id: str) -> TypeGuard[Status]:
     """Whether an object is the status of this job, as far as anything is done by what it says: its id names
     files, its destination too."""
     if status.get("id") != job_id or recorded_state(status) is None:
@@ -141,7 +265,12 @@ def is_status_of(job_id: str, status: Status) -> bool:
     return True
 
 
-def prefix_of(status: Status) -> str:
+def error_code(status: Status | None) -> str | None:
+    error = status.get("error") if status else None
+    return error.get("code") if error else None
+
+
+def prefix_of(status: Mapping[str, Any]) -> str:
     return str((status.get("options") or {}).get("prefix", ""))
 
 
@@ -153,23 +282,27 @@ def aim_of(status: Status) -> tuple[str, Any, dict[str, Any]]:
     return destination_id(status["storage_url"], status["dest"]), status.get("scope"), asked
 
 
-def approved_plan(status: Status) -> dict[str, Any] | None:
+def approved_plan(status: Status) -> Plan | None:
     """The plan that somebody has approved: the job deletes nothing else."""
     plan = status.get("plan")
     return plan if plan and plan.get("approved_at") else None
 
 
-def _nothing_done() -> dict[str, Any]:
-    """The fields that say what an attempt has done, of one that has not begun."""
+def _forget_done(status: Status) -> None:
+    status.update({**status, **_nothing_done()})
+
+
+def _nothing_done() -> Attempted:
+    """Of an attempt that has not begun."""
     return {
-        "progress": dict(PROGRESS),
+        "progress": PROGRESS.copy(),
         "skipped": {},
         "current": [],
         "delay": None,
         "limit": None,
         "errors": [],
         "error": None,
-        "resources": dict(RESOURCES),
+        "resources": {"rss_bytes": None, "cpu_seconds": None},
         "timeline": {"phases": [], "speed": {"step_seconds": 1, "bytes": []}},
     }
 
@@ -210,44 +343,93 @@ def new_status(job_id: str, request: Request, now: datetime, *, auto_resume: boo
 def begin(status: Status) -> None:
     """Turns the status into that of a worker's life: this process, now, `starting`."""
     pid, started = processes.me()
-    status.update(
-        state=State.RUNNING.value,
-        phase=Phase.STARTING.value,
-        pid=pid,
-        pid_started_at=started,
-        host=processes.host(),
-        started_at=timestamp(),
-        finished_at=None,
-        **_nothing_done(),
-        message="starting",
-    )
+    status["state"], status["phase"] = State.RUNNING.value, Phase.STARTING.value
+    status["message"] = "starting"
+    status["pid"], status["pid_started_at"], status["host"] = pid, started, processes.host()
+    status["started_at"], status["finished_at"] = timestamp(), None
+    _forget_done(status)
 
 
 def renew(status: Status, *, auto_resume: bool) -> None:
     """Turns the status of an ended job, or of one whose worker has died, into that of its next attempt,
-    `queued`. A plan that was not approved is no plan any more."""
+    `queued`. Drops a plan that was not approved."""
     if recorded_state(status) not in FINAL_STATES:
-        count_end(status, State.INTERRUPTED, DIED)
-    status.update(
-        plan=approved_plan(status),
-        state=State.QUEUED.value,
-        phase=None,
-        attempt=int(status.get("attempt", 0)) + 1,
-        pid=None,
-        pid_started_at=None,
-        started_at=None,
-        finished_at=None,
-        cancel_requested=False,
-        **_nothing_done(),
-        message="waiting to be resumed",
-        notified_at=None,
-        auto_resume=auto_resume,
-    )
+        _count_end(status, State.INTERRUPTED, DIED)
+    status["state"], status["phase"], status["message"] = State.QUEUED.value, None, "waiting to be resumed"
+    status["plan"], status["attempt"] = approved_plan(status), int(status.get("attempt", 0)) + 1
+    status["pid"] = status["pid_started_at"] = status["started_at"] = status["finished_at"] = None
+    status["cancel_requested"], status["notified_at"], status["auto_resume"] = False, None, auto_resume
+    _forget_done(status)
 
 
-def count_end(status: Status, state: State, error: dict[str, str] | None) -> None:
-    """Has the tally say how an attempt ended, and of what."""
+def approve(status: Status, plan: Plan, *, auto_resume: bool) -> None:
+    """Turns the status of a job that waits into that of the attempt that carries out its plan."""
+    renew(status, auto_resume=auto_resume)
+    status["plan"] = {**plan, "approved_at": timestamp()}
+    status["message"] = "approved: waiting for a free worker"
+
+
+def finish(status: Status, state: State, error: Fault | None, message: str) -> None:
+    """Turns the status into that of an attempt that has ended."""
+    if recorded_state(status) not in FINAL_STATES:  # else it is written again, on a disk that was full
+        _count_end(status, state, error)
+    status["state"], status["phase"], status["message"] = state.value, None, message
+    status["error"], status["finished_at"] = error, timestamp()
+    status["current"], status["delay"], status["limit"] = [], None, None
+    status["progress"]["eta_seconds"], status["progress"]["bytes_per_second"] = None, 0.0
+
+
+def _count_end(status: Status, state: State, error: Fault | None) -> None:
+    """Adds to the tally how an attempt ended, and with which error."""
     metrics = totals.clean(status.get("metrics"))
-    errors = {error["code"]: 1} if error is not None else {}
+    errors: dict[str, float] = {error["code"]: 1} if error is not None else {}
     totals.add(metrics, {"counts": {totals.ENDED + state.value: 1}, "errors": errors})
     status["metrics"] = metrics
+
+
+# -- single fields, which the modules that know them set here
+def set_requests(status: Status, *, cancelled: bool, paused: bool) -> None:
+    status["cancel_requested"], status["pause_requested"] = cancelled, paused
+
+
+def set_updated(status: Status) -> None:
+    status["updated_at"] = timestamp()
+
+
+def set_notified(status: Status) -> None:
+    status["notified_at"] = timestamp()
+
+
+def set_auto_resume(status: Status, on: bool) -> None:
+    status["auto_resume"] = on
+
+
+def set_plan(status: Status, plan: Plan | None) -> None:
+    status["plan"] = plan
+
+
+def set_phase(status: Status, phase: Phase) -> None:
+    status["phase"] = phase.value
+
+
+def set_message(status: Status, message: str) -> None:
+    status["message"] = message
+
+
+def set_limit(status: Status, own: int, all_jobs: int) -> None:
+    """In bytes a second, 0 for no limit."""
+    status["limit"] = {"bandwidth": own or None, "all_jobs": all_jobs or None}
+
+
+def publish(
+    status: Status,
+    *,
+    current: list[CurrentOperation],
+    delay: Wait | None,
+    speed: Speed,
+    resources: Resources,
+    metrics: totals.Tally,
+) -> None:
+    """Sets what a worker derives from its counters before it publishes the status."""
+    status["current"], status["delay"] = current, delay
+    status["timeline"]["speed"], status["resources"], status["metrics"] = speed, resources, metrics

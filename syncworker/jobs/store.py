@@ -28,24 +28,31 @@ import os
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from typing import Any
 
 from syncworker.errors import SyncError, UsageError
 from syncworker.jobs.destination import Destination
 from syncworker.jobs.status import (
     DIED,
     KEYLESS,
+    Fault,
     Status,
     aim_of,
+    approve,
     begun_state,
-    count_end,
     effective_state,
+    finish,
     is_status_of,
     needs_no_keys,
     new_status,
     prefix_of,
     recorded_state,
     renew,
-    timestamp,
+    set_auto_resume,
+    set_message,
+    set_notified,
+    set_requests,
+    set_updated,
 )
 from syncworker.jobs.status_cache import ID_PATTERN, Catalog, Changed, Entry
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
@@ -121,7 +128,7 @@ class Jobs:
     def file(self, job_id: str, suffix: str) -> str:
         return os.path.join(self.path, f"{job_id}.{suffix}")
 
-    def destination(self, status: Status) -> Destination:
+    def destination(self, status: Mapping[str, Any]) -> Destination:
         return Destination(self.path, status)
 
     def lock(self, job_id: str) -> durable_files.Lock:
@@ -159,14 +166,16 @@ class Jobs:
     def read(self, job_id: str) -> Status | None:
         """The status as it is recorded, with whether cancel was asked for; None when there is none."""
         status = durable_files.read_json(self.file(check_id(job_id), "json"))
-        if status is not None and not is_status_of(job_id, status):
+        if status is None or not is_status_of(status, job_id):
             return None
-        if status is not None and durable_files.is_other_than_file(self.file(job_id, "lock")):
+        if durable_files.is_other_than_file(self.file(job_id, "lock")):
             return None
-        if status is not None:
-            status["cancel_requested"] = bool(status.get("cancel_requested")) or self.is_cancelled(job_id)
-            status["pause_requested"] = self.is_paused(job_id)
+        self._note_requests(status)
         return status
+
+    def _note_requests(self, status: Status) -> None:
+        cancelled = bool(status.get("cancel_requested")) or self.is_cancelled(status["id"])
+        set_requests(status, cancelled=cancelled, paused=self.is_paused(status["id"]))
 
     def is_cancelled(self, job_id: str) -> bool:
         return os.path.lexists(self.file(job_id, "cancel"))
@@ -183,7 +192,7 @@ class Jobs:
 
     def render(self, status: Status) -> bytes:
         """A status as its file holds it, updated now."""
-        status["updated_at"] = timestamp()
+        set_updated(status)
         return durable_files.render_json(status)
 
     def publish(self, job_id: str, rendered: bytes, *, durable: bool = False) -> None:
@@ -253,7 +262,7 @@ class Jobs:
             recorded_state(status)
         ):
             if recorded is State.QUEUED and status["pause_requested"]:
-                status["message"] = "paused: it begins once it is continued"
+                set_message(status, "paused: it begins once it is continued")
             return status
         with self.lock(job_id) as lock:
             if not lock.acquire():
@@ -268,35 +277,20 @@ class Jobs:
             return status
         error, message = None, "cancelled"
         if state is not State.CANCELLED:
-            error = dict(DIED)
-            message = "interrupted: the worker died"
+            error, message = DIED.copy(), "interrupted: the worker died"
             if self.watching:
-                status["auto_resume"] = False
+                set_auto_resume(status, False)
         try:
             return self.finish(status, state, error, message)
         except OSError:  # a full disk: it is true all the same, and will be written when there is space
             return status
 
-    def finish(self, status: Status, state: State, error: dict[str, str] | None, message: str) -> Status:
+    def finish(self, status: Status, state: State, error: Fault | None, message: str) -> Status:
         """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""
-        if recorded_state(status) not in FINAL_STATES:  # else it is written again, on a disk that was full
-            count_end(status, state, error)
         if state in KEYLESS:  # before the state: a resume must not find a pause that was over
             durable_files.remove(self.file(status["id"], "pause"))
-        status["pause_requested"] = self.is_paused(status["id"])
-        status.update(
-            state=state.value,
-            error=error,
-            message=message,
-            finished_at=timestamp(),
-            current=[],
-            phase=None,
-            delay=None,
-            limit=None,
-        )
-        status["progress"]["eta_seconds"] = None
-        status["progress"]["bytes_per_second"] = 0.0
-        status["cancel_requested"] = status["cancel_requested"] or self.is_cancelled(status["id"])
+        finish(status, state, error, message)
+        self._note_requests(status)
         self.write(status, durable=True)
         if state in KEYLESS:
             durable_files.remove(self.file(status["id"], "secret"))
@@ -408,9 +402,7 @@ class Jobs:
                     "PlanChanged", f"the plan of job {job_id} is another one by now: read it again", job_id
                 )
             with self._taking(status, keys):
-                renew(status, auto_resume=not shell)
-                status["plan"] = {**plan, "approved_at": timestamp()}
-                status["message"] = "approved: waiting for a free worker"
+                approve(status, plan, auto_resume=not shell)
                 self.write(status, durable=True)
         return status
 
@@ -438,7 +430,7 @@ class Jobs:
                 older = self.read(job_id) if lock.acquire() else None
                 if older and recorded_state(older) is State.WAITING and aim_of(older) == aim_of(status):
                     message = f"the newer job {status['id']} takes the place of this one"
-                    error = {"code": "Superseded", "message": message}
+                    error = Fault(code="Superseded", message=message)
                     self.finish(older, State.CANCELLED, error, message)
 
     def _keep_keys(self, job_id: str, keys: RequestKeys) -> None:
@@ -467,7 +459,7 @@ class Jobs:
         with self.lock(job_id) as lock:
             status = self.read(job_id) if lock.acquire(timeout_seconds=_PROBE_SECONDS) else None
             if status is not None and recorded_state(status) in FINAL_STATES:
-                status["notified_at"] = timestamp()
+                set_notified(status)
                 self.write(status, durable=False)
 
     def drop_keys_of_ended(self, job_id: str) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from syncworker.ending import BEING_WRITTEN
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs.status import Status, timestamp
+from syncworker.jobs.status import Status, error_code, timestamp
 from syncworker.jobs.status_cache import Entry
 from syncworker.jobs.store import Conflict, NoSuchJob
 from syncworker.mirrors import notify, schedule
@@ -474,8 +474,9 @@ class Keeper:
     def _look_again_at_written(self, mirror: Mirror, status: Status) -> None:
         """What was being written while a job after changes ran is the next one's."""
         watched = self._watched.get(mirror.name)
-        if watched is not None and status.get("scope") and (status.get("skipped") or {}).get(BEING_WRITTEN):
-            watched.watcher.give_back(Changes(False, tuple(status["scope"])))
+        scope = status.get("scope")
+        if watched is not None and scope and (status.get("skipped") or {}).get(BEING_WRITTEN):
+            watched.watcher.give_back(Changes(False, tuple(scope)))
 
     def _note_success(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> None:
         memory.retry_at, memory.retries = None, 0
@@ -487,14 +488,13 @@ class Keeper:
         if status["id"] == memory.scheduled and memory.retries < mirror.retries:
             pauses = schedule.RETRY_PAUSES
             memory.retry_at = now + pauses[min(memory.retries, len(pauses) - 1)]
-        error = status.get("error") or {}
-        code, told = str(error.get("code")), memory.told.get("failed") or {}
+        code, told = str(error_code(status)), memory.told.get("failed") or {}
         at = told.get("at")
         if told.get("code") == code and at and now - datetime.fromisoformat(at) < TELL_AGAIN:
             return
         memory.told["failed"] = {"at": timestamp(now), "code": code}
         again = f"; it is tried again at {timestamp(memory.retry_at)}" if memory.retry_at else ""
-        text = f"{error.get('message') or status.get('message')} ({code}){again}"
+        text = f"{_reason(status)} ({code}){again}"
         self._tell(mirror, memory, "failed", text, status["id"], now)
 
     def _note_waiting(self, mirror: Mirror, memory: Memory, status: Status, now: datetime) -> None:
@@ -502,8 +502,7 @@ class Keeper:
         if memory.told.get(WAITING) == which:
             return
         memory.told[WAITING] = which
-        why = (status.get("error") or {}).get("message") or status.get("message")
-        text = f"{why}; its schedule stops until job {status['id']} is approved or cancelled"
+        text = f"{_reason(status)}; its schedule stops until job {status['id']} is approved or cancelled"
         self._tell(mirror, memory, WAITING, text, status["id"], now)
 
     def _overdue(self, mirror: Mirror, memory: Memory, now: datetime) -> bool:
@@ -605,6 +604,11 @@ def _for_people(mirror: Mirror) -> str:
     return f"every {seconds // length} {unit}" if (seconds, unit) != (86400, "days") else "every day"
 
 
+def _reason(status: Status) -> str | None:
+    error = status.get("error")
+    return (error and error.get("message")) or status.get("message")
+
+
 def _run_of(status: Status) -> dict[str, Any]:
     progress = status["progress"]
     return {
@@ -619,5 +623,5 @@ def _run_of(status: Status) -> dict[str, Any]:
         "files_uploaded": progress.get("files_uploaded"),
         "bytes_uploaded": progress.get("bytes_uploaded"),
         "objects_deleted": progress.get("objects_deleted"),
-        "error": (status.get("error") or {}).get("code"),
+        "error": error_code(status),
     }

@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from syncworker.errors import SyncError
-from syncworker.jobs.status import Status, recorded_state
+from syncworker.jobs.status import Fault, Status, error_code, recorded_state, set_auto_resume
 from syncworker.jobs.store import Jobs, NoSuchJob
 from syncworker.model import State
 from syncworker.request import Request, RequestKeys
@@ -292,7 +292,7 @@ class Supervisor:
             if self._state_of(job_id) is State.INTERRUPTED:
                 # Told to stop (SIGTERM), it may be the machine that goes down: we shall know in a moment. Not
                 # told, it was killed, and we live.
-                told = ((self.jobs.read(job_id) or {}).get("error") or {}).get("code") == "Stopped"
+                told = error_code(self.jobs.read(job_id)) == "Stopped"
                 self._interrupted[job_id] = now if told else now - KILLED_SECONDS
         self._seen_active = active
         for job_id, since in list(self._interrupted.items()):
@@ -306,7 +306,7 @@ class Supervisor:
                 return  # resumed meanwhile
             status = self.jobs.read(job_id)
             if status and recorded_state(status) is State.INTERRUPTED and status.get("auto_resume"):
-                status["auto_resume"] = False
+                set_auto_resume(status, False)
                 self.jobs.write(status, durable=True)
 
     def _start_queued(self, active: list[Status]) -> None:
@@ -370,7 +370,7 @@ class Supervisor:
             status = self.jobs.read(job_id) if lock.acquire() else None
             if status is not None and recorded_state(status) is State.QUEUED:
                 message = f"{why}: see {os.path.basename(self.jobs.file(job_id, 'log'))} in the jobs folder"
-                error = {"code": "WorkerDidNotStart", "message": message}
+                error = Fault(code="WorkerDidNotStart", message=message)
                 self.jobs.finish(status, State.FAILED, error, message)
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from syncworker import escape
 from syncworker import settings as settings_table
@@ -380,7 +380,7 @@ def _list(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int
             found = jobs.active()[: arguments.limit]
     output = Output(sys.stdout)
     if arguments.json:
-        answer: Status = {"count": len(found), "jobs": found}
+        answer: dict[str, Any] = {"count": len(found), "jobs": found}
         if whole:
             answer["next"] = following
         return _printed(output, json.dumps(answer, indent=2))

@@ -10,10 +10,11 @@ Nothing here reads, writes or knows about terminals: that is `display`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from syncworker.ending import skipped_text
 from syncworker.escape import escape_control
-from syncworker.jobs.status import PROGRESS, Status
+from syncworker.jobs.status import PROGRESS, Counters, CurrentOperation, Status
 
 ERRORS_MAX = 10  # errors that are named; all of them are in the report
 _BARS = "▁▂▃▄▅▆▇█"
@@ -44,7 +45,7 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600} h"
 
 
-def progress(status: Status) -> Status:
+def progress(status: Status) -> Counters:
     """The counters; those that the job's version did not know yet are as in a new job."""
     return {**PROGRESS, **(status.get("progress") or {})}
 
@@ -101,7 +102,7 @@ def limits(values: Mapping[str, int | None], *, with_job: bool = True) -> str:
     return f"{own}all jobs together: {rate('all_jobs')}"
 
 
-def error_line(line: Status) -> str:
+def error_line(line: Mapping[str, Any]) -> str:
     """A line of the report that has an error: `2026-…Z upload a/b.jpg: AccessDenied, …`."""
     error = line["error"]
     what = f"{line.get('time')} {line.get('op')} {escape_control(line.get('key'))}"
@@ -114,7 +115,7 @@ def plot(speeds: Sequence[float]) -> str:
     return "".join(_BARS[min(7, int(speed / top * 8))] if top > 0 else _BARS[0] for speed in speeds)
 
 
-def operation(item: Status) -> str:
+def operation(item: CurrentOperation) -> str:
     """One line of `current`: `upload 2024/a.jpg (1.0 MiB of 5.0 MiB)`."""
     text = f"{escape_control(item.get('op', ''))} {escape_control(item.get('key', ''))}"
     if item.get("size") and item.get("bytes_done") is not None:
@@ -183,12 +184,10 @@ def _skipped(status: Status) -> str:
 
 
 def error_text(status: Status) -> str:
-    error = status.get("error") or {}
-    return (
-        f"{escape_control(error.get('code', ''))}: {escape_control(error.get('message', ''))}"
-        if error
-        else ""
-    )
+    error = status.get("error")
+    if not error:
+        return ""
+    return f"{escape_control(error.get('code', ''))}: {escape_control(error.get('message', ''))}"
 
 
 def details(status: Status) -> list[tuple[str, str]]:
@@ -203,14 +202,19 @@ def details(status: Status) -> list[tuple[str, str]]:
         ("dest", f"{escape_control(status['dest'])} at {escape_control(status['storage_url'])}"),
     ]
     rows[1] = (rows[1][0], rows[1][1] + who + attempt)
-    if any((status.get("limit") or {}).values()):
-        rows.append(("limit", limits(status["limit"])))
+    limit = status.get("limit") or {}
+    if any(limit.values()):
+        rows.append(("limit", limits(limit)))
     if status["wait"]:
         rows.append(("wait", f"{status['wait']} s between two operations"))
     rows += [
         (name, escape_control(text))
-        for name in ("created", "started", "finished")
-        if (text := status[f"{name}_at"])
+        for name, text in (
+            ("created", status["created_at"]),
+            ("started", status["started_at"]),
+            ("finished", status["finished_at"]),
+        )
+        if text
     ]
     rows += [
         ("files", f"{files_text(status)}: {p['files_unchanged']} unchanged, {p['files_uploaded']} uploaded,"
@@ -231,7 +235,7 @@ def details(status: Status) -> list[tuple[str, str]]:
 PLAN_HEADER = f"{'OP':13}  {'REASON':7}  {'OBJECT':>10}  KEY"
 
 
-def plan_row(line: Status) -> str:
+def plan_row(line: Mapping[str, Any]) -> str:
     """A line of a plan; the size is that of the object that is there."""
     object_size = "-" if line.get("size") is None else size(line["size"])
     op, reason, key = (escape_control(line.get(name)) for name in ("op", "reason", "key"))
@@ -240,6 +244,7 @@ def plan_row(line: Status) -> str:
 
 def plan_sums(status: Status) -> str:
     p, plan = progress(status), status["plan"]
+    assert plan is not None
     if status["state"] != "waiting":
         return f"{plan['lines']} lines; {'approved' if plan.get('approved_at') else status['state']}"
     uploads = f"{p['files_to_upload']} to upload ({size(p['bytes_to_upload'])})"

@@ -23,9 +23,9 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -156,7 +156,7 @@ class Ledger:
             last_runs.add(self._gone_runs, *known.run)
 
     def _read(self, job_id: str, entry: Entry | None) -> _Known:
-        status = self._jobs.read(job_id) or {}
+        status: Mapping[str, Any] = self._jobs.read(job_id) or {}
         return _Known(entry, totals.clean(status.get("metrics")), last_runs.of_status(status))
 
     def _write(self, *, durable: bool) -> None:
@@ -230,7 +230,7 @@ class _Jobs(Collector):
             "Running jobs that do not get on, by what they wait for",
             labels=["reason"],
         )
-        reasons = [(status.get("delay") or {}).get("reason") for status in active]
+        reasons = [delay.get("reason") for status in active if (delay := status.get("delay"))]
         for reason in DELAYS:
             delayed.add_metric([reason], reasons.count(reason))
         yield delayed

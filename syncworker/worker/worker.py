@@ -21,7 +21,17 @@ from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.escape import escape_control
 from syncworker.index import FrozenIndex, Index
 from syncworker.jobs.progress import Progress
-from syncworker.jobs.status import Status, approved_plan, begin, recorded_state, renew
+from syncworker.jobs.status import (
+    Fault,
+    Status,
+    approved_plan,
+    begin,
+    recorded_state,
+    renew,
+    set_limit,
+    set_plan,
+    set_requests,
+)
 from syncworker.jobs.store import Conflict, Jobs, NoSuchJob
 from syncworker.model import FINAL_STATES, State
 from syncworker.options.table import Options
@@ -93,7 +103,7 @@ def _attempt(
     tell(status)
     reserve = Reserve(jobs.path, _STATUS_BYTES)
     progress = Progress(jobs, status)
-    error: dict[str, str] | None = None
+    error: Fault | None = None
     try:
         if not (destination.acquire(_DESTINATION_SECONDS) and jobs.destination(status).adopt_files()):
             raise FatalError(
@@ -113,18 +123,18 @@ def _attempt(
             state, message = State.FAILED, failure.message
             if isinstance(failure, RetryError):
                 message += ": tried again and again in vain; resume the job when the storage is well"
-            error = {"code": failure.code, "message": message}
+            error = Fault(code=failure.code, message=message)
     except OSError as failure:
         traceback.print_exc()
         state, message = State.FAILED, _about_the_disk(failure)
-        error = {"code": "LocalError", "message": message}
+        error = Fault(code="LocalError", message=message)
     except Exception:  # noqa: BLE001 - the status must not say `running` for ever; the trace is in the log
         traceback.print_exc()
         state, message = (
             State.FAILED,
             "an error of this program: the job's log (or the shell's output) has it",
         )
-        error = {"code": "InternalError", "message": message}
+        error = Fault(code="InternalError", message=message)
     sys.stderr.flush()
     try:
         progress.snapshot()
@@ -151,15 +161,15 @@ def _supersede(jobs: Jobs, status: Status) -> None:
         print(f"older jobs that wait could not be ended: {failure}", file=sys.stderr, flush=True)
 
 
-def _waiting(jobs: Jobs, status: Status, planned: Planned) -> tuple[State, dict[str, str] | None, str]:
+def _waiting(jobs: Jobs, status: Status, planned: Planned) -> tuple[State, Fault | None, str]:
     """Publishes the plan. The status names none while its file is replaced: a worker that dies in between
     leaves a job that plans anew."""
     if status["plan"] is not None:
-        status["plan"] = None
+        set_plan(status, None)
         jobs.write(status, durable=True)
     draft.publish(jobs.file(status["id"], "plan.jsonl"))
-    status["plan"] = {"etag": planned.etag, "lines": planned.lines, "approved_at": None}
-    error = {"code": planned.code, "message": planned.message} if planned.code else None
+    set_plan(status, {"etag": planned.etag, "lines": planned.lines, "approved_at": None})
+    error = Fault(code=planned.code, message=planned.message) if planned.code else None
     return State.WAITING, error, planned.message
 
 
@@ -189,11 +199,11 @@ def _about_the_disk(failure: OSError) -> str:
     return f"a local file of the job cannot be used: {failure.strerror or failure}"
 
 
-def _stopped(control: Control) -> tuple[State, dict[str, str] | None, str]:
+def _stopped(control: Control) -> tuple[State, Fault | None, str]:
     if control.reason == "cancelled":
         return State.CANCELLED, None, "cancelled"
     message = f"stopped by {control.reason}: resume the job to go on"
-    return State.INTERRUPTED, {"code": "Stopped", "message": message}, message
+    return State.INTERRUPTED, Fault(code="Stopped", message=message), message
 
 
 async def _work(
@@ -299,8 +309,7 @@ async def _watch(client: Client, progress: Progress, stopping: Callable[[], bool
 def _look(client: Client, progress: Progress, stopping: Callable[[], bool]) -> None:
     bandwidth, pause = client.pool.bandwidth, client.pause
     bandwidth.look(stopping=stopping())
-    limit = {"bandwidth": bandwidth.own or None, "all_jobs": bandwidth.all_jobs or None}
-    progress.status["limit"] = limit
+    set_limit(progress.status, bandwidth.own, bandwidth.all_jobs)
     if pause.look(stopping=stopping()):
         progress.pause(pause.on)
         if not pause.on:
@@ -315,13 +324,13 @@ async def _tick(
     """Publishes the status, and ends what hangs once the job is to stop. Ends with the error of a disk: of
     the jobs', or of the store's, which on a full one says nothing."""
     loop = asyncio.get_running_loop()
-    pool = client.pool
+    pool, cancelled = client.pool, progress.status["cancel_requested"]
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         if control.stopping():
             pool.give_up(writes=control.drops_writes())
-            progress.status["cancel_requested"] = control.reason == "cancelled"
-        progress.status["pause_requested"] = jobs.is_paused(progress.status["id"])
+            cancelled = control.reason == "cancelled"
+        set_requests(progress.status, cancelled=cancelled, paused=jobs.is_paused(progress.status["id"]))
         if client.waits_to_send(_SILENT_SECONDS) and (full := client.is_full()) is not None:
             raise full
         if progress.due():

@@ -174,6 +174,25 @@ def test_the_server_never_talks_to_s3(name: str) -> None:
     assert {other for other in reached if room(other) == "s3"} <= ADDRESSES
 
 
+def test_a_field_of_a_status_is_assigned_in_one_module() -> None:
+    """But for the counters in `progress`, which a running job's `Progress` owns."""
+    found, seen = set(), 0
+    for name in MODULES:
+        for node in ast.walk(TREES[name]):
+            match node:
+                case ast.Subscript(value=base, ctx=ast.Store() | ast.Del()):
+                    pass
+                case ast.Call(func=ast.Attribute(value=base, attr="update" | "setdefault" | "pop")):
+                    pass
+                case _:
+                    continue
+            if ast.unparse(base).split("[")[0].split(".")[-1] in ("status", "older"):
+                found.add(name)
+                seen += 1
+    assert found == {"jobs.status"}
+    assert seen > 30
+
+
 def test_every_module_is_in_the_layers() -> None:
     assert len(MODULES) >= MODULES_AT_LEAST
     assert {room(name) for name in MODULES} == {name for floor in FLOORS for name in floor}
