@@ -2,8 +2,8 @@
 is missed that a `raise` can write.
 
 A code is the first argument of an error's class, the second of `Refusal`, `problem`, `_error` and
-`Unreadable`, and the value of "code" in a dictionary or a `Fault`. Codes that are no constants are those that a store or
-the kernel chooses: PASSED_ON has the expressions, and one that is not in it is an error here.
+`Unreadable`, and the value of "code" in a dictionary or a `Fault`. Codes that are no constants are those that
+a store or the kernel chooses: PASSED_ON has the expressions, and one that is not in it is an error here.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ def messages(node: ast.expr, function: ast.AST, tree: ast.Module) -> list[str]:
 
 
 def _calls(tree: ast.AST, classes: set[str], inside: ast.AST) -> Iterator[tuple[ast.expr, ast.expr, ast.AST]]:
-    """(code, message, its function) of every error that is made, and of every `"code"` in a dictionary or a `Fault`."""
+    """(code, message, its function) of every error that is made, and of every dictionary with a "code"."""
     for node in ast.iter_child_nodes(tree):
         is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         yield from _calls(node, classes, node if is_function else inside)
