@@ -31,6 +31,7 @@ from syncworker import request as spec
 from syncworker.errors import FatalError, SyncError, UsageError
 from syncworker.jobs import cleanup, pages
 from syncworker.jobs import history as histories
+from syncworker.jobs.ledger import Ledger
 from syncworker.jobs.pages import ReportReader
 from syncworker.jobs.plan_sums import PlanSums
 from syncworker.jobs.status import Plan, recorded_state
@@ -627,7 +628,7 @@ def make_app(
     supervisor: Supervisor,
     store: Callable[[], str] = lambda: "external",
     *,
-    ledger: metrics.Ledger | None = None,
+    ledger: Ledger | None = None,
     keeper: Keeper | None = None,
     token_needed: bool = False,
 ) -> bottle.Bottle:
@@ -635,7 +636,7 @@ def make_app(
     keeper = keeper or make_keeper(config, supervisor)
     numbers = metrics.Metrics(
         supervisor.jobs,
-        ledger or metrics.Ledger(supervisor.jobs),
+        ledger or Ledger(supervisor.jobs),
         max_running=config.max_running_jobs,
         storage_dir=None if config.storage_url else config.storage_dir,
         max_queued=config.max_queued_jobs,
@@ -698,7 +699,7 @@ def _serve() -> int:
         None if config.storage_url else embedded_store.Embedded(config, os.path.join(paths.PROJECT, ".env"))
     )
     spawn = supervision.spawner(jobs, os.environ)
-    ledger = metrics.Ledger(jobs)
+    ledger = Ledger(jobs)
     is_up = store.is_up if store else lambda: True
     supervisor = Supervisor(config, jobs, spawn, store_is_up=is_up, retire=ledger.retire)
     if store:

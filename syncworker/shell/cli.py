@@ -247,19 +247,18 @@ def _prune(settings: Settings, jobs: Jobs, job_id: str) -> None:
     """Removes the files of old jobs, as a server does. Where one runs, it does so itself, and has the
     counters of removed jobs in memory; one that starts now waits for the creation lock before it reads them
     (`leftovers.clear`)."""
+    from syncworker.jobs.ledger import Ledger
     from syncworker.service.supervisor import PRUNE_AT_MOST, is_served
-
-    def retire(leaving: list[str]) -> None:
-        from syncworker.web.metrics import (
-            Ledger,  # only where there is something to remove: a cron line is short
-        )
-
-        Ledger(jobs).retire(leaving)
 
     try:
         with jobs.creation_lock() as guard:
             if guard.acquire(timeout_seconds=1.0) and not is_served(jobs):
-                jobs.prune(settings.keep_jobs, PRUNE_AT_MOST, retire, besides=job_id)
+                jobs.prune(
+                    settings.keep_jobs,
+                    PRUNE_AT_MOST,
+                    lambda leaving: Ledger(jobs).retire(leaving),
+                    besides=job_id,
+                )
     except OSError as error:  # the job is done all the same, and the next one tries again
         _complain(f"files of old jobs could not be removed: {error.strerror or error}")
 

@@ -1,15 +1,7 @@
 """`/metrics`: what all jobs have done, in Prometheus' text format.
 
-The numbers come from job files alone: each status carries its job's tally (totals.py), which outlives its
-worker.
-`Ledger` sums the tallies of the jobs that are there and of those that have been removed, which it keeps in
-`.totals.json`, so that no counter goes down when old jobs are removed or the server starts again.
-
-- Before jobs are removed, `retire` adds them to the totals and names them there as leaving, in one atomic
-  write. A job that is still there and is named so is not counted twice, whenever the server died between.
-- A job that somebody else removed while the server ran is added as soon as that is seen; one removed while no
-  server ran is lost.
-- A status is read again only when its file has changed.
+The numbers come from job files alone; the sums are those of `jobs/ledger.py`, which outlive removed jobs and
+this server.
 
 What somebody is to be woken for begins at 0: every code of an error that is known before (known_errors.py),
 every end of an attempt. A series that were born at 1 would hide the first failure from `increase()`.
@@ -19,13 +11,8 @@ They outlive the files of their jobs as the counters do. No series carries a job
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from typing import Any, NamedTuple
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -35,18 +22,16 @@ from syncworker import __version__
 from syncworker.escape import escape_non_utf8
 from syncworker.jobs import last_runs, totals
 from syncworker.jobs.known_errors import CODES
-from syncworker.jobs.last_runs import LastRun, Mirror, Runs
+from syncworker.jobs.last_runs import LastRun, Runs
+from syncworker.jobs.ledger import Ledger
 from syncworker.jobs.status import Status
-from syncworker.jobs.status_cache import Entry
 from syncworker.jobs.store import Jobs
 from syncworker.jobs.totals import Tally
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import DELAYS, FINAL_STATES, State
-from syncworker.system import disk_space, durable_files, processes, std_streams
+from syncworker.system import disk_space, processes, std_streams
 
-log = logging.getLogger("syncworker.web.metrics")
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-TOTALS = ".totals.json"
 _COUNTERS = (
     ("objects_deleted", "objects_deleted", "Objects deleted because no file is there for them"),
     ("uploaded_bytes", "bytes_uploaded", "Bytes sent to stores and taken by them"),
@@ -63,114 +48,6 @@ _LAST: tuple[tuple[str, str, Callable[[LastRun], float]], ...] = (
     ("skipped_files", "What that job found and could not mirror", lambda run: run.skipped),
     ("failed_files", "Files and objects that it could not do", lambda run: run.failed),
 )
-
-
-class _Known(NamedTuple):
-    """What has been read of a job."""
-
-    entry: Entry | None
-    tally: Tally
-    run: tuple[Mirror, LastRun] | None
-
-    @property
-    def ended(self) -> bool:
-        return self.entry is None or self.entry.ended
-
-
-class Ledger:
-    """The sums. Safe to use from any thread; `retire` is the supervisor's."""
-
-    def __init__(self, jobs: Jobs) -> None:
-        self._jobs = jobs
-        self._path = os.path.join(jobs.path, TOTALS)
-        self._lock = threading.Lock()
-        self._known: dict[str, _Known] = {}
-        self._settled: tuple[Tally, Runs] | None = None  # the sums of all that has ended; None: not known yet
-        kept = durable_files.read_json(self._path) or {}
-        self._gone = totals.clean(kept.get("metrics"))
-        self._gone_runs = last_runs.of_json(kept.get("last_runs"))
-        leaving = kept.get("leaving")
-        self._leaving = {str(job_id) for job_id in leaving} if isinstance(leaving, list) else set()
-
-    def retire(self, job_ids: Iterable[str]) -> None:
-        """These jobs are about to be removed."""
-        with self._lock:
-            there = self._jobs.entries()
-            self._leaving &= there.keys()
-            for job_id in set(job_ids) - self._leaving:
-                self._leaving.add(job_id)
-                self._known.pop(job_id, None)
-                self._keep(self._read(job_id, there.get(job_id)))
-            self._write(durable=True)
-
-    def sum(self) -> Tally:
-        """Over all jobs there are and were."""
-        with self._lock:
-            self._look()
-            found = totals.empty()
-            totals.add(found, self._ended()[0])
-            for known in self._known.values():
-                if not known.ended:
-                    totals.add(found, known.tally)
-            return found
-
-    def last_runs(self) -> Runs:
-        """Of each mirror that the jobs know or knew: the same mapping until another one has ended."""
-        with self._lock:
-            self._look()
-            return self._ended()[1]
-
-    def _ended(self) -> tuple[Tally, Runs]:
-        if self._settled is None:
-            total, runs = totals.empty(), dict(self._gone_runs)
-            totals.add(total, self._gone)
-            for known in self._known.values():
-                if known.ended:
-                    totals.add(total, known.tally)
-                    if known.run is not None:
-                        last_runs.add(runs, *known.run)
-            self._settled = total, last_runs.newest(runs)
-        return self._settled
-
-    def _look(self) -> None:
-        """Reads what has changed, and keeps what was removed by somebody else."""
-        there = self._jobs.entries()
-        lost = self._known.keys() - there.keys() - self._leaving
-        for job_id in lost:
-            self._keep(self._known.pop(job_id))
-        if lost:
-            self._write(durable=False)
-        for job_id, entry in there.items():
-            if job_id in self._leaving:
-                continue
-            known = self._known.get(job_id)
-            if known is None or known.entry is not entry:
-                if entry.ended or (known is not None and known.ended):
-                    self._settled = None
-                self._known[job_id] = self._read(job_id, entry)
-
-    def _keep(self, known: _Known) -> None:
-        self._settled = None
-        totals.add(self._gone, known.tally)
-        if known.run is not None:
-            last_runs.add(self._gone_runs, *known.run)
-
-    def _read(self, job_id: str, entry: Entry | None) -> _Known:
-        status: Mapping[str, Any] = self._jobs.read(job_id) or {}
-        return _Known(entry, totals.clean(status.get("metrics")), last_runs.of_status(status))
-
-    def _write(self, *, durable: bool) -> None:
-        self._gone_runs = last_runs.newest(self._gone_runs, time.time() - last_runs.FORGOTTEN_SECONDS)
-        value = {
-            "version": 1,
-            "metrics": self._gone,
-            "last_runs": last_runs.to_json(self._gone_runs),
-            "leaving": sorted(self._leaving),
-        }
-        try:
-            durable_files.replace_json(self._path, value, durable=durable)
-        except OSError as error:  # a full disk, which removing jobs makes room on: the sums live on in memory
-            log.warning("%s cannot be written: %s", self._path, error.strerror)
 
 
 class _Jobs(Collector):

@@ -16,9 +16,9 @@ from fabricated import Desk
 from serving import write_finished
 from stores import Store
 
+from syncworker.jobs.ledger import Ledger
 from syncworker.service.supervisor import is_served, serve_alone
 from syncworker.system import durable_files
-from syncworker.web.metrics import Ledger
 
 START = ("start", "--source", "photos", "--dest", "mybucket")
 OPERATIONS = (PROJECT / "docs" / "operations.md").read_text()

@@ -22,6 +22,7 @@ import server
 from syncworker import settings
 from syncworker.folder import scan_items
 from syncworker.jobs import progress, store
+from syncworker.jobs.ledger import Ledger
 from syncworker.jobs.status import new_status
 from syncworker.model import Phase, State
 from syncworker.request import Request
@@ -358,9 +359,7 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
 def test_every_metric_that_the_documents_name_exists(tmp_path: Path) -> None:
     there = store.Jobs(str(tmp_path / "jobs"))
     there.prepare()
-    numbers = metrics.Metrics(
-        there, metrics.Ledger(there), max_running=1, max_queued=1, storage_dir=there.path
-    )
+    numbers = metrics.Metrics(there, Ledger(there), max_running=1, max_queued=1, storage_dir=there.path)
     shown = numbers.render().decode()
     exported = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
     assert len(exported) > 10

@@ -22,10 +22,10 @@ from stores import Store
 from syncworker.jobs import last_runs, store
 from syncworker.jobs import status as job_status
 from syncworker.jobs import totals as tally
+from syncworker.jobs.ledger import TOTALS, Ledger
 from syncworker.model import State
 from syncworker.request import Request
 from syncworker.system.folder_events import FolderEvents
-from syncworker.web import metrics
 
 Numbers = dict[str, float]
 
@@ -235,7 +235,7 @@ def directory(tmp_path: Path) -> store.Jobs:
     return found
 
 
-def uploaded(ledger: metrics.Ledger) -> float:
+def uploaded(ledger: Ledger) -> float:
     return ledger.sum()["counts"].get("files_uploaded", 0)
 
 
@@ -243,12 +243,12 @@ def test_no_number_goes_down_when_jobs_are_removed_or_the_server_starts_anew(dir
     ids = write_finished(Path(directory.path), 5)
     for number, job_id in enumerate(ids):
         put(directory, job_id, 10**number)
-    ledger = metrics.Ledger(directory)
+    ledger = Ledger(directory)
     assert uploaded(ledger) == 11111
     assert directory.prune(3, before=ledger.retire) == 2
-    assert uploaded(ledger) == uploaded(metrics.Ledger(directory)) == 11111
+    assert uploaded(ledger) == uploaded(Ledger(directory)) == 11111
     assert directory.prune(1, before=ledger.retire) == 2
-    assert uploaded(ledger) == uploaded(metrics.Ledger(directory)) == 11111
+    assert uploaded(ledger) == uploaded(Ledger(directory)) == 11111
     put(directory, ids[4], 20000)  # resumed, and done with more
     assert uploaded(ledger) == 21111
 
@@ -259,11 +259,11 @@ def test_a_server_that_dies_between_the_totals_and_the_removal_counts_nothing_tw
     ids = write_finished(Path(directory.path), 2)
     for job_id in ids:
         put(directory, job_id, 7)
-    metrics.Ledger(directory).retire([ids[0]])  # and now it dies
-    after = metrics.Ledger(directory)
+    Ledger(directory).retire([ids[0]])  # and now it dies
+    after = Ledger(directory)
     assert uploaded(after) == 14
     assert directory.prune(1, before=after.retire) == 1
-    assert uploaded(after) == uploaded(metrics.Ledger(directory)) == 14
+    assert uploaded(after) == uploaded(Ledger(directory)) == 14
 
 
 def test_the_last_success_outlives_the_files_of_its_job(directory: store.Jobs) -> None:
@@ -272,7 +272,7 @@ def test_the_last_success_outlives_the_files_of_its_job(directory: store.Jobs) -
         path = Path(directory.file(job_id, "json"))
         done = ended("done", 0, dest=f"b{number}", finished_at=job_status.timestamp())
         path.write_text(json.dumps(json.loads(path.read_text()) | done))
-    ledger = metrics.Ledger(directory)
+    ledger = Ledger(directory)
     before = ledger.last_runs()
     assert {mirror.dest for mirror in before} == {"b0", "b1"}
     directory.prune(1, before=ledger.retire)
@@ -289,30 +289,30 @@ def test_a_mirror_is_forgotten_90_days_after_the_last_trace_of_it(directory: sto
         path = Path(directory.file(job_id, "json"))
         gone = ended("done", 1, dest=dest, finished_at=when)
         path.write_text(json.dumps(json.loads(path.read_text()) | gone))
-    ledger = metrics.Ledger(directory)
+    ledger = Ledger(directory)
     assert len(ledger.last_runs()) == 2  # its job is there
     directory.prune(0, before=ledger.retire)
-    assert [mirror.dest for mirror in metrics.Ledger(directory).last_runs()] == ["recent"]
+    assert [mirror.dest for mirror in Ledger(directory).last_runs()] == ["recent"]
 
 
 def test_a_job_removed_by_hand_stays_counted(directory: store.Jobs) -> None:
     (job_id,) = write_finished(Path(directory.path), 1)
     put(directory, job_id, 7)
-    ledger = metrics.Ledger(directory)
+    ledger = Ledger(directory)
     assert uploaded(ledger) == 7
     os.unlink(directory.file(job_id, "json"))
-    assert uploaded(ledger) == uploaded(metrics.Ledger(directory)) == 7
+    assert uploaded(ledger) == uploaded(Ledger(directory)) == 7
 
 
 def test_totals_that_cannot_be_read_or_written_stop_nothing(directory: store.Jobs) -> None:
-    totals = Path(directory.path, metrics.TOTALS)
+    totals = Path(directory.path, TOTALS)
     (job_id,) = write_finished(Path(directory.path), 1)
     put(directory, job_id, 7)
     for text in ("{", "[]", '{"metrics": 5, "leaving": 6}'):
         totals.write_text(text)
-        assert uploaded(metrics.Ledger(directory)) == 7
+        assert uploaded(Ledger(directory)) == 7
     totals.unlink()
-    ledger = metrics.Ledger(directory)
+    ledger = Ledger(directory)
     totals.mkdir()  # nothing can be renamed over it
     assert directory.prune(0, before=ledger.retire) == 1
     assert uploaded(ledger) == 7
@@ -322,7 +322,7 @@ def test_a_status_is_read_again_only_when_it_has_changed(
     directory: store.Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = write_finished(Path(directory.path), 50)
-    ledger = metrics.Ledger(directory)
+    ledger = Ledger(directory)
     ledger.sum()
     read: list[str] = []
     monkeypatch.setattr(directory, "read", lambda job_id: read.append(job_id))
@@ -532,7 +532,7 @@ def test_what_is_summed_step_by_step_is_what_a_new_ledger_sums(tmp_path: Path) -
     jobs = store.Jobs(str(tmp_path / "jobs"))
     jobs.prepare()
     jobs.follow(FolderEvents(jobs.path).take)
-    ledger = metrics.Ledger(jobs)
+    ledger = Ledger(jobs)
     there: list[job_status.Status] = []
     for step in range(150):
         act = chance.choice(["make", "work", "work", "end", "retire", "remove"])
@@ -552,6 +552,6 @@ def test_what_is_summed_step_by_step_is_what_a_new_ledger_sums(tmp_path: Path) -
             jobs.delete(status["id"])
             there.remove(status)
         found = ledger.sum(), ledger.last_runs()  # which writes down what others have removed
-        anew = metrics.Ledger(store.Jobs(jobs.path))
+        anew = Ledger(store.Jobs(jobs.path))
         assert found == (anew.sum(), anew.last_runs()), (step, act)
         assert ledger.last_runs() is found[1], "the same until another job ends"
