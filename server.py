@@ -41,9 +41,6 @@ from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import RESUMABLE_STATES, State
 from syncworker.options import table
-from syncworker.s3 import resolver
-from syncworker.s3.endpoint import Endpoint
-from syncworker.s3.proxy import proxy_of
 from syncworker.service import embedded_store
 from syncworker.service import supervisor as supervision
 from syncworker.service.storage_check import StorageCheck
@@ -54,6 +51,9 @@ from syncworker.system.tls import ca_bundle_of, tls_context
 from syncworker.web import dashboard, http_server, metrics, middleware, openapi, parameters, rendered
 from syncworker.web.folder_sizes import Folders
 from syncworker.web.problem_details import problem, to_json
+from syncworker.wire import resolver
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.proxy import proxy_of
 
 NAME = "s3-sync-api"
 JSON = {"Content-Type": "application/json"}

@@ -20,8 +20,8 @@ from syncworker.plan.spool import Spool
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Given
-from syncworker.s3.endpoint import Endpoint
-from syncworker.s3.pool import ConnectionPool
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.pool import ConnectionPool
 
 from benchmarks import contenders, trees
 from benchmarks.races import must, on_stub, say, stub

@@ -43,8 +43,8 @@ def ours(port: int, bodies: list[bytes]) -> None:
     from syncworker.s3.bucket import Bucket
     from syncworker.s3.client import Client
     from syncworker.s3.credentials import Given
-    from syncworker.s3.endpoint import Endpoint
-    from syncworker.s3.pool import ConnectionPool
+    from syncworker.wire.endpoint import Endpoint
+    from syncworker.wire.pool import ConnectionPool
 
     async def lane(bucket: Bucket, numbers: Any) -> None:
         for i in numbers:

@@ -1,7 +1,7 @@
 """What may be asked for: the parameters of a sync, checked before anything is written or started.
 
 A `Request` is valid by construction. Nothing here talks to the network or writes; whether the storage's
-address is one that may be talked to, `s3.endpoint.check_storage_url` says.
+address is one that may be talked to, `wire.endpoint.check_storage_url` says.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def parse_keys(
 
 
 def parse_storage_url(text: str | None, settings: Settings) -> str:
-    """The storage to talk to; the configured one when none is named. Resolution: `s3.endpoint`."""
+    """The storage to talk to; the configured one when none is named. Resolution: `wire.endpoint`."""
     if not text:
         return settings.default_storage_url
     url = storage_url.parse_url(text)

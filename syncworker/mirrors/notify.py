@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from syncworker import __version__
-from syncworker.s3.resolver import is_refused, resolve_any
+from syncworker.wire.resolver import is_refused, resolve_any
 
 TRIES = 3
 PAUSES_SECONDS = (2.0, 15.0)

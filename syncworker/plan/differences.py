@@ -2,7 +2,7 @@
 
 `collect` lists the whole bucket, or only the pages around what a run has changed, where that is a small part
 of it. What it finds is a hint: a listing may lag, and over plain http a bit of it may turn. It changes
-nothing at the store; transfer/recheck.py asks and mends.
+nothing at the store; checks/recheck.py asks and mends.
 
 - An index that is broken, or cannot hold every row, is helped out by what the run itself has sent; the rest
   is then told as not remembered.

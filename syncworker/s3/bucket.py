@@ -16,9 +16,9 @@ from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.model import ObjectEntry
 from syncworker.s3 import error_codes, xml_messages
 from syncworker.s3.client import TRIES, Client
-from syncworker.s3.endpoint import why_never_created
 from syncworker.s3.request import S3Request
 from syncworker.s3.signing import encode_path
+from syncworker.wire.endpoint import why_never_created
 
 T = TypeVar("T")
 

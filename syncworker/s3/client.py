@@ -19,11 +19,8 @@ from urllib.parse import quote
 
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.s3 import error_codes, xml_messages
-from syncworker.s3.connection import Response
 from syncworker.s3.credentials import KeySource
-from syncworker.s3.endpoint import Endpoint
 from syncworker.s3.outage import Outage
-from syncworker.s3.pool import ConnectionPool
 from syncworker.s3.request import (
     LISTINGS,
     NOT_REPEATED,
@@ -36,10 +33,13 @@ from syncworker.s3.request import (
     S3Request,
 )
 from syncworker.s3.signing import EMPTY_SHA256, Keys, Signer, encode_path, encode_query
-from syncworker.s3.throttle import Gate
 from syncworker.system.bandwidth import Turn
 from syncworker.system.control import is_settling
 from syncworker.system.pause import Pause
+from syncworker.wire.connection import Response
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.pool import ConnectionPool
+from syncworker.wire.throttle import Gate
 
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a store names goes into a header
 TRIES = 6

@@ -10,10 +10,10 @@ from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.s3 import error_codes, xml_messages
 from syncworker.s3.bucket import MISSING, Bucket
 from syncworker.s3.client import CUT
-from syncworker.s3.connection import Response
 from syncworker.s3.request import S3Request
 from syncworker.system.control import settling
 from syncworker.system.gather import side_by_side
+from syncworker.wire.connection import Response
 
 ObjectVersion = tuple[str, str | None]  # key, version id
 

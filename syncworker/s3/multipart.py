@@ -7,12 +7,12 @@ from typing import NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.s3 import error_codes, xml_messages
-from syncworker.s3.body import Body
 from syncworker.s3.bucket import Bucket, has_own_etag
 from syncworker.s3.client import TRIES
 from syncworker.s3.request import S3Request
 from syncworker.s3.sums import Algorithm, encode
 from syncworker.system.control import settling
+from syncworker.wire.body import Body
 
 T = TypeVar("T")
 

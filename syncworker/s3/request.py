@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from syncworker.s3.body import Body
+from syncworker.wire.body import Body
 
 SENDS = frozenset({"PutObject", "CreateMultipartUpload", "UploadPart"})
 WRITES = SENDS | {"CreateBucket", "CompleteMultipartUpload", "CopyObject", "UploadPartCopy"}

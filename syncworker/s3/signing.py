@@ -15,7 +15,7 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
-UNSIGNED = "UNSIGNED-PAYLOAD"
+
 _is_plain = re.compile(r"[A-Za-z0-9/._~-]*").fullmatch
 
 

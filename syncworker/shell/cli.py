@@ -29,9 +29,9 @@ from syncworker.jobs.status import Status, recorded_state
 from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import Jobs, NoSuchJob, NoSuchPlan, check_id
 from syncworker.model import FINAL_STATES, State
-from syncworker.s3 import resolver
 from syncworker.settings import Settings
 from syncworker.shell import arguments as usage
+from syncworker.wire import resolver
 
 if TYPE_CHECKING:
     from syncworker.jobs.history import Wanted

@@ -1,8 +1,8 @@
 """How many small files are under way at a time: more for as long as more of them makes it faster.
 
 A store near by is busy with a few dozen; one far away answers each in its own time, so that twice as many
-under way are sent twice as fast. Which it is, shows: the rate is measured, more are tried, and given back
-when they gained nothing. A store that asks to slow down is heard elsewhere (s3/throttle.py). Pure: no clock.
+under way are sent twice as fast. We find out by measuring: raise the number of lanes, and lower it again if
+throughput did not improve. wire/throttle.py handles a store that asks to slow down. Pure: no clock.
 Requests without a body, as deletions, need no such search: `side_by_side`.
 """
 

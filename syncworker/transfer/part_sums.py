@@ -24,10 +24,9 @@ import time
 from syncworker.errors import FileError, RetryError
 from syncworker.index import Index, Unfinished
 from syncworker.s3 import multipart, sums
-from syncworker.s3.body import FileSlice
 from syncworker.s3.bucket import Bucket
-from syncworker.s3.signing import UNSIGNED
 from syncworker.s3.sums import MD5, SHA256, Algorithm
+from syncworker.wire.body import UNSIGNED, FileSlice
 
 WORTH_BYTES = 64 << 20  # of files that go by parts in this run
 NOT_TO_GO_ON = 0  # the size of the parts of an upload that no file goes on with

@@ -38,13 +38,12 @@ from syncworker.plan.compare import NEW
 from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart, sums, xml_messages
-from syncworker.s3.body import FileSlice
 from syncworker.s3.bucket import Bucket
-from syncworker.s3.signing import UNSIGNED
 from syncworker.s3.sums import CRC64NVME, MD5, SHA256, Algorithm
 from syncworker.system.control import settling
 from syncworker.transfer.part_sums import NOT_TO_GO_ON, REFUSALS, PartSums
 from syncworker.transfer.readers import TRIES, Changed, Outcome, Read, describe, entry_of, restat
+from syncworker.wire.body import UNSIGNED, FileSlice
 
 T = TypeVar("T")
 

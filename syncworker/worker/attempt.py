@@ -17,9 +17,9 @@ from syncworker.plan.differences import Changes
 from syncworker.plan.may_delete import NO_RULES, Rules
 from syncworker.s3.bucket import Bucket
 from syncworker.system.pause import Pause
+from syncworker.system.stop_token import StopToken
 from syncworker.transfer.blocking_keys import Obstacles
 from syncworker.worker.mount_check import MountCheck
-from syncworker.worker.stop_token import StopToken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

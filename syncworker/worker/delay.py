@@ -13,8 +13,8 @@ from syncworker.escape import escape_surrogates
 from syncworker.model import Delay
 from syncworker.s3.client import Client
 from syncworker.s3.request import InFlight
-from syncworker.s3.throttle import TAKEN_SECONDS
 from syncworker.system.control import Control
+from syncworker.wire.throttle import TAKEN_SECONDS
 
 _NOTICED_SECONDS = 2.0
 _SILENT_SECONDS = 5.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from syncworker.checks.recheck import Recheck
+from syncworker.checks.verification import Verification
 from syncworker.ending import Ending
 from syncworker.folder.source import Source
 from syncworker.index import Row
@@ -16,9 +18,7 @@ from syncworker.plan.events import Work
 from syncworker.plan.spool import Spool
 from syncworker.transfer.delete_objects import Remover
 from syncworker.transfer.readers import Outcome, Read
-from syncworker.transfer.recheck import Recheck
 from syncworker.transfer.upload import Vanished
-from syncworker.transfer.verification import Verification
 from syncworker.worker.accounts import Accounts, same_row
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.pages import Pages

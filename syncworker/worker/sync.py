@@ -37,6 +37,7 @@ from syncworker.model import Phase, ScanItem, Skip
 from syncworker.plan.differences import Changes
 from syncworker.plan.planner import Planner
 from syncworker.s3.bucket import Bucket
+from syncworker.system.stop_token import StopToken
 from syncworker.transfer.delete_bucket import BucketRemoval, Unplanned
 from syncworker.transfer.delete_last import Sweep
 from syncworker.transfer.delete_objects import Remover
@@ -50,7 +51,6 @@ from syncworker.worker.plans import Plans
 from syncworker.worker.second_chance import SecondChance
 from syncworker.worker.second_look import SecondLook
 from syncworker.worker.sending import READERS, Sending
-from syncworker.worker.stop_token import StopToken
 
 
 async def sync(

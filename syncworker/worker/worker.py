@@ -41,8 +41,6 @@ from syncworker.request import parse_storage_url
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Chain, Given, KeySource
-from syncworker.s3.endpoint import Endpoint
-from syncworker.s3.pool import ConnectionPool, Limits
 from syncworker.settings import Settings, origin_of_keys
 from syncworker.system import disk_space, processes
 from syncworker.system.bandwidth import Bandwidth
@@ -50,12 +48,14 @@ from syncworker.system.control import Control
 from syncworker.system.durable_files import LockChain, Reserve
 from syncworker.system.pause import Pause
 from syncworker.system.rates import Limit
+from syncworker.system.stop_token import StopToken
 from syncworker.system.tls import ca_bundle_of
 from syncworker.system.token_bucket import TokenBucket
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.pool import ConnectionPool, Limits
 from syncworker.worker.attempt import Order
 from syncworker.worker.delay import delay_of
 from syncworker.worker.mount_check import MountCheck
-from syncworker.worker.stop_token import StopToken
 from syncworker.worker.sync import sync
 
 _LOCK_SECONDS = 1.0  # probes of others take the lock for an instant

@@ -30,9 +30,9 @@ from syncworker.errors import FatalError, UsageError
 from syncworker.folder import uploads_root
 from syncworker.jobs import store
 from syncworker.options import table
-from syncworker.s3 import resolver
 from syncworker.system import durable_files
 from syncworker.web import http_server, middleware, parameters
+from syncworker.wire import resolver
 
 TOKEN = "the-token-of-the-attack-tests"
 SYNC = "/sync?source=&dest=victim-bucket"

@@ -27,10 +27,10 @@ from syncworker.plan import compare
 from syncworker.plan.events import Work
 from syncworker.request import Request
 from syncworker.system import durable_files
+from syncworker.system.stop_token import StopToken
 from syncworker.transfer.blocking_keys import Obstacles
 from syncworker.transfer.readers import read_cached
 from syncworker.worker.dispatch import Dispatch
-from syncworker.worker.stop_token import StopToken
 
 MIB = 1 << 20
 MOTO = pytest.mark.parametrize("store", ["moto"], indirect=True)

@@ -18,8 +18,8 @@ from syncworker.s3 import multipart, xml_messages
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Given
-from syncworker.s3.endpoint import Endpoint
-from syncworker.s3.pool import ConnectionPool
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.pool import ConnectionPool
 
 PAGES = pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
 

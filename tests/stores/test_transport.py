@@ -38,13 +38,13 @@ from stores import ACCESS_KEY, BIN, SECRET_KEY, Store
 from toxics import Toxic
 
 from syncworker.errors import FatalError, RetryError
-from syncworker.s3 import resolver
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Chain, Given
-from syncworker.s3.endpoint import Endpoint
-from syncworker.s3.pool import ConnectionPool
 from syncworker.s3.request import S3Request
+from syncworker.wire import resolver
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.pool import ConnectionPool
 
 NO_KEYS = {"MINIO_ACCESS_KEY": "", "MINIO_SECRET_KEY": "", "AWS_EC2_METADATA_DISABLED": "true"}
 FILES = {"a.txt": "alpha", "b c/\u00e9.bin": 3000, "large.bin": (9 << 20) + 1}

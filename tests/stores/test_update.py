@@ -247,10 +247,10 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     from syncworker.s3.bucket import Bucket
     from syncworker.s3.client import Client
     from syncworker.s3.credentials import Given as Keys
-    from syncworker.s3.endpoint import Endpoint
-    from syncworker.s3.pool import ConnectionPool
     from syncworker.transfer.update import Updater
     from syncworker.transfer.upload import Sender
+    from syncworker.wire.endpoint import Endpoint
+    from syncworker.wire.pool import ConnectionPool
 
     mirror.make({"big.bin": 17 << 20})
     sync(mirror)

@@ -34,7 +34,7 @@ def endless_silence() -> None:
 
 
 def _limit(seconds: float) -> None:
-    from syncworker.s3 import pool
+    from syncworker.wire import pool
 
     limits = pool.Limits(seconds, seconds, seconds, seconds)
     pool.Limits.of = lambda _: limits  # type: ignore[method-assign,assignment]

@@ -21,8 +21,8 @@ from syncworker import settings as service_settings
 from syncworker.errors import UsageError
 from syncworker.jobs import store
 from syncworker.options import table
-from syncworker.s3 import endpoint, resolver
 from syncworker.web import middleware, parameters
+from syncworker.wire import endpoint, resolver
 
 MANY = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 NAMES = ("source", "dest", "storage_url", "access_key", "secret_key", "wait")

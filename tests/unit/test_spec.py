@@ -11,10 +11,10 @@ from serving import load
 from syncworker import request
 from syncworker.errors import UsageError
 from syncworker.options import table
-from syncworker.s3 import endpoint, resolver
 from syncworker.shell import arguments as usage
 from syncworker.shell import completion
 from syncworker.storage_url import parse_url
+from syncworker.wire import endpoint, resolver
 
 OK = None
 

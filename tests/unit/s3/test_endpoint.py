@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from syncworker.errors import UsageError
-from syncworker.s3 import resolver
-from syncworker.s3.endpoint import Endpoint
-from syncworker.s3.resolver import is_refused
 from syncworker.storage_url import destination_id, earlier_destination_id, parse_url
 from syncworker.system import processes
+from syncworker.wire import resolver
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.resolver import is_refused
 
 
 @pytest.mark.parametrize(

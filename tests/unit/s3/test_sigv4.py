@@ -14,7 +14,8 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from syncworker.s3.signing import EMPTY_SHA256, UNSIGNED, Keys, Signer, encode_path, encode_query
+from syncworker.s3.signing import EMPTY_SHA256, Keys, Signer, encode_path, encode_query
+from syncworker.wire.body import UNSIGNED
 
 NOW = 1795352562.9
 STAMP = datetime.fromtimestamp(NOW, UTC).strftime("%Y%m%dT%H%M%SZ")

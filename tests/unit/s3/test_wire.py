@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from syncworker.errors import FatalError, RetryError
-from syncworker.s3 import connection, pool, resolver
-from syncworker.s3 import proxy as proxies
-from syncworker.s3.body import FileSlice
-from syncworker.s3.connection import Response
-from syncworker.s3.endpoint import Endpoint
-from syncworker.s3.pool import ConnectionPool, Limits
+from syncworker.wire import connection, pool, resolver
+from syncworker.wire import proxy as proxies
+from syncworker.wire.body import FileSlice
+from syncworker.wire.connection import Response
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.pool import ConnectionPool, Limits
 
 QUICK = Limits(connect_seconds=1.0, idle_seconds=0.5)
 PATIENT = Limits(connect_seconds=5.0, idle_seconds=20.0)

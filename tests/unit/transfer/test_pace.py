@@ -13,9 +13,9 @@ from bench import Answer, Mirror, Request, s3_error, wait_for
 from stores import Store
 
 from syncworker.errors import FileError, RetryError, Stopped, SyncError
-from syncworker.s3 import throttle
-from syncworker.s3.throttle import Gate
 from syncworker.transfer.lane_count import LEAST, MOST, Pace
+from syncworker.wire import throttle
+from syncworker.wire.throttle import Gate
 
 
 def play(pace: Pace, rate_of: list[float], looks: int) -> list[int]:

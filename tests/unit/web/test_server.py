@@ -19,7 +19,7 @@ from serving import Site, write_finished
 
 import server
 from syncworker.jobs import status_cache
-from syncworker.s3 import resolver
+from syncworker.wire import resolver
 
 NO_JOB = "20260101T000000-00000000"
 

@@ -27,6 +27,7 @@ from collections.abc import Callable
 from itertools import islice
 from typing import TypeVar
 
+from syncworker.checks.recheck import ask
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.folder.source import Source
 from syncworker.folder.uploads_root import VANISHED
@@ -41,7 +42,6 @@ from syncworker.s3 import etag
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
 from syncworker.transfer.lanes import Budget
 from syncworker.transfer.readers import Changed, Outcome, describe, entry_of, read
-from syncworker.transfer.recheck import ask
 from syncworker.transfer.upload import Sender
 
 T = TypeVar("T")

@@ -6,8 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Protocol
 
-from syncworker.s3.signing import UNSIGNED
-
+UNSIGNED = "UNSIGNED-PAYLOAD"  # in the place of a body's SHA-256
 CHUNK = 256 << 10
 
 

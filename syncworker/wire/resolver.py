@@ -11,7 +11,7 @@ import ipaddress
 import socket
 
 from syncworker.errors import UsageError
-from syncworker.s3.endpoint import Endpoint
+from syncworker.wire.endpoint import Endpoint
 
 _METADATA = frozenset(
     ipaddress.ip_address(address)

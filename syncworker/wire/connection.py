@@ -25,8 +25,8 @@ from typing import NamedTuple, cast
 import httptools
 
 from syncworker.errors import RetryError
-from syncworker.s3.body import CHUNK, Body, slices
 from syncworker.system.bandwidth import Bandwidth, Turn
+from syncworker.wire.body import CHUNK, Body, slices
 
 MAX_HEADER_BYTES = 64 << 10
 FLOOR = 1024

@@ -7,7 +7,7 @@ import socket
 import ssl
 
 from syncworker.errors import FatalError, RetryError, SyncError
-from syncworker.s3.proxy import Proxy
+from syncworker.wire.proxy import Proxy
 
 _CERTIFICATES = {  # X509_V_ERR_…: what is wrong, and its cure
     9: ("is not valid yet", "set this machine's clock, or wait"),

@@ -22,15 +22,15 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from syncworker.errors import FatalError, RetryError, UsageError
-from syncworker.s3 import resolver
-from syncworker.s3.body import CHUNK, Body
-from syncworker.s3.connect_errors import connect_error, refused_by
-from syncworker.s3.connection import Connection, Response
-from syncworker.s3.endpoint import Endpoint
-from syncworker.s3.proxy import proxy_of
 from syncworker.system.bandwidth import Bandwidth, Turn
 from syncworker.system.daemon_call import call_in_daemon
 from syncworker.system.tls import tls_context
+from syncworker.wire import resolver
+from syncworker.wire.body import CHUNK, Body
+from syncworker.wire.connect_errors import connect_error, refused_by
+from syncworker.wire.connection import Connection, Response
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.proxy import proxy_of
 
 _ADDRESS_SECONDS = 30.0
 _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305, "Connection Attempt Delay"
