@@ -115,6 +115,7 @@ docs: $(VENV)/.dev ## write docs/api.md and docs/troubleshooting.md again, and t
 lock: $(VENV)/.dev ## pin all versions and hashes again, from the requirements*.in
 	$(LOCK) requirements.in -o requirements.txt
 	$(LOCK) requirements-dev.in -o requirements-dev.txt
+	$(LOCK) requirements-cluster.in -c requirements-dev.txt -o requirements-cluster.txt
 	$(LOCK) requirements-bench.in -c requirements-dev.txt -o requirements-bench.txt
 	$(LOCK) requirements-deploy.in -o requirements-deploy.txt
 

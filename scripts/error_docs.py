@@ -81,6 +81,12 @@ SECTIONS: tuple[Section, ...] = (
             " cut. Resume: at most two parts of a large file are sent again",
             "WorkerDidNotStart": "The server tried three times. `jobs/ID.log` says why; often a full disk or too"
             " many processes",
+            "ClusterLost": "With `CLUSTER_ALONE=0`: no member of the cluster was left that could work. Look at `cluster"
+            " status`, and resume. Nothing was deleted",
+            "ClusterNotInstalled": "`CLUSTER` is set, and the packages that it needs are not there. Install them where"
+            " the service runs, as the message says, or leave `CLUSTER` empty",
+            "BadClusterKeys": "A file that `CLUSTER_TLS_CA`, `CLUSTER_TLS_CERT` or `CLUSTER_TLS_KEY` names is missing, or"
+            " others can read the key. `cluster keys` makes them; `docs/cluster.md` has the set-up",
             "DestinationBusy": "One job at a time for a bucket. Wait for the other, or cancel it",
             "LocalError": "A file of the job itself (status, report, index) could not be written: most often the"
             " disk of `jobs/` is full. Make space and resume",
@@ -135,6 +141,8 @@ SECTIONS: tuple[Section, ...] = (
             "EntityTooLarge": "S3 takes no such file. Split it",
             "StoredWrongBytes": "What the storage says it has is not what was sent: a broken storage, memory or"
             " proxy. Resume; if it comes again, do not trust that storage",
+            "MemberDied": "Three members of the cluster died of this file, one after the other. Look at their logs, or"
+            " sync it without `CLUSTER`",
             "Differs": "When the bucket was listed once more, this object was not what it should be; it was sent or"
             " deleted again, and still is not. Something else writes to the bucket, or the storage does not do"
             " what it answers. Stop the other, and resume",

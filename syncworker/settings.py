@@ -91,6 +91,30 @@ def _one_of(*words: str) -> Callable[[str], str]:
     return parse
 
 
+_CLUSTER_MOST = 256
+
+
+def _cluster(value: str) -> str:
+    kind, _, rest = value.partition(":")
+    if not value:
+        return ""
+    if kind == "local" and rest.isascii() and rest.isdecimal() and 1 <= int(rest) <= _CLUSTER_MOST:
+        return f"local:{int(rest)}"
+    if kind == "tcp":
+        raise ValueError(
+            "tcp:// would let whoever can connect run programs as this user and read its keys: use tls://"
+            " (`cluster keys` makes the certificates)"
+        )
+    parts = urlsplit(value)
+    try:
+        is_place = parts.scheme == "tls" and bool(parts.hostname) and bool(parts.port)
+    except ValueError:
+        is_place = False
+    if not is_place or parts.path or parts.query or parts.username is not None:
+        raise ValueError(f"must be local:N (1 to {_CLUSTER_MOST} processes) or tls://HOST:PORT")
+    return value
+
+
 def _list(value: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in value.split(",") if item.strip())
 
@@ -205,6 +229,29 @@ TABLE = (
         _rate,
         "bytes a second of all running jobs together (512K, 1.5M); unset or 0: no limit",
     ),
+    Setting(
+        "CLUSTER",
+        "",
+        _cluster,
+        "who else sends files: `local:N` processes here, the scheduler at `tls://HOST:PORT`; empty: nobody",
+    ),
+    Setting("CLUSTER_TLS_CA", "", _optional, "file of the cluster's authority (`cluster keys` makes one)"),
+    Setting("CLUSTER_TLS_CERT", "", _optional, "file of the certificate that this machine shows there"),
+    Setting("CLUSTER_TLS_KEY", "", _optional, "file of that certificate's key, readable by its owner alone"),
+    Setting(
+        "CLUSTER_MIN_FILES",
+        "10000",
+        _integer(0, 1_000_000_000),
+        "files to be sent before the cluster is opened for a job, or 1 GiB of them; 0: all wait for it",
+    ),
+    Setting("CLUSTER_ALONE", "1", _flag, "0: a job fails when the cluster is gone, and does not go on alone"),
+    Setting("CLUSTER_PATIENCE", "60", _integer(1, 86_400), "seconds without any member that it waits before"),
+    Setting(
+        "CLUSTER_KEYS",
+        "send",
+        _one_of("send", "own"),
+        "own: members use the keys of their own settings; send: those of the job's process",
+    ),
     Setting("FAIL_ON_SKIPPED", "0", _flag, "1: a job that skipped files fails, when all else is done"),
 )
 
@@ -239,6 +286,14 @@ class Settings(NamedTuple):
     mirrors_file: str
     max_delete: int | str
     bandwidth: int
+    cluster: str  # "", "local:N" or "tls://host:port"
+    cluster_tls_ca: str | None
+    cluster_tls_cert: str | None
+    cluster_tls_key: str | None
+    cluster_min_files: int
+    cluster_alone: bool
+    cluster_patience: int
+    cluster_keys: str
     fail_on_skipped: bool
 
     @property
@@ -389,6 +444,9 @@ def load(environ: Mapping[str, str] | None = None, env_file: str | None = None) 
             values[name.lower()] = text or None
     if bool(values.get("minio_access_key")) != bool(values.get("minio_secret_key")):
         wrong.append("MINIO_ACCESS_KEY and MINIO_SECRET_KEY: set both, or none")
+    tls = [values.get(f"cluster_tls_{part}") for part in ("ca", "cert", "key")]
+    if str(values.get("cluster", "")).startswith("tls://") and not all(tls):
+        wrong.append("CLUSTER: tls:// needs CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY")
     wrong += [f".env: {sentence}" for sentence in misspelt(file_values)]
     wrong += _overlaps(values)
     if wrong:

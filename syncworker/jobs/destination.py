@@ -33,6 +33,11 @@ class Destination:
         """Written by the holder of the lock; never removed."""
         return self._file(".dest", ".json", self.prefix)
 
+    @property
+    def members_path(self) -> str:
+        """Names the members of a cluster that work for the holder of the lock."""
+        return self._file(".dest", ".members", self.prefix)
+
     def lock(self) -> durable_files.LockChain:
         """Of the bucket, or of a prefix in it: that alone is held by one job; what it lies in, the bucket
         and shorter prefixes, is held together with other jobs below them."""

@@ -347,6 +347,7 @@ def begin(status: Status) -> None:
     status["message"] = "starting"
     status["pid"], status["pid_started_at"], status["host"] = pid, started, processes.host()
     status["started_at"], status["finished_at"] = timestamp(), None
+    status["cluster"] = None
     _forget_done(status)
 
 
@@ -406,6 +407,11 @@ def set_auto_resume(status: Status, on: bool) -> None:
 
 def set_plan(status: Status, plan: Plan | None) -> None:
     status["plan"] = plan
+
+
+def set_cluster(status: Status, cluster: dict[str, Any] | None) -> None:
+    """The members that work for the job, as docs/job-files.md has them."""
+    status["cluster"] = cluster
 
 
 def set_phase(status: Status, phase: Phase) -> None:

@@ -122,6 +122,13 @@ example:
 For the server, and for whoever wants a job's worker under a supervisor of their own. Nothing is shown: the
 status is in JOBS_DIR/ID.json, messages go to stderr.
 """
+CLUSTER_NOTE = """\
+  cluster keys FOLDER [NAME …]     an authority and, for each name, a certificate with its key, into FOLDER
+  cluster scheduler                what members and jobs meet at; all three need CLUSTER_TLS_CA, _CERT, _KEY
+  cluster worker tls://HOST:8786   a member, until the scheduler is gone (exit status 1)
+  cluster status                   who is there, of the scheduler that CLUSTER names
+
+docs/cluster.md has the set-up."""
 COMPLETION_NOTE = """\
 example:
   eval "$(python -m syncworker completion)"        # now; for good, put the line into ~/.bashrc
@@ -229,6 +236,13 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
         )
     for machine in (start, resume, approve, plan, cancel, pause, going_on, limit, listing, show):
         machine.add_argument("--json", action="store_true", help="for programs: the same JSON as over HTTP")
+    cluster = command("cluster", "processes and machines that send files for jobs", CLUSTER_NOTE)
+    cluster.add_argument("verb", choices=["scheduler", "worker", "status", "keys"], help="see below")
+    cluster.add_argument("values", metavar="VALUE", nargs="*", help="see below")
+    cluster.add_argument("--bind", help="address to listen on; default: scheduler 127.0.0.1, worker all")
+    cluster.add_argument("--port", type=count, help="port of the scheduler; default 8786")
+    cluster.add_argument("--until-eof", action="store_true", help="worker: end when standard input ends")
+    cluster.add_argument("--json", action="store_true", help="status: for programs")
     shell = command("completion", "print what makes a shell complete these commands", COMPLETION_NOTE)
     shell.add_argument("shell", nargs="?", choices=["bash"], default="bash", help="bash, the default")
     return made

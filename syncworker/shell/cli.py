@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from syncworker.jobs.history import Wanted
     from syncworker.request import RequestKeys
     from syncworker.shell.display import Output
+    from syncworker.worker.worker import OpenElsewhere
 
 EXIT = {State.DONE: 0, State.FAILED: 1, State.CANCELLED: 3, State.INTERRUPTED: 4, State.WAITING: 5}
 LIST_FILTERS = ("state", "source", "dest", "mirror", "since", "until", "q")
@@ -79,13 +80,38 @@ def _complain(message: str) -> None:
     Output(sys.stderr).print(f"syncworker: {escape_control(message)}")
 
 
+def _elsewhere(settings: Settings) -> OpenElsewhere | None:
+    """What sends files beside the worker. Without CLUSTER nothing of it is imported."""
+    if not settings.cluster:
+        return None
+    from syncworker.cluster.opening import elsewhere
+
+    return elsewhere
+
+
+def _cluster(arguments: argparse.Namespace, settings: Settings, _: Jobs) -> int:
+    from syncworker.cluster import commands
+
+    values = list(arguments.values)
+    wanted = {"scheduler": (0, 0), "status": (0, 0), "worker": (1, 1), "keys": (1, 1000)}[arguments.verb]
+    if not wanted[0] <= len(values) <= wanted[1]:
+        raise UsageError("BadParameter", f"cluster {arguments.verb}: see `cluster --help`")
+    if arguments.verb == "keys":
+        return commands.make_keys(values[0], values[1:])
+    if arguments.verb == "status":
+        return commands.status(settings, as_json=arguments.json)
+    if arguments.verb == "scheduler":
+        return commands.scheduler(settings, arguments.bind or "127.0.0.1", arguments.port or commands.PORT)
+    return commands.worker(settings, values[0], arguments.bind, until_eof=arguments.until_eof)
+
+
 def _run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     from syncworker.jobs.store import Conflict
     from syncworker.worker.worker import run_job
 
     jobs.prepare()
     try:
-        return EXIT[run_job(settings, jobs, arguments.id)]
+        return EXIT[run_job(settings, jobs, arguments.id, elsewhere=_elsewhere(settings))]
     except Conflict:
         status = jobs.observe(arguments.id)
         if recorded_state(status) is State.CANCELLED and status["started_at"] is None:
@@ -229,7 +255,8 @@ def _foreground(
         (Output(sys.stderr) if as_json else output).print(job_id)
     try:
         with nullcontext() if as_json or quiet else Display(output) as display:
-            state = run_job(settings, jobs, job_id, display.show if display else None)
+            show = display.show if display else None
+            state = run_job(settings, jobs, job_id, show, _elsewhere(settings))
     except KeyboardInterrupt:  # before the worker had set its handlers: nobody would run the queued job
         state = State(jobs.cancel(job_id)["state"])
     status = jobs.observe(job_id)
@@ -521,5 +548,6 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Settings, Jobs], int]] = {
     "limit": _limit,
     "list": _list,
     "show": _show,
+    "cluster": _cluster,
     "completion": _completion,
 }

@@ -63,6 +63,10 @@ class Control:
         self._signalled_at = min(self._signalled_at, time.monotonic())
         self._begin(signal_name)
 
+    def cancel(self) -> None:
+        """As the sentinel does, where there is none: in a member of a cluster."""
+        self._begin("cancelled")
+
     def _begin(self, reason: str) -> None:
         if self.reason is None:
             self.reason, self.since = reason, time.time()

@@ -34,7 +34,10 @@ class Pause:
 
     def look(self, *, stopping: bool) -> bool:
         """Looks for the sentinel; whether the answer differs from the last one."""
-        on = not stopping and self._sentinel is not None and os.path.lexists(self._sentinel)
+        return self.turn(not stopping and self._sentinel is not None and os.path.lexists(self._sentinel))
+
+    def turn(self, on: bool) -> bool:
+        """As told; whether that is new."""
         if on == self.on:
             return False
         self.on = on

@@ -164,6 +164,31 @@ def spawn_worker(job_id: str, log: IO[bytes], environ: Mapping[str, str]) -> sub
     )
 
 
+def spawn_member(
+    argv: list[str], environ: Mapping[str, str], fds: tuple[int, ...]
+) -> subprocess.Popen[bytes]:
+    """`python -m syncworker …` as a child that holds these descriptors, and whose standard input ends with
+    this process. A session of its own: Ctrl-C is this process's to take."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "syncworker", *argv],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        cwd=PROJECT,
+        env=dict(environ),
+        start_new_session=True,
+        pass_fds=fds,
+    )
+
+
+def end_member(child: subprocess.Popen[bytes], seconds: float = 3.0) -> None:
+    """Waits until a child has ended whose standard input is closed; one that does not is killed."""
+    try:
+        child.wait(seconds)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()
+
+
 def on_stop(callback: Callable[[str], None]) -> None:
     """Calls back with the signal's name on SIGTERM and SIGINT. The callback only sets a flag."""
 

@@ -134,6 +134,10 @@ class Lanes:
     async def put(self, group: list[Work]) -> None:
         await self._groups.put(group)
 
+    @property
+    def groups_waiting(self) -> int:
+        return self._groups.qsize()
+
     async def put_large(self, result: Read) -> None:
         """From within `do_one`: a file that goes in parts."""
         await self._large.put(result)

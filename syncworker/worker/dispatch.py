@@ -10,8 +10,9 @@ from syncworker.model import FileEntry
 from syncworker.plan.compare import Verdict
 from syncworker.plan.events import Work
 from syncworker.s3 import etag
-from syncworker.transfer.lanes import Lanes
+from syncworker.worker.accounts import Accounts
 from syncworker.worker.attempt import Attempt
+from syncworker.worker.elsewhere import Elsewhere, Outlet
 from syncworker.worker.planning import Planning
 from syncworker.worker.plans import Plans
 from syncworker.worker.sending import Sending
@@ -28,7 +29,16 @@ class Dispatch:
     ("" or ends in "/"), in which nothing may be deleted; `renamed`: files that the store may keep under
     another key; `held_back`: files where the bucket has a folder of objects to be deleted."""
 
-    def __init__(self, attempt: Attempt, sending: Sending, plans: Plans, planning: Planning) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        sending: Sending,
+        accounts: Accounts,
+        plans: Plans,
+        planning: Planning,
+        elsewhere: Elsewhere | None,
+    ) -> None:
+        self.attempt, self.accounts, self.elsewhere = attempt, accounts, elsewhere
         self.sending, self.plans, self.planning = sending, plans, planning
         self.index, self.progress, self.obstacles = attempt.index, attempt.progress, attempt.obstacles
         self.stop, self.wait_seconds = attempt.stop, attempt.order.wait_seconds
@@ -41,10 +51,13 @@ class Dispatch:
 
     async def run(self) -> None:
         lanes = self.sending.open_lanes()
-        await self._dispatch(lanes)
-        await lanes.finish()
+        outlet: Outlet = lanes
+        if self.elsewhere is not None:
+            outlet = self.elsewhere.outlet(self.attempt, self.sending, self.accounts, lanes)
+        await self._dispatch(outlet)
+        await outlet.finish()
 
-    async def _dispatch(self, lanes: Lanes) -> None:
+    async def _dispatch(self, lanes: Outlet) -> None:
         """Hands what the planner finds to the lanes, until it ends. After a halt it only listens."""
         group: list[Work] = []
         size = 0

@@ -8,7 +8,7 @@ a file is treated alike wherever it is sent from.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
@@ -85,19 +85,23 @@ class Sending:
         self.updater = Updater(self.sender)
         self.lanes: Lanes | None = None
 
-    def open_lanes(self) -> Lanes:
+    def open_lanes(self, do_large: Callable[[Read], Awaitable[None]] | None = None) -> Lanes:
+        """`do_large`: where files that go in parts are sent from elsewhere."""
         gate, counts = self.bucket.client.gate, self.progress.counts
         self.lanes = Lanes(
             one=self.wait_seconds > 0,
             do_read=self.read,
             do_one=self.handle_read,
-            do_large=lambda result: self.send(result.work, result.file, result),
+            do_large=do_large or self.send_large,
             halt=self.stop.fail,
             halted=self.halted,
             sent=lambda: int(counts["files_uploaded"]),
             is_throttled=lambda: gate.limit < gate.most,
         )
         return self.lanes
+
+    async def send_large(self, result: Read) -> None:
+        await self.send(result.work, result.file, result)
 
     async def read(self, group: list[Work]) -> list[Read]:
         """What reading the files has shown; fewer after a halt."""

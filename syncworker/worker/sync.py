@@ -44,6 +44,7 @@ from syncworker.transfer.delete_objects import Remover
 from syncworker.worker.accounts import Accounts
 from syncworker.worker.attempt import Attempt, Order
 from syncworker.worker.dispatch import Dispatch
+from syncworker.worker.elsewhere import Elsewhere
 from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.pages import Pages
 from syncworker.worker.planning import Planning
@@ -54,7 +55,13 @@ from syncworker.worker.sending import READERS, Sending
 
 
 async def sync(
-    order: Order, bucket: Bucket, index: Index, mounts: MountCheck, progress: Progress, stop: StopToken
+    order: Order,
+    bucket: Bucket,
+    index: Index,
+    mounts: MountCheck,
+    progress: Progress,
+    stop: StopToken,
+    elsewhere: Elsewhere | None = None,
 ) -> Ending:
     """Makes the bucket equal the folder; raises when it could not."""
     changes = Changes(order.spool_dir)
@@ -70,7 +77,7 @@ async def sync(
             pool=pool,
             changes=changes,
         )
-        return await Sync(attempt).run()
+        return await Sync(attempt, elsewhere).run()
 
 
 def _best_scan(index: Index, tree: Tree) -> Callable[..., Iterator[ScanItem]]:
@@ -87,7 +94,7 @@ def _reasons(items: list[ScanItem]) -> Counter[str]:
 class Sync:
     """The phases of one attempt, and their order."""
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, elsewhere: Elsewhere | None) -> None:
         order, stop = attempt.order, attempt.stop
         self.attempt, self.order, self.options = attempt, order, order.options
         self.index, self.progress, self.stop = attempt.index, attempt.progress, stop
@@ -105,7 +112,7 @@ class Sync:
         )
         self.accounts = Accounts(attempt, self.plans, order.options.object_headers())
         self.sending = Sending(attempt, self.accounts)
-        self.dispatch = Dispatch(attempt, self.sending, self.plans, self.planning)
+        self.dispatch = Dispatch(attempt, self.sending, self.accounts, self.plans, self.planning, elsewhere)
         self.second_chance = SecondChance(attempt, self.sending, self.accounts, self.dispatch, self.plans)
         self.remover = Remover(
             attempt.bucket,

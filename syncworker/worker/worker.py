@@ -53,8 +53,10 @@ from syncworker.system.tls import ca_bundle_of
 from syncworker.system.token_bucket import TokenBucket
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool, Limits
+from syncworker.worker import late_writers
 from syncworker.worker.attempt import Order
 from syncworker.worker.delay import delay_of
+from syncworker.worker.elsewhere import Elsewhere
 from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.sync import sync
 
@@ -67,11 +69,19 @@ _STATUS_BYTES = 256 << 10  # more than any status has
 EMBEDDED_ALONE = "the embedded storage runs with the server only: `make run`, or set STORAGE_URL"
 
 OnStatus = Callable[[Status], None]
+OpenElsewhere = Callable[[Settings, Jobs, Status], Elsewhere]
 
 
-def run_job(settings: Settings, jobs: Jobs, job_id: str, on_status: OnStatus | None = None) -> State:
+def run_job(
+    settings: Settings,
+    jobs: Jobs,
+    job_id: str,
+    on_status: OnStatus | None = None,
+    elsewhere: OpenElsewhere | None = None,
+) -> State:
     """Runs a job to a final state, which it returns and has written. Conflict: another worker has it, or it
-    has ended. `on_status` gets every status that is published, in this thread."""
+    has ended. `on_status` gets every status that is published, in this thread; `elsewhere` opens what sends
+    files beside this process."""
     with jobs.lock(job_id) as lock:
         if not lock.acquire(_LOCK_SECONDS):
             raise Conflict("JobRunning", f"job {job_id} has a worker already", job_id)
@@ -92,11 +102,17 @@ def run_job(settings: Settings, jobs: Jobs, job_id: str, on_status: OnStatus | N
             tell(jobs.finish(status, State.CANCELLED, None, "cancelled before it began"))
             return State.CANCELLED
         with jobs.destination(status).lock() as destination:
-            return _attempt(settings, jobs, status, control, destination, tell)
+            return _attempt(settings, jobs, status, control, destination, tell, elsewhere)
 
 
 def _attempt(
-    settings: Settings, jobs: Jobs, status: Status, control: Control, destination: LockChain, tell: OnStatus
+    settings: Settings,
+    jobs: Jobs,
+    status: Status,
+    control: Control,
+    destination: LockChain,
+    tell: OnStatus,
+    elsewhere: OpenElsewhere | None,
 ) -> State:
     begin(status)
     jobs.write(status, durable=True)
@@ -109,7 +125,7 @@ def _attempt(
             raise FatalError(
                 "DestinationBusy", "another job works on this bucket: try again when it has ended"
             )
-        ended = asyncio.run(_work(settings, jobs, status, control, progress, tell))
+        ended = asyncio.run(_work(settings, jobs, status, control, progress, tell, elsewhere))
         if ended.planned is None:
             state, message = State.DONE, _done(ended, settings, status)
         else:
@@ -207,7 +223,13 @@ def _stopped(control: Control) -> tuple[State, Fault | None, str]:
 
 
 async def _work(
-    settings: Settings, jobs: Jobs, status: Status, control: Control, progress: Progress, tell: OnStatus
+    settings: Settings,
+    jobs: Jobs,
+    status: Status,
+    control: Control,
+    progress: Progress,
+    tell: OnStatus,
+    open_elsewhere: OpenElsewhere | None,
 ) -> Ending:
     parse_storage_url(status["storage_url"], settings)  # ALLOWED_STORAGE_URLS may have been narrowed since
     keys = _keys(settings, jobs, status, control)
@@ -268,7 +290,13 @@ async def _work(
             mounts = MountCheck(jobs.destination(status).facts_path, index, status["source"], options)
             _look(client, progress, stop.requested)
             watcher = asyncio.create_task(_watch(client, progress, stop.requested), name="watch for changes")
-            work = asyncio.create_task(sync(order, Bucket(client), index, mounts, progress, stop))
+            elsewhere = open_elsewhere(settings, jobs, status) if open_elsewhere else None
+
+            async def begin() -> Ending:
+                await late_writers.wait(jobs.path, jobs.destination(status), stop.raise_if_requested)
+                return await sync(order, Bucket(client), index, mounts, progress, stop, elsewhere)
+
+            work = asyncio.create_task(begin())
             ticker = asyncio.create_task(
                 _tick(jobs, progress, control, client, writer, tell), name="ticker of the status"
             )
@@ -282,6 +310,8 @@ async def _work(
                     pool.close()  # what is in flight would have nobody who ends it
                 return await work
             finally:
+                if elsewhere is not None:
+                    await elsewhere.close()
                 for task in (ticker, watcher):
                     task.cancel()
                 await asyncio.gather(ticker, watcher, return_exceptions=True)

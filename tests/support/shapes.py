@@ -33,6 +33,7 @@ COUNTERS = (
     "bytes_verified",
     "objects_unverified",
 )
+CLUSTER = {"scheduler", "workers", "lost", "resent"}
 GROWING = tuple(c for c in COUNTERS if c not in ("files_total", "bytes_total"))
 
 
@@ -78,7 +79,7 @@ def check_status(status: dict[str, Any]) -> None:
         "wait": _is_number(status["wait"]),
         "options": isinstance(status["options"], dict),
         "skipped": all(_is_count(count) for count in status["skipped"].values()),
-        "cluster": status["cluster"] is None,
+        "cluster": status["cluster"] is None or set(status["cluster"]) == CLUSTER,
         "mirror": status["mirror"] is None or isinstance(status["mirror"], str),
         "scope, of mirrors alone": _is_scope(status["scope"], status["mirror"]),
         "plan": _is_plan(status["plan"]),

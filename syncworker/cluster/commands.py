@@ -1,0 +1,162 @@
+"""`python -m syncworker cluster scheduler|worker|status|keys`: what runs on the machines of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import threading
+from typing import Any
+from urllib.parse import urlsplit
+
+from syncworker.cluster import keys, protocol
+from syncworker.cluster.opening import NOT_INSTALLED
+from syncworker.cluster.protocol import Lost, Unreachable, Verb
+from syncworker.errors import UsageError
+from syncworker.settings import Settings
+from syncworker.system import processes
+
+PORT = 8786
+
+
+def _need_packages() -> None:
+    for package in ("distributed", "cryptography"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError("ClusterNotInstalled", NOT_INSTALLED)
+
+
+def _files(settings: Settings) -> keys.Files:
+    given = settings.cluster_tls_ca, settings.cluster_tls_cert, settings.cluster_tls_key
+    if not all(given):
+        raise UsageError(
+            "BadClusterKeys",
+            "CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY must name files: `cluster keys` makes them",
+        )
+    files = keys.Files(*(os.path.abspath(os.path.expanduser(path or "")) for path in given))
+    if not files.key.startswith("/proc/self/fd/"):
+        keys.check(files)
+    return files
+
+
+def make_keys(folder: str, names: list[str]) -> int:
+    _need_packages()
+    for path in keys.write(folder, names or [processes.host()]):
+        print(path)
+    return 0
+
+
+def _address(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme != "tls" or not parts.hostname:
+        raise UsageError(
+            "BadParameter", f"{text!r} is no address of a scheduler: it is like tls://HOST:{PORT}"
+        )
+    return text
+
+
+class _Until:
+    """The end that was asked for: a signal, or that of standard input."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._asked = loop, asyncio.Event()
+        processes.on_stop(lambda _: self.ask())
+
+    def ask(self) -> None:
+        self._loop.call_soon_threadsafe(self._asked.set)
+
+    def at_eof(self) -> None:
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while os.read(0, 4096):
+            pass
+        os._exit(0)  # whoever started this process has ended: nothing here is anybody's any more
+
+    async def wait(self, other: Any) -> None:
+        asked = asyncio.ensure_future(self._asked.wait())
+        await asyncio.wait({asked, asyncio.ensure_future(other)}, return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+
+
+def scheduler(settings: Settings, bind: str, port: int) -> int:
+    _need_packages()
+    files = _files(settings)
+
+    async def run() -> None:
+        from syncworker.cluster import dask_engine
+
+        opened = await dask_engine.open_scheduler(bind, port, files)
+        print(f"scheduler: {opened.address}", flush=True)
+        await _Until(asyncio.get_running_loop()).wait(opened.finished())
+        await opened.close()
+
+    asyncio.run(run())
+    return 0
+
+
+def worker(settings: Settings, address: str, bind: str | None, *, until_eof: bool) -> int:
+    """1: the scheduler is gone, or was not there; whoever keeps this running starts it again."""
+    _need_packages()
+    files = _files(settings)
+    ended_by_scheduler = True
+
+    async def run() -> None:
+        nonlocal ended_by_scheduler
+        from syncworker.cluster import dask_engine
+
+        until = _Until(asyncio.get_running_loop())
+        if until_eof:
+            until.at_eof()
+        opened = await dask_engine.open_worker(_address(address), files, settings, bind)
+        print(f"worker: {opened.name} at {opened.address}, of {address}", flush=True)
+        await until.wait(opened.finished())
+        ended_by_scheduler = str(opened.status).endswith(("closed", "closing", "failed"))
+        await opened.close(nanny=False)
+
+    try:
+        asyncio.run(run())
+    except OSError as error:
+        raise UsageError("ClusterLost", f"the scheduler {address} cannot be reached: {error}") from error
+    return 1 if ended_by_scheduler else 0
+
+
+def status(settings: Settings, *, as_json: bool) -> int:
+    """Who is there, and whether each could work for a job of this machine."""
+    _need_packages()
+    if not settings.cluster.startswith("tls://"):
+        raise UsageError("BadParameter", "CLUSTER names no scheduler: set it to tls://HOST:PORT")
+
+    async def look() -> list[dict[str, Any]]:
+        from syncworker.cluster import dask_engine
+
+        cluster = dask_engine.DaskCluster(settings.cluster, _files(settings))
+        try:
+            return [await _greet(cluster, member) for member in await cluster.members()]
+        finally:
+            await cluster.close()
+
+    try:
+        members = asyncio.run(look())
+    except Unreachable as error:
+        raise UsageError("ClusterLost", str(error)) from error
+    if as_json:
+        print(json.dumps({"scheduler": settings.cluster, "members": members}, indent=2))
+        return 0
+    print(f"{settings.cluster}: {len(members)} members")
+    for member in members:
+        print(f"{member['name']}  {member['refused'] or 'ready'}")
+    return 0
+
+
+async def _greet(cluster: protocol.Cluster, member: protocol.Member) -> dict[str, Any]:
+    request = {"verb": str(Verb.HELLO), "job": "", "epoch": 0, "clock": None, "samples": []}
+    try:
+        async with asyncio.timeout(protocol.HEAR_SECONDS * 2):
+            answer = protocol.unpack(await cluster.hear(member, protocol.pack(request)))
+    except (Lost, Unreachable, TimeoutError, ValueError) as error:
+        answer = {"refused": f"it does not answer ({type(error).__name__})"}
+    why = answer.get("refused") or answer.get("trouble") or ""
+    if not why and answer.get("version") != protocol.this_version():
+        why = "it runs another version"
+    return {"name": member.name, "host": answer.get("host"), "pid": answer.get("pid"), "refused": why or None}

@@ -1,0 +1,307 @@
+"""The engine: Dask's scheduler, workers and client behind four verbs. Only this module imports `distributed`.
+
+Used of Dask: who is there and who has died, a way to each member, TLS with certificates on both sides. Not
+used: its choice of a worker, its retries, its HTTP pages; a batch is for one member, and when that is lost
+the job's process hears of it at once and decides itself. No HTTP port is opened.
+
+`CLUSTER=local:N`: scheduler in the job's process, members as its children; each ends when its standard input
+does, so none is left when the job's process is killed. A member that has died is replaced, a few times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import sys
+import time
+from typing import Any
+
+import dask
+import distributed
+from distributed.core import CommClosedError
+from distributed.scheduler import KilledWorker
+from distributed.security import Security
+
+from syncworker.cluster import member as office
+from syncworker.cluster.keys import Files, RunKeys, check
+from syncworker.cluster.protocol import THREADS, Lost, Member, Unreachable
+from syncworker.settings import Settings
+from syncworker.system import processes
+
+TTL_SECONDS = 10.0  # a member that its scheduler hears nothing of is gone
+_CONNECT_SECONDS = 5.0
+_REPLACED_MOST = 20
+_CONFIG = {
+    "distributed.scheduler.allowed-failures": 0,  # a batch is not given to another unasked
+    "distributed.scheduler.worker-ttl": f"{TTL_SECONDS:g}s",
+    "distributed.scheduler.work-stealing": False,
+    "distributed.scheduler.reuse-broadcast-comm": True,
+    "distributed.admin.low-level-log-length": 0,
+    "distributed.scheduler.preload": [],
+    "distributed.worker.preload": [],
+    "distributed.worker.profile.enabled": False,
+    "distributed.worker.memory.target": False,
+    "distributed.worker.memory.spill": False,
+    "distributed.worker.memory.pause": False,
+    "distributed.worker.memory.terminate": False,
+    "distributed.worker.memory.transfer": False,
+    "distributed.comm.require-encryption": True,
+    "distributed.comm.retry.count": 0,
+    "distributed.comm.timeouts.connect": f"{_CONNECT_SECONDS:g}s",
+    "distributed.diagnostics.nvml": False,
+    "distributed.admin.tick.interval": "1s",
+}
+_LOST = (CommClosedError, KilledWorker, OSError, TimeoutError, asyncio.TimeoutError)
+
+
+def configure() -> None:
+    """Whatever Dask's own files of settings say."""
+    dask.config.set(_CONFIG)
+    for name in ("distributed", "distributed.worker", "distributed.scheduler", "distributed.client"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("distributed.shuffle").setLevel(logging.CRITICAL)
+
+
+def security_of(files: Files) -> Security:
+    roles = {f"tls_{role}_cert": files.cert for role in ("client", "scheduler", "worker")}
+    roles |= {f"tls_{role}_key": files.key for role in ("client", "scheduler", "worker")}
+    return Security(require_encryption=True, tls_ca_file=files.ca, **roles)
+
+
+def files_of(settings: Settings) -> Files:
+    paths = settings.cluster_tls_ca, settings.cluster_tls_cert, settings.cluster_tls_key
+    files = Files(*(os.path.abspath(os.path.expanduser(path or "")) for path in paths))
+    check(files)
+    return files
+
+
+class _NoPages:
+    """In front of a server of Dask: it listens for its own protocol only."""
+
+    def start_http_server(self, routes: Any, *_: Any, **__: Any) -> None: ...
+
+
+class _Scheduler(_NoPages, distributed.Scheduler):  # type: ignore[misc]
+    pass
+
+
+class _Worker(_NoPages, distributed.Worker):  # type: ignore[misc]
+    pass
+
+
+async def open_scheduler(host: str, port: int, files: Files) -> _Scheduler:
+    configure()
+    scheduler = _Scheduler(host=host, port=port, protocol="tls", security=security_of(files), dashboard=False)
+    await scheduler
+    return scheduler
+
+
+async def open_worker(address: str, files: Files, settings: Settings, host: str | None = None) -> _Worker:
+    """A member, until its scheduler is gone."""
+    configure()
+    office.open_office(settings)
+    pid, started = processes.me()
+    worker = _Worker(
+        address,
+        nthreads=THREADS,
+        name=f"{processes.host()}-{pid}-{started:.2f}",
+        host=host,
+        protocol="tls",
+        security=security_of(files),
+        memory_limit=0,
+        death_timeout="30s",
+        dashboard=False,
+        local_directory=None,
+    )
+    await worker
+    return worker
+
+
+class DaskCluster:
+    """The cluster of a job, or a look at one."""
+
+    def __init__(self, address: str, files: Files) -> None:
+        self.address, self.files = address, files
+        self._client: Any = None
+        self._addresses: dict[str, str] = {}  # of members, by id
+        self._numbers = itertools.count()
+        self._lock = asyncio.Lock()
+        configure()
+
+    async def _connected(self) -> Any:
+        """The client; another one when the scheduler of the last one is gone."""
+        async with self._lock:
+            if self._client is not None and self._client.status == "running":
+                return self._client
+            await self._drop_client()
+            client = distributed.Client(
+                self.address,
+                security=security_of(self.files),
+                asynchronous=True,
+                set_as_default=False,
+                timeout=_CONNECT_SECONDS,
+                direct_to_workers=False,
+            )
+            try:
+                await client
+                await client.run_on_scheduler(prepare_scheduler)
+            except (*_LOST, ValueError) as error:
+                await _close(client)
+                raise Unreachable(f"the scheduler {self.address} cannot be reached: {error}") from error
+            self._client = client
+            return client
+
+    async def _drop_client(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await _close(client)
+
+    async def members(self) -> list[Member]:
+        try:
+            client = await self._connected()
+            identity = await client.scheduler.identity(n_workers=-1)
+        except (*_LOST, AttributeError) as error:
+            await self._drop_client()
+            raise Unreachable(str(error)) from error
+        found = {}
+        for address, about in identity["workers"].items():
+            found[Member(f"{about['id']} {address}", str(about["name"]))] = address
+        self._addresses = {each.id: address for each, address in found.items()}
+        return list(found)
+
+    def _address(self, member: Member) -> str:
+        address = self._addresses.get(member.id)
+        if address is None:
+            raise Lost(f"{member.name} is gone", died=True)
+        return address
+
+    async def submit(self, member: Member, batch: bytes) -> bytes:
+        address = self._address(member)
+        client = self._client
+        if client is None:
+            raise Lost("the scheduler is gone", died=False)
+        future = client.submit(
+            office.carry_out,
+            batch,
+            workers=[address],
+            allow_other_workers=False,
+            pure=False,
+            retries=0,
+            key=f"batch-{os.getpid()}-{time.time_ns()}-{next(self._numbers)}",
+        )
+        try:
+            return bytes(await future)
+        except KilledWorker as error:
+            raise Lost(f"{member.name} has died", died=True) from error
+        except asyncio.CancelledError as error:
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+                raise
+            raise Lost("the scheduler is gone", died=False) from error
+        except Exception as error:  # whatever became of it, it has no answer
+            raise Lost(f"{type(error).__name__}: {error}", died=False) from error
+        finally:
+            future.release()
+
+    async def hear(self, member: Member, request: bytes) -> bytes:
+        address = self._address(member)
+        try:
+            client = await self._connected()
+            answers = await client.run(office.hear, office.Sealed(request), workers=[address])
+            return bytes(answers[address])
+        except (*_LOST, KeyError, ValueError) as error:
+            raise Unreachable(f"{member.name}: {type(error).__name__}") from error
+
+    async def close(self) -> None:
+        await self._drop_client()
+
+
+async def _close(client: Any) -> None:
+    await _in_time(client.close())
+
+
+async def _in_time(closing: Any) -> None:
+    try:
+        await asyncio.wait_for(closing, _CONNECT_SECONDS)
+    except Exception as error:  # noqa: BLE001 - of Dask, about what is not used any more
+        print(f"cluster: closing it: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+
+
+def prepare_scheduler(dask_scheduler: Any) -> None:
+    """Run in a scheduler, which may have been started otherwise than by us."""
+    dask_scheduler.allowed_failures = 0
+    if stealing := dask_scheduler.extensions.get("stealing"):
+        dask_scheduler.loop.add_callback(stealing.stop)
+
+
+class LocalCluster:
+    """Processes of this machine, for one job."""
+
+    def __init__(self, count: int, environ: dict[str, str]) -> None:
+        self.count, self.environ = count, environ
+        self._keys = RunKeys()
+        self._scheduler: _Scheduler | None = None
+        self._dask: DaskCluster | None = None
+        self._children: list[Any] = []
+        self._replaced = 0
+        self._starting = asyncio.Lock()
+
+    async def members(self) -> list[Member]:
+        async with self._starting:
+            if self._scheduler is None:
+                self._scheduler = await open_scheduler("127.0.0.1", 0, self._keys.files)
+                self._dask = DaskCluster(self._scheduler.address, self._keys.files)
+                self._children = [self._start() for _ in range(self.count)]
+            for at, child in enumerate(self._children):
+                if child.poll() is not None and self._replaced < _REPLACED_MOST:
+                    self._replaced += 1
+                    _let_go(child)
+                    self._children[at] = self._start()
+        assert self._dask is not None
+        return await self._dask.members()
+
+    def _start(self) -> Any:
+        assert self._scheduler is not None
+        files = self._keys.files
+        environ = self.environ | {
+            "CLUSTER": "",
+            "CLUSTER_TLS_CA": files.ca,
+            "CLUSTER_TLS_CERT": files.cert,
+            "CLUSTER_TLS_KEY": files.key,
+        }
+        argv = ["cluster", "worker", self._scheduler.address, "--bind", "127.0.0.1", "--until-eof"]
+        return processes.spawn_member(argv, environ, tuple(self._keys.fds))
+
+    async def submit(self, member: Member, batch: bytes) -> bytes:
+        assert self._dask is not None
+        return await self._dask.submit(member, batch)
+
+    async def hear(self, member: Member, request: bytes) -> bytes:
+        assert self._dask is not None
+        return await self._dask.hear(member, request)
+
+    async def close(self) -> None:
+        if self._dask is not None:
+            await self._dask.close()
+        for child in self._children:
+            _let_go(child)
+        if self._scheduler is not None:
+            await _in_time(self._scheduler.close())
+        for child in self._children:
+            await asyncio.get_running_loop().run_in_executor(None, processes.end_member, child)
+        self._children = []
+        self._keys.close()
+
+
+def _let_go(child: Any) -> None:
+    with contextlib.suppress(OSError):
+        child.stdin.close()
+
+
+def open_cluster(settings: Settings) -> DaskCluster | LocalCluster:
+    kind, _, rest = settings.cluster.partition(":")
+    if kind == "local":
+        return LocalCluster(int(rest), dict(os.environ))
+    return DaskCluster(settings.cluster, files_of(settings))

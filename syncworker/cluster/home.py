@@ -1,0 +1,317 @@
+"""The job's process as its cluster sees it: what members are told and asked, and where their answers go.
+
+A file that a member has done is accounted for by the same functions as one that was done here; only bodies
+and requests were elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from typing import Any
+
+from syncworker.cluster import protocol
+from syncworker.cluster.protocol import Kind, Record
+from syncworker.cluster.shares import Peer, Shares
+from syncworker.errors import FatalError, FileError, RetryError
+from syncworker.jobs.destination import Destination
+from syncworker.jobs.progress import Operation, Sent
+from syncworker.jobs.status import set_cluster, timestamp
+from syncworker.model import FileEntry, Phase
+from syncworker.plan.compare import NEW
+from syncworker.plan.events import Work
+from syncworker.settings import Settings
+from syncworker.system import processes
+from syncworker.transfer.lanes import Lanes
+from syncworker.transfer.readers import Outcome, Read
+from syncworker.transfer.upload import Vanished
+from syncworker.worker import late_writers
+from syncworker.worker.accounts import Accounts, largest
+from syncworker.worker.attempt import Attempt
+from syncworker.worker.dispatch import GROUP_FILES
+from syncworker.worker.sending import Sending
+
+SAMPLES = 3
+_SHOWN_MOST = 64
+_SKEW_SECONDS = 1.0
+_SKEW_NS = 1_000_000_000
+_OUTCOMES = {Kind.SAME: Outcome.SAME, Kind.VANISHED: Outcome.VANISHED, Kind.FAILED: Outcome.FAILED}
+_FACTS = ("etag", "multipart_etag")  # what is known of the storage that small files ask for
+_Believed = tuple[int, str, str]  # size, ETag, digest
+
+
+class JobHome:
+    """Of one attempt. `shares` is set by whoever opens them."""
+
+    shares: Shares
+
+    def __init__(
+        self,
+        attempt: Attempt,
+        sending: Sending,
+        accounts: Accounts,
+        lanes: Lanes,
+        settings: Settings,
+        destination: Destination,
+    ) -> None:
+        self.attempt, self.sending, self.accounts, self.lanes = attempt, sending, accounts, lanes
+        self.settings, self.destination = settings, destination
+        self.progress, self.stop, self.bucket = attempt.progress, attempt.stop, attempt.bucket
+        self.samples: deque[FileEntry] = deque(maxlen=SAMPLES)
+        self._shown: dict[str, list[int]] = {}  # operations in flight, by member
+        self._believed: dict[str, _Believed | None] = {}  # of suspects: what was settled
+        self._said: set[str] = set()
+
+    # -- what the job is up to
+    def is_stopping(self) -> bool:
+        return self.stop.requested()
+
+    def drops_writes(self) -> bool:
+        return self.stop.control.drops_writes()
+
+    def is_paused(self) -> bool:
+        return self.attempt.pause.on
+
+    def keeps_all(self) -> bool:
+        """Whether all is to be sent by this process: it alone can hold to a limit of bandwidth."""
+        return self.bucket.client.pool.bandwidth.on
+
+    def fail(self, error: Exception) -> None:
+        self.stop.fail(error)
+
+    # -- members
+    async def greeting(self) -> dict[str, Any]:
+        client, order = self.bucket.client, self.attempt.order
+        endpoint = client.pool.endpoint
+        keys = None if self.settings.cluster_keys == "own" else tuple(await client.keys.keys())
+        facts = {name: self.attempt.index.fact(name) for name in _FACTS}
+        asked = dict(self.progress.status.get("options") or {})
+        asked.pop("plan", None)
+        return {
+            "samples": [(f.path, f.size, f.mtime_ns, f.ctime_ns, f.inode) for f in self.samples],
+            "keys": keys,
+            "head": {
+                "url": self.progress.status["storage_url"],
+                "region": client.signer.region,
+                "addressing": "virtual" if endpoint.virtual else self.settings.storage_addressing,
+                "timeout": self.settings.storage_timeout,
+                "patience": self.settings.storage_patience,
+                "use_proxies": client.pool.proxy is not None or self.settings.storage_url is not None,
+                "bucket": client.name,
+                "prefix": client.key_prefix,
+                "source": order.source,
+                "options": asked,
+                "facts": {name: value for name, value in facts.items() if value is not None},
+            },
+        }
+
+    def refusal(self, answer: dict[str, Any], asked_at: float, seconds: float) -> str | None:
+        """See `Home`. The same program, the same files, the same time."""
+        why = self._why_not(answer, seconds)
+        name = str(answer.get("host", "?"))
+        if why is not None and f"{name} {why}" not in self._said:
+            self._said.add(f"{name} {why}")
+            print(f"cluster: {name} is not taken: {why}", file=sys.stderr, flush=True)
+        return why
+
+    def _why_not(self, answer: dict[str, Any], seconds: float) -> str | None:
+        if answer.get("refused"):
+            return str(answer["refused"])
+        if answer.get("version") != protocol.this_version():
+            return f"it runs another version ({answer.get('version')}, here {protocol.this_version()})"
+        if answer.get("trouble"):
+            return f"it does not see UPLOADS_DIR: {answer['trouble']}"
+        for file, seen in zip(list(self.samples), answer.get("sees") or [], strict=False):
+            if not seen and self._is_still(file):
+                return f"it sees another tree: {file.path} is not the same file there"
+        skew = abs(float(answer.get("time") or 0.0) - (time.time() - seconds / 2)) - seconds / 2
+        if skew > _SKEW_SECONDS:
+            return f"its clock differs by {skew:.1f} s: keep the clocks of all machines in step (NTP)"
+        return None
+
+    def _is_still(self, file: FileEntry) -> bool:
+        try:
+            info = self.attempt.tree.lstat(file.path)
+        except OSError:
+            return False
+        return info is not None and (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino) == (
+            file.size,
+            file.mtime_ns,
+            file.ctime_ns,
+            file.inode,
+        )
+
+    def heard(self, peer: Peer) -> None:
+        """What is in flight there is shown as if it were here."""
+        flight = self.progress.flight
+        for number in self._shown.pop(peer.member.id, []):
+            flight.pop(number, None)
+        shown = []
+        now = time.monotonic()
+        if peer.lost_at is None:
+            for op, key, size, sent, age in peer.shows.get("flight") or []:
+                operation = Operation(op, self.bucket.client.key_prefix + key, size)
+                operation.sent, operation.started = sent, now - age
+                flight[id(operation)] = operation
+                shown.append(id(operation))
+        self._shown[peer.member.id] = shown
+        self.show()
+
+    def forget(self, peer: Peer) -> None:
+        """A member is lost: what it had is with others, or waits."""
+        for operation in self._shown.pop(peer.member.id, []):
+            self.progress.flight.pop(operation, None)
+        peer.lost_time = timestamp()
+        print(f"cluster: {peer.member.name} is lost", file=sys.stderr, flush=True)
+        self.show()
+
+    def show(self) -> None:
+        """The machines in the status."""
+        shares = self.shares
+        kind = self.settings.cluster.partition(":")[0]
+        cluster = {
+            "scheduler": self.settings.cluster if kind == "tls" else kind,
+            "workers": [_shown(peer) for peer in (*shares.peers.values(), *shares.lost)][:_SHOWN_MOST],
+            "lost": len(shares.lost),
+            "resent": shares.resent,
+        }
+        set_cluster(self.progress.status, cluster)
+
+    def has_ended(self, peer: Peer) -> bool:
+        shows = peer.shows
+        if shows.get("host") != processes.host() or not shows.get("pid"):
+            return False
+        return not processes.is_running(int(shows["pid"]), float(shows["started"]))
+
+    def mark(self, leased: list[Peer]) -> None:
+        members = [{name: peer.shows.get(name) for name in ("host", "pid", "started")} for peer in leased]
+        try:
+            late_writers.note(self.destination, members)
+        except OSError as error:  # a full disk: nobody could be told who may write
+            self.stop.fail(error)
+
+    def no_members(self) -> bool:
+        refused = {peer.refused for peer in self.shares.peers.values() if peer.refused}
+        why = "; ".join(sorted(refused)) or f"no member within {self.settings.cluster_patience} s"
+        if self.settings.cluster_alone:
+            print(f"cluster: the job goes on alone: {why}", file=sys.stderr, flush=True)
+            return True
+        self.stop.fail(
+            FatalError("ClusterLost", f"the cluster has no member left that can work ({why}): resume the job")
+        )
+        return False
+
+    # -- files
+    async def settle(self, work: Work, record: Record, peer: Peer) -> None:
+        file = record.file or work.file
+        checked_ns = record.checked_ns
+        if peer.shows.get("host") != processes.host() and checked_ns:
+            checked_ns -= _SKEW_NS  # of another clock: what was changed near that moment is read again
+        read = Read(
+            work,
+            _OUTCOMES.get(record.kind, Outcome.BODY),
+            file,
+            checked_ns,
+            digest=record.digest,
+            part_size=record.part_size,
+            error=record.error if record.code else None,
+            changes=record.changes,
+        )
+        if work.file.key in self.shares.suspects:
+            self._believe(work, record)
+        if record.kind is Kind.SENT:
+            self._sent(read, record)
+        elif record.kind is Kind.REFUSED:
+            self.accounts.refused(largest(work, file), record.error)
+        else:
+            await self.sending.handle_read(read)
+
+    def _sent(self, read: Read, record: Record) -> None:
+        work, file, progress = read.work, read.file, self.progress
+        progress.grown(work.file.size, file.size)
+        progress.phase(Phase.TRANSFERRING, "transferring")
+        operation = progress.begin("upload", file.key, file.size)
+        operation.started -= record.seconds
+        operation.sent = file.size
+        progress.end(operation)
+        sent = Sent(file, record.etag, record.digest, record.part_size, read.checked_ns, record.changes)
+        self.accounts.sent(read, sent, operation.started)
+
+    def _believe(self, work: Work, record: Record) -> None:
+        believed: _Believed | None = None
+        file = record.file or work.file
+        if record.kind is Kind.SENT:
+            believed = file.size, record.etag, record.digest
+        elif record.kind is Kind.SAME and work.object is not None:
+            believed = file.size, work.object.etag, record.digest
+        self._believed[work.file.key] = believed
+
+    async def alone(self, works: list[Work]) -> None:
+        for start in range(0, len(works), GROUP_FILES):
+            await self.lanes.put(works[start : start + GROUP_FILES])
+
+    def died_of(self, work: Work) -> None:
+        error = FileError(
+            "MemberDied",
+            "each member of the cluster that was given this file has died: look at their logs, or sync it"
+            " without CLUSTER",
+        )
+        self.accounts.failed(work.file, error)
+
+    async def confirm(self, work: Work) -> None:
+        """A HEAD; what the storage has is sent again if it is not what was settled, or cannot be told."""
+        key = work.file.key
+        if key in self._believed and self._believed[key] is None:
+            return  # gone, or failed: the job does not take it for sent
+        self.stop.raise_if_requested()
+        believed = self._believed.get(key) or self._remembered(key)
+        if believed is not None:
+            size, tag, digest = believed
+            try:
+                head = await self.bucket.head(key)
+            except (FileError, RetryError):
+                self.stop.raise_stopped()
+                head = None
+            if head is not None and head.size == size and head.etag and head.etag in (tag, digest):
+                return
+        await self._send_again(work)
+
+    def _remembered(self, key: str) -> _Believed | None:
+        self.attempt.index.flush()
+        row = self.attempt.index.find(key)
+        return (row.size, row.etag, row.digest or row.etag) if row is not None else None
+
+    async def _send_again(self, work: Work) -> None:
+        """A file that is counted already. Nobody else can write it any more."""
+        for result in await self.sending.read([work._replace(object=None, row=None, decision=NEW)]):
+            if result.outcome is Outcome.VANISHED:
+                return
+            if result.error is not None:
+                raise result.error
+            operation = self.progress.begin("upload", work.file.key, result.file.size)
+            try:
+                sent = await self.sending.upload(result, operation)
+                self.accounts.remember_sent(result, sent)
+            except Vanished:
+                return
+            finally:
+                self.progress.end(operation)
+            print(f"cluster: {work.file.key!r} was sent again: a member was lost with it", file=sys.stderr)
+
+
+def _shown(peer: Peer) -> dict[str, Any]:
+    shows = peer.shows
+    return {
+        "name": peer.member.name,
+        "host": shows.get("host"),
+        "pid": shows.get("pid"),
+        "state": "lost" if peer.lost_at is not None else "refused" if peer.refused else str(peer.state),
+        "reason": peer.refused or None,
+        "files_done": peer.files_done,
+        "bytes_done": peer.bytes_done,
+        "in_flight": len(shows.get("flight") or []) if peer.lost_at is None else 0,
+        "rss_bytes": shows.get("rss"),
+        "cpu_seconds": shows.get("cpu"),
+        "lost_at": peer.lost_time,
+    }

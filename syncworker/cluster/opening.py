@@ -1,0 +1,151 @@
+"""When a job's files go to a cluster: once there are so many to be sent that it is worth opening.
+
+Until then, and for what only this process can do (large files, updates at the storage, files in whose way an
+object may stand), they go by its own lanes. One operation at a time (`wait`) and plans stay here wholly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import sys
+
+from syncworker.cluster.home import JobHome
+from syncworker.cluster.protocol import Cluster
+from syncworker.cluster.shares import Limits, Shares
+from syncworker.errors import FatalError, SyncError
+from syncworker.jobs.destination import Destination
+from syncworker.jobs.status import Status
+from syncworker.jobs.store import Jobs
+from syncworker.plan.compare import Verdict
+from syncworker.plan.events import Work
+from syncworker.s3 import etag
+from syncworker.settings import Settings
+from syncworker.transfer.lanes import Lanes
+from syncworker.worker.accounts import Accounts
+from syncworker.worker.attempt import Attempt
+from syncworker.worker.elsewhere import Outlet
+from syncworker.worker.sending import Sending
+
+MIN_BYTES = 1 << 30
+_AHEAD_GROUPS = 8
+_LOOK_SECONDS = 0.02
+EPOCHS = 1_000_000  # of one attempt
+NOT_INSTALLED = (
+    "CLUSTER needs packages that are not installed: pip install --require-hashes -r requirements-cluster.txt"
+    " (into the service's environment, on each machine), or leave CLUSTER empty"
+)
+
+
+def open_cluster(settings: Settings) -> Cluster:
+    """FatalError: what it needs is not installed."""
+    if importlib.util.find_spec("distributed") is None:
+        raise FatalError("ClusterNotInstalled", NOT_INSTALLED)
+    from syncworker.cluster import dask_engine
+
+    return dask_engine.open_cluster(settings)
+
+
+def elsewhere(settings: Settings, jobs: Jobs, status: Status) -> ByCluster:
+    if importlib.util.find_spec("distributed") is None:
+        raise FatalError("ClusterNotInstalled", NOT_INSTALLED)
+    return ByCluster(settings, jobs.destination(status), status)
+
+
+class ByCluster:
+    """What a job has elsewhere."""
+
+    def __init__(self, settings: Settings, destination: Destination, status: Status) -> None:
+        self.settings, self.destination, self.status = settings, destination, status
+        self._outlet: ClusterOutlet | None = None
+
+    def outlet(self, attempt: Attempt, sending: Sending, accounts: Accounts, lanes: Lanes) -> Outlet:
+        if attempt.order.wait_seconds or accounts.is_plan:
+            return lanes
+        home = JobHome(attempt, sending, accounts, lanes, self.settings, self.destination)
+        limits = Limits(
+            self.status["id"], int(self.status["attempt"]) * EPOCHS, float(self.settings.cluster_patience)
+        )
+        self._outlet = ClusterOutlet(self.settings, home, limits)
+        return self._outlet
+
+    async def close(self) -> None:
+        if self._outlet is not None:
+            await self._outlet.close()
+
+
+class ClusterOutlet:
+    """Takes groups of files; hands them to the lanes or, once they are many, to the members."""
+
+    def __init__(self, settings: Settings, home: JobHome, limits: Limits) -> None:
+        self.settings, self.home, self.limits = settings, home, limits
+        self.lanes = home.lanes
+        self._shares: Shares | None = None
+        self._files = self._bytes = 0
+
+    async def put(self, group: list[Work]) -> None:
+        out = [work for work in group if self._may_go(work)]
+        if not out:
+            await self.lanes.put(group)
+            return
+        self.home.samples.append(out[-1].file)
+        self._files += len(out)
+        self._bytes += sum(work.file.size for work in out)
+        if self._shares is None and self._is_worth_it():
+            self._open()
+        await self._wait_for_members()
+        if not self._has_members() or self.home.keeps_all():
+            await self.lanes.put(group)
+            return
+        assert self._shares is not None
+        await self._shares.put(out)
+        if len(out) < len(group):
+            await self.lanes.put([work for work in group if not self._may_go(work)])
+
+    async def _wait_for_members(self) -> None:
+        """While they are on their way the lanes get no more than they need; where every file is to go to
+        members (CLUSTER_MIN_FILES=0), nothing."""
+        most = _AHEAD_GROUPS if self.settings.cluster_min_files else -1
+        shares = self._shares
+        while (
+            shares is not None
+            and not (shares.is_alone or self._has_members() or self.home.keeps_all())
+            and not self.home.is_stopping()
+            and self.lanes.groups_waiting > most
+        ):
+            await asyncio.sleep(_LOOK_SECONDS)
+
+    def _may_go(self, work: Work) -> bool:
+        if work.decision.verdict is Verdict.UPDATE or not etag.is_single(work.file.size):
+            return False
+        return not self.home.accounts.obstacles.may_block(work.file.key)
+
+    def _is_worth_it(self) -> bool:
+        return self._files >= self.settings.cluster_min_files or self._bytes >= MIN_BYTES
+
+    def _has_members(self) -> bool:
+        """Whether any was ever there: from then on it is for `Shares` to say who does what."""
+        shares = self._shares
+        return shares is not None and (shares.has_begun or any(p.works for p in shares.peers.values()))
+
+    def _open(self) -> None:
+        try:
+            cluster = open_cluster(self.settings)
+        except SyncError as error:
+            self.home.fail(FatalError(error.code, error.message))
+            return
+        print(f"cluster: {self.settings.cluster} is opened", file=sys.stderr, flush=True)
+        self._shares = self.home.shares = Shares(cluster, self.home, self.limits)
+
+    async def finish(self) -> None:
+        if self._shares is not None:
+            await self._shares.finish()
+        await self.lanes.finish()
+        if self._shares is not None:
+            await self._shares.barrier()
+            await self.close()
+
+    async def close(self) -> None:
+        shares, self._shares = self._shares, None
+        if shares is not None:
+            await asyncio.shield(shares.close())

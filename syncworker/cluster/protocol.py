@@ -1,0 +1,203 @@
+"""The words between a job's process and the members of its cluster: four verbs, batches, answers, leases.
+
+```
+job's process                                    member
+submit(member, batch) ────────────────────────►  carries it out ── PUT, HEAD ──► store
+        ◄──────────── one record for each file ──
+hear(member, request), four times a second ───►  lease, stop, pause, keys
+        ◄──────── clock, state, what is in flight ──
+members()   who is there now
+close()
+```
+- A batch has `BATCH_FILES` files or `BATCH_BYTES` at most. Carrying it out twice costs traffic and changes
+  nothing. It is with one member at a time, which the job's process has chosen.
+- A member begins something only while it has a lease. Each answer to `hear` carries the member's own clock;
+  the next request brings that back, and grants `LEASE_SECONDS` from it. So no lease is longer than that after
+  the last answer that the job's process has had, however late a request arrives.
+- When the lease has run out nothing begins, and what is in flight is ended within `LAST_SECONDS`.
+- `epoch` grows with each opening of a member. What comes with another epoch than the member's is left.
+
+Bytes go both ways (marshal of plain tuples and dicts): hello compares the versions first. Keys of the storage
+go by `hear` alone, never in a batch.
+"""
+
+from __future__ import annotations
+
+import marshal
+import sys
+from enum import IntEnum, StrEnum
+from typing import Any, NamedTuple, Protocol
+
+from syncworker.cluster import source
+from syncworker.errors import FileError, RetryError, SyncError
+from syncworker.index import Row
+from syncworker.model import FileEntry, ObjectEntry
+from syncworker.plan.compare import Decision, Reason, Verdict
+from syncworker.plan.events import Work
+
+BATCH_FILES = 256
+BATCH_BYTES = 64 << 20
+LEASE_SECONDS = 3.0
+LAST_SECONDS = 10.0
+HEAR_EVERY_SECONDS = 0.25
+HEAR_SECONDS = 1.0
+SILENT_SECONDS = 8.0  # a member that answers nothing for so long is lost
+THREADS = 2  # batches that a member carries out at a time
+
+
+class Member(NamedTuple):
+    """A process that carries out batches. `id` names one life of it, and is never used again."""
+
+    id: str
+    name: str
+
+
+class Lost(Exception):
+    """A batch was not answered. `died`: the member's process has ended; else perhaps only the way to it."""
+
+    def __init__(self, why: str, *, died: bool) -> None:
+        super().__init__(why)
+        self.died = died
+
+
+class Unreachable(Exception):
+    """Nobody can say who is there."""
+
+
+class Cluster(Protocol):
+    """An engine: Dask (dask_engine.py), or a double in the tests."""
+
+    async def members(self) -> list[Member]:
+        """Who is there now. Unreachable."""
+        ...
+
+    async def submit(self, member: Member, batch: bytes) -> bytes:
+        """The answer to a batch, whenever that comes. Lost."""
+        ...
+
+    async def hear(self, member: Member, request: bytes) -> bytes:
+        """The answer to a request. Lost, Unreachable."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class Kind(IntEnum):
+    SENT = 0
+    SAME = 1
+    VANISHED = 2
+    FAILED = 3  # the file cannot be read or compared
+    REFUSED = 4  # its upload failed
+    LARGE = 5  # it has grown: it goes in parts now
+    LEFT = 6  # not begun
+
+
+class Record(NamedTuple):
+    """What has become of a file: as it was read, and by kind its ETag, digest and part size, or an error."""
+
+    kind: Kind
+    file: FileEntry | None = None
+    etag: str = ""
+    digest: str = ""
+    part_size: int = 0
+    checked_ns: int = 0
+    changes: bool = False
+    seconds: float = 0.0
+    code: str = ""
+    message: str = ""
+    may_pass: bool = False  # of the error
+
+    @property
+    def error(self) -> SyncError:
+        kind = RetryError if self.may_pass else FileError
+        return kind(self.code, self.message)
+
+
+_LEFT = Record(Kind.LEFT)
+
+
+class Verb(StrEnum):
+    HELLO = "hello"  # what are you, and what do you see?
+    OPEN = "open"  # work for this job from now on
+    RENEW = "renew"
+    END = "end"  # nothing more of this job
+
+
+class State(StrEnum):
+    """Of a member, for one job."""
+
+    NONE = "none"
+    OPENING = "opening"
+    READY = "ready"
+    ENDING = "ending"
+
+
+def pack(value: Any) -> bytes:
+    return marshal.dumps(value)
+
+
+def unpack(data: bytes) -> Any:
+    """ValueError: no such thing."""
+    try:
+        return marshal.loads(data)  # noqa: S302 - of a process that has shown a certificate of ours
+    except (EOFError, TypeError, ValueError) as error:
+        raise ValueError("an answer that cannot be read") from error
+
+
+def pack_batch(job: str, epoch: int, number: int, works: list[Work]) -> bytes:
+    return pack((job, epoch, number, [_plain(work) for work in works]))
+
+
+def unpack_batch(data: bytes) -> tuple[str, int, int, list[Work]]:
+    job, epoch, number, works = unpack(data)
+    return job, epoch, number, [_work(*parts) for parts in works]
+
+
+def _plain(work: Work) -> tuple[Any, ...]:
+    obj, row = work.object, work.row
+    verdict, reason = work.decision
+    return (
+        tuple(work.file),
+        obj and tuple(obj),
+        row and tuple(row),
+        verdict.value,
+        reason and reason.value,
+    )
+
+
+def _work(file: Any, obj: Any, row: Any, verdict: str, reason: str | None) -> Work:
+    return Work(
+        FileEntry._make(file),
+        ObjectEntry._make(obj) if obj else None,
+        Row._make(row) if row else None,
+        Decision(Verdict(verdict), Reason(reason) if reason else None),
+    )
+
+
+def pack_answer(state: str, records: list[Record]) -> bytes:
+    return pack((str(state), [(int(r.kind), r.file and tuple(r.file), *r[2:]) for r in records]))
+
+
+def unpack_answer(data: bytes, works: list[Work]) -> tuple[str, list[Record]]:
+    """ValueError: it is no answer to this batch."""
+    answer = unpack(data)
+    try:
+        state, rows = answer
+        records = [Record(Kind(row[0]), row[1] and FileEntry._make(row[1]), *row[2:]) for row in rows]
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError("an answer of another form") from error
+    if len(records) != len(works) or any(
+        record.file is not None and record.file.key != work.file.key
+        for record, work in zip(records, works, strict=True)
+    ):
+        raise ValueError("an answer to another batch")
+    return str(state), records
+
+
+def left(works: list[Work]) -> list[Record]:
+    return [_LEFT] * len(works)
+
+
+def this_version() -> str:
+    """Of what both sides must have in common: the product, Python, marshal."""
+    return f"{source.fingerprint()} {sys.version_info[0]}.{sys.version_info[1]} {marshal.version}"

@@ -1,0 +1,71 @@
+"""Who may still write to a destination that no job holds: members of a cluster whose job's process has died.
+
+While a job has members, it keeps a file beside the destination's lock that names them, written once a second.
+The next job there waits until their leases are over, by that file, or their processes are known to have
+ended. So no old content arrives after a newer one. No file: nobody was there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from syncworker.jobs.destination import Destination
+from syncworker.storage_url import destination_id
+from syncworker.system import durable_files, processes
+
+LATE_SECONDS = 15.0  # a lease, what is in flight by then (cluster/protocol.py), and the age of the file
+_LOOK_SECONDS = 0.1
+
+
+def note(destination: Destination, members: list[dict[str, Any]]) -> None:
+    """Names the members that work for the job that holds the destination; none: nobody is left."""
+    if members:
+        about = {"storage_url": destination.storage_url, "bucket": destination.bucket}
+        about |= {"prefix": destination.prefix, "at": time.time(), "members": members}
+        durable_files.replace_json(destination.members_path, about, durable=False)
+    else:
+        durable_files.remove(destination.members_path)
+
+
+async def wait(jobs_dir: str, destination: Destination, check: Callable[[], None]) -> None:
+    """Returns when nobody of an earlier job can write there any more. `check` raises when the job is to
+    stop."""
+    began = time.time()
+    for path, about in _near(jobs_dir, destination):
+        at = min(float(about.get("at") or 0.0), began)  # the clock may have been set back
+        while time.time() < at + LATE_SECONDS and any(map(_may_live, about.get("members") or [])):
+            check()
+            await asyncio.sleep(_LOOK_SECONDS)
+        if path == destination.members_path:
+            durable_files.remove(path)
+
+
+def _near(jobs_dir: str, destination: Destination) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The files of this destination, and of those that contain it or lie in it and no job holds now."""
+    folder = os.path.join(jobs_dir, ".dest")
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return
+    for name in [name for name in names if name.endswith(".members")]:
+        path = os.path.join(folder, name)
+        about = durable_files.read_json(path)
+        if about is None:
+            continue
+        same = destination_id(str(about.get("storage_url")), str(about.get("bucket"))) == destination_id(
+            destination.storage_url, destination.bucket
+        )
+        prefix = str(about.get("prefix"))
+        if same and (prefix.startswith(destination.prefix) or destination.prefix.startswith(prefix)):
+            yield path, about
+
+
+def _may_live(member: dict[str, Any]) -> bool:
+    """Whether a member's process may still be there: one of another machine always may."""
+    if member.get("host") != processes.host() or not member.get("pid"):
+        return True
+    return processes.is_running(int(member["pid"]), float(member.get("started") or 0.0))

@@ -1,0 +1,153 @@
+"""One job on several processes of this machine, for real: Dask, certificates, a storage."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import psutil
+import pytest
+from bench import PROJECT, Shell, contents, expected, tree, wait_for
+from stores import Store
+
+from syncworker.cluster.member import Sealed
+
+SMALL = {f"d{n % 7}/f{n:04d}": f"content {n}" for n in range(900)}
+
+
+def environment(**more: str) -> dict[str, str]:
+    return {"CLUSTER": "local:2", "CLUSTER_MIN_FILES": "0", **more}
+
+
+@pytest.fixture
+def clustered(make_shell: Callable[..., Shell], juicefs: Store) -> Shell:
+    return make_shell(juicefs, **environment())
+
+
+def test_a_folder_goes_by_two_processes_and_the_second_time_nothing_goes(
+    clustered: Shell, juicefs: Store, bucket: str
+) -> None:
+    folder = tree(clustered.uploads / "photos", SMALL)
+    run = clustered.sync(bucket)
+    assert contents(juicefs, bucket) == expected(folder)
+    progress = run.status["progress"]
+    assert progress["files_uploaded"] == progress["files_done"] == progress["files_total"] == len(SMALL)
+    assert progress["bytes_done"] == progress["bytes_total"] == progress["bytes_uploaded"]
+    assert sum(worker["files_done"] for worker in run.status["cluster"]["workers"]) == len(SMALL)
+    assert len({line["key"] for line in clustered.report(run.status["id"]) if line["op"] == "upload"}) == 900
+    again = clustered.sync(bucket).status
+    assert again["progress"]["files_unchanged"] == len(SMALL)
+    assert again["cluster"] is None
+    assert not [name for name in os.listdir(clustered.jobs / ".dest") if name.endswith(".members")]
+
+
+def members_of(shell: Shell) -> list[psutil.Process]:
+    """The living members of its jobs."""
+    found = []
+    for process in shell.workers():
+        with contextlib.suppress(psutil.NoSuchProcess):  # or a zombie by now
+            found += [process] if "cluster" in process.cmdline() else []
+    return found
+
+
+def test_a_member_that_is_killed_costs_nothing_but_its_batches(
+    clustered: Shell, juicefs: Store, bucket: str
+) -> None:
+    folder = tree(clustered.uploads / "photos", SMALL)
+    tree(clustered.uploads / "photos", {"old": "goes"})
+    clustered.sync(bucket)
+    tree(clustered.uploads / "photos", {"old": None, **{f"n/{n}": 20_000 for n in range(1500)}})
+    process, job = clustered.begin(bucket)
+
+    def has_begun() -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            status = clustered.status(job)
+            return sum(worker["in_flight"] for worker in (status["cluster"] or {}).get("workers", [])) > 0
+        return False
+
+    wait_for(has_begun, 60, "a member at work")
+    members_of(clustered)[0].kill()
+    assert process.wait(90) == 0, clustered.log(job)
+    assert contents(juicefs, bucket) == expected(folder)
+    status = clustered.status(job)
+    assert status["cluster"]["lost"] == 1
+    assert status["progress"]["files_uploaded"] == 1500
+    assert status["progress"]["objects_deleted"] == 1
+    uploads = [line["key"] for line in clustered.report(job) if line["op"] == "upload"]
+    assert len(uploads) == len(set(uploads)) == 1500
+    assert not members_of(clustered)
+
+
+def test_a_job_that_is_killed_leaves_no_member_and_is_resumed(
+    clustered: Shell, juicefs: Store, bucket: str
+) -> None:
+    folder = tree(clustered.uploads / "photos", {f"n/{n}": 20_000 for n in range(1500)})
+    process, job = clustered.begin(bucket)
+    wait_for(lambda: list((clustered.jobs / ".dest").glob("*.members")), 60, "the note of members")
+    process.kill()
+    process.wait()
+    wait_for(lambda: not members_of(clustered), 10, "the end of the members")
+    resumed = clustered.run("resume", job, "--quiet", timeout=90)
+    assert resumed.returncode == 0, resumed.stderr
+    assert contents(juicefs, bucket) == expected(folder)
+    assert not list((clustered.jobs / ".dest").glob("*.members"))
+
+
+def test_a_cancel_reaches_the_members(clustered: Shell, bucket: str) -> None:
+    tree(clustered.uploads / "photos", {f"n/{n}": 20_000 for n in range(3000)})
+    process, job = clustered.begin(bucket)
+    wait_for(lambda: list((clustered.jobs / ".dest").glob("*.members")), 60, "the note of members")
+    clustered.file(job, "cancel").touch()
+    assert process.wait(30) == 3
+    assert clustered.status(job)["state"] == "cancelled"
+    assert not members_of(clustered)
+    assert not list((clustered.jobs / ".dest").glob("*.members"))
+
+
+def test_keys_are_in_no_argument_no_environment_of_ours_and_no_output(
+    make_shell: Callable[..., Shell], juicefs: Store, bucket: str
+) -> None:
+    """Those that a job was given with its request: its members hear them, and nothing else has them."""
+    shell = make_shell(juicefs, **environment(MINIO_ACCESS_KEY="other", MINIO_SECRET_KEY="otherother"))
+    shell.environment |= {"SYNC_ACCESS_KEY": juicefs.access_key, "SYNC_SECRET_KEY": juicefs.secret_key}
+    tree(shell.uploads / "photos", SMALL)
+    run = shell.sync(bucket, "photos", "--storage-url", juicefs.url)
+    assert run.status["cluster"]["workers"]
+    secret = juicefs.secret_key
+    assert secret not in run.out + run.err + json.dumps(run.status)
+    assert repr(Sealed(secret.encode())) == "<request>"
+
+
+def test_without_a_cluster_none_of_it_is_imported(make_shell: Callable[..., Shell], bucket: str) -> None:
+    code = (
+        "import sys; from syncworker.shell.cli import main; status = main(sys.argv[1:]);"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('dask', 'distributed', 'tornado')"
+        " or m.startswith('syncworker.cluster'))); sys.exit(status)"
+    )
+    shell = make_shell(None)
+    run = subprocess.run(
+        [sys.executable, "-c", code, "list"],
+        cwd=PROJECT, env=shell.environment, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert run.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("tcp://127.0.0.1:8786", "use tls://"),
+        ("local:0", "must be local:N"),
+        ("tls://host", "must be local:N"),
+        ("tls://host:8786", "needs CLUSTER_TLS_CA"),
+    ],
+)
+def test_a_cluster_that_would_be_open_to_others_is_refused(
+    make_shell: Callable[..., Shell], value: str, says: str
+) -> None:
+    run = make_shell(None, CLUSTER=value).run("list")
+    assert run.returncode == 2
+    assert says in run.stderr

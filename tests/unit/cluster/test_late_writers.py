@@ -1,0 +1,84 @@
+"""A job waits for members of an earlier one that may still write to its destination."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from syncworker.jobs.destination import Destination
+from syncworker.system import durable_files, processes
+from syncworker.worker import late_writers
+
+ELSEWHERE = {"host": "another", "pid": 1, "started": 1.0}
+
+
+def destination(jobs: Path, prefix: str = "") -> Destination:
+    (jobs / ".dest").mkdir(exist_ok=True)
+    status: Any = {"storage_url": "http://127.0.0.1:9000", "dest": "photos", "options": {"prefix": prefix}}
+    return Destination(str(jobs), status)
+
+
+def waits(jobs: Path, prefix: str = "") -> float:
+    """How many seconds; asked to stop after a fifth of one."""
+    began = time.monotonic()
+
+    def check() -> None:
+        if time.monotonic() - began > 0.2:
+            raise InterruptedError
+
+    try:
+        asyncio.run(late_writers.wait(str(jobs), destination(jobs, prefix), check))
+    except InterruptedError:
+        return 1.0
+    return 0.0
+
+
+def test_nobody_was_there(tmp_path: Path) -> None:
+    assert waits(tmp_path) == 0.0
+
+
+def test_members_of_another_machine_are_waited_for_until_their_time_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_writers.note(destination(tmp_path), [ELSEWHERE])
+    assert waits(tmp_path) == 1.0
+    monkeypatch.setattr(late_writers, "LATE_SECONDS", 0.05)
+    assert waits(tmp_path) == 0.0
+    assert not list((tmp_path / ".dest").glob("*.members"))
+
+
+def test_a_clock_that_was_set_back_makes_nobody_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_writers.note(destination(tmp_path), [ELSEWHERE])
+    path = destination(tmp_path).members_path
+    about = durable_files.read_json(path) or {}
+    durable_files.replace_json(path, about | {"at": time.time() + 1e6}, durable=False)
+    monkeypatch.setattr(late_writers, "LATE_SECONDS", 0.05)
+    assert waits(tmp_path) == 0.0
+
+
+def test_members_here_are_waited_for_while_they_live(tmp_path: Path) -> None:
+    pid, started = processes.me()
+    late_writers.note(destination(tmp_path), [{"host": processes.host(), "pid": pid, "started": started}])
+    assert waits(tmp_path) == 1.0
+    late_writers.note(destination(tmp_path), [{"host": processes.host(), "pid": pid, "started": 1.0}])
+    assert waits(tmp_path) == 0.0
+
+
+@pytest.mark.parametrize(("of", "mine", "seconds"), [("a/", "", 1.0), ("a/", "a/b/", 1.0), ("a/", "b/", 0.0)])
+def test_a_prefix_that_contains_or_lies_in_it_waits_too(
+    tmp_path: Path, of: str, mine: str, seconds: float
+) -> None:
+    late_writers.note(destination(tmp_path, of), [ELSEWHERE])
+    assert waits(tmp_path, mine) == seconds
+
+
+def test_when_nobody_is_left_the_note_is_gone(tmp_path: Path) -> None:
+    late_writers.note(destination(tmp_path), [ELSEWHERE])
+    late_writers.note(destination(tmp_path), [])
+    assert waits(tmp_path) == 0.0
