@@ -1,0 +1,148 @@
+"""Scheduler and members as on several machines, here on one: certificates, deaths, who is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from bench import Shell, contents, expected, tree, wait_for
+from stores import Store, free_ports
+
+FILES = {f"n/{n}": 20_000 for n in range(1500)}
+
+
+class Machines:
+    """A scheduler and members that a shell's jobs are sent by."""
+
+    def __init__(self, shell: Shell, folder: Path) -> None:
+        self.shell = shell
+        made = shell.run("cluster", "keys", str(folder), "head")
+        assert made.returncode == 0, made.stderr
+        self.port = free_ports(1)[0]
+        self.address = f"tls://127.0.0.1:{self.port}"
+        self.folder = folder
+        shell.environment |= {
+            "CLUSTER": self.address,
+            "CLUSTER_MIN_FILES": "0",
+            "CLUSTER_TLS_CA": str(folder / "ca.pem"),
+            "CLUSTER_TLS_CERT": str(folder / "head.pem"),
+            "CLUSTER_TLS_KEY": str(folder / "head.key"),
+        }
+        self.scheduler = self.start_scheduler()
+        self.members = [self.start_member() for _ in range(2)]
+        wait_for(lambda: len(self.status()) == 2, 60, "two members")
+
+    def start_scheduler(self) -> subprocess.Popen[bytes]:
+        return self.shell.spawn("cluster", "scheduler", "--bind", "127.0.0.1", "--port", str(self.port))
+
+    def start_member(self) -> subprocess.Popen[bytes]:
+        return self.shell.spawn("cluster", "worker", self.address, "--bind", "127.0.0.1")
+
+    def status(self) -> list[dict[str, object]]:
+        run = self.shell.run("cluster", "status", "--json")
+        return list(json.loads(run.stdout)["members"]) if run.returncode == 0 else []
+
+    def wait_for_work(self, job: str) -> None:
+        def has_begun() -> bool:
+            with contextlib.suppress(FileNotFoundError):
+                cluster = self.shell.status(job)["cluster"] or {}
+                return sum(worker["in_flight"] for worker in cluster.get("workers", [])) > 0
+            return False
+
+        wait_for(has_begun, 60, "a member at work")
+
+
+@pytest.fixture
+def machines(make_shell: Callable[..., Shell], juicefs: Store, tmp_path: Path) -> Iterator[Machines]:
+    found = Machines(make_shell(juicefs), tmp_path / "keys")
+    yield found
+    for process in [*found.members, found.scheduler]:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+
+
+def test_files_go_by_members_whose_keys_are_their_own_and_strangers_are_refused(
+    machines: Machines, juicefs: Store, bucket: str, tmp_path: Path
+) -> None:
+    shell = machines.shell
+    folder = tree(shell.uploads / "photos", {f"f{n}": f"{n}" for n in range(600)})
+    shell.environment["CLUSTER_KEYS"] = "own"
+    run = shell.sync(bucket)
+    assert contents(juicefs, bucket) == expected(folder)
+    assert sum(worker["files_done"] for worker in run.status["cluster"]["workers"]) == 600
+    assert [member["refused"] for member in machines.status()] == [None, None]
+
+    for path in (tmp_path / "keys").glob("*.key"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    with socket.create_connection(("127.0.0.1", machines.port)) as plain:
+        plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        plain.settimeout(10)
+        with contextlib.suppress(ConnectionResetError):
+            assert b"HTTP" not in plain.recv(100)
+    context = ssl.create_default_context(cafile=str(tmp_path / "keys" / "ca.pem"))
+    context.check_hostname = False
+    with (
+        pytest.raises((ssl.SSLError, ConnectionResetError)),
+        socket.create_connection(("127.0.0.1", machines.port)) as bare,
+        context.wrap_socket(bare) as nobody,  # without a certificate
+    ):
+        nobody.settimeout(10)
+        if not nobody.recv(1):
+            raise ConnectionResetError
+    listening = [
+        connection.laddr.port
+        for process in (machines.scheduler, *machines.members)
+        for connection in psutil.Process(process.pid).net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert len(listening) == 3  # each its own protocol, and no page
+
+    shell.run("cluster", "keys", str(tmp_path / "others"), "head")
+    shell.environment |= {
+        name: value.replace("/keys/", "/others/")
+        for name, value in shell.environment.items()
+        if "_TLS_" in name
+    }
+    assert "cannot be reached" in shell.run("cluster", "status").stderr
+    os.chmod(tmp_path / "others" / "head.key", 0o644)
+    assert "can be read by other users" in shell.run("cluster", "status").stderr
+
+
+@pytest.mark.long
+def test_a_frozen_member_and_a_scheduler_that_comes_back_cost_no_file(
+    machines: Machines, juicefs: Store, bucket: str
+) -> None:
+    shell = machines.shell
+    folder = tree(shell.uploads / "photos", FILES)
+    process, job = shell.begin(bucket)
+    machines.wait_for_work(job)
+    psutil.Process(machines.members[0].pid).suspend()
+    assert process.wait(100) == 0, shell.log(job)
+    assert contents(juicefs, bucket) == expected(folder)
+    assert shell.status(job)["progress"]["files_uploaded"] == len(FILES)
+    psutil.Process(machines.members[0].pid).resume()
+
+    folder = tree(shell.uploads / "photos", {f"m/{n}": 20_000 for n in range(1500)})
+    process, job = shell.begin(bucket)
+    machines.wait_for_work(job)
+    machines.scheduler.kill()
+    machines.scheduler.wait()
+    machines.scheduler = machines.start_scheduler()
+    for member in machines.members:
+        member.kill()
+    machines.members = [machines.start_member() for _ in range(2)]
+    assert process.wait(150) == 0, shell.log(job)
+    status = shell.status(job)
+    assert status["attempt"] == 1
+    assert status["progress"]["files_uploaded"] == 1500
+    assert contents(juicefs, bucket) == expected(folder)
+    uploads = [line["key"] for line in shell.report(job) if line["op"] == "upload"]
+    assert len(uploads) == len(set(uploads)) == 1500
