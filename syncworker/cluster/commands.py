@@ -6,6 +6,8 @@ import asyncio
 import importlib.util
 import json
 import os
+import shutil
+import tempfile
 import threading
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,8 +60,8 @@ def _address(text: str) -> str:
 class _Until:
     """The end that was asked for: a signal, or that of standard input."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._asked = loop, asyncio.Event()
+    def __init__(self, loop: asyncio.AbstractEventLoop, scratch: str = "") -> None:
+        self._loop, self._scratch, self._asked = loop, scratch, asyncio.Event()
         processes.on_stop(lambda _: self.ask())
 
     def ask(self) -> None:
@@ -71,6 +73,7 @@ class _Until:
     def _read(self) -> None:
         while os.read(0, 4096):
             pass
+        shutil.rmtree(self._scratch, ignore_errors=True)
         os._exit(0)  # whoever started this process has ended: nothing here is anybody's any more
 
     async def wait(self, other: Any) -> None:
@@ -86,12 +89,16 @@ def scheduler(settings: Settings, bind: str, port: int) -> int:
     async def run() -> None:
         from syncworker.cluster import dask_engine
 
-        opened = await dask_engine.open_scheduler(bind, port, files)
+        opened = await dask_engine.open_scheduler(bind, port, files, scratch)
         print(f"scheduler: {opened.address}", flush=True)
         await _Until(asyncio.get_running_loop()).wait(opened.finished())
         await opened.close()
 
-    asyncio.run(run())
+    scratch = tempfile.mkdtemp(prefix="s3-sync-scheduler-")
+    try:
+        asyncio.run(run())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return 0
 
 
@@ -100,15 +107,16 @@ def worker(settings: Settings, address: str, bind: str | None, *, until_eof: boo
     _need_packages()
     files = _files(settings)
     ended_by_scheduler = True
+    scratch = tempfile.mkdtemp(prefix="s3-sync-member-")
 
     async def run() -> None:
         nonlocal ended_by_scheduler
         from syncworker.cluster import dask_engine
 
-        until = _Until(asyncio.get_running_loop())
+        until = _Until(asyncio.get_running_loop(), scratch)
         if until_eof:
             until.at_eof()
-        opened = await dask_engine.open_worker(_address(address), files, settings, bind)
+        opened = await dask_engine.open_worker(_address(address), files, settings, scratch, bind)
         print(f"worker: {opened.name} at {opened.address}, of {address}", flush=True)
         await until.wait(opened.finished())
         ended_by_scheduler = str(opened.status).endswith(("closed", "closing", "failed"))
@@ -118,6 +126,8 @@ def worker(settings: Settings, address: str, bind: str | None, *, until_eof: boo
         asyncio.run(run())
     except OSError as error:
         raise UsageError("ClusterLost", f"the scheduler {address} cannot be reached: {error}") from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
     return 1 if ended_by_scheduler else 0
 
 

@@ -15,7 +15,9 @@ import contextlib
 import itertools
 import logging
 import os
+import shutil
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -92,16 +94,30 @@ class _Worker(_NoPages, distributed.Worker):  # type: ignore[misc]
     pass
 
 
-async def open_scheduler(host: str, port: int, files: Files) -> _Scheduler:
+def _keep_to(scratch: str) -> None:
+    """Before a server is made: its folder is one that no other user can enter. Dask's own has a name that all
+    know, in a folder that all may write to, and is looked in for modules."""
     configure()
+    dask.config.set({"temporary-directory": scratch})
+
+
+def _forget_path(scratch: str) -> None:
+    sys.path[:] = [path for path in sys.path if not path.startswith(scratch)]
+
+
+async def open_scheduler(host: str, port: int, files: Files, scratch: str) -> _Scheduler:
+    _keep_to(scratch)
     scheduler = _Scheduler(host=host, port=port, protocol="tls", security=security_of(files), dashboard=False)
+    _forget_path(scratch)
     await scheduler
     return scheduler
 
 
-async def open_worker(address: str, files: Files, settings: Settings, host: str | None = None) -> _Worker:
+async def open_worker(
+    address: str, files: Files, settings: Settings, scratch: str, host: str | None = None
+) -> _Worker:
     """A member, until its scheduler is gone."""
-    configure()
+    _keep_to(scratch)
     office.open_office(settings)
     pid, started = processes.me()
     worker = _Worker(
@@ -114,8 +130,8 @@ async def open_worker(address: str, files: Files, settings: Settings, host: str 
         memory_limit=0,
         death_timeout="30s",
         dashboard=False,
-        local_directory=None,
     )
+    _forget_path(scratch)
     await worker
     return worker
 
@@ -246,12 +262,13 @@ class LocalCluster:
         self._dask: DaskCluster | None = None
         self._children: list[Any] = []
         self._replaced = 0
+        self._folder = tempfile.mkdtemp(prefix="s3-sync-cluster-")  # of what a member that is killed leaves
         self._starting = asyncio.Lock()
 
     async def members(self) -> list[Member]:
         async with self._starting:
             if self._scheduler is None:
-                self._scheduler = await open_scheduler("127.0.0.1", 0, self._keys.files)
+                self._scheduler = await open_scheduler("127.0.0.1", 0, self._keys.files, self._folder)
                 self._dask = DaskCluster(self._scheduler.address, self._keys.files)
                 self._children = [self._start() for _ in range(self.count)]
             for at, child in enumerate(self._children):
@@ -267,6 +284,7 @@ class LocalCluster:
         files = self._keys.files
         environ = self.environ | {
             "CLUSTER": "",
+            "TMPDIR": self._folder,
             "CLUSTER_TLS_CA": files.ca,
             "CLUSTER_TLS_CERT": files.cert,
             "CLUSTER_TLS_KEY": files.key,
@@ -293,6 +311,7 @@ class LocalCluster:
             await asyncio.get_running_loop().run_in_executor(None, processes.end_member, child)
         self._children = []
         self._keys.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _let_go(child: Any) -> None:

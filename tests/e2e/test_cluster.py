@@ -31,10 +31,12 @@ def clustered(make_shell: Callable[..., Shell], juicefs: Store) -> Shell:
 
 
 def test_a_folder_goes_by_two_processes_and_the_second_time_nothing_goes(
-    clustered: Shell, juicefs: Store, bucket: str
+    clustered: Shell, juicefs: Store, bucket: str, tmp_path: Path
 ) -> None:
     folder = tree(clustered.uploads / "photos", SMALL)
+    clustered.environment["TMPDIR"] = str(tmp_path)
     run = clustered.sync(bucket)
+    assert os.listdir(tmp_path) == []  # nothing that others could have put there, nothing left
     assert listed(juicefs, bucket) == sums(folder)
     progress = run.status["progress"]
     assert progress["files_uploaded"] == progress["files_done"] == progress["files_total"] == len(SMALL)
