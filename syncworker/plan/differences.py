@@ -22,19 +22,20 @@ from typing import Any, NamedTuple
 from syncworker.index import Brief, Index, Row, Rows, is_text
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare, join
-from syncworker.plan.listing import Listing, Pages, PendingPage, PendingRange
+from syncworker.plan.breadth import Breadth
+from syncworker.plan.listing import FetchRange, Listing, Pages, PendingPage, PendingRange
 from syncworker.plan.spool import Spool, Table
 
 PAGE_KEYS = 1000
 CHUNK = 10_000  # of what was found, in memory at a time
 _RANGE_ROWS = 900  # around what changed: a page, and room for a few keys that are not known
 _RANGES_AHEAD = 12
+_RANGE_PAGES = 20  # a range that has not ended by then has grown too much
 _KEYS = 10_000  # of changes, in memory: who changed more looks at the whole bucket
 _BATCH = 1000
 _ROWS_UNCHECKED = 4096
 
 Range = tuple[str | None, str]  # the key before the first, the last
-FetchRange = Callable[[str | None, str | None], PendingRange]
 
 _TOLD = ("key", "size", "etag")
 _sent = itemgetter(*(Row._fields.index(name) for name in _TOLD))
@@ -144,13 +145,14 @@ class NotInRanges(Exception):
 
 
 class Listable(NamedTuple):
-    """How a bucket is listed. `cuts`: keys at which the listing may be cut (listing.py); `files`: about
-    how many objects it has."""
+    """How a bucket is listed. `cuts`: keys at which the listing may be cut (listing.py), `breadth`: how many
+    ranges at a time; `files`: about how many objects it has."""
 
     fetch: Callable[[str | None], PendingPage]
     fetch_range: FetchRange
     cuts: list[str]
     files: int
+    breadth: Breadth | None = None
 
 
 def collect(
@@ -192,7 +194,7 @@ def _listing(bucket: Listable, ranges: list[Range] | None, index: Index) -> tupl
     """The pages, and what to do when they turn out not to ascend."""
     if ranges is not None:
         return Ranges(ranges, bucket.fetch_range), _not_in_ranges
-    listing = Listing(bucket.fetch, bucket.fetch_range, bucket.cuts)
+    listing = Listing(bucket.fetch, bucket.fetch_range, bucket.cuts, bucket.breadth)
     return listing, lambda: index.set_fact("cuts", "[]")
 
 
@@ -330,7 +332,7 @@ class Ranges:
             while waiting and len(ahead) < _RANGES_AHEAD:
                 ahead.append((waiting[0], self._fetch_range(*waiting.popleft())))
             (low, high), pending = ahead.popleft()
-            pages = pending.result()
+            pages = list(islice(pending, _RANGE_PAGES))
             entries = [entry for page in pages for entry in page.entries]
             keys = [entry.key for entry in entries]
             if keys != sorted(keys) or (keys and low is not None and keys[0] <= low):

@@ -4,10 +4,12 @@ A listing is broken, and the job must fail without deleting anything, when it sa
 token, repeats a token or a page, or names a key twice. Keys out of byte order are no fault (SeaweedFS, S3
 Express and others list so) but change how they are joined: join.py.
 
-Pages come one round trip after the other. Where an earlier sync has left keys to cut at (`cuts`), ranges
-between them are listed side by side with `start-after`. At each border the two ranges must agree: what one
-range lists behind the border must be what the next one begins with. If not, the store does not list in byte
-order, the ranges are dropped, and the listing goes on from where it is, by tokens alone.
+Pages come one round trip after the other. Where keys to cut at are known (`cuts`), ranges between them are
+listed side by side with `start-after`, as many and as long as pays (breadth.py). At each border the two
+ranges must agree: what one range lists behind the border must be what the next one begins with. So each goes
+on where the one before has ended, whatever order the store lists in, and no key is lost or comes twice. If
+they do not agree (another order, a `start-after` that is not heeded, a change meanwhile), the ranges are
+dropped, and the listing goes on from where it is, by tokens alone.
 
 A job that looks at some folders only lists what lies below these, one after the other, as if it were one
 listing (`page_of_folders`); the rest of the bucket is never named, and so never deleted.
@@ -16,17 +18,16 @@ listing (`page_of_folders`); the rest of the bucket is never named, and so never
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from syncworker.errors import FatalError
 from syncworker.model import ObjectEntry
+from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.s3.xml_messages import Page
 
-RANGE_KEYS = 4900  # keys between two cuts: five pages, and a few keys that show how the next range begins
-RANGE_PAGES = 20  # pages of a range fetched ahead, should it have grown
-_RANGES_AHEAD = 12
+CUT_KEYS = 980  # between two cuts: a page, but for a few keys that show how the next range begins
 _EMPTY_PAGES = 1000  # in a row: some stores give a few, where much was deleted
 
 
@@ -37,10 +38,38 @@ class PendingPage(Protocol):
 
 
 class PendingRange(Protocol):
-    """Pages of a range that have been asked for: up to the one that passes the end of the range, the last one
-    of the bucket, or `RANGE_PAGES`."""
+    """Pages of a range that have been asked for: up to the one that passes the end of the range, or the last
+    one of the bucket. Waits for each. `is_fetching`: a page is on its way."""
 
-    def result(self) -> list[Page]: ...
+    @property
+    def is_fetching(self) -> bool: ...
+
+    def __iter__(self) -> Iterator[Page]: ...
+
+
+# Behind the first key, up to the second one.
+FetchRange = Callable[[str | None, str | None], PendingRange]
+
+
+@dataclass(slots=True)
+class _Range:
+    """`pages`: how many were expected; `cuts`: how many stretches between two cuts it is made of."""
+
+    high: str | None
+    pages: int
+    cuts: int
+    pending: PendingRange
+    rest: Iterator[Page]
+    first: Page | None = None
+
+    def peek(self) -> Page:
+        if self.first is None:
+            self.first = next(self.rest)
+        return self.first
+
+    def __iter__(self) -> Iterator[Page]:
+        yield self.peek()
+        yield from self.rest
 
 
 class Pages(Protocol):
@@ -60,12 +89,18 @@ class Listing:
     def __init__(
         self,
         fetch: Callable[[str | None], PendingPage],
-        fetch_range: Callable[[str | None, str | None], PendingRange] | None = None,
+        fetch_range: FetchRange | None = None,
         cuts: list[str] | None = None,
+        breadth: Breadth | None = None,
     ) -> None:
         self._fetch = fetch
         self._fetch_range = fetch_range
-        self._cuts = sorted(set(cuts or ()))
+        self._cuts = deque(sorted(set(cuts or ())))  # those that no range has begun at
+        self._breadth = breadth or Breadth()
+        self._ahead: deque[_Range] = deque()
+        self._behind: str | None = None  # where the next range begins
+        self._begun_all = False
+        self._cut_keys = CUT_KEYS  # how many there are between two cuts, as far as was seen
         self._tokens: set[int] = set()
         self._last_ends: tuple[str, str] | None = None
         self._empty = 0
@@ -106,51 +141,65 @@ class Listing:
                 raise _broken("gives the same page twice")
             self._last_ends = ends
 
-    def _side_by_side(
-        self, fetch_range: Callable[[str | None, str | None], PendingRange]
-    ) -> Iterator[list[ObjectEntry]]:
-        borders = [None, *self._cuts, None]
-        waiting = deque(pairwise(borders))
-        ahead: deque[tuple[str | None, PendingRange]] = deque()
-        while waiting or ahead:
-            while waiting and len(ahead) < _RANGES_AHEAD:
-                low, high = waiting.popleft()
-                ahead.append((high, fetch_range(low, high)))
-            end, pending = ahead.popleft()
+    def _side_by_side(self, fetch_range: FetchRange) -> Iterator[list[ObjectEntry]]:
+        while True:
+            self._begin_ranges(fetch_range)
+            current = self._ahead.popleft()
             self._tokens.clear()  # of the range before, whose last page may be this one's first
             self._last_ends = None
-            for page in pending.result():
+            keys = 0
+            for page in current:
                 self._check(page)
-                passed = _first_beyond(page.entries, end)
+                passed = _first_beyond(page.entries, current.high)
                 if passed is None:
-                    self.complete = not page.truncated and end is None
+                    self.complete = not page.truncated and current.high is None
+                    keys += len(page.entries)
                     yield page.entries
+                    self._begin_ranges(fetch_range, current)
                     continue
-                if self._agrees(page.entries, passed, end, ahead):
+                if not page.truncated:  # the last one of all, though there are cuts behind it
+                    self._expect_nothing(self._ahead, max(entry.key for entry in page.entries))
+                    self.complete = True
+                    yield page.entries
+                    return
+                self._begin_ranges(fetch_range)
+                if self._agrees(page.entries, passed, current.high):
                     if passed:
                         yield page.entries[:passed]
+                    self._cut_keys = max(1, (keys + passed) // current.cuts)
                     break
                 yield from self._go_on(page)
                 return
             else:
-                if not page.truncated:
-                    self._expect_nothing(ahead)
-                    self.complete = True
-                    return
-                yield from self._by_tokens(self._fetch(page.token))
+                if current.high is not None:
+                    rest = () if self._begun_all else (fetch_range(self._behind, None),)
+                    self._expect_nothing((*self._ahead, *rest), current.high)
+                self.complete = True
                 return
 
-    def _agrees(
-        self,
-        entries: list[ObjectEntry],
-        passed: int,
-        end: str | None,
-        ahead: deque[tuple[str | None, PendingRange]],
-    ) -> bool:
+    def _begin_ranges(self, fetch_range: FetchRange, current: _Range | None = None) -> None:
+        """As many as pay; without a current one, one at least."""
+        fetching = sum(range_.pending.is_fetching for range_ in self._ahead)
+        fetching += current is not None and current.pending.is_fetching
+        expected = sum(range_.pages for range_ in self._ahead)
+        while not self._begun_all and (
+            (fetching < self._breadth.ranges and expected < PAGES_AHEAD) or not (self._ahead or current)
+        ):
+            count = max(1, self._breadth.pages_each * CUT_KEYS // self._cut_keys)
+            pages = max(1, count * self._cut_keys // CUT_KEYS)
+            cuts = [self._cuts.popleft() for _ in range(min(count, len(self._cuts)))]
+            self._begun_all = not self._cuts  # what lies behind the last cut is less than a page
+            high = None if self._begun_all else cuts[-1]
+            pending = fetch_range(self._behind, high)
+            self._ahead.append(_Range(high, pages, count, pending, iter(pending)))
+            self._behind = high
+            fetching, expected = fetching + 1, expected + pages
+
+    def _agrees(self, entries: list[ObjectEntry], passed: int, end: str | None) -> bool:
         """Whether what this range lists behind its end is what the next range begins with."""
-        if end is None or not ahead or any(entry.key <= end for entry in entries[passed:]):
+        if end is None or not self._ahead or any(entry.key <= end for entry in entries[passed:]):
             return False
-        first = ahead[0][1].result()[0].entries
+        first = self._ahead[0].peek().entries
         behind = entries[passed:]
         return first[: len(behind)] == behind[: len(first)] and bool(first)
 
@@ -162,10 +211,11 @@ class Listing:
         if pending is not None:
             yield from self._by_tokens(pending)
 
-    def _expect_nothing(self, ahead: deque[tuple[str | None, PendingRange]]) -> None:
-        """The listing ended within a range: no later range may list anything."""
-        for _, pending in ahead:
-            if any(page.entries for page in pending.result()):
+    def _expect_nothing(self, ranges: Iterable[Iterable[Page]], end: str) -> None:
+        """The listing has ended: no range that was to come may list anything behind its last key."""
+        for pages in ranges:
+            first = next((page.entries for page in pages if page.entries), [])
+            if any(entry.key > end for entry in first):
                 raise _broken("ends before keys that it lists elsewhere")
 
 

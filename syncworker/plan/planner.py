@@ -29,10 +29,11 @@ from syncworker.folder.scan_items import within
 from syncworker.index import Index, Row, Rows
 from syncworker.model import KEY_MAX_BYTES, FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.plan import compare, join, unchanged_pages
+from syncworker.plan.breadth import Breadth
 from syncworker.plan.compare import NEW, Verdict
 from syncworker.plan.events import Work
 from syncworker.plan.given import Outdated
-from syncworker.plan.listing import RANGE_KEYS, Listing, PendingPage, PendingRange
+from syncworker.plan.listing import CUT_KEYS, FetchRange, Listing, PendingPage
 from syncworker.plan.spool import Spool
 
 BATCH = 2000
@@ -46,13 +47,13 @@ class Planner:
     """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file, and that
     may go; `on_kept` of those of which `keeps` says that they stay all the same. `every`: unchanged files are
     work as well. `outdated`: which of these the store is to update. `whole`: the mirror is looked at as a
-    whole."""
+    whole. `breadth`: how the store takes ranges side by side."""
 
     def __init__(
         self,
         index: Index,
         fetch: Callable[[str | None], PendingPage],
-        fetch_range: Callable[[str | None, str | None], PendingRange],
+        fetch_range: FetchRange,
         spool_dir: str,
         emit: Callable[[list[Event] | None], None],
         on_stranger: Callable[[str], None],
@@ -63,6 +64,7 @@ class Planner:
         every: bool = False,
         outdated: Outdated | None = None,
         whole: bool = True,
+        breadth: Breadth | None = None,
     ) -> None:
         self.index = index
         self.fetch = fetch
@@ -73,6 +75,7 @@ class Planner:
         self.every = every
         self.outdated = outdated
         self.whole = whole
+        self.breadth = breadth or Breadth()
         self.keeps = keeps or (lambda _: False)
         self.on_stranger = lambda key: on_kept(key) if self.keeps(key) else on_stranger(key)
         self.deletes = Spool(spool_dir)  # ObjectEntry
@@ -83,7 +86,7 @@ class Planner:
         self._flushed_at = time.monotonic()
         self._ordered = True
         self._cuts: list[str] = []  # for the next sync
-        self._seen, self._next_cut = 0, RANGE_KEYS  # files
+        self._seen, self._next_cut = 0, CUT_KEYS  # files
         self._again: Iterator[ScanItem] = iter(())  # taken from the scan, and given back
 
     def run(self, items: Iterator[ScanItem]) -> None:
@@ -133,6 +136,7 @@ class Planner:
         self._judge(suspects, rows)
         if self.whole:
             self.index.set_fact("cuts", json.dumps(self.cuts))
+            self.index.set_fact("ranges", str(self.breadth.ranges))
 
     @property
     def cuts(self) -> list[str]:
@@ -142,7 +146,8 @@ class Planner:
     def _listing(self) -> Listing:
         """By ranges, where an earlier sync found the store to list in order and left keys to cut at."""
         cuts = json.loads(self.index.fact("cuts") or "[]") if self.whole else None
-        return Listing(self.fetch, self.fetch_range, cuts)
+        self.breadth.go_on(self.index.fact("ranges") if cuts else None)
+        return Listing(self.fetch, self.fetch_range, cuts, self.breadth)
 
     def _unordered(self) -> None:
         self._ordered = False
@@ -188,7 +193,7 @@ class Planner:
 
     def _cut(self, key: str) -> None:
         self._cuts.append(key)
-        self._next_cut += RANGE_KEYS
+        self._next_cut += CUT_KEYS
 
     def _decide(self, file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> None:
         decision = compare.compare(file, obj, row)

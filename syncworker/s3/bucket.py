@@ -8,7 +8,7 @@ store checks. No trailing checksums, ever: several stores keep their framing ins
 from __future__ import annotations
 
 import binascii
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -131,16 +131,17 @@ class Bucket:
         return page._replace(entries=[e._replace(key=e.key[cut:]) for e in page.entries if len(e.key) > cut])
 
     async def list_range(
-        self, low: str | None, high: str | None, most: int, first: xml_messages.Page | None = None
-    ) -> list[xml_messages.Page]:
-        """The pages behind the key `low`: up to the one that passes `high`, the last one, or `most`. `first`
-        is the first of them, where it is known already."""
-        pages = [first or await self.list_page(None, low)]
-        while pages[-1].truncated and pages[-1].token is not None and len(pages) < most:
-            if high is not None and pages[-1].entries and pages[-1].entries[-1].key > high:
-                break
-            pages.append(await self.list_page(pages[-1].token))
-        return pages
+        self, low: str | None, high: str | None, first: xml_messages.Page | None = None
+    ) -> AsyncIterator[xml_messages.Page]:
+        """The pages behind the key `low`: up to the one that passes `high`, or the last one. `first` is the
+        first of them, where it is known already."""
+        page = first or await self.list_page(None, low)
+        yield page
+        while page.truncated and page.token is not None:
+            if high is not None and page.entries and page.entries[-1].key > high:
+                return
+            page = await self.list_page(page.token)
+            yield page
 
     async def list_exact(self, key: str, most: int = 2) -> list[str]:
         """The first keys listed under a key's own name: the key itself, if the store kept it."""

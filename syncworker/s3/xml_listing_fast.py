@@ -16,8 +16,9 @@ _NOT_PLAIN = ((b"!", b"<!"), (b"]", b"]]>"), (b"\xef", b"\xef\xbf\xbe"), (b"\xef
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n")  # a CR, too, is not what it seems
 # The elements of an object that are used, as a pattern: one that excludes a single character is the fastest.
 _FIELDS = {"Key": "([^<]+)", "LastModified": "([^<]*)", "ETag": "([^<]*)", "Size": "([0-9]{1,18})"}
-_QUOTES = ("&quot;", "&#34;", '"', "")
-_NOT_IN_ETAG = ("&", '"', "/")  # here: `W/`, say, is for the parser
+# How ETags are quoted, and what one in these quotes is found by.
+_QUOTES = {"&quot;": "([^&]*)", "&#34;": "([^&]*)", '"': '([^"]*)', "": "([^<]*)"}
+_IN_ETAG = b"-"  # and letters and digits: all else, `W/`, say, is for the parser
 _CHILD = re.compile(r"<(?!Owner>)(\w+)>[^<]*</\1>|<(Owner)>.*?</Owner>", re.DOTALL)
 
 
@@ -35,45 +36,36 @@ def split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
         text = body[start:end].decode()
     except UnicodeDecodeError:
         return None
-    children = _CHILD.findall(text, 0, text.find("</Contents>"))
+    first = text[: text.find("</Contents>")]
+    children = _CHILD.findall(first)
     names = tuple(owner or name for name, owner in children)
-    pattern = _entry_pattern(names)
+    etag = first[first.find("<ETag>") + len("<ETag>") :]
+    quote = next(quote for quote in _QUOTES if etag.startswith(quote))
+    pattern = _entry_pattern(names, quote)
     if pattern is None:
         return None
     cut: list[str] = pattern.split(text)
-    count = len(cut) // (len(_FIELDS) + 1)
     between = cut[:: len(_FIELDS) + 1]
-    if count != text.count("<Contents") or "".join(between).strip():
+    if "".join(between).strip():  # something that no object is made of
         return None
     order = [name for name in names if name in _FIELDS]
     columns = [cut[1 + order.index(name) :: len(_FIELDS) + 1] for name in _FIELDS]
-    etags = columns[list(_FIELDS).index("ETag")]
-    quote = next(quote for quote in _QUOTES if etags[0].startswith(quote))
-    if text.count("&") != 2 * count * quote.count("&") or not _unquote(etags, quote):
+    if text.count("&") != 2 * len(columns[0]) * quote.count("&"):
+        return None
+    etags = "".join(columns[list(_FIELDS).index("ETag")]).encode().replace(_IN_ETAG, b"")
+    if etags and not etags.isalnum():
         return None
     return body[:start] + b"<Contents/>" + body[end:], columns
 
 
-def _unquote(etags: list[str], quote: str) -> bool:
-    """Takes the quotes off, in place. False: not all are quoted so, or they hold what means something."""
-    if quote:
-        if not all(map(str.startswith, etags, repeat(quote))) or not all(
-            map(str.endswith, etags, repeat(quote))
-        ):
-            return False
-        size = len(quote)
-        etags[:] = [etag[size:-size] for etag in etags]
-    joined = "".join(etags)
-    return not any(odd in joined for odd in _NOT_IN_ETAG) and "".join(joined.split()) == joined
-
-
 @functools.lru_cache(maxsize=16)
-def _entry_pattern(names: tuple[str, ...]) -> re.Pattern[str] | None:
-    """Of one object whose elements are these, in this order."""
+def _entry_pattern(names: tuple[str, ...], quote: str) -> re.Pattern[str] | None:
+    """Of one object whose elements are these, in this order, its ETag in these quotes."""
     if sorted(name for name in names if name in _FIELDS) != sorted(_FIELDS):
         return None
+    fields = _FIELDS | {"ETag": f"{quote}{_QUOTES[quote]}{quote}"}
     parts = [
-        f"<{name}>{_FIELDS[name]}</{name}>" if name in _FIELDS
+        f"<{name}>{fields[name]}</{name}>" if name in fields
         else "<Owner>(?:<ID>[^<]*</ID>|<DisplayName>[^<]*</DisplayName>)*</Owner>" if name == "Owner"
         else f"<{name}>[^<]*</{name}>"
         for name in names
@@ -83,9 +75,13 @@ def _entry_pattern(names: tuple[str, ...]) -> re.Pattern[str] | None:
 
 def entries_of_columns(columns: list[list[str]], *, encoded: bool) -> list[ObjectEntry]:
     keys, times, etags, sizes = columns
-    if encoded:
+    joined = "".join(keys) if encoded else ""
+    if "%" in joined or "+" in joined:
         keys = [decode_key(key) if "%" in key or "+" in key else key for key in keys]
-    fields = zip(keys, map(int, sizes), map(str.lower, etags), times, strict=True)
+    joined = "".join(etags)
+    if joined != joined.lower():
+        etags = list(map(str.lower, etags))
+    fields = zip(keys, map(int, sizes), etags, times, strict=True)
     return list(map(tuple.__new__, repeat(ObjectEntry), fields))
 
 

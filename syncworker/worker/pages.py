@@ -4,15 +4,67 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from concurrent.futures import Future
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
 
 from syncworker.errors import FatalError
 from syncworker.index import count_objects
 from syncworker.model import ObjectEntry
-from syncworker.plan.listing import RANGE_PAGES, Listing, page_of_folders, prefixes_of
+from syncworker.plan.breadth import Breadth
+from syncworker.plan.listing import Listing, page_of_folders, prefixes_of
 from syncworker.s3.xml_messages import PAGE_KEYS, Page
 from syncworker.worker.attempt import Attempt
+
+
+class Arriving:
+    """The pages of a range: fetched by the event loop, read by another thread, at most `most` ahead of it."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
+        self._most = most
+        self.is_fetching = True
+        self._loop = loop
+        self._pages: SimpleQueue[Page | Exception | None] = SimpleQueue()
+        self._room = asyncio.Event()
+        self._may_wait = False
+
+    async def fetch(
+        self, pages: AsyncIterator[Page], record: Callable[[float, int], None], *, knows_first: bool
+    ) -> None:
+        try:
+            started = time.monotonic()
+            async for page in pages:
+                if not knows_first:
+                    record(time.monotonic() - started, len(page.entries))
+                knows_first = False
+                self._pages.put(page)
+                await self._wait_for_room()
+                started = time.monotonic()
+            self._pages.put(None)
+        except Exception as error:  # noqa: BLE001 - whatever it was, who reads is to know
+            self._pages.put(error)
+        except BaseException:
+            self._pages.put(CancelledError())
+            raise
+        finally:
+            self.is_fetching = False
+
+    async def _wait_for_room(self) -> None:
+        self._room.clear()
+        self._may_wait = True  # before it looks: who reads a page from now on tells
+        if self._pages.qsize() >= self._most:
+            self.is_fetching = False
+            await self._room.wait()
+            self.is_fetching = True
+        self._may_wait = False
+
+    def __iter__(self) -> Iterator[Page]:
+        while (page := self._pages.get()) is not None:
+            if isinstance(page, Exception):
+                raise page
+            if self._may_wait:
+                self._loop.call_soon_threadsafe(self._room.set)
+            yield page
 
 
 class Pages:
@@ -23,6 +75,7 @@ class Pages:
         self.bucket, self.index, self.stop = attempt.bucket, attempt.index, attempt.stop
         self.progress = attempt.progress
         self.loop = asyncio.get_running_loop()
+        self.breadth = Breadth()
         self.makes_bucket = False
         self._first_page: Page | None = None
         self._folders: tuple[str, ...] = ()  # what is listed, where that is not all
@@ -74,11 +127,14 @@ class Pages:
             return ready
         return asyncio.run_coroutine_threadsafe(self._page(token), self.loop)
 
-    def fetch_range(self, low: str | None, high: str | None) -> Future[list[Page]]:
+    def fetch_range(self, low: str | None, high: str | None) -> Arriving:
         """Called by the planner's thread: asks for the pages of a range."""
         first = self.take_first_page() if low is None else None
-        pages = self.bucket.list_range(low, high, RANGE_PAGES, first)
-        return asyncio.run_coroutine_threadsafe(pages, self.loop)
+        arriving = Arriving(self.loop, 2 + self.breadth.pages_each)  # it may have grown
+        pages = self.bucket.list_range(low, high, first)
+        fetching = arriving.fetch(pages, self.breadth.record, knows_first=first is not None)
+        asyncio.run_coroutine_threadsafe(fetching, self.loop)
+        return arriving
 
     def take_first_page(self) -> Page | None:
         """Once: who lists the bucket later on wants to see it as it is then."""
@@ -87,6 +143,12 @@ class Pages:
 
     async def _page(self, token: str | None) -> Page:
         """Of the listing that this job needs: of a few folders what lies below them, where that is less."""
+        started = time.monotonic()
+        page = await self._list_page(token)
+        self.breadth.record(time.monotonic() - started, len(page.entries))
+        return page
+
+    async def _list_page(self, token: str | None) -> Page:
         if not self._folders:
             return await self.bucket.list_page(token)
         return await page_of_folders(

@@ -44,6 +44,7 @@ class Planning:
             every=every,
             outdated=Outdated.of(self.index, options.object_headers()) if may_be_outdated else None,
             whole=options.scope is None,
+            breadth=self.pages.breadth,
         )
 
     def keeps(self) -> Callable[[str], bool]:

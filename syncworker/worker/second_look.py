@@ -62,7 +62,7 @@ class SecondLook:
             self.plans.plan.names if self.plans.plan else lambda _: True,
         )
         files = int(self.progress.counts["files_total"])
-        bucket = Listable(self.pages.fetch, self.pages.fetch_range, cuts, files)
+        bucket = Listable(self.pages.fetch, self.pages.fetch_range, cuts, files, self.pages.breadth)
         spool, check = lambda: Spool(self.attempt.order.spool_dir), self.stop.raise_if_requested
         concerns = self._concerns()
         await recheck.run(

@@ -20,6 +20,7 @@ from syncworker.s3.client import Client
 from syncworker.s3.credentials import Given
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool
+from syncworker.worker.pages import Arriving
 
 PAGES = pytest.mark.parametrize("page_size", [1, 2, 3, 1000])
 
@@ -43,12 +44,13 @@ def listed(store: OddStore, cuts: list[str] | None = None) -> list[str]:
         def later(coroutine: Any) -> Future[Any]:
             return asyncio.run_coroutine_threadsafe(coroutine, loop)
 
+        def later_range(low: str | None, high: str | None) -> Arriving:
+            arriving = Arriving(loop, 20)
+            later(arriving.fetch(bucket.list_range(low, high), lambda *_: None, knows_first=False))
+            return arriving
+
         def read() -> list[str]:
-            listing = Listing(
-                lambda token: later(bucket.list_page(token)),
-                lambda low, high: later(bucket.list_range(low, high, 20)),
-                cuts,
-            )
+            listing = Listing(lambda token: later(bucket.list_page(token)), later_range, cuts)
             keys = [entry.key for page in listing.pages() for entry in page]
             assert listing.complete
             return keys

@@ -297,11 +297,17 @@ class Held:
     def fetch(self, token: str | None) -> Future[Page]:
         return done(self.page(token or ""))
 
-    def fetch_range(self, low: str | None, high: str | None) -> Future[list[Page]]:
+    def fetch_range(self, low: str | None, high: str | None) -> Arrived:
         pages = [self.page(low or "" if self.knows else "")]
-        while pages[-1].truncated and len(pages) < 20 and not (high and pages[-1].entries[-1].key > high):
+        while pages[-1].truncated and not (high and pages[-1].entries[-1].key > high):
             pages.append(self.page(pages[-1].token or ""))
-        return done(pages)
+        return Arrived(pages)
+
+
+class Arrived(list[Page]):
+    """A range whose pages are all there."""
+
+    is_fetching = False
 
 
 def done(value: object) -> Future:  # type: ignore[type-arg]

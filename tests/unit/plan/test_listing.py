@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from concurrent.futures import Future
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, Future
 
 import pytest
 from hypothesis import given, settings
@@ -10,8 +15,10 @@ from hypothesis import strategies as st
 
 from syncworker.errors import FatalError
 from syncworker.model import ObjectEntry
+from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.plan.listing import Listing
 from syncworker.s3.xml_messages import Page
+from syncworker.worker.pages import Arriving
 
 
 def bytes_order(key: str) -> object:
@@ -26,16 +33,17 @@ def tree_order(key: str) -> object:
 class Store:
     """A store that lists `keys` in its own order, `page_size` at a time, and counts what it was asked."""
 
-    def __init__(self, keys: set[str], page_size: int, order=bytes_order) -> None:
+    def __init__(self, keys: set[str], page_size: int, order=bytes_order, *, heeds_start_after=True) -> None:
         self.keys = sorted(keys, key=order)
         self.order = order
         self.page_size = page_size
+        self.heeds_start_after = heeds_start_after
         self.asked = 0
 
     def page(self, token: str | None, after: str | None = None) -> Page:
         self.asked += 1
         start = int(token) if token is not None else 0
-        if token is None and after is not None:
+        if token is None and after is not None and self.heeds_start_after:
             start = sum(1 for key in self.keys if self.order(key) <= self.order(after))
         end = start + self.page_size
         entries = [ObjectEntry(key, 1, "e", "t") for key in self.keys[start:end]]
@@ -45,11 +53,34 @@ class Store:
     def fetch(self, token: str | None) -> Future[Page]:
         return done(self.page(token))
 
-    def fetch_range(self, low: str | None, high: str | None) -> Future[list[Page]]:
-        pages = [self.page(None, low)]
-        while pages[-1].truncated and len(pages) < 4 and not (high and pages[-1].entries[-1].key > high):
-            pages.append(self.page(pages[-1].token))
-        return done(pages)
+    def fetch_range(self, low: str | None, high: str | None) -> Lazy:
+        return Lazy(self._range(low, high))
+
+    def _range(self, low: str | None, high: str | None) -> Iterator[Page]:
+        page = self.page(None, low)
+        yield page
+        while page.truncated and not (high and page.entries[-1].key > high):
+            page = self.page(page.token)
+            yield page
+
+
+class Lazy:
+    """A range whose pages are fetched when they are asked for."""
+
+    is_fetching = False
+
+    def __init__(self, pages: Iterator[Page]) -> None:
+        self._pages = pages
+
+    def __iter__(self) -> Iterator[Page]:
+        return self._pages
+
+
+def wide(ranges: int = 64) -> Breadth:
+    """So many ranges, of a page each where these are many."""
+    breadth = Breadth()
+    breadth.ranges = ranges
+    return breadth
 
 
 def done(value):
@@ -65,7 +96,7 @@ keys = st.sets(st.text(alphabet="ab-/.z", min_size=1, max_size=5), max_size=60)
 @given(keys, st.lists(st.text(alphabet="ab-/.z", min_size=1, max_size=5), max_size=8), st.integers(1, 7))
 def test_any_cuts_list_every_key_once_and_in_order(held, cuts, page_size):
     store = Store(held, page_size)
-    listing = Listing(store.fetch, store.fetch_range, cuts)
+    listing = Listing(store.fetch, store.fetch_range, cuts, wide())
     found = [entry.key for page in listing.pages() for entry in page]
     assert found == sorted(held)
     assert listing.complete
@@ -77,7 +108,7 @@ def test_a_store_out_of_order_never_yields_what_it_does_not_hold(held, cuts, pag
     """Ranges are for stores that list in order; elsewhere they may miss a key, never invent one, and no key
     that is missed can be deleted."""
     store = Store(held, page_size, tree_order)
-    listing = Listing(store.fetch, store.fetch_range, cuts)
+    listing = Listing(store.fetch, store.fetch_range, cuts, wide())
     try:
         found = [entry.key for page in listing.pages() for entry in page]
     except FatalError as error:
@@ -88,16 +119,185 @@ def test_a_store_out_of_order_never_yields_what_it_does_not_hold(held, cuts, pag
         assert sorted(found) == sorted(held)
 
 
+@settings(max_examples=500, deadline=None)
+@given(
+    st.sets(st.text(alphabet="ab-/.z\udc80\x01", min_size=1, max_size=5), max_size=60),
+    st.lists(st.text(alphabet="ab-/.z\udc80\x01", min_size=1, max_size=5), max_size=12),
+    st.integers(1, 7),
+    st.sampled_from([bytes_order, tree_order, hash]),
+    st.booleans(),
+    st.lists(st.integers(1, 70), min_size=1, max_size=5),
+)
+def test_every_key_is_listed_once_whatever_the_order_and_the_cuts(
+    held, cuts, page_size, order, heeds_start_after, ranges
+):
+    """A store goes on behind a key in its own order, or does not heed `start-after` at all; the number of
+    ranges changes from page to page, and keys may be bytes that are no text."""
+    store = Store(held, page_size, order, heeds_start_after=heeds_start_after)
+    breadth = wide(ranges[-1])
+    listing = Listing(store.fetch, store.fetch_range, cuts, breadth)
+    found = []
+    for number, page in enumerate(listing.pages()):
+        found += [entry.key for entry in page]
+        breadth.ranges = ranges[number % len(ranges)]
+    assert sorted(found) == sorted(held)
+    assert listing.complete
+
+
+def test_a_listing_that_ends_before_keys_that_it_lists_elsewhere_is_broken():
+    """An answer that lost its end: what is behind it would be taken for gone."""
+    store = Store({f"{n:03d}" for n in range(100)}, 10)
+    whole = store.page
+
+    def short(token, after=None):
+        page = whole(token, after)
+        return page._replace(token=None, truncated=False) if token == "20" else page
+
+    store.page = short
+    with pytest.raises(FatalError, match="lists elsewhere"):
+        list(Listing(store.fetch, store.fetch_range, ["050", "090"], wide()).pages())
+
+
+def test_a_bucket_of_one_page_is_asked_for_once():
+    store = Store({f"{n:04d}" for n in range(1000)}, 1000)
+    listing = Listing(store.fetch, store.fetch_range, ["0979"], wide())
+    assert sum(len(page) for page in listing.pages()) == 1000
+    assert store.asked == 1
+
+
+def test_a_range_that_has_grown_does_not_end_the_ranges():
+    """Much was added between two cuts: the ranges behind are begun all the same."""
+    store = Store({f"{n:05d}" for n in range(10_000)}, 100)
+    begun = []
+
+    def fetch_range(low, high):
+        begun.append((low, high))
+        return store.fetch_range(low, high)
+
+    listing = Listing(store.fetch, fetch_range, ["07000", "08000", "09000"], wide())
+    assert sum(len(page) for page in listing.pages()) == 10_000
+    assert begun == [(None, "07000"), ("07000", "08000"), ("08000", None)]
+
+
+def test_cuts_that_lie_close_together_are_passed_over():
+    """They were made when there were more keys: pages are not listed again for each."""
+    store = Store({f"{n:05d}" for n in range(10_000)}, 1000)
+    listing = Listing(store.fetch, store.fetch_range, [f"{n:05d}" for n in range(0, 10_000, 20)], wide(12))
+    assert sum(len(page) for page in listing.pages()) == 10_000
+    assert store.asked <= 40
+
+
+# -- how many ranges ----------------------------------------------------------------------------------------
+
+
+def asked_of(waiting, working, lanes=1, pages=400):
+    """How many at a time a store is asked for, page by page, that answers each page after `waiting` seconds,
+    and then one that needs `working` seconds of one of its `lanes`. The first page is of an empty bucket."""
+    breadth, now, free = Breadth(), 0.0, [0.0] * lanes
+    breadth.record(waiting + working, 0)
+    begun, ranges = deque(), []
+    for _ in range(pages):
+        while len(begun) < breadth.ranges:
+            begun.append(now)
+        lane = min(range(lanes), key=free.__getitem__)
+        since = begun.popleft()
+        now = free[lane] = max(free[lane], since + waiting) + working
+        breadth.record(now - since, 1000)
+        ranges.append(breadth.ranges)
+    return ranges
+
+
+def test_a_store_far_away_is_asked_for_as_many_pages_as_can_be_read_meanwhile():
+    assert asked_of(0.05, 0.001)[60:] == [27] * 340
+    assert asked_of(0.3, 0.001)[-1] == 64
+
+
+def test_a_store_that_lists_one_page_after_the_other_is_asked_for_few_at_a_time():
+    """juicefs gateway: 0.047 s alone, 0.14 s of four, 0.2 s of six, 0.5 s of twelve."""
+    ranges = asked_of(0.0, 0.047)
+    assert ranges[0] == 11
+    assert max(ranges[40:]) <= 3
+
+
+def test_a_store_near_by_that_is_quicker_than_its_reader_is_asked_for_two_at_most():
+    assert max(asked_of(0.0, 0.001)) <= 2
+
+
+def test_a_busy_machine_does_not_make_a_store_far_away_a_near_one():
+    """Each page waits for others here, and still they are listed several times as fast side by side."""
+    assert min(asked_of(0.05, 0.01)) >= 5
+
+
+def test_the_next_listing_begins_with_as_many_ranges_as_paid():
+    breadth = Breadth()
+    breadth.go_on("3")
+    breadth.record(0.3, 0)
+    assert breadth.ranges == 3
+    for nonsense in (None, "", "0", "-1", "65", "x"):
+        breadth.go_on(nonsense)
+        assert breadth.ranges == 3
+
+
+def test_pages_that_are_held_are_few_whatever_the_number_of_ranges():
+    breadth = Breadth()
+    for ranges in range(1, 65):
+        breadth.ranges = ranges
+        assert breadth.pages_each * ranges <= PAGES_AHEAD
+
+
+def test_ranges_that_answer_sooner_than_they_are_read_wait():
+    """The pages in memory are bounded: those of one range, and those of all ranges together."""
+
+    async def endless(low, high):
+        for n in itertools.count():
+            asked[low] = asked.get(low, 0) + 1
+            yield Page([ObjectEntry(f"{n:09d}", 1, "", "")], "t", True)
+
+    async def run():
+        arriving = Arriving(asyncio.get_running_loop(), 32)
+        task = asyncio.create_task(arriving.fetch(endless("a", None), lambda *_: None, knows_first=False))
+        await asyncio.sleep(0.05)
+        assert asked["a"] == 32
+        assert not arriving.is_fetching
+        pages = iter(arriving)
+        for n in range(100):
+            page = await asyncio.to_thread(next, pages)
+            assert page.entries[0].key == f"{n:09d}"
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+        with pytest.raises(CancelledError):
+            list(pages)
+
+    asked = {}
+    asyncio.run(run())
+    assert asked["a"] <= 100 + 32
+
+
+def test_what_fetching_a_range_raises_reaches_who_reads_it():
+    async def failing():
+        yield Page([], "t", True)
+        raise FatalError("AccessDenied", "no")
+
+    async def run():
+        arriving = Arriving(asyncio.get_running_loop(), 32)
+        await arriving.fetch(failing(), lambda *_: None, knows_first=False)
+        return await asyncio.to_thread(list, arriving)
+
+    with pytest.raises(FatalError, match="no"):
+        asyncio.run(run())
+
+
 def test_ranges_are_given_up_at_the_first_border_that_does_not_hold():
     store = Store({"a/b", "a-b", "a.c", "b"}, 2, tree_order)
-    listing = Listing(store.fetch, store.fetch_range, ["a-b"])
+    listing = Listing(store.fetch, store.fetch_range, ["a-b"], wide())
     found = [entry.key for page in listing.pages() for entry in page]
     assert sorted(found) == ["a-b", "a.c", "a/b", "b"]
 
 
 def test_ranges_cost_few_more_requests_than_pages():
     store = Store({f"{n:05d}" for n in range(10_000)}, 1000)
-    listing = Listing(store.fetch, store.fetch_range, [f"{n:05d}" for n in range(2000, 10_000, 2000)])
+    listing = Listing(store.fetch, store.fetch_range, [f"{n:05d}" for n in range(2000, 10_000, 2000)], wide())
     assert sum(len(page) for page in listing.pages()) == 10_000
     assert store.asked <= 10 + 4 + 1
 
@@ -105,7 +305,7 @@ def test_ranges_cost_few_more_requests_than_pages():
 def test_complete_is_known_with_the_last_page():
     store = Store({f"{n:03d}" for n in range(100)}, 10)
     for cuts in ([], ["020", "050"]):
-        listing = Listing(store.fetch, store.fetch_range, cuts)
+        listing = Listing(store.fetch, store.fetch_range, cuts, wide())
         states = [(listing.complete, page[-1].key) for page in listing.pages()]
         assert [complete for complete, _ in states] == [key == "099" for _, key in states]
 

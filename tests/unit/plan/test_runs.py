@@ -172,7 +172,7 @@ def test_one_change_costs_one_page_and_the_others_are_told_at_once() -> None:
 def test_the_keys_to_cut_at_lie_as_far_apart_whichever_way_the_files_were_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(planner, "RANGE_KEYS", 25)
+    monkeypatch.setattr(planner, "CUT_KEYS", 25)
     every = [trio(f"{n:03}") for n in range(100)]
     cuts = []
     for at_once in (True, False):
@@ -188,14 +188,14 @@ def test_the_keys_to_cut_at_lie_as_far_apart_whichever_way_the_files_were_looked
             at_once=at_once,
         )
         cuts.append(seen)
-    assert cuts == [['cuts ["024", "049", "074", "099"]']] * 2
+    assert cuts == [['cuts ["024", "049", "074", "099"]', "ranges 1"]] * 2
 
 
 def test_pages_that_are_longer_than_the_way_between_two_cuts_are_cut_as_often(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A store that lists as much at once as it likes, whatever it was asked for."""
-    monkeypatch.setattr(planner, "RANGE_KEYS", 10)
+    monkeypatch.setattr(planner, "CUT_KEYS", 10)
     facts: dict[str, str] = {}
     monkeypatch.setattr(Index, "set_fact", lambda _, name, value: facts.update({name: value}))
     items, rows, objects = zip(*(trio(f"{n:03}") for n in range(55)), strict=True)

@@ -396,6 +396,7 @@ ODD = [
     *b"</Key> <Key/> <Key>k</Key> <Size>1</Size> %41 %zz + - W/ a:b <?x?>".split(),
     *b"<EncodingType>url</EncodingType> </ListBucketResult>".split(),
     *b"<Owner><ID>1</ID></Owner> <P><Contents></Contents></P>".split(),
+    *b"<ETag> </ETag> <ETag>&quot; &quot;</ETag> </ETag><ETag> &quot;</ETag><ETag> <ETag></ETag>".split(),
     *(
         b"9" * 19,
         b"",
