@@ -18,8 +18,8 @@ since it was sent is no difference: the index tells what was sent, and the next 
 from __future__ import annotations
 
 import base64
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.folder.source import Source
@@ -34,30 +34,39 @@ from syncworker.transfer.delete_objects import Remover
 _SENT_AT_ONCE = 4  # each may hold a small file in memory
 
 
+class Mender(Protocol):
+    """Does what a difference needs."""
+
+    async def send_again(self, file: FileEntry, found: Difference) -> Row | None:
+        """Sends what a file is now, unless the bucket has that, and returns its row; None: it is gone."""
+        ...
+
+    def may_go(self, obj: ObjectEntry) -> bool:
+        """Whether an object that was ordered to be deleted may be deleted again."""
+        ...
+
+    async def in_thread(self, function: Any, *values: Any) -> Any: ...
+
+
 class Recheck:
-    """`send_again` sends what a file is now, unless that is what the bucket has, and gives its row; None: it
-    is gone. Whatever is raised, nothing was done that a resume does not mend."""
+    """Whatever is raised, nothing was done that a resume does not mend."""
 
     def __init__(
         self,
+        mender: Mender,
         index: Index,
         folder: Source,
         remover: Remover,
         changes: Changes,
         spool_dir: str,
-        send_again: Callable[[FileEntry, Difference], Awaitable[Row | None]],
-        in_thread: Callable[..., Awaitable[Any]],
-        may_go: Callable[[ObjectEntry], bool] = lambda _: True,
     ) -> None:
-        self.may_go = may_go  # again, of what was ordered to be deleted
+        self.mender, self.in_thread = mender, mender.in_thread
         self.index = index
         self.folder = folder
         self.remover = remover
         self.bucket, self.progress, self.control = remover.bucket, remover.progress, remover.control
         self.changes = changes
         self.spool_dir = spool_dir
-        self.send_again = send_again
-        self.in_thread = in_thread
         self.left = 0  # objects of others, for the next sync
         self._strangers: set[tuple[int, str]] = set()  # size and ETag of what nobody sent
         self._failed = 0
@@ -95,7 +104,7 @@ class Recheck:
         async def look(found: Difference) -> None:
             obj = found.listed
             assert obj is not None
-            if found.key in ordered and self.may_go(obj):
+            if found.key in ordered and self.mender.may_go(obj):
                 if await self._ask(found.key) is not None:
                     self._tell(found, "not_deleted")
                     wrong.append(found)
@@ -150,7 +159,7 @@ class Recheck:
     async def _send(self, found: Difference) -> Difference | None:
         """None: the file is gone, and the next sync deletes the object."""
         file = await self.in_thread(self.folder.entry, found.key)
-        row = await self.send_again(file, found) if file is not None else None
+        row = await self.mender.send_again(file, found) if file is not None else None
         return None if row is None else Difference(row, None)
 
     async def _look_again(self, found: Difference) -> None:

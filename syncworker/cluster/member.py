@@ -222,6 +222,17 @@ class _Open:
             self.done.set_result(None)
 
 
+class _Sending(Sending):
+    """Gives files that go in parts back to the job's process."""
+
+    def __init__(self, attempt: Attempt, records: Records) -> None:
+        super().__init__(attempt, records)
+        self._records = records
+
+    async def send_large(self, result: Read) -> None:
+        self._records.large(result)
+
+
 class Engine:
     """What carries out the batches of one job, for one epoch."""
 
@@ -357,8 +368,7 @@ class Engine:
             pool=pool,
             changes=cast("Changes", None),
         )
-        sending = Sending(attempt, self._records)
-        lanes = self._lanes = sending.open_lanes(self._give_back)
+        lanes = self._lanes = _Sending(attempt, self._records).open_lanes()
         with self._lock:
             if self.state is State.OPENING:
                 self.state = State.READY
@@ -374,10 +384,6 @@ class Engine:
         self._records.close()
         while self._pending:
             await asyncio.sleep(_TICK_SECONDS)
-
-    async def _give_back(self, result: Read) -> None:
-        assert self._records is not None
-        self._records.large(result)
 
     async def _watch(
         self, control: Control, stop: StopToken, pause: Pause, connections: ConnectionPool

@@ -8,22 +8,24 @@ A group is read as a whole before its files are sent, and each goes to a lane th
 functions run many times in a row, which costs a fifth less than the whole way of each file (docs/design.md).
 
 Invariants
-- A lane never ends early: what it raises ends the job by `halt`, and the lane (or another, if it died of it)
-  goes on emptying its queue, so that nobody waits for a place in it for ever. After a halt nothing is begun.
+- A lane never ends early: what it raises ends the job by `stop.fail`, and the lane (or another, if it died
+  of it) goes on emptying its queue, so that nobody waits for a place in it for ever. After a halt nothing is
+  begun.
 - At most `BYTES_IN_FLIGHT` of small files are in memory at a time.
 - With `one`, a file is read when its turn has come, not before.
 
-What a file needs is the caller's (`do_read`, `do_one`, `do_large`); nothing here knows of a store.
+What a file needs is done by `Files`; nothing here knows of a store.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from syncworker.plan.events import Work
 from syncworker.s3 import etag
+from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import LOOK_SECONDS, MOST, Pace
 from syncworker.transfer.readers import Read
 
@@ -81,26 +83,31 @@ async def _ends(tasks: _Tasks) -> None:
         await asyncio.wait(set(tasks))
 
 
-class Lanes:
-    """Opened when made, closed by `finish`. `one`: one file at a time. `sent` counts the files that have gone
-    out; `is_throttled`: the store has asked to slow down, so more lanes would help nobody."""
+class Files(Protocol):
+    """What the lanes do with files."""
 
-    def __init__(
-        self,
-        *,
-        one: bool,
-        do_read: Callable[[list[Work]], Awaitable[list[Read]]],
-        do_one: Callable[[Read], Awaitable[None]],
-        do_large: Callable[[Read], Awaitable[None]],
-        halt: Callable[[Exception], None],
-        halted: Callable[[], bool],
-        sent: Callable[[], int],
-        is_throttled: Callable[[], bool],
-    ) -> None:
-        self._one = one
-        self._do_read, self._do_one, self._do_large = do_read, do_one, do_large
-        self._halt, self._halted = halt, halted
-        self._sent, self._is_throttled = sent, is_throttled
+    async def read(self, group: list[Work]) -> list[Read]: ...
+
+    def handle_read(self, result: Read) -> Awaitable[None]: ...
+
+    def send_large(self, result: Read) -> Awaitable[None]: ...
+
+    def uploaded(self) -> int:
+        """How many files have gone out."""
+        ...
+
+    def is_throttled(self) -> bool:
+        """Whether the store has asked to slow down, so that more lanes would help nobody."""
+        ...
+
+
+class Lanes:
+    """Opened when made, closed by `finish`. `one`: one file at a time."""
+
+    def __init__(self, files: Files, stop: StopToken, *, one: bool) -> None:
+        self._one, self._files = one, files
+        self._handle_read = files.handle_read
+        self._halt, self._halted = stop.fail, stop.requested
         self._groups: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * MOST)
         self._read: asyncio.Queue[tuple[Read, _Share] | None] = asyncio.Queue()
         self._turn, self._drained = asyncio.Lock(), asyncio.Event()
@@ -139,7 +146,7 @@ class Lanes:
         return self._groups.qsize()
 
     async def put_large(self, result: Read) -> None:
-        """From within `do_one`: a file that goes in parts."""
+        """From within `handle_read`: a file that goes in parts."""
         await self._large.put(result)
 
     async def finish(self) -> None:
@@ -162,14 +169,14 @@ class Lanes:
 
     async def _keep_pace(self) -> None:
         """As many lanes as help; those too many end by themselves."""
-        before = self._sent()
+        before = self._files.uploaded()
         while self._waiting() or not self._all_read:
             waited = False
             for _ in range(_LOOKS):
                 await asyncio.sleep(LOOK_SECONDS / _LOOKS)
                 waited = waited or not self._waiting()
-            sent = self._sent()
-            is_busy = not (waited or self._is_throttled() or self._halted())
+            sent = self._files.uploaded()
+            is_busy = not (waited or self._files.is_throttled() or self._halted())
             self._pace.look((sent - before) / LOOK_SECONDS, is_busy=is_busy)
             before = sent
             if self._waiting():
@@ -197,7 +204,7 @@ class Lanes:
         await self._budget.take(size)
         results: list[Read] = []
         try:
-            results = await self._do_read(group)
+            results = await self._files.read(group)
         except Exception as error:  # noqa: BLE001 - the others would wait for this lane
             self._halt(error)
         share = _Share(self._budget, size, len(results))
@@ -225,7 +232,7 @@ class Lanes:
     async def _whole(self, result: Read, share: _Share) -> None:
         try:
             if not self._halted():
-                await self._do_one(result)
+                await self._handle_read(result)
         except Exception as error:  # noqa: BLE001 - the others would wait for this lane
             self._halt(error)
         finally:
@@ -236,6 +243,6 @@ class Lanes:
             if self._halted():
                 continue
             try:
-                await self._do_large(result)
+                await self._files.send_large(result)
             except Exception as error:  # noqa: BLE001 - the others would wait for this lane
                 self._halt(error)

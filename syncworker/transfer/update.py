@@ -31,7 +31,8 @@ from syncworker.system.control import settling
 from syncworker.system.gather import side_by_side
 from syncworker.transfer.part_sums import NOT_TO_GO_ON
 from syncworker.transfer.readers import restat
-from syncworker.transfer.upload import PARTS_IN_FLIGHT, Sender
+from syncworker.transfer.upload import Sender
+from syncworker.transfer.upload_parts import PARTS_IN_FLIGHT, PartSender
 
 COPY_MAX = 5 << 30  # Amazon S3 API Reference, CopyObject
 _NO_COPIES = frozenset({"NotImplemented", "MethodNotAllowed"})
@@ -50,8 +51,8 @@ class _Copy(NamedTuple):
 class Updater:
     """Updates objects of one bucket. `copy_max`: larger ones are copied by parts."""
 
-    def __init__(self, sender: Sender, copy_max: int = COPY_MAX) -> None:
-        self.sender = sender
+    def __init__(self, sender: Sender, parts: PartSender, copy_max: int = COPY_MAX) -> None:
+        self.sender, self.uploads = sender, parts.uploads
         self.bucket, self.index, self.headers = sender.bucket, sender.index, sender.headers
         self.copy_max = copy_max
         self._can_copy: bool | None = None
@@ -120,7 +121,7 @@ class Updater:
                 self.bucket, key, upload_id, [PartName(n, answers[n]) for n in numbers]
             )
         except FileError:
-            await self.sender.abandon(key)
+            await self.uploads.abandon(key)
             raise
         self.index.end_upload(key)
         return answered.etag

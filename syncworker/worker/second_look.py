@@ -10,7 +10,7 @@ from syncworker.checks.verification import Verification
 from syncworker.ending import Ending
 from syncworker.folder.source import Source
 from syncworker.index import Row
-from syncworker.model import FileEntry, Phase
+from syncworker.model import FileEntry, ObjectEntry, Phase
 from syncworker.options.table import DEEP
 from syncworker.plan.compare import compare
 from syncworker.plan.differences import Difference, Listable, collect
@@ -21,7 +21,6 @@ from syncworker.transfer.readers import Outcome, Read
 from syncworker.transfer.upload import Vanished
 from syncworker.worker.accounts import Accounts, same_row
 from syncworker.worker.attempt import Attempt
-from syncworker.worker.pages import Pages
 from syncworker.worker.planning import Planning
 from syncworker.worker.plans import Plans
 from syncworker.worker.sending import Sending
@@ -35,13 +34,13 @@ class SecondLook:
         attempt: Attempt,
         sending: Sending,
         accounts: Accounts,
-        pages: Pages,
         plans: Plans,
         folder: Source,
         remover: Remover,
     ) -> None:
         self.attempt, self.sending, self.accounts = attempt, sending, accounts
-        self.pages, self.plans = pages, plans
+        self.pages, self.plans = plans.pages, plans
+        self.in_thread = attempt.in_thread
         self.folder, self.remover = folder, remover
         self.index, self.progress, self.stop = attempt.index, attempt.progress, attempt.stop
 
@@ -52,14 +51,12 @@ class SecondLook:
         self.progress.phase(Phase.VERIFYING, "looking at the bucket once more")
         self.index.flush()
         recheck = Recheck(
+            self,
             self.index,
             self.folder,
             self.remover,
             self.attempt.changes,
             self.attempt.order.spool_dir,
-            self._send_again,
-            self.attempt.in_thread,
-            self.plans.plan.names if self.plans.plan else lambda _: True,
         )
         files = int(self.progress.counts["files_total"])
         bucket = Listable(self.pages.fetch, self.pages.fetch_range, cuts, files, self.pages.breadth)
@@ -82,7 +79,10 @@ class SecondLook:
 
         return concerns
 
-    async def _send_again(self, file: FileEntry, found: Difference) -> Row | None:
+    def may_go(self, obj: ObjectEntry) -> bool:
+        return self.plans.plan is None or self.plans.plan.names(obj)
+
+    async def send_again(self, file: FileEntry, found: Difference) -> Row | None:
         """Sends a file that is counted already as it is now, unless the bucket has that; None: it is gone."""
         decision = compare(file, found.listed, found.row)
         for result in await self.sending.read([Work(file, found.listed, found.row, decision)]):

@@ -8,7 +8,7 @@ a file is treated alike wherever it is sent from.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
@@ -22,6 +22,7 @@ from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.readers import Outcome, Read, read, read_cached
 from syncworker.transfer.update import Updater
 from syncworker.transfer.upload import Sender, Vanished
+from syncworker.transfer.upload_parts import PartSender
 from syncworker.worker.accounts import largest, same_row
 from syncworker.worker.attempt import Attempt
 
@@ -71,36 +72,24 @@ class Sending:
         self.halted_in_thread = self.pause.blocking(self.halted)
         self.wait_seconds = attempt.order.wait_seconds
         self.headers = attempt.options.object_headers()
-        self.sender = Sender(
-            self.bucket,
-            self.index,
-            attempt.tree,
-            self.progress,
-            attempt.pool,
-            check=self.stop.raise_stopped,
-            halted=self.halted,
-            is_blocked=attempt.obstacles.may_block,
-            headers=self.headers,
-        )
-        self.updater = Updater(self.sender)
+        self.sender = Sender(attempt, self.headers)
+        self.part_sender = PartSender(self.sender)
+        self.updater = Updater(self.sender, self.part_sender)
         self.lanes: Lanes | None = None
 
-    def open_lanes(self, do_large: Callable[[Read], Awaitable[None]] | None = None) -> Lanes:
-        """`do_large`: where files that go in parts are sent from elsewhere."""
-        gate, counts = self.bucket.client.gate, self.progress.counts
-        self.lanes = Lanes(
-            one=self.wait_seconds > 0,
-            do_read=self.read,
-            do_one=self.handle_read,
-            do_large=do_large or self.send_large,
-            halt=self.stop.fail,
-            halted=self.halted,
-            sent=lambda: int(counts["files_uploaded"]),
-            is_throttled=lambda: gate.limit < gate.most,
-        )
+    def open_lanes(self) -> Lanes:
+        self.lanes = Lanes(self, self.stop, one=self.wait_seconds > 0)
         return self.lanes
 
+    def uploaded(self) -> int:
+        return self.progress.counts["files_uploaded"]
+
+    def is_throttled(self) -> bool:
+        gate = self.bucket.client.gate
+        return gate.limit < gate.most
+
     async def send_large(self, result: Read) -> None:
+        """From a lane of its own. A member of a cluster has the job's process do it."""
         await self.send(result.work, result.file, result)
 
     async def read(self, group: list[Work]) -> list[Read]:
@@ -240,7 +229,7 @@ class Sending:
         """Sends. No coroutine of its own: each costs every file."""
         if result.outcome is Outcome.BODY:
             return self.sender.small(result, operation)
-        return self.sender.large(result.file, result.md5, operation)
+        return self.part_sender.large(result.file, result.md5, operation)
 
     async def do_now(self, work: Work) -> None:
         for result in await self.read([work]):

@@ -123,7 +123,7 @@ class Sync:
             one_by_one=order.wait_seconds > 0,
         )
         self.second_look = SecondLook(
-            attempt, self.sending, self.accounts, self.pages, self.plans, self.folder, self.remover
+            attempt, self.sending, self.accounts, self.plans, self.folder, self.remover
         )
 
     async def run(self) -> Ending:
@@ -262,7 +262,7 @@ class Sync:
         failures = await sweep.delete_all(self.index) if sweep.deletes.count and may_delete else 0
         self.ending = self.ending._replace(kept=int(counts["objects_kept"]))
         if may_delete:
-            await self.sending.sender.abandon_all()
+            await self.sending.part_sender.uploads.abandon_all()
         if failures:
             raise FatalError("FilesFailed", f"{failures} objects could not be deleted: resume the job")
         if badly_named:

@@ -7,6 +7,7 @@ import json
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -247,8 +248,12 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     from syncworker.s3.bucket import Bucket
     from syncworker.s3.client import Client
     from syncworker.s3.credentials import Given as Keys
+    from syncworker.system.control import Control
+    from syncworker.system.stop_token import StopToken
+    from syncworker.transfer.blocking_keys import Obstacles
     from syncworker.transfer.update import Updater
     from syncworker.transfer.upload import Sender
+    from syncworker.transfer.upload_parts import PartSender
     from syncworker.wire.endpoint import Endpoint
     from syncworker.wire.pool import ConnectionPool
 
@@ -269,11 +274,14 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
                 Client(connections, mirror.bucket, "us-east-1", Keys(store.access_key, store.secret_key))
             )
             with Tree(str(mirror.shell.uploads)) as tree, ThreadPoolExecutor(2) as pool:
-                sender = Sender(
-                    bucket, index, tree, None, pool,  # type: ignore[arg-type]
-                    check=lambda: None, halted=lambda: False, headers=ObjectHeaders(header=CACHE),
+                attempt: Any = SimpleNamespace(
+                    bucket=bucket, index=index, tree=tree, progress=None, pool=pool,
+                    stop=StopToken(Control(str(mirror.shell.uploads / "never"))), obstacles=Obstacles(),
                 )  # fmt: skip
-                return await Updater(sender, copy_max=8 << 20).update(Work(file, obj, row, UPDATE))
+                sender = Sender(attempt, ObjectHeaders(header=CACHE))
+                return await Updater(sender, PartSender(sender), copy_max=8 << 20).update(
+                    Work(file, obj, row, UPDATE)
+                )
 
     now = asyncio.run(update())
     if store.name == "rclone":  # it cannot copy a part, and is sent the file

@@ -13,6 +13,7 @@ import pytest
 from syncworker.model import FileEntry
 from syncworker.plan.compare import Decision, Reason, Verdict
 from syncworker.plan.events import Work
+from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import LEAST
 from syncworker.transfer.lanes import BYTES_IN_FLIGHT, LARGE_LANES, Budget, Lanes
 from syncworker.transfer.readers import Outcome, Read
@@ -45,7 +46,7 @@ class Play:
     send: Callable[[Read], Awaitable[None]] = nothing
     fails_to_read: str = ""
     slow_reads: bool = False
-    read: list[str] = field(default_factory=list)
+    was_read: list[str] = field(default_factory=list)
     begun: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
     large: list[str] = field(default_factory=list)
@@ -56,19 +57,22 @@ class Play:
     most_reading: int = 0
 
     def make(self) -> Lanes:
-        self.lanes = Lanes(
-            one=self.one,
-            do_read=self._read,
-            do_one=self._one,
-            do_large=self._large,
-            halt=self.errors.append,
-            halted=lambda: bool(self.errors),
-            sent=lambda: len(self.done),
-            is_throttled=lambda: False,
-        )
+        self.lanes = Lanes(self, cast(StopToken, self), one=self.one)
         return self.lanes
 
-    async def _read(self, group: list[Work]) -> list[Read]:
+    def fail(self, error: Exception) -> None:
+        self.errors.append(error)
+
+    def requested(self) -> bool:
+        return bool(self.errors)
+
+    def uploaded(self) -> int:
+        return len(self.done)
+
+    def is_throttled(self) -> bool:
+        return False
+
+    async def read(self, group: list[Work]) -> list[Read]:
         self.reading += 1
         self.most_reading = max(self.most_reading, self.reading)
         if self.slow_reads:
@@ -76,18 +80,18 @@ class Play:
         self.reading -= 1
         if any(work.file.key == self.fails_to_read for work in group):
             raise OSError("a disk that is broken")
-        self.read += [work.file.key for work in group]
+        self.was_read += [work.file.key for work in group]
         return [
             Read(work, Outcome.BODY, work.file, body=cast(bytes, Body(self, work.file.size)))
             for work in group
         ]
 
-    async def _one(self, result: Read) -> None:
+    async def handle_read(self, result: Read) -> None:
         self.begun.append(result.file.key)
         await self.send(result)
         self.done.append(result.file.key)
 
-    async def _large(self, result: Read) -> None:
+    async def send_large(self, result: Read) -> None:
         await asyncio.sleep(0)
         self.large.append(result.file.key)
 
@@ -122,7 +126,7 @@ def test_every_file_of_every_group_is_done_once(one: bool, count: int) -> None:
     wanted = groups(count)
     play = Play(one=one)
     play.run(wanted)
-    assert play.read == keys(wanted)
+    assert play.was_read == keys(wanted)
     assert sorted(play.done) == keys(wanted)
     assert not play.errors
 
@@ -132,7 +136,7 @@ def test_a_group_is_read_only_when_the_one_before_has_been_taken() -> None:
 
     async def slow(_: Read) -> None:
         nonlocal furthest
-        furthest = max(furthest, len(play.read) - len(play.done))
+        furthest = max(furthest, len(play.was_read) - len(play.done))
         await asyncio.sleep(0.001)
 
     play = Play(send=slow)
@@ -143,13 +147,13 @@ def test_a_group_is_read_only_when_the_one_before_has_been_taken() -> None:
 def test_one_at_a_time_reads_a_file_when_the_one_before_is_done() -> None:
     async def look(result: Read) -> None:
         for _ in range(5):
-            assert play.read[-1] == result.file.key
+            assert play.was_read[-1] == result.file.key
             await asyncio.sleep(0)
 
     play = Play(one=True, send=look)
     play.run(groups(20, files=1))
     assert not play.errors
-    assert play.done == play.read
+    assert play.done == play.was_read
 
 
 def test_where_reading_is_slow_several_groups_are_read_at_a_time() -> None:
@@ -176,7 +180,7 @@ def test_what_ends_the_job_in_a_lane_ends_no_lane_and_begins_nothing_more() -> N
     play.run(groups(30, files=10 * LEAST))
     assert [str(error) for error in play.errors] == ["file-00003"]
     assert len(play.begun) <= 3 * LEAST
-    assert len(play.read) == 10 * LEAST
+    assert len(play.was_read) == 10 * LEAST
     assert play.lanes._budget.used == 0
 
 
@@ -231,7 +235,7 @@ def test_one_larger_than_all_passes_alone() -> None:
 
 def test_a_group_of_which_reading_gives_nothing_gives_its_bytes_back() -> None:
     class Empty(Play):
-        async def _read(self, group: list[Work]) -> list[Read]:
+        async def read(self, group: list[Work]) -> list[Read]:
             return []
 
     play = Empty()

@@ -1,0 +1,332 @@
+"""Sends large files, in parts that a crash does not lose. Every byte is checked.
+
+At most `PARTS_IN_FLIGHT` parts of a file are under way, so that is what a crash can cost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import os
+import time
+from collections.abc import Coroutine, Iterator
+from typing import Any
+
+from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
+from syncworker.folder.uploads_root import VANISHED
+from syncworker.index import Part
+from syncworker.jobs.progress import Operation, Sent
+from syncworker.model import FileEntry
+from syncworker.plan.compare import NEW
+from syncworker.plan.events import Work
+from syncworker.s3 import etag as etags
+from syncworker.s3 import multipart, sums, xml_messages
+from syncworker.s3.sums import CRC64NVME, MD5, SHA256
+from syncworker.system.control import settling
+from syncworker.transfer.open_uploads import OpenUploads, SentPart, Upload
+from syncworker.transfer.part_sums import REFUSALS
+from syncworker.transfer.readers import TRIES, Changed, Outcome, Read, describe, entry_of, restat
+from syncworker.transfer.upload import KEPT, OPAQUE, Sender, Vanished
+from syncworker.wire.body import UNSIGNED, FileSlice
+
+PARTS_IN_FLIGHT = 2
+ONCE_BYTES = 8 << 20  # a part up to this size is read once, and held until it is sent
+_OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
+# What a part or its completion is refused with when the store wants other sums, or an ETag came changed; the
+# last is ours: it said that it checks them, and does not.
+_SUM_REFUSED = REFUSALS | {
+    "InvalidRequest",
+    "InvalidArgument",
+    "InvalidDigest",
+    "InvalidPart",
+    "NotImplemented",
+    "StoredWrongBytes",
+}
+_UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
+
+
+class PartSender:
+    """Sends what is too large for one PUT; runs where its `Sender` does."""
+
+    def __init__(self, sender: Sender) -> None:
+        self.sender, self.uploads = sender, OpenUploads(sender)
+        self.bucket, self.index, self.progress = sender.bucket, sender.index, sender.progress
+
+    async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> Sent:
+        """A multipart upload, taken up again where an earlier one ended; tried anew when the file changes."""
+        for attempt in range(1, TRIES + 1):
+            operation.sent = 0
+            as_opened = attempt == TRIES
+            try:
+                loop = asyncio.get_running_loop()
+                checked_ns = time.time_ns()
+                fd, info = await loop.run_in_executor(self.sender.pool, self.sender.tree.open_file, file.path)
+            except OSError as error:
+                raise (Vanished() if error.errno in VANISHED else describe(error)) from error
+            try:
+                now = entry_of(info, file)
+                operation.size = now.size
+                if now != file:
+                    md5 = b""  # of what the file was when it was compared
+                if not now.size:
+                    return await self._empty(now, checked_ns, operation)
+                return await self._large_open(fd, now, md5, checked_ns, operation, as_opened)
+            except (Changed, EOFError):
+                await self.uploads.abandon(file.key)
+                md5 = b""
+                await asyncio.sleep(0.05)
+            finally:
+                os.close(fd)
+        raise Changed
+
+    async def _empty(self, file: FileEntry, checked_ns: int, operation: Operation) -> Sent:
+        """A large file that was emptied meanwhile: no upload has no parts."""
+        await self.uploads.abandon(file.key)
+        work = Work(file, None, None, NEW)
+        md5 = hashlib.md5(b"", usedforsecurity=False)
+        body = Read(work, Outcome.BODY, file, checked_ns, b"", md5.digest(), md5.hexdigest())
+        return await self.sender.small(body, operation)
+
+    async def _large_open(
+        self,
+        fd: int,
+        file: FileEntry,
+        md5: bytes,
+        checked_ns: int,
+        operation: Operation,
+        as_opened: bool,
+    ) -> Sent:
+        """`as_opened`: a file that is written to all the time is sent up to the size it was opened with."""
+        if file.size > etags.OBJECT_MAX:
+            raise FileError(
+                "EntityTooLarge", "the file is larger than 5 TiB, the most that S3 keeps in an object"
+            )
+        part = etags.part_size(file.size)
+        if self.sender.etags_are_opaque and not md5:
+            # Where ETags tell nothing, the object's own metadata must: the MD5 has to be known beforehand.
+            md5 = await self.sender.plain_md5(fd, file)
+        for fresh in (False, True):
+            upload, kept = await self.uploads.begin(fd, file, part, md5, fresh=fresh)
+            try:
+                return await self._send_parts(fd, file, part, upload, kept, checked_ns, operation, as_opened)
+            except (FileError, RetryError) as error:
+                # The store may have noticed it: a part was not what its MD5 said.
+                if restat(fd, file) != file and (not as_opened or error.code in _OTHER_BYTES):
+                    raise Changed from error
+                refused = upload.algorithm is not MD5 and error.code in _SUM_REFUSED
+                again = kept or error.code in _UPLOAD_GONE
+                if fresh or not (refused or (again and isinstance(error, FileError))):
+                    raise
+                if refused:
+                    self.sender.part_sums.doubt()
+                # The store knows the upload no more, will not replace a part, or refuses the sums: once more,
+                # from nothing.
+                await self.uploads.abandon(file.key)
+                operation.sent = 0
+        raise AssertionError("unreachable")
+
+    async def _send_parts(
+        self,
+        fd: int,
+        file: FileEntry,
+        part: int,
+        upload: Upload,
+        kept: dict[int, SentPart],
+        checked_ns: int,
+        operation: Operation,
+        as_opened: bool,
+    ) -> Sent:
+        count = -(-file.size // part)
+        pieces = {n: ((n - 1) * part, min(part, file.size - (n - 1) * part)) for n in range(1, count + 1)}
+        sent = dict(kept)
+        operation.sent = sum(pieces[number][1] for number in kept)
+        numbers = iter([number for number in pieces if number not in kept])
+
+        async def lane() -> None:
+            for number in numbers:
+                self.sender.check()
+                try:
+                    sent[number] = await self._send_part(
+                        fd, file.key, upload, number, *pieces[number], operation
+                    )
+                except BaseException:
+                    for _ in numbers:  # the other lanes finish their part and begin no more
+                        pass
+                    raise
+                self.progress.sent(pieces[number][1])
+
+        await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
+        self.sender.check()  # a stop came with the last parts: completing is one operation more
+        changes = restat(fd, file) != file
+        if changes and not (as_opened and await self._has_parts(fd, pieces, sent)):
+            raise Changed
+        parts = [sent[number] for number in pieces]
+        answered = await self._complete(file, upload, parts)
+        with settling():
+            settled = self._verify_parts(fd, file, pieces, upload, parts, answered)
+            begun = self.index.upload(file.key)
+            etag, expected = await self.sender.verify_or_delete(file.key, begun.md5 if begun else "", settled)
+            self.index.end_upload(file.key)
+            await self.sender.check_key(file.key)
+        return Sent(file, etag, expected, part, checked_ns, changes)
+
+    async def _has_parts(
+        self, fd: int, pieces: dict[int, tuple[int, int]], sent: dict[int, SentPart]
+    ) -> bool:
+        """Whether the file begins with what was sent, read once more: then it held just that in between."""
+        for number, piece in pieces.items():
+            self.sender.check()
+            if await self.sender.in_pool(etags.md5_range, fd, *piece) != sent[number].md5:
+                return False
+        return True
+
+    async def _send_part(
+        self,
+        fd: int,
+        key: str,
+        upload: Upload,
+        number: int,
+        offset: int,
+        size: int,
+        operation: Operation,
+    ) -> SentPart:
+        """Sends a part with its sum, and its MD5 as long as no ETag of the store was held against one."""
+        by_md5 = not self.sender.part_sums.is_held or self.sender.etags_are_opaque
+        made = {upload.algorithm, MD5} if by_md5 else {upload.algorithm}
+        read = functools.partial(sums.of_range, fd, offset, size, made, keep=size <= ONCE_BYTES)
+        data, digests = await self.sender.in_pool(read)
+        signed = digests[SHA256].hex() if SHA256 in digests else UNSIGNED
+        body = _Counted(fd, offset, size, operation, data, signed)
+        crc = digests[upload.algorithm] if upload.algorithm.is_crc else b""
+        answered = ""
+        for _ in range(TRIES):
+            stored = await multipart.upload_part(self.bucket, key, upload.id, number, body, digests)
+            answered = stored.etag
+            is_md5 = etags.parts_of(answered) == 0 and not stored.has_own_etag
+            if MD5 not in digests:
+                if is_md5 and stored.checksum in ("", sums.encode(crc)):
+                    return SentPart(answered, bytes.fromhex(answered), crc, True)
+                md5 = await self.sender.in_pool(etags.md5_range, fd, offset, size)
+                digests = {**digests, MD5: md5}
+            if answered == digests[MD5].hex():
+                by_sum = upload.algorithm is not MD5 and is_md5
+                self.sender.part_sums.is_held |= by_sum and not self.sender.part_sums.is_doubted
+                return SentPart(answered, digests[MD5], crc)
+            if self.sender.halted():
+                return SentPart(answered, digests[MD5], crc)
+            if not is_md5 or self.sender.facts["multipart_etag"] == OPAQUE:
+                break
+            self.sender.part_sums.doubt()
+        self.index.remember_part(Part(key, upload.id, number, answered, digests[MD5].hex()))
+        return SentPart(answered, digests[MD5], crc)
+
+    async def _complete(
+        self, file: FileEntry, upload: Upload, parts: list[SentPart]
+    ) -> xml_messages.Completed:
+        expected = etags.composite([part.md5 for part in parts])
+        algorithm = upload.algorithm.name
+        names = [
+            xml_messages.PartName(n, part.etag or part.md5.hex(), algorithm, sums.encode(part.crc))
+            for n, part in enumerate(parts, 1)
+        ]
+        try:
+            return await multipart.complete_upload(self.bucket, file.key, upload.id, names)
+        except SyncError as error:
+            # It may have worked all the same: an answer is lost or late, a later try finds no upload any
+            # more, an error comes from behind the store. The object itself tells.
+            if isinstance(error, Stopped) or not await self._is_there(file, expected):
+                raise
+            return xml_messages.Completed(expected)
+
+    async def _is_there(self, file: FileEntry, expected: str) -> bool:
+        """Whether the store has an object of just these parts under the file's key."""
+        try:
+            with settling():
+                head = await self.bucket.head(file.key)
+        except SyncError:
+            return False  # what the upload failed with says more
+        return head is not None and (head.size, head.etag) == (file.size, expected)
+
+    async def _verify_parts(
+        self,
+        fd: int,
+        file: FileEntry,
+        pieces: dict[int, tuple[int, int]],
+        upload: Upload,
+        parts: list[SentPart],
+        answered: xml_messages.Completed,
+    ) -> tuple[str, str]:
+        """The ETag that the store will list, and the one that is to be expected of these parts. Reads the
+        object back where nothing else proves its bytes."""
+        expected = etags.composite([part.md5 for part in parts])
+        crc64 = ""
+        if upload.algorithm is CRC64NVME:
+            sizes = [size for _, size in pieces.values()]
+            crc64 = sums.encode(sums.combine([part.crc for part in parts], sizes))
+        # Checked one by one: an answer that is not the part's MD5 makes the whole be read back.
+        exact = all(part.etag == part.md5.hex() for part in parts)
+        by_word = any(part.is_word for part in parts)
+
+        def is_believed(whole: str) -> bool:
+            """Whether the words may stand: by the sum of the whole, or where there is none, undoubted."""
+            return whole == crc64 if crc64 else not self.sender.part_sums.is_doubted
+
+        if exact and answered.etag == expected and (not by_word or is_believed(answered.crc64)):
+            self.sender.learn("multipart_etag", KEPT)
+            return expected, expected
+        head = await self.bucket.head(file.key, checksum=bool(crc64))
+        if head is None or head.size != file.size:
+            raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
+        if by_word and not (is_believed(head.crc64) and head.etag == expected):
+            # The store says of the whole something else than of the parts, or nothing: held by MD5 after all.
+            self.sender.part_sums.doubt()
+            md5s = [await self.sender.in_pool(etags.md5_range, fd, *piece) for piece in pieces.values()]
+            expected = etags.composite(md5s)
+            exact = all(part.etag == md5.hex() for part, md5 in zip(parts, md5s, strict=True))
+        if head.etag == expected and exact:
+            return expected, expected
+        if self.sender.facts["multipart_etag"] != OPAQUE:
+            if not crc64 or head.crc64 != crc64:
+                await self.sender.read_back(fd, file)
+            self.sender.learn("multipart_etag", OPAQUE)
+        return head.etag, expected
+
+
+class _Counted(FileSlice):
+    """A part that tells its operation what has been sent of it; sent again, it is counted anew."""
+
+    def __init__(
+        self, fd: int, offset: int, size: int, operation: Operation, data: bytes | None, sha256: str
+    ) -> None:
+        super().__init__(fd, offset, size, data, sha256)
+        self._operation = operation
+        self._counted = 0
+
+    def chunks(self) -> Iterator[bytes]:
+        self._operation.sent -= self._counted
+        self._counted = 0
+        for piece in super().chunks():
+            yield piece
+            self._counted += len(piece)
+            self._operation.sent += len(piece)
+
+
+async def run_all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+    """Runs all to their end, then raises the gravest error of theirs: what is in flight always finishes."""
+    results = await asyncio.gather(*coroutines, return_exceptions=True)
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors:
+        raise max(errors, key=_gravity)
+
+
+def _gravity(error: BaseException) -> int:
+    if not isinstance(error, (SyncError, EOFError)):
+        return 5
+    if isinstance(error, FatalError):
+        return 4
+    if isinstance(error, (Changed, EOFError)):
+        return 3
+    if isinstance(error, FileError):
+        return 2
+    return 1 if isinstance(error, RetryError) else 0
