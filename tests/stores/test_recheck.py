@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import sqlite3
 import time
@@ -45,6 +46,33 @@ def verified(mirror: Mirror, run: object) -> dict[str, str]:
     """key -> what the report says was seen."""
     lines = mirror.shell.report(run.status["id"])  # type: ignore[attr-defined]
     return {line["key"]: line["error"]["code"] for line in lines if line["op"] == "verify"}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("store", ["seaweedfs", "rclone"], indirect=True)
+def test_names_that_stores_put_in_other_orders_are_listed_whole_by_ranges(
+    mirror: Mirror, store: Store
+) -> None:
+    """SeaweedFS lists `photos/…` before `photos-2020/…` and `photos.zip`, by bytes they come behind."""
+    tree = {f"photos/{n:04}": "1" for n in range(1000)} | {f"photos-2020/{n:02}": "2" for n in range(60)}
+    mirror.make(tree | {"photos.zip": "3", "a": "4", "z/z": "5"})
+    mirror.sync()
+    (path,) = mirror.shell.jobs.glob(".index/*.sqlite")
+    for cuts in (
+        ["photos-2020/30"],
+        ["photos.zip"],
+        ["photos/0500"],
+        ["b", "photos-", "photos-2020/30", "photos.", "photos/0001", "photos/0999x", "y"],
+    ):
+        with contextlib.closing(sqlite3.connect(path)) as index, index:
+            facts = [("cuts", json.dumps(cuts)), ("ranges", "64")]
+            index.executemany("INSERT OR REPLACE INTO facts VALUES (?,?)", facts)
+        run = mirror.sync()
+        assert set(mirror.proxy.kinds()) == {"LIST"}
+        assert run.progress["files_unchanged"] == len(tree) + 3
+    mirror.make({"photos/0500": None, "photos-2020/30": None})
+    assert mirror.sync().progress["objects_deleted"] == 2
+    assert_same(mirror.contents, expected(mirror.folder))
 
 
 # -- what the listing shows, and what is done ---------------------------------------------------------------
