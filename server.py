@@ -34,7 +34,8 @@ from syncworker.jobs import history as histories
 from syncworker.jobs.ledger import Ledger
 from syncworker.jobs.pages import ReportReader
 from syncworker.jobs.plan_sums import PlanSums
-from syncworker.jobs.status import Plan, recorded_state
+from syncworker.jobs.record import Plan
+from syncworker.jobs.status import recorded_state
 from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import Conflict, Jobs, NoSuchJob, NoSuchPlan, check_id
 from syncworker.mirrors.file import MirrorFile

@@ -15,7 +15,7 @@ from syncworker.cluster.protocol import Cluster
 from syncworker.cluster.shares import Limits, Shares
 from syncworker.errors import FatalError, SyncError
 from syncworker.jobs.destination import Destination
-from syncworker.jobs.status import Status
+from syncworker.jobs.record import Status
 from syncworker.jobs.store import Jobs
 from syncworker.plan.compare import Verdict
 from syncworker.plan.events import Work

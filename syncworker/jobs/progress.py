@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 from syncworker.errors import SyncError
 from syncworker.escape import escape_surrogates
 from syncworker.jobs import totals
-from syncworker.jobs.status import (
+from syncworker.jobs.record import (
     Counters,
     CurrentOperation,
     FailedOperation,
@@ -25,11 +25,8 @@ from syncworker.jobs.status import (
     Speed,
     Status,
     Wait,
-    publish,
-    set_message,
-    set_phase,
-    timestamp,
 )
+from syncworker.jobs.status import publish, set_message, set_phase, timestamp
 from syncworker.jobs.store import Jobs
 from syncworker.model import Delay, FileEntry, Phase
 from syncworker.system import durable_files, processes

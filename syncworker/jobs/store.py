@@ -32,11 +32,10 @@ from typing import Any
 
 from syncworker.errors import SyncError, UsageError
 from syncworker.jobs.destination import Destination
+from syncworker.jobs.record import Fault, Status
 from syncworker.jobs.status import (
     DIED,
     KEYLESS,
-    Fault,
-    Status,
     aim_of,
     approve,
     begun_state,

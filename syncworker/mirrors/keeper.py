@@ -21,7 +21,8 @@ from typing import Any
 
 from syncworker.ending import BEING_WRITTEN
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs.status import Status, error_code, timestamp
+from syncworker.jobs.record import Status
+from syncworker.jobs.status import error_code, timestamp
 from syncworker.jobs.status_cache import Entry
 from syncworker.jobs.store import Conflict, NoSuchJob
 from syncworker.mirrors import notify, schedule

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.model import ObjectEntry
-from syncworker.s3 import error_codes, xml_messages
+from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.client import TRIES, Client
 from syncworker.s3.request import S3Request
 from syncworker.s3.signing import encode_path
@@ -77,7 +77,7 @@ class Bucket:
                 f"there is no bucket {self.name}, and none of that name is made: {reason}; check dest",
             )
         region = self.client.signer.region
-        body = b"" if region in ("us-east-1", "auto") else xml_messages.location_document(region)
+        body = b"" if region in ("us-east-1", "auto") else xml_documents.location_document(region)
         try:
             await self.client.call(S3Request("CreateBucket", "PUT", body=body))
         except (FileError, FatalError) as error:

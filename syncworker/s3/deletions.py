@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 
 from syncworker.errors import FileError, RetryError, SyncError
-from syncworker.s3 import error_codes, xml_messages
+from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.bucket import MISSING, Bucket
 from syncworker.s3.client import CUT
 from syncworker.s3.request import S3Request
@@ -59,7 +59,7 @@ async def delete_listed(bucket: Bucket, objects: Sequence[ObjectVersion]) -> dic
 async def _delete_objects(
     bucket: Bucket, objects: Sequence[ObjectVersion]
 ) -> tuple[Response, xml_messages.DeleteResult]:
-    body = xml_messages.delete_document([(bucket.key_prefix + key, version) for key, version in objects])
+    body = xml_documents.delete_document([(bucket.key_prefix + key, version) for key, version in objects])
     digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
     headers = {"content-md5": digest, "content-type": "application/xml"}
     response = await bucket.client.call(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, RetryError
-from syncworker.s3 import error_codes, xml_messages
+from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.bucket import Bucket, has_own_etag
 from syncworker.s3.client import TRIES
 from syncworker.s3.request import S3Request
@@ -102,7 +102,7 @@ async def list_parts(bucket: Bucket, key: str, upload_id: str) -> list[xml_messa
 
 
 async def complete_upload(
-    bucket: Bucket, key: str, upload_id: str, parts: Sequence[xml_messages.PartName]
+    bucket: Bucket, key: str, upload_id: str, parts: Sequence[xml_documents.PartName]
 ) -> xml_messages.Completed:
     """The ETag of the new object, "" when the store does not say, and its checksum likewise."""
     for attempt in range(1, TRIES):
@@ -113,7 +113,7 @@ async def complete_upload(
                 key,
                 {"uploadId": upload_id},
                 {"content-type": "application/xml"},
-                xml_messages.complete_document(parts),
+                xml_documents.complete_document(parts),
             )
         )
         code, message, _ = bucket.client.said(response)

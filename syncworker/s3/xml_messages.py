@@ -1,4 +1,4 @@
-"""The XML of S3: listings and errors read, DeleteObjects and CompleteMultipartUpload written.
+"""The XML that S3 answers with: listings, results, errors. xml_documents.py has what it is sent.
 
 An answer must be what was asked for: another root element, a document type or text that is no XML is a
 broken answer, never an empty one. Source: Amazon S3 API Reference, the operations' response syntax.
@@ -7,17 +7,13 @@ broken answer, never an empty one. Source: Amazon S3 API Reference, the operatio
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from syncworker.errors import RetryError
 from syncworker.model import ObjectEntry
 from syncworker.s3.xml_listing_fast import decode_key, entries_of_columns, split
-
-# What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does.
-_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
-
 
 # Ceph's gateway refers to characters that XML forbids, in what it does not encode: tokens, prefixes, markers.
 # For the parser each becomes one of a plane that the document does not use, and is put back afterwards.
@@ -64,15 +60,6 @@ class Part(NamedTuple):
 
     number: int
     size: int
-    etag: str
-    algorithm: str = ""
-    checksum: str = ""
-
-
-class PartName(NamedTuple):
-    """A part as CompleteMultipartUpload names it."""
-
-    number: int
     etag: str
     algorithm: str = ""
     checksum: str = ""
@@ -382,52 +369,3 @@ def parse_delete_result(body: bytes) -> DeleteResult:
     ]
     deleted = {element.findtext(f"{ns}Key") or "" for element in root.iterfind(f"{ns}Deleted")}
     return DeleteResult(errors, (deleted | {key for key, *_ in errors}) - {""})
-
-
-def can_carry(key: str) -> bool:
-    """Whether a key can stand in an XML document at all."""
-    return not _NOT_XML.search(key)
-
-
-_ESCAPES = str.maketrans(
-    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
-)
-
-
-def _text(value: str) -> str:
-    return value.translate(_ESCAPES)
-
-
-def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
-    """The body of DeleteObjects for (key, version id or None). Not in quiet mode: the answer names what was
-    deleted, and few stores check this body against its MD5."""
-    rows = []
-    for key, version_id in objects:
-        version = f"<VersionId>{_text(version_id)}</VersionId>" if version_id is not None else ""
-        rows.append(f"<Object><Key>{_text(key)}</Key>{version}</Object>")
-    body = "".join(rows)
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?><Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Quiet>false</Quiet>{body}</Delete>"
-    ).encode()
-
-
-def complete_document(parts: Iterable[PartName]) -> bytes:
-    """The body of CompleteMultipartUpload for parts, ascending."""
-    rows = "".join(
-        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag>"
-        f"{f'<Checksum{algorithm}>{checksum}</Checksum{algorithm}>' if checksum else ''}</Part>"
-        for number, etag, algorithm, checksum in parts
-    )
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>'
-        '<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"{rows}</CompleteMultipartUpload>"
-    ).encode()
-
-
-def location_document(region: str) -> bytes:
-    return (
-        '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<LocationConstraint>{_text(region)}</LocationConstraint></CreateBucketConfiguration>"
-    ).encode()

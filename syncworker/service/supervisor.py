@@ -32,7 +32,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from syncworker.errors import SyncError
-from syncworker.jobs.status import Fault, Status, error_code, recorded_state, set_auto_resume
+from syncworker.jobs.record import Fault, Status
+from syncworker.jobs.status import error_code, recorded_state, set_auto_resume
 from syncworker.jobs.store import Jobs, NoSuchJob
 from syncworker.model import State
 from syncworker.request import Request, RequestKeys

@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING, Any
 from syncworker import escape
 from syncworker import settings as settings_table
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs.status import Status, recorded_state
+from syncworker.jobs.record import Status
+from syncworker.jobs.status import recorded_state
 from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import Jobs, NoSuchJob, NoSuchPlan, check_id
 from syncworker.model import FINAL_STATES, State

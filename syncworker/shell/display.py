@@ -22,7 +22,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Self, TextIO
 
 from syncworker import escape
-from syncworker.jobs.status import Status
+from syncworker.jobs.record import Status
 from syncworker.shell import formats
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from typing import Any
 
 from syncworker.ending import skipped_text
 from syncworker.escape import escape_control
-from syncworker.jobs.status import PROGRESS, Counters, CurrentOperation, Status
+from syncworker.jobs.record import Counters, CurrentOperation, Status
+from syncworker.jobs.status import PROGRESS
 
 ERRORS_MAX = 10  # errors that are named; all of them are in the report
 _BARS = "▁▂▃▄▅▆▇█"

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.model import ObjectEntry
-from syncworker.s3 import deletions, multipart, xml_messages
+from syncworker.s3 import deletions, multipart, xml_documents, xml_messages
 from syncworker.s3.deletions import ObjectVersion
 from syncworker.system.control import settling
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
@@ -192,7 +192,7 @@ class BucketRemoval:
                 return following
 
     def _goes_alone(self, item: _Item) -> bool:
-        return self.remover.one_by_one or not xml_messages.can_carry(item.key)
+        return self.remover.one_by_one or not xml_documents.can_carry(item.key)
 
     async def _batch(self, names: Sequence[ObjectVersion]) -> dict[ObjectVersion, SyncError]:
         """What the answer refuses; {} when there is none: the next listing tells what is left."""

@@ -15,7 +15,7 @@ from operator import not_
 from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.index import Index
 from syncworker.jobs.progress import Progress
-from syncworker.s3 import deletions, xml_messages
+from syncworker.s3 import deletions, xml_documents
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.deletions import DELETE_BATCH, ObjectVersion
 from syncworker.system.control import Control
@@ -73,7 +73,7 @@ class Remover:
             # A folder marker outlives DeleteObjects on a store that is a file system (juicefs gateway).
             alone = (
                 item[0].endswith("/")
-                or not xml_messages.can_carry(item[0])
+                or not xml_documents.can_carry(item[0])
                 or not self._may_go_with_others(item)
             )
             (single if alone else batch).append(item)

@@ -26,7 +26,7 @@ from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart
 from syncworker.s3.bucket import GIVEN, Head
-from syncworker.s3.xml_messages import PartName
+from syncworker.s3.xml_documents import PartName
 from syncworker.system.control import settling
 from syncworker.system.gather import side_by_side
 from syncworker.transfer.part_sums import NOT_TO_GO_ON

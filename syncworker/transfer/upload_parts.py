@@ -21,7 +21,7 @@ from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW
 from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
-from syncworker.s3 import multipart, sums, xml_messages
+from syncworker.s3 import multipart, sums, xml_documents, xml_messages
 from syncworker.s3.sums import CRC64NVME, MD5, SHA256
 from syncworker.system.control import settling
 from syncworker.transfer.open_uploads import OpenUploads, SentPart, Upload
@@ -227,7 +227,7 @@ class PartSender:
         expected = etags.composite([part.md5 for part in parts])
         algorithm = upload.algorithm.name
         names = [
-            xml_messages.PartName(n, part.etag or part.md5.hex(), algorithm, sums.encode(part.crc))
+            xml_documents.PartName(n, part.etag or part.md5.hex(), algorithm, sums.encode(part.crc))
             for n, part in enumerate(parts, 1)
         ]
         try:

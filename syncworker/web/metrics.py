@@ -24,7 +24,7 @@ from syncworker.jobs import last_runs, totals
 from syncworker.jobs.known_errors import CODES
 from syncworker.jobs.last_runs import LastRun, Runs
 from syncworker.jobs.ledger import Ledger
-from syncworker.jobs.status import Status
+from syncworker.jobs.record import Status
 from syncworker.jobs.store import Jobs
 from syncworker.jobs.totals import Tally
 from syncworker.mirrors.keeper import Keeper

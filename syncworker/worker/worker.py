@@ -21,9 +21,8 @@ from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.escape import escape_control
 from syncworker.index import FrozenIndex, Index
 from syncworker.jobs.progress import Progress
+from syncworker.jobs.record import Fault, Status
 from syncworker.jobs.status import (
-    Fault,
-    Status,
     approved_plan,
     begin,
     recorded_state,

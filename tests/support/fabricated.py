@@ -23,7 +23,7 @@ from typing import Any
 from bench import wait_for
 from stores import die_with_parent, minimal_environment
 
-from syncworker.jobs.status import Status
+from syncworker.jobs.record import Status
 from syncworker.jobs.store import Jobs
 from syncworker.model import State
 from syncworker.paths import PROJECT

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from syncworker.errors import RetryError
 from syncworker.model import ObjectEntry
-from syncworker.s3 import xml_listing_fast, xml_messages
+from syncworker.s3 import xml_documents, xml_listing_fast, xml_messages
 
 NS = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
 PARSERS: list[Callable[[bytes], Any]] = [
@@ -319,11 +319,11 @@ def test_an_error_is_read_with_all_its_fields_and_anything_else_is_none() -> Non
 
 @given(
     st.lists(
-        st.tuples(KEYS.filter(xml_messages.can_carry), st.none() | st.text("abc-_.", min_size=1)), max_size=5
+        st.tuples(KEYS.filter(xml_documents.can_carry), st.none() | st.text("abc-_.", min_size=1)), max_size=5
     )
 )
 def test_a_delete_document_names_each_key_exactly(objects: list[tuple[str, str | None]]) -> None:
-    root = ElementTree.fromstring(xml_messages.delete_document(objects))
+    root = ElementTree.fromstring(xml_documents.delete_document(objects))
     ns = "{http://s3.amazonaws.com/doc/2006-03-01/}"
     found = [(o.findtext(f"{ns}Key"), o.findtext(f"{ns}VersionId")) for o in root.iterfind(f"{ns}Object")]
     assert found == objects
@@ -378,17 +378,17 @@ def test_the_keys_that_an_answer_names_are_read_back(keys: list[str]) -> None:
 
 @pytest.mark.parametrize("key", ["\x00", "a\x01", "\x0b", "\x1f", "\ufffe", "\uffff", "\udcff", "\ud800"])
 def test_a_key_that_xml_cannot_carry_is_known(key: str) -> None:
-    assert not xml_messages.can_carry(key)
+    assert not xml_documents.can_carry(key)
 
 
 def test_a_complete_document_names_the_parts_in_order() -> None:
-    parts = [xml_messages.PartName(1, "ab"), xml_messages.PartName(2, "cd", "CRC32C", "AAAAAA==")]
-    root = ElementTree.fromstring(xml_messages.complete_document(parts))
+    parts = [xml_documents.PartName(1, "ab"), xml_documents.PartName(2, "cd", "CRC32C", "AAAAAA==")]
+    root = ElementTree.fromstring(xml_documents.complete_document(parts))
     ns = "{http://s3.amazonaws.com/doc/2006-03-01/}"
     found = [(p.findtext(f"{ns}PartNumber"), p.findtext(f"{ns}ETag")) for p in root.iterfind(f"{ns}Part")]
     assert found == [("1", '"ab"'), ("2", '"cd"')]
     assert [p.findtext(f"{ns}ChecksumCRC32C") for p in root.iterfind(f"{ns}Part")] == [None, "AAAAAA=="]
-    assert b"<LocationConstraint>eu-1</LocationConstraint>" in xml_messages.location_document("eu-1")
+    assert b"<LocationConstraint>eu-1</LocationConstraint>" in xml_documents.location_document("eu-1")
 
 
 ODD = [

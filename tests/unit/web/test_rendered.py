@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from bench import wait_for
 
-from syncworker.jobs.status import Status, begin, recorded_state
+from syncworker.jobs.record import Status
+from syncworker.jobs.status import begin, recorded_state
 from syncworker.jobs.store import Conflict, Jobs, NoSuchJob
 from syncworker.model import State
 from syncworker.request import Request

@@ -1,0 +1,71 @@
+"""The XML that S3 is sent: DeleteObjects, CompleteMultipartUpload, CreateBucket.
+
+Source: Amazon S3 API Reference, the operations' request syntax.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+
+# What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does.
+_NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
+
+
+class PartName(NamedTuple):
+    """A part as CompleteMultipartUpload names it."""
+
+    number: int
+    etag: str
+    algorithm: str = ""
+    checksum: str = ""
+
+
+def can_carry(key: str) -> bool:
+    """Whether a key can stand in an XML document at all."""
+    return not _NOT_XML.search(key)
+
+
+_ESCAPES = str.maketrans(
+    {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
+)
+
+
+def _text(value: str) -> str:
+    return value.translate(_ESCAPES)
+
+
+def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
+    """The body of DeleteObjects for (key, version id or None). Not in quiet mode: the answer names what was
+    deleted, and few stores check this body against its MD5."""
+    rows = []
+    for key, version_id in objects:
+        version = f"<VersionId>{_text(version_id)}</VersionId>" if version_id is not None else ""
+        rows.append(f"<Object><Key>{_text(key)}</Key>{version}</Object>")
+    body = "".join(rows)
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?><Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<Quiet>false</Quiet>{body}</Delete>"
+    ).encode()
+
+
+def complete_document(parts: Iterable[PartName]) -> bytes:
+    """The body of CompleteMultipartUpload for parts, ascending."""
+    rows = "".join(
+        f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag>"
+        f"{f'<Checksum{algorithm}>{checksum}</Checksum{algorithm}>' if checksum else ''}</Part>"
+        for number, etag, algorithm, checksum in parts
+    )
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"{rows}</CompleteMultipartUpload>"
+    ).encode()
+
+
+def location_document(region: str) -> bytes:
+    return (
+        '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
+        f"<LocationConstraint>{_text(region)}</LocationConstraint></CreateBucketConfiguration>"
+    ).encode()
