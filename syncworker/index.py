@@ -119,6 +119,7 @@ class Index:
         self._pending: list[Row] = []
         self._forget: list[str] = []
         self._give: dict[str, str] = {}
+        self._is_durable = False
         try:
             self._db = self._open()
         except (sqlite3.Error, OSError):
@@ -129,6 +130,7 @@ class Index:
                 self.broken = str(error)
                 self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
                 self._db.executescript(_SCHEMA)
+                self._is_durable = True  # as far as it can be
         self.knows_given = self._any_given("")  # of any object: that it was given something, or unknown
 
     def _open(self) -> sqlite3.Connection:
@@ -139,12 +141,18 @@ class Index:
             version = db.execute("PRAGMA user_version").fetchone()[0]
             if version not in (0, _VERSION, _WITHOUT_GIVEN):
                 raise sqlite3.DatabaseError("another version")
+            self._is_durable = version != 0
+            # What is lost of an empty one is made anew. Not waiting for the disk six times is felt where a
+            # job is small, or the disk slow.
+            db.execute(f"PRAGMA synchronous={'NORMAL' if version else 'OFF'}")
             db.execute("PRAGMA journal_mode=WAL")
+            if version != _VERSION:
+                db.executescript(f"BEGIN;{_SCHEMA}")
+                if version == _WITHOUT_GIVEN:
+                    db.execute("INSERT OR IGNORE INTO given SELECT key, ? FROM objects", (UNKNOWN,))
+                db.execute(f"PRAGMA user_version={_VERSION}")
+                db.execute("COMMIT")
             db.execute("PRAGMA synchronous=NORMAL")
-            db.executescript(_SCHEMA)
-            if version == _WITHOUT_GIVEN:
-                db.execute("INSERT OR IGNORE INTO given SELECT key, ? FROM objects", (UNKNOWN,))
-            db.execute(f"PRAGMA user_version={_VERSION}")
             for table, fields in _TABLES:
                 db.execute(f"SELECT {fields} FROM {table} LIMIT 1").fetchone()  # noqa: S608
         except BaseException:
@@ -163,10 +171,10 @@ class Index:
         if self._damaged:
             self._discard()
 
-    def _note(self, error: sqlite3.Error) -> None:
+    def _note(self, error: sqlite3.Error | OSError) -> None:
         self._damaged |= (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
-    def _fail(self, error: sqlite3.Error) -> None:
+    def _fail(self, error: sqlite3.Error | OSError) -> None:
         """The disk is full or the file was damaged under us: go on without, and say so once."""
         self.broken = self.broken or str(error)
         self._note(error)
@@ -308,8 +316,12 @@ class Index:
         try:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("INSERT OR REPLACE INTO uploads VALUES (?,?,?,?,?)", upload)
+            if not self._is_durable:  # its files were made without waiting for the disk
+                self._db.execute("PRAGMA wal_checkpoint").fetchone()
+                durable_files.sync_directory(os.path.dirname(self.path))
+                self._is_durable = True
             self._db.execute("PRAGMA synchronous=NORMAL")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             self._fail(error)
 
     def end_upload(self, key: str) -> None:

@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -101,7 +100,7 @@ class Conflict(SyncError):
 
 def new_id(now: datetime) -> str:
     """Sorts by time to the microsecond: five hexadecimal digits of it, then three of chance."""
-    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{secrets.randbelow(4096):03x}"
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{os.urandom(2).hex()[:3]}"
 
 
 def check_id(text: str) -> str:

@@ -7,29 +7,41 @@ with `marshal`: tuples of strings, bytes and numbers, read by the same process t
 from __future__ import annotations
 
 import errno
+import io
 import marshal
 import sqlite3
-import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import IO, Any
 
 from syncworker.model import ObjectEntry
 
 Record = tuple[Any, ...]
 _BATCH = 1000
+_IN_MEMORY = 1 << 20
 
 
 class Spool:
     """Append, then read in order, any number of times. Nothing touches the disk below 1 MiB."""
 
     def __init__(self, directory: str) -> None:
-        self._file = tempfile.SpooledTemporaryFile(max_size=1 << 20, dir=directory)  # noqa: SIM115
+        self._directory = directory
+        self._memory: io.BytesIO | None = io.BytesIO()  # None: all is on disk
+        self._file: IO[bytes] = self._memory
         self.count = 0
 
     def append(self, record: Record) -> None:
         # Plain tuples only: a NamedTuple's class would not come back.
         marshal.dump(record, self._file)
         self.count += 1
+        if self._memory is not None and self._memory.tell() > _IN_MEMORY:
+            self._move_to_disk(self._memory)
+
+    def _move_to_disk(self, memory: io.BytesIO) -> None:
+        import tempfile  # costs each start, and a small job does without
+
+        self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - `close` closes it
+        self._file.write(memory.getbuffer())
+        self._memory = None
 
     def __iter__(self) -> Iterator[Record]:
         position = 0

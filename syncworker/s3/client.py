@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 import re
 import time
 from collections.abc import Callable, Coroutine
@@ -289,6 +288,8 @@ class Client:
             if is_spent or self.stopping():
                 raise self._exhausted(error)
         self.retries += 1
+        import random  # costs each start; most jobs try nothing again
+
         pause = random.random() * min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**tries)  # noqa: S311
         while pause > 0 and not self.stopping():
             await asyncio.sleep(min(pause, 0.2))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from typing import Any
 
 from syncworker.model import State
@@ -123,6 +125,9 @@ For the server, and for whoever wants a job's worker under a supervisor of their
 status is in JOBS_DIR/ID.json, messages go to stderr.
 """
 CLUSTER_NOTE = """\
+example:
+  python -m syncworker cluster worker tls://files.example.org:8786
+
   cluster keys FOLDER [NAME …]     an authority and, for each name, a certificate with its key, into FOLDER
   cluster scheduler                what members and jobs meet at; all three need CLUSTER_TLS_CA, _CERT, _KEY
   cluster worker tls://HOST:8786   a member, until the scheduler is gone (exit status 1)
@@ -145,6 +150,23 @@ def count(text: str) -> int:
     return int(text)
 
 
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """As wide as the terminal. argparse makes one for every option; its own way to ask for the width imports
+    `shutil`, and with it four packers of files."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    if (told := os.environ.get("COLUMNS", "")).isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns if sys.__stdout__ else 80
+    except (OSError, ValueError):  # no terminal
+        return 80
+
+
 class _NotAsked:
     """A command in the place of which another is given."""
 
@@ -153,12 +175,11 @@ class _NotAsked:
 
 def parser(only: str | None = None) -> argparse.ArgumentParser:
     """Of all commands, or of the one that is given: making all takes a twentieth of a worker's start-up."""
-    raw = argparse.RawDescriptionHelpFormatter
     made = argparse.ArgumentParser(
         prog="python -m syncworker",
         description="Keeps an S3 bucket an exact mirror of a local folder, one process per job.",
         epilog=EXAMPLES,
-        formatter_class=raw,
+        formatter_class=_Help,
         allow_abbrev=False,
     )
     commands = made.add_subparsers(title="commands", metavar="COMMAND", dest="command")
@@ -171,7 +192,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
             help=says,
             description=f"{says[0].upper()}{says[1:]}.",
             epilog=epilog,
-            formatter_class=raw,
+            formatter_class=_Help,
             allow_abbrev=False,
         )
 

@@ -11,7 +11,6 @@ never taken from the command line, where every user of the machine can read them
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
@@ -20,7 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from syncworker import escape
 from syncworker import settings as settings_table
@@ -31,10 +31,11 @@ from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import Jobs, NoSuchJob, NoSuchPlan, check_id
 from syncworker.model import FINAL_STATES, State
 from syncworker.settings import Settings
-from syncworker.shell import arguments as usage
-from syncworker.wire import resolver
+from syncworker.system.tls import import_asyncio
 
 if TYPE_CHECKING:
+    import argparse
+
     from syncworker.jobs.history import Wanted
     from syncworker.request import RequestKeys
     from syncworker.shell.display import Output
@@ -50,13 +51,11 @@ PLAN_LINES = 1000  # printed at a time
 
 
 def main(argv: list[str]) -> int:
-    parser = usage.parser(argv[0] if argv and argv[0] in _COMMANDS else None)
-    arguments = parser.parse_args(argv)
+    arguments = _parsed(argv)
     if arguments.command is None:
-        parser.print_help(sys.stderr)
         return REFUSED
     try:
-        if "id" in arguments and arguments.command != "show":
+        if hasattr(arguments, "id") and arguments.command != "show":
             check_id(arguments.id)
         settings = settings_table.load()
         status = _COMMANDS[arguments.command](arguments, settings, Jobs(settings.jobs_dir))
@@ -71,6 +70,20 @@ def main(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return CTRL_C
     return status
+
+
+def _parsed(argv: list[str]) -> argparse.Namespace:
+    """Without a command the help is printed. What the server spawns is known at a glance: the parser would
+    take a twentieth of a small job."""
+    if len(argv) == 2 and argv[0] == "run" and not argv[1].startswith("-"):
+        return cast("argparse.Namespace", SimpleNamespace(command="run", id=argv[1]))
+    from syncworker.shell import arguments as usage
+
+    parser = usage.parser(argv[0] if argv and argv[0] in _COMMANDS else None)
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.print_help(sys.stderr)
+    return arguments
 
 
 def _complain(message: str) -> None:
@@ -108,6 +121,9 @@ def _cluster(arguments: argparse.Namespace, settings: Settings, _: Jobs) -> int:
 
 def _run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     from syncworker.jobs.store import Conflict
+
+    queued = jobs.read(arguments.id)
+    import_asyncio(queued["storage_url"] if queued else "https:", with_tls=bool(settings.cluster))
     from syncworker.worker.worker import run_job
 
     jobs.prepare()
@@ -129,6 +145,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
     from syncworker import request as spec
     from syncworker.jobs import cleanup
     from syncworker.options import table
+    from syncworker.wire import resolver
 
     _warn_of_misspelt()
     if arguments.mirror is not None:
@@ -149,6 +166,7 @@ def _start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int
         _complain(text)
     jobs.prepare()
     cleanup.clear(jobs)
+    import_asyncio(request.storage_url, with_tls=bool(settings.cluster))
     return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments)
 
 
@@ -174,6 +192,7 @@ def _start_mirror(arguments: argparse.Namespace, settings: Settings, jobs: Jobs)
     request = mirror.request(settings)
     jobs.prepare()
     cleanup.clear(jobs)
+    import_asyncio(request.storage_url, with_tls=bool(settings.cluster))
     return _foreground(settings, jobs, lambda: jobs.create(request, from_shell=True), arguments)
 
 
@@ -214,7 +233,7 @@ def _go_on(
         )
     jobs.prepare()
     cleanup.clear(jobs)
-
+    import_asyncio(status["storage_url"], with_tls=bool(settings.cluster))
     return _foreground(settings, jobs, lambda: make(keys), arguments)
 
 

@@ -1,11 +1,29 @@
-"""Which certificates are believed: those of AWS_CA_BUNDLE and the like, else the system's."""
+"""TLS: which certificates are believed, those of AWS_CA_BUNDLE and the like, else the system's; and `ssl`
+left out where nothing needs it."""
 
 from __future__ import annotations
 
 import os
-import ssl
+import sys
+from typing import TYPE_CHECKING
 
 from syncworker.errors import FatalError
+
+if TYPE_CHECKING:
+    import ssl
+
+
+def import_asyncio(url: str, *, with_tls: bool = False) -> None:
+    """Imports asyncio for a storage at `url`: without `ssl`, a tenth of a small job's start, where that is
+    spoken to over plain http. asyncio takes such a process for a Python that was built without TLS. `ssl`
+    itself stays importable (boto3 imports it). `with_tls`: something else needs TLS."""
+    if with_tls or url.startswith("https:") or "ssl" in sys.modules:
+        return
+    sys.modules["ssl"] = None  # type: ignore[assignment] # makes `import ssl` fail, as the import system promises
+    try:
+        import asyncio  # noqa: F401
+    finally:
+        del sys.modules["ssl"]
 
 
 def ca_bundle_of() -> str | None:
@@ -31,6 +49,8 @@ def ca_bundle_of() -> str | None:
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
     """Certificates are always checked: against `ca_bundle` when given, else against the system's."""
+    import ssl
+
     try:
         context = ssl.create_default_context(cafile=ca_bundle)
     except (OSError, ssl.SSLError) as error:

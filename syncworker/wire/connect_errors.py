@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
+from typing import TYPE_CHECKING
 
 from syncworker.errors import FatalError, RetryError, SyncError
 from syncworker.wire.proxy import Proxy
+
+if TYPE_CHECKING:
+    import ssl
 
 _CERTIFICATES = {  # X509_V_ERR_…: what is wrong, and its cure
     9: ("is not valid yet", "set this machine's clock, or wait"),
@@ -30,6 +33,8 @@ def connect_error(
     error: OSError, host: str, port: int, proxy: Proxy | None, seconds: float, *, answered: bool
 ) -> SyncError:
     """`seconds`: what connecting may take. `answered`: the storage has answered at least once."""
+    import ssl  # costs each start (system/tls.py), and few connections fail
+
     if isinstance(error, TimeoutError):
         return RetryError("ConnectTimeout", f"no connection to {proxy or host} within {seconds:g} s")
     if isinstance(error, ssl.SSLCertVerificationError):

@@ -38,7 +38,7 @@ from syncworker.jobs import store as protocol
 from syncworker.jobs.status import begin
 from syncworker.model import State
 
-def run_job(settings, jobs, job_id, on_status=None):
+def run_job(settings, jobs, job_id, on_status=None, elsewhere=None):
     if os.environ["STAND_IN"] == "ctrl-c":
         raise KeyboardInterrupt
     end = State(os.environ["STAND_IN"])

@@ -341,3 +341,15 @@ def test_a_full_disk_is_gone_on_without(path: str) -> None:
     assert "full" in (index.broken or "")
     index.close()
     assert works(path)
+
+
+def test_an_upload_that_is_remembered_is_in_a_file_that_was_made_without_waiting_for_the_disk(
+    tmp_path: Path,
+) -> None:
+    index = Index(str(tmp_path / "new.sqlite"))
+    index.begin_upload(Unfinished("large", "id", 8 << 20, 100 << 20))
+    (tmp_path / "alone.sqlite").write_bytes((tmp_path / "new.sqlite").read_bytes())  # its journal is lost
+    index.close()
+    alone = Index(str(tmp_path / "alone.sqlite"))
+    assert [upload.upload_id for upload in alone.uploads()] == ["id"]
+    alone.close()
