@@ -1,9 +1,10 @@
 """Every code of an error in the source, and what is said with it: read from the syntax trees, so that nothing
 is missed that a `raise` can write.
 
-A code is the first argument of an error's class, the second of `Refusal`, `problem`, `_error` and
-`Unreadable`, and the value of "code" in a dictionary or a `Fault`. Codes that are no constants are those that
-a store or the kernel chooses: PASSED_ON has the expressions, and one that is not in it is an error here.
+A code is the first argument of an error's class, the second of `Refusal`, `problem`,
+`error_response` and `Unreadable`, and the value of "code" in a dictionary or a `Fault`. Codes that are no
+constants are those that a store or the kernel chooses: PASSED_ON has the expressions, and one that is not in
+it is an error here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODULES_AT_LEAST = 80  # of the service: fewer means that they were looked for in the wrong place
-SECOND = {"Refusal", "problem", "_error", "Unreadable"}
+SECOND = {"Refusal", "problem", "error_response", "Unreadable"}
 PASSED_ON = {
     "code",
     "error.code",

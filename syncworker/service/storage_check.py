@@ -13,20 +13,30 @@ import threading
 import time
 from collections.abc import Callable
 
-from syncworker.errors import SyncError
+from syncworker.errors import SyncError, UsageError
+from syncworker.settings import Settings
+from syncworker.system.tls import ca_bundle_of, tls_context
+from syncworker.wire import resolver
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.proxy import proxy_of
 
 CHECK_SECONDS = 2.0
 CACHED_SECONDS = 10.0
+RESOLVE_SECONDS = 2.0
+_RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer
 _WAITING_MAX = 4  # fewer than the threads that answer
 
-Connect = Callable[[float], tuple[http.client.HTTPConnection, str, dict[str, str]]]
+# A connection, what to ask for there, with which headers.
+Connection = tuple[http.client.HTTPConnection, str, dict[str, str]]
 
 
 class StorageCheck:
     """`connect` takes the limit in seconds; its connection, what to ask for there, with which headers. It
     may raise SyncError: that there is no way to the storage as it is set. Safe to use from any thread."""
 
-    def __init__(self, connect: Connect, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, connect: Callable[[float], Connection], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._connect = connect
         self._clock = clock
         self._checking = threading.Lock()
@@ -66,7 +76,7 @@ class StorageCheck:
         return f"the storage does not answer within {CHECK_SECONDS:g} seconds"  # perhaps its name server
 
 
-def _ask(connect: Connect) -> str | None:
+def _ask(connect: Callable[[float], Connection]) -> str | None:
     try:
         connection, target, headers = connect(CHECK_SECONDS)
     except (SyncError, OSError):
@@ -88,3 +98,45 @@ def _ask(connect: Connect) -> str | None:
         return "the proxy wants other keys"
     # 501: it does not know such a HEAD, and is there all the same.
     return f"the storage answers with {status}" if status >= 500 and status != 501 else None
+
+
+def connect(config: Settings, limit: float) -> Connection:
+    """A way to the configured storage, as a worker would take it: the same proxy, the same certificates. What
+    to ask for there, and with which headers."""
+    place = Endpoint.of(config.default_storage_url, config.aws_region)
+    proxy = proxy_of(place.scheme, place.host, place.port) if config.storage_url else None
+    host, port = (proxy.host, proxy.port) if proxy else (place.host, place.port)
+    headers = {"Host": place.host_header(place.host)}
+    target = f"{place.base_path}/"
+    to_proxy = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
+    if place.scheme == "http":
+        connection = http.client.HTTPConnection(host, port, timeout=limit)
+        return connection, place.url + "/" if proxy else target, headers | to_proxy
+    context = tls_context(ca_bundle_of())
+    secured = http.client.HTTPSConnection(host, port, timeout=limit, context=context)
+    if proxy:
+        secured.set_tunnel(place.host, place.port, headers=to_proxy)
+    return secured, target, headers
+
+
+def check_storage_url(url: str) -> None:
+    """`resolver.check_storage_url` with an end: a name server that does not answer blocks its own thread. A
+    name that is not resolved in time is let through; the worker checks what it connects to. Only a few names
+    at a time: who names slow ones keeps no other request waiting."""
+    if not _RESOLVING.acquire(blocking=False):
+        raise SyncError("Busy", "the names of other storages are still being looked up: try again")
+    refused: list[UsageError] = []
+
+    def check() -> None:
+        try:
+            resolver.check_storage_url(url)
+        except UsageError as error:
+            refused.append(error)
+        finally:
+            _RESOLVING.release()
+
+    thread = threading.Thread(target=check, name="resolve", daemon=True)
+    thread.start()
+    thread.join(RESOLVE_SECONDS)
+    if refused:
+        raise refused[0]

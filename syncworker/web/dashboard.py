@@ -55,25 +55,12 @@ def _page(name: str, content_type: str) -> Page:
 
 _SCRIPT = "text/javascript; charset=utf-8"
 # How a part is added to the pages is said at the top of app.js.
+# fmt: off
 _MODULES = (
-    "app",
-    "api",
-    "actions",
-    "card",
-    "form",
-    "history",
-    "job",
-    "labels",
-    "limit",
-    "mirrors",
-    "options",
-    "plan",
-    "plan_view",
-    "plot",
-    "route",
-    "success",
-    "text",
+    "app", "api", "actions", "card", "form", "history", "job", "labels",
+    "limit", "mirrors", "options", "plan", "plan_view", "plot", "route", "success", "text",
 )
+# fmt: on
 PAGES: dict[str, Page] = {
     "/": _page("index.html", "text/html; charset=utf-8"),
     "/static/style.css": _page("style.css", "text/css; charset=utf-8"),

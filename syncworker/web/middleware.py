@@ -40,6 +40,7 @@ from syncworker.settings import LOOPBACK_NAMES, Settings
 from syncworker.system import durable_files
 from syncworker.web import dashboard
 from syncworker.web.problem_details import SECURITY_HEADERS, problem
+from syncworker.web.routes import ACTING_PATHS
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -47,7 +48,6 @@ Application = Callable[[Environ, StartResponse], Iterable[bytes]]
 
 FORM_MAX_BYTES = 4096
 TOKEN_SHORT = 16  # characters
-ACTING_PATHS = frozenset({"/sync", "/cancel", "/resume", "/approve", "/pause", "/continue", "/limit"})
 WILDCARDS = frozenset({"0.0.0.0", "::", "[::]", "", "*"})  # noqa: S104 - recognised, not listened on
 # Chats, mail programs and search engines, which fetch a link because somebody wrote it: some of them on the
 # machine of the reader or the writer, where `localhost` is ours.
@@ -148,9 +148,7 @@ def refusal_of_preview(environ: Environ) -> Refusal | None:
     if not _is_acting_get(environ) or not _PREVIEWERS.search(environ.get("HTTP_USER_AGENT", "")):
         return None
     return Refusal(
-        403,
-        "Preview",
-        "a program that previews links may not use this, as requests here act: use POST",
+        403, "Preview", "a program that previews links may not use this, as requests here act: use POST"
     )
 
 

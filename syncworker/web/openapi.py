@@ -82,7 +82,7 @@ PARAMETERS: dict[str, Schema] = {
     ),
     "storage_url": text(
         "Another S3 endpoint than the configured one; then the keys must be given too. Link-local addresses"
-        " are refused, and what ALLOWED_STORAGE_URLS leaves out.",
+        " are refused, and what ALLOWED_STORAGE_URLS leaves out."
     ),
     "access_key": text("The access key for this job alone", pattern=r"^[!-+\--.0-~]*$", maxLength=1024),
     "secret_key": text(
@@ -167,10 +167,7 @@ OPERATIONS: dict[str, Operation] = {
         },
     ),
     "/runnings": Operation(
-        "Jobs that are queued or running",
-        "Oldest first.",
-        {200: ("The jobs", "JobList")},
-        conditional=True,
+        "Jobs that are queued or running", "Oldest first.", {200: ("The jobs", "JobList")}, conditional=True
     ),
     "/get": Operation(
         "One job",

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from syncworker import request
 from syncworker.errors import UsageError
+from syncworker.jobs import store
 from syncworker.options import table
 from syncworker.web.http_server import BODY_MAX_BYTES
 
@@ -148,3 +149,17 @@ def _text(name: str, item: Any) -> str:
     wanted = "a number or a string" if name in _NUMBERS else "a string"
     shown = name[:64].encode("utf-8", "replace").decode()
     raise UsageError("BadParameter", f"{shown} must be {wanted}", param=shown)
+
+
+def job_id(given: Mapping[str, str]) -> str:
+    if not given.get("id"):
+        raise UsageError("MissingParameter", "id is missing: the id of a job", param="id")
+    return store.check_id(given["id"])
+
+
+def number(name: str, text: str | None, default: int, low: int, high: int) -> int:
+    if not text:
+        return default
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and low <= int(text) <= high):
+        raise UsageError("BadNumber", f"{name} must be a whole number from {low} to {high}", param=name)
+    return int(text)

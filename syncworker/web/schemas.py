@@ -262,10 +262,7 @@ STATUS = record(
     "warning",
     "timeline",
 )
-JOB_LIST = record(
-    "Jobs.",
-    {"count": integer("How many follow"), "jobs": rows("The jobs", ref("Status"))},
-)
+JOB_LIST = record("Jobs.", {"count": integer("How many follow"), "jobs": rows("The jobs", ref("Status"))})
 JOB_PAGE = record(
     "A page of the history.",
     {

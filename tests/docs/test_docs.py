@@ -18,7 +18,6 @@ import waitress.utilities
 from bench import PROJECT, Service, tree, wait_for
 from stores import Store
 
-import server
 from syncworker import settings
 from syncworker.folder import scan_items
 from syncworker.jobs import progress, store
@@ -28,7 +27,7 @@ from syncworker.model import Phase, State
 from syncworker.request import Request
 from syncworker.s3 import error_codes as faults
 from syncworker.shell import arguments, completion
-from syncworker.web import http_server, metrics, schemas
+from syncworker.web import http_server, metrics, routes, schemas
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import error_codes
@@ -308,16 +307,16 @@ def test_the_routes_of_the_readme_are_the_routes_with_their_parameters() -> None
         row[0].strip("`"): re.findall(r"`([a-z_]+)`", row[1])
         for row in rows(README, "| route | parameters | answer |")
     }
-    routes = {
-        route.path: list(route.parameters) for route in server.ROUTES if not route.path.startswith("/static/")
+    served = {
+        route.path: list(route.parameters) for route in routes.ROUTES if not route.path.startswith("/static/")
     }
-    assert set(listed) == set(routes)
-    for path, parameters in routes.items():
+    assert set(listed) == set(served)
+    for path, parameters in served.items():
         assert [name for name in listed[path] if name != "next"] == parameters or path == "/folders", path
 
 
 def test_every_address_that_is_shown_is_a_route() -> None:
-    paths = {*(route.path for route in server.ROUTES), "/login", ""}
+    paths = {*(route.path for route in routes.ROUTES), "/login", ""}
     shown = {path.rstrip("/") or "/" for path in re.findall(r"localhost:5000(/[a-z.]*|(?=[^0-9]))", ALL)}
     assert shown - {"/"} <= paths, shown
 

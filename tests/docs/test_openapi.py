@@ -19,8 +19,7 @@ from openapi_spec_validator import validate
 from serving import Answer, Site, write_finished
 from stores import Store
 
-import server
-from syncworker.web import openapi, parameters
+from syncworker.web import openapi, parameters, routes
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import api_docs
@@ -56,11 +55,11 @@ def test_the_document_is_valid_openapi() -> None:
 
 
 def test_each_route_is_documented_and_each_documented_path_is_a_route() -> None:
-    assert {route.path for route in server.ROUTES} == set(DOCUMENT["paths"]) - {"/login"}
+    assert {route.path for route in routes.ROUTES} == set(DOCUMENT["paths"]) - {"/login"}
 
 
-@pytest.mark.parametrize("route", server.ROUTES, ids=lambda route: route.path)
-def test_methods_and_parameters_are_those_of_the_route(route: server.Route) -> None:
+@pytest.mark.parametrize("route", routes.ROUTES, ids=lambda route: route.path)
+def test_methods_and_parameters_are_those_of_the_route(route: routes.Route) -> None:
     item = DOCUMENT["paths"][route.path]
     assert {method.upper() for method in item} == set(route.methods)
     for method, operation in item.items():

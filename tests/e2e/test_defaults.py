@@ -13,7 +13,7 @@ from serving import Answer, Site, load
 from stores import Store
 
 import server
-from syncworker.web import openapi
+from syncworker.web import app, openapi, routes
 
 MYBUCKET = "mybucket"
 
@@ -43,7 +43,7 @@ WAYS: dict[str, Callable[[Site], Answer]] = {
         "/sync?source=&dest=&storage_url=&access_key=&secret_key=&wait=&exclude=&include=&delete=&forget_mounts="
     ),
     "an empty form": lambda site: site.form("/sync", b"source=&dest=&storage_url=&wait="),
-    "null": lambda site: site.json("/sync", dict.fromkeys(server.SYNC_PARAMETERS)),
+    "null": lambda site: site.json("/sync", dict.fromkeys(routes.SYNC_PARAMETERS)),
 }
 
 
@@ -57,11 +57,11 @@ def test_what_is_not_said_has_its_default(site: Site, way: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "route", [route for route in server.ROUTES if route.parameters], ids=lambda r: r.path
+    "route", [route for route in routes.ROUTES if route.parameters], ids=lambda r: r.path
 )
 @pytest.mark.parametrize("value", ["", None])
 def test_an_empty_value_is_as_good_as_none_for_every_optional_parameter(
-    site: Site, route: server.Route, value: str | None
+    site: Site, route: routes.Route, value: str | None
 ) -> None:
     job_id = site.submit()
     site.get(f"/cancel?id={job_id}")
@@ -123,7 +123,7 @@ def test_several_warnings_become_one_text(site: Site) -> None:
     answer = site.get("/sync?source=&dest=&storage_url=http%3A%2F%2F127.0.0.1%3A8&access_key=k&secret_key=s")
     assert answer.json["warning"] == (
         f"source was empty: it means the whole uploads folder; dest was empty: it means the bucket mybucket;"
-        f" {server.KEY_IN_ADDRESS.format('secret_key')}"
+        f" {app.KEY_IN_ADDRESS.format('secret_key')}"
     )
 
 

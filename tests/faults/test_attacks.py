@@ -24,14 +24,15 @@ from serving import Site, write_finished
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
 
-import server
 from syncworker import request, settings
 from syncworker.errors import FatalError, UsageError
 from syncworker.folder import uploads_root
 from syncworker.jobs import store
 from syncworker.options import table
+from syncworker.service import storage_check
+from syncworker.service.supervisor import Supervisor
 from syncworker.system import durable_files
-from syncworker.web import http_server, middleware, parameters
+from syncworker.web import http_server, middleware, parameters, routes
 from syncworker.wire import resolver
 
 TOKEN = "the-token-of-the-attack-tests"
@@ -212,8 +213,7 @@ def any_status(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_id_check(patch: pytest.MonkeyPatch) -> None:
-    for module in (server, store):
-        patch.setattr(module, "check_id", lambda text: text)
+    patch.setattr(store, "check_id", lambda text: text)
     any_status(patch)
 
 
@@ -281,7 +281,7 @@ def by_prefix(site: Site) -> bool:
 
 
 PARAMETERS = [
-    Row("a HEAD that acts", sends(method="HEAD"), replaced(server.Route, "methods", ("GET", "POST", "HEAD"))),
+    Row("a HEAD that acts", sends(method="HEAD"), replaced(routes.Route, "methods", ("GET", "POST", "HEAD"))),
     Row("a parameter given twice", sends(target=SYNC + "&dest=other-bucket"), lenient),
     Row("a parameter with two names", sends(target=SYNC + "&Dest=other-bucket"), lenient),
     Row(
@@ -408,7 +408,7 @@ def slow_names(site: Site) -> bool:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(resolver, "check_storage_url", look_up)
-        patch.setattr(server, "RESOLVE_SECONDS", 10.0)  # longer than `hangs` looks
+        patch.setattr(storage_check, "RESOLVE_SECONDS", 10.0)  # longer than `hangs` looks
         target = f"/sync?source=&dest=victim-bucket&{KEYS}&storage_url=http://slow.test"
         threads = [threading.Thread(target=site.get, args=(target,)) for _ in range(8)]
         for thread in threads:
@@ -423,7 +423,7 @@ def slow_names(site: Site) -> bool:
 
 
 def every_name(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(server, "_RESOLVING", threading.Semaphore(1000))
+    patch.setattr(storage_check, "_RESOLVING", threading.Semaphore(1000))
 
 
 def smuggled(site: Site) -> bool:
@@ -481,7 +481,7 @@ LOADS = [
         lambda site: any(
             site.get(f"/sync?source=&dest=victim-{n}").status == 202 and n >= 3 for n in range(5)
         ),
-        replaced(server.Supervisor, "_refuse_full", lambda _: None),
+        replaced(Supervisor, "_refuse_full", lambda _: None),
         (("MAX_QUEUED_JOBS", "3"),),
     ),
     Row("storages whose names are slow to look up", slow_names, every_name),

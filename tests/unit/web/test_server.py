@@ -17,8 +17,8 @@ import pytest
 from bench import wait_for
 from serving import Site, write_finished
 
-import server
 from syncworker.jobs import status_cache
+from syncworker.web import routes
 from syncworker.wire import resolver
 
 NO_JOB = "20260101T000000-00000000"
@@ -34,8 +34,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
 # -- routes and methods -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("route", server.ROUTES, ids=lambda route: route.path)
-def test_methods_are_those_of_the_contract(site: Site, route: server.Route) -> None:
+@pytest.mark.parametrize("route", routes.ROUTES, ids=lambda route: route.path)
+def test_methods_are_those_of_the_contract(site: Site, route: routes.Route) -> None:
     allowed = {"GET", "POST"} if route.acts else {"GET", "POST", "HEAD"}
     for method in ("GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "LINK"):
         answer = site.ask(method, f"{route.path}?nonsense=1")

@@ -17,8 +17,8 @@ from serving import Site
 
 from syncworker import index
 from syncworker.options.patterns import PathFilter
-from syncworker.web import folder_sizes
-from syncworker.web.folder_sizes import Folders
+from syncworker.service import folder_sizes
+from syncworker.service.folder_sizes import Folders
 
 
 @pytest.fixture

@@ -1,0 +1,83 @@
+"""The routes as a WSGI application: parse, call, render. `middleware` has decided before who may call."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import bottle
+
+from syncworker.errors import SyncError
+from syncworker.web import conditional, dashboard, parameters
+from syncworker.web.context import JSON, Service
+from syncworker.web.errors import NOTHING_HERE, error_response, problem_of, unrouted
+from syncworker.web.handlers_act import warned
+from syncworker.web.problem_details import to_json
+from syncworker.web.routes import ROUTES, Route
+
+log = logging.getLogger("server")
+
+PACKED_FROM_BYTES = 4096  # of an answer, for clients that take gzip: a history is mostly names
+KEY_IN_ADDRESS = "{} was sent in the address, which browsers and proxies remember: use POST"
+
+
+def _call(service: Service, route: Route) -> bottle.HTTPResponse:
+    environ = bottle.request.environ
+    method = environ["REQUEST_METHOD"]
+    if environ["bottle.raw_path"] != route.path:  # Bottle leaves out what is no UTF-8, and takes /%ff for /
+        return error_response(404, "NotFound", NOTHING_HERE)
+    if method not in route.methods:
+        allow = ", ".join(route.methods)
+        detail = f"{method[:20]} is not allowed on {route.path}: use {allow}"
+        return error_response(405, "MethodNotAllowed", detail, {"Allow": allow})
+    try:
+        return _answer(service, route, environ)
+    except SyncError as error:
+        status, more, headers = problem_of(error)
+        if status == 500:
+            log.error("%s: %s", route.path, error, exc_info=True)
+        return error_response(status, error.code, error.message, headers, **more)
+    except OSError as error:
+        log.error("%s: %s", route.path, error, exc_info=True)
+        why = error.strerror or "input or output failed"
+        return error_response(500, "JobsDirectoryFailed", f"the folder of job files cannot be used: {why}")
+
+
+def _answer(service: Service, route: Route, environ: dict[str, Any]) -> bottle.HTTPResponse:
+    given = parameters.of_request(environ, route.parameters)
+    known = environ.get("HTTP_IF_NONE_MATCH") if environ["REQUEST_METHOD"] != "POST" else None
+    etag = route.tag(service, given) if route.tag else None
+    if etag and conditional.is_known(etag, known):
+        return conditional.not_modified({"ETag": etag})
+    status, value, headers = route.handler(service, given)
+    if not isinstance(value, bytes):
+        value, headers = to_json(_with_warning(value, environ)), JSON | headers
+    if route.conditional:
+        headers = {"ETag": etag or conditional.etag_of(value)} | headers
+        if conditional.is_known(headers["ETag"], known):
+            return conditional.not_modified(headers)
+    if len(value) >= PACKED_FROM_BYTES and "Content-Encoding" not in headers:
+        headers = {"Vary": "Accept-Encoding"} | headers
+        if dashboard.accepts_gzip(environ.get("HTTP_ACCEPT_ENCODING", "")):
+            value = service.packed.of(value)
+            headers["Content-Encoding"] = "gzip"
+    return bottle.HTTPResponse(value, status, headers=headers)
+
+
+def _with_warning(value: Mapping[str, Any], environ: dict[str, Any]) -> Mapping[str, Any]:
+    """Adds a warning to the answer when a key stood in the address."""
+    query = environ.get("QUERY_STRING", "") if environ["REQUEST_METHOD"] == "GET" else ""
+    sent = [name for name in ("secret_key", "session_token") if f"{name}=" in query]
+    if not sent:
+        return value
+    return {**value, **warned([*filter(None, [value.get("warning")]), KEY_IN_ADDRESS.format(sent[0])])}
+
+
+def application(service: Service) -> bottle.Bottle:
+    """The routes as a WSGI application. It trusts its caller: put `middleware.Guard` before it."""
+    app = bottle.Bottle()
+    app.default_error_handler = unrouted
+    for route in ROUTES:
+        app.route(route.path, method="ANY", callback=lambda route=route: _call(service, route))
+    return app

@@ -1,0 +1,57 @@
+"""What a handler works with, what it gets and what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from syncworker.errors import SyncError
+from syncworker.jobs.pages import ReportReader
+from syncworker.jobs.plan_sums import PlanSums
+from syncworker.jobs.store import Jobs
+from syncworker.mirrors.keeper import Keeper
+from syncworker.service.folder_sizes import Folders
+from syncworker.service.storage_check import StorageCheck
+from syncworker.service.supervisor import Supervisor
+from syncworker.settings import Settings
+from syncworker.web import metrics, rendered
+
+JSON = {"Content-Type": "application/json"}
+Parameters = dict[str, str]
+Answer = tuple[int, Mapping[str, Any] | bytes, dict[str, str]]  # bytes: with their Content-Type
+
+
+class Unwell(SyncError):
+    """What /healthz was asked for is not as it should be."""
+
+
+class NotFound(SyncError):
+    """What was named is not there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the handlers work with. `store` says how the storage is: up, starting, down or external."""
+
+    settings: Settings
+    supervisor: Supervisor
+    store: Callable[[], str]
+    metrics: metrics.Metrics
+    folders: Folders
+    keeper: Keeper
+    token_needed: bool
+    storage_check: StorageCheck
+    statuses: rendered.Statuses
+    packed: rendered.Packed = field(default_factory=rendered.Packed)
+    reports: ReportReader = field(default_factory=ReportReader)
+    plans: PlanSums = field(default_factory=PlanSums)
+
+    @property
+    def jobs(self) -> Jobs:
+        return self.supervisor.jobs
+
+    @property
+    def base_path(self) -> str:
+        """What addresses begin with, as clients see them."""
+        return self.settings.api_base_path

@@ -1,0 +1,59 @@
+"""What an error of a handler becomes for a client: its status, its members, its headers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import bottle
+
+from syncworker.errors import SyncError, UsageError
+from syncworker.jobs.store import Conflict, NoSuchJob, NoSuchPlan
+from syncworker.service.supervisor import QueueFull
+from syncworker.web import parameters
+from syncworker.web.context import NotFound, Unwell
+from syncworker.web.problem_details import problem
+
+NOTHING_HERE = "there is nothing at this path: see /openapi.json for what there is"
+
+
+def problem_of(error: SyncError) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """(status, members besides detail and code, headers) of an error."""
+    match error:
+        case NoSuchJob() | NoSuchPlan() | NotFound():
+            return 404, {}, {}
+        case Conflict():
+            return 409, {"job": error.job}, {}
+        case QueueFull() | Unwell():
+            return 503, {}, {"Retry-After": "10"}
+        case parameters.UnsupportedBody():
+            return 415, {}, {}
+        case parameters.BodyTooLong():
+            return 413, {}, {}
+        case UsageError():
+            return 400, {"param": error.param}, {}
+        case _ if error.code == "Busy":
+            return 503, {}, {"Retry-After": "1"}
+    return 500, {}, {}
+
+
+def error_response(
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
+) -> bottle.HTTPResponse:
+    body, line, fields = problem(status, code, detail, **more)
+    return bottle.HTTPResponse(body, line, headers={**dict(fields), **(headers or {})})
+
+
+def unrouted(error: bottle.HTTPError) -> bytes:
+    """What Bottle itself finds: an unknown path, a path that is no UTF-8, an exception in a handler."""
+    details = {
+        404: NOTHING_HERE,
+        400: "the path is not valid UTF-8",
+        500: "something went wrong here: the server's log says what",
+    }
+    status = error.status_code
+    code = {404: "NotFound", 400: "BadRequest", 405: "MethodNotAllowed"}.get(status, "InternalError")
+    body, _, fields = problem(status, code, details.get(status, "the request cannot be answered"))
+    for name, value in fields:
+        bottle.response.set_header(name, value)
+    return body

@@ -1,0 +1,115 @@
+"""The routes that act: each returns the job as it is then, and leaves the work to its worker.
+
+They write job files and nothing else: they never talk to a store, never wait for a worker, and for a name to
+resolve two seconds at most.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from syncworker import request as spec
+from syncworker.errors import UsageError
+from syncworker.jobs.status import recorded_state
+from syncworker.model import RESUMABLE_STATES, State
+from syncworker.options import table
+from syncworker.service import storage_check
+from syncworker.web import parameters
+from syncworker.web.context import Answer, Parameters, Service
+
+KEY_PARAMETERS = spec.RequestKeys._fields
+
+
+def sync(service: Service, given: Parameters) -> Answer:
+    if given.get("mirror"):
+        return _sync_mirror(service, given)
+    source, dest = given.get("source"), given.get("dest")
+    request = spec.parse(
+        service.settings,
+        source=source,
+        dest=dest,
+        storage_url=given.get("storage_url"),
+        access_key=given.get("access_key"),
+        secret_key=given.get("secret_key"),
+        session_token=given.get("session_token"),
+        asked=given,
+    )
+    if not service.settings.is_own(request.storage_url):
+        storage_check.check_storage_url(request.storage_url)
+    warnings = spec.warn_of_empty(source, dest) + spec.warn_of_missing(request, service.settings)
+    status = service.supervisor.submit(request)
+    return 202, status | warned(warnings), {"Location": f"{service.base_path}get?id={quote(status['id'])}"}
+
+
+def _sync_mirror(service: Service, given: Parameters) -> Answer:
+    """A run of a named mirror, now: all that it needs stands in mirrors.toml."""
+    if beside := sorted(name for name, value in given.items() if value and name != "mirror"):
+        raise UsageError(
+            "BadParameter", f"{beside[0]} cannot stand beside mirror: mirrors.toml says it", param=beside[0]
+        )
+    status = service.keeper.run(given["mirror"])
+    return 202, status, {"Location": f"{service.base_path}get?id={quote(status['id'])}"}
+
+
+def cancel(service: Service, given: Parameters) -> Answer:
+    now = table.one_of("now", 0, 1)(given.get("now") or "0")
+    status = service.jobs.cancel(parameters.job_id(given), now=bool(now))
+    service.supervisor.wake()
+    return 202, status, {}
+
+
+def pause(service: Service, given: Parameters) -> Answer:
+    return 202, service.jobs.pause(parameters.job_id(given)), {}
+
+
+def go_on(service: Service, given: Parameters) -> Answer:
+    status = service.jobs.go_on(parameters.job_id(given))
+    service.supervisor.wake()
+    return 202, status, {}
+
+
+def limit(service: Service, given: Parameters) -> Answer:
+    jobs = service.jobs
+    status = jobs.refuse_ended(parameters.job_id(given)) if given.get("id") else None
+    asked = table.parse({"bandwidth": given.get("bandwidth")})
+    if "bandwidth" in asked:
+        jobs.set_bandwidth(status["id"] if status else None, asked["bandwidth"])
+    return 200, jobs.limits(status, service.settings.bandwidth), {}
+
+
+def resume(service: Service, given: Parameters) -> Answer:
+    job_id = parameters.job_id(given)
+    keys = _keys(service, given, job_id, RESUMABLE_STATES)
+    status = service.supervisor.resume(job_id, keys)
+    return 202, status, {"Location": f"{service.base_path}get?id={quote(job_id)}"}
+
+
+def approve(service: Service, given: Parameters) -> Answer:
+    job_id = parameters.job_id(given)
+    keys = _keys(service, given, job_id, frozenset({State.WAITING}))
+    status = service.supervisor.approve(job_id, keys, given.get("etag") or "")
+    return 202, status, {"Location": f"{service.base_path}get?id={quote(job_id)}"}
+
+
+def _keys(
+    service: Service, given: Parameters, job_id: str, states: frozenset[State]
+) -> spec.RequestKeys | None:
+    """Those of the request, which a job in one of these states needs where it has none of its own."""
+    keys = spec.parse_keys(*(given.get(name) for name in KEY_PARAMETERS))
+    status = service.jobs.observe(job_id)
+    if keys is None and not service.jobs.has_keys(job_id):
+        keys = service.keeper.keys_of(status)
+    is_own = service.settings.is_own(status["storage_url"])
+    needs_keys = recorded_state(status) in states and not is_own
+    if keys is None and needs_keys and not service.jobs.has_keys(job_id):
+        raise UsageError(
+            "MissingParameter",
+            f"job {job_id} goes to {status['storage_url']}, which is not the configured storage: give its"
+            " access_key and secret_key",
+            param="access_key",
+        )
+    return keys
+
+
+def warned(warnings: list[str]) -> dict[str, str]:
+    return {"warning": "; ".join(warnings)} if warnings else {}

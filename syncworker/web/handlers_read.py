@@ -1,0 +1,141 @@
+"""The routes that read jobs: their statuses, their history, reports, plans and logs."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from itertools import islice
+from urllib.parse import urlencode
+
+from syncworker.errors import UsageError
+from syncworker.jobs import history as histories
+from syncworker.jobs import pages
+from syncworker.jobs.record import Plan
+from syncworker.jobs.status_cache import ID_PATTERN
+from syncworker.jobs.store import NoSuchJob, NoSuchPlan
+from syncworker.options import table
+from syncworker.web import openapi, parameters, rendered
+from syncworker.web.conditional import etag_of
+from syncworker.web.context import JSON, Answer, Parameters, Service
+
+JOBS_MAX = 500  # of one answer of /jobs
+AFTER_MAX = 9_999_999_999  # lines of a report
+
+
+def runnings(service: Service, _given: Parameters) -> Answer:
+    return 200, rendered.listed(service.statuses.active()), JSON
+
+
+def get(service: Service, given: Parameters) -> Answer:
+    return 200, service.statuses.one(parameters.job_id(given)).body, JSON
+
+
+def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
+    """The ids of a page of the history, newest first, and where the next one begins."""
+    limit = parameters.number("limit", given.get("limit"), 50, 1, JOBS_MAX)
+    before = given.get("before") or ""
+    if before and not ID_PATTERN.fullmatch(before):
+        raise UsageError("BadId", "before must be the id of a job: `next` of the page before", param="before")
+    asked = replace(histories.parse(given), before=before)
+    service.statuses.active()  # has the ends written down that nobody has noticed yet
+    entries = service.jobs.entries()
+    fitting = (job_id for job_id in sorted(entries, reverse=True) if asked.takes(job_id, entries[job_id]))
+    found = list(islice(fitting, limit + 1))
+    return found[:limit], found[limit - 1] if len(found) > limit else None
+
+
+def history(service: Service, given: Parameters) -> Answer:
+    wanted, following = _page(service, given)
+    following_text = f',\n  "next": {json.dumps(following)}'
+    return 200, rendered.listed(service.statuses.page(wanted), following_text), JSON
+
+
+def history_tag(service: Service, given: Parameters) -> str:
+    """From the files' stamps: a page that nobody has touched is not read again."""
+    wanted, following = _page(service, given)
+    entries = service.jobs.entries()
+    page = [(job_id, entries[job_id].stamp, entries[job_id].told) for job_id in wanted if job_id in entries]
+    return etag_of(repr((page, following)).encode())
+
+
+def report(service: Service, given: Parameters) -> Answer:
+    """A page of the report; `Link` has the next one."""
+    job_id = _known_id(service, given)
+    after = parameters.number("after", given.get("after"), 0, 0, AFTER_MAX)
+    limit = parameters.number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX)
+    op, q = _operation(given), given.get("q") or ""
+    errors = table.one_of("errors", 0, 1)(given.get("errors") or "0")
+    path = service.jobs.file(job_id, "report.jsonl")
+    page = service.reports.page(path, after=after, limit=limit, op=op, q=q, errors=bool(errors))
+    headers = {"Content-Type": "application/x-ndjson"}
+    if page.following is not None:
+        query = {
+            "id": job_id,
+            "op": op,
+            "q": q,
+            "errors": errors or "",
+            "after": page.following,
+            "limit": limit,
+        }
+        text = urlencode({name: value for name, value in query.items() if value != ""})
+        headers["Link"] = f'<{service.base_path}report?{text}>; rel="next"'
+    return 200, page.lines, headers
+
+
+def _plan_of(service: Service, job_id: str) -> Plan | None:
+    status = service.jobs.read(job_id)
+    return status.get("plan") if status else None
+
+
+def plan(service: Service, given: Parameters) -> Answer:
+    """A page of the plan; `Link` has the next one."""
+    job_id = _known_id(service, given)
+    after = parameters.number("after", given.get("after"), 0, 0, AFTER_MAX)
+    limit = parameters.number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX)
+    about = _plan_of(service, job_id)
+    path = service.jobs.file(job_id, "plan.jsonl")
+    if not about or not os.path.isfile(path):
+        raise NoSuchPlan(job_id)
+    op, q, below = _operation(given), given.get("q") or "", given.get("below") or ""
+    try:
+        page = service.reports.page(path, after=after, limit=limit, op=op, q=q, below=below)
+    except ValueError:  # damaged
+        raise NoSuchPlan(job_id) from None
+    headers = {"Content-Type": "application/x-ndjson", "ETag": f'"{about["etag"]}"'}
+    if page.following is not None:
+        kept = {name: text for name, text in (("op", op), ("q", q), ("below", below)) if text}
+        query = urlencode({"id": job_id, **kept, "after": page.following, "limit": limit})
+        headers["Link"] = f'<{service.base_path}plan?{query}>; rel="next"'
+    return 200, page.lines, headers
+
+
+def planned(service: Service, given: Parameters) -> Answer:
+    """A plan by folder; the status's `plan` is read first: a plan that is not whole is none."""
+    job_id = _known_id(service, given)
+    if not _plan_of(service, job_id):
+        raise NoSuchPlan(job_id)
+    try:
+        return 200, service.plans.look(service.jobs.file(job_id, "plan.jsonl"), given.get("below") or ""), {}
+    except (FileNotFoundError, ValueError):
+        raise NoSuchPlan(job_id) from None
+
+
+def log_of_job(service: Service, given: Parameters) -> Answer:
+    text = pages.log_tail(service.jobs.file(_known_id(service, given), "log"))
+    return 200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"}
+
+
+def _known_id(service: Service, given: Parameters) -> str:
+    """Of a job that there is."""
+    job_id = parameters.job_id(given)
+    if service.jobs.read(job_id) is None:
+        raise NoSuchJob(job_id)
+    return job_id
+
+
+def _operation(given: Parameters) -> str:
+    op = given.get("op") or ""
+    if op and op not in openapi.REPORTED:
+        raise UsageError("BadOperation", f"op must be one of {', '.join(openapi.REPORTED)}", param="op")
+    return op

@@ -1,0 +1,100 @@
+"""The routes that tell of the service itself: health, folders, mirrors, metrics, pages, description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import bottle
+
+from syncworker import __version__, index
+from syncworker import request as spec
+from syncworker.options import table
+from syncworker.system import disk_space
+from syncworker.web import dashboard, metrics, openapi
+from syncworker.web.context import Answer, NotFound, Parameters, Service, Unwell
+
+NAME = "s3-sync-api"
+KNOWN_MAX = 100_000  # objects of an index that are counted for a warning
+
+
+def healthz(service: Service, given: Parameters) -> Answer:
+    """Needs no token: what it says of the storage names nothing."""
+    if table.one_of("storage", 0, 1)(given.get("storage") or "0"):
+        trouble = service.storage_check.trouble()
+        if trouble is not None:
+            raise Unwell("StorageAway", trouble)
+    if given.get("mirror"):
+        return _health_of_mirror(service, given["mirror"])
+    counts = service.supervisor.counts()
+    return (
+        200,
+        {
+            "status": "ok",
+            "service": NAME,
+            "version": __version__,
+            "jobs": {"queued": counts.queued, "running": counts.running},
+            "storage": service.store(),
+            "storage_space": _room(service),
+        },
+        {},
+    )
+
+
+def _health_of_mirror(service: Service, name: str) -> Answer:
+    """For watchers without a token: it says no more than whether the mirror is overdue."""
+    overdue = service.keeper.is_overdue(name)
+    if overdue is None:
+        raise NotFound("NoSuchMirror", "there is no mirror of this name")
+    if overdue:
+        raise Unwell("MirrorOverdue", "longer than max_age without a success")
+    return 200, {"status": "ok"}, {}
+
+
+def _room(service: Service) -> str | None:
+    """`ok`, `low` or `full`: the disk of the embedded storage; None: there is none, or it cannot be asked."""
+    config = service.settings
+    found = disk_space.look(config.storage_dir) if config.storage_url is None else None
+    return found.state if found is not None else None
+
+
+def mirrors(service: Service, _given: Parameters) -> Answer:
+    return 200, service.keeper.overview(), {}
+
+
+def folders(service: Service, given: Parameters) -> Answer:
+    """For the dashboard's form. What a bucket holds, the index of the last sync tells: no store is asked."""
+    value = service.folders.overview() | {
+        "chosen": None,
+        "filtered": None,
+        "bucket": None,
+        "bucket_delete": service.settings.bucket_delete,
+        "storage_space": _room(service),
+    }
+    if "source" in given:
+        source = spec.parse_source(given["source"], service.settings.uploads_dir)
+        value["chosen"] = service.folders.look(source)
+    asked: Parameters = {name: text for name, text in given.items() if name in ("exclude", "include")}
+    path_filter = table.Options.of_status({"options": table.parse(asked)}).path_filter()
+    if path_filter is not None:
+        source = spec.parse_source(given.get("source", ""), service.settings.uploads_dir)
+        value["filtered"] = service.folders.filtered(source, path_filter)
+    if "dest" in given:
+        dest = spec.parse_dest(given["dest"])
+        url = spec.parse_storage_url(given.get("storage_url"), service.settings)
+        path = service.jobs.destination({"storage_url": url, "dest": dest}).index_path
+        known = index.count_objects(path, KNOWN_MAX + 1)
+        more = known is not None and known > KNOWN_MAX
+        value["bucket"] = {"dest": dest, "objects_known": KNOWN_MAX if more else known, "more": more}
+    return 200, value, {}
+
+
+def asset(page: dashboard.Page) -> Callable[[Service, Parameters], Answer]:
+    return lambda _service, _given: (200, *page.answer(bottle.request.get_header("Accept-Encoding", "")))
+
+
+def exposition(service: Service, _given: Parameters) -> Answer:
+    return 200, service.metrics.render(), {"Content-Type": metrics.CONTENT_TYPE}
+
+
+def description(service: Service, _given: Parameters) -> Answer:
+    return 200, openapi.document(token_needed=service.token_needed, base_path=service.base_path), {}
