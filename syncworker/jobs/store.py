@@ -168,12 +168,12 @@ class Jobs:
             return None
         if durable_files.is_other_than_file(self.file(job_id, "lock")):
             return None
-        self._note_requests(status)
+        self._note_requests(job_id, status)
         return status
 
-    def _note_requests(self, status: Status) -> None:
-        cancelled = bool(status.get("cancel_requested")) or self.is_cancelled(status["id"])
-        set_requests(status, cancelled=cancelled, paused=self.is_paused(status["id"]))
+    def _note_requests(self, job_id: str, status: Status) -> None:
+        cancelled = bool(status.get("cancel_requested")) or self.is_cancelled(job_id)
+        set_requests(status, cancelled=cancelled, paused=self.is_paused(job_id))
 
     def is_cancelled(self, job_id: str) -> bool:
         return os.path.lexists(self.file(job_id, "cancel"))
@@ -288,7 +288,7 @@ class Jobs:
         if state in KEYLESS:  # before the state: a resume must not find a pause that was over
             durable_files.remove(self.file(status["id"], "pause"))
         finish(status, state, error, message)
-        self._note_requests(status)
+        self._note_requests(status["id"], status)
         self.write(status, durable=True)
         if state in KEYLESS:
             durable_files.remove(self.file(status["id"], "secret"))
