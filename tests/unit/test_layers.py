@@ -208,7 +208,6 @@ LARGER = {
     "mirrors.keeper": 650,
     "options.table": 550,  # a table: one row for each option
     "s3.client": 450,
-    "server": 800,
     "settings": 500,  # a table: one row for each setting
     "shell.cli": 600,
     "web.openapi": 600,  # a table: one row for each route
