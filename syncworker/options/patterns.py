@@ -73,7 +73,7 @@ class Pattern:
 
 def check(lines: list[str], *, may_negate: bool) -> None:
     """Raises Malformed for the first line that is not taken, and for a list that is too long."""
-    if len(lines) > LINES_MAX or sum(len(line.encode()) + 1 for line in lines) > BYTES_MAX + 1:
+    if len(lines) > LINES_MAX or sum(len(line.encode()) for line in lines) > BYTES_MAX:
         raise Malformed(f"more than {LINES_MAX} lines or {BYTES_MAX} bytes")
     for line in lines:
         try:

@@ -34,7 +34,7 @@ from waitress.utilities import BadRequest
 
 from syncworker.web.problem_details import SECURITY_HEADERS, problem
 
-BODY_MAX_BYTES = 64 * 1024
+BODY_MAX_BYTES = 256 * 1024  # two lists of 32 KiB, three characters a byte: percent-encoded, or as \u00e9
 HEADER_MAX_BYTES = 16 * 1024
 CONNECTIONS = 1000
 HEADER_SECONDS = 5.0

@@ -16,6 +16,7 @@ from syncworker.model import State
 from syncworker.options import table
 from syncworker.request import DEST_DEFAULT
 from syncworker.web import dashboard, schemas
+from syncworker.web.http_server import BODY_MAX_BYTES
 from syncworker.web.schemas import Schema, ref, text
 
 INTRODUCTION = """\
@@ -371,7 +372,7 @@ SHARED_ERRORS = {
     400: "A parameter is missing, unknown, given twice or has a bad value (`param` names it), or the request"
     " is no valid HTTP",
     403: "`Host` is not one of ours, or a page of another site asks",
-    413: "The body is longer than 65536 bytes",
+    413: f"The body is longer than {BODY_MAX_BYTES} bytes",
     415: "The body is neither a form nor JSON, or not UTF-8",
     431: "The headers, the address included, are longer than 16384 bytes",
     500: "The folder of job files cannot be used, or a bug: the server's log says what",

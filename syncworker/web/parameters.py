@@ -51,7 +51,7 @@ def of_request(environ: dict[str, Any], known: Collection[str]) -> dict[str, str
         if name in table.LISTS:
             if "\n" in value or "\0" in value:
                 raise UsageError("BadPattern", f"{name}: a line holds a line end or NUL", param=name)
-            found[name] = f"{found[name]}\n{value}" if name in found else value
+            found[name] = f"{found[name]}\n{value}" if found.get(name) else value
             continue
         if name in found:
             raise UsageError("RepeatedParameter", f"{name} is given more than once", param=name)
@@ -104,7 +104,7 @@ def _body(environ: dict[str, Any], known: Collection[str]) -> list[tuple[str, st
         raise UnsupportedBody("UnsupportedBody", "the body must be UTF-8")
     kind = kind.strip().lower()
     if kind == "application/json":
-        return _json(data)
+        return _json(data, known)
     if kind == "application/x-www-form-urlencoded":
         return _pairs(data, "the form", known)
     raise UnsupportedBody(
@@ -118,7 +118,7 @@ class _Object(list[tuple[str, Any]]):
     """A JSON object as pairs, not a dict: a name that is given twice must be seen."""
 
 
-def _json(data: bytes) -> list[tuple[str, str]]:
+def _json(data: bytes, known: Collection[str]) -> list[tuple[str, str]]:
     try:
         value = json.loads(data.decode(), object_pairs_hook=_Object, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
@@ -126,7 +126,7 @@ def _json(data: bytes) -> list[tuple[str, str]]:
     if not isinstance(value, _Object):
         raise UsageError("BadJson", "the body must be a JSON object of names and values")
     return [
-        (name, "" if items is None else _text(name, item))  # null: as if it were not given
+        (name, "" if items is None or name not in known else _text(name, item))  # null: as if not given
         for name, items in value
         for item in (items if name in table.LISTS and type(items) is list else [items])
     ]

@@ -235,7 +235,7 @@ class Asker:
         return self.site.ask("GET", f"{self.path}?{query}", If_None_Match=first.headers["etag"])
 
     def answer(self, status: int) -> Answer:
-        body = b"a" * 70000 if status == 413 else b"{}"
+        body = b"a" * 300_000 if status == 413 else b"{}"
         recipes: dict[int, Callable[[], Answer]] = {
             200: lambda: self.ask(self.good()),
             202: lambda: self.ask(self.good()),

@@ -466,7 +466,7 @@ LOADS = [
     ),
     Row(
         "a long body",
-        lambda site: site.form("/sync", b"source=" + b"a" * 70000).status != 413,
+        lambda site: site.form("/sync", b"source=" + b"a" * 300_000).status != 413,
         both(
             replaced(http_server, "BODY_MAX_BYTES", 1 << 20), replaced(parameters, "BODY_MAX_BYTES", 1 << 20)
         ),

@@ -132,6 +132,7 @@ def test_lists_are_bounded() -> None:
     with pytest.raises(Malformed, match="1000 lines"):
         patterns.check(["a"] * 1001, may_negate=True)
     patterns.check(["a" * (32 << 10)], may_negate=True)
+    patterns.check(["a" * 1024] * 32, may_negate=True)
     with pytest.raises(Malformed, match="32768 bytes"):
         patterns.check(["a" * (32 << 10) + "b"], may_negate=True)
     with pytest.raises(Malformed, match="begins with `!`"):

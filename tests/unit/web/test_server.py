@@ -11,7 +11,8 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
+from urllib.parse import quote, urlencode
 
 import pytest
 from bench import wait_for
@@ -200,19 +201,45 @@ def test_other_bodies_are_refused(site: Site, content_type: str, status: int) ->
     assert answer.status == status, answer
 
 
-def test_a_body_of_64_kib_is_read_and_a_longer_one_is_413(site: Site) -> None:
+def test_a_body_of_256_kib_is_read_and_a_longer_one_is_413(site: Site) -> None:
     head = b"source=a&dest=bucket&unknown="
-    assert site.form("/sync", head + b"a" * (65536 - len(head))).status == 400
-    answer = site.form("/sync", head + b"a" * (65537 - len(head)))
+    assert site.form("/sync", head + b"a" * (262144 - len(head))).status == 400
+    answer = site.form("/sync", head + b"a" * (262145 - len(head)))
     assert (answer.status, answer.problem["status"]) == (413, 413)
     # Long after the answer the client still sends: it must get to read why.
     assert site.form("/sync", b"a" * 20_000_000).status == 413
 
 
+@pytest.mark.parametrize("encode", [json.dumps, lambda pairs: urlencode(pairs, doseq=True)])
+def test_lists_of_32_kib_each_reach_the_check_in_any_encoding(site: Site, encode: Any) -> None:
+    lines = ["\u00e9" * 512] * 32  # three characters a byte in a form, as many in JSON of ASCII alone
+    body = encode({"dest": "bucket", "exclude": lines, "include": lines}).encode()
+    kind = "application/json" if encode is json.dumps else "application/x-www-form-urlencoded"
+    answer = site.ask("POST", "/sync", body, Content_Type=kind)
+    assert answer.status == 202, answer
+    assert answer.json["options"] == {"exclude": lines, "include": lines}
+
+
+@pytest.mark.parametrize("value", [1, True, [], ["a"], {"a": 1}, "a", None])
+def test_an_unknown_name_is_refused_as_that_whatever_its_value_is(site: Site, value: object) -> None:
+    answer = site.ask(
+        "POST", "/sync", json.dumps({"nosuch": value}).encode(), Content_Type="application/json"
+    )
+    assert (answer.status, answer.problem["param"]) == (400, "nosuch"), answer
+    assert answer.problem["code"] == "UnknownParameter"
+
+
+def test_a_list_of_empty_values_is_an_empty_one(site: Site) -> None:
+    assert site.get("/sync?include=&include=&exclude=&exclude=").json["options"] == {}
+    assert (
+        site.get("/sync?dest=other&source=%0A").json["source"] == "\n"
+    )  # a folder's name, not an empty list
+
+
 def test_a_chunked_body_is_bounded_too(site: Site) -> None:
     chunk = b"10000\r\n" + b"a" * 65536 + b"\r\n"
     head = b"POST /sync HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n"
-    assert site.raw(head + b"\r\n" + chunk * 3).status == 413
+    assert site.raw(head + b"\r\n" + chunk * 5).status == 413
     assert site.raw(head + b"Content-Length: 5\r\n\r\n0\r\n\r\n").status == 400
 
 
