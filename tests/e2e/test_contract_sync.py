@@ -583,7 +583,7 @@ def test_deletions_come_after_the_last_upload(mirror, store):
     uploads = [request for request in mirror.proxy.of_kind("PUT") if request.status == 200]
     deletions = mirror.proxy.of_kind("DELETE", "DeleteObjects")
     assert len(uploads) == 20
-    assert min(d.started for d in deletions) > max(u.finished for u in uploads)
+    assert min(d.started for d in deletions) > max(u.answered for u in uploads)
 
 
 def test_after_a_failed_upload_nothing_is_deleted(mirror, store):

@@ -58,6 +58,7 @@ class Request:
     body_bytes: int = 0
     body: bytes = b""
     status: int | None = None
+    answered: float | None = None  # the store has, before its answer goes on
     finished: float | None = None
     flipped: bool = False  # a bit of its body or of its answer was turned on the way
 
@@ -385,6 +386,7 @@ class _Exchange:
         lines.append("Connection: close" if close else "Connection: keep-alive")
         body = b"" if self.request.method == "HEAD" else answer.body
         self.request.status = answer.status
+        self.request.answered = time.monotonic()
         self.client.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
         return not close
 
@@ -475,6 +477,7 @@ class _Exchange:
                 self.client.send(head)
         headers = _headers(head)
         self.request.status = status
+        self.request.answered = time.monotonic()
         bodiless = self.request.method == "HEAD" or status in (204, 304)
         pieces = iter(()) if bodiless else _framed(self.upstream, headers, none_without_length=False)
         time.sleep(self.toxic.delay())
