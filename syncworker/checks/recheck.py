@@ -30,6 +30,7 @@ from syncworker.s3 import etag
 from syncworker.s3.bucket import Bucket, Head
 from syncworker.system.gather import side_by_side
 from syncworker.transfer.delete_objects import Remover
+from syncworker.transfer.upload import key_changed
 
 _SENT_AT_ONCE = 4  # each may hold a small file in memory
 
@@ -190,14 +191,6 @@ async def ask(bucket: Bucket, key: str) -> Head | None:
     except FileError:
         listed = await bucket.list_under(key)
         return next((Head(e.size, e.etag, {}) for e in listed if e.key == key), None)
-
-
-def key_changed() -> FileError:
-    return FileError(
-        "KeyChangedByStore",
-        "the storage keeps this object under another name than it was given: rename the file, or use"
-        " a storage that keeps names",
-    )
 
 
 def _is_head_of(head: Head, row: Row) -> bool:

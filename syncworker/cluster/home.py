@@ -24,12 +24,12 @@ from syncworker.plan.events import Work
 from syncworker.settings import Settings
 from syncworker.system import processes
 from syncworker.transfer.lanes import Lanes
-from syncworker.transfer.readers import Outcome, Read
-from syncworker.transfer.upload import Vanished
+from syncworker.transfer.readers import Outcome, Read, entry_of
 from syncworker.worker import late_writers
 from syncworker.worker.accounts import Accounts, largest
 from syncworker.worker.attempt import Attempt
-from syncworker.worker.dispatch import GROUP_FILES
+from syncworker.worker.dispatch import in_groups
+from syncworker.worker.second_look import send_counted
 from syncworker.worker.sending import Sending
 
 SAMPLES = 3
@@ -135,12 +135,7 @@ class JobHome:
             info = self.attempt.tree.lstat(file.path)
         except OSError:
             return False
-        return info is not None and (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino) == (
-            file.size,
-            file.mtime_ns,
-            file.ctime_ns,
-            file.inode,
-        )
+        return info is not None and entry_of(info, file) == file
 
     def heard(self, peer: Peer) -> None:
         """What is in flight there is shown as if it were here."""
@@ -248,8 +243,8 @@ class JobHome:
         self._believed[work.file.key] = believed
 
     async def alone(self, works: list[Work]) -> None:
-        for start in range(0, len(works), GROUP_FILES):
-            await self.lanes.put(works[start : start + GROUP_FILES])
+        for group in in_groups(works):
+            await self.lanes.put(group)
 
     def died_of(self, work: Work) -> None:
         error = FileError(
@@ -289,14 +284,8 @@ class JobHome:
                 return
             if result.error is not None:
                 raise result.error
-            operation = self.progress.begin("upload", work.file.key, result.file.size)
-            try:
-                sent = await self.sending.upload(result, operation)
-                self.accounts.remember_sent(result, sent)
-            except Vanished:
+            if await send_counted(self.sending, self.accounts, result) is None:
                 return
-            finally:
-                self.progress.end(operation)
             print(f"cluster: {work.file.key!r} was sent again: a member was lost with it", file=sys.stderr)
 
 

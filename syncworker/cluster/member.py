@@ -51,7 +51,7 @@ from syncworker.transfer.readers import Read
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool, Limits
 from syncworker.worker.attempt import Attempt, Order
-from syncworker.worker.dispatch import GROUP_BYTES, GROUP_FILES
+from syncworker.worker.dispatch import in_groups
 from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.sending import READERS, Sending
 
@@ -226,7 +226,7 @@ class _Sending(Sending):
     """Gives files that go in parts back to the job's process."""
 
     def __init__(self, attempt: Attempt, records: Records) -> None:
-        super().__init__(attempt, records)
+        super().__init__(attempt, records, attempt.options.object_headers())
         self._records = records
 
     async def send_large(self, result: Read) -> None:
@@ -287,15 +287,7 @@ class Engine:
 
     async def _feed(self, works: list[Work]) -> None:
         assert self._lanes is not None
-        group: list[Work] = []
-        size = 0
-        for work in works:
-            group.append(work)
-            size += work.file.size
-            if len(group) >= GROUP_FILES or size >= GROUP_BYTES:
-                await self._lanes.put(group)
-                group, size = [], 0
-        if group:
+        for group in in_groups(works):
             await self._lanes.put(group)
 
     def _run(self) -> None:

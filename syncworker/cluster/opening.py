@@ -11,7 +11,6 @@ import importlib.util
 import sys
 
 from syncworker.cluster.home import JobHome
-from syncworker.cluster.protocol import Cluster
 from syncworker.cluster.shares import Limits, Shares
 from syncworker.errors import FatalError, SyncError
 from syncworker.jobs.destination import Destination
@@ -35,15 +34,6 @@ NOT_INSTALLED = (
     "CLUSTER needs packages that are not installed: pip install --require-hashes -r requirements-cluster.txt"
     " (into the service's environment, on each machine), or leave CLUSTER empty"
 )
-
-
-def open_cluster(settings: Settings) -> Cluster:
-    """FatalError: what it needs is not installed."""
-    if importlib.util.find_spec("distributed") is None:
-        raise FatalError("ClusterNotInstalled", NOT_INSTALLED)
-    from syncworker.cluster import dask_engine
-
-    return dask_engine.open_cluster(settings)
 
 
 def elsewhere(settings: Settings, jobs: Jobs, status: Status) -> ByCluster:
@@ -129,8 +119,10 @@ class ClusterOutlet:
         return shares is not None and (shares.has_begun or any(p.works for p in shares.peers.values()))
 
     def _open(self) -> None:
+        from syncworker.cluster import dask_engine  # `elsewhere` has seen that it can be loaded
+
         try:
-            cluster = open_cluster(self.settings)
+            cluster = dask_engine.open_cluster(self.settings)
         except SyncError as error:
             self.home.fail(FatalError(error.code, error.message))
             return

@@ -51,6 +51,14 @@ class Vanished(FileError):
         super().__init__("vanished", "the file is gone")
 
 
+def key_changed() -> FileError:
+    return FileError(
+        "KeyChangedByStore",
+        "the storage keeps this object under another name than it was given: rename the file, or use"
+        " a storage that keeps names",
+    )
+
+
 def row_of(sent: Sent) -> Row:
     """What the index is to remember of an upload."""
     file = sent.file
@@ -221,11 +229,7 @@ class Sender:
     async def check_key(self, key: str) -> None:
         """FileError when the store lists the object that it was just given under another key."""
         if _REWRITTEN.search(key) and key not in await self.bucket.list_exact(key):
-            raise FileError(
-                "KeyChangedByStore",
-                "the storage keeps this object under another name than it was given: rename the file, or use"
-                " a storage that keeps names",
-            )
+            raise key_changed()
 
     async def plain_md5(self, fd: int, file: FileEntry) -> bytes:
         found = await self.in_pool(etags.hash_file, fd, file.size, [0], self.halted_in_thread)

@@ -47,7 +47,7 @@ class Accounts:
     def __init__(self, attempt: Attempt, plans: Plans, headers: ObjectHeaders) -> None:
         self.index, self.progress, self.plans = attempt.index, attempt.progress, plans
         self.changes, self.obstacles, self.headers = attempt.changes, attempt.obstacles, headers
-        self.is_plan = attempt.order.rules.is_plan and attempt.order.approved is None
+        self.is_plan = plans.is_plan
         self.refusals: list[tuple[Work, SyncError]] = []
 
     def plan_upload(self, work: Work, file: FileEntry) -> None:

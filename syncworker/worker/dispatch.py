@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from syncworker.errors import FileError
@@ -21,6 +22,20 @@ GROUP_FILES = 32
 GROUP_BYTES = 1 << 20
 _HELD_FOLDERS = 10_000
 _WRITTEN_NS = 2_000_000_000  # a job after changes leaves a file alone that was modified so recently
+
+
+def in_groups(works: list[Work]) -> Iterator[list[Work]]:
+    """In such groups as the lanes are given."""
+    group: list[Work] = []
+    size = 0
+    for work in works:
+        group.append(work)
+        size += work.file.size
+        if len(group) >= GROUP_FILES or size >= GROUP_BYTES:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group
 
 
 class Dispatch:
@@ -66,7 +81,7 @@ class Dispatch:
                 if name == "work" and not self._is_being_written(value.file):
                     if self.stop.requested():
                         continue
-                    if self.plans.draft is not None and value.decision.verdict is Verdict.UPLOAD:
+                    if self.plans.is_plan and value.decision.verdict is Verdict.UPLOAD:
                         self.plans.plan_upload(value, value.file)
                         continue
                     if value.object is None and self.obstacles.below(value.file.key):

@@ -23,12 +23,14 @@ _ALL = 1 << 62
 
 class Plans:
     """`plan`: the one that is carried out. `draft`: of the plan that was asked for, or of deletions that are
-    too many. `question`: why the job is to wait."""
+    too many. `question`: why the job is to wait. `is_plan`: it is to change nothing, and says what it would
+    do."""
 
     def __init__(self, attempt: Attempt, pages: Pages) -> None:
         self.attempt, self.pages = attempt, pages
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.rules = attempt.order.rules
+        self.is_plan = self.rules.is_plan and attempt.order.approved is None
         self.plan: ApprovedPlan | None = None
         self.draft: Draft | None = None
         self.question: Question | None = None
@@ -40,7 +42,7 @@ class Plans:
             self.plan = await self.attempt.in_thread(
                 ApprovedPlan, order.plan_path, order.approved, order.options.prefix
             )
-        elif self.rules.is_plan:
+        elif self.is_plan:
             self.draft = Draft(order.options.prefix)
 
     def close(self) -> None:

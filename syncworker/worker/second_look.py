@@ -26,6 +26,17 @@ from syncworker.worker.plans import Plans
 from syncworker.worker.sending import Sending
 
 
+async def send_counted(sending: Sending, accounts: Accounts, result: Read) -> Row | None:
+    """Sends a file that is counted already, and remembers what the store has of it. None: it is gone."""
+    operation = sending.progress.begin("upload", result.file.key, result.file.size)
+    try:
+        return accounts.remember_sent(result, await sending.upload(result, operation))
+    except Vanished:
+        return None
+    finally:
+        sending.progress.end(operation)
+
+
 class SecondLook:
     """Both give what is to be said of it in the ending."""
 
@@ -99,18 +110,11 @@ class SecondLook:
 
     async def _give_again(self, result: Read, found: Difference) -> Row | None:
         await self.attempt.wait_interval()
-        file = result.file
-        operation = self.progress.begin("upload", file.key, file.size)
-        try:
-            sent = await self.sending.upload(result, operation)
-            row = self.accounts.remember_sent(result, sent)
-        except Vanished:
-            return None
-        finally:
-            self.progress.end(operation)
-        what = "missing" if found.listed is None else "other"
-        seconds = time.monotonic() - operation.started
-        self.progress.seen(file.key, sent.file.size, sent.etag, what, seconds)
+        started = time.monotonic()
+        row = await send_counted(self.sending, self.accounts, result)
+        if row is not None:
+            what = "missing" if found.listed is None else "other"
+            self.progress.seen(row.key, row.size, row.etag, what, time.monotonic() - started)
         return row
 
     async def verify(self, ending: Ending) -> Ending:

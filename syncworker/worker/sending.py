@@ -15,6 +15,7 @@ from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.index import Row
 from syncworker.jobs.progress import Operation, Sent
 from syncworker.model import FileEntry, Phase
+from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import AGAIN, Verdict
 from syncworker.plan.events import Work
 from syncworker.s3 import etag
@@ -64,15 +65,14 @@ class Accounts(Protocol):
 class Sending:
     """What one file needs."""
 
-    def __init__(self, attempt: Attempt, accounts: Accounts) -> None:
+    def __init__(self, attempt: Attempt, accounts: Accounts, headers: ObjectHeaders) -> None:
         self.attempt, self.accounts = attempt, accounts
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.stop, self.pause = attempt.stop, attempt.pause
         self.halted = attempt.stop.requested
         self.halted_in_thread = self.pause.blocking(self.halted)
         self.wait_seconds = attempt.order.wait_seconds
-        self.headers = attempt.options.object_headers()
-        self.sender = Sender(attempt, self.headers)
+        self.sender = Sender(attempt, headers)
         self.part_sender = PartSender(self.sender)
         self.updater = Updater(self.sender, self.part_sender)
         self.lanes: Lanes | None = None

@@ -110,8 +110,9 @@ class Sync:
             order.options.path_filter(),
             attempt.mounts.note,
         )
-        self.accounts = Accounts(attempt, self.plans, order.options.object_headers())
-        self.sending = Sending(attempt, self.accounts)
+        headers = order.options.object_headers()
+        self.accounts = Accounts(attempt, self.plans, headers)
+        self.sending = Sending(attempt, self.accounts, headers)
         self.dispatch = Dispatch(attempt, self.sending, self.accounts, self.plans, self.planning, elsewhere)
         self.second_chance = SecondChance(attempt, self.sending, self.accounts, self.dispatch, self.plans)
         self.remover = Remover(

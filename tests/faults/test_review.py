@@ -376,7 +376,7 @@ class Given(Dispatch):
         self.given, self.handed_out = batches, []
         self.stop = StopToken(SimpleNamespace(stopping=lambda: False))
         self.wait_seconds, self.obstacles = 0.0, Obstacles()
-        self.plans, self.is_after_changes = SimpleNamespace(draft=None), False
+        self.plans, self.is_after_changes = SimpleNamespace(is_plan=False), False
 
     async def hand_out(self, group):
         self.handed_out.append([work.file.key for work in group])

@@ -45,7 +45,7 @@ class Target(Protocol):
 
 @dataclass(slots=True)
 class Request:
-    """One request as it passed. The last five fields are filled while it is being forwarded."""
+    """One request as it passed. The last six fields are filled while it is being forwarded."""
 
     method: str
     target: str
@@ -58,9 +58,13 @@ class Request:
     body_bytes: int = 0
     body: bytes = b""
     status: int | None = None
-    answered: float | None = None  # the store has, before its answer goes on
+    answered: float | None = None
     finished: float | None = None
     flipped: bool = False  # a bit of its body or of its answer was turned on the way
+
+    def note_answer(self, status: int) -> None:
+        """The store has answered, and the answer has not gone on yet."""
+        self.status, self.answered = status, time.monotonic()
 
     @property
     def part(self) -> int | None:
@@ -385,8 +389,7 @@ class _Exchange:
         close = answer.close or expects or not answer.content_length
         lines.append("Connection: close" if close else "Connection: keep-alive")
         body = b"" if self.request.method == "HEAD" else answer.body
-        self.request.status = answer.status
-        self.request.answered = time.monotonic()
+        self.request.note_answer(answer.status)
         self.client.send("\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + body)
         return not close
 
@@ -476,8 +479,7 @@ class _Exchange:
             if not self._continue_sent:
                 self.client.send(head)
         headers = _headers(head)
-        self.request.status = status
-        self.request.answered = time.monotonic()
+        self.request.note_answer(status)
         bodiless = self.request.method == "HEAD" or status in (204, 304)
         pieces = iter(()) if bodiless else _framed(self.upstream, headers, none_without_length=False)
         time.sleep(self.toxic.delay())

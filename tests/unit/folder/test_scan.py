@@ -16,6 +16,7 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
+from descriptors import open_below
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -27,16 +28,6 @@ from syncworker.model import FileEntry, Skip, Unreadable
 from syncworker.paths import PROJECT
 
 OUTSIDE, DANGLING, LOOP = "symlink_outside", "symlink_dangling", "symlink_loop"
-
-
-def open_below(folder: Path) -> int:
-    count = 0
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            count += os.readlink(f"/proc/self/fd/{name}").startswith(str(folder))
-        except FileNotFoundError:  # another thread's, closed meanwhile
-            continue
-    return count
 
 
 @pytest.fixture(autouse=True)

@@ -12,22 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from descriptors import open_below
 
 from syncworker.errors import FatalError
 from syncworker.folder.symlinks import resolve
 from syncworker.folder.uploads_root import CHANGED, OUTSIDE, VANISHED, Tree
 from syncworker.paths import PROJECT
-
-
-def open_below(folder: Path) -> int:
-    """How many of this process's descriptors are of something in the folder."""
-    count = 0
-    for name in os.listdir("/proc/self/fd"):
-        try:
-            count += os.readlink(f"/proc/self/fd/{name}").startswith(str(folder))
-        except FileNotFoundError:  # another thread's, closed meanwhile
-            continue
-    return count
 
 
 @pytest.fixture(autouse=True)
