@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator
 
 from syncworker.folder.scan import scan
 from syncworker.folder.uploads_root import Tree
-from syncworker.index import Index, Row
+from syncworker.index.database import Index
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import join
 from syncworker.plan.spool import Spool

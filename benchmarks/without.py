@@ -9,7 +9,7 @@ import sys
 from typing import Any
 
 from syncworker.ending import Ending
-from syncworker.index import Index
+from syncworker.index.database import Index
 from syncworker.jobs.progress import Progress
 from syncworker.shell import cli
 from syncworker.worker.second_look import SecondLook

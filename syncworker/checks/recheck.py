@@ -23,7 +23,8 @@ from typing import Any, Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.folder.source import Source
-from syncworker.index import Index, Row
+from syncworker.index.database import Index
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.differences import CHUNK, Changes, Difference, Found
 from syncworker.s3 import etag

@@ -31,7 +31,7 @@ from syncworker.checks.recheck import ask
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.folder.source import Source
 from syncworker.folder.uploads_root import VANISHED
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare
 from syncworker.plan.compare import Verdict

@@ -30,7 +30,8 @@ from syncworker.cluster.lease import Lease
 from syncworker.cluster.protocol import LEASE_SECONDS, Kind, Record, State, Verb
 from syncworker.errors import FatalError, RetryError, SyncError
 from syncworker.folder.uploads_root import Tree
-from syncworker.index import Index, Row
+from syncworker.index.database import Index
+from syncworker.index.records import Row
 from syncworker.jobs.progress import Operation, Progress, Sent
 from syncworker.model import FileEntry, Phase
 from syncworker.options.table import Options

@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, Protocol
 
 from syncworker.cluster import source
 from syncworker.errors import FileError, RetryError, SyncError
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Decision, Reason, Verdict
 from syncworker.plan.events import Work

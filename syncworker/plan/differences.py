@@ -19,7 +19,9 @@ from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from syncworker.index import Brief, Index, Row, Rows, is_text
+from syncworker.index.database import Index
+from syncworker.index.records import Brief, Row, is_text
+from syncworker.index.rows import Rows
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare, join
 from syncworker.plan.breadth import Breadth

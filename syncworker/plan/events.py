@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Decision
 

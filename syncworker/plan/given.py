@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from syncworker.index import GivenRows, Index
+from syncworker.index.database import Index
+from syncworker.index.rows import GivenRows
 from syncworker.model import UNKNOWN, ObjectEntry
 from syncworker.options.object_headers import ObjectHeaders
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice
 from operator import itemgetter, lt
 
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.listing import Pages, duplicate
 from syncworker.plan.spool import Spool, Table

@@ -26,7 +26,9 @@ from typing import Any
 
 from syncworker.errors import FatalError
 from syncworker.folder.scan_items import within
-from syncworker.index import Index, Row, Rows
+from syncworker.index.database import Index
+from syncworker.index.records import Row
+from syncworker.index.rows import Rows
 from syncworker.model import KEY_MAX_BYTES, FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.plan import compare, join, unchanged_pages
 from syncworker.plan.breadth import Breadth

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import itemgetter, sub
 
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry, ScanItem
 from syncworker.plan.compare import RACY_NS
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from syncworker.index import Index
+from syncworker.index.database import Index
 from syncworker.s3.bucket import Bucket
 
 _NOTED = 20_000  # objects without a file; more are seldom in an upload's way

@@ -12,7 +12,7 @@ from typing import Any
 
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.folder.source import Source
-from syncworker.index import Index
+from syncworker.index.database import Index
 from syncworker.model import ObjectEntry, Phase
 from syncworker.plan.differences import Changes
 from syncworker.plan.spool import Spool

@@ -13,7 +13,7 @@ from itertools import compress
 from operator import not_
 
 from syncworker.errors import FileError, RetryError, SyncError
-from syncworker.index import Index
+from syncworker.index.database import Index
 from syncworker.jobs.progress import Progress
 from syncworker.s3 import deletions, xml_documents
 from syncworker.s3.bucket import Bucket

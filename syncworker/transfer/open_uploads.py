@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from syncworker.errors import SyncError
-from syncworker.index import Unfinished
+from syncworker.index.records import Unfinished
 from syncworker.model import FileEntry
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart, sums, xml_messages

@@ -22,7 +22,8 @@ import hashlib
 import time
 
 from syncworker.errors import FileError, RetryError
-from syncworker.index import Index, Unfinished
+from syncworker.index.database import Index
+from syncworker.index.records import Unfinished
 from syncworker.s3 import multipart, sums
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.sums import MD5, SHA256, Algorithm

@@ -20,7 +20,7 @@ import os
 from typing import NamedTuple
 
 from syncworker.errors import FileError
-from syncworker.index import Row, Unfinished
+from syncworker.index.records import Row, Unfinished
 from syncworker.model import FileEntry
 from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags

@@ -24,7 +24,8 @@ from typing import Any, Protocol, TypeVar
 
 from syncworker.errors import FileError, RetryError, Stopped, SyncError
 from syncworker.folder.uploads_root import Tree
-from syncworker.index import Index, Row
+from syncworker.index.database import Index
+from syncworker.index.records import Row
 from syncworker.jobs.progress import Operation, Progress, Sent
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import ObjectHeaders

@@ -15,7 +15,7 @@ from typing import Any
 
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.folder.uploads_root import VANISHED
-from syncworker.index import Part
+from syncworker.index.records import Part
 from syncworker.jobs.progress import Operation, Sent
 from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW

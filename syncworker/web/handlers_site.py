@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import bottle
 
-from syncworker import __version__, index
+from syncworker import __version__
 from syncworker import request as spec
+from syncworker.index.rows import count_objects
 from syncworker.options import table
 from syncworker.system import disk_space
 from syncworker.web import dashboard, metrics, openapi
@@ -80,9 +81,8 @@ def folders(service: Service, given: Parameters) -> Answer:
         value["filtered"] = service.folders.filtered(source, path_filter)
     if "dest" in given:
         dest = spec.parse_dest(given["dest"])
-        url = spec.parse_storage_url(given.get("storage_url"), service.settings)
-        path = service.jobs.destination({"storage_url": url, "dest": dest}).index_path
-        known = index.count_objects(path, KNOWN_MAX + 1)
+        place = {"storage_url": spec.parse_storage_url(given.get("storage_url"), service.settings)}
+        known = count_objects(service.jobs.destination({**place, "dest": dest}).index_path, KNOWN_MAX + 1)
         more = known is not None and known > KNOWN_MAX
         value["bucket"] = {"dest": dest, "objects_known": KNOWN_MAX if more else known, "more": more}
     return 200, value, {}

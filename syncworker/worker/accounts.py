@@ -6,7 +6,7 @@ import errno
 import time
 
 from syncworker.errors import SyncError
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.jobs.progress import Sent
 from syncworker.model import UNKNOWN, FileEntry
 from syncworker.options.object_headers import ObjectHeaders

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from syncworker.folder.uploads_root import Tree
-from syncworker.index import Index
+from syncworker.index.database import Index
 from syncworker.jobs.progress import Progress
 from syncworker.options.table import DEFAULTS, Options
 from syncworker.plan.differences import Changes

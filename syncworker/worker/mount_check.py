@@ -31,7 +31,7 @@ from syncworker.errors import FatalError
 from syncworker.escape import escape_non_utf8
 from syncworker.folder import symlinks
 from syncworker.folder.uploads_root import Tree
-from syncworker.index import Index
+from syncworker.index.database import Index
 from syncworker.jobs.destination import EARLIER
 from syncworker.options.table import Options
 from syncworker.system import durable_files, mount_table

@@ -9,7 +9,7 @@ from concurrent.futures import CancelledError, Future
 from queue import SimpleQueue
 
 from syncworker.errors import FatalError
-from syncworker.index import count_objects
+from syncworker.index.rows import count_objects
 from syncworker.model import ObjectEntry
 from syncworker.plan.breadth import Breadth
 from syncworker.plan.listing import Listing, page_of_folders, prefixes_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 
 from syncworker.ending import Planned, plan_message
-from syncworker.index import count_objects
+from syncworker.index.rows import count_objects
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Reason
 from syncworker.plan.draft import Draft

@@ -9,7 +9,7 @@ from syncworker.checks.recheck import Recheck
 from syncworker.checks.verification import Verification
 from syncworker.ending import Ending
 from syncworker.folder.source import Source
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry, Phase
 from syncworker.options.table import DEEP
 from syncworker.plan.compare import compare

@@ -12,7 +12,7 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.jobs.progress import Operation, Sent
 from syncworker.model import FileEntry, Phase
 from syncworker.options.object_headers import ObjectHeaders

@@ -31,7 +31,8 @@ from syncworker.folder.scan import read_ahead, scan
 from syncworker.folder.scan_process import WORTH_FILES, scan_apart
 from syncworker.folder.source import Look, Source, refuse_unknown, vanished
 from syncworker.folder.uploads_root import Tree
-from syncworker.index import Index, count_objects
+from syncworker.index.database import Index
+from syncworker.index.rows import count_objects
 from syncworker.jobs.progress import Progress
 from syncworker.model import Phase, ScanItem, Skip
 from syncworker.plan.differences import Changes

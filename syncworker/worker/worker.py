@@ -19,7 +19,7 @@ from syncworker import ending
 from syncworker.ending import Ending, Planned
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.escape import escape_control
-from syncworker.index import FrozenIndex, Index
+from syncworker.index.database import FrozenIndex, Index
 from syncworker.jobs.progress import Progress
 from syncworker.jobs.record import Fault, Status
 from syncworker.jobs.status import (

@@ -18,7 +18,7 @@ from stores import Store
 from syncworker.folder.scan import scan
 from syncworker.folder.scan_process import scan_apart
 from syncworker.folder.uploads_root import Tree
-from syncworker.index import Index
+from syncworker.index.database import Index
 from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry
 from syncworker.shell import cli

@@ -19,7 +19,9 @@ from proxy import Request
 from stores import Store
 from test_quirks import changed_body
 
-from syncworker.index import Index, Row, Rows
+from syncworker.index.database import Index
+from syncworker.index.records import Row
+from syncworker.index.rows import Rows
 from syncworker.model import ObjectEntry
 from syncworker.plan import differences
 from syncworker.plan.differences import Changes, Found, Listable, collect

@@ -241,7 +241,7 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     from syncworker.folder.uploads_root import Tree
-    from syncworker.index import Index
+    from syncworker.index.database import Index
     from syncworker.model import FileEntry, ObjectEntry
     from syncworker.plan.compare import UPDATE
     from syncworker.plan.events import Work

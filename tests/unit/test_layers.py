@@ -111,7 +111,7 @@ def reaches(name: str) -> set[str]:
         ("psutil", {"system.processes"}),
         ("signal", {"system.processes"}),
         ("httptools", {"wire.connection"}),
-        ("sqlite3", {"index", "plan.spool"}),
+        ("sqlite3", {"index.database", "index.rows", "plan.spool"}),
         ("ssl", {"wire.connect_errors", "system.tls"}),
         ("cronsim", {"mirrors.schedule"}),
         ("distributed", {"cluster.dask_engine"}),
@@ -201,7 +201,6 @@ MODULE_LINES, ROOM_LINES, PARAMETERS = 400, 2500, 6
 LARGER = {
     "cluster.member": 600,
     "cluster.shares": 600,
-    "index": 600,
     "jobs.progress": 500,
     "jobs.store": 550,
     "mirrors.file": 450,

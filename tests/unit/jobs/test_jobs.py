@@ -17,7 +17,7 @@ from bench import PROJECT, wait_for
 from serving import write_finished
 
 from syncworker.errors import UsageError
-from syncworker.index import Index
+from syncworker.index.database import Index
 from syncworker.jobs import status as job_status
 from syncworker.jobs import status_cache
 from syncworker.jobs import store as jobs

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare
 from syncworker.plan.compare import Decision, Reason, Verdict

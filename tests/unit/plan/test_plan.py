@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncworker.errors import FatalError, RetryError
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import join as plan
 from syncworker.plan.listing import Listing

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncworker.index import Index, Row
+from syncworker.index.database import Index
+from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.plan import compare, planner, unchanged_pages
 from syncworker.plan.compare import RACY_NS, Verdict

@@ -15,7 +15,9 @@ import pytest
 from bench import tree, wait_for
 from serving import Site
 
-from syncworker import index
+from syncworker.index.database import Index
+from syncworker.index.records import Row
+from syncworker.index.rows import count_objects
 from syncworker.options.patterns import PathFilter
 from syncworker.service import folder_sizes
 from syncworker.service.folder_sizes import Folders
@@ -123,14 +125,14 @@ def test_the_bucket_is_told_by_the_index_and_made_by_nobody(site: Site) -> None:
     assert site.get(target).json["bucket"] == {"dest": "bucket", "objects_known": None, "more": False}
     path = site.jobs.destination({"storage_url": "http://127.0.0.1:9", "dest": "bucket"}).index_path
     assert not os.path.exists(path)
-    known = index.Index(path)
+    known = Index(path)
     for number in range(3):
-        known.remember(index.Row(str(number), 1, 1, 1, 1, "e", "", 0, "", 1))
+        known.remember(Row(str(number), 1, 1, 1, 1, "e", "", 0, "", 1))
     known.flush()
     assert site.get(target).json["bucket"]["objects_known"] == 3  # while a worker has it open
     known.close()
     assert site.get(target).json["bucket"]["objects_known"] == 3
-    assert index.count_objects(path, 2) == 2
+    assert count_objects(path, 2) == 2
     Path(path).write_bytes(b"no database" * 100)
     assert site.get(target).json["bucket"]["objects_known"] is None
 

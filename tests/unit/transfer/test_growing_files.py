@@ -15,7 +15,7 @@ import pytest
 from bench import Mirror
 
 from syncworker.folder.uploads_root import Tree
-from syncworker.index import Row
+from syncworker.index.records import Row
 from syncworker.jobs.progress import Sent
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare, events

@@ -15,7 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from stores import die_with_parent_obeying_permissions
 
-from syncworker.index import Index, Row, Rows, Unfinished
+from syncworker.index.database import Index
+from syncworker.index.records import Row, Unfinished
+from syncworker.index.rows import Rows
 from syncworker.paths import PROJECT
 
 HOLDER = """
@@ -28,7 +30,8 @@ sys.stdin.read()
 """
 UNWRITABLE = """
 import sys
-from syncworker.index import Index, Row, Unfinished
+from syncworker.index.database import Index
+from syncworker.index.records import Row, Unfinished
 row = lambda key: Row(key, 7, 1, 2, 3, "e", "", 0, "", 4)
 index = Index(sys.argv[1])
 index.remember(row("new"))
