@@ -17,6 +17,7 @@ import os
 import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from syncworker.errors import FatalError, Stopped
@@ -30,6 +31,7 @@ from syncworker.folder.scan_items import (
     unread_file,
     unread_link,
 )
+from syncworker.folder.stat_ahead import THREADS, StatAhead
 from syncworker.folder.symlinks import SourceMissing, find_source, resolve
 from syncworker.folder.uploads_root import READ_DIRECTORY, Identity, Tree, identity
 from syncworker.model import KEY_MAX_BYTES, FileEntry, ScanItem, Skip, Unreadable
@@ -62,7 +64,7 @@ class _Level:
     regular file. (No name holds a NUL, and it sorts before everything, so it moves nothing.)
     """
 
-    __slots__ = ("fd", "identity", "last", "odd", "path", "prefix", "rest")
+    __slots__ = ("fd", "identity", "last", "lstat", "odd", "path", "prefix", "rest")
 
     def __init__(self, fd: int, prefix: str, path: str) -> None:
         self.fd = fd  # -1: closed
@@ -72,6 +74,7 @@ class _Level:
         self.odd: dict[str, tuple[ScanItem, ...] | _Link] = {}
         self.rest: Iterator[str] = iter(())
         self.last = ""  # the name taken before
+        self.lstat: Callable[..., os.stat_result] = os.stat
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -172,6 +175,7 @@ class _Walk:
         self._points = mount_table.points_below(tree.root) if on_mount else frozenset()
         self._told = ("", "")
         self._branch: set[Identity] = set()
+        self._pool = None if tree.is_local else ThreadPoolExecutor(THREADS, "lstat")  # starts none by itself
 
     def ask(self) -> None:
         if self._should_stop():
@@ -180,6 +184,8 @@ class _Walk:
     def close(self) -> None:
         for level in self.levels:
             level.close()
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
 
     def enter(self, fd: int, prefix: str, path: str) -> ScanItem | None:
         """Read the names of an opened directory, make it the end of the branch; or say why not."""
@@ -234,7 +240,7 @@ class _Walk:
         the names are read may be listed twice, as two kinds even; it is taken once.
         """
         level = self.levels[-1]
-        fd, prefix, lstat, last = level.fd, level.prefix, os.stat, level.last
+        fd, prefix, lstat, last = level.fd, level.prefix, level.lstat, level.last
         new = tuple.__new__
         base = level.path + "/" if level.path else ""
         items: list[ScanItem] = []
@@ -336,6 +342,8 @@ class _Walk:
                     self.ask()
         names.sort()
         level.rest = iter(names)
+        if self._pool is not None:
+            level.lstat = StatAhead(self._pool, names)
 
     def _explain(self, level: _Level, name: str) -> str:
         """Look at a name that is no plain file or directory, or no UTF-8; returns how it is listed."""

@@ -1,0 +1,64 @@
+"""`lstat` of the files that come next, by several threads, where a call waits for a server.
+
+On NFS, SMB or FUSE a call takes as long as the way to the server and back. When one is slow, the names behind
+it in its directory are asked for side by side. Where calls are quick (the client has read the attributes with
+the names) they are made one by one, because threads would only cost time.
+
+No call is under way when the scan goes on: its descriptors may be closed then. What was found is used for
+`_FRESH_SECONDS`, so that a file behind a large folder is not shown as it was before that folder was read.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+THREADS = 16
+_AHEAD_NAMES = 512
+_SLOW_SECONDS = 0.0002
+_FRESH_SECONDS = 1.0
+
+_Found = os.stat_result | OSError
+
+
+class StatAhead:
+    """The `os.stat` of one directory's sorted names. A name of a file ends neither in "/" nor in NUL."""
+
+    def __init__(self, pool: ThreadPoolExecutor, names: list[str]) -> None:
+        self._pool, self._names = pool, names
+        self._found: dict[str, _Found] = {}
+        self._fresh_until = 0.0
+
+    def __call__(self, name: str, *, dir_fd: int, follow_symlinks: bool) -> os.stat_result:
+        now = time.monotonic()
+        found = self._found.pop(name, None) if now < self._fresh_until else None
+        if found is None:
+            found = _lstat(dir_fd, name)
+            if time.monotonic() - now > _SLOW_SECONDS:
+                self._look(name, dir_fd)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    def _look(self, name: str, fd: int) -> None:
+        at = bisect_right(self._names, name)
+        names = [each for each in self._names[at : at + _AHEAD_NAMES] if each[-1] not in "/\0"]
+        parts = [names[start::THREADS] for start in range(min(THREADS, len(names)))]
+        self._found = {}
+        for part, found in zip(parts, self._pool.map(partial(_lstat_all, fd), parts), strict=True):
+            self._found.update(zip(part, found, strict=True))
+        self._fresh_until = time.monotonic() + _FRESH_SECONDS
+
+
+def _lstat(fd: int, name: str) -> _Found:
+    try:
+        return os.stat(name, dir_fd=fd, follow_symlinks=False)
+    except OSError as error:
+        return error
+
+
+def _lstat_all(fd: int, names: list[str]) -> list[_Found]:
+    return [_lstat(fd, name) for name in names]
