@@ -6,8 +6,10 @@ remembers of the last time. Keys are `str`; they sort by code point, which is th
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from enum import StrEnum
-from typing import NamedTuple
+from itertools import repeat
+from typing import NamedTuple, overload
 
 UNKNOWN = "?"  # what an object was given that we have not sent, or do not remember
 KEY_MAX_BYTES = 1024  # S3: Object key names, at most 1,024 bytes of UTF-8
@@ -88,3 +90,45 @@ class ObjectEntry(NamedTuple):
     size: int
     etag: str
     modified: str
+
+
+class ObjectEntries(Sequence[ObjectEntry]):
+    """The object entries of a listing's page, kept as columns: most pages are compared as a whole, and an
+    entry is made when somebody looks at it."""
+
+    __slots__ = ("etags", "keys", "modified", "sizes")
+
+    def __init__(
+        self,
+        keys: tuple[str, ...] = (),
+        sizes: tuple[int, ...] = (),
+        etags: tuple[str, ...] = (),
+        modified: tuple[str, ...] = (),
+    ) -> None:
+        """Columns of one length."""
+        self.keys, self.sizes, self.etags, self.modified = keys, sizes, etags, modified
+
+    @classmethod
+    def of(cls, entries: Iterable[ObjectEntry]) -> ObjectEntries:
+        """The same, as columns."""
+        return entries if isinstance(entries, ObjectEntries) else cls(*zip(*entries, strict=True))
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    @overload
+    def __getitem__(self, at: int) -> ObjectEntry: ...
+    @overload
+    def __getitem__(self, at: slice) -> ObjectEntries: ...
+    def __getitem__(self, at: int | slice) -> ObjectEntry | ObjectEntries:
+        made = ObjectEntries if isinstance(at, slice) else ObjectEntry
+        return made(self.keys[at], self.sizes[at], self.etags[at], self.modified[at])  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[ObjectEntry]:
+        columns = zip(self.keys, self.sizes, self.etags, self.modified, strict=True)
+        return map(tuple.__new__, repeat(ObjectEntry), columns)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]

@@ -13,8 +13,9 @@ nothing at the store; checks/recheck.py asks and mends.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -22,7 +23,7 @@ from typing import Any, NamedTuple
 from syncworker.index.database import Index
 from syncworker.index.records import Brief, Row, is_text
 from syncworker.index.rows import Rows
-from syncworker.model import FileEntry, ObjectEntry
+from syncworker.model import FileEntry, ObjectEntries, ObjectEntry
 from syncworker.plan import compare, join
 from syncworker.plan.breadth import Breadth
 from syncworker.plan.listing import FetchRange, Listing, Pages, PendingPage, PendingRange
@@ -39,10 +40,7 @@ _ROWS_UNCHECKED = 4096
 
 Range = tuple[str | None, str]  # the key before the first, the last
 
-_TOLD = ("key", "size", "etag")
-_sent = itemgetter(*(Row._fields.index(name) for name in _TOLD))
-_listed = itemgetter(*(ObjectEntry._fields.index(name) for name in _TOLD))
-_etag = itemgetter(ObjectEntry._fields.index("etag"))
+_sent = itemgetter(*(Row._fields.index(name) for name in Brief._fields))
 
 
 class Difference(NamedTuple):
@@ -245,7 +243,7 @@ def differences(
             yield Difference(row, obj)
 
 
-def _settles_nothing(_: list[ObjectEntry]) -> bool:
+def _settles_nothing(_: Sequence[ObjectEntry]) -> bool:
     return False
 
 
@@ -279,13 +277,14 @@ class Ascending:
         self._rows = self._whole = self._index.rows(start=start)
         return self._whole
 
-    def settles(self, page: list[ObjectEntry]) -> bool:
+    def settles(self, page: Sequence[ObjectEntry]) -> bool:
         rows = self._rows
         if rows.following() != page[0].key:
             return False
         known = rows.take(page[0].key, len(page))
+        listed = ObjectEntries.of(page)
         told = known if self._whole is None else list(map(_sent, known))
-        if told == list(map(_listed, page)) and all(map(_etag, page)):
+        if told == list(zip(listed.keys, listed.sizes, listed.etags, strict=True)) and all(listed.etags):
             return True
         rows.give_back(known)  # type: ignore[arg-type]
         return False
@@ -328,18 +327,18 @@ class Ranges:
         self._fetch_range = fetch_range
         self.complete = False
 
-    def pages(self) -> Iterator[list[ObjectEntry]]:
+    def pages(self) -> Iterator[Sequence[ObjectEntry]]:
         waiting, ahead = deque(self._ranges), deque[tuple[Range, PendingRange]]()
         while waiting or ahead:
             while waiting and len(ahead) < _RANGES_AHEAD:
                 ahead.append((waiting[0], self._fetch_range(*waiting.popleft())))
             (low, high), pending = ahead.popleft()
             pages = list(islice(pending, _RANGE_PAGES))
-            entries = [entry for page in pages for entry in page.entries]
-            keys = [entry.key for entry in entries]
-            if keys != sorted(keys) or (keys and low is not None and keys[0] <= low):
+            entries = ObjectEntries.of(chain.from_iterable(page.entries for page in pages))
+            keys = entries.keys
+            if list(keys) != sorted(keys) or (keys and low is not None and keys[0] <= low):
                 raise NotInRanges
             if pages[-1].truncated and not (keys and keys[-1] > high):
                 raise NotInRanges
-            yield [entry for entry in entries if entry.key <= high]
+            yield entries[: bisect_right(keys, high)]
         self.complete = True

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from syncworker.index.database import Index
 from syncworker.index.rows import GivenRows
-from syncworker.model import UNKNOWN, ObjectEntry
+from syncworker.model import UNKNOWN, ObjectEntries, ObjectEntry
 from syncworker.options.object_headers import ObjectHeaders
 
 
@@ -33,7 +33,7 @@ class Outdated:
 
     def any_of(self, page: Sequence[ObjectEntry]) -> bool:
         """Whether there is one among these, which all have rows and whose keys ascend."""
-        return self._differs([entry.key for entry in page])
+        return self._differs(ObjectEntries.of(page).keys)
 
     def _differs(self, keys: Sequence[str]) -> bool:
         given = self._rows.between(keys[0], keys[-1])

@@ -18,12 +18,12 @@ tuple of file and index row). Promises:
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from operator import itemgetter, lt
 
 from syncworker.index.records import Row
-from syncworker.model import FileEntry, ObjectEntry
+from syncworker.model import FileEntry, ObjectEntries, ObjectEntry
 from syncworker.plan.listing import Pages, duplicate
 from syncworker.plan.spool import Spool, Table
 
@@ -32,12 +32,12 @@ Pair = tuple[Local | None, ObjectEntry | None]
 
 # Is given a page that has not been looked at, whose files are the next ones to come. True: its objects and as
 # many files are settled, all of them pairs of one key, and are not yielded.
-Settles = Callable[[list[ObjectEntry]], bool]
+Settles = Callable[[Sequence[ObjectEntry]], bool]
 
 _key = itemgetter(0)
 
 
-def _settles_nothing(_: list[ObjectEntry]) -> bool:
+def _settles_nothing(_: Sequence[ObjectEntry]) -> bool:
     return False
 
 
@@ -54,7 +54,7 @@ class _Ordered:
     def __init__(self, listing: Pages) -> None:
         self._listing = listing
         self._pages = listing.pages()
-        self._page: list[ObjectEntry] = []
+        self._page: Sequence[ObjectEntry] = ()
         self._at = 0
         self._last = ""
         self._started = False
@@ -79,8 +79,8 @@ class _Ordered:
         self._last, self._started = entry.key, True
         return entry
 
-    def _ascends(self, page: list[ObjectEntry]) -> bool:
-        keys = list(map(_key, page))
+    def _ascends(self, page: Sequence[ObjectEntry]) -> bool:
+        keys = ObjectEntries.of(page).keys
         if keys and self._started and keys[0] <= self._last:
             return False
         return all(map(lt, keys, islice(keys, 1, None)))

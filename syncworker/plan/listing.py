@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from syncworker.errors import FatalError
-from syncworker.model import ObjectEntry
+from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.s3.xml_messages import Page
 
@@ -77,7 +77,7 @@ class Pages(Protocol):
 
     complete: bool
 
-    def pages(self) -> Iterator[list[ObjectEntry]]: ...
+    def pages(self) -> Iterator[Sequence[ObjectEntry]]: ...
 
 
 class Listing:
@@ -106,14 +106,14 @@ class Listing:
         self._empty = 0
         self.complete = False
 
-    def pages(self) -> Iterator[list[ObjectEntry]]:
+    def pages(self) -> Iterator[Sequence[ObjectEntry]]:
         """Raises FatalError BrokenListing, or what fetching raises."""
         if self._cuts and self._fetch_range is not None:
             yield from self._side_by_side(self._fetch_range)
         else:
             yield from self._by_tokens(self._fetch(None))
 
-    def _by_tokens(self, pending: PendingPage) -> Iterator[list[ObjectEntry]]:
+    def _by_tokens(self, pending: PendingPage) -> Iterator[Sequence[ObjectEntry]]:
         while True:
             page = pending.result()
             self._check(page)
@@ -141,7 +141,7 @@ class Listing:
                 raise _broken("gives the same page twice")
             self._last_ends = ends
 
-    def _side_by_side(self, fetch_range: FetchRange) -> Iterator[list[ObjectEntry]]:
+    def _side_by_side(self, fetch_range: FetchRange) -> Iterator[Sequence[ObjectEntry]]:
         while True:
             self._begin_ranges(fetch_range)
             current = self._ahead.popleft()
@@ -158,7 +158,7 @@ class Listing:
                     self._begin_ranges(fetch_range, current)
                     continue
                 if not page.truncated:  # the last one of all, though there are cuts behind it
-                    self._expect_nothing(self._ahead, max(entry.key for entry in page.entries))
+                    self._expect_nothing(self._ahead, max(_keys(page.entries)))
                     self.complete = True
                     yield page.entries
                     return
@@ -195,15 +195,15 @@ class Listing:
             self._behind = high
             fetching, expected = fetching + 1, expected + pages
 
-    def _agrees(self, entries: list[ObjectEntry], passed: int, end: str | None) -> bool:
+    def _agrees(self, entries: Sequence[ObjectEntry], passed: int, end: str | None) -> bool:
         """Whether what this range lists behind its end is what the next range begins with."""
-        if end is None or not self._ahead or any(entry.key <= end for entry in entries[passed:]):
+        if end is None or not self._ahead or min(_keys(entries[passed:]), default=end) <= end:
             return False
         first = self._ahead[0].peek().entries
         behind = entries[passed:]
         return first[: len(behind)] == behind[: len(first)] and bool(first)
 
-    def _go_on(self, page: Page) -> Iterator[list[ObjectEntry]]:
+    def _go_on(self, page: Page) -> Iterator[Sequence[ObjectEntry]]:
         """From this page on by tokens: the ranges do not hold."""
         self.complete = not page.truncated
         pending = self._fetch(page.token) if page.truncated else None
@@ -251,13 +251,18 @@ async def page_of_folders(
     return page
 
 
-def _first_beyond(entries: list[ObjectEntry], end: str | None) -> int | None:
+def _first_beyond(entries: Sequence[ObjectEntry], end: str | None) -> int | None:
     """The place of the first key behind the end of a range."""
     if end is None or not entries:
         return None
-    if entries[-1].key <= end and all(entry.key <= end for entry in entries):
+    keys = _keys(entries)
+    if max(keys) <= end:
         return None
-    return next(place for place, entry in enumerate(entries) if entry.key > end)
+    return next(place for place, key in enumerate(keys) if key > end)
+
+
+def _keys(entries: Sequence[ObjectEntry]) -> tuple[str, ...]:
+    return ObjectEntries.of(entries).keys
 
 
 def _broken(how: str) -> FatalError:

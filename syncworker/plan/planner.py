@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -172,7 +172,7 @@ class Planner:
             else:
                 self._event("skip" if isinstance(item, Skip) else "unreadable", item)
 
-    def _settles(self, page: list[ObjectEntry], items: Iterator[ScanItem], rows: Rows[Row]) -> bool:
+    def _settles(self, page: Sequence[ObjectEntry], items: Iterator[ScanItem], rows: Rows[Row]) -> bool:
         """Counts the next files, as many as the page has objects, if they are these and all unchanged."""
         count = len(page)
         files = list(islice(chain(self._again, items), count))

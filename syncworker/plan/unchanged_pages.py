@@ -9,26 +9,12 @@ looked at by itself. It never takes a file for unchanged that `compare` would no
 from __future__ import annotations
 
 from collections.abc import Sequence
-from operator import itemgetter, sub
+from operator import sub
+from typing import Any
 
 from syncworker.index.records import Row
-from syncworker.model import FileEntry, ObjectEntry, ScanItem
+from syncworker.model import FileEntry, ObjectEntries, ObjectEntry, ScanItem
 from syncworker.plan.compare import RACY_NS
-
-
-def _columns(kind: type, *names: str) -> itemgetter[tuple[object, ...]]:
-    return itemgetter(*(kind._fields.index(name) for name in names))  # type: ignore[attr-defined]
-
-
-_STAT = ("key", "size", "mtime_ns", "ctime_ns", "inode")
-_file, _row = _columns(FileEntry, *_STAT), _columns(Row, *_STAT)
-_listed, _sent = _columns(ObjectEntry, "key", "size", "etag"), _columns(Row, "key", "size", "etag")
-_dated, _noted = _columns(ObjectEntry, "key", "size", "modified"), _columns(Row, "key", "size", "modified")
-_size = itemgetter(FileEntry._fields.index("size"))
-_etag = itemgetter(ObjectEntry._fields.index("etag"))
-_modified = itemgetter(ObjectEntry._fields.index("modified"))
-_checked = itemgetter(Row._fields.index("checked_ns"))
-_ctime = itemgetter(Row._fields.index("ctime_ns"))
 
 
 def unchanged(items: Sequence[ScanItem], rows: Sequence[Row], page: Sequence[ObjectEntry]) -> int | None:
@@ -36,14 +22,19 @@ def unchanged(items: Sequence[ScanItem], rows: Sequence[Row], page: Sequence[Obj
     n-th row that of both, and trusted. None: not known."""
     if not len(items) == len(rows) == len(page) or set(map(type, items)) != {FileEntry}:
         return None
-    if list(map(_file, items)) != list(map(_row, rows)):
+    file: Any = FileEntry._make(zip(*items, strict=True))  # of columns
+    row: Any = Row._make(zip(*rows, strict=True))
+    if file[:5] != (row.key, row.size, row.mtime_ns, row.ctime_ns, row.inode):
         return None
-    tags = set(map(_etag, page))
+    listed = ObjectEntries.of(page)
+    if listed.keys != row.key or listed.sizes != row.size:
+        return None
+    tags = set(listed.etags)
     if tags == {""}:  # a store that lists none
-        if "" in map(_modified, page) or list(map(_dated, page)) != list(map(_noted, rows)):
+        if "" in listed.modified or listed.modified != row.modified:
             return None
-    elif "" in tags or list(map(_listed, page)) != list(map(_sent, rows)):
+    elif "" in tags or listed.etags != row.etag:
         return None
-    if min(map(sub, map(_checked, rows), map(_ctime, rows))) <= RACY_NS:
+    if min(map(sub, row.checked_ns, row.ctime_ns)) <= RACY_NS:
         return None
-    return int(sum(map(_size, items)))
+    return int(sum(file.size))

@@ -8,12 +8,12 @@ store checks. No trailing checksums, ever: several stores keep their framing ins
 from __future__ import annotations
 
 import binascii
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, RetryError
-from syncworker.model import ObjectEntry
+from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.client import TRIES, Client
 from syncworker.s3.request import S3Request
@@ -128,7 +128,11 @@ class Bucket:
         if not self.key_prefix:
             return page
         cut = len(self.key_prefix)
-        return page._replace(entries=[e._replace(key=e.key[cut:]) for e in page.entries if len(e.key) > cut])
+        found = ObjectEntries.of(page.entries)
+        if any(len(key) <= cut for key in found.keys):
+            found = ObjectEntries.of(e for e in found if len(e.key) > cut)
+        keys = tuple(key[cut:] for key in found.keys)
+        return page._replace(entries=ObjectEntries(keys, found.sizes, found.etags, found.modified))
 
     async def list_range(
         self, low: str | None, high: str | None, first: xml_messages.Page | None = None
@@ -147,7 +151,7 @@ class Bucket:
         """The first keys listed under a key's own name: the key itself, if the store kept it."""
         return [entry.key for entry in await self.list_under(key, most)]
 
-    async def list_under(self, key: str, most: int = 2) -> list[ObjectEntry]:
+    async def list_under(self, key: str, most: int = 2) -> Sequence[ObjectEntry]:
         """The first objects whose keys begin so. FileError when the answer cannot be read: that is this key's
         fault, until others fail so as well."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most)}

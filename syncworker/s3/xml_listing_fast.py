@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import functools
 import re
-from itertools import repeat
 from urllib.parse import unquote_plus
 
-from syncworker.model import ObjectEntry
+from syncworker.model import ObjectEntries
 
 # What a parser refuses, or reads otherwise, each with a byte of it that is rare and found faster.
 _NOT_PLAIN = ((b"!", b"<!"), (b"]", b"]]>"), (b"\xef", b"\xef\xbf\xbe"), (b"\xef", b"\xef\xbf\xbf"))
@@ -73,16 +72,15 @@ def _entry_pattern(names: tuple[str, ...], quote: str) -> re.Pattern[str] | None
     return re.compile(r"\s*".join(["<Contents>", *parts, "</Contents>"]))
 
 
-def entries_of_columns(columns: list[list[str]], *, encoded: bool) -> list[ObjectEntry]:
-    keys, times, etags, sizes = columns
+def entries_of_columns(columns: list[list[str]], *, encoded: bool) -> ObjectEntries:
+    keys, times, etags, sizes = map(tuple, columns)
     joined = "".join(keys) if encoded else ""
     if "%" in joined or "+" in joined:
-        keys = [decode_key(key) if "%" in key or "+" in key else key for key in keys]
+        keys = tuple(decode_key(key) if "%" in key or "+" in key else key for key in keys)
     joined = "".join(etags)
     if joined != joined.lower():
-        etags = list(map(str.lower, etags))
-    fields = zip(keys, map(int, sizes), etags, times, strict=True)
-    return list(map(tuple.__new__, repeat(ObjectEntry), fields))
+        etags = tuple(map(str.lower, etags))
+    return ObjectEntries(keys, tuple(map(int, sizes)), etags, times)
 
 
 def decode_key(key: str) -> str:

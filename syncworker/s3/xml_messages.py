@@ -12,7 +12,7 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 from syncworker.errors import RetryError
-from syncworker.model import ObjectEntry
+from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.s3.xml_listing_fast import decode_key, entries_of_columns, split
 
 # Ceph's gateway refers to characters that XML forbids, in what it does not encode: tokens, prefixes, markers.
@@ -33,7 +33,7 @@ class StartAfter(str):
 class Page(NamedTuple):
     """A page of a listing. `token` is None on the last one."""
 
-    entries: list[ObjectEntry]
+    entries: Sequence[ObjectEntry]
     token: str | None
     truncated: bool
 
@@ -154,11 +154,11 @@ def parse_listing(body: bytes, prefix: str = "", asked: int = PAGE_KEYS) -> Page
     regular = split(body)
     root, ns = parse(regular[0] if regular else body, "ListBucketResult")
     if regular and len(root.findall(f"{ns}Contents")) == 1:
-        entries = entries_of_columns(regular[1], encoded=_is_encoded(root, ns))
+        entries: Sequence[ObjectEntry] = entries_of_columns(regular[1], encoded=_is_encoded(root, ns))
     else:
         root, ns = parse(body, "ListBucketResult")
         entries = _entries_of(root, ns)
-    if prefix and not all(entry.key.startswith(prefix) for entry in entries):
+    if prefix and not all(key.startswith(prefix) for key in ObjectEntries.of(entries).keys):
         raise RetryError("BadAnswer", "the storage listed a key outside of the prefix that was asked for")
     token = root.findtext(f"{ns}NextContinuationToken") or None
     more = _says_more(root, ns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future
 from queue import SimpleQueue
 
@@ -155,7 +155,7 @@ class Pages:
             lambda own, below: self.bucket.list_page(own, below=below), self._folders, token
         )
 
-    async def all_objects(self) -> AsyncIterator[list[ObjectEntry]]:
+    async def all_objects(self) -> AsyncIterator[Sequence[ObjectEntry]]:
         """All of the bucket."""
         self.take_first_page()
         pages = Listing(self.fetch).pages()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from syncworker.ending import Planned, plan_message
 from syncworker.index.rows import count_objects
@@ -16,7 +16,7 @@ from syncworker.plan.planner import Planner
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.pages import Pages
 
-Going = Callable[[], AsyncIterator[list[ObjectEntry]]]  # objects without a file, some at a time
+Going = Callable[[], AsyncIterator[Sequence[ObjectEntry]]]  # objects without a file, some at a time
 
 _ALL = 1 << 62
 

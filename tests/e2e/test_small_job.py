@@ -90,6 +90,8 @@ def test_the_first_file_waits_for_no_more_than_what_must_survive_a_power_cut(few
     names = [path.removeprefix(f"{few.shell.jobs}").partition(".tmp")[0] for path in waits]
     index = few.shell.jobs / ".index"
     assert names[:2] == [f"/{job}.json", ""], waits
+    # Its progress is written beside the work: on a slow machine before the first file, too.
+    names = names[:2] + [name for name in names[2:] if name != f"/{job}.json"]
     assert len(names) == 4, waits
     assert names[2].startswith("/.dest/"), waits
     assert names[3] == "/.dest", waits
