@@ -22,6 +22,7 @@ from typing import NamedTuple
 from syncworker.errors import FileError
 from syncworker.index.records import Row, Unfinished
 from syncworker.model import FileEntry
+from syncworker.options.object_headers import Given
 from syncworker.plan.events import Work
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart
@@ -36,16 +37,18 @@ from syncworker.transfer.upload_parts import PARTS_IN_FLIGHT, PartSender
 
 COPY_MAX = 5 << 30  # Amazon S3 API Reference, CopyObject
 _NO_COPIES = frozenset({"NotImplemented", "MethodNotAllowed"})
+_CLASS = "x-amz-storage-class"
 
 
 class _Copy(NamedTuple):
-    """`etag`: the condition; `before`: the object as it was."""
+    """`etag`: the condition; `before`: the object as it was; `class_before`: that it had been given."""
 
     file: FileEntry
     row: Row
     etag: str
     headers: dict[str, str]
     before: Head
+    class_before: str
 
 
 class Updater:
@@ -89,8 +92,9 @@ class Updater:
         ours = row.digest or row.etag
         is_md5 = etags.parts_of(ours) == 0 and row.part_size == 0
         md5 = base64.b64encode(bytes.fromhex(ours)).decode() if is_md5 else _md5_of(head)
-        headers = self.headers.of_copy(file, md5, self.index.given(file.key), head.given)
-        return _Copy(file, row, head.etag, headers, head)
+        given = self.index.given(file.key)
+        headers = self.headers.of_copy(file, md5, given, head.given)
+        return _Copy(file, row, head.etag, headers, head, Given.of(given).storage_class)
 
     async def _whole(self, copy: _Copy) -> str:
         headers = {"x-amz-metadata-directive": "REPLACE", **copy.headers}
@@ -168,9 +172,11 @@ def _row(row: Row, tag: str) -> Row:
 
 def _is_stale(copy: _Copy, head: Head) -> bool:
     """Whether a header that was to change or to go is as before, or none has changed. (Some stores forget
-    one or another that is new.)"""
+    one or another that is new, and none tells the class where it is the usual one.)"""
     before, now = _visible(copy.before), _visible(head)
     names = {*before, *(name for name in copy.headers if name in GIVEN or name.startswith("x-amz-meta-"))}
+    if _CLASS not in before and copy.headers.get(_CLASS, "") in ("STANDARD", copy.class_before):
+        names.discard(_CLASS)
     changed = [name for name in names if copy.headers.get(name, "") != before.get(name, "")]
     kept = [name for name in changed if now.get(name, "") == before.get(name, "")]
     return any(before.get(name) for name in kept) or (bool(changed) and kept == changed)

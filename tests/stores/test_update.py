@@ -129,6 +129,18 @@ def test_class_encryption_tags_and_acl(mirror: Mirror, store: Store) -> None:
     settled(mirror, acl="public-read")  # an ACL is given, never repaired
 
 
+@pytest.mark.parametrize("storage_class", ["STANDARD", "REDUCED_REDUNDANCY"])
+def test_a_class_that_the_store_does_not_tell_is_no_reason_to_send_again(
+    mirror: Mirror, storage_class: str
+) -> None:
+    """No store tells STANDARD, this one tells no class at all: other tags, and nothing that HEAD shows."""
+    mirror.make(FILES)
+    sync(mirror, storage_class=storage_class, tags="a=1")
+    for options in ({"storage_class": storage_class, "tags": "a=2"}, {"tags": "a=3"}):
+        run = sync(mirror, **options)
+        assert (run.progress["files_updated"], run.progress["files_uploaded"]) == (4, 0), options
+
+
 def test_objects_of_others_and_of_before_are_left_as_they_are(mirror: Mirror, store: Store) -> None:
     fill(store, mirror.bucket, {"theirs": b"1"})
     mirror.make({"theirs": "1", "ours": "2"})
