@@ -12,7 +12,7 @@ from __future__ import annotations
 
 PAGES_AHEAD = 64  # in memory, of all ranges
 _MOST = 64
-_READ_SECONDS = 0.002  # of our own time, for a page
+_READ_SECONDS = 0.0015  # of our own time, for a page
 _FIRST_SECONDS, _FIRST_MOST = 0.004, 12  # a range for each of these, before anything else is known
 _STEP = 1.5
 _LIKE_ALONE = 2.0  # times the quickest page: no longer than that, and more are tried
@@ -40,7 +40,9 @@ class Breadth:
         """A page of so many keys took so long."""
         if not self._began:
             self._began = True
-            self.ranges = max(1, min(_FIRST_MOST, int(seconds / _FIRST_SECONDS)))
+            most = min(_FIRST_MOST, int(seconds / _FIRST_SECONDS))
+            # A page without a key is no work for a store: it tells how far away it is.
+            self.ranges = max(1, most) if keys else _useful(seconds)
         if keys < _FULL:
             return
         self._quickest = quickest = min(seconds, self._quickest or seconds)
@@ -54,10 +56,14 @@ class Breadth:
             self.ranges = max(1, int(self.ranges / _STEP))
             self._rest = _REST_PAGES
         elif mean < _LIKE_ALONE * quickest and self._rest <= 0:
-            useful = min(_MOST, 2 + int(quickest / _READ_SECONDS))
-            self.ranges = max(1, min(useful, int(self.ranges * _STEP) + 1))
+            self.ranges = max(1, min(_useful(quickest), int(self.ranges * _STEP) + 1))
 
     @property
     def pages_each(self) -> int:
         """The more ranges, the shorter: the pages of all of them are held until their turn comes."""
         return max(1, PAGES_AHEAD // (2 * self.ranges))
+
+
+def _useful(seconds: float) -> int:
+    """As many as can be read in the time that one takes."""
+    return min(_MOST, 2 + int(seconds / _READ_SECONDS))

@@ -27,7 +27,8 @@ from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.s3.xml_messages import Page
 
-CUT_KEYS = 980  # between two cuts: a page, but for a few keys that show how the next range begins
+SPARE_KEYS = 20  # of a page, that show how the next range begins
+CUT_KEYS = 1000 - SPARE_KEYS  # between two cuts
 _EMPTY_PAGES = 1000  # in a row: some stores give a few, where much was deleted
 
 
@@ -188,7 +189,7 @@ class Listing:
             count = max(1, self._breadth.pages_each * CUT_KEYS // self._cut_keys)
             pages = max(1, count * self._cut_keys // CUT_KEYS)
             cuts = [self._cuts.popleft() for _ in range(min(count, len(self._cuts)))]
-            self._begun_all = not self._cuts  # what lies behind the last cut is less than a page
+            self._begun_all = not cuts
             high = None if self._begun_all else cuts[-1]
             pending = fetch_range(self._behind, high)
             self._ahead.append(_Range(high, pages, count, pending, iter(pending)))

@@ -35,7 +35,7 @@ from syncworker.plan.breadth import Breadth
 from syncworker.plan.compare import NEW, Verdict
 from syncworker.plan.events import Work
 from syncworker.plan.given import Outdated
-from syncworker.plan.listing import CUT_KEYS, FetchRange, Listing, PendingPage
+from syncworker.plan.listing import CUT_KEYS, SPARE_KEYS, FetchRange, Listing, PendingPage
 from syncworker.plan.spool import Spool
 
 BATCH = 2000
@@ -143,7 +143,10 @@ class Planner:
     @property
     def cuts(self) -> list[str]:
         """Where the next listing may be cut into ranges; none where the store does not list in order."""
-        return self._cuts if self._ordered and self.whole else []
+        if not (self._ordered and self.whole):
+            return []
+        behind_the_last = self._seen - (self._next_cut - CUT_KEYS)
+        return self._cuts if behind_the_last > SPARE_KEYS else self._cuts[:-1]
 
     def _listing(self) -> Listing:
         """By ranges, where an earlier sync found the store to list in order and left keys to cut at."""

@@ -174,7 +174,7 @@ def test_the_keys_to_cut_at_lie_as_far_apart_whichever_way_the_files_were_looked
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(planner, "CUT_KEYS", 25)
-    every = [trio(f"{n:03}") for n in range(100)]
+    every = [trio(f"{n:03}") for n in range(121)]
     cuts = []
     for at_once in (True, False):
         seen: list[str] = []
@@ -185,7 +185,7 @@ def test_the_keys_to_cut_at_lie_as_far_apart_whichever_way_the_files_were_looked
         planned(
             [f for f, _, _ in every],
             [r for _, r, _ in every],
-            [[o for _, _, o in every[i : i + 10]] for i in range(0, 100, 10)],
+            [[o for _, _, o in every[i : i + 10]] for i in range(0, 121, 10)],
             at_once=at_once,
         )
         cuts.append(seen)
@@ -202,4 +202,4 @@ def test_pages_that_are_longer_than_the_way_between_two_cuts_are_cut_as_often(
     items, rows, objects = zip(*(trio(f"{n:03}") for n in range(55)), strict=True)
     found, at_once = planned(list(items), list(rows), [list(objects[:45]), list(objects[45:])])
     assert (found["rest"], at_once) == ([("complete", "None")], 2)
-    assert facts["cuts"] == '["009", "019", "029", "039", "049"]'
+    assert facts["cuts"] == '["009", "019", "029", "039"]'  # a few behind the last one: the page has room
