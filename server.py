@@ -22,7 +22,7 @@ from syncworker.jobs.ledger import Ledger
 from syncworker.jobs.store import Jobs
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
-from syncworker.service import embedded_store
+from syncworker.service import api_token, embedded_store
 from syncworker.service import supervisor as supervision
 from syncworker.service.folder_sizes import Folders
 from syncworker.service.storage_check import StorageCheck, connect
@@ -72,7 +72,7 @@ def _serve() -> int:
     cleanup.clear(jobs)
     if (events := folder_events.open_events(jobs.path)) is not None:
         jobs.follow(events.take)
-    token = middleware.load_token(config, paths.PROJECT)
+    token = api_token.load(config, paths.PROJECT)
     for warning in (*middleware.warnings(config, token), *settings.misspelt(os.environ)):
         log.warning("%s", warning)
     os.makedirs(config.uploads_dir, exist_ok=True)

@@ -9,10 +9,10 @@ from typing import Any
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, PROJECT)
 
-from syncworker.web import openapi  # noqa: E402 - the project's folder is not a package that is installed
+from syncworker.web import openapi, operations, schemas  # noqa: E402 - the project's folder is not a package that is installed
 
 TARGET = os.path.join(PROJECT, "docs", "api.md")
-HEAD = "<!-- Written by `make docs` from syncworker/web/openapi.py: change that. -->\n\n# The HTTP API\n"
+HEAD = "<!-- Written by `make docs` from syncworker/web/operations.py: change that. -->\n\n# The HTTP API\n"
 
 
 def cell(text: str) -> str:
@@ -42,7 +42,7 @@ def kind(schema: dict[str, Any]) -> str:
 
 def meaning(schema: dict[str, Any]) -> str:
     if "$ref" in schema:
-        schema = openapi.schemas.ALL[schema["$ref"].rsplit("/", 1)[1]]
+        schema = schemas.ALL[schema["$ref"].rsplit("/", 1)[1]]
     return str(schema["description"])
 
 
@@ -51,14 +51,14 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
     return [*lines, *(f"| {' | '.join(cell(text) for text in row)} |" for row in rows), ""]
 
 
-def example(path: str, operation: openapi.Operation) -> str:
+def example(path: str, operation: operations.Operation) -> str:
     values = {"source": "photos", "dest": "mybucket", "id": "20261122T131242-9f3a61c2"}
     names = ("source", "dest") if path == "/sync" else operation.required
     given = "&".join(f"{name}={values[name]}" for name in names)
     return f"```sh\ncurl -s 'http://localhost:5000{path}{'?' if given else ''}{given}'\n```\n"
 
 
-def route(path: str, operation: openapi.Operation, item: dict[str, Any]) -> list[str]:
+def route(path: str, operation: operations.Operation, item: dict[str, Any]) -> list[str]:
     methods = " ".join(method.upper() for method in item)
     lines = [f"## {path}", "", f"{operation.summary}. {operation.description}", "", f"Methods: {methods}", ""]
     if operation.parameters:
@@ -78,13 +78,13 @@ def route(path: str, operation: openapi.Operation, item: dict[str, Any]) -> list
 
 
 def kind_of_content(content: str) -> str:
-    return f"[{content}](#{content.lower()})" if content in openapi.schemas.ALL else content
+    return f"[{content}](#{content.lower()})" if content in schemas.ALL else content
 
 
 def render() -> str:
     document = openapi.document()
     lines = [HEAD, document["info"]["description"], ""]
-    for path, operation in openapi.OPERATIONS.items():
+    for path, operation in operations.OPERATIONS.items():
         if path.startswith("/static/"):
             continue
         lines += route(path, operation, document["paths"][path])

@@ -24,8 +24,8 @@ PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path.insert(0, PROJECT)
 
 from syncworker import settings  # noqa: E402 - the project's folder is not a package that is installed
+from syncworker.service import api_token  # noqa: E402
 from syncworker.settings import Settings  # noqa: E402
-from syncworker.web import middleware  # noqa: E402
 
 SOURCE, BUCKET = "demo", "demo"
 START_SECONDS = 30.0
@@ -149,7 +149,7 @@ def check(config: Settings, folder: str) -> bool:
 
 def main() -> int:
     config = settings.load()
-    token = middleware.load_token(config, PROJECT)
+    token = api_token.load(config, PROJECT)
     base = f"http://localhost:{config.api_port}"
     folder = os.path.join(config.uploads_dir, SOURCE)
     server = start_server(base)

@@ -33,7 +33,7 @@ PASSED_ON |= {
     "reason",
     "what",
 }  # HTTP's; a skip's; what was seen
-NO_ERRORS = {"openapi.py", "schemas.py"}  # they describe
+NO_ERRORS = {"openapi.py", "operations.py", "schemas.py", "status_schema.py"}  # they describe
 
 
 def trees() -> Iterator[tuple[str, ast.Module]]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from syncworker import storage_url
 from syncworker.errors import UsageError
 from syncworker.options import table
+from syncworker.options.effective import Options
 from syncworker.settings import Settings
 
 DEST_DEFAULT = "mybucket"
@@ -212,7 +213,7 @@ def warn_of_missing(request: Request, settings: Settings) -> list[str]:
 
 
 def _cost_of_missing(request: Request, settings: Settings) -> str:
-    asked = table.Options.of_status({"options": request.options})
+    asked = Options.of_status({"options": request.options})
     still = "if that is still so when the job begins,"
     if not asked.delete:
         return f"{still} nothing is sent"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
+from syncworker import setting_values as value
 from syncworker.errors import UsageError
 from syncworker.paths import PROJECT
 
@@ -18,143 +18,6 @@ _KEYS = ("MINIO_ACCESS_KEY", "MINIO_SECRET_KEY")
 _LONG_NAME = 12  # letters, of which two may be wrong
 _FOREIGN = frozenset({"APP_PORT", "API_BIND", "AWS_REGIONS"})  # near ours, and used by others or by Compose
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
-
-
-def _text(value: str) -> str:
-    return value
-
-
-def _optional(value: str) -> str | None:
-    return value or None
-
-
-def _integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
-        try:
-            number = int(value)
-        except ValueError:
-            raise ValueError("must be a whole number") from None
-        if not low <= number <= high:
-            raise ValueError(f"must be between {low} and {high}")
-        return number
-
-    return parse
-
-
-def _optional_seconds(low: float, high: float) -> Callable[[str], float | None]:
-    def parse(value: str) -> float | None:
-        if not value:
-            return None
-        try:
-            number = float(value)
-        except ValueError:
-            raise ValueError("must be a number of seconds") from None
-        if not low <= number <= high:
-            raise ValueError(f"must be between {low:g} and {high:g} seconds")
-        return number
-
-    return parse
-
-
-def _flag(value: str) -> bool:
-    if value.lower() in ("1", "true", "yes", "on"):
-        return True
-    if value.lower() in ("0", "false", "no", "off", ""):
-        return False
-    raise ValueError("must be 1 or 0")
-
-
-def _folder(value: str) -> str:
-    if not value or "\0" in value:
-        raise ValueError("must be a folder")
-    return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
-
-
-def _file(value: str) -> str:
-    if not value or "\0" in value:
-        raise ValueError("must be the path of a file")
-    return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
-
-
-def _rate(value: str) -> int:
-    from syncworker.system.rates import parse_rate
-
-    return parse_rate(value) if value else 0
-
-
-def _one_of(*words: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value not in words:
-            raise ValueError(f"must be {' or '.join(words)}")
-        return value
-
-    return parse
-
-
-_CLUSTER_MOST = 256
-
-
-def _cluster(value: str) -> str:
-    kind, _, rest = value.partition(":")
-    if not value:
-        return ""
-    if kind == "local" and rest.isascii() and rest.isdecimal() and 1 <= int(rest) <= _CLUSTER_MOST:
-        return f"local:{int(rest)}"
-    if kind == "tcp":
-        raise ValueError(
-            "tcp:// would let whoever can connect run programs as this user and read its keys: use tls://"
-            " (`cluster keys` makes the certificates)"
-        )
-    parts = urlsplit(value)
-    try:
-        is_place = parts.scheme == "tls" and bool(parts.hostname) and bool(parts.port)
-    except ValueError:
-        is_place = False
-    if not is_place or parts.path or parts.query or parts.username is not None:
-        raise ValueError(f"must be local:N (1 to {_CLUSTER_MOST} processes) or tls://HOST:PORT")
-    return value
-
-
-def _list(value: str) -> tuple[str, ...]:
-    return tuple(item.strip() for item in value.split(",") if item.strip())
-
-
-def _base_path(value: str) -> str:
-    from syncworker.forwarded import parse_base_path
-
-    return parse_base_path(value)
-
-
-def _networks(value: str) -> tuple[Any, ...]:
-    if not value:
-        return ()
-    from syncworker.forwarded import parse_networks  # only where there are some: a worker's start is short
-
-    return parse_networks(value)
-
-
-def _most_deletions(value: str) -> int | str:
-    from syncworker.options.table import parse_max_delete
-
-    try:
-        return parse_max_delete(value) if value else ""
-    except UsageError:
-        raise ValueError("must be a count, a percentage (10%) or none") from None
-
-
-def _url(value: str) -> str | None:
-    if not value:
-        return None
-    from syncworker.storage_url import literal_address, parse_url
-
-    try:
-        url = parse_url(value)
-    except UsageError as error:
-        raise ValueError(error.message) from error
-    address = literal_address(urlsplit(url).hostname or "")
-    if address is not None and (address.is_link_local or address.is_multicast or address.is_unspecified):
-        raise ValueError(f"{address} is a link-local, multicast or unspecified address, never a storage")
-    return url
 
 
 class Setting(NamedTuple):
@@ -165,94 +28,114 @@ class Setting(NamedTuple):
 
 
 TABLE = (
-    Setting("API_HOST", "127.0.0.1", _text, "address the server listens on"),
-    Setting("API_PORT", "5000", _integer(1, 65535), "port the server listens on"),
+    Setting("API_HOST", "127.0.0.1", value.text, "address the server listens on"),
+    Setting("API_PORT", "5000", value.integer(1, 65535), "port the server listens on"),
     Setting(
-        "API_TOKEN", "", _optional, "token that requests must carry; `auto` makes one at the first start"
+        "API_TOKEN", "", value.optional, "token that requests must carry; `auto` makes one at the first start"
     ),
-    Setting("API_ALLOW_UNAUTHENTICATED", "0", _flag, "1: listen beyond loopback without a token"),
+    Setting("API_ALLOW_UNAUTHENTICATED", "0", value.flag, "1: listen beyond loopback without a token"),
     Setting(
         "ALLOWED_HOSTS",
         ",".join(LOOPBACK_NAMES),
-        _list,
+        value.words,
         "values of the Host header that are served, beside loopback's names",
     ),
-    Setting("API_BASE_PATH", "/", _base_path, "path below which a proxy in front shows the pages and routes"),
+    Setting(
+        "API_BASE_PATH", "/", value.base_path, "path below which a proxy in front shows the pages and routes"
+    ),
     Setting(
         "TRUSTED_PROXIES",
         "",
-        _networks,
+        value.networks,
         "addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed",
     ),
-    Setting("ALLOWED_STORAGE_URLS", "", _list, "prefixes that `storage_url` must start with; empty: any"),
-    Setting("UPLOADS_DIR", "app/uploads", _folder, "the uploads root: folders to sync are below it"),
-    Setting("JOBS_DIR", "jobs", _folder, "job files: a local disk, not a network or shared folder"),
-    Setting("STORAGE_URL", "", _url, "the S3 endpoint; unset: an embedded S3 server is started"),
+    Setting(
+        "ALLOWED_STORAGE_URLS", "", value.words, "prefixes that `storage_url` must start with; empty: any"
+    ),
+    Setting("UPLOADS_DIR", "app/uploads", value.folder, "the uploads root: folders to sync are below it"),
+    Setting("JOBS_DIR", "jobs", value.folder, "job files: a local disk, not a network or shared folder"),
+    Setting("STORAGE_URL", "", value.url, "the S3 endpoint; unset: an embedded S3 server is started"),
     Setting(
         "STORAGE_PATIENCE",
         "900",
-        _integer(0, 86_400),
+        value.integer(0, 86_400),
         "seconds that a job waits while a storage that had answered is away; 0: fails after its tries",
     ),
-    Setting("STORAGE_DIR", "app/storage", _folder, "where the embedded S3 server keeps its data"),
-    Setting("MINIO_PORT", "9000", _integer(1, 65535), "port of the embedded S3 server"),
-    Setting("MINIO_ACCESS_KEY", "", _optional, "access key of the storage; unset: boto3's credential chain"),
-    Setting("MINIO_SECRET_KEY", "", _optional, "secret key of the storage"),
-    Setting("AWS_REGION", "us-east-1", _text, "region that requests are signed for"),
+    Setting("STORAGE_DIR", "app/storage", value.folder, "where the embedded S3 server keeps its data"),
+    Setting("MINIO_PORT", "9000", value.integer(1, 65535), "port of the embedded S3 server"),
+    Setting(
+        "MINIO_ACCESS_KEY", "", value.optional, "access key of the storage; unset: boto3's credential chain"
+    ),
+    Setting("MINIO_SECRET_KEY", "", value.optional, "secret key of the storage"),
+    Setting("AWS_REGION", "us-east-1", value.text, "region that requests are signed for"),
     Setting(
         "STORAGE_TIMEOUT",
         "",
-        _optional_seconds(0.1, 86_400),
+        value.optional_seconds(0.1, 86_400),
         "seconds of silence allowed for any request; unset: 120 listing, 600 completing an upload, 60 others",
     ),
     Setting(
         "STORAGE_ADDRESSING",
         "auto",
-        _one_of("auto", "path", "virtual"),
+        value.one_of("auto", "path", "virtual"),
         "where the bucket stands: path; virtual, in the host; auto knows, or turns when asked",
     ),
-    Setting("MAX_RUNNING_JOBS", str(max(2, os.cpu_count() or 1)), _integer(1, 1000), "workers at one time"),
-    Setting("MAX_QUEUED_JOBS", "1000", _integer(1, 1_000_000), "jobs that may wait"),
-    Setting("KEEP_JOBS", "1000", _integer(1, 1_000_000), "finished jobs whose files are kept"),
-    Setting("AUTO_RESUME", "1", _flag, "1: a starting server resumes what its own or the machine's end cut"),
-    Setting("BUCKET_DELETE", "allow", _one_of("allow", "refuse"), "refuse: an empty folder fails the job"),
-    Setting("MIRRORS_FILE", "mirrors.toml", _file, "the file that names mirrors, beside `.env`"),
+    Setting(
+        "MAX_RUNNING_JOBS", str(max(2, os.cpu_count() or 1)), value.integer(1, 1000), "workers at one time"
+    ),
+    Setting("MAX_QUEUED_JOBS", "1000", value.integer(1, 1_000_000), "jobs that may wait"),
+    Setting("KEEP_JOBS", "1000", value.integer(1, 1_000_000), "finished jobs whose files are kept"),
+    Setting(
+        "AUTO_RESUME", "1", value.flag, "1: a starting server resumes what its own or the machine's end cut"
+    ),
+    Setting(
+        "BUCKET_DELETE", "allow", value.one_of("allow", "refuse"), "refuse: an empty folder fails the job"
+    ),
+    Setting("MIRRORS_FILE", "mirrors.toml", value.file, "the file that names mirrors, beside `.env`"),
     Setting(
         "MAX_DELETE",
         "",
-        _most_deletions,
+        value.most_deletions,
         "how many objects a job may delete unasked: a count, or 10% of those listed; empty: no limit",
     ),
     Setting(
         "BANDWIDTH",
         "",
-        _rate,
+        value.rate,
         "bytes a second of all running jobs together (512K, 1.5M); unset or 0: no limit",
     ),
     Setting(
         "CLUSTER",
         "",
-        _cluster,
+        value.cluster,
         "who else sends files: `local:N` processes here, the scheduler at `tls://HOST:PORT`; empty: nobody",
     ),
-    Setting("CLUSTER_TLS_CA", "", _optional, "file of the cluster's authority (`cluster keys` makes one)"),
-    Setting("CLUSTER_TLS_CERT", "", _optional, "file of the certificate that this machine shows there"),
-    Setting("CLUSTER_TLS_KEY", "", _optional, "file of that certificate's key, readable by its owner alone"),
+    Setting(
+        "CLUSTER_TLS_CA", "", value.optional, "file of the cluster's authority (`cluster keys` makes one)"
+    ),
+    Setting("CLUSTER_TLS_CERT", "", value.optional, "file of the certificate that this machine shows there"),
+    Setting(
+        "CLUSTER_TLS_KEY", "", value.optional, "file of that certificate's key, readable by its owner alone"
+    ),
     Setting(
         "CLUSTER_MIN_FILES",
         "10000",
-        _integer(0, 1_000_000_000),
+        value.integer(0, 1_000_000_000),
         "files to be sent before the cluster is opened for a job, or 1 GiB of them; 0: all wait for it",
     ),
-    Setting("CLUSTER_ALONE", "1", _flag, "0: a job fails when the cluster is gone, and does not go on alone"),
-    Setting("CLUSTER_PATIENCE", "60", _integer(1, 86_400), "seconds without any member that it waits before"),
+    Setting(
+        "CLUSTER_ALONE", "1", value.flag, "0: a job fails when the cluster is gone, and does not go on alone"
+    ),
+    Setting(
+        "CLUSTER_PATIENCE", "60", value.integer(1, 86_400), "seconds without any member that it waits before"
+    ),
     Setting(
         "CLUSTER_KEYS",
         "send",
-        _one_of("send", "own"),
+        value.one_of("send", "own"),
         "own: members use the keys of their own settings; send: those of the job's process",
     ),
-    Setting("FAIL_ON_SKIPPED", "0", _flag, "1: a job that skipped files fails, when all else is done"),
+    Setting("FAIL_ON_SKIPPED", "0", value.flag, "1: a job that skipped files fails, when all else is done"),
 )
 
 

@@ -34,7 +34,7 @@ from syncworker.index.database import Index
 from syncworker.index.records import Row
 from syncworker.jobs.progress import Operation, Progress, Sent
 from syncworker.model import FileEntry, Phase
-from syncworker.options.table import Options
+from syncworker.options.effective import Options
 from syncworker.plan.differences import Changes
 from syncworker.plan.events import Work
 from syncworker.s3.bucket import Bucket

@@ -11,65 +11,39 @@ look at the folder; the other way round it would be lost. Nothing here talks to 
 from __future__ import annotations
 
 import logging
-import os
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from syncworker.ending import BEING_WRITTEN
 from syncworker.errors import SyncError, UsageError
 from syncworker.jobs.record import Status
-from syncworker.jobs.status import error_code, timestamp
+from syncworker.jobs.status import timestamp
 from syncworker.jobs.status_cache import Entry
 from syncworker.jobs.store import Conflict, NoSuchJob
 from syncworker.mirrors import notify, schedule
-from syncworker.mirrors.file import Mirror, MirrorFile
-from syncworker.mirrors.memory import Memories, Memory
+from syncworker.mirrors.file import MirrorFile
+from syncworker.mirrors.memory import Memories, Memory, run_of
+from syncworker.mirrors.mirror import Mirror
+from syncworker.mirrors.news import WAITING, News
 from syncworker.mirrors.schedule import Act
-from syncworker.mirrors.watch import Changes, Watcher
+from syncworker.mirrors.view import in_words, is_overdue, view
+from syncworker.mirrors.watched import WatchedMirrors
 from syncworker.model import State
-from syncworker.options import table
 from syncworker.request import RequestKeys
 from syncworker.service.supervisor import Supervisor
 from syncworker.settings import Settings
-from syncworker.storage_url import destination_id
 
 TICK_SECONDS = 0.5
 WHOLE_EVERY = timedelta(hours=24)  # of a watched mirror: what no event told of is found
-WATCH_AGAIN_SECONDS = 30.0  # a folder that could not be watched is tried again
 WATCH_JOBS_KEPT = 100
-# After a job of a watched mirror that failed: the next one, a whole one, comes no sooner.
-FAILURE_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (30, 120, 600, 1800, 3600))
-TELL_AGAIN = timedelta(hours=20)  # a failure that lasts is reported about once a day, not at each retry
-WAITING = State.WAITING.value
 FAR = datetime(9999, 1, 1, tzinfo=UTC)
 log = logging.getLogger("syncworker.mirrors")
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
-
-
-@dataclass(slots=True)
-class Counts:
-    """Since this server started."""
-
-    sent: int = 0
-    failed: int = 0
-
-
-@dataclass(slots=True)
-class Watched:
-    """A mirror whose folder is watched, as it was when the watcher was made."""
-
-    mirror: Mirror
-    watcher: Watcher
-    made_at: float
-    failures: int = 0
-    not_before: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +69,17 @@ class Keeper:
         sender: notify.Sender | None = None,
     ) -> None:
         self.file = file
-        self.counts = Counts()
         self._settings = settings
         self._supervisor = supervisor
         self._jobs = supervisor.jobs
         self._clock = clock
-        self._sender = sender or notify.Sender()
+        self._news = News(self._jobs, sender or notify.Sender())
+        self.counts = self._news.counts
         self._memories = Memories(self._jobs.path)
-        self._seen: dict[
-            str, tuple[int, int, int]
-        ] = {}  # ended jobs that were taken note of, by their stamps
-        self._in_flight: set[tuple[str, str, str]] = set()  # mirror, entry, digest
+        self._seen: dict[str, tuple[int, int, int]] = {}  # ended jobs that were noted, by their stamps
         self._next_runs: dict[str, datetime | None] = {}
         self._errors: dict[str, str] = {}
-        self._watched: dict[str, Watched] = {}
+        self._watched = WatchedMirrors()
         self._idle: dict[str, Idle] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
@@ -123,8 +94,7 @@ class Keeper:
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join(timeout=10)
-        for watched in self._watched.values():
-            watched.watcher.stop()
+        self._watched.stop()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
@@ -136,8 +106,7 @@ class Keeper:
 
     def _pause(self) -> float:
         """Until the next round: at the moment when it is quiet in a watched folder, if that comes sooner."""
-        quiet = [watched.watcher.quiet_in() for watched in self._watched.values()]
-        return min([TICK_SECONDS, *(seconds + 0.01 for seconds in quiet if seconds > 0)])
+        return min([TICK_SECONDS, *(seconds + 0.01 for seconds in self._watched.quiet_in())])
 
     # -- what requests call -------------------------------------------------------------------------------
 
@@ -168,48 +137,22 @@ class Keeper:
         with self._lock:
             self._load()
             mirror = self.file.mirrors.get(name)
-            return None if mirror is None else self._overdue(mirror, self._memory(mirror), self._clock())
+            return None if mirror is None else is_overdue(mirror, self._memory(mirror), self._clock())
 
     def keys_of(self, status: Status) -> RequestKeys | None:
         """The keys of the mirror that a job is a run of, where it still goes to that job's storage."""
         mirror = self.file.mirrors.get(str(status.get("mirror")))
-        if (
-            mirror is None
-            or (mirror.storage_url or self._settings.default_storage_url) != status["storage_url"]
-        ):
+        if mirror is None or mirror.url(self._settings) != status["storage_url"]:
             return None
         return mirror.keys
 
     def _view(self, mirror: Mirror, jobs: Mapping[str, Entry]) -> dict[str, Any]:
-        memory, now = self._memory(mirror), self._clock()
-        last = max(jobs, default="")
-        if memory.runs and str(memory.runs[-1]["id"]) > last:
-            last, state = memory.runs[-1]["id"], memory.runs[-1]["state"]
-        else:
-            recorded = jobs[last].state if last else None
-            state = recorded.value if recorded else None
-        next_run = self._next_runs.get(mirror.name)
-        return {
-            "name": mirror.name,
-            "source": mirror.source,
-            "dest": mirror.dest,
-            "storage_url": mirror.storage_url or self._settings.default_storage_url,
-            "options": table.parse(mirror.asked),
-            "schedule": _for_people(mirror),
+        memory, next_run = self._memory(mirror), self._next_runs.get(mirror.name)
+        shown = view(mirror, mirror.url(self._settings), memory, jobs, self._watched.get(mirror.name))
+        return shown | {
             "next_run_at": timestamp(next_run) if next_run else None,
-            "last_job": last or None,
-            "last_state": state,
-            "waiting_job": _waiting(jobs),
-            "last_success_at": timestamp(memory.last_success) if memory.last_success else None,
-            "overdue": self._overdue(mirror, memory, now),
-            "watching": bool((watched := self._watched.get(mirror.name)) and watched.watcher.watching),
-            "runs_skipped": memory.skipped,
-            "runs_missed": memory.missed,
-            "last_missed_at": timestamp(memory.last_missed) if memory.last_missed else None,
-            "runs": [{"files_total": None, "bytes_total": None} | run for run in memory.runs],
-            "error": self._errors.get(mirror.name)
-            or _trouble(jobs)
-            or (watched.watcher.error if watched is not None else None),
+            "overdue": is_overdue(mirror, memory, self._clock()),
+            "error": self._errors.get(mirror.name) or shown["error"],
         }
 
     # -- one round ----------------------------------------------------------------------------------------
@@ -217,9 +160,9 @@ class Keeper:
     def tick(self) -> None:
         with self._lock:
             self._load()
-            self._take_results()
+            self._news.take_results(self._memory_of)
             of_mirror = self._by_mirror()
-            self._mind_watchers()
+            self._watched.update_from(self.file.mirrors, self._settings.uploads_dir)
             busy = [each for each in self.file.mirrors.values() if not self._rests(each, of_mirror)]
             for mirror in busy:
                 self._tend(mirror, of_mirror.get(mirror.name, {}))
@@ -250,7 +193,7 @@ class Keeper:
     def _memory(self, mirror: Mirror) -> Memory:
         now = self._clock()
         memory = self._memories.of(mirror.name, now)
-        asked = f"{_in_words(mirror)} {mirror.schedule.zone}"
+        asked = f"{in_words(mirror)} {mirror.schedule.zone}"
         if memory.schedule != asked:
             if memory.schedule and mirror.schedule.cron:
                 memory.last_due = now  # times of a schedule that is new have not been missed
@@ -258,6 +201,10 @@ class Keeper:
                 memory.last_due = max(memory.last_due, now - mirror.schedule.every)
             memory.schedule, memory.retry_at = asked, None
         return memory
+
+    def _memory_of(self, name: str) -> Memory | None:
+        mirror = self.file.mirrors.get(name)
+        return None if mirror is None else self._memory(mirror)
 
     def _rests(self, mirror: Mirror, of_mirror: Mapping[str, Mapping[str, Entry]]) -> bool:
         """Whether a look at the mirror would find nothing to do: most are idle nearly always."""
@@ -299,13 +246,12 @@ class Keeper:
             self._follow(mirror, memory, now)
         if decision.act in (Act.RUN, Act.SKIP) and memory.last_due != before:
             self._note_missed(mirror, memory, before, now, skipped=decision.act is Act.SKIP)
-        self._mind_age(mirror, memory, now)
-        self._send(mirror, memory)
+        self._news.note_age(mirror, memory, now)
+        self._news.send(mirror, memory)
         self._may_rest(mirror, memory, jobs, now)
 
     def _is_busy(self, mirror: Mirror) -> bool:
-        place = destination_id(mirror.storage_url or self._settings.default_storage_url, mirror.dest)
-        prefix = table.parse_prefix(mirror.asked["prefix"]) if mirror.asked.get("prefix") else ""
+        place, prefix = mirror.place(self._settings)
         return any(
             not entry.ended and entry.overlaps(place, prefix) for entry in self._jobs.glance().values()
         )
@@ -365,31 +311,10 @@ class Keeper:
 
     # -- watching -----------------------------------------------------------------------------------------
 
-    def _mind_watchers(self) -> None:
-        """Makes those that are missing, anew those that gave up, and ends those that nobody wants."""
-        wanted = {name: mirror for name, mirror in self.file.mirrors.items() if mirror.watch}
-        for name, watched in list(self._watched.items()):
-            gave_up = (
-                not watched.watcher.is_alive() and time.monotonic() - watched.made_at > WATCH_AGAIN_SECONDS
-            )
-            if wanted.get(name) != watched.mirror or gave_up:
-                watched.watcher.stop()
-                del self._watched[name]
-        for name in wanted.keys() - self._watched.keys():
-            mirror = wanted[name]
-            asked = table.Options.of_status({"options": table.parse(mirror.asked)})
-            path_filter = asked.path_filter()
-            root = os.path.join(self._settings.uploads_dir, mirror.source)
-            watcher = Watcher(root, path_filter.skips_folder if path_filter else lambda _: False)
-            self._watched[name] = Watched(mirror, watcher, time.monotonic())
-            watcher.start()
-
     def _follow(self, mirror: Mirror, memory: Memory, now: datetime) -> None:
         """Starts a job for what has changed in a watched folder, once it is quiet."""
         watched = self._watched.get(mirror.name)
-        if watched is None or not watched.watcher.watching:
-            return
-        if watched.not_before is not None and now < watched.not_before:
+        if watched is None or not watched.may_start(now):
             return
         if memory.last_whole is None or now - memory.last_whole > WHOLE_EVERY:
             watched.watcher.need_whole()
@@ -423,13 +348,7 @@ class Keeper:
         watched = self._watched.get(mirror.name)
         if watched is None:
             return
-        if state == "done":
-            watched.failures, watched.not_before = 0, None
-        else:  # whatever it was to look at may not be in the bucket
-            watched.watcher.need_whole()
-        if state in ("failed", "cancelled", "interrupted"):
-            watched.not_before = now + FAILURE_PAUSES[min(watched.failures, len(FAILURE_PAUSES) - 1)]
-            watched.failures += 1
+        watched.note_end(state, now)
         scoped = sorted(
             job_id
             for job_id, entry in jobs.items()
@@ -451,13 +370,14 @@ class Keeper:
             status = self._jobs.observe(job_id)
         except NoSuchJob:
             return None
-        run = _run_of(status)
+        run = run_of(status)
         known = memory.run(job_id)
         is_old = len(memory.runs) >= 30 and known is None and job_id < str(memory.runs[0]["id"])
         if run["finished_at"] is None or is_old or (known and known["finished_at"] == run["finished_at"]):
             return None
         memory.remember(run)
-        self._look_again_at_written(mirror, status)
+        if (watched := self._watched.get(mirror.name)) is not None:
+            watched.look_again_at_written(status)
         finished = datetime.fromisoformat(run["finished_at"]).astimezone(UTC)
         is_whole_success = run["state"] == "done" and not run["scoped"]
         if is_whole_success:
@@ -465,164 +385,14 @@ class Keeper:
         if finished < memory.first_seen:  # of a time that nothing is remembered of
             return None
         if is_whole_success:
-            self._note_success(mirror, memory, job_id, now)
+            self._news.note_success(mirror, memory, job_id, now)
         elif run["state"] == "failed":
-            self._note_failure(mirror, memory, status, now)
+            self._news.note_failure(mirror, memory, status, now)
         elif run["state"] == WAITING:
-            self._note_waiting(mirror, memory, status, now)
+            self._news.note_waiting(mirror, memory, status, now)
         return str(run["state"])
-
-    def _look_again_at_written(self, mirror: Mirror, status: Status) -> None:
-        """What was being written while a job after changes ran is the next one's."""
-        watched = self._watched.get(mirror.name)
-        scope = status.get("scope")
-        if watched is not None and scope and (status.get("skipped") or {}).get(BEING_WRITTEN):
-            watched.watcher.give_back(Changes(False, tuple(scope)))
-
-    def _note_success(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> None:
-        memory.retry_at, memory.retries = None, 0
-        if memory.told:
-            memory.told.clear()
-            self._tell(mirror, memory, "recovered", "the last run ended well", job_id, now)
-
-    def _note_failure(self, mirror: Mirror, memory: Memory, status: Status, now: datetime) -> None:
-        if status["id"] == memory.scheduled and memory.retries < mirror.retries:
-            pauses = schedule.RETRY_PAUSES
-            memory.retry_at = now + pauses[min(memory.retries, len(pauses) - 1)]
-        code, told = str(error_code(status)), memory.told.get("failed") or {}
-        at = told.get("at")
-        if told.get("code") == code and at and now - datetime.fromisoformat(at) < TELL_AGAIN:
-            return
-        memory.told["failed"] = {"at": timestamp(now), "code": code}
-        again = f"; it is tried again at {timestamp(memory.retry_at)}" if memory.retry_at else ""
-        text = f"{_reason(status)} ({code}){again}"
-        self._tell(mirror, memory, "failed", text, status["id"], now)
-
-    def _note_waiting(self, mirror: Mirror, memory: Memory, status: Status, now: datetime) -> None:
-        which = f"{status['id']} {status['attempt']}"
-        if memory.told.get(WAITING) == which:
-            return
-        memory.told[WAITING] = which
-        text = f"{_reason(status)}; its schedule stops until job {status['id']} is approved or cancelled"
-        self._tell(mirror, memory, WAITING, text, status["id"], now)
-
-    def _overdue(self, mirror: Mirror, memory: Memory, now: datetime) -> bool:
-        return schedule.is_overdue(mirror.max_age, memory.first_seen, memory.last_success, now)
-
-    def _mind_age(self, mirror: Mirror, memory: Memory, now: datetime) -> None:
-        if not self._overdue(mirror, memory, now):
-            memory.told.pop("overdue", None)
-            return
-        if "overdue" in memory.told:
-            return
-        memory.told["overdue"] = timestamp(now)
-        last = memory.last_success
-        since = f"the last success was at {timestamp(last)}" if last else "there has been no success yet"
-        newest = memory.runs[-1] if memory.runs else None
-        ran = f"the last run was {newest['id']}, {newest['state']}" if newest else "nothing has run"
-        self._tell(mirror, memory, "overdue", f"{since}; {ran}", newest["id"] if newest else None, now)
-
-    # -- telling ------------------------------------------------------------------------------------------
-
-    def _tell(
-        self, mirror: Mirror, memory: Memory, event: str, text: str, job_id: str | None, now: datetime
-    ) -> None:
-        log.warning("mirror %s: %s: %s", mirror.name, event, text)
-        if not mirror.notify:
-            return
-        entry = {
-            "id": f"{event} {timestamp(now)}",
-            "event": event,
-            "text": text,
-            "job": job_id,
-            "at": timestamp(now),
-            "last_success_at": timestamp(memory.last_success) if memory.last_success else None,
-            "left": [notify.digest(address) for address in mirror.notify],
-        }
-        memory.outbox = [*memory.outbox, entry][-100:]
-
-    def _send(self, mirror: Mirror, memory: Memory) -> None:
-        addresses = {notify.digest(each): (n, each) for n, each in enumerate(mirror.notify, 1)}
-        for entry in memory.outbox:
-            entry["left"] = [each for each in entry["left"] if each in addresses]
-            for digest in entry["left"]:
-                place = (mirror.name, entry["id"], digest)
-                if place in self._in_flight:
-                    continue
-                self._in_flight.add(place)
-                number, address = addresses[digest]
-                more = {name: entry[name] for name in ("job", "at", "last_success_at")}
-                body = notify.message(entry["event"], mirror.name, entry["text"], **more)
-                self._sender.deliver(notify.Delivery(mirror.name, entry["id"], number, address, body))
-        memory.outbox = [entry for entry in memory.outbox if entry["left"]]
-
-    def _take_results(self) -> None:
-        while not self._sender.results.empty():
-            result = self._sender.results.get()
-            done, digest = result.delivery, notify.digest(result.delivery.address)
-            self._in_flight.discard((done.mirror, done.entry, digest))
-            self.counts.sent += result.sent
-            self.counts.failed += not result.sent
-            if done.mirror not in self.file.mirrors:
-                continue
-            memory = self._memory(self.file.mirrors[done.mirror])
-            for entry in memory.outbox:
-                if entry["id"] == done.entry:
-                    entry["left"] = [each for each in entry["left"] if each != digest]
-                    if result.sent and entry["job"]:
-                        self._jobs.note_notified(entry["job"])
 
 
 def _stamps(jobs: Mapping[str, Entry]) -> int:
     """Another number, as good as surely, when a job has come, gone or changed."""
     return hash(frozenset((job_id, entry.stamp, entry.cancelled) for job_id, entry in jobs.items()))
-
-
-def _waiting(jobs: Mapping[str, Entry]) -> str | None:
-    return max((job_id for job_id, entry in jobs.items() if entry.state is State.WAITING), default=None)
-
-
-def _trouble(jobs: Mapping[str, Entry]) -> str | None:
-    job_id = _waiting(jobs)
-    return job_id and f"job {job_id} waits: the schedule stops until it is approved or cancelled"
-
-
-def _in_words(mirror: Mirror) -> str:
-    """As it is remembered: another text is another schedule."""
-    if mirror.schedule.cron:
-        return f"cron {mirror.schedule.cron}"
-    if mirror.schedule.every is not None:
-        return f"every {mirror.schedule.every.total_seconds():.0f} s"
-    return "by hand"
-
-
-def _for_people(mirror: Mirror) -> str:
-    if mirror.schedule.cron or mirror.schedule.every is None:
-        return _in_words(mirror)
-    seconds = int(mirror.schedule.every.total_seconds())
-    units = ((86400, "days"), (3600, "h"), (60, "min"), (1, "s"))
-    length, unit = next((length, unit) for length, unit in units if seconds % length == 0)
-    return f"every {seconds // length} {unit}" if (seconds, unit) != (86400, "days") else "every day"
-
-
-def _reason(status: Status) -> str | None:
-    error = status.get("error")
-    return (error and error.get("message")) or status.get("message")
-
-
-def _run_of(status: Status) -> dict[str, Any]:
-    progress = status["progress"]
-    return {
-        "id": status["id"],
-        "state": status["state"],
-        "attempt": status.get("attempt"),
-        "scoped": status.get("scope") is not None,
-        "started_at": status.get("started_at"),
-        "finished_at": status.get("finished_at"),
-        "files_total": progress.get("files_total"),
-        "bytes_total": progress.get("bytes_total"),
-        "files_uploaded": progress.get("files_uploaded"),
-        "bytes_uploaded": progress.get("bytes_uploaded"),
-        "objects_deleted": progress.get("objects_deleted"),
-        "error": error_code(status),
-    }

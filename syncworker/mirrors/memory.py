@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from syncworker.jobs.status import timestamp
+from syncworker.jobs.record import Status
+from syncworker.jobs.status import error_code, timestamp
 from syncworker.mirrors.schedule import Past
 from syncworker.system import durable_files
 
@@ -59,6 +60,25 @@ class Memory:
         for name in _TIMES:
             value[name] = timestamp(value[name]) if value[name] else None
         return value
+
+
+def run_of(status: Status) -> dict[str, Any]:
+    """What is remembered of a run that has ended."""
+    progress = status["progress"]
+    return {
+        "id": status["id"],
+        "state": status["state"],
+        "attempt": status.get("attempt"),
+        "scoped": status.get("scope") is not None,
+        "started_at": status.get("started_at"),
+        "finished_at": status.get("finished_at"),
+        "files_total": progress.get("files_total"),
+        "bytes_total": progress.get("bytes_total"),
+        "files_uploaded": progress.get("files_uploaded"),
+        "bytes_uploaded": progress.get("bytes_uploaded"),
+        "objects_deleted": progress.get("objects_deleted"),
+        "error": error_code(status),
+    }
 
 
 def _of_json(value: Any) -> Memory | None:

@@ -9,21 +9,15 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from syncworker.ending import EQUAL
 from syncworker.errors import UsageError
-from syncworker.options.object_headers import ACLS, ENCRYPTIONS, ObjectHeaders, parse_rules, parse_tags
-from syncworker.system.rates import RATE, RATE_MAX, as_asked, parse_rate
-
-if TYPE_CHECKING:
-    from fractions import Fraction
-
-    from syncworker.options.patterns import PathFilter
+from syncworker.options.effective import DEEP, fraction
+from syncworker.options.object_headers import ACLS, ENCRYPTIONS, parse_rules, parse_tags
+from syncworker.system.rates import RATE, RATE_MAX, as_asked
 
 WAIT_MAX_SECONDS = 3600.0
 PREFIX_MAX_BYTES = 900
-DEEP = "deep"
 
 
 class Option(NamedTuple):
@@ -80,24 +74,11 @@ def parse_max_delete(text: str) -> int | str:
         return text
     if re.fullmatch(r"[0-9]{1,15}", text):
         return int(text)
-    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) and _fraction(text[:-1]) <= 100:
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) and fraction(text[:-1]) <= 100:
         return text
     raise UsageError(
         "BadOption", "max_delete must be a count, a percentage (10%) or none", param="max_delete"
     )
-
-
-def exceeds(limit: int | str, deletions: int, listed: int) -> bool:
-    """Whether so many deletions, of so many objects listed, are more than `max_delete` allows."""
-    if isinstance(limit, int):
-        return deletions > limit
-    return limit.endswith("%") and 100 * deletions > _fraction(limit[:-1]) * listed
-
-
-def _fraction(text: str) -> Fraction:
-    from fractions import Fraction  # costs each start, and is rarely needed
-
-    return Fraction(text)
 
 
 def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
@@ -375,119 +356,6 @@ NUMBERS = frozenset(  # JSON may carry them as numbers
     if any(kind.get("type") in ("integer", "number") for kind in option.schema.get("anyOf", ()))
 )
 LISTS = frozenset(option.name for option in TABLE if option.is_list)
-
-
-_OF_OBJECTS = ("storage_class", "acl", "sse", "sse_kms_key_id", "tags")
-
-
-class Options(NamedTuple):
-    """What the engine is asked to do, of an attempt: one field for each row of TABLE that it acts on."""
-
-    prefix: str = ""
-    exclude: tuple[str, ...] = ()
-    include: tuple[str, ...] = ()
-    delete: bool = True
-    forget_mounts: bool = False
-    bandwidth: int = 0  # bytes a second, 0 for no limit
-    storage_class: str = ""
-    acl: str = ""
-    sse: str = ""
-    sse_kms_key_id: str = ""
-    tags: str = ""
-    header: tuple[str, ...] = ()
-    verify: int | str = 0  # 1, or DEEP
-    scope: tuple[str, ...] | None = None  # the folders that alone are looked at; "" is all of the source
-    plan: bool = False  # to be made; no more once it was approved
-    max_delete: int | str = ""
-
-    @classmethod
-    def of_status(cls, status: Mapping[str, Any]) -> Options:
-        asked = status.get("options") or {}
-        scope = None if status.get("scope") is None else tuple(status["scope"])
-        is_approved = bool((status.get("plan") or {}).get("approved_at"))
-        # Of a plan, what the first attempt planned with, the one after its approval carries out with.
-        acting = 2 if is_approved and asked.get("plan") == 1 else 1
-        return cls(
-            prefix=asked.get("prefix", ""),
-            exclude=tuple(asked.get("exclude", ())),
-            include=tuple(asked.get("include", ())),
-            delete=asked.get("delete", 1) == 1,
-            forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == acting,
-            header=tuple(asked.get("header", ())),
-            verify=asked.get("verify", 0),
-            scope=scope,
-            plan=asked.get("plan") == 1 and not is_approved,
-            max_delete=asked.get("max_delete", ""),
-            bandwidth=parse_rate(str(asked.get("bandwidth", 0))),
-            **{name: asked.get(name, "") for name in _OF_OBJECTS},
-        )
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether the mirror is not the whole bucket, made equal: then the bucket itself is never deleted."""
-        return self.scope is not None or bool(self.prefix or self.exclude or self.include or not self.delete)
-
-    @property
-    def equal(self) -> str:
-        """What is true of the bucket when such a sync is done."""
-        if not self.delete:
-            return "all of the folder is in the bucket, and nothing was deleted"
-        if self.scope is not None:
-            return "what has changed in the folder is mirrored"
-        if self.exclude or self.include:
-            return "what the filters leave of the folder is mirrored"
-        return f"what lies below {self.prefix} equals the folder" if self.prefix else EQUAL
-
-    @property
-    def only_verifies(self) -> bool:
-        """`plan` and `verify`: a pure check."""
-        return self.plan and bool(self.verify)
-
-    def without_scope(self) -> Options:
-        """Of the mirror as a whole; itself, where that is what it is of."""
-        return self._replace(scope=None) if scope_lines(self.scope or ()) else self
-
-    @property
-    def is_filtered(self) -> bool:
-        return bool(self.exclude or self.include or scope_lines(self.scope or ()))
-
-    def path_filter(self) -> PathFilter | None:
-        if not self.is_filtered:
-            return None
-        from syncworker.options.patterns import PathFilter
-
-        return PathFilter(list(self.include), list(self.exclude), scope_lines(self.scope or ()))
-
-    def object_headers(self) -> ObjectHeaders:
-        asked = {name: getattr(self, name) for name in _OF_OBJECTS}
-        return ObjectHeaders(header=self.header, **asked)
-
-
-DEFAULTS = Options()
-
-
-def scope_lines(scope: Sequence[str]) -> list[str]:
-    """Lines of .gitignore that leave out all but these folders and what is below them; none for ""."""
-    if not scope or "" in scope:
-        return []
-    lines: list[str] = []
-    opened: set[str] = set()
-    for folder in sorted(scope, key=lambda each: each.split("/")):
-        parts = folder.split("/")
-        for depth in range(len(parts)):
-            path = "/".join(parts[:depth])
-            if path in opened:
-                continue
-            opened.add(path)
-            literal = _literal(path)
-            lines += [f"!/{literal}/", f"/{literal}/*"] if path else ["/*"]
-        lines.append(f"!/{_literal(folder)}/")
-    return lines
-
-
-def _literal(path: str) -> str:
-    """A path as a pattern that matches it alone."""
-    return re.sub(r"([\\*?\[\] !#])", r"\\\1", path)
 
 
 def of_flags(given: Mapping[str, Any]) -> dict[str, str]:

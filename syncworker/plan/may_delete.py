@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from syncworker.options.table import exceeds
+from syncworker.options.effective import exceeds
 
 
 class Question(NamedTuple):

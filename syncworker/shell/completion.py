@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from shlex import join, quote
 
+from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
 from syncworker.paths import PROJECT
 from syncworker.settings import Settings
 from syncworker.shell import arguments
+from syncworker.shell.display import Output
+from syncworker.shell.messages import printed
 
 _NOT_ENDED = tuple(state.value for state in State if state not in FINAL_STATES)
 _STATES = {
@@ -147,3 +151,7 @@ def bash(settings: Settings, python: str) -> str:
         "OPTIONS": _cases(options, " " * 12),
     }
     return re.sub(r"@([A-Z]+)@", lambda match: fields[match[1]], _SCRIPT)
+
+
+def completion(_arguments: argparse.Namespace, settings: Settings, _jobs: Jobs) -> int:
+    return printed(Output(sys.stdout), bash(settings, sys.executable).rstrip())

@@ -16,8 +16,7 @@ from syncworker.options import table
 from syncworker.service import storage_check
 from syncworker.web import parameters
 from syncworker.web.context import Answer, Parameters, Service
-
-KEY_PARAMETERS = spec.RequestKeys._fields
+from syncworker.web.operations import KEYS
 
 
 def sync(service: Service, given: Parameters) -> Answer:
@@ -95,7 +94,7 @@ def _keys(
     service: Service, given: Parameters, job_id: str, states: frozenset[State]
 ) -> spec.RequestKeys | None:
     """Those of the request, which a job in one of these states needs where it has none of its own."""
-    keys = spec.parse_keys(*(given.get(name) for name in KEY_PARAMETERS))
+    keys = spec.parse_keys(*(given.get(name) for name in KEYS))
     status = service.jobs.observe(job_id)
     if keys is None and not service.jobs.has_keys(job_id):
         keys = service.keeper.keys_of(status)

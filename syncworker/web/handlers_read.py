@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import replace
 from itertools import islice
+from typing import Any
 from urllib.parse import urlencode
 
 from syncworker.errors import UsageError
@@ -15,9 +16,10 @@ from syncworker.jobs.record import Plan
 from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import NoSuchJob, NoSuchPlan
 from syncworker.options import table
-from syncworker.web import openapi, parameters, rendered
+from syncworker.web import parameters, rendered
 from syncworker.web.conditional import etag_of
 from syncworker.web.context import JSON, Answer, Parameters, Service
+from syncworker.web.operations import REPORTED
 
 JOBS_MAX = 500  # of one answer of /jobs
 AFTER_MAX = 9_999_999_999  # lines of a report
@@ -62,24 +64,33 @@ def history_tag(service: Service, given: Parameters) -> str:
 def report(service: Service, given: Parameters) -> Answer:
     """A page of the report; `Link` has the next one."""
     job_id = _known_id(service, given)
-    after = parameters.number("after", given.get("after"), 0, 0, AFTER_MAX)
-    limit = parameters.number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX)
-    op, q = _operation(given), given.get("q") or ""
-    errors = table.one_of("errors", 0, 1)(given.get("errors") or "0")
-    path = service.jobs.file(job_id, "report.jsonl")
-    page = service.reports.page(path, after=after, limit=limit, op=op, q=q, errors=bool(errors))
+    asked = _lines_asked(given)
+    return _lines(service, "report", service.jobs.file(job_id, "report.jsonl"), job_id, asked)
+
+
+def _lines_asked(given: Parameters) -> dict[str, Any]:
+    """Which lines of a report or a plan; what the route does not take is not given."""
+    op = given.get("op") or ""
+    if op and op not in REPORTED:
+        raise UsageError("BadOperation", f"op must be one of {', '.join(REPORTED)}", param="op")
+    return {
+        "op": op,
+        "q": given.get("q") or "",
+        "below": given.get("below") or "",
+        "errors": table.one_of("errors", 0, 1)(given.get("errors") or "0"),
+        "after": parameters.number("after", given.get("after"), 0, 0, AFTER_MAX),
+        "limit": parameters.number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX),
+    }
+
+
+def _lines(service: Service, route: str, path: str, job_id: str, asked: dict[str, Any]) -> Answer:
+    """A page of lines of a job's file; `Link` has the next one."""
+    page = service.reports.page(path, **asked)
     headers = {"Content-Type": "application/x-ndjson"}
     if page.following is not None:
-        query = {
-            "id": job_id,
-            "op": op,
-            "q": q,
-            "errors": errors or "",
-            "after": page.following,
-            "limit": limit,
-        }
-        text = urlencode({name: value for name, value in query.items() if value != ""})
-        headers["Link"] = f'<{service.base_path}report?{text}>; rel="next"'
+        query = {"id": job_id, **asked, "after": page.following}
+        text = urlencode({name: value for name, value in query.items() if value})
+        headers["Link"] = f'<{service.base_path}{route}?{text}>; rel="next"'
     return 200, page.lines, headers
 
 
@@ -91,23 +102,16 @@ def _plan_of(service: Service, job_id: str) -> Plan | None:
 def plan(service: Service, given: Parameters) -> Answer:
     """A page of the plan; `Link` has the next one."""
     job_id = _known_id(service, given)
-    after = parameters.number("after", given.get("after"), 0, 0, AFTER_MAX)
-    limit = parameters.number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX)
+    asked = _lines_asked(given)
     about = _plan_of(service, job_id)
     path = service.jobs.file(job_id, "plan.jsonl")
     if not about or not os.path.isfile(path):
         raise NoSuchPlan(job_id)
-    op, q, below = _operation(given), given.get("q") or "", given.get("below") or ""
     try:
-        page = service.reports.page(path, after=after, limit=limit, op=op, q=q, below=below)
+        status, lines, headers = _lines(service, "plan", path, job_id, asked)
     except ValueError:  # damaged
         raise NoSuchPlan(job_id) from None
-    headers = {"Content-Type": "application/x-ndjson", "ETag": f'"{about["etag"]}"'}
-    if page.following is not None:
-        kept = {name: text for name, text in (("op", op), ("q", q), ("below", below)) if text}
-        query = urlencode({"id": job_id, **kept, "after": page.following, "limit": limit})
-        headers["Link"] = f'<{service.base_path}plan?{query}>; rel="next"'
-    return 200, page.lines, headers
+    return status, lines, {"ETag": f'"{about["etag"]}"', **headers}
 
 
 def planned(service: Service, given: Parameters) -> Answer:
@@ -132,10 +136,3 @@ def _known_id(service: Service, given: Parameters) -> str:
     if service.jobs.read(job_id) is None:
         raise NoSuchJob(job_id)
     return job_id
-
-
-def _operation(given: Parameters) -> str:
-    op = given.get("op") or ""
-    if op and op not in openapi.REPORTED:
-        raise UsageError("BadOperation", f"op must be one of {', '.join(openapi.REPORTED)}", param="op")
-    return op

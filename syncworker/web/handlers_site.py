@@ -10,6 +10,7 @@ from syncworker import __version__
 from syncworker import request as spec
 from syncworker.index.rows import count_objects
 from syncworker.options import table
+from syncworker.options.effective import Options
 from syncworker.system import disk_space
 from syncworker.web import dashboard, metrics, openapi
 from syncworker.web.context import Answer, NotFound, Parameters, Service, Unwell
@@ -75,7 +76,7 @@ def folders(service: Service, given: Parameters) -> Answer:
         source = spec.parse_source(given["source"], service.settings.uploads_dir)
         value["chosen"] = service.folders.look(source)
     asked: Parameters = {name: text for name, text in given.items() if name in ("exclude", "include")}
-    path_filter = table.Options.of_status({"options": table.parse(asked)}).path_filter()
+    path_filter = Options.of_status({"options": table.parse(asked)}).path_filter()
     if path_filter is not None:
         source = spec.parse_source(given.get("source", ""), service.settings.uploads_dir)
         value["filtered"] = service.folders.filtered(source, path_filter)

@@ -1,4 +1,4 @@
-"""The table of routes: what there is to call, and what each takes.
+"""The routes: the handler of each operation of `operations.OPERATIONS`, which says what it takes.
 
 A handler gets the parameters of its request, checked against the names that the table allows, and returns
 (status, JSON value or bytes, headers).
@@ -9,24 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from syncworker.options import table
 from syncworker.web import dashboard
+from syncworker.web import handlers_act as act
+from syncworker.web import handlers_read as read
+from syncworker.web import handlers_site as site
 from syncworker.web.context import Answer, Parameters, Service
-from syncworker.web.handlers_act import KEY_PARAMETERS, approve, cancel, go_on, limit, pause, resume, sync
-from syncworker.web.handlers_read import (
-    get,
-    history,
-    history_tag,
-    log_of_job,
-    plan,
-    planned,
-    report,
-    runnings,
-)
-from syncworker.web.handlers_site import asset, description, exposition, folders, healthz, mirrors
+from syncworker.web.operations import OPERATIONS
 
-SYNC_PARAMETERS = ("source", "dest", "storage_url", *KEY_PARAMETERS, *table.NAMES, "mirror")
-HISTORY_PARAMETERS = ("state", "limit", "before", "dest", "source", "mirror", "since", "until", "q")
+Handler = Callable[[Service, Parameters], Answer]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +29,7 @@ class Route:
     """
 
     path: str
-    handler: Callable[[Service, Parameters], Answer]
+    handler: Handler
     parameters: tuple[str, ...]
     acts: bool
     conditional: bool = False
@@ -50,32 +40,31 @@ class Route:
         return ("GET", "POST") if self.acts else ("GET", "HEAD", "POST")
 
 
-ROUTES = (
-    Route("/sync", sync, SYNC_PARAMETERS, acts=True),
-    Route("/runnings", runnings, (), acts=False, conditional=True),
-    Route("/get", get, ("id",), acts=False, conditional=True),
-    Route("/cancel", cancel, ("id", "now"), acts=True),
-    Route("/pause", pause, ("id",), acts=True),
-    Route("/continue", go_on, ("id",), acts=True),
-    Route("/limit", limit, ("id", "bandwidth"), acts=True),
-    Route("/resume", resume, ("id", *KEY_PARAMETERS), acts=True),
-    Route("/approve", approve, ("id", "etag", *KEY_PARAMETERS), acts=True),
-    Route("/plan", plan, ("id", "op", "q", "below", "after", "limit"), acts=False, conditional=True),
-    Route("/plan/sums", planned, ("id", "below"), acts=False),
-    Route("/jobs", history, HISTORY_PARAMETERS, acts=False, conditional=True, tag=history_tag),
-    Route("/report", report, ("id", "op", "q", "errors", "after", "limit"), acts=False),
-    Route("/log", log_of_job, ("id",), acts=False),
-    Route("/mirrors", mirrors, (), acts=False, conditional=True),
-    Route("/healthz", healthz, ("storage", "mirror"), acts=False),
-    Route(
-        "/folders",
-        folders,
-        ("source", "dest", "storage_url", "exclude", "include"),
-        acts=False,
-        conditional=True,
-    ),
-    Route("/metrics", exposition, (), acts=False),
-    Route("/openapi.json", description, (), acts=False, conditional=True),
-    *(Route(path, asset(page), (), False, conditional=True) for path, page in dashboard.PAGES.items()),
+HANDLERS: dict[str, Handler] = {
+    "/sync": act.sync,
+    "/runnings": read.runnings,
+    "/get": read.get,
+    "/cancel": act.cancel,
+    "/pause": act.pause,
+    "/continue": act.go_on,
+    "/limit": act.limit,
+    "/resume": act.resume,
+    "/approve": act.approve,
+    "/plan": read.plan,
+    "/plan/sums": read.planned,
+    "/jobs": read.history,
+    "/report": read.report,
+    "/log": read.log_of_job,
+    "/mirrors": site.mirrors,
+    "/healthz": site.healthz,
+    "/folders": site.folders,
+    "/metrics": site.exposition,
+    "/openapi.json": site.description,
+    **{path: site.asset(page) for path, page in dashboard.PAGES.items()},
+}
+_TAGS = {"/jobs": read.history_tag}
+ROUTES = tuple(
+    Route(path, HANDLERS[path], said.parameters, said.acts, said.conditional, _TAGS.get(path))
+    for path, said in OPERATIONS.items()
 )
 ACTING_PATHS = frozenset(route.path for route in ROUTES if route.acts)

@@ -1,267 +1,22 @@
-"""The shapes of the API's answers as JSON Schema (2020-12, as OpenAPI 3.1 uses it): every field, its type,
-its unit, and null where a value may be unknown.
-
-Fields are only ever added. The schemas name every field there is and close no object, so that an older
-client's copy stays true; that no answer has a field which is missing here is a test's to see.
-"""
+"""The API's answers as JSON Schema. Fields are only ever added; a job's status is in `status_schema`."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from syncworker.model import Phase, State
-
-Schema = dict[str, Any]
-
-ID_PATTERN = "^[0-9]{8}T[0-9]{6}-[0-9a-f]{8}$"
-
-
-def text(description: str, **more: Any) -> Schema:
-    return {"type": "string", "description": description, **more}
-
-
-def integer(description: str, **more: Any) -> Schema:
-    return {"type": "integer", "minimum": 0, "description": description, **more}
-
-
-def number(description: str, **more: Any) -> Schema:
-    return {"type": "number", "minimum": 0, "description": description, **more}
-
-
-def flag(description: str) -> Schema:
-    return {"type": "boolean", "description": description}
-
-
-def nullable(schema: Schema) -> Schema:
-    values = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
-    return {**schema, **values, "type": [schema["type"], "null"]}
-
-
-def time(description: str) -> Schema:
-    return text(f"{description}; UTC, RFC 3339 with milliseconds", format="date-time")
-
-
-def record(description: str, properties: dict[str, Schema], *optional: str) -> Schema:
-    """An object that has all of these, `optional` ones only at times."""
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "description": description, "properties": properties, "required": required}
-
-
-def rows(description: str, schema: Schema, **more: Any) -> Schema:
-    return {"type": "array", "description": description, "items": schema, **more}
-
-
-def ref(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-JOB_ID = text("The job's id; ids sort by time", pattern=ID_PATTERN, examples=["20261122T131242-9f3a61c2"])
-STATES = text(
-    "`queued`, `running`, then one of the final ones: `done` (the bucket equals the folder), `failed`,"
-    " `cancelled`, `interrupted` (the worker ended before its work did), which can be resumed, or `waiting`"
-    " (nothing was deleted, and a plan waits to be approved).",
-    enum=[state.value for state in State],
+from syncworker.web import status_schema
+from syncworker.web.schema_types import (
+    ID_PATTERN,
+    Schema,
+    flag,
+    integer,
+    nullable,
+    record,
+    ref,
+    rows,
+    text,
+    time,
 )
-PHASES = {
-    "type": ["string", "null"],
-    "description": "What a running job does; null otherwise",
-    "enum": [*(phase.value for phase in Phase), None],
-}
+from syncworker.web.status_schema import JOB_ID
 
-PROGRESS = record(
-    "Counters of the current attempt; they only grow within it.",
-    {
-        "scan_complete": flag("The folder has been read to its end: the totals are final"),
-        "files_total": integer("Files found so far"),
-        "files_done": integer("Files finished with, in whichever way"),
-        "bytes_total": integer("Bytes of the files found so far"),
-        "bytes_done": integer("Bytes finished with, those in flight included"),
-        "files_unchanged": integer("Files the bucket had already"),
-        "files_uploaded": integer("Files sent"),
-        "objects_deleted": integer("Objects deleted, because no file is there for them"),
-        "files_failed": integer("Files that could not be sent"),
-        "files_skipped": integer("Files that are not to be sent: vanished, sockets, links that lead out"),
-        "bytes_uploaded": integer("Bytes sent and taken by the store"),
-        "bytes_resumed": integer("Bytes of parts that an earlier attempt had sent"),
-        "files_updated": integer("Objects whose headers, tags or class were changed, and not their bytes"),
-        "objects_kept": integer(
-            "Objects to be deleted that stay: their file came back, or the storage keeps them"
-        ),
-        "files_changing": integer("Files sent as they were when opened: they are written to all the time"),
-        "files_to_upload": integer("Of a plan: files that it would send"),
-        "bytes_to_upload": integer("Of a plan: their bytes"),
-        "files_to_update": integer("Of a plan: objects whose headers it would change"),
-        "objects_to_delete": integer("Of a plan: objects that it would delete"),
-        "objects_verified": integer("With `verify`: objects that were found to be their files'"),
-        "bytes_verified": integer("With `verify`: the bytes of these"),
-        "objects_unverified": integer("With `verify=deep`: archived objects, which were not read back"),
-        "throttled_seconds": number("Seconds in which the storage asked to slow down"),
-        "bytes_per_second": number("Speed over the last seconds"),
-        "eta_seconds": nullable(number("Seconds left at this speed; null while unknown")),
-        "elapsed_seconds": number("Seconds since the attempt began"),
-    },
-)
-OPERATION = record(
-    "An operation in flight.",
-    {
-        "op": text("`upload`, `delete`, …"),
-        "key": text("The object's key"),
-        "size": integer("Bytes of the whole"),
-        "bytes_done": integer("Bytes sent so far"),
-    },
-)
-FILE_ERROR = record(
-    "What went wrong with one file or object.",
-    {
-        "time": time("When"),
-        "op": text("The operation that failed"),
-        "key": text("The object's key"),
-        "code": text("A short word for programs: an S3 error code or one of the service's"),
-        "message": text("A sentence for people"),
-    },
-)
-ERROR = {
-    **record(
-        "Why the job is not `done`; null when there is nothing to say.",
-        {"code": text("A short word for programs"), "message": text("A sentence for people")},
-    ),
-    "type": ["object", "null"],
-}
-DELAY = {
-    **record(
-        "What a running job waits for while it does not get on; null while it does.",
-        {
-            "reason": text(
-                "`writes_in_flight`: the job is to stop, and what writes is waited for; `storage_down`: no"
-                " request succeeds; `storage_silent`: no byte moves; `slow_down`: the storage asks for fewer"
-                " requests; `paused`: somebody has paused the job"
-            ),
-            "since": time("Since when"),
-            "until": nullable(time("How long at most; null: as long as a request may take")),
-        },
-    ),
-    "type": ["object", "null"],
-}
-LIMIT = {
-    **record(
-        "The limits that hold now.",
-        {
-            "bandwidth": nullable(integer("Bytes a second of this job; null: no limit of its own")),
-            "all_jobs": nullable(integer("Bytes a second of all running jobs together; null: no limit")),
-        },
-    ),
-    "type": ["object", "null"],
-}
-RESOURCES = record(
-    "What the worker of this attempt costs, as it measured at `updated_at`; null before it has.",
-    {
-        "rss_bytes": nullable(integer("Resident memory")),
-        "cpu_seconds": nullable(number("Processor time, user and system")),
-    },
-)
-
-
-def _counts(description: str) -> Schema:
-    return {
-        "type": "object",
-        "description": description,
-        "additionalProperties": {"type": "number", "minimum": 0},
-    }
-
-
-METRICS = record(
-    "What the job has done over all its attempts; these only grow. `/metrics` has their sums over all jobs.",
-    {
-        "counts": _counts(
-            "Files, objects and bytes by what became of them, attempts, retries, `cpu_seconds`"
-        ),
-        "errors": _counts("Errors by code"),
-        "phase_seconds": _counts("Seconds by phase"),
-        "requests": _counts("Requests to the store by operation and HTTP status: `PutObject 200`"),
-    },
-)
-TIMELINE = record(
-    "How this attempt went on: its phases, and what it sent or read over the whole run.",
-    {
-        "phases": rows(
-            "When each phase began, oldest first; of more than forty the first and the last ones",
-            record("A phase.", {"phase": text("Its name"), "at": time("When it began")}),
-        ),
-        "speed": record(
-            "The bytes of each step since the attempt began; sixty steps at most, then they are longer.",
-            {
-                "step_seconds": integer("How long a step is", minimum=1),
-                "bytes": rows("What went over the network", integer("Bytes")),
-            },
-        ),
-    },
-)
-STATUS = record(
-    "A job, as its file `jobs/ID.json` holds it.",
-    {
-        "version": integer("Version of this shape", const=1),
-        "id": JOB_ID,
-        "state": STATES,
-        "phase": PHASES,
-        "source": text("The folder below the uploads root; empty: all of it"),
-        "dest": text("The bucket"),
-        "storage_url": text("The S3 endpoint"),
-        "wait": number("Seconds between two operations; 0: full parallel speed", maximum=3600),
-        "skipped": _counts("Files that are not mirrored, by reason"),
-        "options": {
-            "type": "object",
-            "description": "What else was asked for, as it was asked; what was not is left out",
-        },
-        "mirror": nullable(text("The named mirror that the job belongs to; null for none")),
-        "scope": {
-            "type": ["array", "null"],
-            "description": "The folders that the job looks at; null: all of them",
-            "items": {"type": "string"},
-        },
-        "plan": {
-            **record(
-                "The plan that waits or was approved (`/plan`); null: none.",
-                {
-                    "etag": text("SHA-256 of the file"),
-                    "lines": integer("How many lines it has"),
-                    "approved_at": nullable(time("When somebody approved it")),
-                },
-            ),
-            "type": ["object", "null"],
-        },
-        "cluster": {
-            "type": ["object", "null"],
-            "description": "The machines that work on it; null: this one",
-        },
-        "pid": nullable(integer("The worker's process id")),
-        "pid_started_at": nullable(number("When that process started, seconds since the epoch")),
-        "host": text("The machine"),
-        "attempt": integer("1, and one more for each resume", minimum=1),
-        "auto_resume": flag("The server may start it again by itself"),
-        "created_at": time("When the job was asked for"),
-        "started_at": nullable(time("When this attempt began")),
-        "updated_at": time("When this was written"),
-        "finished_at": nullable(time("When it ended")),
-        "cancel_requested": flag("A cancel has been asked for"),
-        "pause_requested": flag("The job is paused, or about to be; a queued one is not started"),
-        "progress": ref("Progress"),
-        "current": rows("Operations in flight, the first twenty", ref("Operation")),
-        "delay": ref("Delay"),
-        "limit": ref("Limit"),
-        "errors": rows("The first hundred errors; the report file has all", ref("FileError")),
-        "error": ref("Error"),
-        "resources": ref("Resources"),
-        "timeline": ref("Timeline"),
-        "metrics": ref("Metrics"),
-        "notified_at": nullable(time("When people were told of how this attempt of a mirror's job ended")),
-        "message": text("What happens or happened, for people"),
-        "warning": text(
-            "Only in an answer: the request may not mean what it says, or its address held a secret key"
-        ),
-    },
-    "warning",
-    "timeline",
-)
 JOB_LIST = record("Jobs.", {"count": integer("How many follow"), "jobs": rows("The jobs", ref("Status"))})
 JOB_PAGE = record(
     "A page of the history.",
@@ -394,8 +149,8 @@ FOLDER = record(
     "A folder right below the uploads root.",
     {"source": text("Its name: what `/sync` takes as `source`"), **_SIZE},
 )
-CHOSEN = {
-    **record(
+CHOSEN = nullable(
+    record(
         "The folder asked about; null when none was.",
         {
             "source": text("The folder"),
@@ -406,11 +161,10 @@ CHOSEN = {
             },
             **_SIZE,
         },
-    ),
-    "type": ["object", "null"],
-}
-FILTERED = {
-    **record(
+    )
+)
+FILTERED = nullable(
+    record(
         "What `exclude` and `include` leave of the source; null when none were given, or another such look is"
         " under way.",
         {
@@ -418,20 +172,18 @@ FILTERED = {
             "bytes": integer("Their sizes"),
             "complete": flag("The folder was read to its end in time"),
         },
-    ),
-    "type": ["object", "null"],
-}
-KNOWN_BUCKET = {
-    **record(
+    )
+)
+KNOWN_BUCKET = nullable(
+    record(
         "The bucket asked about; null when none was.",
         {
             "dest": text("The bucket"),
             "objects_known": nullable(integer("Objects after the last sync; null when none is remembered")),
             "more": flag("There are more than `objects_known`"),
         },
-    ),
-    "type": ["object", "null"],
-}
+    )
+)
 FOLDERS = record(
     "The folders below the uploads root. Sizes may be some seconds old.",
     {
@@ -449,16 +201,7 @@ FOLDERS = record(
 )
 
 ALL: dict[str, Schema] = {
-    "Status": STATUS,
-    "Progress": PROGRESS,
-    "Operation": OPERATION,
-    "Delay": DELAY,
-    "Limit": LIMIT,
-    "FileError": FILE_ERROR,
-    "Error": ERROR,
-    "Resources": RESOURCES,
-    "Timeline": TIMELINE,
-    "Metrics": METRICS,
+    **status_schema.ALL,
     "JobList": JOB_LIST,
     "JobPage": JOB_PAGE,
     "Folders": FOLDERS,

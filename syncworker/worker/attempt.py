@@ -12,7 +12,7 @@ from typing import Any
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
 from syncworker.jobs.progress import Progress
-from syncworker.options.table import DEFAULTS, Options
+from syncworker.options.effective import DEFAULTS, Options
 from syncworker.plan.differences import Changes
 from syncworker.plan.may_delete import NO_RULES, Rules
 from syncworker.s3.bucket import Bucket

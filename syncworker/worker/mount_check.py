@@ -33,7 +33,7 @@ from syncworker.folder import symlinks
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
 from syncworker.jobs.destination import EARLIER
-from syncworker.options.table import Options
+from syncworker.options.effective import Options
 from syncworker.system import durable_files, mount_table
 
 _VERSION = 1

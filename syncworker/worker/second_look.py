@@ -11,7 +11,7 @@ from syncworker.ending import Ending
 from syncworker.folder.source import Source
 from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry, Phase
-from syncworker.options.table import DEEP
+from syncworker.options.effective import DEEP
 from syncworker.plan.compare import compare
 from syncworker.plan.differences import Difference, Listable, collect
 from syncworker.plan.events import Work

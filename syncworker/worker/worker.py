@@ -33,7 +33,7 @@ from syncworker.jobs.status import (
 )
 from syncworker.jobs.store import Conflict, Jobs, NoSuchJob
 from syncworker.model import FINAL_STATES, State
-from syncworker.options.table import Options
+from syncworker.options.effective import Options
 from syncworker.plan import draft
 from syncworker.plan.may_delete import Rules
 from syncworker.request import parse_storage_url

@@ -27,7 +27,7 @@ from syncworker.model import Phase, State
 from syncworker.request import Request
 from syncworker.s3 import error_codes as faults
 from syncworker.shell import arguments, completion
-from syncworker.web import http_server, metrics, routes, schemas
+from syncworker.web import http_server, metrics, routes, status_schema
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import error_codes
@@ -206,11 +206,11 @@ def test_the_files_of_a_job_are_those_that_are_removed_with_it() -> None:
 def test_the_fields_of_the_status_are_those_of_the_document() -> None:
     text = page("job-files.md")
     fields = named(rows(text, "| field | meaning |"))
-    assert set(fields) == set(schemas.STATUS["properties"]) - {"warning"}
+    assert set(fields) == set(status_schema.STATUS["properties"]) - {"warning"}
     counters = named(rows(text, "| in `progress` | meaning |"))
-    assert set(counters) == set(schemas.PROGRESS["properties"])
+    assert set(counters) == set(status_schema.PROGRESS["properties"])
     for name in ("OPERATION", "FILE_ERROR", "ERROR", "RESOURCES", "METRICS"):
-        for field in getattr(schemas, name)["properties"]:
+        for field in getattr(status_schema, name)["properties"]:
             assert f"`{field}`" in text, (name, field)
     for word in (*State, *Phase):
         assert f"`{word}`" in text, word

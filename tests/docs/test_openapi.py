@@ -19,7 +19,7 @@ from openapi_spec_validator import validate
 from serving import Answer, Site, write_finished
 from stores import Store
 
-from syncworker.web import openapi, parameters, routes
+from syncworker.web import openapi, operations, parameters, routes
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import api_docs
@@ -121,7 +121,7 @@ def test_the_patterns_of_parameters_are_those_that_the_server_checks(site: Site)
         for number, value in enumerate(candidates):
             given = {"source": "a", "dest": f"bucket-{name}-{number}", name: value}
             answer = site.json("/sync", given)
-            valid = Draft202012Validator(openapi.PARAMETERS[name]).is_valid(value)
+            valid = Draft202012Validator(operations.PARAMETERS[name]).is_valid(value)
             assert (answer.status == 202) == valid, (name, value, answer)
             if valid:
                 assert site.json("/cancel", {"id": answer.json["id"]}).status == 202

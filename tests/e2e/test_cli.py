@@ -50,7 +50,7 @@ def test_no_command_prints_the_help_and_is_a_usage_error(desk: Desk) -> None:
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("command", ["", *cli._COMMANDS])
+@pytest.mark.parametrize("command", ["", *cli.COMMANDS])
 def test_help_is_there_for_every_command_and_teaches(desk: Desk, command: str) -> None:
     result = desk.run(*filter(None, [command, "--help"]))
     assert result.returncode == 0

@@ -13,7 +13,7 @@ from serving import Answer, Site, load
 from stores import Store
 
 import server
-from syncworker.web import app, openapi, routes
+from syncworker.web import app, operations, routes
 
 MYBUCKET = "mybucket"
 
@@ -43,7 +43,7 @@ WAYS: dict[str, Callable[[Site], Answer]] = {
         "/sync?source=&dest=&storage_url=&access_key=&secret_key=&wait=&exclude=&include=&delete=&forget_mounts="
     ),
     "an empty form": lambda site: site.form("/sync", b"source=&dest=&storage_url=&wait="),
-    "null": lambda site: site.json("/sync", dict.fromkeys(routes.SYNC_PARAMETERS)),
+    "null": lambda site: site.json("/sync", dict.fromkeys(operations.OPERATIONS["/sync"].parameters)),
 }
 
 
@@ -65,7 +65,7 @@ def test_an_empty_value_is_as_good_as_none_for_every_optional_parameter(
 ) -> None:
     job_id = site.submit()
     site.get(f"/cancel?id={job_id}")
-    needed = dict.fromkeys(openapi.OPERATIONS[route.path].required, job_id)
+    needed = dict.fromkeys(operations.OPERATIONS[route.path].required, job_id)
     optional = {name: value for name in route.parameters if name not in needed}
     first = site.json(route.path, needed)
     if route.acts:

@@ -25,7 +25,7 @@ from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
 from syncworker.mirrors.watch import Changes, Watcher
 from syncworker.model import State
-from syncworker.options import table
+from syncworker.options import effective
 from syncworker.options.patterns import PathFilter
 from syncworker.service.supervisor import Supervisor
 from syncworker.system import mount_table
@@ -45,20 +45,20 @@ def test_a_scope_leaves_out_all_but_its_folders_whatever_their_names() -> None:
 
     for _ in range(1000):
         scope = watch.reduce({path(3) for _ in range(dice.randint(1, 4))})
-        chosen = PathFilter([], table.scope_lines(scope))
+        chosen = PathFilter([], effective.scope_lines(scope))
         for _ in range(20):
             key = path(5)
             assert chosen.skips(key) != any(key.startswith(f"{folder}/") for folder in scope), (scope, key)
-    assert table.scope_lines(["a", ""]) == []
+    assert effective.scope_lines(["a", ""]) == []
 
 
 def test_a_folder_that_is_excluded_stays_so_inside_of_a_scope() -> None:
-    asked = table.Options.of_status({"scope": ["a"], "options": {"exclude": ["*.tmp", "/a/cache/"]}})
+    asked = effective.Options.of_status({"scope": ["a"], "options": {"exclude": ["*.tmp", "/a/cache/"]}})
     chosen = asked.path_filter()
     assert chosen is not None
     assert [chosen.skips(key) for key in ("a/x", "a/x.tmp", "a/cache/x", "b/x", "x")] == [False, *[True] * 4]
     assert asked.is_partial
-    whole = table.Options.of_status({"scope": [""], "options": {}})
+    whole = effective.Options.of_status({"scope": [""], "options": {}})
     assert whole.is_partial
     assert whole.path_filter() is None
 

@@ -27,7 +27,7 @@ FLOORS = [
     ["", "errors", "paths", "escape", "model", "ending", "forwarded"],
     ["system"],
     ["options"],
-    ["storage_url", "settings", "request"],
+    ["storage_url", "setting_values", "settings", "request"],
     ["wire"],
     ["s3", "folder", "jobs", "index"],
     ["plan"],
@@ -203,14 +203,7 @@ LARGER = {
     "cluster.shares": 600,
     "jobs.progress": 500,
     "jobs.store": 550,
-    "mirrors.file": 450,
-    "mirrors.keeper": 650,
-    "options.table": 550,  # a table: one row for each option
     "s3.client": 450,
-    "settings": 500,  # a table: one row for each setting
-    "shell.cli": 600,
-    "web.openapi": 600,  # a table: one row for each route
-    "web.schemas": 500,  # a table: one row for each field
 }
 LARGER_ROOMS = {"cluster": 2700, "jobs": 2700, "web": 3000}
 MORE_PARAMETERS = {"plan.planner.Planner": 13, "s3.client.Client": 10, "web.metrics.Metrics": 7}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import serving
 
-from syncworker.mirrors import file
+from syncworker.mirrors import file, mirror
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.memory import Memories
 
@@ -171,9 +171,9 @@ def test_a_file_with_addresses_must_not_be_readable_by_every_user(tmp_path: Path
 
 
 def test_the_machines_time_zone_has_its_summer_time() -> None:
-    assert str(file.local_zone({"TZ": ":America/New_York"})) == "America/New_York"
-    assert file.local_zone({"TZ": "No/Where"}) is not None
-    assert os.path.exists("/etc/localtime") or str(file.local_zone({})) == "UTC"
+    assert str(mirror.local_zone({"TZ": ":America/New_York"})) == "America/New_York"
+    assert mirror.local_zone({"TZ": "No/Where"}) is not None
+    assert os.path.exists("/etc/localtime") or str(mirror.local_zone({})) == "UTC"
 
 
 def test_what_is_remembered_outlives_a_file_that_is_empty_for_an_instant(tmp_path: Path) -> None:

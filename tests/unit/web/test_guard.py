@@ -11,6 +11,7 @@ import pytest
 from serving import Answer, Site, load
 
 from syncworker.errors import UsageError
+from syncworker.service import api_token
 from syncworker.web import middleware
 
 TOKEN = "a-token-of-the-tests"
@@ -294,9 +295,9 @@ def test_a_cross_site_request_with_the_cookie_is_still_refused(closed_site: Site
 
 def test_auto_makes_a_token_once_in_a_private_file(tmp_path: Path) -> None:
     config = load(tmp_path, API_TOKEN="auto")
-    token = middleware.load_token(config, str(tmp_path))
+    token = api_token.load(config, str(tmp_path))
     assert token is not None and len(token) >= 43
-    assert middleware.load_token(config, str(tmp_path)) == token
+    assert api_token.load(config, str(tmp_path)) == token
     assert os.listdir(tmp_path / "jobs") == [".api-token"] and not (tmp_path / ".api-token").exists()
     assert stat.S_IMODE(os.stat(tmp_path / "jobs" / ".api-token").st_mode) == 0o600
     assert stat.S_IMODE(os.stat(tmp_path / "jobs").st_mode) == 0o700
@@ -307,13 +308,13 @@ def test_a_token_that_an_earlier_version_made_beside_the_program_stays_valid(tmp
     beside.write_text("an-earlier-token-of-forty-three-characters-\n")
     beside.chmod(0o600)
     config = load(tmp_path, API_TOKEN="auto")
-    assert middleware.load_token(config, str(tmp_path)) == beside.read_text().strip()
+    assert api_token.load(config, str(tmp_path)) == beside.read_text().strip()
     assert not (tmp_path / "jobs").exists()
 
 
 def test_a_token_is_made_where_the_programs_folder_cannot_be_written_to(tmp_path: Path) -> None:
     config = load(tmp_path, API_TOKEN="auto")
-    assert middleware.load_token(config, "/proc") == middleware.load_token(config, "/proc")
+    assert api_token.load(config, "/proc") == api_token.load(config, "/proc")
 
 
 def test_a_start_that_dies_while_it_makes_a_token_leaves_no_part_of_one(
@@ -327,17 +328,17 @@ def test_a_start_that_dies_while_it_makes_a_token_leaves_no_part_of_one(
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", die)
         with pytest.raises(KeyboardInterrupt):
-            middleware.load_token(config, str(tmp_path))
+            api_token.load(config, str(tmp_path))
     assert not (tmp_path / "jobs" / ".api-token").exists()
-    assert middleware.load_token(config, str(tmp_path))
+    assert api_token.load(config, str(tmp_path))
 
 
 def test_a_token_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
     config = load(tmp_path, API_TOKEN="auto")
-    middleware.load_token(config, str(tmp_path))
+    api_token.load(config, str(tmp_path))
     (tmp_path / "jobs" / ".api-token").chmod(0o644)
     with pytest.raises(UsageError, match="can be read by others"):
-        middleware.load_token(config, str(tmp_path))
+        api_token.load(config, str(tmp_path))
 
 
 @pytest.mark.parametrize(

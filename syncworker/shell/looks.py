@@ -1,0 +1,173 @@
+"""The commands that look: list, show and plan. They print tables, or JSON, and change nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+from syncworker import escape
+from syncworker.errors import UsageError
+from syncworker.jobs import history
+from syncworker.jobs.history import Wanted
+from syncworker.jobs.record import Status
+from syncworker.jobs.status import recorded_state
+from syncworker.jobs.status_cache import ID_PATTERN
+from syncworker.jobs.store import Jobs, NoSuchJob, NoSuchPlan, check_id
+from syncworker.model import FINAL_STATES, State
+from syncworker.settings import Settings
+from syncworker.shell import formats
+from syncworker.shell.display import Display, Output, print_table
+from syncworker.shell.messages import explain, printed
+from syncworker.shell.run import EXIT
+from syncworker.system import durable_files
+
+LIST_FILTERS = ("state", "source", "dest", "mirror", "since", "until", "q")
+POLL_SECONDS = 0.25
+PLAN_LINES = 1000  # printed at a time
+
+
+def plan(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    """The plan's lines, as many as there are; memory does not grow with them."""
+    status = jobs.observe(arguments.id)
+    if not status.get("plan"):
+        raise NoSuchPlan(arguments.id)
+    output = Output(sys.stdout)
+    if not arguments.json:
+        output.print(formats.PLAN_HEADER)
+    batch: list[str] = []
+    for line in durable_files.lines(jobs.file(arguments.id, "plan.jsonl")):
+        batch.append(line.decode().rstrip() if arguments.json else formats.plan_row(json.loads(line)))
+        if len(batch) >= PLAN_LINES:
+            output.print("\n".join(batch))
+            batch.clear()
+        if output.error is not None:
+            break
+    if batch:
+        output.print("\n".join(batch))
+    return printed(output, None if arguments.json else escape.escape_control(formats.plan_sums(status)))
+
+
+def list_jobs(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    filters = {name: value for name in LIST_FILTERS if (value := getattr(arguments, name))}
+    wanted = history.parse(filters)
+    whole = arguments.all or bool(filters)
+    found: list[Status] = []
+    following: str | None = None
+    if os.path.isdir(jobs.path):  # looking makes no directory
+        if whole:
+            matches = _matching(jobs, wanted)
+            found = list(islice(matches, arguments.limit))
+            following = found[-1]["id"] if found and any(True for _ in matches) else None
+        else:
+            found = jobs.active()[: arguments.limit]
+    output = Output(sys.stdout)
+    if arguments.json:
+        answer: dict[str, Any] = {"count": len(found), "jobs": found}
+        if whole:
+            answer["next"] = following
+        return printed(output, json.dumps(answer, indent=2))
+    if found:
+        print_table(output, found)
+    else:
+        which = "no job is queued or running (--all lists the ended ones)"
+        if whole:
+            which = f"no job is {arguments.state}" if arguments.state else "no jobs"
+            which += " that match" if filters.keys() - {"state"} else ""
+        Output(sys.stderr).print(which)
+    return printed(output)
+
+
+def _matching(jobs: Jobs, wanted: Wanted) -> Iterator[Status]:
+    """The jobs that a filter takes, newest first, each as it truly is."""
+    jobs.active()  # has the ends written down that nobody has noticed yet
+    for job_id, entry in sorted(jobs.entries().items(), reverse=True):
+        if wanted.takes(job_id, entry):
+            try:
+                status = jobs.observe(job_id)
+            except NoSuchJob:  # removed meanwhile, or no status of ours
+                continue
+            if wanted.state in (None, status["state"]):
+                yield status
+
+
+def _one_id(text: str, jobs: Jobs) -> str:
+    """The id of the only job whose id begins so."""
+    if ID_PATTERN.fullmatch(text):
+        return text
+    if not re.fullmatch(r"[0-9]{1,8}|[0-9]{8}T[0-9]{0,6}|[0-9]{8}T[0-9]{6}-[0-9a-f]{0,8}", text):
+        return check_id(text)
+    entries = jobs.entries() if os.path.isdir(jobs.path) else {}
+    found = sorted(job_id for job_id in entries if job_id.startswith(text))
+    if not found:
+        raise UsageError("NoSuchJob", f"there is no job whose id begins with {text}", param="id")
+    if len(found) > 1:
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        raise UsageError(
+            "BadId", f"{len(found)} jobs begin with {text}: {', '.join(found[-3:])}{more}", param="id"
+        )
+    return found[0]
+
+
+def _show_errors(job_id: str, jobs: Jobs, as_json: bool) -> int:
+    """All that the report says did not go well, in all attempts: what failed, and what was skipped."""
+    output = Output(sys.stdout)
+    if jobs.read(job_id) is None:
+        raise NoSuchJob(job_id)
+    try:
+        file = open(jobs.file(job_id, "report.jsonl"), "rb")  # noqa: SIM115 - closed below
+    except FileNotFoundError:
+        return 0
+    with file:
+        for line in file:
+            if b'"error": ' not in line or not line.endswith(b"\n"):
+                continue
+            try:
+                value = json.loads(line)
+            except (ValueError, RecursionError):  # cut by a full disk, long ago
+                continue
+            if isinstance(value, dict) and isinstance(value.get("error"), dict):
+                output.print(line.decode().rstrip() if as_json else formats.error_line(value))
+            if output.error is not None:
+                break
+    return printed(output)
+
+
+def show(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
+    job_id = _one_id(arguments.id, jobs)
+    if arguments.errors:
+        return _show_errors(job_id, jobs, arguments.json)
+    status = jobs.observe(job_id)
+    output = Output(sys.stdout)
+    if arguments.follow:
+        status = _follow(jobs, status, None if arguments.json else output)
+    if arguments.json:
+        text = json.dumps(status, indent=2)
+    elif arguments.follow:
+        text = formats.summary(status)
+    else:
+        text = "\n".join(f"{label:8}  {value}" for label, value in formats.details(status))
+    result = printed(output, text)
+    if result or not arguments.follow:
+        return result
+    if not arguments.json:
+        explain(status)
+    return EXIT[State(status["state"])]
+
+
+def _follow(jobs: Jobs, status: Status, output: Output | None) -> Status:
+    """Watches a job to its end; its status then. Ends as well when nobody looks any more."""
+    with Display(output) if output else nullcontext() as display:
+        while recorded_state(status) not in FINAL_STATES and not (output and output.error):
+            if display:
+                display.show(status)
+            time.sleep(POLL_SECONDS)
+            status = jobs.observe(status["id"])
+    return status

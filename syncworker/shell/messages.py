@@ -1,0 +1,56 @@
+"""What commands say on stderr: refusals, warnings, and why a job has not ended well."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from syncworker import escape
+from syncworker import settings as settings_table
+from syncworker.jobs.record import Status
+from syncworker.jobs.status import recorded_state
+from syncworker.model import State
+from syncworker.shell import formats
+from syncworker.shell.display import Output
+
+BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+
+
+def complain(message: str) -> None:
+    """A message for people on stderr; nobody there to read it is no error."""
+    Output(sys.stderr).print(f"syncworker: {escape.escape_control(message)}")
+
+
+def warn_of_misspelt() -> None:
+    for sentence in settings_table.misspelt(os.environ):
+        complain(f"warning: {sentence}")
+
+
+def explain(status: Status) -> None:
+    """Why a job has not ended well, on stderr, and what to do next."""
+    if recorded_state(status) is State.DONE:
+        return
+    messages = Output(sys.stderr)
+    for text in formats.error_lines(status):
+        messages.print(text)
+    if text := formats.error_text(status):
+        messages.print(f"syncworker: {text}")
+    if recorded_state(status) is State.WAITING:
+        if not status.get("error"):
+            messages.print(f"syncworker: {escape.escape_control(status['message'])}")
+        messages.print(f"syncworker: to see its plan: python -m syncworker plan {status['id']}")
+        messages.print(f"syncworker: to carry it out: python -m syncworker approve {status['id']}")
+        return
+    messages.print(f"syncworker: to go on: python -m syncworker resume {status['id']}")
+
+
+def printed(output: Output, text: str | None = None) -> int:
+    """Prints, and returns as an exit status whether all that was printed has gone out."""
+    if text is not None:
+        output.print(text)
+    if output.error is None:
+        return 0
+    if isinstance(output.error, BrokenPipeError):
+        return BROKEN_PIPE
+    complain(f"cannot write to the standard output: {output.error.strerror}")
+    return 1
