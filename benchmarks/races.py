@@ -167,6 +167,7 @@ class Nothing:
     limits: Limits
     delay_ms: int = 0
     reference: int = 0  # our memory with so many files, for the growth of memory
+    is_first: bool = False  # without an index: ours reads every file, as a peer does that compares content
 
     def run(self, options: Options) -> Result:
         files = options.times(self.files, 1500)
@@ -178,6 +179,12 @@ class Nothing:
             return result(self.name, self.title, options, rows, against_best(rows, self.limits))
         with stub() as running:
             bucket = f"keys-{files}-delay-{self.delay_ms}-a"
+            if self.is_first:
+                rows = race(field, options, lambda c: self._on_stub(running, c, bucket, tree, files))
+                exact = [row for row in rows if row["exact"]]
+                return result(
+                    self.name, self.title, options, rows, against_best(exact, self.limits, "exact peer")
+                )
             first = self._on_stub(running, field[0], bucket, tree, files)
             notes = [f"ours, the first time (no index: every file is read and hashed): {first.wall:.1f} s"]
             rows = race(field, options, lambda c: self._on_stub(running, c, bucket, tree, files))
@@ -188,6 +195,8 @@ class Nothing:
         return result(self.name, self.title, options, rows, targets, notes)
 
     def _on_stub(self, running: Stub, contender: Contender, bucket: str, tree: str, files: int) -> Cost:
+        if self.is_first:
+            contenders.forget_jobs()
         cost, counts = on_stub(running, contender, bucket, tree)
         must(counts.get("KEYS", 0) >= files, f"only {counts.get('KEYS', 0)} keys were listed")
         must(not {"PUT", "PART", "DELETE"} & counts.keys(), f"something was changed: {counts}")
@@ -287,6 +296,15 @@ RACES = {
             1_000_000,
             Limits(0.25),
             delay_ms=50,
+        ),
+        Nothing(
+            "first-delayed",
+            "the first sync of a bucket that has all of 100,000 x 1 KiB, stub, 50 ms a page",
+            "stub",
+            100_000,
+            Limits(0.60, 0.90),
+            delay_ms=50,
+            is_first=True,
         ),
     )
 }

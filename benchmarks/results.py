@@ -46,7 +46,7 @@ def target(what: str, value: float | None, limit: float, unit: str) -> dict[str,
     return {"what": what, "value": value, "limit": limit, "unit": unit, "met": met}
 
 
-def against_best(rows: list[Row], limits: Limits) -> list[dict[str, Any]]:
+def against_best(rows: list[Row], limits: Limits, whom: str = "best peer") -> list[dict[str, Any]]:
     """Our medians by those of the best peer: the fastest for the wall, the most frugal for the processor."""
     ours = next((row for row in rows if row["name"] == OURS and "wall" in row), None)
     peers = [row for row in rows if row["name"] != OURS and row.get("is_peer", True) and "wall" in row]
@@ -54,7 +54,7 @@ def against_best(rows: list[Row], limits: Limits) -> list[dict[str, Any]]:
     for what, limit in (("wall", limits.wall), ("cpu", limits.cpu)):
         if limit is not None:
             value = ours[what] / min(row[what] for row in peers) if ours and peers else None
-            targets.append(target(what, value, limit, "x best peer"))
+            targets.append(target(what, value, limit, f"x {whom}"))
     if limits.peak_bytes is not None:
         value = ours["peak_bytes"] / 1e6 if ours else None
         targets.append(target("memory", value, limits.peak_bytes / 1e6, "MB"))

@@ -8,8 +8,8 @@ Pages come one round trip after the other. Where keys to cut at are known (`cuts
 listed side by side with `start-after`, as many and as long as pays (breadth.py). At each border the two
 ranges must agree: what one range lists behind the border must be what the next one begins with. So each goes
 on where the one before has ended, whatever order the store lists in, and no key is lost or comes twice. If
-they do not agree (another order, a `start-after` that is not heeded, a change meanwhile), the ranges are
-dropped, and the listing goes on from where it is, by tokens alone.
+they do not agree (another order, a `start-after` that is ignored or refused, a change meanwhile), the ranges
+are dropped, and the listing goes on from where it is, by tokens alone.
 
 A job that looks at some folders only lists what lies below these, one after the other, as if it were one
 listing (`page_of_folders`); the rest of the bucket is never named, and so never deleted.
@@ -20,15 +20,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Protocol
 
-from syncworker.errors import FatalError
+from syncworker.errors import FatalError, FileError
 from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.s3.xml_messages import Page
 
 SPARE_KEYS = 20  # of a page, that show how the next range begins
 CUT_KEYS = 1000 - SPARE_KEYS  # between two cuts
+_MOST_CUTS = 32  # passed over by a range: where keys are few, cuts behind them may still fit
 _EMPTY_PAGES = 1000  # in a row: some stores give a few, where much was deleted
 
 
@@ -85,18 +87,19 @@ class Listing:
     """Iterates over the pages of a bucket, the next one being fetched while one is used.
 
     `complete` is True once the last page has been received: every key still to come is in hand.
+    `refuses_ranges`: the store answered an error to `start-after`.
     """
 
     def __init__(
         self,
         fetch: Callable[[str | None], PendingPage],
         fetch_range: FetchRange | None = None,
-        cuts: list[str] | None = None,
+        cuts: Iterable[str] | None = None,
         breadth: Breadth | None = None,
     ) -> None:
         self._fetch = fetch
         self._fetch_range = fetch_range
-        self._cuts = deque(sorted(set(cuts or ())))  # those that no range has begun at
+        self._cuts = _ascending(cuts or ())  # those that no range has begun at
         self._breadth = breadth or Breadth()
         self._ahead: deque[_Range] = deque()
         self._behind: str | None = None  # where the next range begins
@@ -105,11 +108,12 @@ class Listing:
         self._tokens: set[int] = set()
         self._last_ends: tuple[str, str] | None = None
         self._empty = 0
-        self.complete = False
+        self.complete = self.refuses_ranges = False
 
     def pages(self) -> Iterator[Sequence[ObjectEntry]]:
         """Raises FatalError BrokenListing, or what fetching raises."""
-        if self._cuts and self._fetch_range is not None:
+        if self._fetch_range is not None and (cut := next(self._cuts, None)) is not None:
+            self._cuts = chain((cut,), self._cuts)
             yield from self._side_by_side(self._fetch_range)
         else:
             yield from self._by_tokens(self._fetch(None))
@@ -186,21 +190,31 @@ class Listing:
         while not self._begun_all and (
             (fetching < self._breadth.ranges and expected < PAGES_AHEAD) or not (self._ahead or current)
         ):
-            count = max(1, self._breadth.pages_each * CUT_KEYS // self._cut_keys)
+            count = min(_MOST_CUTS, max(1, self._breadth.pages_each * CUT_KEYS // self._cut_keys))
             pages = max(1, count * self._cut_keys // CUT_KEYS)
-            cuts = [self._cuts.popleft() for _ in range(min(count, len(self._cuts)))]
-            self._begun_all = not cuts
-            high = None if self._begun_all else cuts[-1]
+            high = self._pass_cuts(count)
             pending = fetch_range(self._behind, high)
             self._ahead.append(_Range(high, pages, count, pending, iter(pending)))
             self._behind = high
             fetching, expected = fetching + 1, expected + pages
 
+    def _pass_cuts(self, count: int) -> str | None:
+        """The last of so many cuts; None behind the last of all."""
+        high = None
+        for high in islice(self._cuts, count):  # noqa: B007
+            pass
+        self._begun_all = high is None
+        return high
+
     def _agrees(self, entries: Sequence[ObjectEntry], passed: int, end: str | None) -> bool:
         """Whether what this range lists behind its end is what the next range begins with."""
         if end is None or not self._ahead or min(_keys(entries[passed:]), default=end) <= end:
             return False
-        first = self._ahead[0].peek().entries
+        try:
+            first = self._ahead[0].peek().entries
+        except (FatalError, FileError):
+            self.refuses_ranges = True
+            return False
         behind = entries[passed:]
         return first[: len(behind)] == behind[: len(first)] and bool(first)
 
@@ -215,7 +229,11 @@ class Listing:
     def _expect_nothing(self, ranges: Iterable[Iterable[Page]], end: str) -> None:
         """The listing has ended: no range that was to come may list anything behind its last key."""
         for pages in ranges:
-            first = next((page.entries for page in pages if page.entries), [])
+            try:
+                first = next((page.entries for page in pages if page.entries), [])
+            except (FatalError, FileError):  # what is listed by tokens tells: the same error, or all keys
+                self.refuses_ranges = True
+                continue
             if any(entry.key > end for entry in first):
                 raise _broken("ends before keys that it lists elsewhere")
 
@@ -250,6 +268,14 @@ async def page_of_folders(
     if number + 1 < len(prefixes):
         return page._replace(token=FolderToken.make(number + 1, None), truncated=True)
     return page
+
+
+def _ascending(keys: Iterable[str]) -> Iterator[str]:
+    last = ""
+    for key in keys:
+        if key > last:
+            yield key
+            last = key
 
 
 def _first_beyond(entries: Sequence[ObjectEntry], end: str | None) -> int | None:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
@@ -49,7 +49,8 @@ class Planner:
     """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file, and that
     may go; `on_kept` of those of which `keeps` says that they stay all the same. `every`: unchanged files are
     work as well. `outdated`: which of these the store is to update. `whole`: the mirror is looked at as a
-    whole. `breadth`: how the store takes ranges side by side."""
+    whole. `breadth`: how the store takes ranges side by side. `first_cuts`: where the first
+    listing of all may be cut."""
 
     def __init__(
         self,
@@ -87,7 +88,9 @@ class Planner:
         self._same = self._same_bytes = 0
         self._flushed_at = time.monotonic()
         self._ordered = True
+        self.first_cuts: Iterable[str] = ()
         self._cuts: list[str] = []  # for the next sync
+        self._pages: Listing | None = None
         self._seen, self._next_cut = 0, CUT_KEYS  # files
         self._again: Iterator[ScanItem] = iter(())  # taken from the scan, and given back
 
@@ -142,17 +145,25 @@ class Planner:
 
     @property
     def cuts(self) -> list[str]:
-        """Where the next listing may be cut into ranges; none where the store does not list in order."""
-        if not (self._ordered and self.whole):
+        """Where the next listing may be cut into ranges; none where the store does not list in order, or
+        refuses to begin behind a key."""
+        refuses = self._pages is not None and self._pages.refuses_ranges
+        if refuses or not (self._ordered and self.whole):
             return []
         behind_the_last = self._seen - (self._next_cut - CUT_KEYS)
         return self._cuts if behind_the_last > SPARE_KEYS else self._cuts[:-1]
 
     def _listing(self) -> Listing:
-        """By ranges, where an earlier sync found the store to list in order and left keys to cut at."""
-        cuts = json.loads(self.index.fact("cuts") or "[]") if self.whole else None
-        self.breadth.go_on(self.index.fact("ranges") if cuts else None)
-        return Listing(self.fetch, self.fetch_range, cuts, self.breadth)
+        """By ranges, where an earlier sync found the store to list in order and left keys to cut at. On a
+        first sync the folder tells where to cut, if the store is so far away that ranges pay."""
+        known = self.index.fact("cuts") if self.whole else "[]"
+        cuts: Iterable[str] = json.loads(known or "[]")
+        if cuts:
+            self.breadth.go_on(self.index.fact("ranges"))
+        elif known is None and self.breadth.ranges > 1:
+            cuts = self.first_cuts
+        self._pages = Listing(self.fetch, self.fetch_range, cuts, self.breadth)
+        return self._pages
 
     def _unordered(self) -> None:
         self._ordered = False

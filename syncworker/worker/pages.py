@@ -119,6 +119,11 @@ class Pages:
         self._first_page = page
         return True
 
+    @property
+    def is_long(self) -> bool:
+        """Whether the bucket has more than the first page, which has not been used yet."""
+        return self._first_page is not None and self._first_page.truncated
+
     def fetch(self, token: str | None) -> Future[Page]:
         """Called by the planner's thread: asks for a page; the first is here already."""
         if token is None and (first := self.take_first_page()) is not None:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Iterator
 
 from syncworker.model import KEY_MAX_BYTES, ScanItem
 from syncworker.plan.given import Outdated
+from syncworker.plan.listing import CUT_KEYS
 from syncworker.plan.planner import Event, Planner
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.pages import Pages
@@ -31,7 +32,7 @@ class Planning:
         verifying: bool = False,
     ) -> Planner:
         options, may_be_outdated = self.attempt.options, not (every or verifying)
-        return Planner(
+        planner = Planner(
             self.index,
             self.pages.fetch,
             self.pages.fetch_range,
@@ -46,6 +47,17 @@ class Planning:
             whole=options.scope is None,
             breadth=self.pages.breadth,
         )
+        if self.pages.is_long:
+            from syncworker.folder.cut_keys import CutKeys  # a small job has no use for it
+
+            planner.first_cuts = CutKeys(
+                self.attempt.tree,
+                self.attempt.order.source,
+                CUT_KEYS,
+                self.attempt.pause.blocking(self.stop.requested),
+                options.path_filter(),
+            )
+        return planner
 
     def keeps(self) -> Callable[[str], bool]:
         """Of the key of an object that has no file: whether it stays."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
 from typing import Any
@@ -127,6 +128,29 @@ def test_a_folder_of_odd_names_is_mirrored_and_its_bucket_deleted(
         shutil.rmtree(shell.uploads / "photos")
         end = shell.sync("bucket")
         assert (store.exists, end.progress["objects_deleted"]) == (False, len(files))
+
+
+@pytest.mark.parametrize("refuses", [False, True])
+def test_a_first_sync_lists_a_store_far_away_by_ranges_that_the_folder_tells(
+    refuses: bool, make_shell: Callable[..., Shell]
+) -> None:
+    """Each missing file is sent, each object without a file deleted, nothing else; a store that
+    refuses ranges is listed page by page, and is asked for none by the next sync."""
+    with OddStore(Dialect(refuses_start_after=refuses)) as store:
+        store.before = lambda _method, _key, query: time.sleep(0.05 if "list-type" in query else 0)
+        shell = make_shell(store)
+        keys = [f"{folder}/{number:04}" for folder in "ab" for number in range(2000)]
+        tree(shell.uploads / "photos", dict.fromkeys(keys, "x"))
+        for key in {*keys, "0", "a/0500x", "c"} - {"a/0000", "b/1999"}:
+            store.put(key)
+        progress = shell.sync("bucket").progress
+        assert (progress["files_uploaded"], progress["objects_deleted"]) == (2, 3)
+        assert sorted(store.objects()) == keys
+        asked = store.count("GET", "start-after")
+        assert asked
+        progress = shell.sync("bucket").progress
+        assert progress["files_uploaded"] == progress["objects_deleted"] == 0
+        assert not refuses or store.count("GET", "start-after") == asked
 
 
 def test_an_answer_about_one_key_that_cannot_be_read_fails_that_file_alone(

@@ -38,6 +38,7 @@ class Dialect:
     gives_tokens: bool = True
     token_on_last: bool = False
     versioned: bool = False
+    refuses_start_after: bool = False
     forbids: Callable[[str], bool] = lambda _key: False  # an answer to a listing by this prefix is no XML
 
 
@@ -129,6 +130,8 @@ class OddStore:
             return 200, f"<VersioningConfiguration {_NS}>{status}</VersioningConfiguration>", {}
         if "uploads" in query:
             return 200, self._list_uploads(query), {}
+        if self.dialect.refuses_start_after and "start-after" in query:
+            return _error(501, "NotImplemented")
         return 200, self._list_versions(query) if "versions" in query else self._list(query), {}
 
     def _object(self, method: str, key: str, query: Query, body: bytes) -> tuple[int, str, dict[str, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from syncworker.errors import FatalError
+from syncworker.errors import FatalError, FileError
 from syncworker.model import ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.plan.listing import Listing
@@ -44,7 +45,7 @@ class Store:
         self.asked += 1
         start = int(token) if token is not None else 0
         if token is None and after is not None and self.heeds_start_after:
-            start = sum(1 for key in self.keys if self.order(key) <= self.order(after))
+            start = bisect_right(self.keys, self.order(after), key=self.order)
         end = start + self.page_size
         entries = [ObjectEntry(key, 1, "e", "t") for key in self.keys[start:end]]
         more = end < len(self.keys)
@@ -295,6 +296,66 @@ def test_ranges_are_given_up_at_the_first_border_that_does_not_hold():
     listing = Listing(store.fetch, store.fetch_range, ["a-b"], wide())
     found = [entry.key for page in listing.pages() for entry in page]
     assert sorted(found) == ["a-b", "a.c", "a/b", "b"]
+
+
+@pytest.mark.parametrize("keys_held", [5, 25, 100])
+@pytest.mark.parametrize("error", [FatalError("NotImplemented", "no"), FileError("InvalidArgument", "no")])
+def test_a_store_that_refuses_to_begin_behind_a_key_is_listed_by_tokens(keys_held, error):
+    """Whether the first page is the last one as well, or not."""
+    store = Store({f"{n:03d}" for n in range(keys_held)}, 10)
+
+    def refused():
+        raise error
+        yield
+
+    def fetch_range(low, high):
+        return store.fetch_range(low, high) if low is None else Lazy(refused())
+
+    listing = Listing(store.fetch, fetch_range, ["004", "014", "034", "054"], wide())
+    assert [entry.key for page in listing.pages() for entry in page] == store.keys
+    assert listing.complete
+    assert listing.refuses_ranges
+
+
+def test_an_error_that_is_no_refusal_of_ranges_ends_the_listing():
+    store = Store({f"{n:03d}" for n in range(100)}, 10)
+    whole = store.page
+
+    def denied(token, after=None):
+        if store.asked:
+            raise FatalError("AccessDenied", "no")
+        return whole(token, after)
+
+    store.page = denied
+    with pytest.raises(FatalError, match="no"):
+        list(Listing(store.fetch, store.fetch_range, ["034", "054"], wide()).pages())
+
+
+def test_cuts_that_fit_no_key_cost_few_requests_and_those_behind_them_hold_again():
+    """The folder has a large part that the bucket lacks, and behind it what the bucket has."""
+    store = Store({f"b{n:06d}" for n in range(200_000)}, 1000)
+    lacking = (f"a{n:06d}" for n in range(0, 1_000_000, 980))
+    begun = []
+
+    def fetch_range(low, high):
+        begun.append(low or "")
+        return store.fetch_range(low, high)
+
+    cuts = itertools.chain(lacking, store.keys[979::980])
+    listing = Listing(store.fetch, fetch_range, cuts, wide(4))
+    assert [entry.key for page in listing.pages() for entry in page] == store.keys
+    assert store.asked <= 200 + 60
+    assert sum(low.startswith("b") for low in begun) >= 5
+
+
+def test_cuts_are_taken_as_they_are_needed():
+    """They may come from a walk through a folder of any size."""
+    store = Store({f"{n:06d}" for n in range(100_000)}, 1000)
+    taken = itertools.count()
+    cuts = (store.keys[n] for n in range(979, 100_000, 980) if next(taken) >= 0)
+    pages = Listing(store.fetch, store.fetch_range, cuts, wide(4)).pages()
+    next(pages)
+    assert next(taken) <= PAGES_AHEAD + 4
 
 
 def test_ranges_cost_few_more_requests_than_pages():

@@ -15,6 +15,7 @@ from syncworker.index.database import Index
 from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.plan import compare, planner, unchanged_pages
+from syncworker.plan.breadth import Breadth
 from syncworker.plan.compare import RACY_NS, Verdict
 from syncworker.plan.planner import Planner
 from syncworker.s3.xml_messages import Page
@@ -203,3 +204,37 @@ def test_pages_that_are_longer_than_the_way_between_two_cuts_are_cut_as_often(
     found, at_once = planned(list(items), list(rows), [list(objects[:45]), list(objects[45:])])
     assert (found["rest"], at_once) == ([("complete", "None")], 2)
     assert facts["cuts"] == '["009", "019", "029", "039"]'  # a few behind the last one: the page has room
+
+
+@pytest.mark.parametrize(
+    ("ranges", "cuts", "whole", "takes"),
+    [
+        (2, None, True, True),
+        (1, None, True, False),  # a store near by
+        (2, "[]", True, False),  # a sync has seen that the store lists in another order
+        (2, None, False, False),  # of a mirror that is looked at in part
+    ],
+)
+def test_the_folder_tells_where_to_cut_the_first_listing_of_a_store_far_away(
+    tmp_path: Path, ranges: int, cuts: str | None, whole: bool, takes: bool
+) -> None:
+    index = Index(str(tmp_path / "index.sqlite3"))
+    if cuts is not None:
+        index.set_fact("cuts", cuts)
+    breadth = Breadth()
+    breadth.ranges = ranges
+    pages: Future[Page] = Future()
+    pages.set_result(Page([], None, False))
+    asked: list[str | None] = []
+
+    def fetch_range(_low: str | None, high: str | None) -> Any:
+        asked.append(high)
+        return iter([Page([], None, False)])
+
+    plans = Planner(
+        index, lambda _: pages, fetch_range, str(tmp_path), print, print, whole=whole, breadth=breadth
+    )
+    plans.first_cuts = iter(["b", "d", "f", "h"])
+    plans.run(iter(()))
+    index.close()
+    assert bool(asked) == takes

@@ -1,0 +1,96 @@
+"""Keys at which a listing can be cut into ranges, read from the names in the folder.
+
+They are the best guess of the keys in a bucket that no sync has listed yet. Only names are read: no file is
+opened, no symlink is followed. A cut is a hint, so whatever cannot be read is left out. Memory is bounded: of
+each directory on the branch at most `_KEPT` names are held, and each of these then stands for several.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+from syncworker.errors import SyncError
+from syncworker.escape import escape_non_utf8
+from syncworker.folder.symlinks import find_source
+from syncworker.folder.uploads_root import Tree
+
+if TYPE_CHECKING:
+    from syncworker.options.patterns import PathFilter
+
+_KEPT = 20_000
+_NAMES_UNASKED = 1000
+
+_Names = tuple[str, str, int, Iterator[str]]  # key prefix, path, files that each name stands for, names left
+
+
+class CutKeys:
+    """Iterates over every `every`th key, ascending. The folder is read while the keys are taken; once
+    `should_stop` says so, no more keys come."""
+
+    def __init__(
+        self,
+        tree: Tree,
+        source: str,
+        every: int,
+        should_stop: Callable[[], bool],
+        path_filter: PathFilter | None = None,
+    ) -> None:
+        self._tree, self._source, self._every = tree, source, every
+        self._should_stop = should_stop
+        self._skips = path_filter.skips_listed if path_filter else None
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            path = find_source(self._tree, self._source)
+        except (OSError, SyncError):
+            return
+        left = self._every
+        levels = [self._read("", path, 1)]
+        while levels:
+            prefix, path, files, names = levels[-1]
+            for name in names:
+                if name[-1] == "/":
+                    below = f"{path}/{name[:-1]}" if path else name[:-1]
+                    levels.append(self._read(prefix + name, below, files))
+                    break
+                left -= files
+                if left <= 0:
+                    yield prefix + name
+                    left = self._every
+            else:
+                levels.pop()
+
+    def _read(self, prefix: str, path: str, files: int) -> _Names:
+        """The names of a directory in the order of their keys; none where it cannot be read."""
+        names: list[str] = []
+        step = seen = 1
+        try:
+            fd = self._tree.open_dir(path)
+            try:
+                with os.scandir(fd) as entries:
+                    for seen, entry in enumerate(entries, 1):
+                        if seen % _NAMES_UNASKED == 1 and self._should_stop():
+                            return prefix, path, files, iter(())
+                        if seen % step:
+                            continue
+                        if (name := self._name_of(prefix, entry)) is not None:
+                            names.append(name)
+                        if len(names) > _KEPT:
+                            del names[::2]
+                            step *= 2
+            finally:
+                os.close(fd)
+        except OSError:
+            names.clear()
+        names.sort()
+        return prefix, path, files * step, iter(names)
+
+    def _name_of(self, prefix: str, entry: os.DirEntry[str]) -> str | None:
+        name = entry.name
+        if not name.isascii() and escape_non_utf8(name) != name:
+            return None
+        if entry.is_dir(follow_symlinks=False):
+            name += "/"
+        return None if self._skips is not None and self._skips(prefix + name) else name
