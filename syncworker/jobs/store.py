@@ -345,14 +345,17 @@ class Jobs:
 
     def limits(self, status: Status | None, all_jobs: int) -> dict[str, int | None]:
         """Bytes a second that hold now, None for no limit: of a job, and of all together, for which
-        `all_jobs` is the default."""
-        asked = (status.get("options") or {}).get("bandwidth", 0) if status else 0
-        own = Limit(self.bandwidth_path(status["id"]), parse_rate(str(asked))) if status else None
-        everybody = Limit(self.bandwidth_path(), all_jobs)
-        for limit in (own, everybody):
-            if limit is not None:
-                limit.look()
-        return {"bandwidth": (own.rate or None) if own else None, "all_jobs": everybody.rate or None}
+        `all_jobs` is the default. Of a file that is nonsense: what its worker goes by."""
+        held = (status["limit"] if status else None) or {}
+        limits = {"all_jobs": Limit(self.bandwidth_path(), all_jobs)}
+        if status:
+            asked = parse_rate(str((status.get("options") or {}).get("bandwidth", 0)))
+            limits["bandwidth"] = Limit(self.bandwidth_path(status["id"]), asked)
+        now: dict[str, int | None] = {"bandwidth": None}
+        for name, limit in limits.items():
+            is_nonsense = limit.look() is not None
+            now[name] = held[name] if is_nonsense and name in held else limit.rate or None
+        return now
 
     def refuse_ended(self, job_id: str, besides: State | None = None) -> Status:
         """Its status. Raises Conflict when it has ended."""

@@ -410,6 +410,22 @@ def test_nonsense_changes_nothing_and_is_logged(desk: Desk) -> None:
     desk.finish(job)
 
 
+def test_what_is_told_of_a_limit_is_what_holds_while_its_file_is_nonsense(desk: Desk) -> None:
+    tree(desk.service.uploads / "photos", {"a": "1", "b": "2"})
+    job = desk.service.sync(desk.bucket, wait=3600, bandwidth="1M")
+    paths = {"bandwidth": desk.service.file(job, "bandwidth"), "all_jobs": desk.service.jobs / "bandwidth"}
+    for path in paths.values():
+        path.write_text("2M")
+    held = dict.fromkeys(paths, 2 * MIB)
+    desk.service.wait_file(job, lambda status: status["limit"] == held)
+    for nonsense in ("", "fast"):
+        for path in paths.values():
+            path.write_text(nonsense)
+        assert desk.service.get("/limit", id=job).json() == held
+    desk.service.get("/cancel", id=job)
+    desk.service.wait_state(job)
+
+
 def test_the_setting_limits_all_jobs_until_a_file_says_else(
     juicefs: Store,
     bucket: str,
