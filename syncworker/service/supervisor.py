@@ -140,7 +140,10 @@ class Supervisor:
             self._submitting.release()
 
     def _refuse_full(self) -> None:
-        if self.counts().queued >= self._settings.max_queued_jobs:
+        """A job whose worker has been started waits for nothing, though it may not have said so yet."""
+        entries = self.jobs.glance().items()
+        waiting = {i for i, entry in entries if entry.state is State.QUEUED and i not in self._children}
+        if len(waiting) >= self._settings.max_queued_jobs:
             raise QueueFull(
                 "QueueFull",
                 f"{self._settings.max_queued_jobs} jobs wait already (MAX_QUEUED_JOBS): try again later",

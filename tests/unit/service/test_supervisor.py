@@ -128,6 +128,32 @@ def test_the_queue_is_bounded(make_bench: Callable[..., Bench]) -> None:
         one.submit(request("bucket-3"))
 
 
+def test_a_job_whose_worker_has_been_started_does_not_wait_in_the_queue(
+    make_bench: Callable[..., Bench],
+) -> None:
+    """Its status says `queued` until the worker has read it; this worker never does."""
+    bench = make_bench(MAX_QUEUED_JOBS="1", MAX_RUNNING_JOBS="3")
+    started: list[subprocess.Popen[bytes]] = []
+
+    def spawn(job_id: str) -> subprocess.Popen[bytes]:
+        started.append(subprocess.Popen(["sleep", "600"]))
+        return started[-1]
+
+    one = bench.serve(spawn)
+    try:
+        for number in range(3):
+            job_id = one.submit(request(f"bucket-{number}"))["id"]
+            bench.rounds(one)
+            assert (len(started), bench.state(job_id)) == (number + 1, "queued")
+        one.submit(request("bucket-3"))
+        with pytest.raises(QueueFull):
+            one.submit(request("bucket-4"))
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+
+
 def test_ended_children_are_reaped(bench: Bench) -> None:
     one = bench.serve()
     job_id = one.submit(request("bucket"))["id"]
