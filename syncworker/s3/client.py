@@ -282,7 +282,7 @@ class Client:
             raise self._exhausted(error)
         is_spent = tries >= _tries(error)
         if is_spent or (not error.throttled and self.outage.has_lasted(_NOTICED_SECONDS)):
-            if await self.outage.is_over():
+            if await self.outage.is_over() or (is_spent and self.outage.is_just_over):
                 self.retries += 1
                 return 0
             if is_spent or self.stopping():

@@ -7,6 +7,7 @@
 | the HEAD is answered at once | it is the request, which has the tries that it has |
 | the HEAD fails as well | all wait; a HEAD after 1, 2, 4, 8, 15 s; once answered, all have new tries |
 | the patience has run out | FatalError for all of them |
+| it was away and is back, for a minute | what spends its tries has new ones: not all of a storage starts at once |
 
 A storage that has answered nothing in this attempt is not waited for: its address may be wrong. Any answer
 counts, but failures of the server (5xx) and requests to slow down. Knows nothing of S3.
@@ -26,6 +27,7 @@ _PAUSE_SECONDS = 1.0
 _PAUSE_MAX_SECONDS = 15.0
 _ASK_SECONDS = 30.0
 _LOOK_SECONDS = 0.1  # for a stop
+_STARTING_SECONDS = 60.0  # SeaweedFS answers a HEAD some seconds before it can read what it holds
 
 
 class Outage:
@@ -46,7 +48,7 @@ class Outage:
         self._ask = ask
         self._stopping = stopping
         self._pause = pause or Pause()
-        self._answered_at = 0.0
+        self._answered_at = self._back_at = 0.0
         self._asking: asyncio.Task[bool] | None = None
 
     @property
@@ -84,6 +86,11 @@ class Outage:
     def has_lasted(self, seconds: float) -> bool:
         return self.since is not None and time.time() - self.since >= seconds
 
+    @property
+    def is_just_over(self) -> bool:
+        """Whether the storage was away, and came back so lately that parts of it may still be starting."""
+        return time.time() - self._back_at < min(_STARTING_SECONDS, self.patience_seconds)
+
     async def is_over(self) -> bool:
         """For a request that has failed: True when the storage was away and is back, False when the fault is
         the request's, or nobody is to wait. FatalError: the patience has run out."""
@@ -105,6 +112,7 @@ class Outage:
                 error = await self._ask_in_time()
                 if error is None:
                     self.answered()
+                    self._back_at = time.time() if was_away else self._back_at
                     return was_away
                 was_away = True
                 # An answer to a HEAD has no words: the request's tell more. Where another request has

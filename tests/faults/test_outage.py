@@ -30,6 +30,7 @@ from stores import Store, list_uploads
 
 from syncworker.errors import RetryError
 from syncworker.s3 import outage as outages
+from syncworker.s3.client import TRIES
 
 MIB = 1 << 20
 SURVIVORS = ["juicefs", "seaweedfs", "rclone"]
@@ -223,6 +224,25 @@ def test_a_key_that_alone_fails_is_that_files_fault(store: Store, outage: Outage
     run = outage.shell.start(outage.bucket, timeout=60)
     assert (run.exit_status, run.status["error"]["code"]) == (1, "FilesFailed")
     assert run.progress["elapsed_seconds"] < 40
+
+
+@pytest.mark.parametrize("store", ["juicefs"], indirect=True)
+def test_a_storage_that_is_back_and_cannot_do_all_at_once_is_given_time(outage: Outage) -> None:
+    """More failures of one request than it has tries, while another is answered."""
+    proxy, failed = outage.proxy, 0
+
+    def starting(request: Request) -> Answer | None:
+        nonlocal failed
+        is_away = len(proxy.of_kind("HeadBucket")) < 2
+        if request.kind == "PUT" and request.key == "a" and not is_away:
+            failed += 1
+            is_away = failed <= TRIES + 2
+        return s3_error(500, "InternalError") if is_away and request.kind != "LIST" else None
+
+    proxy.on_request(starting)
+    status = outage.shell.sync(outage.bucket, timeout=60).status
+    assert failed > TRIES + 2
+    assert status["progress"]["files_uploaded"] == len(FILES)
 
 
 @pytest.mark.parametrize("store", ["juicefs"], indirect=True)
