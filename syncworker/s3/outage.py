@@ -7,7 +7,7 @@
 | the HEAD is answered at once | it is the request, which has the tries that it has |
 | the HEAD fails as well | all wait; a HEAD after 1, 2, 4, 8, 15 s; once answered, all have new tries |
 | the patience has run out | FatalError for all of them |
-| it was away and is back, for a minute | what spends its tries has new ones: not all of a storage starts at once |
+| it was away and is back, for a minute | what spends its tries has new ones: its parts start one by one |
 
 A storage that has answered nothing in this attempt is not waited for: its address may be wrong. Any answer
 counts, but failures of the server (5xx) and requests to slow down. Knows nothing of S3.
