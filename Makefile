@@ -118,6 +118,7 @@ lock: $(VENV)/.dev ## pin all versions and hashes again, from the requirements*.
 	$(LOCK) requirements-cluster.in -c requirements-dev.txt -o requirements-cluster.txt
 	$(LOCK) requirements-bench.in -c requirements-dev.txt -o requirements-bench.txt
 	$(LOCK) requirements-deploy.in -o requirements-deploy.txt
+	$(LOCK) requirements-transport.in -o requirements-transport.txt
 
 $(VENV)/.stub: $(VENV)/.dev
 	@{ command -v wrk && test -x /usr/sbin/nginx && test -e /usr/lib/nginx/modules/ngx_http_lua_module.so; } \
@@ -145,8 +146,16 @@ bench-publish: $(VENV)/.bench ## results of full size into docs/benchmarks.md, i
 bench-profile: $(VENV)/.stub $(VENV)/.bench ## where the time of ours goes: SCENARIO=small-stub (py-spy)
 	@$(BIN)/python -m benchmarks.profile $(or $(SCENARIO),small-stub) --scale $(SCALE)
 
-bench-transport: $(VENV)/.stub $(VENV)/.bench ## 10,000 PUTs by our transport, awscrt and boto3
-	@$(BIN)/python -m benchmarks.transport --runs $(RUNS)
+# aiobotocore pins another botocore than boto3 does: it and obstore get an environment of their own.
+PEERS := $(VENV)/transport
+
+$(PEERS)/.tools: requirements-transport.txt
+	$(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/python -m pip install --disable-pip-version-check -q --require-hashes -r requirements-transport.txt
+	@touch $@
+
+bench-transport: $(VENV)/.stub $(VENV)/.bench $(PEERS)/.tools ## 10,000 PUTs by our transport, awscrt, boto3, aiobotocore and obstore
+	@$(BIN)/python -m benchmarks.transport --runs $(RUNS) --peers $(PEERS)/bin/python
 
 audit: $(VENV)/.dev ## ask PyPI's database of known holes about all that is installed (needs the network)
 	$(BIN)/uv tool run pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements-dev.txt

@@ -1,8 +1,10 @@
-"""Why the transport is our own: the same PUTs by it, by awscrt and by boto3, to the stub.
+"""Why the transport is our own: the same PUTs by it, by awscrt, boto3, aiobotocore and obstore, to the stub.
 
-`python -m benchmarks.transport [--runs N] [--count N]`. Each in a process of its own, in turns. `loop` is
-the sending alone, `process` has the start of the interpreter and the imports in it. Every answer's ETag is
-compared with the MD5 by all three.
+`make bench-transport`, or `python -m benchmarks.transport [--runs N] [--count N] [--peers PYTHON]`. Each in a
+process of its own, in turns. `loop` is the sending alone, `ms a PUT` its processor time; `process` has the
+start of the interpreter and the imports in it. Every answer's ETag is compared with the MD5 by all. `--peers`
+is the interpreter that has requirements-transport.txt, since aiobotocore needs another botocore than boto3
+does; without it aiobotocore and obstore are left out.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -46,17 +48,15 @@ def ours(port: int, bodies: list[bytes]) -> None:
     from syncworker.wire.endpoint import Endpoint
     from syncworker.wire.pool import ConnectionPool
 
-    async def lane(bucket: Bucket, numbers: Any) -> None:
-        for i in numbers:
-            digest = hashlib.md5(bodies[i], usedforsecurity=False)
-            etag = await bucket.put(_key(i), bodies[i], digest.digest(), {})
-            assert etag == digest.hexdigest()
+    async def put(bucket: Bucket, i: int) -> None:
+        digest = hashlib.md5(bodies[i], usedforsecurity=False)
+        etag = await bucket.put(_key(i), bodies[i], digest.digest(), {})
+        assert etag == digest.hexdigest()
 
     async def work() -> None:
         async with ConnectionPool(Endpoint.of(f"http://127.0.0.1:{port}", _REGION), None) as pool:
             bucket = Bucket(Client(pool, _BUCKET, _REGION, Given(*_KEYS)))
-            numbers = iter(range(len(bodies)))
-            await asyncio.gather(*(lane(bucket, numbers) for _ in range(IN_FLIGHT)))
+            await _lanes(lambda i: put(bucket, i), len(bodies))
 
     asyncio.run(work())
 
@@ -138,7 +138,77 @@ def boto3(port: int, bodies: list[bytes]) -> None:
         list(pool.map(put, range(len(bodies))))
 
 
-WAYS: dict[str, Callable[[int, list[bytes]], None]] = {"ours": ours, "awscrt": awscrt, "boto3": boto3}
+def aiobotocore(port: int, bodies: list[bytes]) -> None:
+    """put_object of one client, 32 tasks of one loop."""
+    from aiobotocore.config import AioConfig  # type: ignore[import-not-found]
+    from aiobotocore.session import get_session  # type: ignore[import-not-found]
+
+    config = AioConfig(
+        max_pool_connections=IN_FLIGHT,
+        s3={"addressing_style": "path"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+
+    async def put(client: Any, i: int) -> None:
+        answer = await client.put_object(Bucket=_BUCKET, Key=_key(i), Body=bodies[i])
+        _check(answer["ETag"], bodies[i])
+
+    async def work() -> None:
+        names = ("aws_access_key_id", "aws_secret_access_key")
+        where = {"region_name": _REGION, "endpoint_url": f"http://127.0.0.1:{port}", "config": config}
+        async with get_session().create_client(
+            "s3", **where, **dict(zip(names, _KEYS, strict=True))
+        ) as client:
+            await _lanes(lambda i: put(client, i), len(bodies))
+
+    asyncio.run(work())
+
+
+def obstore(port: int, bodies: list[bytes]) -> None:
+    """put_async of one S3Store, 32 tasks of one loop."""
+    import obstore as library  # type: ignore[import-not-found]
+    from obstore.store import S3Store  # type: ignore[import-not-found]
+
+    store = S3Store(
+        _BUCKET,
+        endpoint=f"http://127.0.0.1:{port}",
+        region=_REGION,
+        access_key_id=_KEYS[0],
+        secret_access_key=_KEYS[1],
+        virtual_hosted_style_request=False,
+        client_options={"allow_http": True},
+    )
+
+    async def put(i: int) -> None:
+        answer = await library.put_async(store, _key(i), bodies[i], use_multipart=False)
+        _check(answer["e_tag"], bodies[i])
+
+    asyncio.run(_lanes(put, len(bodies)))
+
+
+def _check(etag: str, body: bytes) -> None:
+    assert etag == f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"', etag
+
+
+async def _lanes(put: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
+    numbers = iter(range(count))
+
+    async def lane() -> None:
+        for i in numbers:
+            await put(i)
+
+    await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
+
+
+WAYS: dict[str, Callable[[int, list[bytes]], None]] = {
+    "ours": ours,
+    "awscrt": awscrt,
+    "boto3": boto3,
+    "aiobotocore": aiobotocore,
+    "obstore": obstore,
+}
+PEERS = ("aiobotocore", "obstore")
 
 
 def _child(way: str, port: int, count: int) -> None:
@@ -152,15 +222,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.transport")
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--count", type=int, default=10_000)
+    parser.add_argument("--peers", help="the interpreter that has requirements-transport.txt")
     arguments = parser.parse_args()
     from benchmarks import measure, races
 
-    found: dict[str, list[tuple[float, float, float, float, int]]] = {way: [] for way in WAYS}
+    ways = [way for way in WAYS if arguments.peers or way not in PEERS]
+    found: dict[str, list[tuple[float, float, float, float, int]]] = {way: [] for way in ways}
     with races.stub() as running:
         for turn in range(arguments.runs + 1):  # the first is the warm-up
-            for way in WAYS:
+            for way in ways:
                 running.reset()
-                command = [sys.executable, "-m", "benchmarks.transport", way, str(running.port)]
+                python = arguments.peers if way in PEERS else sys.executable
+                command = [python, "-m", "benchmarks.transport", way, str(running.port)]
                 cost = measure.run([*command, str(arguments.count)], dict(os.environ))
                 counts = running.counts()
                 races.must(counts.get("PUT") == arguments.count, f"{way}: {counts}")
@@ -168,10 +241,11 @@ def main() -> None:
                 if turn:
                     found[way].append((loop["wall"], loop["cpu"], cost.wall, cost.cpu, cost.peak_bytes))
     print(f"{arguments.count:,} PUTs of {SIZE} bytes, {IN_FLIGHT} in flight, medians of {arguments.runs}")
-    print(f"{'':8} {'loop s':>8} {'cpu s':>8} {'process s':>10} {'cpu s':>8} {'memory MB':>10}")
+    print(f"{'':12} {'loop s':>8} {'ms a PUT':>8} {'process s':>10} {'cpu s':>8} {'memory MB':>10}")
     for way, runs in found.items():
         wall, cpu, whole, whole_cpu, peak = (measure.median(column) for column in zip(*runs, strict=True))
-        print(f"{way:8} {wall:8.2f} {cpu:8.2f} {whole:10.2f} {whole_cpu:8.2f} {peak / 1e6:10.0f}")
+        each = 1000 * cpu / arguments.count
+        print(f"{way:12} {wall:8.2f} {each:8.3f} {whole:10.2f} {whole_cpu:8.2f} {peak / 1e6:10.0f}")
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def offered(desk: Desk, *lines: str, before: str = "") -> list[list[str]]:
 
 def test_commands_and_their_options_are_those_of_the_parser(desk: Desk) -> None:
     [commands] = offered(desk, "syncworker ")
-    assert commands == sorted([*cli._COMMANDS, "--help"])
+    assert commands == sorted([*cli.COMMANDS, "--help"])
     names = list(OPTIONS)
     answers = offered(desk, *(f"syncworker {name} --" for name in names))
     assert dict(zip(names, answers, strict=True)) == OPTIONS
