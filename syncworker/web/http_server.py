@@ -37,6 +37,7 @@ from syncworker.web.problem_details import SECURITY_HEADERS, problem
 BODY_MAX_BYTES = 256 * 1024  # two lists of 32 KiB, three characters a byte: percent-encoded, or as \u00e9
 HEADER_MAX_BYTES = 16 * 1024
 CONNECTIONS = 1000
+THREADS = 8  # that answer
 HEADER_SECONDS = 5.0
 BODY_SECONDS = 20.0
 LINGER_SECONDS = 2.0
@@ -165,7 +166,6 @@ class Server:
         adjustments = Adjustments(
             host=host.strip("[]"),
             port=port,
-            threads=8,
             ident=None,
             connection_limit=CONNECTIONS,
             asyncore_use_poll=True,
@@ -194,7 +194,7 @@ class Server:
 
     def run(self) -> None:
         """Serves. After `stop`: answers what has been asked, for two seconds at most, and returns."""
-        self._dispatcher.set_thread_count(8)
+        self._dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             wasyncore.loop(timeout=1.0, map=self._map, use_poll=True, count=1)
         channels = [item for item in self._map.values() if isinstance(item, _Channel)]
