@@ -11,25 +11,31 @@ from crash import CrashLoop
 from histories import History
 from watched import EPISODES
 
-ROUNDS = 20
+ROUNDS, ROUNDS_AT_MOST = 8, 24
 SEED = 20261122
 
 
 @pytest.mark.timeout(600)
-def test_after_20_rounds_of_changes_and_kills_bucket_and_folder_have_never_differed(juicefs, tmp_path):
+def test_after_rounds_of_changes_and_kills_bucket_and_folder_have_never_differed(juicefs, tmp_path):
     loop = CrashLoop(tmp_path, juicefs, SEED, watched=0.0)
+
+    def seen() -> dict[str, bool]:
+        return {
+            "workers were killed": sum(loop.phases.values()) >= 5,
+            "servers were killed": loop.kills["server"] + loop.kills["server and worker"] >= 3,
+            "requests failed": bool(loop.weather.counts),
+            "the bucket was looked at": bool(loop.poller.reads),
+            "disks were taken away": bool(loop.disks.counts),
+            "and missed": loop.absences["mounted again"] + loop.absences["forgotten"] > 0,
+            "plans were approved": loop.asked.counts["approved"] >= 2,
+        }
+
     try:
-        for _ in range(ROUNDS):
+        while loop.rounds < ROUNDS or (loop.rounds < ROUNDS_AT_MOST and not all(seen().values())):
             loop.round()
         print(loop.summary())
-        assert (loop.rounds, loop.differences) == (ROUNDS, 0)
-        assert sum(loop.phases.values()) >= 5, "workers were killed"
-        assert loop.kills["server"] + loop.kills["server and worker"] >= 3, "servers were killed"
-        assert loop.weather.counts, "requests failed"
-        assert loop.poller.reads, "the bucket was looked at"
-        assert loop.disks.counts, "disks were taken away"
-        assert loop.absences["mounted again"] + loop.absences["forgotten"], "and missed"
-        assert loop.asked.counts["approved"] >= 2, "plans were approved"
+        assert loop.differences == 0
+        assert seen() == dict.fromkeys(seen(), True)
     finally:
         loop.close()
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from proxy import RecordingProxy
 from zygote import Zygote
 
-SYNCS = 300
+SYNCS = 150
 SEGMENTS = [
     "a",
     "b",
@@ -155,7 +155,7 @@ def laboratory(stores, tmp_path_factory):
 
 
 @pytest.mark.timeout(900)
-def test_after_each_of_300_random_changes_the_bucket_equals_the_folder(laboratory):
+def test_after_each_of_150_random_changes_the_bucket_equals_the_folder(laboratory):
     @settings(
         max_examples=SYNCS // 6,
         deadline=None,
