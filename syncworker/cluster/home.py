@@ -12,8 +12,9 @@ from collections import deque
 from typing import Any
 
 from syncworker.cluster import protocol
+from syncworker.cluster.peers import Peer
 from syncworker.cluster.protocol import Kind, Record
-from syncworker.cluster.shares import Peer, Shares
+from syncworker.cluster.shares import Shares
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.jobs.destination import Destination
 from syncworker.jobs.progress import Operation, Sent
@@ -21,9 +22,11 @@ from syncworker.jobs.status import set_cluster, timestamp
 from syncworker.model import FileEntry, Phase
 from syncworker.plan.compare import NEW
 from syncworker.plan.events import Work
+from syncworker.s3 import multipart
 from syncworker.settings import Settings
 from syncworker.system import processes
 from syncworker.transfer.lanes import Lanes
+from syncworker.transfer.parts import Parts
 from syncworker.transfer.readers import Outcome, Read, entry_of
 from syncworker.worker import late_writers
 from syncworker.worker.accounts import Accounts, largest
@@ -146,6 +149,8 @@ class JobHome:
         now = time.monotonic()
         if peer.lost_at is None:
             for op, key, size, sent, age in peer.shows.get("flight") or []:
+                if op == protocol.PART:
+                    continue
                 operation = Operation(op, self.bucket.client.key_prefix + key, size)
                 operation.sent, operation.started = sent, now - age
                 flight[id(operation)] = operation
@@ -167,8 +172,10 @@ class JobHome:
         kind = self.settings.cluster.partition(":")[0]
         cluster = {
             "scheduler": self.settings.cluster if kind == "tls" else kind,
-            "workers": [_shown(peer) for peer in (*shares.peers.values(), *shares.lost)][:_SHOWN_MOST],
-            "lost": len(shares.lost),
+            "workers": [_shown(peer) for peer in (*shares.roll.peers.values(), *shares.roll.lost)][
+                :_SHOWN_MOST
+            ],
+            "lost": len(shares.roll.lost),
             "resent": shares.resent,
         }
         set_cluster(self.progress.status, cluster)
@@ -187,7 +194,7 @@ class JobHome:
             self.stop.fail(error)
 
     def no_members(self) -> bool:
-        refused = {peer.refused for peer in self.shares.peers.values() if peer.refused}
+        refused = {peer.refused for peer in self.shares.roll.peers.values() if peer.refused}
         why = "; ".join(sorted(refused)) or f"no member within {self.settings.cluster_patience} s"
         if self.settings.cluster_alone:
             print(f"cluster: the job goes on alone: {why}", file=sys.stderr, flush=True)
@@ -253,6 +260,13 @@ class JobHome:
             " without CLUSTER",
         )
         self.accounts.failed(work.file, error)
+
+    async def end_upload(self, parts: Parts) -> None:
+        """A storage may keep a part that came after the upload was ended, until it is ended once more."""
+        key, upload = parts.file.key, parts.upload.id
+        known = self.attempt.index.upload(key)
+        if not parts.is_completed and (known is None or known.upload_id != upload):
+            await multipart.abort_upload(self.bucket, key, upload)
 
     async def confirm(self, work: Work) -> None:
         """A HEAD; what the storage has is sent again if it is not what was settled, or cannot be told."""

@@ -1,7 +1,8 @@
 """When a job's files go to a cluster: once there are so many to be sent that it is worth opening.
 
-Until then, and for what only this process can do (large files, updates at the storage, files in whose way an
-object may stand), they go by its own lanes. One operation at a time (`wait`) and plans stay here wholly.
+Until then, and for what only this process can do (updates at the storage, files in whose way an object may
+stand), they go by its own lanes. Large files are compared, begun and completed here, and their parts go by
+this process and by members. One operation at a time (`wait`) and plans stay here wholly.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import importlib.util
 import sys
 
 from syncworker.cluster.home import JobHome
-from syncworker.cluster.shares import Limits, Shares
+from syncworker.cluster.peers import Limits
+from syncworker.cluster.shares import Shares
 from syncworker.errors import FatalError, SyncError
 from syncworker.jobs.destination import Destination
 from syncworker.jobs.record import Status
@@ -21,6 +23,7 @@ from syncworker.plan.events import Work
 from syncworker.s3 import etag
 from syncworker.settings import Settings
 from syncworker.transfer.lanes import Lanes
+from syncworker.transfer.parts import Parts
 from syncworker.worker.accounts import Accounts
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.elsewhere import Outlet
@@ -57,6 +60,7 @@ class ByCluster:
             self.status["id"], int(self.status["attempt"]) * EPOCHS, float(self.settings.cluster_patience)
         )
         self._outlet = ClusterOutlet(self.settings, home, limits)
+        sending.part_sender.share(self._outlet)
         return self._outlet
 
     async def close(self) -> None:
@@ -72,17 +76,20 @@ class ClusterOutlet:
         self.lanes = home.lanes
         self._shares: Shares | None = None
         self._files = self._bytes = 0
+        self._offered: list[Parts] = []
 
     async def put(self, group: list[Work]) -> None:
         out = [work for work in group if self._may_go(work)]
+        large = [work for work in group if _goes_in_parts(work)]
+        if out or large:
+            self.home.samples.append((out or large)[-1].file)
+        self._files += len(out)
+        self._bytes += sum(work.file.size for work in (*out, *large))
+        if self._shares is None and self._is_worth_it() and (out or large):
+            self._open()
         if not out:
             await self.lanes.put(group)
             return
-        self.home.samples.append(out[-1].file)
-        self._files += len(out)
-        self._bytes += sum(work.file.size for work in out)
-        if self._shares is None and self._is_worth_it():
-            self._open()
         await self._wait_for_members()
         if not self._has_members() or self.home.keeps_all():
             await self.lanes.put(group)
@@ -99,7 +106,7 @@ class ClusterOutlet:
         shares = self._shares
         while (
             shares is not None
-            and not (shares.is_alone or self._has_members() or self.home.keeps_all())
+            and not (shares.roll.is_alone or self._has_members() or self.home.keeps_all())
             and not self.home.is_stopping()
             and self.lanes.groups_waiting > most
         ):
@@ -116,7 +123,7 @@ class ClusterOutlet:
     def _has_members(self) -> bool:
         """Whether any was ever there: from then on it is for `Shares` to say who does what."""
         shares = self._shares
-        return shares is not None and (shares.has_begun or any(p.works for p in shares.peers.values()))
+        return shares is not None and (shares.has_begun or any(p.works for p in shares.roll.peers.values()))
 
     def _open(self) -> None:
         from syncworker.cluster import dask_engine  # `elsewhere` has seen that it can be loaded
@@ -128,6 +135,19 @@ class ClusterOutlet:
             return
         print(f"cluster: {self.settings.cluster} is opened", file=sys.stderr, flush=True)
         self._shares = self.home.shares = Shares(cluster, self.home, self.limits)
+        for parts in self._offered:
+            self._shares.offer(parts)
+
+    def offer(self, parts: Parts) -> None:
+        """Members may have parts of a large file: those that are there, or are to come."""
+        self._offered.append(parts)
+        if self._shares is not None:
+            self._shares.offer(parts)
+
+    def withdraw(self, parts: Parts) -> None:
+        self._offered = [each for each in self._offered if each is not parts]
+        if self._shares is not None:
+            self._shares.withdraw(parts)
 
     async def finish(self) -> None:
         if self._shares is not None:
@@ -141,3 +161,7 @@ class ClusterOutlet:
         shares, self._shares = self._shares, None
         if shares is not None:
             await asyncio.shield(shares.close())
+
+
+def _goes_in_parts(work: Work) -> bool:
+    return work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size)

@@ -9,8 +9,9 @@ hear(member, request), four times a second ───►  lease, stop, pause, key
 members()   who is there now
 close()
 ```
-- A batch has `BATCH_FILES` files or `BATCH_BYTES` at most. Carrying it out twice costs traffic and changes
-  nothing. It is with one member at a time, which the job's process has chosen.
+- A batch has `BATCH_FILES` files or `BATCH_BYTES` at most, or some parts of one large file, whose upload the
+  job's process begins and completes. Carrying it out twice costs traffic and changes nothing. It is with one
+  member at a time, which the job's process has chosen.
 - A member begins something only while it has a lease. Each answer to `hear` carries the member's own clock;
   the next request brings that back, and grants `LEASE_SECONDS` from it. So no lease is longer than that after
   the last answer that the job's process has had, however late a request arrives.
@@ -42,6 +43,9 @@ LAST_SECONDS = 10.0
 HEAR_EVERY_SECONDS = 0.25
 HEAR_SECONDS = 1.0
 SILENT_SECONDS = 8.0  # a member that answers nothing for so long is lost
+PART = (
+    "part"  # an operation of a member that no report and no `current` shows: the job's process shows the file
+)
 THREADS = 2  # batches that a member carries out at a time
 
 
@@ -109,11 +113,44 @@ class Record(NamedTuple):
 
     @property
     def error(self) -> SyncError:
-        kind = RetryError if self.may_pass else FileError
-        return kind(self.code, self.message)
+        return _error(self.code, self.message, may_pass=self.may_pass)
 
 
 _LEFT = Record(Kind.LEFT)
+
+
+class PartRun(NamedTuple):
+    """Parts of a large file, for an upload that is open. `is_opaque`: the storage's ETags tell nothing."""
+
+    file: FileEntry
+    upload_id: str
+    algorithm: str
+    part_size: int
+    numbers: list[int]
+    is_opaque: bool
+
+
+class PartRecord(NamedTuple):
+    """What has become of a part: by kind what the storage has now, or an error. FAILED: it cannot be read or
+    summed there. REFUSED: its upload failed, or the file is not what it was when the upload was begun."""
+
+    number: int
+    kind: Kind = Kind.LEFT
+    etag: str = ""
+    md5: bytes = b""
+    crc: bytes = b""
+    is_word: bool = False
+    code: str = ""
+    message: str = ""
+    may_pass: bool = False
+
+    @property
+    def error(self) -> SyncError:
+        return _error(self.code, self.message, may_pass=self.may_pass)
+
+
+def _error(code: str, message: str, *, may_pass: bool) -> SyncError:
+    return (RetryError if may_pass else FileError)(code, message)
 
 
 class Verb(StrEnum):
@@ -148,9 +185,15 @@ def pack_batch(job: str, epoch: int, number: int, works: list[Work]) -> bytes:
     return pack((job, epoch, number, [_plain(work) for work in works]))
 
 
-def unpack_batch(data: bytes) -> tuple[str, int, int, list[Work]]:
-    job, epoch, number, works = unpack(data)
-    return job, epoch, number, [_work(*parts) for parts in works]
+def pack_run(job: str, epoch: int, number: int, run: PartRun) -> bytes:
+    return pack((job, epoch, number, (tuple(run.file), *run[1:])))
+
+
+def unpack_batch(data: bytes) -> tuple[str, int, int, list[Work] | PartRun]:
+    job, epoch, number, what = unpack(data)
+    if isinstance(what, tuple):
+        return job, epoch, number, PartRun(FileEntry._make(what[0]), *what[1:])
+    return job, epoch, number, [_work(*parts) for parts in what]
 
 
 def _plain(work: Work) -> tuple[Any, ...]:
@@ -192,6 +235,24 @@ def unpack_answer(data: bytes, works: list[Work]) -> tuple[str, list[Record]]:
     ):
         raise ValueError("an answer to another batch")
     return str(state), records
+
+
+def pack_parts(state: str, records: list[PartRecord], *, doubted: bool) -> bytes:
+    return pack((str(state), [(r.number, int(r.kind), *r[2:]) for r in records], doubted))
+
+
+def unpack_parts(data: bytes, numbers: list[int]) -> tuple[list[PartRecord], bool]:
+    """The records, and whether the storage was seen not to check its parts' sums. ValueError: it is no answer
+    to this batch."""
+    answer = unpack(data)
+    try:
+        _, rows, doubted = answer
+        records = [PartRecord(row[0], Kind(row[1]), *row[2:]) for row in rows]
+    except (TypeError, ValueError, IndexError) as error:
+        raise ValueError("an answer of another form") from error
+    if [record.number for record in records] != numbers:
+        raise ValueError("an answer to another batch")
+    return records, bool(doubted)
 
 
 def left(works: list[Work]) -> list[Record]:

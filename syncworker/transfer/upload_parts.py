@@ -26,6 +26,7 @@ from syncworker.s3.sums import CRC64NVME, MD5, SHA256
 from syncworker.system.control import settling
 from syncworker.transfer.open_uploads import OpenUploads, SentPart, Upload
 from syncworker.transfer.part_sums import REFUSALS
+from syncworker.transfer.parts import Others, Parts
 from syncworker.transfer.readers import TRIES, Changed, Outcome, Read, describe, entry_of, restat
 from syncworker.transfer.upload import KEPT, OPAQUE, Sender, Vanished
 from syncworker.wire.body import UNSIGNED, FileSlice
@@ -52,6 +53,11 @@ class PartSender:
     def __init__(self, sender: Sender) -> None:
         self.sender, self.uploads = sender, OpenUploads(sender)
         self.bucket, self.index, self.progress = sender.bucket, sender.index, sender.progress
+        self.others: Others | None = None
+
+    def share(self, others: Others) -> None:
+        """Parts may go by others, too."""
+        self.others = others
 
     async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> Sent:
         """A multipart upload, taken up again where an earlier one ended; tried anew when the file changes."""
@@ -137,32 +143,16 @@ class PartSender:
         operation: Operation,
         as_opened: bool,
     ) -> Sent:
-        count = -(-file.size // part)
-        pieces = {n: ((n - 1) * part, min(part, file.size - (n - 1) * part)) for n in range(1, count + 1)}
-        sent = dict(kept)
-        operation.sent = sum(pieces[number][1] for number in kept)
-        numbers = iter([number for number in pieces if number not in kept])
-
-        async def lane() -> None:
-            for number in numbers:
-                self.sender.check()
-                try:
-                    sent[number] = await self._send_part(
-                        fd, file.key, upload, number, *pieces[number], operation
-                    )
-                except BaseException:
-                    for _ in numbers:  # the other lanes finish their part and begin no more
-                        pass
-                    raise
-                self.progress.sent(pieces[number][1])
-
-        await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
+        sending = Parts(self.sender, file, upload, part, kept, operation)
+        await self._send_all(fd, sending, alone=as_opened)
+        pieces, sent = sending.pieces, sending.sent
         self.sender.check()  # a stop came with the last parts: completing is one operation more
         changes = restat(fd, file) != file
         if changes and not (as_opened and await self._has_parts(fd, pieces, sent)):
             raise Changed
         parts = [sent[number] for number in pieces]
         answered = await self._complete(file, upload, parts)
+        sending.is_completed = True
         with settling():
             settled = self._verify_parts(fd, file, pieces, upload, parts, answered)
             begun = self.index.upload(file.key)
@@ -170,6 +160,39 @@ class PartSender:
             self.index.end_upload(file.key)
             await self.sender.check_key(file.key)
         return Sent(file, etag, expected, part, checked_ns, changes)
+
+    async def _send_all(self, fd: int, parts: Parts, *, alone: bool) -> None:
+        """Those that are left, here and, unless `alone`, elsewhere as well. What is in flight always ends."""
+
+        async def lane() -> None:
+            for number in parts.each():
+                self.sender.check()
+                try:
+                    where = parts.pieces[number]
+                    sent = await self.send_part(
+                        fd, parts.file.key, parts.upload, number, *where, parts.operation
+                    )
+                except BaseException:
+                    parts.close()  # the others finish their part and begin no more
+                    raise
+                parts.put(number, sent)
+
+        others = None if alone else self.others
+        if others is not None:
+            others.offer(parts)
+        try:
+            await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
+            await parts.others_done()
+            while parts.left:  # they were given back
+                await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
+                await parts.others_done()
+        finally:
+            parts.close()
+            await parts.others_done()
+            if others is not None:
+                others.withdraw(parts)
+        if parts.error is not None:
+            raise parts.error
 
     async def _has_parts(
         self, fd: int, pieces: dict[int, tuple[int, int]], sent: dict[int, SentPart]
@@ -181,7 +204,7 @@ class PartSender:
                 return False
         return True
 
-    async def _send_part(
+    async def send_part(
         self,
         fd: int,
         key: str,

@@ -13,11 +13,21 @@ from typing import Any, TypeVar
 
 from syncworker.cluster import protocol
 from syncworker.cluster.lease import Lease
-from syncworker.cluster.protocol import Kind, Lost, Member, Record, State, Unreachable
-from syncworker.cluster.shares import Peer
+from syncworker.cluster.peers import Peer
+from syncworker.cluster.protocol import (
+    Kind,
+    Lost,
+    Member,
+    PartRecord,
+    PartRun,
+    Record,
+    State,
+    Unreachable,
+)
 from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW
 from syncworker.plan.events import Work
+from syncworker.transfer.parts import Parts
 
 T = TypeVar("T")
 
@@ -88,6 +98,7 @@ class FakeMember:
         self.frozen_until = self.cut_until = 0.0
         self.in_flight = 0
         self.poison: set[str] = set()
+        self.unread = 0.0  # how often it cannot read a part
         self.numbers: set[tuple[int, int]] = set()
 
     def now(self) -> float:
@@ -106,6 +117,8 @@ class FakeMember:
 
     async def carry_out(self, data: bytes) -> bytes:
         _, epoch, number, works = protocol.unpack_batch(data)
+        if isinstance(works, PartRun):
+            return await self._carry_parts(epoch, number, works)
         records = []
         if (epoch, number) in self.numbers:
             return protocol.pack_answer("ready", protocol.left(works))
@@ -132,6 +145,30 @@ class FakeMember:
         if self.is_dead:
             raise Lost("it died", died=True)
         return protocol.pack_answer("ready", records)
+
+    async def _carry_parts(self, epoch: int, number: int, run: PartRun) -> bytes:
+        is_new = (epoch, number) not in self.numbers
+        self.numbers.add((epoch, number))
+        records = []
+        for each in run.numbers:
+            await self.thaw()
+            while self.paused and self.may_begin(epoch):
+                await asyncio.sleep(0.1)
+            if not is_new or not self.may_begin(epoch):
+                records.append(PartRecord(each))
+                continue
+            self.in_flight += 1
+            try:
+                await self._put(f"{run.upload_id} {each}", 1)
+            finally:
+                self.in_flight -= 1
+            if self.chance.random() < self.unread:
+                records.append(PartRecord(each, Kind.FAILED))
+            else:
+                records.append(PartRecord(each, Kind.SENT, "00" * 16, bytes(16)))
+        if self.is_dead:
+            raise Lost("it died", died=True)
+        return protocol.pack_parts("ready", records, doubted=False)
 
     async def _put(self, key: str, version: int) -> None:
         """A request: what was sent before the member froze may be written by the storage all the same."""
@@ -244,6 +281,7 @@ class FakeHome:
         self.error: Exception | None = None
         self.marks: list[int] = []
         self.confirmed: list[str] = []
+        self.ended_uploads: list[str] = []
 
     def is_stopping(self) -> bool:
         return self.stopping or self.error is not None
@@ -278,6 +316,10 @@ class FakeHome:
     def died_of(self, work: Work) -> None:
         self.settled[work.file.key] = self.settled.get(work.file.key, 0) + 1
         self.killers.append(work.file.key)
+
+    async def end_upload(self, parts: Parts) -> None:
+        await asyncio.sleep(0)
+        self.ended_uploads.append(parts.upload.id)
 
     async def confirm(self, work: Work) -> None:
         await asyncio.sleep(0)

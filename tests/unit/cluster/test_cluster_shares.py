@@ -12,9 +12,10 @@ from cluster_double import FakeHome, FakeMember, Folder, ThreadCluster, run, wor
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from syncworker.cluster import protocol, shares
+from syncworker.cluster import protocol, roll_call
+from syncworker.cluster.peers import Limits
 from syncworker.cluster.protocol import Kind, Record
-from syncworker.cluster.shares import Limits, Shares
+from syncworker.cluster.shares import Shares
 
 SCHEDULES = int(os.environ.get("SCHEDULES", "40"))
 SOON = 900.0  # virtual seconds in which every schedule ends
@@ -205,7 +206,7 @@ def test_a_refused_member_gets_nothing_and_is_greeted_anew_later() -> None:
         await doing.put([work(n) for n in range(300)])
         await asyncio.sleep(2.0)
         given, scene.home.paused = [len(member.numbers) for member in scene.members], True
-        await asyncio.sleep(shares._REFUSED_SECONDS + 2.0)
+        await asyncio.sleep(roll_call.REFUSED_SECONDS + 2.0)
         scene.home.paused = False
         await doing.finish()
         await doing.close()
@@ -213,7 +214,7 @@ def test_a_refused_member_gets_nothing_and_is_greeted_anew_later() -> None:
 
     assert run(main())[0] == 0
     assert len(asked_at) == 3
-    assert asked_at[2] - asked_at[0] >= shares._REFUSED_SECONDS
+    assert asked_at[2] - asked_at[0] >= roll_call.REFUSED_SECONDS
     assert len(scene.home.settled) == 300
 
 

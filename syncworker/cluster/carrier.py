@@ -1,0 +1,286 @@
+"""What carries out the batches of one job in a member: a thread with an event loop, connections and lanes.
+
+Invariants
+- What a file needs is done by `Sending`, as in a job's process; only its accounts are others: a record for
+  each file, which the job's process accounts for. Of a large file it sends the parts that it is given.
+- Nothing begins without a lease; what is in flight when it has run out is ended after `LAST_SECONDS`, or
+  at once when this process stood still for longer.
+- The state is `none` only when nothing of the job is in flight any more.
+- Uploads by parts are begun and completed, and objects updated, by the job's process alone; a file that has
+  grown large is given back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import traceback
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any, TypeVar, cast
+
+from syncworker.cluster import protocol
+from syncworker.cluster.lease import Lease
+from syncworker.cluster.member_accounts import TICK_SECONDS, Facts, Flight, HeardKeys, Records, clock
+from syncworker.cluster.part_carrier import PartCarrier
+from syncworker.cluster.protocol import LEASE_SECONDS, PartRecord, PartRun, Record, State, Verb
+from syncworker.errors import FatalError, SyncError
+from syncworker.folder.uploads_root import Tree
+from syncworker.index.database import Index
+from syncworker.jobs.progress import Progress
+from syncworker.options.effective import Options
+from syncworker.plan.differences import Changes
+from syncworker.plan.events import Work
+from syncworker.s3.bucket import Bucket
+from syncworker.s3.client import Client
+from syncworker.s3.credentials import Chain, Given, KeySource
+from syncworker.s3.signing import Keys
+from syncworker.settings import Settings, origin_of_keys
+from syncworker.system.control import Control
+from syncworker.system.pause import Pause
+from syncworker.system.stop_token import StopToken
+from syncworker.system.tls import ca_bundle_of
+from syncworker.transfer.lanes import Lanes
+from syncworker.transfer.readers import Read
+from syncworker.wire.endpoint import Endpoint
+from syncworker.wire.pool import ConnectionPool, Limits
+from syncworker.worker.attempt import Attempt, Order
+from syncworker.worker.dispatch import in_groups
+from syncworker.worker.mount_check import MountCheck
+from syncworker.worker.sending import READERS, Sending
+
+T = TypeVar("T")
+
+_SHOWN = 20
+
+
+class _Sending(Sending):
+    """Gives files that go in parts back to the job's process."""
+
+    def __init__(self, attempt: Attempt, records: Records) -> None:
+        super().__init__(attempt, records, attempt.options.object_headers())
+        self._records = records
+
+    async def send_large(self, result: Read) -> None:
+        self._records.large(result)
+
+
+class Carrier:
+    """What carries out the batches of one job, for one epoch."""
+
+    def __init__(self, job: str, epoch: int, request: dict[str, Any], settings: Settings) -> None:
+        self.job, self.epoch, self.settings = job, epoch, settings
+        self.head = request["head"]
+        self.lease = Lease()
+        self.lease.renew(request["clock"], clock())
+        self.state = State.OPENING
+        self.refused = ""
+        self.stops = self.drops = self.is_paused = False
+        self.keys = _keys(request["keys"], settings)
+        self.facts = Facts(self.head["facts"])
+        self.flight = Flight()
+        self.client: Client | None = None
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self._records: Records | None = None
+        self._lanes: Lanes | None = None
+        self._parts: PartCarrier | None = None
+        self._lock = threading.Lock()  # of the state, and of what is pending
+        self._pending: set[Future[Any]] = set()
+        self._numbers: set[int] = set()
+        self._thread = threading.Thread(target=self._run, name=f"job {job}", daemon=True)
+        self._thread.start()
+
+    def carry_out(self, number: int, works: list[Work]) -> list[Record]:
+        """From another thread. Waits until all of them have come to an end."""
+        return self._carried(number, lambda: self._carry(works)) or protocol.left(works)
+
+    def carry_parts(self, number: int, run: PartRun) -> list[PartRecord] | None:
+        """The same for parts of a large file; None: nothing was begun."""
+
+        async def carry() -> list[PartRecord]:
+            assert self._parts is not None
+            return await self._parts.carry(run)
+
+        return self._carried(number, carry)
+
+    @property
+    def has_doubts(self) -> bool:
+        """Whether the storage was seen not to check the sums of parts."""
+        return self._parts is not None and self._parts.has_doubts
+
+    def _carried(self, number: int, carry: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+        """None: not begun, or broken off. A batch that comes again is not begun again."""
+        until = clock() + LEASE_SECONDS
+        while self.state is State.OPENING and clock() < until:
+            time.sleep(TICK_SECONDS)
+        with self._lock:
+            if self.state is not State.READY or self.loop is None or number in self._numbers:
+                return None
+            self._numbers.add(number)
+            future = asyncio.run_coroutine_threadsafe(carry(), self.loop)
+            self._pending.add(future)
+        try:
+            return future.result()
+        except CancelledError:
+            return None
+        finally:
+            with self._lock:
+                self._pending.discard(future)
+
+    async def _carry(self, works: list[Work]) -> list[Record]:
+        assert self._records is not None
+        opened = self._records.open(works)
+        feeding = asyncio.create_task(self._feed(works))
+        await opened.done
+        feeding.cancel()
+        return opened.records
+
+    async def _feed(self, works: list[Work]) -> None:
+        assert self._lanes is not None
+        for group in in_groups(works):
+            await self._lanes.put(group)
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._live())
+        except SyncError as error:
+            self.refused = self.refused or error.message
+        except Exception as error:  # noqa: BLE001 - the job goes on without this member; the trace is in its log
+            traceback.print_exc()
+            self.refused = self.refused or f"an error of this program: {type(error).__name__}"
+        finally:
+            with self._lock:
+                self.state = State.NONE
+                for future in self._pending:
+                    future.cancel()
+
+    async def _live(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        head, settings = self.head, self.settings
+        control = Control("")
+        stop = StopToken(control)
+        pause = Pause()
+        place = Endpoint.of(head["url"], head["region"], head["addressing"])
+        ca_bundle = ca_bundle_of() if place.scheme == "https" else None
+        connections = ConnectionPool(
+            place, ca_bundle, Limits.of(head["timeout"]), use_proxies=head["use_proxies"]
+        )
+        with Tree(settings.uploads_dir) as tree, ThreadPoolExecutor(READERS, "reader") as pool:
+            async with connections:
+                client = self.client = Client(
+                    connections,
+                    head["bucket"],
+                    head["region"],
+                    self.keys,
+                    key_prefix=head["prefix"],
+                    stopping=stop.requested,
+                    patience_seconds=head["patience"],
+                    pause=pause,
+                )
+                watching = asyncio.create_task(self._watch(control, stop, pause, connections))
+                try:
+                    await self._serve(client, stop, tree, pool, head)
+                finally:
+                    watching.cancel()
+
+    async def _serve(
+        self, client: Client, stop: StopToken, tree: Tree, pool: ThreadPoolExecutor, head: dict[str, Any]
+    ) -> None:
+        """From the first look at the storage until nothing is in flight any more."""
+        bucket = Bucket(client)
+        await bucket.exists()  # raises what a job that begins would raise
+        self._records = Records(self.flight)
+        options = Options.of_status({"options": head["options"], "scope": None, "plan": None, "attempt": 2})
+        order = Order(
+            uploads_dir=self.settings.uploads_dir,
+            source=head["source"],
+            wait_seconds=0.0,
+            may_delete_bucket=False,
+            spool_dir="",
+            options=options,
+        )
+        attempt = Attempt(  # what a member has none of is not used by what it does
+            order=order,
+            bucket=bucket,
+            index=cast("Index", self.facts),
+            mounts=cast("MountCheck", None),
+            progress=cast("Progress", self.flight),
+            stop=stop,
+            tree=tree,
+            pool=pool,
+            changes=cast("Changes", None),
+        )
+        sending = _Sending(attempt, self._records)
+        lanes = self._lanes = sending.open_lanes()
+        self._parts = PartCarrier(sending, self.flight)
+        with self._lock:
+            if self.state is State.OPENING:
+                self.state = State.READY
+        while not stop.requested():
+            await asyncio.sleep(TICK_SECONDS)
+        with self._lock:
+            self.state = State.ENDING
+        if stop.fatal is not None:
+            self.refused = getattr(stop.fatal, "message", "") or type(stop.fatal).__name__
+            if not isinstance(stop.fatal, SyncError):
+                traceback.print_exception(stop.fatal)
+        await lanes.finish()
+        self._records.close()
+        while self._pending:
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _watch(
+        self, control: Control, stop: StopToken, pause: Pause, connections: ConnectionPool
+    ) -> None:
+        """Lease, stop and pause, as they are at every moment."""
+        assert connections.watchdog is not None
+        while True:
+            now = clock()
+            if not self.lease.may_begin(now):
+                control.stop("the end of its lease")
+            if self.stops or self.drops:
+                control.cancel()
+            if connections.watchdog.done():
+                stop.fail(FatalError("InternalError", "the watchdog of connections has ended"))
+            if stop.requested():
+                connections.give_up(writes=self.drops or control.drops_writes())
+            if self.lease.must_end(now):
+                connections.close()
+            if pause.turn(self.is_paused and not stop.requested()) and not pause.on and self.client:
+                self.client.go_on()
+            await asyncio.sleep(TICK_SECONDS)
+
+    # -- what is heard
+    def take(self, request: dict[str, Any]) -> None:
+        self.lease.renew(request["clock"], clock())
+        self.stops = self.stops or request["stop"] or request["verb"] == Verb.END
+        self.drops = self.drops or request["drop"]
+        self.is_paused = request["pause"]
+        if isinstance(self.keys, HeardKeys) and request.get("keys"):
+            self.keys.given = Keys(*request["keys"])
+
+    def show(self) -> dict[str, Any]:
+        operations = sorted(self.flight.flight.copy().values(), key=lambda operation: operation.started)
+        now = time.monotonic()
+        client = self.client
+        return {
+            "refused": self.refused,
+            "needs_keys": isinstance(self.keys, HeardKeys) and self.keys.missing,
+            "files": self.flight.counts["files_uploaded"],
+            "bytes": self.flight.bytes,
+            "flight": [(o.op, o.key, o.size, o.sent, now - o.started) for o in operations[:_SHOWN]],
+            "requests": [
+                (*name, count) for name, count in (client.requests.copy() if client else {}).items()
+            ],
+            "retries": client.retries if client else 0,
+        }
+
+
+def _keys(given: Any, settings: Settings) -> KeySource:
+    """Those that were given, or, where the job's process gives none, this machine's own."""
+    if given is not None:
+        return HeardKeys(Keys(*given))
+    if settings.minio_access_key and settings.minio_secret_key:
+        return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys(settings))
+    return Chain()
