@@ -183,9 +183,7 @@ $(DEPLOY)/.checked: $(DEPLOY)/.tools $(DEPLOYED)
 check-deploy: $(DEPLOY)/.checked ## lint Dockerfiles, compose file, playbooks, shell scripts, Vagrantfile and systemd unit
 	@:
 
-tools: $(VENV)/.dev $(DEPLOY)/.tools ## what check and test-deploy need of PyPI
-
 test-deploy: $(DEPLOY)/.tools ## the deployment for real, as root on Debian: Docker, the playbook, kills and restarts
 	@$(DEPLOY)/bin/python -m tests_deploy
 
-.PHONY: check-deploy test-deploy tools
+.PHONY: check-deploy test-deploy
