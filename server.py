@@ -126,15 +126,7 @@ def make_app(
 ) -> bottle.Bottle:
     """The routes as a WSGI application. It trusts its caller: put `guard.Guard` before it."""
     keeper = keeper or make_keeper(config, supervisor)
-    numbers = Metrics(
-        supervisor.jobs,
-        ledger or Ledger(supervisor.jobs),
-        max_running=config.max_running_jobs,
-        storage_dir=None if config.storage_url else config.storage_dir,
-        max_queued=config.max_queued_jobs,
-        is_own=config.is_own,
-        keeper=keeper,
-    )
+    numbers = Metrics(supervisor.jobs, ledger or Ledger(supervisor.jobs), config, keeper)
     check = StorageCheck(lambda limit: connect(config, limit))
     folders, statuses = Folders(config.uploads_dir), Statuses(supervisor.jobs)
     service = Service(config, supervisor, store, numbers, folders, keeper, token_needed, check, statuses)

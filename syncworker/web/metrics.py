@@ -29,6 +29,7 @@ from syncworker.jobs.store import Jobs
 from syncworker.jobs.totals import Tally
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import DELAYS, FINAL_STATES, State
+from syncworker.settings import Settings
 from syncworker.system import disk_space, processes, std_streams
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -53,18 +54,8 @@ _LAST: tuple[tuple[str, str, Callable[[LastRun], float]], ...] = (
 class _Jobs(Collector):
     """The families of the service, made anew for each scrape, but `_last`."""
 
-    def __init__(
-        self,
-        jobs: Jobs,
-        ledger: Ledger,
-        max_running: int,
-        max_queued: int,
-        storage_dir: str | None,
-        keeper: Keeper | None,
-    ) -> None:
-        self._keeper = keeper
-        self._jobs, self._ledger, self._storage_dir = jobs, ledger, storage_dir
-        self._max_running, self._max_queued = max_running, max_queued
+    def __init__(self, jobs: Jobs, ledger: Ledger, settings: Settings, keeper: Keeper | None) -> None:
+        self._jobs, self._ledger, self._settings, self._keeper = jobs, ledger, settings, keeper
 
     def collect(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("syncworker_build_info", "The version of the service", labels=["version"])
@@ -86,14 +77,17 @@ class _Jobs(Collector):
         yield GaugeMetricFamily(
             "syncworker_queue_length", "Jobs that wait for a worker", states.count(State.QUEUED)
         )
-        yield GaugeMetricFamily("syncworker_queue_limit", "MAX_QUEUED_JOBS", self._max_queued)
-        yield GaugeMetricFamily("syncworker_workers_limit", "MAX_RUNNING_JOBS", self._max_running)
+        yield GaugeMetricFamily("syncworker_queue_limit", "MAX_QUEUED_JOBS", self._settings.max_queued_jobs)
+        yield GaugeMetricFamily(
+            "syncworker_workers_limit", "MAX_RUNNING_JOBS", self._settings.max_running_jobs
+        )
         yield CounterMetricFamily(
             "syncworker_log_writes_lost",
             "Messages of the server that could not be written",
             std_streams.lost(),
         )
-        room = disk_space.look(self._storage_dir) if self._storage_dir else None
+        config = self._settings
+        room = None if config.storage_url else disk_space.look(config.storage_dir)
         if room is not None:
             yield GaugeMetricFamily(
                 "syncworker_storage_disk_bytes", "The disk of the embedded storage", room.total_bytes
@@ -232,21 +226,11 @@ class _Families(CollectorRegistry):
 
 
 class Metrics:
-    def __init__(
-        self,
-        jobs: Jobs,
-        ledger: Ledger,
-        *,
-        max_running: int,
-        max_queued: int,
-        storage_dir: str | None = None,
-        is_own: Callable[[str], bool] = lambda _: True,
-        keeper: Keeper | None = None,
-    ) -> None:
+    def __init__(self, jobs: Jobs, ledger: Ledger, settings: Settings, keeper: Keeper | None = None) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Jobs(jobs, ledger, max_running, max_queued, storage_dir, keeper))
+        self._registry.register(_Jobs(jobs, ledger, settings, keeper))
         ProcessCollector(registry=self._registry)  # process_*: the server itself
-        self._ledger, self._is_own = ledger, is_own
+        self._ledger, self._is_own = ledger, settings.is_own
         self._rendered: tuple[Runs, bytes] = ({}, b"")  # of what rarely changes, and may be long
 
     def render(self) -> bytes:

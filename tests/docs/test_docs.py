@@ -346,6 +346,16 @@ def test_the_readme_links_every_document() -> None:
     assert {f"docs/{path.name}" for path in DOCUMENTS if path.name != "README.md"} <= linked
 
 
+def test_every_module_that_the_design_names_is_there() -> None:
+    named = set(re.findall(r"`((?:[a-z_0-9]+/)+[a-z_0-9]+\.py)`", page("design.md")))
+    assert len(named) > 60
+    assert {
+        name
+        for name in named
+        if not any((base / name).is_file() for base in (PROJECT, PROJECT / "syncworker"))
+    } == set()
+
+
 def test_the_readme_can_be_read_in_five_minutes() -> None:
     """At 240 words a minute, tables and code to be looked up left out."""
     prose = re.sub(r"^```.*?^```", "", README, flags=re.MULTILINE | re.DOTALL)
@@ -358,7 +368,9 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
 def test_every_metric_that_the_documents_name_exists(tmp_path: Path) -> None:
     there = store.Jobs(str(tmp_path / "jobs"))
     there.prepare()
-    numbers = metrics.Metrics(there, Ledger(there), max_running=1, max_queued=1, storage_dir=there.path)
+    numbers = metrics.Metrics(
+        there, Ledger(there), settings.load({"STORAGE_DIR": there.path}, "/nonexistent")
+    )
     shown = numbers.render().decode()
     exported = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
     assert len(exported) > 10

@@ -204,7 +204,7 @@ LARGER = {
     "s3.client": 450,
 }
 LARGER_ROOMS = {"cluster": 2900, "jobs": 2700, "web": 3000}
-MORE_PARAMETERS = {"plan.planner.Planner": 13, "s3.client.Client": 10, "web.metrics.Metrics": 7}
+MORE_PARAMETERS = {"plan.planner.Planner": 13, "s3.client.Client": 10}
 
 
 def test_modules_and_rooms_stay_small() -> None:
