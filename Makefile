@@ -174,7 +174,7 @@ $(DEPLOY)/.tools: requirements-deploy.txt
 # What check-deploy reads: it is quick when nothing of it has changed since it was last found well.
 DEPLOYED := Dockerfile .dockerignore docker-compose.yml Vagrantfile .ansible-lint requirements-deploy.txt \
 	tests_deploy/check.py tests_deploy/machine.py \
-	$(shell find docker ansible tests_deploy/minio -type f -not -name '*.pyc' -not -name '* *')
+	$(shell find docker deploy ansible tests_deploy/minio -type f -not -name '*.pyc' -not -name '* *')
 
 $(DEPLOY)/.checked: $(DEPLOY)/.tools $(DEPLOYED)
 	@PATH="$(CURDIR)/$(DEPLOY)/bin:$$PATH" $(DEPLOY)/bin/python -m tests_deploy.check

@@ -46,7 +46,15 @@ def dockerfiles(_folder: str) -> None:
 
 
 def scripts(_folder: str) -> None:
-    run([tool("shellcheck"), "docker/entrypoint.sh", "tests_deploy/minio/server.sh"], cwd=PROJECT)
+    run(
+        [
+            tool("shellcheck"),
+            "docker/entrypoint.sh",
+            "deploy/cluster.slurm.sh",
+            "tests_deploy/minio/server.sh",
+        ],
+        cwd=PROJECT,
+    )
 
 
 def compose_file(folder: str) -> None:
@@ -56,7 +64,16 @@ def compose_file(folder: str) -> None:
         for text, good in (("MINIO_ACCESS_KEY=a\nMINIO_SECRET_KEY=b\n", True), ("", False)):
             with open(env_file, "w", encoding="utf-8") as file:
                 file.write(text)
-            command = [program, "-f", "docker-compose.yml", "--env-file", env_file, "config"]
+            command = [
+                program,
+                "-f",
+                "docker-compose.yml",
+                "--profile",
+                "cluster",
+                "--env-file",
+                env_file,
+                "config",
+            ]
             said = run(command, cwd=PROJECT, check=good)
             if not good and "set it in .env" not in said:
                 raise DeployError(f"{program} does not ask for the keys:\n{said}")
@@ -77,28 +94,40 @@ def vagrantfile(folder: str) -> None:
     run([DEBIAN_TOOLS["vagrant"], "validate", "--ignore-provider"], cwd=folder, env=env)
 
 
-def unit(folder: str) -> None:
-    """The systemd unit, rendered with the role's own defaults, for a user and a program that exist."""
-    role = os.path.join(PROJECT, "ansible", "roles", "service")
-    with open(os.path.join(role, "defaults", "main.yml"), encoding="utf-8") as file:
-        values = yaml.safe_load(file) | {"service_user": "daemon", "service_code_dir": folder}
+def manifest(_folder: str) -> None:
+    """By the schemas of Kubernetes; a field that they do not know is an error."""
+    run([tool("kubernetes-validate"), "--strict", "deploy/cluster.kubernetes.yaml"], cwd=PROJECT)
+
+
+def units(folder: str) -> None:
+    """The systemd units, rendered with their roles' own defaults, for a user and a program that exist."""
     python = os.path.join(folder, ".venv", "bin", "python")
     os.makedirs(os.path.dirname(python))
     os.symlink(sys.executable, python)
+    unit(folder, "service", "s3-sync-api", {})
+    machine = {"cluster_scheduler": "head", "cluster_bind": "10.0.0.1"}
+    for kind in ("scheduler", "worker"):
+        unit(folder, "cluster", "s3-sync-cluster", machine | {"item": kind})
+
+
+def unit(folder: str, name: str, unit_name: str, more: dict[str, str]) -> None:
+    role = os.path.join(PROJECT, "ansible", "roles", name)
+    with open(os.path.join(role, "defaults", "main.yml"), encoding="utf-8") as file:
+        values = yaml.safe_load(file) | {f"{name}_user": "daemon", f"{name}_code_dir": folder} | more
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)  # noqa: S701 - no HTML
-    with open(os.path.join(role, "templates", "s3-sync-api.service.j2"), encoding="utf-8") as file:
+    with open(os.path.join(role, "templates", f"{unit_name}.service.j2"), encoding="utf-8") as file:
         text = environment.from_string(file.read()).render(values)
     text = environment.from_string(text).render(values)  # a default names another default
-    path = os.path.join(folder, "s3-sync-api.service")
+    path = os.path.join(folder, f"{unit_name}.service")
     with open(path, "w", encoding="utf-8") as file:
         file.write(text)
     said = run([DEBIAN_TOOLS["systemd"], "verify", path])
-    if "s3-sync-api" in said:
+    if unit_name in said:
         raise DeployError(f"systemd-analyze verify: {said}")
     run([DEBIAN_TOOLS["systemd"], "security", "--offline=true", f"--threshold={EXPOSURE_MAX}", path])
 
 
-CHECKS = (playbooks, vagrantfile, compose_file, dockerfiles, scripts, unit)  # the long ones first
+CHECKS = (playbooks, vagrantfile, compose_file, dockerfiles, scripts, manifest, units)  # the long ones first
 
 
 def passed(check: Callable[[str], None]) -> str:

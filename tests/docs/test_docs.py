@@ -242,7 +242,7 @@ def test_the_fields_of_the_report_are_those_of_the_document(tmp_path: Path) -> N
 
 DOCUMENTS = {path: path.read_text() for path in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"))}
 ALL = "\n".join(DOCUMENTS.values())
-FOLDERS = ("syncworker", "scripts", "tests", "tests_deploy", "benchmarks", "ansible", "docker")
+FOLDERS = ("syncworker", "scripts", "tests", "tests_deploy", "benchmarks", "ansible", "docker", "deploy")
 OTHERS = ("server.py", "Makefile", "Dockerfile", "docker-compose.yml", "Vagrantfile")
 SOURCES = "\n".join(
     path.read_text(errors="replace")
