@@ -125,8 +125,9 @@ class JobHome:
             return f"it runs another version ({answer.get('version')}, here {protocol.this_version()})"
         if answer.get("trouble"):
             return f"it does not see UPLOADS_DIR: {answer['trouble']}"
-        for file, seen in zip(list(self.samples), answer.get("sees") or [], strict=False):
-            if not seen and self._is_still(file):
+        sees = answer.get("sees") or {}
+        for file in list(self.samples):  # others by now, perhaps, than it was asked about
+            if not sees.get(file.path, True) and self._is_still(file):
                 return f"it sees another tree: {file.path} is not the same file there"
         skew = abs(float(answer.get("time") or 0.0) - (time.time() - seconds / 2)) - seconds / 2
         if skew > _SKEW_SECONDS:

@@ -86,13 +86,13 @@ class Office:
 
     def _look(self, samples: list[tuple[str, int, int, int, int]]) -> dict[str, Any]:
         """Which program this is, what its clock says, and whether it sees the same files."""
-        sees = []
+        sees: dict[str, bool] = {}
         try:
             with Tree(self.settings.uploads_dir) as tree:
                 for path, *expected in samples:
                     info = tree.lstat(path)
                     found = info and [info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino]
-                    sees.append(found == expected)
+                    sees[path] = found == expected
             trouble = ""
         except (SyncError, OSError) as error:
             trouble = getattr(error, "message", "") or str(getattr(error, "strerror", error))
