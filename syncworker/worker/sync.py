@@ -176,9 +176,14 @@ class Sync:
     async def _allow_empty(self, look: Look) -> None:
         """The folder is known to hold no file that the mirror is about."""
         if not self.order.may_delete_bucket and self.options.delete and await self._is_all_empty():
+            if self._is_whole:
+                raise FatalError(
+                    "BucketDeleteRefused",
+                    "the folder holds no file, and BUCKET_DELETE=refuse forbids to delete the bucket",
+                )
             raise FatalError(
                 "BucketDeleteRefused",
-                "the folder holds no file, and BUCKET_DELETE=refuse forbids to delete the bucket",
+                "the folder holds no file of this mirror, and BUCKET_DELETE=refuse forbids to empty it",
             )
         if not self.order.may_skip and (skipped := failing(_reasons(look.before))):
             raise FatalError(

@@ -108,6 +108,7 @@ def test_refuse_refuses_to_empty_a_filtered_mirror(mirror: Mirror) -> None:
     mirror.shell.environment["BUCKET_DELETE"] = "refuse"
     run = mirror.start(*flags(exclude=["*.tmp"]))
     assert (run.status["state"], run.status["error"]["code"]) == ("failed", "BucketDeleteRefused")
+    assert "no file of this mirror" in run.status["error"]["message"]
     assert set(mirror.contents) == {"keep.tmp", "gone.txt"}
     filtered(mirror, *flags(delete=0))
     assert set(mirror.contents) == {"keep.tmp", "gone.txt"}
