@@ -17,8 +17,8 @@ import bottle
 
 from syncworker import paths, settings
 from syncworker.errors import FatalError, UsageError
+from syncworker.history.ledger import Ledger
 from syncworker.jobs import cleanup
-from syncworker.jobs.ledger import Ledger
 from syncworker.jobs.store import Jobs
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
@@ -71,7 +71,7 @@ def _serve() -> int:
         raise UsageError("AlreadyServed", f"another server already serves the jobs in {jobs.path}")
     cleanup.clear(jobs)
     if (events := folder_events.open_events(jobs.path)) is not None:
-        jobs.follow(events.take)
+        jobs.catalog.follow(events.take)
     token = api_token.load(config, paths.PROJECT)
     for warning in (*middleware.warnings(config, token), *settings.misspelt(os.environ)):
         log.warning("%s", warning)
@@ -85,7 +85,7 @@ def _serve() -> int:
     spawn = supervision.spawner(jobs, os.environ)
     ledger = Ledger(jobs)
     is_up = store.is_up if store else lambda: True
-    supervisor = Supervisor(config, jobs, spawn, store_is_up=is_up, retire=ledger.retire)
+    supervisor = Supervisor(config, jobs, spawn, store_is_up=is_up, on_prune=ledger.retire)
     if store:
         store.start(has_workers=supervisor.has_workers)
     closing = threading.Event()

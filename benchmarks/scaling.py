@@ -21,6 +21,7 @@ from syncworker.plan.spool import Spool
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Given
+from syncworker.s3.request import Target
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool
 
@@ -44,7 +45,7 @@ def _list(running: Stub, count: int) -> int:
     async def work() -> int:
         async with ConnectionPool(Endpoint.of(running.url, "us-east-1"), None) as pool:
             keys = Given(running.access_key, running.secret_key)
-            bucket = Bucket(Client(pool, f"keys-{count}-delay-0-s", "us-east-1", keys))
+            bucket = Bucket(Client(pool, Target(f"keys-{count}-delay-0-s", "us-east-1"), keys))
             token, found = None, 0
             while True:
                 page = await bucket.list_page(token)

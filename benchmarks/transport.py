@@ -45,6 +45,7 @@ def ours(port: int, bodies: list[bytes]) -> None:
     from syncworker.s3.bucket import Bucket
     from syncworker.s3.client import Client
     from syncworker.s3.credentials import Given
+    from syncworker.s3.request import Target
     from syncworker.wire.endpoint import Endpoint
     from syncworker.wire.pool import ConnectionPool
 
@@ -55,7 +56,7 @@ def ours(port: int, bodies: list[bytes]) -> None:
 
     async def work() -> None:
         async with ConnectionPool(Endpoint.of(f"http://127.0.0.1:{port}", _REGION), None) as pool:
-            bucket = Bucket(Client(pool, _BUCKET, _REGION, Given(*_KEYS)))
+            bucket = Bucket(Client(pool, Target(_BUCKET, _REGION), Given(*_KEYS)))
             await _lanes(lambda i: put(bucket, i), len(bodies))
 
     asyncio.run(work())

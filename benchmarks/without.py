@@ -11,6 +11,7 @@ from typing import Any
 from syncworker.ending import Ending
 from syncworker.index.database import Index
 from syncworker.jobs.progress import Progress
+from syncworker.jobs.report import Report
 from syncworker.shell import cli
 from syncworker.worker.second_look import SecondLook
 
@@ -21,7 +22,7 @@ async def _believed(_: SecondLook, ending: Ending, __: list[str]) -> Ending:
 
 RECORDS = {
     "status": (Progress, "due", lambda *_: False),
-    "report": (Progress, "report", lambda *_: None),
+    "report": (Report, "add", lambda *_: None),
     "index": (Index, "remember", lambda *_: None),
 }
 PARTS: dict[str, tuple[Any, str, Any]] = {**RECORDS, "second-look": (SecondLook, "recheck", _believed)}

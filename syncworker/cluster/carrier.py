@@ -35,6 +35,7 @@ from syncworker.plan.events import Work
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Chain, Given, KeySource
+from syncworker.s3.request import Conditions, Target
 from syncworker.s3.signing import Keys
 from syncworker.settings import Settings, origin_of_keys
 from syncworker.system.control import Control
@@ -168,16 +169,9 @@ class Carrier:
         )
         with Tree(settings.uploads_dir) as tree, ThreadPoolExecutor(READERS, "reader") as pool:
             async with connections:
-                client = self.client = Client(
-                    connections,
-                    head["bucket"],
-                    head["region"],
-                    self.keys,
-                    key_prefix=head["prefix"],
-                    stopping=stop.requested,
-                    patience_seconds=head["patience"],
-                    pause=pause,
-                )
+                target = Target(head["bucket"], head["region"], head["prefix"])
+                conditions = Conditions(stop=stop, pause=pause, patience_seconds=head["patience"])
+                client = self.client = Client(connections, target, self.keys, conditions)
                 watching = asyncio.create_task(self._watch(control, stop, pause, connections))
                 try:
                     await self._serve(client, stop, tree, pool, head)

@@ -1,19 +1,21 @@
-"""What a `kill -9` may leave in the job directory that belongs to no living job, above all keys: the files of
-a job that was never published or is half removed, the keys of a job that has ended, temporary files of keys.
+"""Removing files from the job directory: of old jobs, and what a `kill -9` left behind.
 
-`clear` is for a process that is about to make jobs: a starting server, a shell's `start`. It holds the lock
-of job creation, under which all these files are made, so that what it finds unfinished stays so.
-
-Not touched: what is no job's file by its name, and what has a status, whatever that says.
+`clear` removes what belongs to no living job, above all keys: the files of a job that was never published or
+is half removed, the keys of a job that has ended, temporary files of keys. It is for a process that is about
+to make jobs: a starting server, a shell's `start`. It holds the lock of job creation, under which all these
+files are made, so a job that is just being made is not touched. Nor are files whose name is no job's, and
+jobs that have a status, whatever it says.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 
-from syncworker.jobs.status_cache import ID_PATTERN
+from syncworker.jobs.ids import ID_PATTERN
 from syncworker.jobs.store import SUFFIXES, Jobs
+from syncworker.model import FINAL_STATES, State
 from syncworker.system import durable_files
 
 _TEMPORARY_KEYS = "secret.tmp"
@@ -42,3 +44,30 @@ def _clear(jobs: Jobs, name: str, names: set[str]) -> None:
         durable_files.remove(jobs.file(job_id, suffix))
     elif suffix == "secret":
         jobs.drop_keys_of_ended(job_id)
+
+
+def drop_old_keys(jobs: Jobs) -> None:
+    """Removes the keys of all jobs that need them no more."""
+    for name in os.listdir(jobs.path):
+        job_id, _, suffix = name.partition(".")
+        if suffix == "secret" and ID_PATTERN.fullmatch(job_id):
+            jobs.drop_keys_of_ended(job_id)
+
+
+def prune(
+    jobs: Jobs,
+    keep: int,
+    at_most: int = 1_000_000,
+    on_prune: Callable[[list[str]], None] = lambda _: None,
+    *,
+    besides: str | None = None,
+) -> int:
+    """Removes the files of finished jobs, the oldest first, and returns of how many. The newest `keep`, the
+    job `besides` and jobs that wait for approval stay. Calls `on_prune` with the ids before."""
+    states = FINAL_STATES - {State.WAITING}
+    finished = sorted(job_id for job_id, entry in jobs.entries().items() if entry.state in states)
+    old = finished[: max(0, len(finished) - keep)]
+    leaving = [job_id for job_id in old if job_id != besides][:at_most]
+    if leaving:
+        on_prune(leaving)
+    return sum(jobs.delete(job_id, only_ended=True) for job_id in leaving)

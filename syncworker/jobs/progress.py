@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Protocol, get_args
 
 from syncworker.errors import SyncError
 from syncworker.escape import escape_surrogates
@@ -22,25 +22,22 @@ from syncworker.jobs.record import (
     FailedOperation,
     Fault,
     Resources,
-    Speed,
     Status,
     Wait,
 )
+from syncworker.jobs.report import Report
+from syncworker.jobs.speed import Rate, SpeedSteps
 from syncworker.jobs.status import publish, set_message, set_phase, timestamp
 from syncworker.jobs.store import Jobs
 from syncworker.model import Delay, FileEntry, Phase
-from syncworker.system import durable_files, processes
+from syncworker.system import processes
 
 PUBLISH_SECONDS = 0.25
 _HEARTBEAT_SECONDS = 1.5
-_quoted = json.encoder.encode_basestring_ascii  # what json.dumps does with a str
-_LINES = 1000  # written at a time: made one after the other, they cost less
 _ERRORS_SHOWN = 100
 _CURRENT_SHOWN = 20
 _ERRORS_BYTES, _CURRENT_BYTES = 64_000, 16_000  # a key has up to 1,024 bytes, and six times that in JSON
 _TEXT_SHOWN = 300
-_ON_BUCKETS = frozenset({"create_bucket", "delete_bucket"})  # their key is the bucket
-_RATE_SECONDS = 5.0
 _Counter = Literal[
     "files_unchanged",
     "files_uploaded",
@@ -58,7 +55,6 @@ _PLANNED: dict[str, _Planned] = {
     "update": "files_to_update",
     "delete": "objects_to_delete",
 }
-_SPEED_STEPS = 60  # the whole run, however long, in as many steps
 _PHASES_KEPT = 40  # a job may be paused and continued any number of times
 _VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
 
@@ -71,9 +67,6 @@ _SEEN = {  # when the bucket was looked at once more, and what was done
     "archived": "the storage has archived it: not read back",
     "retained": "there is no file for it, and the storage does not let it be deleted",
 }
-
-# time, op, key, size, ETag, seconds, the error or a note
-_Line = tuple[float, str, str, int | None, str | None, float, Fault | str | None]
 
 
 class Sent(NamedTuple):
@@ -100,6 +93,38 @@ class Operation:
         self.started = time.monotonic()
 
 
+class StorageView(Protocol):
+    """What the status says of the storage, and of the client that talks to it."""
+
+    def requests(self) -> tuple[Mapping[tuple[str, int], int], int]:
+        """Returns how many requests were made, by operation and HTTP status, and how many were repeats."""
+
+    def throttled_seconds(self) -> float:
+        """Returns the seconds in which the storage asked to slow down."""
+
+    def paced_bytes(self) -> int | None:
+        """Returns the bytes that were sent under a limit of bandwidth; None: there is no limit."""
+
+    def delay(self) -> Delay | None:
+        """Returns what the job waits for now."""
+
+
+class NoStorage:
+    """Before the job has connected to one."""
+
+    def requests(self) -> tuple[Mapping[tuple[str, int], int], int]:
+        return {}, 0
+
+    def throttled_seconds(self) -> float:
+        return 0.0
+
+    def paced_bytes(self) -> int | None:
+        return None
+
+    def delay(self) -> Delay | None:
+        return None
+
+
 class Progress:
     """Counters, what is in flight, errors, report lines; knows when the status is due."""
 
@@ -112,30 +137,22 @@ class Progress:
         self.failed_before: dict[str, int] = {}  # code -> how many
         self.ended_at: float | None = None  # when the last operation did
         self.bytes_settled = 0  # bytes of files that are finished with
-        self._report_path = jobs.file(status["id"], "report.jsonl")
-        self._report_fd: int | None = None
-        self._lines: list[_Line] = []
+        self.report = Report(jobs.file(status["id"], "report.jsonl"), self._key_prefix)
         self._room_for_errors = _ERRORS_BYTES
-        self._time_of, self._time_text = 0, ""
         self._started = time.monotonic()
         self._published_at = 0.0
         self._dirty = True
-        self._samples: list[tuple[float, int]] = [(self._started, 0)]
-        self._is_paced = False
+        self._rate = Rate(self._started)
         self._moved = 0  # bytes that went over the network, for the rate
         self._busy_seconds = 0.0  # of the operations that have ended
         self._earlier = totals.clean(status.get("metrics"))  # of earlier attempts
-        self._speed = _Speed(self._started)
+        self._speed = SpeedSteps(self._started)
         self._note_phase()
         self._phase_since = self._started
         self._phase_seconds: dict[str, float] = {}
         self._behind: tuple[Phase, str] | None = None  # while paused: its phase else, and its message
         self.reads_back = False  # what is left to do is to read all objects back
-        # What the store was asked so far: (operation, HTTP status) -> how many, and how many were repeats.
-        self.asked: Callable[[], tuple[Mapping[tuple[str, int], int], int]] = lambda: ({}, 0)
-        self.throttled: Callable[[], float] = lambda: 0.0  # seconds in which the store asked to slow down
-        self.paced: Callable[[], int | None] = lambda: None  # bytes that went; None: bandwidth has no limit
-        self.delay: Callable[[], Delay | None] = lambda: None  # what the job waits for now
+        self.storage: StorageView = NoStorage()  # set once there is one
 
     # -- what happened
     def pause(self, on: bool) -> None:
@@ -147,7 +164,7 @@ class Progress:
         elif self._behind is not None:
             behind, self._behind = self._behind, None
             self.phase(*behind)
-            self._samples.clear()
+            self._rate.restart()
 
     def phase(self, phase: Phase, message: str) -> None:
         if self._behind is not None:
@@ -197,7 +214,7 @@ class Progress:
         self._settle("files_skipped", 1, size)
         skipped = self.status["skipped"]
         skipped[reason] = skipped.get(reason, 0) + 1
-        self.report("skip", key, None, None, 0.0, {"code": reason, "message": f"not sent: {reason}"})
+        self.report.add("skip", key, None, None, 0.0, {"code": reason, "message": f"not sent: {reason}"})
 
     def uploaded(self, sent: Sent, settled: int, seconds: float) -> None:
         """`settled`: the bytes by which the file was counted in `bytes_total`."""
@@ -206,13 +223,13 @@ class Progress:
         if sent.changes:
             self.counts["files_changing"] += 1
             note = f"sent as it was at {timestamp(datetime.fromtimestamp(sent.checked_ns / 1e9, UTC))}"
-        self.report("upload", sent.file.key, sent.file.size, sent.etag, seconds, note)
+        self.report.add("upload", sent.file.key, sent.file.size, sent.etag, seconds, note)
 
     def updated(self, file: FileEntry, etag: str, settled: int, seconds: float) -> None:
         """An object whose content was the file's, and that the store has given other headers; `settled` as
         of `uploaded`."""
         self._settle("files_updated", 1, settled)
-        self.report("update", file.key, file.size, etag, seconds)
+        self.report.add("update", file.key, file.size, etag, seconds)
 
     def failed(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
         """A file that counts as failed."""
@@ -228,12 +245,12 @@ class Progress:
             shown: FailedOperation = {"time": timestamp(), "op": op, "key": name, **fault}
             self._room_for_errors -= len(json.dumps(shown))
             self.status["errors"].append(shown)
-        self.report(op, key, size, None, 0.0, fault)
+        self.report.add(op, key, size, None, 0.0, fault)
 
     def deleted(self, key: str, size: int | None, seconds: float) -> None:
         self.counts["objects_deleted"] += 1
         self._dirty = True
-        self.report("delete", key, size, None, seconds)
+        self.report.add("delete", key, size, None, seconds)
 
     def verified_objects(self, count: int, size: int) -> None:
         """Objects that were found to be their files'."""
@@ -247,7 +264,7 @@ class Progress:
 
     def seen(self, key: str, size: int | None, etag: str | None, what: str, seconds: float = 0.0) -> None:
         """What was not as it should be when the bucket was looked at once more; the object as it is now."""
-        self.report("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
+        self.report.add("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
 
     def planned(self, op: str, size: int = 0) -> None:
         """An operation that the plan names."""
@@ -265,7 +282,7 @@ class Progress:
         """An object that was to be deleted, and whose file is there again."""
         self.kept()
         what = Fault(code="kept", message="not deleted: there is a file of this name again")
-        self.report("skip", key, size, None, 0.0, what)
+        self.report.add("skip", key, size, None, 0.0, what)
 
     def resumed(self, size: int) -> None:
         self.counts["bytes_resumed"] += size
@@ -293,68 +310,6 @@ class Progress:
         self._busy_seconds += self.ended_at - operation.started
         self._dirty = True
 
-    # -- the report
-    def report(
-        self,
-        op: str,
-        key: str,
-        size: int | None,
-        etag: str | None,
-        seconds: float,
-        more: Fault | str | None = None,
-    ) -> None:
-        if op not in _ON_BUCKETS:
-            key = self._key_prefix + key
-        self._lines.append((time.time(), op, key, size, etag, seconds, more))
-        if len(self._lines) >= _LINES:
-            self.flush_report()
-
-    def _line(
-        self,
-        when: float,
-        op: str,
-        key: str,
-        size: int | None,
-        etag: str | None,
-        seconds: float,
-        more: Fault | str | None,
-    ) -> str:
-        millisecond = int(when * 1000)
-        if millisecond != self._time_of:
-            self._time_of, self._time_text = millisecond, timestamp(datetime.fromtimestamp(when, UTC))
-        tag = "null" if etag is None else _quoted(etag)
-        name = "note" if isinstance(more, str) else "error"
-        end = "" if more is None else f', "{name}": {json.dumps(more)}'
-        return (
-            f'{{"time": "{self._time_text}", "op": "{op}", "key": {_quoted(escape_surrogates(key))}, '
-            f'"size": {"null" if size is None else size}, "etag": {tag}, '
-            f'"seconds": {round(seconds, 4)}{end}}}\n'
-        )
-
-    def flush_report(self) -> None:
-        if not self._lines:
-            return
-        if self._report_fd is None:
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-            self._report_fd = os.open(self._report_path, flags, 0o600)
-        before = os.fstat(self._report_fd).st_size
-        text = "".join([self._line(*line) for line in self._lines])
-        try:
-            durable_files.write_all(self._report_fd, text.encode())
-        except OSError:
-            os.ftruncate(self._report_fd, before)  # whole lines only; these may still go out later
-            raise
-        self._lines.clear()
-
-    def close(self) -> None:
-        self.flush_report()
-        if self._report_fd is not None:
-            fd, self._report_fd = self._report_fd, None
-            try:
-                durable_files.sync_file(fd)  # the final state comes next, and survives a power cut
-            finally:
-                os.close(fd)
-
     # -- the status
     def due(self) -> bool:
         silent = time.monotonic() - self._published_at
@@ -370,7 +325,7 @@ class Progress:
         counts["bytes_done"] = min(done, counts["bytes_total"])
         counts["elapsed_seconds"] = round(now - self._started, 3)
         self._speed.add(now, self._moved + in_flight)
-        rate = self._rate(now, self._moved + in_flight, self.paced())
+        rate = self._rate.add(now, self._moved + in_flight, self.storage.paced_bytes())
         counts["bytes_per_second"] = round(rate, 1)
         left = counts["bytes_total"] - counts["bytes_verified" if self.reads_back else "bytes_done"]
         known = counts["scan_complete"] and rate > 0 and self._behind is None
@@ -378,9 +333,9 @@ class Progress:
         pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
         pace = self._moved / self._busy_seconds if pauses and self._moved and self._busy_seconds else rate
         counts["eta_seconds"] = round(max(0, left) / pace + pauses, 1) if known else None
-        counts["throttled_seconds"] = round(self.throttled(), 3)
+        counts["throttled_seconds"] = round(self.storage.throttled_seconds(), 3)
         self._end_phase(now)
-        delay, waits = self.delay(), None
+        delay, waits = self.storage.delay(), None
         operations = sorted(self.flight.values(), key=lambda operation: operation.started)
         if delay is not None:
             times = [None if t is None else timestamp(datetime.fromtimestamp(t, UTC)) for t in delay[1:3]]
@@ -411,7 +366,7 @@ class Progress:
         """What the worker costs now, and what it has done, earlier attempts of the job included."""
         rss_bytes, cpu_seconds = processes.resources(os.getpid()) or (None, 0.0)
         resources = Resources(rss_bytes=rss_bytes, cpu_seconds=round(cpu_seconds, 2))
-        requests, retries = self.asked()
+        requests, retries = self.storage.requests()
         metrics = totals.empty()
         totals.add(metrics, self._earlier)
         totals.add(
@@ -428,41 +383,6 @@ class Progress:
             group: {name: round(number, 3) for name, number in names.items()}
             for group, names in metrics.items()
         }
-
-    def _rate(self, now: float, moved: int, paced: int | None) -> float:
-        """Bytes a second over the last few seconds. `paced` counts each piece of a body, where one may take
-        longer than that."""
-        if (paced is not None) != self._is_paced:
-            self._is_paced = paced is not None
-            self._samples.clear()
-        moved = moved if paced is None else paced
-        self._samples.append((now, moved))
-        while len(self._samples) > 2 and now - self._samples[1][0] > _RATE_SECONDS:
-            self._samples.pop(0)
-        since, before = self._samples[0]
-        return max(0.0, (moved - before) / (now - since)) if now > since else 0.0
-
-
-class _Speed:
-    """Bytes that went over the network in each step of the attempt; steps become twice as long when there are
-    too many of them."""
-
-    def __init__(self, started: float) -> None:
-        self._started = started
-        self._step = 1
-        self._moved = 0
-        self._bytes: list[int] = []
-
-    def add(self, now: float, moved: int) -> None:
-        while (at := int((now - self._started) / self._step)) >= _SPEED_STEPS:
-            self._bytes = [sum(self._bytes[i : i + 2]) for i in range(0, len(self._bytes), 2)]
-            self._step *= 2
-        self._bytes += [0] * (at + 1 - len(self._bytes))
-        self._bytes[at] += max(0, moved - self._moved)  # fewer: a part is sent again
-        self._moved = max(self._moved, moved)
-
-    def shown(self) -> Speed:
-        return {"step_seconds": self._step, "bytes": list(self._bytes)}
 
 
 def _shown(operations: list[Operation]) -> Iterator[CurrentOperation]:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,11 +24,11 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from syncworker.errors import UsageError
+from syncworker.jobs.ids import ID_PATTERN
 from syncworker.model import FINAL_STATES, State
 from syncworker.storage_url import destination_id
 from syncworker.system import durable_files
 
-ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
 # Directory times come from the kernel's coarse clock (4 to 10 ms): a change right after a look may leave the
 # same time. A time is believed to cover all changes only when it was this old at the look.
 _SETTLED_NS = 50_000_000

@@ -25,13 +25,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from syncworker.errors import SyncError, UsageError
+from syncworker.errors import SyncError
 from syncworker.jobs.destination import Destination
+from syncworker.jobs.ids import ID_PATTERN, Conflict, NoSuchJob, check_id, new_id
 from syncworker.jobs.record import Fault, Status
+from syncworker.jobs.secrets import Secrets
 from syncworker.jobs.status import (
     DIED,
     KEYLESS,
@@ -52,13 +54,12 @@ from syncworker.jobs.status import (
     set_requests,
     set_updated,
 )
-from syncworker.jobs.status_cache import ID_PATTERN, Catalog, Changed, Entry
+from syncworker.jobs.status_cache import Catalog, Entry
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
 from syncworker.request import Request, RequestKeys
 from syncworker.storage_url import destination_id
 from syncworker.system import durable_files
 from syncworker.system.control import NOW
-from syncworker.system.rates import Limit, parse_rate
 
 SUFFIXES = (
     "secret",
@@ -78,45 +79,14 @@ _PLAN = ".plan.jsonl"
 _PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
 
 
-class NoSuchJob(SyncError):
-    def __init__(self, job_id: str) -> None:
-        super().__init__("NoSuchJob", f"there is no job {job_id}")
-
-
-class NoSuchPlan(SyncError):
-    exit_status = 2
-
-    def __init__(self, job_id: str) -> None:
-        super().__init__("NoSuchPlan", f"job {job_id} has no plan: one is made with plan=1, or by max_delete")
-
-
-class Conflict(SyncError):
-    """The job or the destination is in a state that does not allow it. `job` is the job in the way."""
-
-    def __init__(self, code: str, message: str, job: str) -> None:
-        super().__init__(code, message)
-        self.job = job
-
-
-def new_id(now: datetime) -> str:
-    """Sorts by time to the microsecond: five hexadecimal digits of it, then three of chance."""
-    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{os.urandom(2).hex()[:3]}"
-
-
-def check_id(text: str) -> str:
-    """The id, if it is one: nothing else ever becomes part of a path."""
-    if not ID_PATTERN.fullmatch(text):
-        raise UsageError("BadId", "id must look like 20261122T131242-9f3a61c2", param="id")
-    return text
-
-
 class Jobs:
     """The job directory at `path`, made and checked by `prepare`."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.watching = False  # a server lives here: a worker that dies alone was killed on purpose
-        self._catalog = Catalog(path)
+        self.secrets = Secrets(path)
+        self.catalog = Catalog(path)
 
     def prepare(self) -> None:
         durable_files.make_private_directory(self.path)
@@ -125,6 +95,10 @@ class Jobs:
 
     def file(self, job_id: str, suffix: str) -> str:
         return os.path.join(self.path, f"{job_id}.{suffix}")
+
+    def bandwidth_path(self, job_id: str | None = None) -> str:
+        """The file with the limit of one job, or of all of them together."""
+        return self.file(job_id, "bandwidth") if job_id else os.path.join(self.path, "bandwidth")
 
     def destination(self, status: Mapping[str, Any]) -> Destination:
         return Destination(self.path, status)
@@ -136,30 +110,24 @@ class Jobs:
         """Held while a job is made or resumed."""
         return durable_files.Lock(os.path.join(self.path, ".create.lock"))
 
+    @contextlib.contextmanager
+    def creating(self) -> Iterator[None]:
+        """Holds the creation lock. Raises SyncError when others keep it for long."""
+        with self.creation_lock() as lock:
+            if not lock.acquire(timeout_seconds=5.0):
+                raise SyncError("Busy", "another job is being created: try again")
+            yield
+
     def entries(self) -> Mapping[str, Entry]:
         """What is recorded of every job, by id: cheap, whatever the number of jobs."""
-        return self._catalog.entries()
+        return self.catalog.entries()
 
     def glance(self) -> Mapping[str, Entry]:
         """`entries`, cheaper still; a job that a shell resumes is seen up to two seconds late."""
-        return self._catalog.glance()
-
-    def unsettled(self) -> Mapping[str, Entry]:
-        """The jobs that may be in another state by now than is recorded; as late as `glance`."""
-        return self._catalog.unsettled()
-
-    def follow(self, changed: Changed) -> None:
-        """Has `entries` and `glance` look at nothing but what changes; `changed` tells the names."""
-        self._catalog.follow(changed)
-
-    @property
-    def is_followed(self) -> bool:
-        """Whether `entries` costs next to nothing."""
-        return self._catalog.is_followed
+        return self.catalog.glance()
 
     def ids(self) -> list[str]:
-        """All jobs, oldest first."""
-        return sorted(self.entries())
+        return sorted(self.entries())  # oldest first
 
     def read(self, job_id: str) -> Status | None:
         """The status as it is recorded, with whether cancel was asked for; None when there is none."""
@@ -169,6 +137,13 @@ class Jobs:
         if durable_files.is_other_than_file(self.file(job_id, "lock")):
             return None
         self._note_requests(job_id, status)
+        return status
+
+    def load(self, job_id: str) -> Status:
+        """The same. Raises NoSuchJob when there is none."""
+        status = self.read(job_id)
+        if status is None:
+            raise NoSuchJob(job_id)
         return status
 
     def _note_requests(self, job_id: str, status: Status) -> None:
@@ -198,29 +173,19 @@ class Jobs:
 
     def create(self, request: Request, *, from_shell: bool = False) -> Status:
         """A new job, `queued`. Raises Conflict when its destination is taken."""
-        with self.creation_lock() as guard:
-            self._guard(guard)
+        with self.creating():
             self._refuse_taken(request.storage_url, request.dest, request.options.get("prefix", ""))
             now = datetime.now(UTC)
             job_id = self._reserve(now)
             status = new_status(job_id, request, now, auto_resume=not from_shell)
             try:
-                if request.keys is not None:
-                    self._keep_keys(job_id, request.keys)
-                elif request.profile is not None:
-                    durable_files.replace_json(
-                        self.file(job_id, "secret"), {"profile": request.profile}, durable=True
-                    )
+                self.secrets.keep(job_id, request)
                 self.write(status, durable=True)
             except BaseException:  # who asked is told that there is no job: so there is none, and no key
                 with contextlib.suppress(OSError):  # `leftovers` removes what stays
                     self.delete(job_id)
                 raise
         return status
-
-    def _guard(self, lock: durable_files.Lock) -> None:
-        if not lock.acquire(timeout_seconds=5.0):
-            raise SyncError("Busy", "another job is being created: try again")
 
     def _reserve(self, now: datetime) -> str:
         while True:
@@ -247,9 +212,7 @@ class Jobs:
 
     def observe(self, job_id: str) -> Status:
         """The truth about a job, written down where it was not. Raises NoSuchJob."""
-        status = self.read(job_id)
-        if status is None:
-            raise NoSuchJob(job_id)
+        status = self.load(job_id)
         recorded = begun_state(status)
         if recorded is State.WAITING and not self.is_cancelled(job_id):
             return status
@@ -291,7 +254,7 @@ class Jobs:
         self._note_requests(status["id"], status)
         self.write(status, durable=True)
         if state in KEYLESS:
-            durable_files.remove(self.file(status["id"], "secret"))
+            self.secrets.drop(status["id"])
         return status
 
     def all(self, *, newest_first: bool = False) -> Iterator[Status]:
@@ -305,7 +268,7 @@ class Jobs:
     def active(self) -> list[Status]:
         """Queued and running jobs, oldest first, each as `observe` gives it."""
         found = []
-        for job_id in sorted(self.unsettled()):
+        for job_id in sorted(self.catalog.unsettled()):
             try:
                 found.append(self.observe(job_id))
             except NoSuchJob:  # pruned meanwhile
@@ -333,30 +296,6 @@ class Jobs:
             durable_files.sync_directory(self.path)
         return self.observe(job_id)
 
-    def bandwidth_path(self, job_id: str | None = None) -> str:
-        """What limits one job, or all of them together."""
-        return self.file(job_id, "bandwidth") if job_id else os.path.join(self.path, "bandwidth")
-
-    def set_bandwidth(self, job_id: str | None, rate: int | str) -> None:
-        """For one job, or for all. In force within a second."""
-        with self.creation_lock() as guard:
-            self._guard(guard)
-            durable_files.replace_bytes(self.bandwidth_path(job_id), f"{rate}\n".encode(), durable=True)
-
-    def limits(self, status: Status | None, all_jobs: int) -> dict[str, int | None]:
-        """Bytes a second that hold now, None for no limit: of a job, and of all together, for which
-        `all_jobs` is the default. Of a file that is nonsense: what its worker goes by."""
-        held = (status["limit"] if status else None) or {}
-        limits = {"all_jobs": Limit(self.bandwidth_path(), all_jobs)}
-        if status:
-            asked = parse_rate(str((status.get("options") or {}).get("bandwidth", 0)))
-            limits["bandwidth"] = Limit(self.bandwidth_path(status["id"]), asked)
-        now: dict[str, int | None] = {"bandwidth": None}
-        for name, limit in limits.items():
-            is_nonsense = limit.look() is not None
-            now[name] = held[name] if is_nonsense and name in held else limit.rate or None
-        return now
-
     def refuse_ended(self, job_id: str, besides: State | None = None) -> Status:
         """Its status. Raises Conflict when it has ended."""
         status = self.observe(job_id)
@@ -370,8 +309,7 @@ class Jobs:
 
         `keys` replace the secret. Raises Conflict unless it is interrupted, failed or cancelled.
         """
-        with self.creation_lock() as guard:
-            self._guard(guard)
+        with self.creating():
             status = self.observe(job_id)
             if recorded_state(status) not in RESUMABLE_STATES:
                 is_waiting = recorded_state(status) is State.WAITING
@@ -380,7 +318,6 @@ class Jobs:
             with self._taking(status, keys):
                 durable_files.remove(self.file(job_id, "cancel"))
                 renew(status, auto_resume=not shell)
-                self.write(status, durable=True)
         return status
 
     def prepare_approved(
@@ -390,8 +327,7 @@ class Jobs:
 
         `etag`: of the plan that was read. Raises Conflict unless it waits, for that plan.
         """
-        with self.creation_lock() as guard:
-            self._guard(guard)
+        with self.creating():
             status = self.observe(job_id)
             plan = status.get("plan")
             if recorded_state(status) is not State.WAITING or not plan:
@@ -404,21 +340,21 @@ class Jobs:
                 )
             with self._taking(status, keys):
                 approve(status, plan, auto_resume=not shell)
-                self.write(status, durable=True)
         return status
 
     @contextlib.contextmanager
     def _taking(self, status: Status, keys: RequestKeys | None) -> Iterator[None]:
-        """Holds the lock of an ended job whose destination is free, to make it queued again."""
+        """Holds the lock of an ended job whose destination is free, to make it queued again; writes it."""
         job_id = status["id"]
         self._refuse_taken(status["storage_url"], status["dest"], prefix_of(status), besides=job_id)
         with self.lock(job_id) as lock:
             if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
                 raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
             if keys is not None:
-                self._keep_keys(job_id, keys)
+                self.secrets.keep_keys(job_id, keys)
             yield
-            self._catalog.forget()
+            self.write(status, durable=True)
+            self.catalog.forget()
 
     def supersede(self, status: Status) -> None:
         """For a job that is about to wait, or to be done: ends the older ones that wait to do the same. What
@@ -434,27 +370,6 @@ class Jobs:
                     error = Fault(code="Superseded", message=message)
                     self.finish(older, State.CANCELLED, error, message)
 
-    def _keep_keys(self, job_id: str, keys: RequestKeys) -> None:
-        secret = {name: value for name, value in keys._asdict().items() if value}
-        durable_files.replace_json(self.file(job_id, "secret"), secret, durable=True)
-
-    def secret(self, job_id: str) -> RequestKeys | None:
-        """The request's own keys."""
-        value = durable_files.read_json(self.file(job_id, "secret"))
-        if value is None or "access_key" not in value:
-            return None
-        token = value.get("session_token")
-        return RequestKeys(str(value["access_key"]), str(value["secret_key"]), str(token) if token else None)
-
-    def profile(self, job_id: str) -> str | None:
-        """The profile of the AWS configuration that the job's keys are read from."""
-        name = (durable_files.read_json(self.file(job_id, "secret")) or {}).get("profile")
-        return name if isinstance(name, str) else None
-
-    def has_keys(self, job_id: str) -> bool:
-        """Whether the job has keys of its own, or a profile to read them from."""
-        return self.secret(job_id) is not None or self.profile(job_id) is not None
-
     def note_notified(self, job_id: str) -> None:
         """Writes down that people were told of how the job ended; nothing when it lives again."""
         with self.lock(job_id) as lock:
@@ -466,36 +381,11 @@ class Jobs:
     def drop_keys_of_ended(self, job_id: str) -> None:
         """Removes the keys of a job that needs them no more: its worker was killed before it could, or nobody
         has resumed it for a week."""
-        if not os.path.lexists(self.file(job_id, "secret")) or not needs_no_keys(self.read(job_id)):
+        if not self.secrets.exists(job_id) or not needs_no_keys(self.read(job_id)):
             return
         with self.lock(job_id) as lock:
             if lock.acquire() and needs_no_keys(self.read(job_id)):  # else it is resumed now
-                durable_files.remove(self.file(job_id, "secret"))
-
-    def drop_old_keys(self) -> None:
-        """The same, of all jobs."""
-        for name in os.listdir(self.path):
-            job_id, _, suffix = name.partition(".")
-            if suffix == "secret" and ID_PATTERN.fullmatch(job_id):
-                self.drop_keys_of_ended(job_id)
-
-    def prune(
-        self,
-        keep: int,
-        at_most: int = 1_000_000,
-        before: Callable[[list[str]], None] = lambda _: None,
-        *,
-        besides: str | None = None,
-    ) -> int:
-        """Removes the files of finished jobs but the newest `keep` and the job `besides`, the oldest first;
-        returns how many. `before` is called with them first. A job that waits for approval is kept."""
-        states = FINAL_STATES - {State.WAITING}
-        finished = sorted(job_id for job_id, entry in self.entries().items() if entry.state in states)
-        old = finished[: max(0, len(finished) - keep)]
-        leaving = [job_id for job_id in old if job_id != besides][:at_most]
-        if leaving:
-            before(leaving)
-        return sum(self.delete(job_id, only_ended=True) for job_id in leaving)
+                self.secrets.drop(job_id)
 
     def delete(self, job_id: str, *, only_ended: bool = False) -> bool:
         """Removes a job's files, the lock last. False when its lock is held, or, with `only_ended`, when it

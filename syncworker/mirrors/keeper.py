@@ -18,10 +18,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from syncworker.errors import SyncError, UsageError
+from syncworker.jobs.ids import Conflict, NoSuchJob
 from syncworker.jobs.record import Status
 from syncworker.jobs.status import timestamp
 from syncworker.jobs.status_cache import Entry
-from syncworker.jobs.store import Conflict, NoSuchJob
 from syncworker.mirrors import notify, schedule
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.memory import Memories, Memory, run_of

@@ -171,8 +171,8 @@ def collect(
         for ranges in (small, None) if small else (None,):
             ascending = Ascending(index, check, ranges)
             try:
-                listing, unordered = _listing(bucket, ranges, index)
-                differ = differences(ascending, listing, spool, unordered, ascending.settles)
+                watch = _Watch(index, ascending, in_ranges=ranges is not None)
+                differ = differences(ascending, _listing(bucket, ranges), spool, watch)
                 found.become(filter(concerns, differ))
             except NotInRanges:
                 continue
@@ -183,23 +183,33 @@ def collect(
     table = Table()
     try:
         _fill(table, index, changes, check)
-        listing, unordered = _listing(bucket, None, index)
         rest = (Row(e.key, e.size, 0, 0, 0, e.etag, "", 0, e.modified, 0) for e in table.rest())
-        found.become(filter(concerns, differences(rest, listing, spool, unordered)))
+        found.become(filter(concerns, differences(rest, _listing(bucket, None), spool, _Watch(index))))
     finally:
         table.close()
 
 
-def _listing(bucket: Listable, ranges: list[Range] | None, index: Index) -> tuple[Pages, Callable[[], None]]:
-    """The pages, and what to do when they turn out not to ascend."""
+def _listing(bucket: Listable, ranges: list[Range] | None) -> Pages:
     if ranges is not None:
-        return Ranges(ranges, bucket.fetch_range), _not_in_ranges
-    listing = Listing(bucket.fetch, bucket.fetch_range, bucket.cuts, bucket.breadth)
-    return listing, lambda: index.set_fact("cuts", "[]")
+        return Ranges(ranges, bucket.fetch_range)
+    return Listing(bucket.fetch, bucket.fetch_range, bucket.cuts, bucket.breadth)
 
 
-def _not_in_ranges() -> None:
-    raise NotInRanges
+class _Watch:
+    """Skips pages that are as the rows have them, and says what to do when the keys do not ascend."""
+
+    def __init__(self, index: Index, rows: Ascending | None = None, *, in_ranges: bool = False) -> None:
+        self._index, self._rows, self._in_ranges = index, rows, in_ranges
+
+    def on_unordered(self) -> None:
+        if self._in_ranges:
+            raise NotInRanges
+        self._index.set_fact("cuts", "[]")
+
+    def on_remote_only(self, key: str) -> None: ...
+
+    def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
+        return self._rows is not None and self._rows.skip_page_if_unchanged(page)
 
 
 def _fill(table: Table, index: Index, changes: Changes, check: Callable[[], None]) -> None:
@@ -229,22 +239,14 @@ def fits(row: Row, obj: ObjectEntry) -> bool:
 
 
 def differences(
-    rows: Iterable[Row],
-    listing: Pages,
-    spool: Callable[[], Spool],
-    on_unordered: Callable[[], None],
-    settles: join.Settles | None = None,
+    rows: Iterable[Row], listing: Pages, spool: Callable[[], Spool], watcher: join.Watcher | None = None
 ) -> Iterator[Difference]:
-    """Of the rows, in order of key, and a listing in any order. `settles` may take a page and its rows."""
+    """Compares the rows, in order of key, with a listing in any order."""
     here = ((FileEntry(*row[:5], ""), row) for row in rows)
-    for local, obj in join.join(here, listing, spool, on_unordered, settles=settles or _settles_nothing):
+    for local, obj in join.join(here, listing, spool, watcher):
         row = local[1] if local is not None else None
         if row is None or obj is None or not fits(row, obj):
             yield Difference(row, obj)
-
-
-def _settles_nothing(_: Sequence[ObjectEntry]) -> bool:
-    return False
 
 
 class Ascending:
@@ -277,7 +279,7 @@ class Ascending:
         self._rows = self._whole = self._index.rows(start=start)
         return self._whole
 
-    def settles(self, page: Sequence[ObjectEntry]) -> bool:
+    def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
         rows = self._rows
         if rows.following() != page[0].key:
             return False

@@ -21,6 +21,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from operator import itemgetter, lt
+from typing import Protocol
 
 from syncworker.index.records import Row
 from syncworker.model import FileEntry, ObjectEntries, ObjectEntry
@@ -30,15 +31,21 @@ from syncworker.plan.spool import Spool, Table
 Local = tuple[FileEntry, Row | None]
 Pair = tuple[Local | None, ObjectEntry | None]
 
-# Is given a page that has not been looked at, whose files are the next ones to come. True: its objects and as
-# many files are settled, all of them pairs of one key, and are not yielded.
-Settles = Callable[[Sequence[ObjectEntry]], bool]
-
 _key = itemgetter(0)
 
 
-def _settles_nothing(_: Sequence[ObjectEntry]) -> bool:
-    return False
+class Watcher(Protocol):
+    """Hears of the join while it goes on."""
+
+    def on_unordered(self) -> None:
+        """Called at the first key out of order."""
+
+    def on_remote_only(self, key: str) -> None:
+        """Called early with each key that is, as far as one can see by then, only in the bucket."""
+
+    def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
+        """Called with each new page. Returns True if the next files match the page one to one and are
+        unchanged; `join` then skips both."""
 
 
 class _OutOfOrder(Exception):
@@ -60,7 +67,7 @@ class _Ordered:
         self._started = False
         self.certain = False
 
-    def next(self, settles: Settles = _settles_nothing) -> ObjectEntry | None:
+    def next(self, watcher: Watcher | None = None) -> ObjectEntry | None:
         while self._at >= len(self._page):
             page = next(self._pages, None)
             if page is None:
@@ -68,7 +75,8 @@ class _Ordered:
                 return None
             self._page, self._at = page, 0
             self.certain = self._listing.complete and self._ascends(page)
-            if page and (not self._started or page[0].key > self._last) and settles(page):
+            ascends = page and (not self._started or page[0].key > self._last)
+            if ascends and watcher is not None and watcher.skip_page_if_unchanged(page):
                 self._at, self._last, self._started = len(page), page[-1].key, True
         entry = self._page[self._at]
         if self._started and entry.key <= self._last:
@@ -103,13 +111,10 @@ def join(
     local: Iterable[Local],
     listing: Pages,
     spool: Callable[[], Spool],
-    on_unordered: Callable[[], None] = lambda: None,
-    on_extra: Callable[[str], None] = lambda _: None,
-    settles: Settles = _settles_nothing,
+    watcher: Watcher | None = None,
 ) -> Iterator[Pair]:
-    """The pairs, as promised above, but for those that `settles` takes. Closes its spools when it ends,
-    however it ends. `on_extra` is told early of keys that are, as far as one can see by then, only in the
-    bucket."""
+    """Yields the pairs, as promised above, but for pages that the watcher skips. Closes its spools when it
+    ends, however it ends."""
     held, extra = spool(), spool()
     table: Table | None = None
     try:
@@ -117,7 +122,7 @@ def join(
         objects = _Ordered(listing)
         here: Local | None = None
         try:
-            there = objects.next(settles)
+            there = objects.next(watcher)
             here = next(files, None)
             while here is not None or there is not None:
                 if there is None or (here is not None and here[0].key < there.key):
@@ -129,15 +134,17 @@ def join(
                     here = next(files, None)
                 elif here is None or there.key < here[0].key:
                     extra.append(tuple(there))
-                    on_extra(there.key)
+                    if watcher is not None:
+                        watcher.on_remote_only(there.key)
                     there = objects.next()
                 else:
                     yield here, there
                     here = None  # done with, also when the next line raises
-                    there = objects.next(settles)
+                    there = objects.next(watcher)
                     here = next(files, None)
         except _OutOfOrder:
-            on_unordered()
+            if watcher is not None:
+                watcher.on_unordered()
             table = Table()
             _fill(table, extra, objects)
         if table is None:

@@ -13,16 +13,17 @@ Events, in the order in which they are found:
 | error | what ended the plan instead |
 
 Objects without a file go to `deletes`, a spool that is whole once `complete` has come. The planner is never
-more than a few batches ahead of who takes them: `emit` blocks.
+more than a few batches ahead of the event loop: `emit` blocks.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from syncworker.errors import FatalError
 from syncworker.folder.scan_items import within
@@ -35,8 +36,11 @@ from syncworker.plan.breadth import Breadth
 from syncworker.plan.compare import NEW, Verdict
 from syncworker.plan.events import Work
 from syncworker.plan.given import Outdated
-from syncworker.plan.listing import CUT_KEYS, SPARE_KEYS, FetchRange, Listing, PendingPage
+from syncworker.plan.listing import CUT_KEYS, SPARE_KEYS, Listing, PendingPage, PendingRange
 from syncworker.plan.spool import Spool
+
+if TYPE_CHECKING:  # it costs each start; most jobs have no filter
+    from syncworker.options.patterns import PathFilter
 
 BATCH = 2000
 _FLUSH_SECONDS = 0.1
@@ -45,42 +49,73 @@ _SUSPECTS = 10_000
 Event = tuple[str, Any]
 
 
+class PageSource(Protocol):
+    """The pages of the bucket, and how the store takes ranges side by side."""
+
+    breadth: Breadth
+
+    def fetch(self, token: str | None) -> PendingPage: ...
+
+    def fetch_range(self, low: str | None, high: str | None) -> PendingRange: ...
+
+
+class EventQueue(Protocol):
+    def emit(self, batch: list[Event] | None) -> None:
+        """Takes a batch of events, None after the last. Waits while the reader is behind."""
+
+
+class RemoteOnlyKeys(Protocol):
+    """Hears early of the keys of objects that seem to have no file."""
+
+    def note_remote_only(self, key: str) -> None:
+        """The object may be deleted."""
+
+    def note_kept(self, key: str) -> None:
+        """The object stays all the same."""
+
+
+class Kept:
+    """Which objects without a file stay: all of them, or those that a filter excludes."""
+
+    def __init__(self, *, deletes: bool, path_filter: PathFilter | None) -> None:
+        self._deletes, self._filter = deletes, path_filter
+
+    def keeps(self, key: str) -> bool:
+        return not self._deletes or (self._filter is not None and self._filter.skips(key))
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """What is planned. `every`: unchanged files are work as well. `outdated`: which of these the store is to
+    update. `whole`: the mirror is looked at as a whole. `first_cuts`: where the first listing of all may be
+    cut."""
+
+    key_bytes_max: int = KEY_MAX_BYTES
+    every: bool = False
+    whole: bool = True
+    outdated: Outdated | None = None
+    kept: Kept | None = None
+    first_cuts: Iterable[str] = ()
+
+
 class Planner:
-    """`run` is the thread's whole life. `on_stranger` hears early of keys that seem to have no file, and that
-    may go; `on_kept` of those of which `keeps` says that they stay all the same. `every`: unchanged files are
-    work as well. `outdated`: which of these the store is to update. `whole`: the mirror is looked at as a
-    whole. `breadth`: how the store takes ranges side by side. `first_cuts`: where the first
-    listing of all may be cut."""
+    """`run` is the thread's whole life."""
 
     def __init__(
         self,
         index: Index,
-        fetch: Callable[[str | None], PendingPage],
-        fetch_range: FetchRange,
+        pages: PageSource,
         spool_dir: str,
-        emit: Callable[[list[Event] | None], None],
-        on_stranger: Callable[[str], None],
-        keeps: Callable[[str], bool] | None = None,
-        key_bytes_max: int = KEY_MAX_BYTES,
-        on_kept: Callable[[str], None] = lambda _: None,
-        *,
-        every: bool = False,
-        outdated: Outdated | None = None,
-        whole: bool = True,
-        breadth: Breadth | None = None,
+        events: EventQueue,
+        scope: Scope,
+        remote_only: RemoteOnlyKeys | None = None,
     ) -> None:
         self.index = index
-        self.fetch = fetch
-        self.fetch_range = fetch_range
+        self.pages, self.breadth = pages, pages.breadth
         self.spool_dir = spool_dir
-        self.emit = emit
-        self.key_bytes_max = key_bytes_max
-        self.every = every
-        self.outdated = outdated
-        self.whole = whole
-        self.breadth = breadth or Breadth()
-        self.keeps = keeps or (lambda _: False)
-        self.on_stranger = lambda key: on_kept(key) if self.keeps(key) else on_stranger(key)
+        self.events = events
+        self.scope, self.outdated = scope, scope.outdated
+        self.remote_only = remote_only
         self.deletes = Spool(spool_dir)  # ObjectEntry
         self.listed = 0  # objects of the mirror, as far as they were compared
         self._events: list[Event] = []
@@ -88,20 +123,22 @@ class Planner:
         self._same = self._same_bytes = 0
         self._flushed_at = time.monotonic()
         self._ordered = True
-        self.first_cuts: Iterable[str] = ()
         self._cuts: list[str] = []  # for the next sync
-        self._pages: Listing | None = None
+        self._listing: Listing | None = None
         self._seen, self._next_cut = 0, CUT_KEYS  # files
-        self._again: Iterator[ScanItem] = iter(())  # taken from the scan, and given back
+        self._items: Iterator[ScanItem] = iter(())  # of the scan, and those of it that were given back
+        self._again: Iterator[ScanItem] = iter(())
+        self._rows: Rows[Row] | None = None
 
     def run(self, items: Iterator[ScanItem]) -> None:
         """Emits batches of events, then None, whatever happens."""
         try:
-            rows = self.index.rows()
+            self._items, self._rows = items, self.index.rows()
             try:
-                self._plan(items, rows)
+                self._plan(self._rows)
             finally:
-                rows.close()
+                self._rows.close()
+                self._items, self._rows = iter(()), None  # their memory is free while files are sent
                 if self.outdated is not None:
                     self.outdated.close()
             self._event("complete", None)
@@ -114,23 +151,15 @@ class Planner:
             self._event("error", error)
         finally:
             self._flush()
-            self.emit(None)
+            self.events.emit(None)
 
-    def _plan(self, items: Iterator[ScanItem], rows: Rows[Row]) -> None:
+    def _plan(self, rows: Rows[Row]) -> None:
         suspects: list[tuple[FileEntry, Row]] = []
-        for here, there in join.join(
-            self._local(items, rows),
-            self._listing(),
-            lambda: Spool(self.spool_dir),
-            self._unordered,
-            self.on_stranger,
-            lambda page: not self.every and self._settles(page, items, rows),
-        ):
+        for here, there in join.join(self._local(rows), self._open_listing(), self._spool, self):
             if here is None:
                 assert there is not None
-                if self.keeps(there.key):
-                    continue
-                self.deletes.append(tuple(there))
+                if not self._keeps(there.key):
+                    self.deletes.append(tuple(there))
                 continue
             file, row = here
             self.listed += there is not None
@@ -138,8 +167,8 @@ class Planner:
                 suspects.append((file, row))  # we had sent it: was it deleted, or renamed by the store?
             else:
                 self._decide(file, there, row)
-        self._judge(suspects, rows)
-        if self.whole:
+        self._find_store_renames(suspects, rows)
+        if self.scope.whole:
             self.index.set_fact("cuts", json.dumps(self.cuts))
             self.index.set_fact("ranges", str(self.breadth.ranges))
 
@@ -147,33 +176,44 @@ class Planner:
     def cuts(self) -> list[str]:
         """Where the next listing may be cut into ranges; none where the store does not list in order, or
         refuses to begin behind a key."""
-        refuses = self._pages is not None and self._pages.refuses_ranges
-        if refuses or not (self._ordered and self.whole):
+        refuses = self._listing is not None and self._listing.refuses_ranges
+        if refuses or not (self._ordered and self.scope.whole):
             return []
         behind_the_last = self._seen - (self._next_cut - CUT_KEYS)
         return self._cuts if behind_the_last > SPARE_KEYS else self._cuts[:-1]
 
-    def _listing(self) -> Listing:
+    def _open_listing(self) -> Listing:
         """By ranges, where an earlier sync found the store to list in order and left keys to cut at. On a
         first sync the folder tells where to cut, if the store is so far away that ranges pay."""
-        known = self.index.fact("cuts") if self.whole else "[]"
+        known = self.index.fact("cuts") if self.scope.whole else "[]"
         cuts: Iterable[str] = json.loads(known or "[]")
         if cuts:
             self.breadth.go_on(self.index.fact("ranges"))
         elif known is None and self.breadth.ranges > 1:
-            cuts = self.first_cuts
-        self._pages = Listing(self.fetch, self.fetch_range, cuts, self.breadth)
-        return self._pages
+            cuts = self.scope.first_cuts
+        self._listing = Listing(self.pages.fetch, self.pages.fetch_range, cuts, self.breadth)
+        return self._listing
 
-    def _unordered(self) -> None:
+    def _spool(self) -> Spool:
+        return Spool(self.spool_dir)
+
+    def _keeps(self, key: str) -> bool:
+        return self.scope.kept is not None and self.scope.kept.keeps(key)
+
+    def on_unordered(self) -> None:
         self._ordered = False
         self.index.set_fact("cuts", "[]")
 
-    def _local(self, items: Iterator[ScanItem], rows: Rows[Row]) -> Iterator[join.Local]:
-        at = rows.at
+    def on_remote_only(self, key: str) -> None:
+        if self.remote_only is not None:
+            note = self.remote_only.note_kept if self._keeps(key) else self.remote_only.note_remote_only
+            note(key)
+
+    def _local(self, rows: Rows[Row]) -> Iterator[join.Local]:
+        at, items, key_bytes_max = rows.at, self._items, self.scope.key_bytes_max
         while (item := next(self._again, None) or next(items, None)) is not None:
-            if self.key_bytes_max < KEY_MAX_BYTES and isinstance(item, FileEntry):
-                item = within(item, self.key_bytes_max)  # what the scan could not know
+            if key_bytes_max < KEY_MAX_BYTES and isinstance(item, FileEntry):
+                item = within(item, key_bytes_max)  # what the scan could not know
             if isinstance(item, FileEntry):
                 self._found += 1
                 self._found_bytes += item.size
@@ -186,10 +226,13 @@ class Planner:
             else:
                 self._event("skip" if isinstance(item, Skip) else "unreadable", item)
 
-    def _settles(self, page: Sequence[ObjectEntry], items: Iterator[ScanItem], rows: Rows[Row]) -> bool:
+    def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
         """Counts the next files, as many as the page has objects, if they are these and all unchanged."""
+        rows = self._rows
+        if self.scope.every or rows is None:
+            return False
         count = len(page)
-        files = list(islice(chain(self._again, items), count))
+        files = list(islice(chain(self._again, self._items), count))
         known = rows.take(page[0].key, count) if files and files[0].key == page[0].key else []
         size = unchanged_pages.unchanged(files, known, page)
         if size is None or (self.outdated is not None and self.outdated.any_of(page)):
@@ -214,7 +257,7 @@ class Planner:
     def _decide(self, file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> None:
         decision = compare.compare(file, obj, row)
         verdict = decision.verdict
-        if (verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT) and not self.every:
+        if (verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT) and not self.scope.every:
             if self.outdated is not None and row is not None and self.outdated.has(file.key):
                 self._event("work", Work(file, obj, row, compare.UPDATE))
                 return
@@ -225,7 +268,7 @@ class Planner:
         else:
             self._event("work", Work(file, obj, None if obj is None else row, decision))
 
-    def _judge(self, suspects: list[tuple[FileEntry, Row]], rows: Rows[Row]) -> None:
+    def _find_store_renames(self, suspects: list[tuple[FileEntry, Row]], rows: Rows[Row]) -> None:
         """Files that we had sent and that the bucket lacks. Where an object that nobody sent has their size
         and ETag, the store may have renamed them."""
         wanted = {(row.etag, row.size) for _, row in suspects}
@@ -256,4 +299,4 @@ class Planner:
         self._found = self._found_bytes = self._same = self._same_bytes = 0
         self._events, self._flushed_at = [], time.monotonic()
         if events:
-            self.emit(events)
+            self.events.emit(events)

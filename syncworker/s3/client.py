@@ -28,13 +28,14 @@ from syncworker.s3.request import (
     WITH_BLANKS,
     WITH_BODY,
     WRITES,
+    Conditions,
     InFlight,
     S3Request,
+    Target,
 )
 from syncworker.s3.signing import EMPTY_SHA256, Keys, Signer, encode_path, encode_query
 from syncworker.system.bandwidth import Turn
 from syncworker.system.control import is_settling
-from syncworker.system.pause import Pause
 from syncworker.wire.connection import Response
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool
@@ -76,37 +77,22 @@ def _tries(error: RetryError) -> int:
 
 
 class Client:
-    """Speaks to one bucket, or to what lies below `key_prefix` in it: the keys of requests are without it.
-    `stopping` says that no request may begin, and none be tried again."""
+    """Speaks to one bucket, or to what lies below a prefix in it: the keys of requests are without it."""
 
     def __init__(
-        self,
-        pool: ConnectionPool,
-        name: str,
-        region: str,
-        keys: KeySource,
-        *,
-        key_prefix: str = "",
-        most_requests: int = 160,
-        stopping: Callable[[], bool] = lambda: False,
-        patience_seconds: float = 0.0,
-        is_full: Callable[[], FatalError | None] = lambda: None,
-        pause: Pause | None = None,
+        self, pool: ConnectionPool, target: Target, keys: KeySource, conditions: Conditions | None = None
     ) -> None:
+        conditions = conditions or Conditions()
         self.pool = pool
-        self.advice = "check storage_url"  # what to do when it never answers
-        self.name = name
-        self.key_prefix = key_prefix
-        self.signer = Signer(region)
+        self.name, self.key_prefix = target.bucket, target.key_prefix
+        self.signer = Signer(target.region)
+        self.conditions, self.advice = conditions, conditions.advice
         self.keys = keys
         self._used: Keys | None = None  # those of the last request
-        self.gate = Gate(most_requests)
-        self.stopping = stopping
-        self.pause = pause or Pause()
-        self.outage = Outage(patience_seconds, self._ask, stopping, self.pause)
+        self.gate = Gate(conditions.most_requests)
+        self.stop, self.pause = conditions.stop, conditions.pause
+        self.outage = Outage(conditions.patience_seconds, self._ask, self.stop, self.pause)
         self._first_answer_by: float | None = None  # by the loop's clock
-        self.only_reads = False  # whatever asks for more is an error of this program
-        self.is_full = is_full  # asked before each try that sends: why it would be of no use
         self.requests: dict[tuple[str, int], int] = {}  # (operation, HTTP status) -> how many
         self.retries = 0
         self.in_flight: dict[object, InFlight] = {}  # oldest first
@@ -131,6 +117,14 @@ class Client:
             else ""
         )
 
+    def full_disk(self) -> FatalError | None:
+        """The error of a store whose disk, if it is here, is full: sending to it would be of no use."""
+        if self.conditions.store_dir is None:
+            return None
+        from syncworker.system import disk_space  # costs each start; most storages are elsewhere
+
+        return disk_space.refusal(self.conditions.store_dir)
+
     def waits_to_send(self, seconds: float) -> bool:
         """Whether a request that brings something has been under way for so long."""
         since = time.monotonic() - seconds
@@ -147,16 +141,16 @@ class Client:
         """The answer with a 2xx status; everything else is raised, after the tries it is worth. Stopped: it
         was not begun, or not once more. `refusals`: codes that are raised at once, as they are the answer."""
         operation, key = request.operation, request.key
-        if self.only_reads and request.method not in _READS:
+        if self.conditions.only_reads and request.method not in _READS:
             raise AssertionError(f"{operation} of a job that changes nothing at the storage")
         tries = 0
         renewed = False
         while True:
             tries = 1 if self.outage.is_asked_about and await self.outage.pass_by() else tries + 1
-            if operation in SENDS and (full := self.is_full()) is not None:
+            if operation in SENDS and (full := self.full_disk()) is not None:
                 raise full
             turn: Turn | None = None
-            is_held = self.pause.on or self.pool.bandwidth.on or self.stopping()
+            is_held = self.pause.on or self.pool.bandwidth.on or self.stop.requested()
             if is_held or not self.gate.enters_at_once():
                 turn = await self._enter(request)
             error: SyncError | None = None
@@ -206,18 +200,18 @@ class Client:
         while True:
             if self.pause.on:
                 await self.pause.wait()
-            if self.stopping():
+            if self.stop.requested():
                 raise Stopped("told to stop")
             if bandwidth.on and request.operation in WITH_BODY:
                 size = request.max_body if request.operation == "GetObject" else request.size
-                turn = await bandwidth.enter(size, self.stopping)
+                turn = await bandwidth.enter(size, self.stop.requested)
             try:
-                await self.gate.enter(self.stopping)
+                await self.gate.enter(self.stop.requested)
             except BaseException:
                 if turn is not None:
                     turn.leave()
                 raise
-            if not (self.pause.on or self.stopping()) or is_settling():
+            if not (self.pause.on or self.stop.requested()) or is_settling():
                 return turn
             self.gate.give_back()  # paused, or stopped, while it waited there
             if turn is not None:
@@ -278,20 +272,20 @@ class Client:
             if tries >= 3:
                 raise FatalError(error.code, error.message)
             return tries
-        if self.stopping():
+        if self.stop.requested():
             raise self._exhausted(error)
         is_spent = tries >= _tries(error)
         if is_spent or (not error.throttled and self.outage.has_lasted(_NOTICED_SECONDS)):
             if await self.outage.is_over() or (is_spent and self.outage.is_just_over):
                 self.retries += 1
                 return 0
-            if is_spent or self.stopping():
+            if is_spent or self.stop.requested():
                 raise self._exhausted(error)
         self.retries += 1
         import random  # costs each start; most jobs try nothing again
 
         pause = random.random() * min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**tries)  # noqa: S311
-        while pause > 0 and not self.stopping():
+        while pause > 0 and not self.stop.requested():
             await asyncio.sleep(min(pause, 0.2))
             pause -= 0.2
         return tries
@@ -299,7 +293,7 @@ class Client:
     def _exhausted(self, error: RetryError) -> SyncError:
         """No try is left: is it this request, or the storage?"""
         self._failures += 1
-        if self.stopping():
+        if self.stop.requested():
             return error
         if not self.pool.answered:
             if error.code == "BadAnswer":

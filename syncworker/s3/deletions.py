@@ -35,7 +35,7 @@ async def delete_many(
     try:
         response, result = await _delete_objects(bucket, objects)
     except RetryError as error:
-        if bucket.uses_tls or error.code not in CUT or bucket.client.stopping():
+        if bucket.uses_tls or error.code not in CUT or bucket.client.stop.requested():
             raise
         with settling():
             return await _verify_deletions(bucket, objects, set(), set())

@@ -22,6 +22,7 @@ from collections.abc import Awaitable, Callable
 
 from syncworker.errors import FatalError, RetryError
 from syncworker.system.pause import Pause
+from syncworker.system.stop_token import StopToken
 
 _PAUSE_SECONDS = 1.0
 _PAUSE_MAX_SECONDS = 15.0
@@ -38,7 +39,7 @@ class Outage:
         self,
         patience_seconds: float,
         ask: Callable[[], Awaitable[RetryError | None]],
-        stopping: Callable[[], bool],
+        stop: StopToken,
         pause: Pause | None = None,
     ) -> None:
         self.patience_seconds = patience_seconds
@@ -46,7 +47,7 @@ class Outage:
         self.since: float | None = None  # no request has succeeded since
         self.error: RetryError | None = None  # the last of them
         self._ask = ask
-        self._stopping = stopping
+        self._stop = stop
         self._pause = pause or Pause()
         self._answered_at = self._back_at = 0.0
         self._asking: asyncio.Task[bool] | None = None
@@ -104,7 +105,7 @@ class Outage:
     async def _until_it_is_back(self) -> bool:
         pause, was_away = _PAUSE_SECONDS, False
         try:
-            while not self._stopping():
+            while not self._stop.requested():
                 if await self._pause.wait():
                     self.since = time.time()  # nobody was asked meanwhile: the patience begins anew
                     continue
@@ -139,5 +140,5 @@ class Outage:
 
     async def _rest(self, seconds: float) -> None:
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._stopping():
+        while (left := until - time.monotonic()) > 0 and not self._stop.requested():
             await asyncio.sleep(min(left, _LOOK_SECONDS))

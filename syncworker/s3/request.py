@@ -1,9 +1,14 @@
-"""One request to the storage, and what an operation's name says about it."""
+"""One request to the storage, what an operation's name says about it, and what a client is told once: which
+bucket its requests are for, and what else it obeys."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from syncworker.system.control import Control
+from syncworker.system.pause import Pause
+from syncworker.system.stop_token import StopToken
 from syncworker.wire.body import Body
 
 SENDS = frozenset({"PutObject", "CreateMultipartUpload", "UploadPart"})
@@ -13,6 +18,7 @@ SLOW = frozenset({"CompleteMultipartUpload", "CopyObject", "UploadPartCopy"})  #
 WITH_BLANKS = SLOW | {"DeleteObjects"}  # they may come while the store is at work
 LISTINGS = frozenset({"ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "ListParts"})
 NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # by itself, when its answer is lost
+ADVICE = "check storage_url"
 
 
 class S3Request(NamedTuple):
@@ -40,3 +46,26 @@ class InFlight(NamedTuple):
     operation: str
     key: str | None
     since: float  # by the monotonic clock
+
+
+class Target(NamedTuple):
+    """A bucket, or what lies below `key_prefix` in it."""
+
+    bucket: str
+    region: str
+    key_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """`only_reads`: a request that changes something is an error of this program. `store_dir`: where the
+    storage keeps its objects, if that is on a disk of this machine. `advice`: what people are told to do when
+    the storage never answers."""
+
+    stop: StopToken = field(default_factory=lambda: StopToken(Control("")))  # nothing begins any more
+    pause: Pause = field(default_factory=Pause)
+    patience_seconds: float = 0.0  # how long a storage that is away is waited for
+    most_requests: int = 160  # in flight
+    only_reads: bool = False
+    store_dir: str | None = None
+    advice: str = ADVICE

@@ -32,9 +32,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from syncworker.errors import SyncError
+from syncworker.jobs import cleanup
+from syncworker.jobs.ids import NoSuchJob
 from syncworker.jobs.record import Fault, Status
 from syncworker.jobs.status import error_code, recorded_state, set_auto_resume
-from syncworker.jobs.store import Jobs, NoSuchJob
+from syncworker.jobs.store import Jobs
 from syncworker.model import State
 from syncworker.request import Request, RequestKeys
 from syncworker.settings import Settings
@@ -82,14 +84,14 @@ class Supervisor:
         spawn: Callable[[str], subprocess.Popen[bytes]],
         *,
         store_is_up: Callable[[], bool] = lambda: True,
-        retire: Callable[[list[str]], None] = lambda _: None,
+        on_prune: Callable[[list[str]], None] = lambda _: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.jobs = jobs
         self._settings = settings
         self._spawn = spawn
         self._store_is_up = store_is_up
-        self._retire = retire
+        self._on_prune = on_prune
         self._clock = clock
         self._children: dict[str, tuple[subprocess.Popen[bytes], int]] = {}  # job: (child, its pidfd)
         self._seen_active: set[str] = set()
@@ -152,7 +154,7 @@ class Supervisor:
     def remove(self, job_ids: list[str]) -> None:
         """Removes the files of ended jobs, after their counters have been added to the totals."""
         if job_ids:
-            self._retire(job_ids)
+            self._on_prune(job_ids)
             for job_id in job_ids:
                 self.jobs.delete(job_id, only_ended=True)
 
@@ -250,9 +252,9 @@ class Supervisor:
         self._start_queued(active)
         if self._clock() >= self._drop_keys_at:
             self._drop_keys_at = self._clock() + DROP_KEYS_SECONDS
-            self.jobs.drop_old_keys()
+            cleanup.drop_old_keys(self.jobs)
         if not self._pruned_all:
-            removed = self.jobs.prune(self._settings.keep_jobs, PRUNE_AT_MOST, self._retire)
+            removed = cleanup.prune(self.jobs, self._settings.keep_jobs, PRUNE_AT_MOST, self._on_prune)
             self._pruned_all = removed < PRUNE_AT_MOST
 
     def _reap(self) -> None:

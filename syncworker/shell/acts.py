@@ -7,9 +7,10 @@ import json
 import sys
 
 from syncworker.errors import UsageError
+from syncworker.jobs import bandwidth
+from syncworker.jobs.ids import ID_PATTERN
 from syncworker.jobs.record import Status
 from syncworker.jobs.status import recorded_state
-from syncworker.jobs.status_cache import ID_PATTERN
 from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES
 from syncworker.options import table
@@ -50,8 +51,8 @@ def limit(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     status = jobs.refuse_ended(job_id) if job_id else None
     if asked:
         jobs.prepare()
-        jobs.set_bandwidth(job_id, asked["bandwidth"])
-    limits = jobs.limits(status, settings.bandwidth)
+        bandwidth.set_rate(jobs, job_id, asked["bandwidth"])
+    limits = bandwidth.limits(jobs, status, settings.bandwidth)
     text = json.dumps(limits, indent=2) if arguments.json else formats.limits(limits, with_job=bool(job_id))
     return printed(Output(sys.stdout), text)
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, cast
 
 from syncworker import settings as settings_table
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs.store import Jobs, check_id
+from syncworker.jobs.ids import check_id
+from syncworker.jobs.store import Jobs
 from syncworker.settings import Settings
 from syncworker.shell import run
 

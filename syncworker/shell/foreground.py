@@ -104,7 +104,7 @@ def _go_on(
     warn_of_misspelt()
     keys = spec.parse_keys(*_keys(arguments))
     status = jobs.observe(arguments.id)
-    if keys is None and not settings.is_own(status["storage_url"]) and not jobs.has_keys(arguments.id):
+    if keys is None and not settings.is_own(status["storage_url"]) and not jobs.secrets.has_any(arguments.id):
         raise UsageError(
             "MissingParameter",
             f"job {arguments.id} goes to {status['storage_url']}, which is not the configured storage: give"
@@ -176,13 +176,14 @@ def _prune(settings: Settings, jobs: Jobs, job_id: str) -> None:
     """Removes the files of old jobs, as a server does. Where one runs, it does so itself, and has the
     counters of removed jobs in memory; one that starts now waits for the creation lock before it reads them
     (`leftovers.clear`)."""
-    from syncworker.jobs.ledger import Ledger
+    from syncworker.history.ledger import Ledger
     from syncworker.service.supervisor import PRUNE_AT_MOST, is_served
 
     try:
         with jobs.creation_lock() as guard:
             if guard.acquire(timeout_seconds=1.0) and not is_served(jobs):
-                jobs.prune(
+                cleanup.prune(
+                    jobs,
                     settings.keep_jobs,
                     PRUNE_AT_MOST,
                     lambda leaving: Ledger(jobs).retire(leaving),

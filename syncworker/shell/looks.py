@@ -15,12 +15,12 @@ from typing import Any
 
 from syncworker import escape
 from syncworker.errors import UsageError
-from syncworker.jobs import history
-from syncworker.jobs.history import Wanted
+from syncworker.history import filters as job_filters
+from syncworker.history.filters import JobFilter
+from syncworker.jobs.ids import ID_PATTERN, NoSuchJob, NoSuchPlan, check_id
 from syncworker.jobs.record import Status
 from syncworker.jobs.status import recorded_state
-from syncworker.jobs.status_cache import ID_PATTERN
-from syncworker.jobs.store import Jobs, NoSuchJob, NoSuchPlan, check_id
+from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES, State
 from syncworker.settings import Settings
 from syncworker.shell import formats
@@ -57,7 +57,7 @@ def plan(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
 
 def list_jobs(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
     filters = {name: value for name in LIST_FILTERS if (value := getattr(arguments, name))}
-    wanted = history.parse(filters)
+    wanted = job_filters.parse(filters)
     whole = arguments.all or bool(filters)
     found: list[Status] = []
     following: str | None = None
@@ -85,7 +85,7 @@ def list_jobs(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) ->
     return printed(output)
 
 
-def _matching(jobs: Jobs, wanted: Wanted) -> Iterator[Status]:
+def _matching(jobs: Jobs, wanted: JobFilter) -> Iterator[Status]:
     """The jobs that a filter takes, newest first, each as it truly is."""
     jobs.active()  # has the ends written down that nobody has noticed yet
     for job_id, entry in sorted(jobs.entries().items(), reverse=True):

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from syncworker.jobs.ids import Conflict
 from syncworker.jobs.record import Status
 from syncworker.jobs.status import recorded_state
-from syncworker.jobs.store import Conflict, Jobs
+from syncworker.jobs.store import Jobs
 from syncworker.model import State
 from syncworker.settings import Settings
 from syncworker.system.tls import import_asyncio

@@ -27,7 +27,7 @@ def ancestors(key: str) -> Iterator[str]:
 
 
 class Obstacles:
-    """What is known of objects without a file. `note` is called by the planner's thread, the rest by the
+    """What is known of objects without a file. The notes are made by the planner's thread, the rest by the
     loop: a key that is not noted yet only costs tries."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Obstacles:
         self._above: set[str] = set()
         self._kept: dict[str, str] = {}  # folders of objects that stay, and one of these
 
-    def note(self, key: str) -> None:
+    def note_remote_only(self, key: str) -> None:
         if len(self._keys) < _NOTED and len(self._above) < _NOTED_ABOVE:
             self._keys.add(key)
             self._above.update(ancestors(key))

@@ -92,7 +92,9 @@ class BucketRemoval:
                 if error.code == "NoSuchBucket":
                     return bool(self.progress.counts["objects_deleted"])
                 raise
-            self.progress.report("delete_bucket", self.bucket.name, None, None, time.monotonic() - started)
+            self.progress.report.add(
+                "delete_bucket", self.bucket.name, None, None, time.monotonic() - started
+            )
             return True
         raise self._told(last)
 

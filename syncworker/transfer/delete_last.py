@@ -15,6 +15,7 @@ from syncworker.folder.source import Source
 from syncworker.index.database import Index
 from syncworker.model import ObjectEntry, Phase
 from syncworker.plan.differences import Changes
+from syncworker.plan.planner import Kept
 from syncworker.plan.spool import Spool
 from syncworker.system.gather import side_by_side
 from syncworker.transfer.delete_objects import Remover
@@ -26,8 +27,8 @@ InThread = Callable[..., Awaitable[Any]]
 
 
 class Sweep:
-    """`deletes` is the planner's spool of objects; it must be whole. `keeps` says of the key of an
-    object without a file that it stays all the same."""
+    """`deletes` is the planner's spool of objects; it must be whole. `kept` says of the key of an
+    object without a file whether it stays all the same."""
 
     def __init__(
         self,
@@ -36,14 +37,14 @@ class Sweep:
         remover: Remover,
         changes: Changes,
         in_thread: InThread,
-        keeps: Callable[[str], bool] = lambda _: False,
+        kept: Kept,
     ) -> None:
         self.folder = folder
         self.deletes = deletes
         self.remover = remover
         self.changes = changes
         self.in_thread = in_thread
-        self.keeps = keeps
+        self.kept = kept
         self.held_folders: set[str] = set()  # nothing below these goes: it may be a file of an odd name
         self._there: set[str] = set()  # when it was counted what is to go: not counted, so these stay
         self._removed: set[str] = set()  # early, because they stood in an upload's way
@@ -156,7 +157,7 @@ class Sweep:
             if not folder or folder in (last, key) or key in self._removed or self._is_held(key):
                 continue
             last = folder
-            if self.keeps(folder):
+            if self.kept.keeps(folder):
                 continue
             known = index.fact("folder_markers") == "1"
             try:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from syncworker.errors import SyncError
-from syncworker.jobs.pages import ReportReader
-from syncworker.jobs.plan_sums import PlanSums
+from syncworker.history.pages import ReportReader
+from syncworker.history.plan_sums import PlanSums
 from syncworker.jobs.store import Jobs
 from syncworker.mirrors.keeper import Keeper
 from syncworker.service.folder_sizes import Folders

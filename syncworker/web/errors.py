@@ -8,7 +8,7 @@ from typing import Any
 import bottle
 
 from syncworker.errors import SyncError, UsageError
-from syncworker.jobs.store import Conflict, NoSuchJob, NoSuchPlan
+from syncworker.jobs.ids import Conflict, NoSuchJob, NoSuchPlan
 from syncworker.service.supervisor import QueueFull
 from syncworker.web import parameters
 from syncworker.web.context import NotFound, Unwell

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from syncworker import request as spec
 from syncworker.errors import UsageError
+from syncworker.jobs import bandwidth
 from syncworker.jobs.status import recorded_state
 from syncworker.model import RESUMABLE_STATES, State
 from syncworker.options import table
@@ -72,8 +73,8 @@ def limit(service: Service, given: Parameters) -> Answer:
     status = jobs.refuse_ended(parameters.job_id(given)) if given.get("id") else None
     asked = table.parse({"bandwidth": given.get("bandwidth")})
     if "bandwidth" in asked:
-        jobs.set_bandwidth(status["id"] if status else None, asked["bandwidth"])
-    return 200, jobs.limits(status, service.settings.bandwidth), {}
+        bandwidth.set_rate(jobs, status["id"] if status else None, asked["bandwidth"])
+    return 200, bandwidth.limits(jobs, status, service.settings.bandwidth), {}
 
 
 def resume(service: Service, given: Parameters) -> Answer:
@@ -96,11 +97,11 @@ def _keys(
     """Those of the request, which a job in one of these states needs where it has none of its own."""
     keys = spec.parse_keys(*(given.get(name) for name in KEYS))
     status = service.jobs.observe(job_id)
-    if keys is None and not service.jobs.has_keys(job_id):
+    if keys is None and not service.jobs.secrets.has_any(job_id):
         keys = service.keeper.keys_of(status)
     is_own = service.settings.is_own(status["storage_url"])
     needs_keys = recorded_state(status) in states and not is_own
-    if keys is None and needs_keys and not service.jobs.has_keys(job_id):
+    if keys is None and needs_keys and not service.jobs.secrets.has_any(job_id):
         raise UsageError(
             "MissingParameter",
             f"job {job_id} goes to {status['storage_url']}, which is not the configured storage: give its"

@@ -10,11 +10,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from syncworker.errors import UsageError
-from syncworker.jobs import history as histories
-from syncworker.jobs import pages
+from syncworker.history import filters, pages
+from syncworker.jobs.ids import ID_PATTERN, NoSuchJob, NoSuchPlan
 from syncworker.jobs.record import Plan
-from syncworker.jobs.status_cache import ID_PATTERN
-from syncworker.jobs.store import NoSuchJob, NoSuchPlan
 from syncworker.options import table
 from syncworker.web import parameters, rendered
 from syncworker.web.conditional import etag_of
@@ -39,7 +37,7 @@ def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
     before = given.get("before") or ""
     if before and not ID_PATTERN.fullmatch(before):
         raise UsageError("BadId", "before must be the id of a job: `next` of the page before", param="before")
-    asked = replace(histories.parse(given), before=before)
+    asked = replace(filters.parse(given), before=before)
     service.statuses.active()  # has the ends written down that nobody has noticed yet
     entries = service.jobs.entries()
     fitting = (job_id for job_id in sorted(entries, reverse=True) if asked.takes(job_id, entries[job_id]))

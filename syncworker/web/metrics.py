@@ -1,7 +1,6 @@
 """`/metrics`: what all jobs have done, in Prometheus' text format.
 
-The numbers come from job files alone; the sums are those of `jobs/ledger.py`, which outlive removed jobs and
-this server.
+The numbers come from job files alone; the sums (`history/ledger.py`) outlive removed jobs and this server.
 
 What somebody is to be woken for begins at 0: every code of an error that is known before (known_errors.py),
 every end of an attempt. A series that were born at 1 would hide the first failure from `increase()`.
@@ -20,10 +19,11 @@ from prometheus_client.registry import Collector
 
 from syncworker import __version__
 from syncworker.escape import escape_non_utf8
-from syncworker.jobs import last_runs, totals
+from syncworker.history import last_runs
+from syncworker.history.last_runs import LastRun, Runs
+from syncworker.history.ledger import Ledger
+from syncworker.jobs import totals
 from syncworker.jobs.known_errors import CODES
-from syncworker.jobs.last_runs import LastRun, Runs
-from syncworker.jobs.ledger import Ledger
 from syncworker.jobs.record import Status
 from syncworker.jobs.store import Jobs
 from syncworker.jobs.totals import Tally
@@ -121,14 +121,14 @@ def _worker_sizes(active: list[Status]) -> Iterator[int]:
                 yield found[0]
 
 
-def _last(runs: Runs, is_own: Callable[[str], bool]) -> Iterator[Metric]:
+def _last(runs: Runs, settings: Settings) -> Iterator[Metric]:
     """Two labels name a mirror; a prefix and another storage than the configured one are named where there
     is one, so that a mirror which succeeds hides none that does not."""
     result = GaugeMetricFamily("syncworker_last_result", "1 beside how its last job ended")
     numbers = [
         (GaugeMetricFamily(f"syncworker_last_{name}", meaning), value) for name, meaning, value in _LAST
     ]
-    own = {url for url in {mirror.storage_url for mirror in runs} if is_own(url)}
+    own = {url for url in {mirror.storage_url for mirror in runs} if settings.is_own(url)}
     named: Runs = {}  # a storage may have been spelled in two ways
     for mirror, run in runs.items():
         last_runs.add(named, mirror._replace(storage_url="") if mirror.storage_url in own else mirror, run)
@@ -230,7 +230,7 @@ class Metrics:
         self._registry = CollectorRegistry()
         self._registry.register(_Jobs(jobs, ledger, settings, keeper))
         ProcessCollector(registry=self._registry)  # process_*: the server itself
-        self._ledger, self._is_own = ledger, settings.is_own
+        self._ledger, self._settings = ledger, settings
         self._rendered: tuple[Runs, bytes] = ({}, b"")  # of what rarely changes, and may be long
 
     def render(self) -> bytes:
@@ -238,6 +238,6 @@ class Metrics:
         runs = self._ledger.last_runs()  # after the counters: an end that these tell of is in it
         known, rendered = self._rendered
         if known is not runs:
-            rendered = generate_latest(_Families(_last(runs, self._is_own)))
+            rendered = generate_latest(_Families(_last(runs, self._settings)))
             self._rendered = runs, rendered
         return counted + rendered

@@ -15,7 +15,7 @@ from urllib.parse import unquote_to_bytes
 
 from syncworker import request
 from syncworker.errors import UsageError
-from syncworker.jobs import store
+from syncworker.jobs import ids
 from syncworker.options import table
 from syncworker.web.http_server import BODY_MAX_BYTES
 
@@ -154,7 +154,7 @@ def _text(name: str, item: Any) -> str:
 def job_id(given: Mapping[str, str]) -> str:
     if not given.get("id"):
         raise UsageError("MissingParameter", "id is missing: the id of a job", param="id")
-    return store.check_id(given["id"])
+    return ids.check_id(given["id"])
 
 
 def number(name: str, text: str | None, default: int, low: int, high: int) -> int:

@@ -15,9 +15,10 @@ import threading
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from syncworker.jobs.ids import NoSuchJob
 from syncworker.jobs.status import recorded_state
 from syncworker.jobs.status_cache import Entry
-from syncworker.jobs.store import Jobs, NoSuchJob
+from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES, State
 from syncworker.web.problem_details import to_json
 
@@ -50,8 +51,8 @@ class Statuses:
 
     def active(self) -> list[bytes]:
         """The items of queued and running jobs, oldest first."""
-        unsettled = self._jobs.unsettled()
-        found = self._there(sorted(unsettled), unsettled if self._jobs.is_followed else {})
+        unsettled = self._jobs.catalog.unsettled()
+        found = self._there(sorted(unsettled), unsettled if self._jobs.catalog.is_followed else {})
         return [one.item for one in found if one.state not in FINAL_STATES]
 
     def page(self, job_ids: Iterable[str]) -> list[bytes]:
@@ -60,7 +61,7 @@ class Statuses:
 
     def _entries(self) -> Mapping[str, Entry]:
         """Empty where they cost more than they save."""
-        return self._jobs.entries() if self._jobs.is_followed else {}
+        return self._jobs.entries() if self._jobs.catalog.is_followed else {}
 
     def _there(self, job_ids: Iterable[str], entries: Mapping[str, Entry]) -> list[Rendered]:
         found = []

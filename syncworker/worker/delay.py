@@ -1,12 +1,13 @@
-"""What a job that does not get on waits for: the writes in flight of a job that is to stop, a storage that is
-away, one that asks to slow down, or the end of a pause.
+"""What a job's status says of the storage, above all what a job that makes no progress waits for: writes in
+flight of a job that is to stop, a storage that is away or asks to slow down, or the end of a pause.
 
-Pure functions; `Progress` publishes what they say as `delay` and as the message of the status.
+`Progress` publishes it as `delay` and as the message of the status.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from syncworker.escape import escape_surrogates
@@ -29,6 +30,26 @@ _DOING = {
     "CreateBucket": "making",
     "DeleteBucket": "deleting",
 }
+
+
+class ClientView:
+    """The storage as the client sees it, for `Progress`."""
+
+    def __init__(self, control: Control, client: Client) -> None:
+        self._control, self._client = control, client
+
+    def requests(self) -> tuple[Mapping[tuple[str, int], int], int]:
+        return self._client.requests, self._client.retries
+
+    def throttled_seconds(self) -> float:
+        return self._client.gate.slow_seconds(time.monotonic())
+
+    def paced_bytes(self) -> int | None:
+        bandwidth = self._client.pool.bandwidth
+        return bandwidth.moved if bandwidth.on else None
+
+    def delay(self) -> Delay | None:
+        return delay_of(self._control, self._client)
 
 
 def delay_of(control: Control, client: Client) -> Delay | None:

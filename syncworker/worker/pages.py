@@ -115,7 +115,9 @@ class Pages:
             if not await self.bucket.create():
                 page = await self._page(None)  # what said that it is missing lagged behind
             self.index.clear()
-            self.progress.report("create_bucket", self.bucket.name, None, None, time.monotonic() - started)
+            self.progress.report.add(
+                "create_bucket", self.bucket.name, None, None, time.monotonic() - started
+            )
         self._first_page = page
         return True
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from syncworker.model import KEY_MAX_BYTES, ScanItem
 from syncworker.plan.given import Outdated
 from syncworker.plan.listing import CUT_KEYS
-from syncworker.plan.planner import Event, Planner
+from syncworker.plan.planner import Event, Kept, Planner, RemoteOnlyKeys, Scope
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.pages import Pages
 
@@ -25,47 +25,32 @@ class Planning:
 
     def planner(
         self,
-        on_stranger: Callable[[str], None],
-        on_kept: Callable[[str], None],
+        remote_only: RemoteOnlyKeys | None = None,
         *,
         every: bool = False,
         verifying: bool = False,
     ) -> Planner:
         options, may_be_outdated = self.attempt.options, not (every or verifying)
-        planner = Planner(
-            self.index,
-            self.pages.fetch,
-            self.pages.fetch_range,
-            self.attempt.order.spool_dir,
-            self._emit,
-            on_stranger,
-            self.keeps() if options.is_partial else None,
-            KEY_MAX_BYTES - len(options.prefix.encode()),
-            on_kept,
+        scope = Scope(
+            key_bytes_max=KEY_MAX_BYTES - len(options.prefix.encode()),
             every=every,
-            outdated=Outdated.of(self.index, options.object_headers()) if may_be_outdated else None,
             whole=options.scope is None,
-            breadth=self.pages.breadth,
+            outdated=Outdated.of(self.index, options.object_headers()) if may_be_outdated else None,
+            kept=self.kept() if options.is_partial else None,
+            first_cuts=self._first_cuts() if self.pages.is_long else (),
         )
-        if self.pages.is_long:
-            from syncworker.folder.cut_keys import CutKeys  # a small job has no use for it
+        return Planner(self.index, self.pages, self.attempt.order.spool_dir, self, scope, remote_only)
 
-            planner.first_cuts = CutKeys(
-                self.attempt.tree,
-                self.attempt.order.source,
-                CUT_KEYS,
-                self.attempt.pause.blocking(self.stop.requested),
-                options.path_filter(),
-            )
-        return planner
+    def _first_cuts(self) -> Iterable[str]:
+        from syncworker.folder.cut_keys import CutKeys  # a small job has no use for it
 
-    def keeps(self) -> Callable[[str], bool]:
-        """Of the key of an object that has no file: whether it stays."""
-        # A filter of its own: the scan may ask its filter from another thread.
-        own = self.attempt.options.path_filter()
-        if not self.attempt.options.delete or own is None:
-            return lambda _: not self.attempt.options.delete
-        return own.skips
+        stop = self.attempt.pause.blocking(self.stop.requested)
+        options = self.attempt.options
+        return CutKeys(self.attempt.tree, self.attempt.order.source, CUT_KEYS, stop, options.path_filter())
+
+    def kept(self) -> Kept:
+        """Returns a filter of its own: the scan may ask its filter from another thread."""
+        return Kept(deletes=self.attempt.options.delete, path_filter=self.attempt.options.path_filter())
 
     async def run(
         self, planner: Planner, items: Iterator[ScanItem], take: Callable[[], Awaitable[None]]
@@ -85,6 +70,6 @@ class Planning:
             raise
         await self.attempt.in_thread(thread.join)
 
-    def _emit(self, batch: list[Event] | None) -> None:
+    def emit(self, batch: list[Event] | None) -> None:
         """Called by the planner's thread: waits while the loop is behind."""
         asyncio.run_coroutine_threadsafe(self.events.put(batch), self.loop).result()

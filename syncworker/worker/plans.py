@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from typing import TYPE_CHECKING
 
 from syncworker.ending import Planned, plan_message
 from syncworker.index.rows import count_objects
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Reason
-from syncworker.plan.draft import Draft
 from syncworker.plan.events import Work
 from syncworker.plan.may_delete import Question
-from syncworker.plan.plan_file import ApprovedPlan
 from syncworker.plan.planner import Planner
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.pages import Pages
+
+if TYPE_CHECKING:  # they cost each start; most jobs have no plan
+    from syncworker.plan.draft import Draft
+    from syncworker.plan.plan_file import ApprovedPlan
 
 Going = Callable[[], AsyncIterator[Sequence[ObjectEntry]]]  # objects without a file, some at a time
 
@@ -39,11 +42,18 @@ class Plans:
     async def open(self) -> None:
         order = self.attempt.order
         if order.approved is not None:
+            from syncworker.plan.plan_file import ApprovedPlan
+
             self.plan = await self.attempt.in_thread(
                 ApprovedPlan, order.plan_path, order.approved, order.options.prefix
             )
         elif self.is_plan:
-            self.draft = Draft(order.options.prefix)
+            self.draft = self._new_draft()
+
+    def _new_draft(self) -> Draft:
+        from syncworker.plan.draft import Draft
+
+        return Draft(self.attempt.order.options.prefix)
 
     def close(self) -> None:
         for plan in (self.plan, self.draft):
@@ -77,7 +87,7 @@ class Plans:
         return self._may
 
     async def _plan_deletions(self, going: Going, planner: Planner | None) -> None:
-        self.draft = self.draft or Draft(self.attempt.options.prefix)
+        self.draft = self.draft or self._new_draft()
         async for chunk in going():
             await self.attempt.in_thread(self.draft.delete, chunk)
             for _ in chunk:

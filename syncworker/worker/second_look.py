@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 
 from syncworker.checks.recheck import Recheck
-from syncworker.checks.verification import Verification
 from syncworker.ending import Ending
 from syncworker.folder.source import Source
 from syncworker.index.records import Row
@@ -121,6 +120,8 @@ class SecondLook:
         """With `verify`: is the mirror what the folder is?"""
         if not self.attempt.options.verify:
             return ending
+        from syncworker.checks.verification import Verification  # it costs each start
+
         deep = self.attempt.options.verify == DEEP
         self.progress.phase(Phase.VERIFYING, "verifying")
         self.progress.say("verifying: reading back each object" if deep else "verifying")
@@ -136,7 +137,7 @@ class SecondLook:
         )
         planning = Planning(self.attempt, self.pages)
         self.pages.take_first_page()
-        planner = planning.planner(lambda _: None, lambda _: None, every=deep, verifying=True)
+        planner = planning.planner(every=deep, verifying=True)
         try:
             items = await self.attempt.in_thread(self.folder.scan_again)
             await planning.run(planner, items, lambda: verification.take(planning.events))

@@ -39,7 +39,6 @@ from syncworker.plan.differences import Changes
 from syncworker.plan.planner import Planner
 from syncworker.s3.bucket import Bucket
 from syncworker.system.stop_token import StopToken
-from syncworker.transfer.delete_bucket import BucketRemoval, Unplanned
 from syncworker.transfer.delete_last import Sweep
 from syncworker.transfer.delete_objects import Remover
 from syncworker.worker.accounts import Accounts
@@ -206,6 +205,8 @@ class Sync:
         return look.first is None
 
     async def _delete_bucket(self, look: Look) -> None:
+        from syncworker.transfer.delete_bucket import BucketRemoval, Unplanned  # it costs each start
+
         for item in look.before:
             self.progress.found(1, 0)
             self.progress.skipped(item.key, item.reason if isinstance(item, Skip) else "skipped")
@@ -234,14 +235,14 @@ class Sync:
             self.progress.counts["scan_complete"] = True
             return
         attempt = self.attempt
-        planner = self.planning.planner(attempt.obstacles.note, attempt.obstacles.note_kept)
+        planner = self.planning.planner(attempt.obstacles)
         try:
             await self.planning.run(planner, items, self.dispatch.run)
             self.stop.raise_if_requested()
             await self.second_chance.resolve_renames()
-            keeps = self.planning.keeps()
+            kept = self.planning.kept()
             sweep = Sweep(
-                self.folder, planner.deletes, self.remover, attempt.changes, attempt.in_thread, keeps
+                self.folder, planner.deletes, self.remover, attempt.changes, attempt.in_thread, kept
             )
             sweep.held_folders = self.dispatch.held_folders
             await self.second_chance.clear_blocking_keys(sweep, planner)

@@ -10,7 +10,6 @@ import asyncio
 import errno
 import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -20,6 +19,7 @@ from syncworker.ending import Ending, Planned
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.escape import escape_control
 from syncworker.index.database import FrozenIndex, Index
+from syncworker.jobs.ids import Conflict
 from syncworker.jobs.progress import Progress
 from syncworker.jobs.record import Fault, Status
 from syncworker.jobs.status import (
@@ -31,17 +31,17 @@ from syncworker.jobs.status import (
     set_plan,
     set_requests,
 )
-from syncworker.jobs.store import Conflict, Jobs, NoSuchJob
+from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES, State
 from syncworker.options.effective import Options
-from syncworker.plan import draft
 from syncworker.plan.may_delete import Rules
 from syncworker.request import parse_storage_url
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Chain, Given, KeySource
+from syncworker.s3.request import ADVICE, Conditions, Target
 from syncworker.settings import Settings, origin_of_keys
-from syncworker.system import disk_space, processes
+from syncworker.system import processes
 from syncworker.system.bandwidth import Bandwidth
 from syncworker.system.control import Control
 from syncworker.system.durable_files import LockChain, Reserve
@@ -54,7 +54,7 @@ from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool, Limits
 from syncworker.worker import late_writers
 from syncworker.worker.attempt import Order
-from syncworker.worker.delay import delay_of
+from syncworker.worker.delay import ClientView
 from syncworker.worker.elsewhere import Elsewhere
 from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.sync import sync
@@ -84,9 +84,7 @@ def run_job(
     with jobs.lock(job_id) as lock:
         if not lock.acquire(_LOCK_SECONDS):
             raise Conflict("JobRunning", f"job {job_id} has a worker already", job_id)
-        status = jobs.read(job_id)
-        if status is None:
-            raise NoSuchJob(job_id)
+        status = jobs.load(job_id)
         recorded = recorded_state(status)
         if recorded in FINAL_STATES:
             how = "approve" if recorded is State.WAITING else "resume"
@@ -153,7 +151,7 @@ def _attempt(
     sys.stderr.flush()
     try:
         progress.snapshot()
-        progress.close()
+        progress.report.close()
     except OSError as failure:  # a full disk, say: what has become of the bucket is true all the same
         message += f" (the report lacks its last lines: {failure.strerror or failure})"
         print(message, file=sys.stderr, flush=True)
@@ -182,6 +180,8 @@ def _waiting(jobs: Jobs, status: Status, planned: Planned) -> tuple[State, Fault
     if status["plan"] is not None:
         set_plan(status, None)
         jobs.write(status, durable=True)
+    from syncworker.plan import draft
+
     draft.publish(jobs.file(status["id"], "plan.jsonl"))
     set_plan(status, {"etag": planned.etag, "lines": planned.lines, "approved_at": None})
     error = Fault(code=planned.code, message=planned.message) if planned.code else None
@@ -250,23 +250,16 @@ async def _work(
         limits = Limits.of(settings.storage_timeout)
         connections = ConnectionPool(place, ca_bundle, limits, use_proxies=not embedded, bandwidth=bandwidth)
         async with connections as pool:
-            client = Client(
-                pool,
-                status["dest"],
-                region,
-                keys,
-                key_prefix=options.prefix,
-                stopping=stop.requested,  # a fatal error, too, ends the tries of what is in flight
-                patience_seconds=settings.storage_patience,
+            conditions = Conditions(
+                stop=stop,  # a fatal error, too, ends the tries of what is in flight
                 pause=pause,
+                patience_seconds=settings.storage_patience,
+                only_reads=options.plan,
+                store_dir=settings.storage_dir if embedded else None,
+                advice=EMBEDDED_ALONE if embedded else ADVICE,
             )
-            client.only_reads = options.plan
-            if embedded:
-                client.advice = EMBEDDED_ALONE
-                client.is_full = lambda: disk_space.refusal(settings.storage_dir)
-            progress.asked = lambda: (client.requests, client.retries)
-            progress.throttled = lambda: client.gate.slow_seconds(time.monotonic())
-            progress.delay = lambda: delay_of(control, client)
+            client = Client(pool, Target(status["dest"], region, options.prefix), keys, conditions)
+            progress.storage = ClientView(control, client)
             index = FrozenIndex(index_path) if options.plan else Index(index_path)
             approved = approved_plan(status)
             order = Order(
@@ -285,7 +278,6 @@ async def _work(
                 plan_path=jobs.file(status["id"], "plan.jsonl"),
                 approved=approved,
             )
-            progress.paced = lambda: bandwidth.moved if bandwidth.on else None
             mounts = MountCheck(jobs.destination(status).facts_path, index, status["source"], options)
             _look(client, progress, stop.requested)
             watcher = asyncio.create_task(_watch(client, progress, stop.requested), name="watch for changes")
@@ -360,11 +352,11 @@ async def _tick(
             pool.give_up(writes=control.drops_writes())
             cancelled = control.reason == "cancelled"
         set_requests(progress.status, cancelled=cancelled, paused=jobs.is_paused(progress.status["id"]))
-        if client.waits_to_send(_SILENT_SECONDS) and (full := client.is_full()) is not None:
+        if client.waits_to_send(_SILENT_SECONDS) and (full := client.full_disk()) is not None:
             raise full
         if progress.due():
             status = progress.snapshot()
-            progress.flush_report()
+            progress.report.flush()
             # Rendered here, written in a thread: a slow disk must not hold up what is in flight.
             await loop.run_in_executor(writer, jobs.publish, status["id"], jobs.render(status))
             tell(status)
@@ -372,10 +364,10 @@ async def _tick(
 
 def _keys(settings: Settings, jobs: Jobs, status: Status, control: Control) -> KeySource:
     """The request's own keys, else the server's, which go to the configured storage only."""
-    secret = jobs.secret(status["id"])
+    secret = jobs.secrets.keys(status["id"])
     if secret is not None:
         return Given(*secret, origin="access_key and secret_key of the request")
-    if (profile := jobs.profile(status["id"])) is not None:
+    if (profile := jobs.secrets.profile(status["id"])) is not None:
         return Chain(control.stopping, profile=profile)
     if not settings.is_own(status["storage_url"]):
         raise FatalError(

@@ -16,7 +16,7 @@ from fabricated import Desk
 from serving import write_finished
 from stores import Store
 
-from syncworker.jobs.ledger import Ledger
+from syncworker.history.ledger import Ledger
 from syncworker.service.supervisor import is_served, serve_alone
 from syncworker.system import durable_files
 

@@ -20,11 +20,10 @@ from stores import Store
 
 from syncworker import settings
 from syncworker.folder import scan_items
-from syncworker.jobs import progress, store
-from syncworker.jobs.ledger import Ledger
-from syncworker.jobs.status import new_status
+from syncworker.history.ledger import Ledger
+from syncworker.jobs import store
+from syncworker.jobs.report import Report
 from syncworker.model import Phase, State
-from syncworker.request import Request
 from syncworker.s3 import error_codes as faults
 from syncworker.shell import arguments, completion
 from syncworker.web import http_server, metrics, routes, status_schema
@@ -218,11 +217,10 @@ def test_the_fields_of_the_status_are_those_of_the_document() -> None:
 
 def test_the_fields_of_the_report_are_those_of_the_document(tmp_path: Path) -> None:
     _, after = page("job-files.md").split("## The report")
-    status = new_status("20260101T000000-00000000", Request("a", "b", "http://c", 0.0), NOW, auto_resume=True)
-    report = progress.Progress(store.Jobs(str(tmp_path)), status)
-    report.report("upload", "a", 1, "e", 0.1, {"code": "X", "message": "x"})
-    report.report("upload", "a", 1, "e", 0.1, "sent as it was at ...")
-    failed, noted = [list(json.loads(report._line(*line))) for line in report._lines]
+    report = Report(str(tmp_path / "report"), "")
+    report.add("upload", "a", 1, "e", 0.1, {"code": "X", "message": "x"})
+    report.add("upload", "a", 1, "e", 0.1, "sent as it was at ...")
+    failed, noted = [list(json.loads(report._render(line))) for line in report._lines]
     listed = [row[0].strip("`") for row in rows(after, "| field | meaning |")]
     assert listed == [*failed, *(name for name in noted if name not in failed)]
     operations = {
@@ -230,7 +228,7 @@ def test_the_fields_of_the_report_are_those_of_the_document(tmp_path: Path) -> N
         for _, source in error_codes.trees()
         for node in ast.walk(source)
         if isinstance(node, ast.Call)
-        and ast.unparse(node.func).endswith((".report", ".begin", ".failed"))
+        and ast.unparse(node.func).endswith((".report.add", ".begin", ".failed"))
         and node.args
         and isinstance(node.args[0], ast.Constant)
     }

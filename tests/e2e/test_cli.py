@@ -18,7 +18,7 @@ from fabricated import HOSTILE, URL, Desk, Terminal, without_escapes
 from stores import Store, die_with_parent
 
 from syncworker import escape, paths
-from syncworker.jobs.store import ID_PATTERN
+from syncworker.jobs.ids import ID_PATTERN
 from syncworker.shell import cli, formats
 
 START = ("start", "--source", "photos", "--dest", "mybucket")
@@ -260,7 +260,7 @@ def test_keys_come_from_the_environment_and_into_the_secret_file_only(desk: Desk
     result = desk.run(*START, "--storage-url", "http://127.0.0.1:9", stand_in=True)
     assert result.returncode == 1
     [job_id] = desk.jobs.ids()
-    assert desk.jobs.secret(job_id) == ("AKIDOTHER", "hunter2-hunter2", None)
+    assert desk.jobs.secrets.keys(job_id) == ("AKIDOTHER", "hunter2-hunter2", None)
     assert os.stat(desk.jobs.file(job_id, "secret")).st_mode & 0o777 == 0o600
     shown = result.stdout + result.stderr + Path(desk.jobs.file(job_id, "json")).read_text()
     assert "hunter2" not in shown
@@ -274,7 +274,7 @@ def test_keys_come_from_two_lines_of_stdin(desk: Desk, end: str) -> None:
     storage = ("--storage-url", "http://127.0.0.1:9", "--keys-from-stdin")
     result = desk.run(*START, *storage, text=f"AKIDOTHER\nhunter2{end}", stand_in=True)
     assert result.returncode == 1
-    assert desk.jobs.secret(desk.jobs.ids()[0]) == ("AKIDOTHER", "hunter2", None)
+    assert desk.jobs.secrets.keys(desk.jobs.ids()[0]) == ("AKIDOTHER", "hunter2", None)
 
 
 def test_a_session_token_comes_from_a_third_line_or_the_environment(desk: Desk) -> None:
@@ -283,10 +283,10 @@ def test_a_session_token_comes_from_a_third_line_or_the_environment(desk: Desk) 
     storage = ("--storage-url", "http://127.0.0.1:9")
     desk.run(*START, *storage, "--keys-from-stdin", text="AKIDOTHER\nhunter2\nt0ken\n", stand_in=True)
     [job_id] = desk.jobs.ids()
-    assert desk.jobs.secret(job_id) == ("AKIDOTHER", "hunter2", "t0ken")
+    assert desk.jobs.secrets.keys(job_id) == ("AKIDOTHER", "hunter2", "t0ken")
     desk.environment.update(SYNC_ACCESS_KEY="AKID", SYNC_SECRET_KEY="s", SYNC_SESSION_TOKEN="t0ken2")
     desk.run("resume", job_id, stand_in=True)
-    assert desk.jobs.secret(job_id) == ("AKID", "s", "t0ken2")
+    assert desk.jobs.secrets.keys(job_id) == ("AKID", "s", "t0ken2")
 
 
 @pytest.mark.parametrize("text", ["", "AKID\n", "AKID\n\n", "a\nb\n\n", "a\nb\nc\nd\n"])
@@ -337,7 +337,7 @@ def test_resume_for_another_storage_whose_keys_are_gone_asks_for_them(desk: Desk
     desk.environment["STAND_IN"] = "interrupted"
     taken = desk.run("resume", job["id"], "--keys-from-stdin", text="AKIDOTHER\nhunter2\n", stand_in=True)
     assert taken.returncode == 4
-    assert desk.jobs.secret(job["id"]) == ("AKIDOTHER", "hunter2", None)
+    assert desk.jobs.secrets.keys(job["id"]) == ("AKIDOTHER", "hunter2", None)
 
 
 # -- cancel -----------------------------------------------------------------------------------------------

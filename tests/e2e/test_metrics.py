@@ -19,10 +19,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from serving import Site, load, write_finished
 from stores import Store
 
-from syncworker.jobs import last_runs, store
+from syncworker.history import last_runs
+from syncworker.history.ledger import TOTALS, Ledger
+from syncworker.jobs import cleanup, store
 from syncworker.jobs import status as job_status
 from syncworker.jobs import totals as tally
-from syncworker.jobs.ledger import TOTALS, Ledger
 from syncworker.model import State
 from syncworker.request import Request
 from syncworker.system.folder_events import FolderEvents
@@ -245,9 +246,9 @@ def test_no_number_goes_down_when_jobs_are_removed_or_the_server_starts_anew(dir
         put(directory, job_id, 10**number)
     ledger = Ledger(directory)
     assert uploaded(ledger) == 11111
-    assert directory.prune(3, before=ledger.retire) == 2
+    assert cleanup.prune(directory, 3, on_prune=ledger.retire) == 2
     assert uploaded(ledger) == uploaded(Ledger(directory)) == 11111
-    assert directory.prune(1, before=ledger.retire) == 2
+    assert cleanup.prune(directory, 1, on_prune=ledger.retire) == 2
     assert uploaded(ledger) == uploaded(Ledger(directory)) == 11111
     put(directory, ids[4], 20000)  # resumed, and done with more
     assert uploaded(ledger) == 21111
@@ -262,7 +263,7 @@ def test_a_server_that_dies_between_the_totals_and_the_removal_counts_nothing_tw
     Ledger(directory).retire([ids[0]])  # and now it dies
     after = Ledger(directory)
     assert uploaded(after) == 14
-    assert directory.prune(1, before=after.retire) == 1
+    assert cleanup.prune(directory, 1, on_prune=after.retire) == 1
     assert uploaded(after) == uploaded(Ledger(directory)) == 14
 
 
@@ -275,7 +276,7 @@ def test_the_last_success_outlives_the_files_of_its_job(directory: store.Jobs) -
     ledger = Ledger(directory)
     before = ledger.last_runs()
     assert {mirror.dest for mirror in before} == {"b0", "b1"}
-    directory.prune(1, before=ledger.retire)
+    cleanup.prune(directory, 1, on_prune=ledger.retire)
     assert ledger.last_runs() == before
     os.unlink(directory.file(ids[1], "json"))  # by hand
     assert ledger.last_runs() == before
@@ -291,7 +292,7 @@ def test_a_mirror_is_forgotten_90_days_after_the_last_trace_of_it(directory: sto
         path.write_text(json.dumps(json.loads(path.read_text()) | gone))
     ledger = Ledger(directory)
     assert len(ledger.last_runs()) == 2  # its job is there
-    directory.prune(0, before=ledger.retire)
+    cleanup.prune(directory, 0, on_prune=ledger.retire)
     assert [mirror.dest for mirror in Ledger(directory).last_runs()] == ["recent"]
 
 
@@ -314,7 +315,7 @@ def test_totals_that_cannot_be_read_or_written_stop_nothing(directory: store.Job
     totals.unlink()
     ledger = Ledger(directory)
     totals.mkdir()  # nothing can be renamed over it
-    assert directory.prune(0, before=ledger.retire) == 1
+    assert cleanup.prune(directory, 0, on_prune=ledger.retire) == 1
     assert uploaded(ledger) == 7
 
 
@@ -531,7 +532,7 @@ def test_what_is_summed_step_by_step_is_what_a_new_ledger_sums(tmp_path: Path) -
     chance = random.Random(7)
     jobs = store.Jobs(str(tmp_path / "jobs"))
     jobs.prepare()
-    jobs.follow(FolderEvents(jobs.path).take)
+    jobs.catalog.follow(FolderEvents(jobs.path).take)
     ledger = Ledger(jobs)
     there: list[job_status.Status] = []
     for step in range(150):

@@ -24,6 +24,7 @@ from stores import Store
 from test_mirrors import Nightly, Receiver
 
 import server
+from syncworker.jobs import cleanup
 from syncworker.jobs import store as jobs
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
@@ -120,7 +121,7 @@ class Year:
         for status in self.jobs.active():
             self.ran[status["mirror"]].append(self.now)
             self.jobs.finish(status, State.DONE, None, "done")
-        self.jobs.prune(40)
+        cleanup.prune(self.jobs, 40)
         following = [
             datetime.fromisoformat(view["next_run_at"])
             for view in self.keeper.overview()["mirrors"]

@@ -27,7 +27,7 @@ from waitress.parser import HTTPRequestParser
 from syncworker import request, settings
 from syncworker.errors import FatalError, UsageError
 from syncworker.folder import uploads_root
-from syncworker.jobs import store
+from syncworker.jobs import ids, store
 from syncworker.options import table
 from syncworker.service import storage_check
 from syncworker.service.supervisor import Supervisor
@@ -213,7 +213,8 @@ def any_status(patch: pytest.MonkeyPatch) -> None:
 
 
 def no_id_check(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(store, "check_id", lambda text: text)
+    for module in (store, ids):
+        patch.setattr(module, "check_id", lambda text: text)
     any_status(patch)
 
 

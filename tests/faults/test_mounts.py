@@ -19,6 +19,7 @@ from syncworker.folder.scan import scan
 from syncworker.folder.scan_process import scan_apart
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
+from syncworker.jobs import cleanup
 from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry
 from syncworker.shell import cli
@@ -540,7 +541,7 @@ def test_the_facts_outlive_their_jobs(mirror: Mirror) -> None:
     mirror.sync()
     path = facts(mirror)
     jobs = Jobs(str(mirror.shell.jobs))
-    assert jobs.prune(0) == 1
+    assert cleanup.prune(jobs, 0) == 1
     assert path.exists()
 
 

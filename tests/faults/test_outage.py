@@ -31,6 +31,8 @@ from stores import Store, list_uploads
 from syncworker.errors import RetryError
 from syncworker.s3 import outage as outages
 from syncworker.s3.client import TRIES
+from syncworker.system.control import Control
+from syncworker.system.stop_token import StopToken
 
 MIB = 1 << 20
 SURVIVORS = ["juicefs", "seaweedfs", "rclone"]
@@ -313,7 +315,7 @@ def test_a_store_that_answers_between_and_is_away_again_is_waited_for_anew() -> 
         seen.answered()
         return error
 
-    seen = outages.Outage(900, ask, lambda: False)
+    seen = outages.Outage(900, ask, StopToken(Control("")))
     seen.answered()
     seen.failed(error, time.time())
     assert asyncio.run(seen.is_over()), "the store is back"

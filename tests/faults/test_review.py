@@ -176,7 +176,7 @@ def test_deep_keys_of_a_stranger_are_noted_in_bounded_memory():
     noted = Obstacles()
     tracemalloc.start()
     for number in range(2000):
-        noted.note(f"{number:05}/" + "d/" * 509)
+        noted.note_remote_only(f"{number:05}/" + "d/" * 509)
     used, _peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert used < 100 * MIB, used
@@ -280,15 +280,15 @@ status = jobs.create(Request("photos", "mybucket", "http://127.0.0.1:9", 0.0))
 progress = Progress(jobs, status)
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
 progress.failed("upload", "a", FileError("Code", "why"))
-progress.flush_report()
+progress.report.flush()
 for number in range(20):
     progress.failed("upload", f"b{number}", FileError("Code", "why"))
 try:
-    progress.flush_report()
+    progress.report.flush()
 except OSError:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     print(open(jobs.file(status["id"], "report.jsonl")).read(), end="-\\n")
-    progress.close()
+    progress.report.close()
     print(open(jobs.file(status["id"], "report.jsonl")).read(), end="")
 """
 

@@ -19,6 +19,7 @@ from syncworker.s3 import multipart, xml_messages
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Given
+from syncworker.s3.request import Target
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool
 from syncworker.worker.pages import Arriving
@@ -30,7 +31,7 @@ def ask(store: OddStore, work: Callable[[Bucket], Awaitable[Any]]) -> Any:
     async def run() -> Any:
         async with ConnectionPool(Endpoint.of(store.url, "us-east-1"), None) as pool:
             return await work(
-                Bucket(Client(pool, "b", "us-east-1", Given(store.access_key, store.secret_key)))
+                Bucket(Client(pool, Target("b", "us-east-1"), Given(store.access_key, store.secret_key)))
             )
 
     return asyncio.run(run())

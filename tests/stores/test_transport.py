@@ -41,7 +41,7 @@ from syncworker.errors import FatalError, RetryError
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Chain, Given
-from syncworker.s3.request import S3Request
+from syncworker.s3.request import S3Request, Target
 from syncworker.wire import resolver
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool
@@ -834,7 +834,7 @@ def test_a_region_that_two_requests_are_told_at_once_is_taken_over_by_both() -> 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         place = Endpoint.of(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", "us-east-1")
         async with server, ConnectionPool(place, None, use_proxies=False) as pool:
-            bucket = Bucket(Client(pool, "bucket", "us-east-1", Given("access", "secret")))
+            bucket = Bucket(Client(pool, Target("bucket", "us-east-1"), Given("access", "secret")))
             answers = await asyncio.gather(
                 *(bucket.client.call(S3Request("GetObject", "GET", key)) for key in "ab")
             )
@@ -932,7 +932,7 @@ def test_a_storage_that_wants_the_bucket_in_the_host_gets_it(
         place = Endpoint.of(f"http://store.test:{port}", "us-east-1", addressing)
         monkeypatch.setattr(resolver.socket, "getaddrinfo", address)
         async with ConnectionPool(place, None) as pool:
-            bucket = Bucket(Client(pool, "b-1", "us-east-1", Given("a", "b")))
+            bucket = Bucket(Client(pool, Target("b-1", "us-east-1"), Given("a", "b")))
             found = await asyncio.gather(*(bucket.list_page(None) for _ in range(8)), return_exceptions=True)
         monkeypatch.undo()
         server.close()

@@ -16,6 +16,7 @@ from stores import Store
 from test_filters import flags
 
 from syncworker.options.object_headers import Given, ObjectHeaders
+from syncworker.s3.request import Target
 
 FILES = {"index.html": "<p>", "notes.txt": "n", "empty": "", "big.bin": 9 << 20}
 CACHE = ["* Cache-Control: max-age=60"]
@@ -282,9 +283,8 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     async def update() -> Any:
         place = Endpoint.of(store.url, "us-east-1", "auto")
         async with ConnectionPool(place, None) as connections:
-            bucket = Bucket(
-                Client(connections, mirror.bucket, "us-east-1", Keys(store.access_key, store.secret_key))
-            )
+            keys = Keys(store.access_key, store.secret_key)
+            bucket = Bucket(Client(connections, Target(mirror.bucket, "us-east-1"), keys))
             with Tree(str(mirror.shell.uploads)) as tree, ThreadPoolExecutor(2) as pool:
                 attempt: Any = SimpleNamespace(
                     bucket=bucket, index=index, tree=tree, progress=None, pool=pool,

@@ -30,6 +30,7 @@ FLOORS = [
     ["storage_url", "setting_values", "settings", "request"],
     ["wire"],
     ["s3", "folder", "jobs", "index"],
+    ["history"],
     ["plan"],
     ["transfer"],
     ["checks"],
@@ -197,21 +198,14 @@ def test_a_field_of_a_status_is_assigned_in_one_module() -> None:
 
 
 MODULE_LINES, ROOM_LINES, PARAMETERS = 400, 2500, 6
-# What is larger still, and how large it may be: to be split, never to grow.
-LARGER = {
-    "jobs.progress": 500,
-    "jobs.store": 550,
-    "s3.client": 450,
-}
-LARGER_ROOMS = {"cluster": 2900, "jobs": 2700, "web": 3000}
-MORE_PARAMETERS = {"plan.planner.Planner": 13, "s3.client.Client": 10}
+LARGER_ROOMS = {"cluster": 2900, "web": 3000}
 
 
 def test_modules_and_rooms_stay_small() -> None:
     rooms: dict[str, int] = {}
     for name, path in MODULES.items():
         lines = len(path.read_bytes().splitlines())
-        assert lines <= LARGER.get(name, MODULE_LINES), f"{name} has {lines} lines: split it by what it does"
+        assert lines <= MODULE_LINES, f"{name} has {lines} lines: split it by what it does"
         if path.parent != FOLDER and path.parent != PROJECT:
             rooms[room(name)] = rooms.get(room(name), 0) + lines
     assert len(rooms) >= 12
@@ -227,8 +221,7 @@ def test_constructors_take_few_parameters() -> None:
                 if isinstance(method, ast.FunctionDef) and method.name == "__init__":
                     seen += 1
                     count = len([*method.args.posonlyargs, *method.args.args, *method.args.kwonlyargs]) - 1
-                    allowed = MORE_PARAMETERS.get(f"{name}.{made.name}", PARAMETERS)
-                    assert count <= allowed, f"{name}.{made.name} takes {count} parameters"
+                    assert count <= PARAMETERS, f"{name}.{made.name} takes {count} parameters"
     assert seen > 80
 
 

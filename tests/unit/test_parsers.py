@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from syncworker import request, storage_url
 from syncworker import settings as service_settings
 from syncworker.errors import UsageError
-from syncworker.jobs import store
+from syncworker.jobs import ids
 from syncworker.options import table
 from syncworker.web import middleware, parameters
 from syncworker.wire import endpoint, resolver
@@ -133,7 +133,7 @@ def test_any_text_is_a_source_below_the_root_or_refused(tmp_path: Path, text: st
 @example("\uff12\uff10\uff12\uff160101T000000-00000000")
 def test_any_text_is_an_id_of_plain_characters_or_refused(text: str) -> None:
     try:
-        assert re.fullmatch(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}", store.check_id(text), re.ASCII)
+        assert re.fullmatch(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}", ids.check_id(text), re.ASCII)
     except UsageError as error:
         assert error.param == "id"
 

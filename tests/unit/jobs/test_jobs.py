@@ -18,11 +18,12 @@ from serving import write_finished
 
 from syncworker.errors import UsageError
 from syncworker.index.database import Index
+from syncworker.jobs import cleanup, status_cache
 from syncworker.jobs import status as job_status
-from syncworker.jobs import status_cache
 from syncworker.jobs import store as jobs
+from syncworker.jobs.ids import Conflict, NoSuchJob
 from syncworker.jobs.status import effective_state
-from syncworker.jobs.store import Conflict, Jobs, NoSuchJob
+from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
 from syncworker.request import Request
 from syncworker.storage_url import earlier_destination_id
@@ -119,7 +120,7 @@ def test_a_new_job_is_queued_private_and_has_the_contracts_fields(directory: Job
     for suffix in ("json", "lock", "secret"):
         assert stat.S_IMODE(os.stat(directory.file(status["id"], suffix)).st_mode) == 0o600
     assert "S3CRET" not in Path(directory.file(status["id"], "json")).read_text()
-    assert directory.secret(status["id"]) == ("AKID", "S3CRET", None)
+    assert directory.secrets.keys(status["id"]) == ("AKID", "S3CRET", None)
     assert stat.S_IMODE(os.stat(directory.path).st_mode) == 0o700
 
 
@@ -238,7 +239,7 @@ def test_a_look_at_a_dead_workers_job_writes_interrupted(directory: Jobs) -> Non
     assert (
         stored["state"] == "interrupted" and stored["finished_at"] and stored["error"]["code"] == "WorkerDied"
     )
-    assert directory.secret(status["id"]) == ("AKID", "S3CRET", None)  # a resume needs them
+    assert directory.secrets.keys(status["id"]) == ("AKID", "S3CRET", None)  # a resume needs them
 
 
 def test_a_dead_workers_job_with_the_sentinel_is_cancelled(directory: Jobs) -> None:
@@ -246,7 +247,7 @@ def test_a_dead_workers_job_with_the_sentinel_is_cancelled(directory: Jobs) -> N
     durable_files.touch(directory.file(status["id"], "cancel"))
     run(directory, status)
     assert directory.observe(status["id"])["state"] == "cancelled"
-    assert directory.secret(status["id"]) is None
+    assert directory.secrets.keys(status["id"]) is None
 
 
 def test_a_look_never_writes_while_a_worker_lives(directory: Jobs) -> None:
@@ -337,7 +338,7 @@ def test_a_resume_never_uncancels_a_worker_that_still_lives(directory: Jobs) -> 
 def test_prune_removes_the_oldest_finished_jobs_with_all_their_files(directory: Jobs) -> None:
     ids = write_finished(Path(directory.path), 10)
     active = directory.create(KEYED)["id"]
-    assert directory.prune(keep=4) == 6
+    assert cleanup.prune(directory, keep=4) == 6
     assert directory.ids() == [*ids[6:], active]
     left = {name.partition(".")[0] for name in os.listdir(directory.path)} - {""}
     assert left == {*ids[6:], active}
@@ -352,7 +353,7 @@ def test_a_job_that_is_resumed_while_old_ones_are_removed_is_kept(directory: Job
         assert leaving == ids[:2]
         directory.prepare_resume(ids[0])
 
-    assert directory.prune(1, before=resume) == 1
+    assert cleanup.prune(directory, 1, on_prune=resume) == 1
     assert directory.observe(ids[0])["state"] == "queued"
     assert directory.ids() == [ids[0], ids[2]]
 
@@ -361,8 +362,8 @@ def test_a_job_whose_lock_is_held_is_not_removed(directory: Jobs) -> None:
     (job_id,) = write_finished(Path(directory.path), 1)
     with directory.lock(job_id) as lock:
         assert lock.acquire()
-        assert directory.prune(keep=0) == 0
-    assert directory.prune(keep=0) == 1
+        assert cleanup.prune(directory, keep=0) == 0
+    assert cleanup.prune(directory, keep=0) == 1
     with pytest.raises(NoSuchJob):
         directory.observe(job_id)
 

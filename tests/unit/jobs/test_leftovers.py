@@ -70,7 +70,7 @@ def test_keys_that_nobody_has_asked_for_in_a_week_go(
     if state is not State.QUEUED:
         status["finished_at"] = timestamp(datetime.now(UTC) - timedelta(days=days))
     directory.write(status, durable=False)
-    directory.drop_old_keys()
+    cleanup.drop_old_keys(directory)
     assert os.path.exists(directory.file(job_id, "secret")) is kept
     assert directory.read(job_id) is not None
 

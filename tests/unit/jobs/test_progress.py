@@ -54,7 +54,7 @@ def sent(key: str, size: int) -> Sent:
 
 
 def report(progress: Progress) -> list[dict[str, Any]]:
-    progress.flush_report()
+    progress.report.flush()
     path = Path(progress.jobs.file(progress.status["id"], "report.jsonl"))
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -89,7 +89,7 @@ def test_the_report_has_a_line_for_what_changed_or_failed(progress: Progress) ->
     assert len(report(progress)) == 4, "what is written stays"
     path = progress.jobs.file(progress.status["id"], "report.jsonl")
     assert os.stat(path).st_mode & 0o777 == 0o600
-    progress.close()
+    progress.report.close()
 
 
 def test_a_hundred_errors_are_shown_and_all_are_reported(progress: Progress) -> None:
@@ -100,7 +100,7 @@ def test_a_hundred_errors_are_shown_and_all_are_reported(progress: Progress) -> 
     assert all(len(error["message"]) <= 300 for error in status["errors"])
     assert status["progress"]["files_failed"] == 150
     assert len(report(progress)) == 150
-    progress.close()
+    progress.report.close()
 
 
 STEPS = st.lists(
@@ -211,7 +211,7 @@ def test_a_key_is_shown_as_json_can_carry_it(progress: Progress, key: str, shown
     status = json.loads(progress.jobs.render(progress.snapshot()))
     assert status["current"][0]["key"] == status["errors"][0]["key"] == shown
     assert report(progress)[0]["key"] == shown
-    progress.close()
+    progress.report.close()
 
 
 def test_the_pauses_that_wait_asks_for_count_once_in_the_time_left(progress: Progress, clock: Clock) -> None:

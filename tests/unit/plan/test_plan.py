@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,28 @@ class _Counting(Spool):
         super().close()
 
 
+class Watch:
+    """What is heard of a join."""
+
+    def __init__(self) -> None:
+        self.remote_only: list[str] = []
+        self.unordered = 0
+
+    def on_unordered(self) -> None:
+        self.unordered += 1
+
+    def on_remote_only(self, key: str) -> None:
+        self.remote_only.append(key)
+
+    def skip_page_if_unchanged(self, _page: object) -> bool:
+        return False
+
+
 def join(
-    files: list[str], pages: list[list[str]], spools: Spools | None = None, **hooks: Callable[..., None]
+    files: list[str], pages: list[list[str]], spools: Spools | None = None, watch: Watch | None = None
 ) -> list[tuple[str | None, str | None]]:
     """The pairs as keys."""
-    found = plan.join(map(local, files), Listing(Store(pages)), spools or Spools(), **hooks)
+    found = plan.join(map(local, files), Listing(Store(pages)), spools or Spools(), watch)
     return [(here and here[0].key, there and there.key) for here, there in found]
 
 
@@ -115,15 +132,15 @@ def test_any_two_sets_joined_in_any_order_of_listing_are_the_sets_themselves(
 ) -> None:
     listed = data.draw(st.permutations(by_bytes(objects)))
     spools = Spools()
-    early: list[str] = []
-    pairs = join(by_bytes(files), pages_of(listed, size), spools, on_extra=early.append)
+    watch = Watch()
+    pairs = join(by_bytes(files), pages_of(listed, size), spools, watch)
     assert len(pairs) == len(set(pairs))
     assert set(pairs) == model(files, objects)
     extras = [here is None for here, _ in pairs]
     assert extras == sorted(extras), "an object that is only in the bucket came before the last file"
     assert spools.closed
     if listed == by_bytes(objects):
-        assert set(early) == objects - files
+        assert set(watch.remote_only) == objects - files
 
 
 @given(files=KEY_SETS, objects=KEY_SETS, size=st.integers(1, 5))
@@ -132,13 +149,13 @@ def test_what_is_only_in_the_folder_is_told_only_when_the_bucket_is_known_not_to
 ) -> None:
     """Asked of the store at the moment that the pair comes: all pages are in hand."""
     store = Store(pages_of(by_bytes(objects), size))
-    told: list[str] = []
-    for here, there in plan.join(map(local, by_bytes(files)), Listing(store), Spools(), on_extra=told.append):
+    watch = Watch()
+    for here, there in plan.join(map(local, by_bytes(files)), Listing(store), Spools(), watch):
         if here is not None and there is None:
             assert store.asked == len(store.pages)
             key = here[0].key
             below = {extra for extra in objects - files if extra.startswith(f"{key}/")}
-            assert below <= set(told), "objects below a file's key must be known before it comes"
+            assert below <= set(watch.remote_only), "objects below a file's key must be known before it comes"
 
 
 def test_records_come_through_whole() -> None:
@@ -152,10 +169,10 @@ def test_records_come_through_whole() -> None:
 
 def test_equal_sets_in_order_need_no_spool_and_no_table() -> None:
     keys = [f"{n:05}" for n in range(5000)]
-    spools, unordered = Spools(), []
-    pairs = join(keys, pages_of(keys, 1000), spools, on_unordered=lambda: unordered.append(1))
+    spools, watch = Spools(), Watch()
+    pairs = join(keys, pages_of(keys, 1000), spools, watch)
     assert pairs == [(key, key) for key in keys]
-    assert (spools.records, unordered) == (0, [])
+    assert (spools.records, watch.unordered) == (0, 0)
 
 
 def test_an_empty_bucket_gives_files_at_once() -> None:
@@ -176,12 +193,12 @@ def test_an_empty_bucket_gives_files_at_once() -> None:
 
 
 def test_the_order_is_that_of_utf8_and_not_of_utf16() -> None:
-    unordered: list[int] = []
+    watch = Watch()
     keys = ["\uffff", "\U00010000"]
-    assert join(keys, [keys], on_unordered=lambda: unordered.append(1)) == [(k, k) for k in keys]
-    assert unordered == []
-    assert set(join(keys, [keys[::-1]], on_unordered=lambda: unordered.append(1))) == {(k, k) for k in keys}
-    assert unordered == [1]
+    assert join(keys, [keys], watch=watch) == [(k, k) for k in keys]
+    assert watch.unordered == 0
+    assert set(join(keys, [keys[::-1]], watch=watch)) == {(k, k) for k in keys}
+    assert watch.unordered == 1
 
 
 def test_a_key_out_of_order_only_on_the_last_page_takes_nothing_back() -> None:

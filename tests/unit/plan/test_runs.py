@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +19,7 @@ from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.plan import compare, planner, unchanged_pages
 from syncworker.plan.breadth import Breadth
 from syncworker.plan.compare import RACY_NS, Verdict
-from syncworker.plan.planner import Planner
+from syncworker.plan.planner import Planner, Scope
 from syncworker.s3.xml_messages import Page
 
 CHECKED = 10 * RACY_NS
@@ -97,10 +99,10 @@ class Watched(Planner):
 
     at_once = 0
 
-    def _settles(self, *values: Any) -> bool:
-        settled = super()._settles(*values)
-        self.at_once += settled
-        return settled
+    def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
+        skips = super().skip_page_if_unchanged(page)
+        self.at_once += skips
+        return skips
 
 
 def planned(
@@ -121,12 +123,13 @@ def planned(
         for row in rows:
             index.remember(row)
         index.flush()
-        plans = Watched(
-            index, fetch, lambda *_: pytest.fail("no ranges"), folder,
-            lambda batch: events.extend(batch or ()), lambda _: None,
-        )  # fmt: skip
+        source = SimpleNamespace(
+            fetch=fetch, fetch_range=lambda *_: pytest.fail("no ranges"), breadth=Breadth()
+        )
+        queue = SimpleNamespace(emit=lambda batch: events.extend(batch or ()))
+        plans = Watched(index, source, folder, queue, Scope())
         if not at_once:
-            plans._settles = lambda *_: False  # type: ignore[method-assign]
+            plans.skip_page_if_unchanged = lambda _: False  # type: ignore[method-assign]
         plans.run(iter(items))
         index.close()
     found: dict[str, Any] = {"found": [0, 0], "unchanged": [0, 0], "work": {}, "rest": []}
@@ -179,7 +182,7 @@ def test_the_keys_to_cut_at_lie_as_far_apart_whichever_way_the_files_were_looked
     cuts = []
     for at_once in (True, False):
         seen: list[str] = []
-        monkeypatch.setattr(Planner, "_unordered", lambda _: None)
+        monkeypatch.setattr(Planner, "on_unordered", lambda _: None)
         monkeypatch.setattr(
             Index, "set_fact", lambda _, name, value, seen=seen: seen.append(f"{name} {value}")
         )
@@ -231,10 +234,9 @@ def test_the_folder_tells_where_to_cut_the_first_listing_of_a_store_far_away(
         asked.append(high)
         return iter([Page([], None, False)])
 
-    plans = Planner(
-        index, lambda _: pages, fetch_range, str(tmp_path), print, print, whole=whole, breadth=breadth
-    )
-    plans.first_cuts = iter(["b", "d", "f", "h"])
+    source = SimpleNamespace(fetch=lambda _: pages, fetch_range=fetch_range, breadth=breadth)
+    scope = Scope(whole=whole, first_cuts=iter(["b", "d", "f", "h"]))
+    plans = Planner(index, source, str(tmp_path), SimpleNamespace(emit=print), scope)
     plans.run(iter(()))
     index.close()
     assert bool(asked) == takes

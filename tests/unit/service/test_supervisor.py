@@ -18,7 +18,9 @@ from bench import wait_for
 from serving import Workers, load, write_finished
 
 from syncworker.errors import SyncError
-from syncworker.jobs.store import Conflict, Jobs
+from syncworker.jobs import cleanup
+from syncworker.jobs.ids import Conflict
+from syncworker.jobs.store import Jobs
 from syncworker.request import Request
 from syncworker.service import supervisor
 from syncworker.service.supervisor import QueueFull, Supervisor
@@ -289,7 +291,7 @@ def test_a_failing_round_does_not_end_the_supervision(bench: Bench, monkeypatch:
             raise OSError(28, "No space left on device")
         return 0
 
-    monkeypatch.setattr(bench.jobs, "prune", fail)
+    monkeypatch.setattr(cleanup, "prune", fail)
 
     def failed_often() -> bool:
         one._pruned_all = False  # again: a round that had begun may have ended well since

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from bench import wait_for
 
+from syncworker.jobs.ids import Conflict, NoSuchJob
 from syncworker.jobs.record import Status
 from syncworker.jobs.status import begin, recorded_state
-from syncworker.jobs.store import Conflict, Jobs, NoSuchJob
+from syncworker.jobs.store import Jobs
 from syncworker.model import State
 from syncworker.request import Request
 from syncworker.system import durable_files, folder_events, mount_table
@@ -35,7 +36,7 @@ def jobs(request: pytest.FixtureRequest, tmp_path: Path) -> Jobs:
     found = Jobs(str(tmp_path / "jobs"))
     found.prepare()
     if request.param == "told":
-        found.follow(FolderEvents(found.path).take)
+        found.catalog.follow(FolderEvents(found.path).take)
     return found
 
 
@@ -161,7 +162,7 @@ def test_what_is_kept_is_what_is_observed_whatever_happens(jobs: Jobs) -> None:
         elif act == "resume" and job_id not in held:
             # One of another process shows within two seconds where nothing is told.
             with contextlib.suppress(Conflict):
-                (other if jobs.is_followed else jobs).prepare_resume(job_id)
+                (other if jobs.catalog.is_followed else jobs).prepare_resume(job_id)
         elif act == "delete" and job_id not in held:
             other.delete(job_id)
             there.remove(job_id)
@@ -206,7 +207,7 @@ def test_an_answer_after_a_write_has_it_while_others_ask_too(jobs: Jobs) -> None
 def test_a_status_is_read_once_for_each_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = Jobs(str(tmp_path / "jobs"))
     jobs.prepare()
-    jobs.follow(FolderEvents(jobs.path).take)
+    jobs.catalog.follow(FolderEvents(jobs.path).take)
     statuses = Statuses(jobs)
     status = made(jobs)
     with working(jobs, status):
@@ -233,7 +234,7 @@ def test_more_changes_than_the_kernel_keeps_are_no_less_seen(tmp_path: Path) -> 
     jobs = Jobs(str(tmp_path / "jobs"))
     jobs.prepare()
     events = FolderEvents(jobs.path)
-    jobs.follow(events.take)
+    jobs.catalog.follow(events.take)
     jobs.entries()
     status = made(jobs)
     most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
@@ -248,7 +249,7 @@ def test_more_changes_than_the_kernel_keeps_are_no_less_seen(tmp_path: Path) -> 
 def test_a_folder_that_is_another_one_is_listed_from_then_on(tmp_path: Path) -> None:
     jobs = Jobs(str(tmp_path / "jobs"))
     jobs.prepare()
-    jobs.follow(FolderEvents(jobs.path).take)
+    jobs.catalog.follow(FolderEvents(jobs.path).take)
     first = made(jobs)["id"]
     assert set(jobs.entries()) == {first}
     os.rename(jobs.path, tmp_path / "old")
@@ -282,7 +283,7 @@ def test_what_was_there_before_is_listed_however_short_ago_the_machine_was_start
     status = made(jobs)
     monkeypatch.setattr("syncworker.jobs.status_cache.time.monotonic", lambda: 3.0)
     jobs = Jobs(jobs.path)
-    jobs.follow(FolderEvents(jobs.path).take)
+    jobs.catalog.follow(FolderEvents(jobs.path).take)
     assert set(jobs.entries()) == {status["id"]}
 
 
@@ -290,7 +291,7 @@ def test_of_a_live_job_the_stamp_alone_is_not_trusted(tmp_path: Path) -> None:
     """Written in place, with the size and the times that it had, while the kernel could tell nothing."""
     jobs = Jobs(str(tmp_path / "jobs"))
     jobs.prepare()
-    jobs.follow(lambda: None)
+    jobs.catalog.follow(lambda: None)
     statuses, status = Statuses(jobs), made(jobs)
     with working(jobs, status):
         shown(statuses)
@@ -307,7 +308,7 @@ def test_of_a_live_job_the_stamp_alone_is_not_trusted(tmp_path: Path) -> None:
 def test_a_change_that_the_kernel_has_not_told_shows_within_seconds(tmp_path: Path) -> None:
     jobs = Jobs(str(tmp_path / "jobs"))
     jobs.prepare()
-    jobs.follow(set)  # never a name
+    jobs.catalog.follow(set)  # never a name
     jobs.entries()
     status = made(jobs)
     wait_for(lambda: status["id"] in jobs.entries(), 20, "the listing once in a while")

@@ -310,7 +310,7 @@ def test_a_session_token_is_kept_with_its_keys_and_replaced_with_them(site: Site
         pass
     answer = site.get(f"/resume?id={job_id}&access_key=a&secret_key=b&session_token=c")
     assert answer.status == 202 and answer.json["warning"].startswith("secret_key was")
-    assert site.jobs.secret(job_id) == ("a", "b", "c")
+    assert site.jobs.secrets.keys(job_id) == ("a", "b", "c")
     for query in ("session_token=t", "session_token=t&access_key=a"):
         assert site.get(f"/sync?source=&dest=other&{query}").problem["detail"].endswith("with session_token")
 
@@ -414,11 +414,11 @@ def test_a_done_job_cannot_be_resumed(site: Site) -> None:
 def test_resume_asks_for_keys_that_were_removed(site: Site) -> None:
     job_id = site.submit(storage_url=quote("http://127.0.0.1:1"), access_key="k", secret_key="s")
     site.get(f"/cancel?id={job_id}")
-    assert site.jobs.secret(job_id) is None
+    assert site.jobs.secrets.keys(job_id) is None
     answer = site.get(f"/resume?id={job_id}")
     assert (answer.status, answer.problem["param"]) == (400, "access_key")
     assert site.form("/resume", f"id={job_id}&access_key=k2&secret_key=s2".encode()).status == 202
-    assert site.jobs.secret(job_id) == ("k2", "s2", None)
+    assert site.jobs.secrets.keys(job_id) == ("k2", "s2", None)
 
 
 def test_jobs_are_paged_newest_first(site: Site) -> None:

@@ -21,7 +21,7 @@ _AFTER_ALL = "~"  # sorts behind every character of an id
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class JobFilter:
     """None and "" mean all."""
 
     state: State | None = None
@@ -50,9 +50,9 @@ def _holds(word: str, texts: tuple[str, ...]) -> bool:
     return any(word in text.casefold() for text in texts)
 
 
-def parse(given: Mapping[str, Any]) -> Wanted:
+def parse(given: Mapping[str, Any]) -> JobFilter:
     """From the parameters of `/jobs` and the flags of `list`. Raises UsageError naming the one at fault."""
-    return Wanted(
+    return JobFilter(
         state=_parsed("state", given, _state),
         source=given["source"].strip("/") if given.get("source") else None,
         dest=given.get("dest") or "",

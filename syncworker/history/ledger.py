@@ -20,14 +20,15 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from syncworker.jobs import last_runs, totals
-from syncworker.jobs.last_runs import LastRun, Mirror, Runs
+from syncworker.history import last_runs
+from syncworker.history.last_runs import LastRun, Mirror, Runs
+from syncworker.jobs import totals
 from syncworker.jobs.status_cache import Entry
 from syncworker.jobs.store import Jobs
 from syncworker.jobs.totals import Tally
 from syncworker.system import durable_files
 
-log = logging.getLogger("syncworker.jobs.ledger")
+log = logging.getLogger("syncworker.history.ledger")
 TOTALS = ".totals.json"
 
 

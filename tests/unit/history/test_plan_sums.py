@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from syncworker.jobs import plan_sums
-from syncworker.jobs.pages import ReportReader
-from syncworker.jobs.plan_sums import PlanSums
+from syncworker.history import plan_sums
+from syncworker.history.pages import ReportReader
+from syncworker.history.plan_sums import PlanSums
 
 NAMES = ["a", "a-b", "a.b", "ab", "é", "\udcff", "\U0001f600", 'q"\\', "z\n", "0"]
 

@@ -13,7 +13,7 @@ import pytest
 from serving import Answer, Site, write_finished
 
 from syncworker.errors import UsageError
-from syncworker.jobs import history, pages
+from syncworker.history import filters, pages
 from syncworker.jobs import status as job_status
 
 
@@ -129,7 +129,7 @@ def test_long_answers_are_packed_for_clients_that_take_it(site: Site) -> None:
 def test_what_is_no_time_is_refused_by_name(site: Site, text: str) -> None:
     for name in ("since", "until"):
         with pytest.raises(UsageError) as refused:
-            history.parse({name: text})
+            filters.parse({name: text})
         assert refused.value.param == name
         if text.isascii():
             assert site.get(f"/jobs?{name}={text}").problem["param"] == name

@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple
 
-from syncworker.jobs import plan_sums
+from syncworker.history import plan_sums
 
 LINES_DEFAULT, LINES_MAX = 1000, 10_000
 LOG_BYTES = 64 << 10

@@ -1,0 +1,43 @@
+"""The ids of jobs, and the errors that name one."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import datetime
+
+from syncworker.errors import SyncError, UsageError
+
+ID_PATTERN = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{8}")
+
+
+class NoSuchJob(SyncError):
+    def __init__(self, job_id: str) -> None:
+        super().__init__("NoSuchJob", f"there is no job {job_id}")
+
+
+class NoSuchPlan(SyncError):
+    exit_status = 2
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__("NoSuchPlan", f"job {job_id} has no plan: one is made with plan=1, or by max_delete")
+
+
+class Conflict(SyncError):
+    """The job or the destination is in a state that does not allow it. `job` is the job in the way."""
+
+    def __init__(self, code: str, message: str, job: str) -> None:
+        super().__init__(code, message)
+        self.job = job
+
+
+def new_id(now: datetime) -> str:
+    """Sorts by time to the microsecond: five hexadecimal digits of it, then three random ones."""
+    return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{os.urandom(2).hex()[:3]}"
+
+
+def check_id(text: str) -> str:
+    """Returns the id if it is one: nothing else ever becomes part of a path."""
+    if not ID_PATTERN.fullmatch(text):
+        raise UsageError("BadId", "id must look like 20261122T131242-9f3a61c2", param="id")
+    return text
