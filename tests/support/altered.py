@@ -16,6 +16,18 @@ def short_waits() -> None:
     client._WAIT_SECONDS, client._WAIT_MAX_SECONDS = 0.01, 0.05
 
 
+def patient() -> None:
+    """A storage that is away is waited for as long as a busy machine may need for a few requests."""
+    from syncworker.s3.outage import Outage
+
+    begin = Outage.__init__
+
+    def init(self: Outage, _: float, *values: object) -> None:
+        begin(self, 60.0, *values)  # type: ignore[arg-type]
+
+    Outage.__init__ = init  # type: ignore[assignment,method-assign]
+
+
 def few_tries() -> None:
     """Of what a store refuses as too fast: twelve instead of sixty, each of which waits for its turn."""
     from syncworker.s3 import client

@@ -302,7 +302,11 @@ ERRORS = [
         ("slow down", RESUME),
         altered=("short_waits", "few_tries"),
     ),
-    Fault("500, each request, once", lambda s: s.once(any_request, FAILURE)),
+    Fault(
+        "500, each request, once",
+        lambda s: s.once(any_request, FAILURE),
+        altered=("short_waits", "patient"),
+    ),
     Fault("500, always, for one file", lambda s: s.always(sending("docs/new"), FAILURE), ("500", RESUME)),
     Fault("500, always, for one large file", lambda s: s.always(sending(LARGE), FAILURE), ("500", RESUME)),
     Fault(
