@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from syncworker.cluster import keys, protocol
 from syncworker.cluster.opening import NOT_INSTALLED
-from syncworker.cluster.protocol import Lost, Unreachable, Verb
+from syncworker.cluster.protocol import Lost, Stranger, Unreachable, Verb
 from syncworker.errors import UsageError
 from syncworker.settings import Settings
 from syncworker.system import processes
@@ -164,6 +164,8 @@ async def _greet(cluster: protocol.Cluster, member: protocol.Member) -> dict[str
     try:
         async with asyncio.timeout(protocol.HEAR_SECONDS * 2):
             answer = protocol.unpack(await cluster.hear(member, protocol.pack(request)))
+    except Stranger as error:
+        answer = {"refused": str(error)}
     except (Lost, Unreachable, TimeoutError, ValueError) as error:
         answer = {"refused": f"it does not answer ({type(error).__name__})"}
     why = answer.get("refused") or answer.get("trouble") or ""

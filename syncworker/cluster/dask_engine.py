@@ -29,7 +29,7 @@ from distributed.security import Security
 
 from syncworker.cluster import member as office
 from syncworker.cluster.keys import Files, RunKeys, check
-from syncworker.cluster.protocol import THREADS, Lost, Member, Unreachable
+from syncworker.cluster.protocol import THREADS, Lost, Member, Stranger, Unreachable
 from syncworker.settings import Settings
 from syncworker.system import processes
 
@@ -144,31 +144,40 @@ class DaskCluster:
         self._client: Any = None
         self._addresses: dict[str, str] = {}  # of members, by id
         self._numbers = itertools.count()
-        self._lock = asyncio.Lock()
+        self._connecting: asyncio.Task[Any] | None = None
         configure()
 
     async def _connected(self) -> Any:
-        """The client; another one when the scheduler of the last one is gone."""
-        async with self._lock:
-            if self._client is not None and self._client.status == "running":
-                return self._client
-            await self._drop_client()
-            client = distributed.Client(
-                self.address,
-                security=security_of(self.files),
-                asynchronous=True,
-                set_as_default=False,
-                timeout=_CONNECT_SECONDS,
-                direct_to_workers=False,
-            )
-            try:
-                await client
-                await client.run_on_scheduler(prepare_scheduler)
-            except (*_LOST, ValueError) as error:
-                await _close(client)
+        """The client; another one when the scheduler of the last one is gone. Who asks may give up: the
+        attempt goes on for who asks next, else a slow network or machine would never be connected."""
+        if self._client is not None and self._client.status == "running":
+            return self._client
+        if self._connecting is None or self._connecting.done():
+            self._connecting = asyncio.create_task(self._connect())
+            self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
+        await asyncio.wait({self._connecting})
+        return self._connecting.result()
+
+    async def _connect(self) -> Any:
+        await self._drop_client()
+        client = distributed.Client(
+            self.address,
+            security=security_of(self.files),
+            asynchronous=True,
+            set_as_default=False,
+            timeout=_CONNECT_SECONDS,
+            direct_to_workers=False,
+        )
+        try:
+            await client
+            await client.run_on_scheduler(prepare_scheduler)
+        except BaseException as error:  # whatever Dask raises, or another program in the scheduler's place
+            await _close(client)
+            if isinstance(error, Exception):
                 raise Unreachable(f"the scheduler {self.address} cannot be reached: {error}") from error
-            self._client = client
-            return client
+            raise
+        self._client = client
+        return client
 
     async def _drop_client(self) -> None:
         client, self._client = self._client, None
@@ -179,9 +188,11 @@ class DaskCluster:
         try:
             client = await self._connected()
             identity = await client.scheduler.identity(n_workers=-1)
-        except (*_LOST, AttributeError) as error:
+        except Unreachable:
+            raise
+        except Exception as error:  # whatever Dask raises: who is there is not known
             await self._drop_client()
-            raise Unreachable(str(error)) from error
+            raise Unreachable(f"the scheduler {self.address} cannot be asked: {error}") from error
         found = {}
         for address, about in identity["workers"].items():
             found[Member(f"{about['id']} {address}", str(about["name"]))] = address
@@ -227,10 +238,16 @@ class DaskCluster:
             client = await self._connected()
             answers = await client.run(office.hear, office.Sealed(request), workers=[address])
             return bytes(answers[address])
-        except (*_LOST, KeyError, ValueError) as error:
+        except (*_LOST, Unreachable, KeyError, ValueError) as error:
             raise Unreachable(f"{member.name}: {type(error).__name__}") from error
+        except Exception as error:  # it was asked, and did not understand: of the error, its name alone
+            name = str(error).partition("(")[0] if type(error) is Exception else type(error).__name__
+            raise Stranger(f"it runs another program ({name[:40]})") from error
 
     async def close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            await asyncio.wait({self._connecting})
         await self._drop_client()
 
 
@@ -263,21 +280,25 @@ class LocalCluster:
         self._children: list[Any] = []
         self._replaced = 0
         self._folder = tempfile.mkdtemp(prefix="s3-sync-cluster-")  # of what a member that is killed leaves
-        self._starting = asyncio.Lock()
+        self._opening: asyncio.Task[None] | None = None
 
     async def members(self) -> list[Member]:
-        async with self._starting:
-            if self._scheduler is None:
-                self._scheduler = await open_scheduler("127.0.0.1", 0, self._keys.files, self._folder)
-                self._dask = DaskCluster(self._scheduler.address, self._keys.files)
-                self._children = [self._start() for _ in range(self.count)]
-            for at, child in enumerate(self._children):
-                if child.poll() is not None and self._replaced < _REPLACED_MOST:
-                    self._replaced += 1
-                    _let_go(child)
-                    self._children[at] = self._start()
+        if self._opening is None:
+            self._opening = asyncio.create_task(self._open())
+        await asyncio.wait({self._opening})  # who asks may give up: it goes on
+        self._opening.result()
+        for at, child in enumerate(self._children):
+            if child.poll() is not None and self._replaced < _REPLACED_MOST:
+                self._replaced += 1
+                _let_go(child)
+                self._children[at] = self._start()
         assert self._dask is not None
         return await self._dask.members()
+
+    async def _open(self) -> None:
+        self._scheduler = await open_scheduler("127.0.0.1", 0, self._keys.files, self._folder)
+        self._dask = DaskCluster(self._scheduler.address, self._keys.files)
+        self._children = [self._start() for _ in range(self.count)]
 
     def _start(self) -> Any:
         assert self._scheduler is not None
@@ -301,6 +322,8 @@ class LocalCluster:
         return await self._dask.hear(member, request)
 
     async def close(self) -> None:
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
         if self._dask is not None:
             await self._dask.close()
         for child in self._children:

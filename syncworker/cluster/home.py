@@ -193,6 +193,8 @@ class JobHome:
     def no_members(self) -> bool:
         refused = {peer.refused for peer in self.shares.roll.peers.values() if peer.refused}
         why = "; ".join(sorted(refused)) or f"no member within {self.settings.cluster_patience} s"
+        if self.shares.roll.trouble:
+            why = f"{why}; {self.shares.roll.trouble}"
         if self.settings.cluster_alone:
             print(f"cluster: the job goes on alone: {why}", file=sys.stderr, flush=True)
             return True

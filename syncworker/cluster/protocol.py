@@ -68,6 +68,10 @@ class Unreachable(Exception):
     """Nobody can say who is there."""
 
 
+class Stranger(Exception):
+    """A process that is there and is no member of ours: why it is not taken."""
+
+
 class Cluster(Protocol):
     """An engine: Dask (dask_engine.py), or a double in the tests."""
 
@@ -80,7 +84,7 @@ class Cluster(Protocol):
         ...
 
     async def hear(self, member: Member, request: bytes) -> bytes:
-        """The answer to a request. Lost, Unreachable."""
+        """The answer to a request. Lost, Unreachable, Stranger."""
         ...
 
     async def close(self) -> None: ...

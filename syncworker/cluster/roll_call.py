@@ -23,6 +23,7 @@ from syncworker.cluster.protocol import (
     Lost,
     Member,
     State,
+    Stranger,
     Unreachable,
     Verb,
 )
@@ -53,6 +54,7 @@ class RollCall:
         self.peers: dict[str, Peer] = {}
         self.lost: list[Peer] = []
         self.is_alone = False
+        self.trouble = ""  # why nobody can say who is there
         self._epoch = limits.epoch
         self._is_closed = self._keeps_all = False
         self._losses: dict[str, int] = {}  # of each member
@@ -70,8 +72,10 @@ class RollCall:
             try:
                 async with asyncio.timeout(2 * HEAR_SECONDS):
                     present = {member.id: member for member in await self.cluster.members()}
-            except (Unreachable, TimeoutError):
+                self.trouble = ""
+            except (Unreachable, TimeoutError) as error:
                 present = None
+                self.trouble = str(error) or self.trouble
             self._look(present)
             await asyncio.sleep(HEAR_EVERY_SECONDS)
 
@@ -196,6 +200,9 @@ class RollCall:
                 answer = protocol.unpack(await self.cluster.hear(peer.member, protocol.pack(request)))
             peer.clock = float(answer["clock"])
             state = State(answer["state"])
+        except Stranger as error:
+            peer.refuse(str(error), self._now())
+            return None
         except (Lost, Unreachable, TimeoutError, ValueError, KeyError, TypeError):
             return None
         peer.heard_at, peer.shows = self._now(), answer

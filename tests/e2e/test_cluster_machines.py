@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,24 @@ from bench import Shell, contents, expected, tree, wait_for
 from stores import Store, free_ports
 
 FILES = {f"n/{n}": 20_000 for n in range(1500)}
+
+
+# With a certificate of ours, at our scheduler: a worker of Dask that has no program of ours.
+STRANGER = """
+import asyncio, distributed, sys
+from distributed.security import Security
+
+class Worker(distributed.Worker):
+    def start_http_server(self, *_, **__): ...
+
+async def main(address, ca, cert, key):
+    files = {"tls_ca_file": ca, "tls_worker_cert": cert, "tls_worker_key": key}
+    security = Security(require_encryption=True, **files)
+    worker = await Worker(address, protocol="tls", security=security, host="127.0.0.1", name="a stranger")
+    await worker.finished()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 
 
 class Machines:
@@ -46,6 +65,12 @@ class Machines:
 
     def start_member(self) -> subprocess.Popen[bytes]:
         return self.shell.spawn("cluster", "worker", self.address, "--bind", "127.0.0.1")
+
+    def start_stranger(self, folder: Path) -> subprocess.Popen[bytes]:
+        files = [self.shell.environment[f"CLUSTER_TLS_{name}"] for name in ("CA", "CERT", "KEY")]
+        environment = {"PATH": os.environ["PATH"], "HOME": str(folder), "TMPDIR": str(folder)}
+        argv = [sys.executable, "-P", "-c", STRANGER, self.address, *files]
+        return subprocess.Popen(argv, cwd=folder, env=environment)
 
     def status(self) -> list[dict[str, object]]:
         run = self.shell.run("cluster", "status", "--json")
@@ -76,10 +101,17 @@ def test_files_go_by_members_whose_keys_are_their_own_and_strangers_are_refused(
     shell = machines.shell
     folder = tree(shell.uploads / "photos", {f"f{n}": f"{n}" for n in range(600)})
     shell.environment["CLUSTER_KEYS"] = "own"
+    stranger = machines.start_stranger(tmp_path)
+    wait_for(lambda: len(machines.status()) == 3, 60, "a stranger")
     run = shell.sync(bucket)
     assert contents(juicefs, bucket) == expected(folder)
-    assert sum(worker["files_done"] for worker in run.status["cluster"]["workers"]) == 600
-    assert [member["refused"] for member in machines.status()] == [None, None]
+    workers = {worker["name"]: worker for worker in run.status["cluster"]["workers"]}
+    assert sum(worker["files_done"] for worker in workers.values()) == 600
+    why = "it runs another program (ModuleNotFoundError)"
+    assert workers["a stranger"]["reason"] == why
+    assert {member["name"]: member["refused"] for member in machines.status()}["a stranger"] == why
+    stranger.kill()
+    wait_for(lambda: [m["refused"] for m in machines.status()] == [None, None], 60, "the end of the stranger")
 
     for path in (tmp_path / "keys").glob("*.key"):
         assert path.stat().st_mode & 0o777 == 0o600
