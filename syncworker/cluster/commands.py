@@ -28,19 +28,6 @@ def _need_packages() -> None:
             raise UsageError("ClusterNotInstalled", NOT_INSTALLED)
 
 
-def _files(settings: Settings) -> keys.Files:
-    given = settings.cluster_tls_ca, settings.cluster_tls_cert, settings.cluster_tls_key
-    if not all(given):
-        raise UsageError(
-            "BadClusterKeys",
-            "CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY must name files: `cluster keys` makes them",
-        )
-    files = keys.Files(*(os.path.abspath(os.path.expanduser(path or "")) for path in given))
-    if not files.key.startswith("/proc/self/fd/"):
-        keys.check(files)
-    return files
-
-
 def make_keys(folder: str, names: list[str]) -> int:
     _need_packages()
     for path in keys.write(folder, names or [processes.host()]):
@@ -84,7 +71,7 @@ class _Until:
 
 def scheduler(settings: Settings, bind: str, port: int) -> int:
     _need_packages()
-    files = _files(settings)
+    files = keys.of_settings(settings)
 
     async def run() -> None:
         from syncworker.cluster import dask_engine
@@ -105,7 +92,7 @@ def scheduler(settings: Settings, bind: str, port: int) -> int:
 def worker(settings: Settings, address: str, bind: str | None, *, until_eof: bool) -> int:
     """1: the scheduler is gone, or was not there; whoever keeps this running starts it again."""
     _need_packages()
-    files = _files(settings)
+    files = keys.of_settings(settings)
     ended_by_scheduler = True
     scratch = tempfile.mkdtemp(prefix="s3-sync-member-")
 
@@ -140,7 +127,7 @@ def status(settings: Settings, *, as_json: bool) -> int:
     async def look() -> list[dict[str, Any]]:
         from syncworker.cluster import dask_engine
 
-        cluster = dask_engine.DaskCluster(settings.cluster, _files(settings))
+        cluster = dask_engine.DaskCluster(settings.cluster, keys.of_settings(settings))
         try:
             return [await _greet(cluster, member) for member in await cluster.members()]
         finally:

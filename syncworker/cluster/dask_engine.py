@@ -28,7 +28,7 @@ from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
 from syncworker.cluster import member as office
-from syncworker.cluster.keys import Files, RunKeys, check
+from syncworker.cluster.keys import Files, RunKeys, of_settings
 from syncworker.cluster.protocol import THREADS, Lost, Member, Stranger, Unreachable
 from syncworker.settings import Settings
 from syncworker.system import processes
@@ -71,13 +71,6 @@ def security_of(files: Files) -> Security:
     roles = {f"tls_{role}_cert": files.cert for role in ("client", "scheduler", "worker")}
     roles |= {f"tls_{role}_key": files.key for role in ("client", "scheduler", "worker")}
     return Security(require_encryption=True, tls_ca_file=files.ca, **roles)
-
-
-def files_of(settings: Settings) -> Files:
-    paths = settings.cluster_tls_ca, settings.cluster_tls_cert, settings.cluster_tls_key
-    files = Files(*(os.path.abspath(os.path.expanduser(path or "")) for path in paths))
-    check(files)
-    return files
 
 
 class _NoPages:
@@ -346,4 +339,4 @@ def open_cluster(settings: Settings) -> DaskCluster | LocalCluster:
     kind, _, rest = settings.cluster.partition(":")
     if kind == "local":
         return LocalCluster(int(rest), dict(os.environ))
-    return DaskCluster(settings.cluster, files_of(settings))
+    return DaskCluster(settings.cluster, of_settings(settings))

@@ -12,6 +12,7 @@ import os
 from typing import NamedTuple
 
 from syncworker.errors import UsageError
+from syncworker.settings import Settings
 
 DAYS = 825
 _CA, _CA_KEY = "ca.pem", "ca.key"
@@ -106,16 +107,21 @@ def _write(path: str, data: bytes, mode: int) -> str:
     return path
 
 
-def check(files: Files) -> None:
-    """UsageError: a file is missing, or others may read the key."""
-    for path in files:
+def of_settings(settings: Settings) -> Files:
+    """UsageError: one is not named, or missing, or others may read the key or replace the authority. Those of
+    a run are in no file."""
+    named = settings.cluster_tls_ca, settings.cluster_tls_cert, settings.cluster_tls_key
+    files = Files(*(os.path.abspath(os.path.expanduser(path or "")) for path in named))
+    why = "" if all(named) else "CLUSTER_TLS_CA, CLUSTER_TLS_CERT and CLUSTER_TLS_KEY must name files"
+    for path in () if why or files.key.startswith("/proc/self/fd/") else files:
         if not os.path.isfile(path):
-            raise UsageError("BadClusterKeys", f"{path}: no such file: `cluster keys` makes it")
-    if os.stat(files.key).st_mode & 0o077:
-        raise UsageError(
-            "BadClusterKeys",
-            f"{files.key} can be read by other users, who could run programs here with it: chmod 600 it",
-        )
+            why = f"{path}: no such file: `cluster keys` makes it"
+        elif os.stat(path).st_mode & (0o077 if path == files.key else 0o022):
+            verb, mode = ("read", 600) if path == files.key else ("written", 644)
+            why = f"{path} can be {verb} by other users, who could run programs here with it: chmod {mode} it"
+    if why:
+        raise UsageError("BadClusterKeys", why)
+    return files
 
 
 class RunKeys:

@@ -147,6 +147,9 @@ def test_files_go_by_members_whose_keys_are_their_own_and_strangers_are_refused(
     assert "cannot be reached" in shell.run("cluster", "status").stderr
     os.chmod(tmp_path / "others" / "head.key", 0o644)
     assert "can be read by other users" in shell.run("cluster", "status").stderr
+    os.chmod(tmp_path / "others" / "head.key", 0o600)
+    os.chmod(tmp_path / "others" / "ca.pem", 0o666)  # any authority could be written there
+    assert "can be written by other users" in shell.run("cluster", "status").stderr
 
 
 @pytest.mark.long
