@@ -186,6 +186,24 @@ def make_service(tmp_path_factory: pytest.TempPathFactory, watch: Watch) -> Iter
 
 
 @pytest.fixture
+def side_by_side(
+    make_service: Callable[..., Service],
+    make_shell: Callable[..., Shell],
+    make_proxy: Callable[[Store], RecordingProxy],
+) -> Callable[..., tuple[Service, Shell, RecordingProxy]]:
+    """A server and a shell on one folder of jobs, and one store behind a proxy."""
+
+    def make(store: Store, **environment: str) -> tuple[Service, Shell, RecordingProxy]:
+        proxy = make_proxy(store)
+        service = make_service(store, STORAGE_URL=proxy.url, **environment)
+        shell = make_shell(store, STORAGE_URL=proxy.url)
+        shell.share(service)
+        return service, shell, proxy
+
+    return make
+
+
+@pytest.fixture
 def shell(request: pytest.FixtureRequest, make_shell: Callable[..., Shell]) -> Shell:
     """A shell on the test's store: `store` if the test has one, else juicefs."""
     name = "store" if "store" in request.fixturenames else "juicefs"

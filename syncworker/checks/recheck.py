@@ -17,7 +17,6 @@ since it was sent is no difference: the index tells what was sent, and the next 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -200,5 +199,4 @@ def _is_head_of(head: Head, row: Row) -> bool:
     if head.etag and row.etag:
         return head.etag == row.etag
     plain = next((tag for tag in (row.digest, row.etag) if etag.parts_of(tag) == 0), "")
-    vouched = head.metadata.get("md5chksum")
-    return not plain or not vouched or vouched == base64.b64encode(bytes.fromhex(plain)).decode()
+    return not plain or not head.metadata.get("md5chksum") or head.carries(bytes.fromhex(plain))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from syncworker.model import FileEntry
+
 _INTEGER_END = 1 << 63
 
 
@@ -21,6 +23,16 @@ class Row(NamedTuple):
     part_size: int
     modified: str
     checked_ns: int
+
+    @classmethod
+    def of(
+        cls, file: FileEntry, etag: str, digest: str, part_size: int, modified: str, checked_ns: int
+    ) -> Row:
+        """The row of a file whose content the object with this ETag has."""
+        return cls(
+            file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
+            etag, "" if digest == etag else digest, part_size, modified, checked_ns,
+        )  # fmt: skip
 
 
 class Brief(NamedTuple):

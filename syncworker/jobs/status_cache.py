@@ -19,7 +19,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -108,19 +108,21 @@ class Catalog:
 
     def glance(self) -> Mapping[str, Entry]:
         """The same, cheaper: an ended job is taken for ended for two seconds, if not `forget` says else."""
-        asked_at = time.monotonic()
-        with self._lock:
-            if self._glanced_at <= asked_at:
-                self._look(whole=asked_at - self._looked_at > _GLANCE_SECONDS)
+        with self._glancing():
             return MappingProxyType(self._entries)
 
     def unsettled(self) -> dict[str, Entry]:
         """The jobs of `glance` that need a look."""
+        with self._glancing():
+            return {job_id: self._entries[job_id] for job_id in self._unsettled}
+
+    @contextlib.contextmanager
+    def _glancing(self) -> Iterator[None]:
         asked_at = time.monotonic()
         with self._lock:
             if self._glanced_at <= asked_at:
                 self._look(whole=asked_at - self._looked_at > _GLANCE_SECONDS)
-            return {job_id: self._entries[job_id] for job_id in self._unsettled}
+            yield
 
     def forget(self) -> None:
         """This process has made an ended job live again: the next look must be a whole one."""

@@ -7,6 +7,7 @@ store checks. No trailing checksums, ever: several stores keep their framing ins
 
 from __future__ import annotations
 
+import base64
 import binascii
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -47,6 +48,10 @@ class Head(NamedTuple):
     has_own_etag: bool = False
     given: Mapping[str, str] = MappingProxyType({})
     crc64: str = ""  # of the whole object, when it was asked for and the store knows it
+
+    def carries(self, md5: bytes) -> bool:
+        """Whether the metadata says that the content has this MD5, in the form that rclone writes."""
+        return self.metadata.get("md5chksum") == base64.b64encode(md5).decode()
 
 
 def has_own_etag(headers: Mapping[str, str]) -> bool:

@@ -14,7 +14,6 @@ What counts as sent
 from __future__ import annotations
 
 import asyncio
-import base64
 import hashlib
 import os
 import re
@@ -62,12 +61,8 @@ def key_changed() -> FileError:
 
 def row_of(sent: Sent) -> Row:
     """What the index is to remember of an upload."""
-    file = sent.file
-    digest = "" if sent.digest == sent.etag else sent.digest
-    return Row(
-        file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
-        sent.etag, digest, sent.part_size, "", 0 if sent.changes else sent.checked_ns,
-    )  # fmt: skip
+    checked_ns = 0 if sent.changes else sent.checked_ns
+    return Row.of(sent.file, sent.etag, sent.digest, sent.part_size, "", checked_ns)
 
 
 class Surroundings(Protocol):
@@ -172,8 +167,7 @@ class Sender:
         except FileError as error:
             if error.code == "StoredWrongBytes" and md5:
                 head = await self.bucket.head(key)
-                vouched = head.metadata.get("md5chksum") if head is not None else None
-                if vouched == base64.b64encode(bytes.fromhex(md5)).decode():
+                if head is not None and head.carries(bytes.fromhex(md5)):
                     await self.bucket.delete(key)
             raise
 
@@ -199,8 +193,7 @@ class Sender:
         """Whether an object whose ETag does not fit holds the file's content all the same, as its own
         metadata says. Where the ETag may be the MD5, metadata that says otherwise is out of date."""
         head = await self.bucket.head(file.key)
-        vouched = base64.b64encode(md5).decode()
-        if head is None or head.size != file.size or head.metadata.get("md5chksum") != vouched:
+        if head is None or head.size != file.size or not head.carries(md5):
             return False
         tag = head.etag or (work.object.etag if work.object else "")
         if etags.parts_of(tag) != 0 or head.has_own_etag or tag == md5.hex():

@@ -34,11 +34,8 @@ def same_row(result: Read) -> Row:
     """What the index is to remember of a file whose content the bucket has."""
     obj, file = result.work.object, result.file
     assert obj is not None
-    digest = "" if result.digest == obj.etag else result.digest
-    return Row(
-        file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
-        obj.etag, digest, result.part_size, obj.modified, 0 if result.changes else result.checked_ns,
-    )  # fmt: skip
+    checked_ns = 0 if result.changes else result.checked_ns
+    return Row.of(file, obj.etag, result.digest, result.part_size, obj.modified, checked_ns)
 
 
 class Accounts:

@@ -118,16 +118,20 @@ def photos(service: Service) -> Path:
 # -- the mornings that can be made ------------------------------------------------------------------------
 
 
+@pytest.fixture
+def proxied(
+    make_service: Callable[..., Service], juicefs: Store, make_proxy: Callable[[Store], RecordingProxy]
+) -> tuple[Service, RecordingProxy]:
+    """A service, and the proxy that its storage stands behind."""
+    proxy = make_proxy(juicefs)
+    return make_service(juicefs, STORAGE_URL=proxy.url), proxy
+
+
 def test_none_fires_on_a_good_night(
-    make_service: Callable[..., Service],
-    juicefs: Store,
-    bucket: str,
-    make_proxy: Callable[[Store], RecordingProxy],
-    tmp_path: Path,
+    proxied: tuple[Service, RecordingProxy], bucket: str, tmp_path: Path
 ) -> None:
     """Two mirrors, one of them the first time, with a store that asks to slow down in between."""
-    proxy = make_proxy(juicefs)
-    service = make_service(juicefs, STORAGE_URL=proxy.url)
+    service, proxy = proxied
     tree(service.uploads / "photos", {f"{n}.jpg": f"{n}" for n in range(5)})
     tree(service.uploads / "films", {"a": "1"})
     service.done(bucket)
@@ -220,14 +224,9 @@ def killed(service: Service, bucket: str, proxy: RecordingProxy, kill: Callable[
 
 
 def test_a_worker_that_is_killed_moves_a_counter_and_wakes_somebody(
-    make_service: Callable[..., Service],
-    juicefs: Store,
-    bucket: str,
-    make_proxy: Callable[[Store], RecordingProxy],
-    tmp_path: Path,
+    proxied: tuple[Service, RecordingProxy], bucket: str, tmp_path: Path
 ) -> None:
-    proxy = make_proxy(juicefs)
-    service = make_service(juicefs, STORAGE_URL=proxy.url)
+    service, proxy = proxied
     tree(service.uploads / "photos", {"a": "1"})
     before = scrape(service)
     died = 'syncworker_errors_total{code="WorkerDied"}'
@@ -242,14 +241,9 @@ def test_a_worker_that_is_killed_moves_a_counter_and_wakes_somebody(
 
 
 def test_a_worker_that_is_told_to_stop_is_counted_and_wakes_nobody_at_once(
-    make_service: Callable[..., Service],
-    juicefs: Store,
-    bucket: str,
-    make_proxy: Callable[[Store], RecordingProxy],
-    tmp_path: Path,
+    proxied: tuple[Service, RecordingProxy], bucket: str, tmp_path: Path
 ) -> None:
-    proxy = make_proxy(juicefs)
-    service = make_service(juicefs, STORAGE_URL=proxy.url)
+    service, proxy = proxied
     tree(service.uploads / "photos", {"a": "1"})
     before = scrape(service)
     stopped = 'syncworker_errors_total{code="Stopped"}'
@@ -260,14 +254,9 @@ def test_a_worker_that_is_told_to_stop_is_counted_and_wakes_nobody_at_once(
 
 
 def test_a_job_that_somebody_cancels_wakes_nobody(
-    make_service: Callable[..., Service],
-    juicefs: Store,
-    bucket: str,
-    make_proxy: Callable[[Store], RecordingProxy],
-    tmp_path: Path,
+    proxied: tuple[Service, RecordingProxy], bucket: str, tmp_path: Path
 ) -> None:
-    proxy = make_proxy(juicefs)
-    service = make_service(juicefs, STORAGE_URL=proxy.url)
+    service, proxy = proxied
     tree(service.uploads / "photos", {"a": "1"})
     before = scrape(service)
 
@@ -282,16 +271,11 @@ def test_a_job_that_somebody_cancels_wakes_nobody(
 
 
 def test_a_worker_out_of_memory_wakes_somebody(
-    make_service: Callable[..., Service],
-    juicefs: Store,
-    bucket: str,
-    make_proxy: Callable[[Store], RecordingProxy],
-    tmp_path: Path,
+    proxied: tuple[Service, RecordingProxy], bucket: str, tmp_path: Path
 ) -> None:
     """`ulimit -v`, put on the worker before it has read a byte: whether it says so with its last breath or
     dies. Its first request is held until the limit is set: one file needs more than is left then."""
-    proxy = make_proxy(juicefs)
-    service = make_service(juicefs, STORAGE_URL=proxy.url)
+    service, proxy = proxied
     tree(service.uploads / "photos", {f"{number}.bin": bytes(7 << 20) for number in range(9)})
     before = scrape(service)
     gate = Gate(proxy, lambda _request: True)
@@ -384,16 +368,11 @@ def test_a_queue_that_does_not_get_shorter_wakes_somebody(
 
 
 def test_a_storage_that_fails_again_and_again_wakes_somebody(
-    make_service: Callable[..., Service],
-    juicefs: Store,
-    bucket: str,
-    make_proxy: Callable[[Store], RecordingProxy],
-    tmp_path: Path,
+    proxied: tuple[Service, RecordingProxy], bucket: str, tmp_path: Path
 ) -> None:
     """The first upload of each object is refused. What the counter does while the job runs is played on for
     as long as the rule waits."""
-    proxy = make_proxy(juicefs)
-    service = make_service(juicefs, STORAGE_URL=proxy.url)
+    service, proxy = proxied
     tree(service.uploads / "photos", {f"{n}.jpg": f"{n}" for n in range(2000)})
     before = scrape(service)
     tried: set[tuple[str, str]] = set()

@@ -90,18 +90,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(
-    juicefs: Store,
-    bucket: str,
-    make_service: Callable[..., Service],
-    make_shell: Callable[..., Shell],
-    make_proxy: Callable[[Store], RecordingProxy],
-) -> Desk:
-    proxy = make_proxy(juicefs)
-    service = make_service(juicefs, STORAGE_URL=proxy.url, MAX_RUNNING_JOBS="1")
-    shell = make_shell(juicefs, STORAGE_URL=proxy.url)
-    shell.share(service)
-    return Desk(service, shell, proxy, juicefs, bucket)
+def desk(juicefs: Store, bucket: str, side_by_side: Callable[..., Any]) -> Desk:
+    return Desk(*side_by_side(juicefs, MAX_RUNNING_JOBS="1"), juicefs, bucket)
 
 
 @pytest.mark.parametrize("means", MEANS)

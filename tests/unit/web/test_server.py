@@ -72,7 +72,7 @@ def test_an_exception_is_500_without_its_trace(site: Site, monkeypatch: pytest.M
     def fail(*_: object) -> None:
         raise RuntimeError("the inside of the server")
 
-    monkeypatch.setattr(site.jobs, "unsettled", fail)
+    monkeypatch.setattr(site.jobs.catalog, "unsettled", fail)
     answer = site.get("/runnings")
     assert (answer.status, answer.problem["code"]) == (500, "InternalError")
     assert b"inside" not in answer.body
