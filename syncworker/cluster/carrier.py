@@ -260,6 +260,7 @@ class Carrier:
         client = self.client
         return {
             "refused": self.refused,
+            "epoch": self.epoch,
             "needs_keys": isinstance(self.keys, HeardKeys) and self.keys.missing,
             "files": self.flight.counts["files_uploaded"],
             "bytes": self.flight.bytes,

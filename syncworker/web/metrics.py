@@ -41,6 +41,7 @@ _COUNTERS = (
     ("s3_retries", "retries", "Requests to stores that were sent again"),
     ("worker_cpu_seconds", "cpu_seconds", "Processor time of all workers, user and system"),
 )
+_MEMBER_STATES = ("none", "opening", "ready", "ending", "refused", "lost")  # of `cluster` in a status
 _FILES = ("uploaded", "unchanged", "failed", "skipped")
 _LAST: tuple[tuple[str, str, Callable[[LastRun], float]], ...] = (
     ("success_timestamp_seconds", "When the mirror last succeeded, 0: never", lambda run: run.success_at),
@@ -105,11 +106,34 @@ class _Jobs(Collector):
         for reason in DELAYS:
             delayed.add_metric([reason], reasons.count(reason))
         yield delayed
+        yield from _clusters(active)
         sizes = list(_worker_sizes(active))
         yield GaugeMetricFamily("syncworker_workers", "Worker processes that live now", len(sizes))
         yield GaugeMetricFamily(
             "syncworker_workers_resident_memory_bytes", "Resident memory of all living workers", sum(sizes)
         )
+
+
+def _clusters(active: list[Status]) -> Iterator[Metric]:
+    """The members that running jobs have on other processes and machines."""
+    members = GaugeMetricFamily(
+        "syncworker_cluster_members", "Members of clusters that running jobs have, by state", labels=["state"]
+    )
+    clusters = [cluster for status in active if (cluster := status.get("cluster"))]
+    states = [member.get("state") for cluster in clusters for member in cluster.get("workers", [])]
+    for state in _MEMBER_STATES:
+        members.add_metric([state], states.count(state))
+    yield members
+    yield GaugeMetricFamily(
+        "syncworker_cluster_files_in_flight",
+        "What they are sending now, of running jobs",
+        sum(member.get("in_flight", 0) for cluster in clusters for member in cluster.get("workers", [])),
+    )
+    yield GaugeMetricFamily(
+        "syncworker_cluster_files_resent",
+        "Files of running jobs that were handed out again because a member was lost",
+        sum(cluster.get("resent", 0) for cluster in clusters),
+    )
 
 
 def _worker_sizes(active: list[Status]) -> Iterator[int]:

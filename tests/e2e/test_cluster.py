@@ -45,6 +45,7 @@ def test_a_folder_goes_by_two_processes_and_the_second_time_nothing_goes(
     assert progress["bytes_done"] == progress["bytes_total"] == progress["bytes_uploaded"]
     assert sum(worker["files_done"] for worker in run.status["cluster"]["workers"]) == len(SMALL)
     assert len({line["key"] for line in clustered.report(run.status["id"]) if line["op"] == "upload"}) == 900
+    assert run.status["metrics"]["requests"]["PutObject 200"] == len(SMALL)  # whichever process sent them
     again = clustered.sync(bucket).status
     assert again["progress"]["files_unchanged"] == len(SMALL)
     assert again["progress"]["files_uploaded"] == 0  # though some are read again: they were young

@@ -757,7 +757,12 @@ def test_names_are_text_and_never_markup(
     service = make_service(juicefs)
     tree(service.uploads / evil, {"<script>alert(1)</script>": "1", "b": "2"})
     job_id = service.sync(bucket, evil)
-    service.wait_state(job_id)
+    status = service.wait_state(job_id)
+    member = {"name": "m", "host": evil, "state": "refused", "reason": evil, "files_done": 3, "bytes_done": 9}
+    working = {"host": "node2", "state": "ready", "reason": None, "in_flight": 2, "rss_bytes": 50 << 20}
+    members = [member, member | working]
+    status["cluster"] = {"scheduler": "tls", "workers": members, "lost": 0, "resent": 0}
+    (service.jobs / f"{job_id}.json").write_text(json.dumps(status))
     page = new_page()
     page.goto(service.url)
     expect(row(page, job_id).locator(".row-title")).to_have_text(f"{evil} → {bucket}")
@@ -766,6 +771,11 @@ def test_names_are_text_and_never_markup(
     assert page.title() == "Bucket sync"
     expect(page_of(page, job_id).locator("h2")).to_have_text(f"{evil} → {bucket}")
     expect(page.locator(".report .key", has_text="<script>alert(1)</script>")).to_be_visible()
+    page.locator("summary", has_text="Members: 1 of 2 at work").click()
+    expect(page.locator("li", has_text="node2")).to_have_text(
+        "node2 ready 3 files, 9 B, 2 in flight, 52.4 MB"
+    )
+    expect(page.locator("li", has_text="refused").locator(".key")).to_have_text(evil)
     assert page.locator("main img, main script").count() == 0
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from bench import PROJECT, RecordingProxy, Service, s3_error, tree, wait_for
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from serving import Site, load, write_finished
 from stores import Store
@@ -27,6 +28,7 @@ from syncworker.jobs import totals as tally
 from syncworker.model import State
 from syncworker.request import Request
 from syncworker.system.folder_events import FolderEvents
+from syncworker.web import metrics
 
 Numbers = dict[str, float]
 
@@ -425,6 +427,23 @@ def test_a_living_worker_is_measured(site: Site) -> None:
         found = numbers(site.get("/metrics").body.decode())
     assert found["syncworker_workers"] == 1 and found["syncworker_queue_length"] == 0
     assert found["syncworker_workers_resident_memory_bytes"] > 10_000_000
+
+
+def test_members_of_running_jobs_are_counted_by_state() -> None:
+    workers = [{"state": "ready", "in_flight": 3}, {"state": "ready", "in_flight": 1}, {"state": "lost"}]
+    cluster = {"scheduler": "local", "workers": workers, "lost": 1, "resent": 7}
+    active = [{"cluster": cluster}, {"cluster": None}, {}]
+    found = numbers(generate_latest(metrics._Families(metrics._clusters(active))).decode())
+    assert found == {
+        **{
+            f'syncworker_cluster_members{{state="{state}"}}': 0
+            for state in ("none", "opening", "ending", "refused")
+        },
+        'syncworker_cluster_members{state="ready"}': 2,
+        'syncworker_cluster_members{state="lost"}': 1,
+        "syncworker_cluster_files_in_flight": 4,
+        "syncworker_cluster_files_resent": 7,
+    }
 
 
 def test_the_grafana_file_asks_for_series_that_there_are(site: Site) -> None:

@@ -39,6 +39,7 @@ export class Card {
     this.meters = element("div", { class: "meters" }, this.files.box, this.bytes.box);
     this.plot = new LivePlot();
     this.flight = this.list();
+    this.members = this.list();
     this.errors = this.list();
     this.buttons = new Buttons(desk);
     this.limit = new Limit(`Limit of ${routeOf(job)}`, job.id);
@@ -53,6 +54,7 @@ export class Card {
       this.plot.box,
       this.facts,
       this.flight.box,
+      this.members.box,
       this.errors.box,
       this.limit.box,
       this.buttons.refused,
@@ -94,6 +96,7 @@ export class Card {
     if (running && !this.whole) this.plot.add(progress.bytes_per_second, Date.now());
     this.tell(job);
     this.operations(job.current);
+    this.machines(job.cluster?.workers || []);
     if (!this.whole) this.faults(job.errors, progress.files_failed);
     this.limit.update(running ? job.limit : null);
     this.buttons.update(job);
@@ -149,6 +152,21 @@ export class Card {
         element("span", { class: "key" }, operation.key),
         element("span", { class: "quiet" }, operation.size
           ? ` ${operation.op}, ${bytes(operation.bytes_done)} of ${bytes(operation.size)}` : ` ${operation.op}`)));
+  }
+
+  machines(workers) {
+    const ready = workers.filter((worker) => worker.state === "ready").length;
+    this.fillList(this.members, `Members: ${ready} of ${workers.length} at work`, workers, (worker) =>
+      element("li", {},
+        element("span", { class: "key" }, worker.host || worker.name),
+        element("strong", {}, ` ${worker.state}`),
+        element("span", { class: "quiet" }, ` ${[
+          worker.reason,
+          count(worker.files_done, "file"),
+          bytes(worker.bytes_done),
+          worker.in_flight ? `${figure(worker.in_flight)} in flight` : "",
+          worker.rss_bytes ? bytes(worker.rss_bytes) : "",
+        ].filter(Boolean).join(", ")}`)));
   }
 
   faults(errors, failed) {
