@@ -13,6 +13,7 @@ from benchmarks.races import RACES
 from benchmarks.results import Options, Result
 from benchmarks.scaling import scaling
 from benchmarks.serving import server
+from benchmarks.slow_disk import slow_disk
 from benchmarks.special import SPECIAL
 
 SCENARIOS: dict[str, Callable[[Options], Result]] = {
@@ -20,6 +21,7 @@ SCENARIOS: dict[str, Callable[[Options], Result]] = {
     **SPECIAL,
     "scaling": scaling,
     "server": server,
+    "slow-disk": slow_disk,
     "floors": floors,
 }
 

@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 from syncworker.cluster import protocol
@@ -42,6 +42,7 @@ from syncworker.system.control import Control
 from syncworker.system.pause import Pause
 from syncworker.system.stop_token import StopToken
 from syncworker.system.tls import ca_bundle_of
+from syncworker.transfer.lane_count import DISK_READERS, READERS
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.readers import Read
 from syncworker.wire.endpoint import Endpoint
@@ -49,7 +50,7 @@ from syncworker.wire.pool import ConnectionPool, Limits
 from syncworker.worker.attempt import Attempt, Order
 from syncworker.worker.dispatch import in_groups
 from syncworker.worker.mount_check import MountCheck
-from syncworker.worker.sending import READERS, Sending
+from syncworker.worker.sending import Sending
 
 T = TypeVar("T")
 
@@ -167,19 +168,28 @@ class Carrier:
         connections = ConnectionPool(
             place, ca_bundle, Limits.of(head["timeout"]), use_proxies=head["use_proxies"]
         )
-        with Tree(settings.uploads_dir) as tree, ThreadPoolExecutor(READERS, "reader") as pool:
+        with (
+            Tree(settings.uploads_dir) as tree,
+            ThreadPoolExecutor(READERS, "reader") as pool,
+            ThreadPoolExecutor(DISK_READERS, "disk") as disk,
+        ):
             async with connections:
                 target = Target(head["bucket"], head["region"], head["prefix"])
                 conditions = Conditions(stop=stop, pause=pause, patience_seconds=head["patience"])
                 client = self.client = Client(connections, target, self.keys, conditions)
                 watching = asyncio.create_task(self._watch(control, stop, pause, connections))
                 try:
-                    await self._serve(client, stop, tree, pool, head)
+                    await self._serve(client, stop, tree, (pool, disk), head)
                 finally:
                     watching.cancel()
 
     async def _serve(
-        self, client: Client, stop: StopToken, tree: Tree, pool: ThreadPoolExecutor, head: dict[str, Any]
+        self,
+        client: Client,
+        stop: StopToken,
+        tree: Tree,
+        pools: tuple[Executor, Executor],
+        head: dict[str, Any],
     ) -> None:
         """From the first look at the storage until nothing is in flight any more."""
         bucket = Bucket(client)
@@ -202,7 +212,8 @@ class Carrier:
             progress=cast("Progress", self.flight),
             stop=stop,
             tree=tree,
-            pool=pool,
+            pool=pools[0],
+            disk=pools[1],
             changes=cast("Changes", None),
         )
         sending = _Sending(attempt, self._records)

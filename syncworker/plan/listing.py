@@ -54,7 +54,7 @@ class PendingRange(Protocol):
 FetchRange = Callable[[str | None, str | None], PendingRange]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False, repr=False)
 class _Range:
     """`pages`: how many were expected; `cuts`: how many stretches between two cuts it is made of."""
 

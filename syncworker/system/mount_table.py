@@ -110,7 +110,7 @@ def _is_same(mount: Mount, parent: Mount) -> bool:
 
 def _mount_id(fd: int) -> int | None:
     try:
-        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as lines:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as lines:
             return next((int(line[7:]) for line in lines if line.startswith("mnt_id:")), None)
     except OSError:
         return None

@@ -18,6 +18,10 @@ LOOK_SECONDS = 0.5
 _STEP = 1.5
 _GAIN = 1.15  # of a step that is worth it: half of the lanes more, a sixth of the files
 _REST_LOOKS = 20  # after a step that was not
+READERS = 4  # threads that read files and hash them
+DISK_READERS = 32  # threads that read small files which are not in memory, at most
+_PIECE_BYTES = 256 << 10  # a disk reads a larger file in several pieces
+_SHARES_EACH = 2  # of each reader, before its rate means anything
 
 
 class Pace:
@@ -49,3 +53,26 @@ class Pace:
         more = min(self.most, int(self.lanes * _STEP))
         self._before = (self.lanes, rate) if more > self.lanes else None
         self.lanes = more
+
+
+class ReaderCount:
+    """`readers`: how many threads should read files that are not in memory, at the time `now`."""
+
+    def __init__(self, now: float) -> None:
+        self._pace = Pace(READERS, DISK_READERS)
+        self._since, self._pieces, self._shares, self._was_idle = now, 0, 0, False
+
+    @property
+    def readers(self) -> int:
+        return self._pace.lanes
+
+    def record(self, sizes: list[int], now: float, *, is_idle: bool) -> None:
+        """A share of files of these sizes was read. `is_idle`: there were fewer shares than readers."""
+        self._pieces += sum(1 + size // _PIECE_BYTES for size in sizes)
+        self._shares += 1
+        self._was_idle = self._was_idle or is_idle
+        seconds = now - self._since
+        if seconds < LOOK_SECONDS or self._shares < _SHARES_EACH * self.readers:
+            return
+        self._pace.look(self._pieces / seconds, is_busy=not self._was_idle)
+        self._since, self._pieces, self._shares, self._was_idle = now, 0, 0, False

@@ -53,12 +53,22 @@ def resolve_any(host: str, port: int) -> list[Address]:
     found: list[Address] = []
     if host.endswith("localhost."):  # as DNS writes it (RFC 6761); /etc/hosts does not
         host = host.removesuffix(".")
-    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    # A number as bytes: of text, Python makes what DNS writes for it, and loads three tables to do so.
+    name = host.encode() if _is_number(host) else host
+    for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
         if family in (socket.AF_INET, socket.AF_INET6):
             found.append((family, (str(address[0]), int(address[1]))))
     if not found:
         raise OSError(f"no address for {host}")
     return found
+
+
+def _is_number(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def resolve(host: str, port: int) -> list[Address]:

@@ -22,7 +22,7 @@ from syncworker.transfer.blocking_keys import Obstacles
 from syncworker.worker.mount_check import MountCheck
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Order:
     """What was asked, and what the settings allow. `approved`: what the status says of the plan."""
 
@@ -38,9 +38,10 @@ class Order:
     approved: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Attempt:
-    """`pool` has the threads that read files. `changes` is closed by whoever made the attempt."""
+    """`pool` has the threads that read files, `disk` those that mostly wait for one. `changes` is closed by
+    whoever made the attempt."""
 
     order: Order
     bucket: Bucket
@@ -50,6 +51,7 @@ class Attempt:
     stop: StopToken
     tree: Tree
     pool: Executor
+    disk: Executor
     changes: Changes
     obstacles: Obstacles = field(default_factory=Obstacles)
     started_ns: int = field(default_factory=time.time_ns)
@@ -66,6 +68,11 @@ class Attempt:
         if self.pause.on:
             await self.pause.wait()
         return await asyncio.get_running_loop().run_in_executor(self.pool, function, *values)
+
+    async def from_disk(self, function: Any, *values: Any) -> Any:
+        if self.pause.on:
+            await self.pause.wait()
+        return await asyncio.get_running_loop().run_in_executor(self.disk, function, *values)
 
     async def wait_interval(self) -> None:
         """Awaited before each operation: the time that `wait` asks for, then the end of a pause. A stop ends

@@ -7,9 +7,9 @@ a file is treated alike wherever it is sent from.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable
-from typing import Protocol
+from functools import cached_property
+from typing import TYPE_CHECKING, Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.index.records import Row
@@ -20,14 +20,15 @@ from syncworker.plan.compare import AGAIN, Verdict
 from syncworker.plan.events import Work
 from syncworker.s3 import etag
 from syncworker.transfer.lanes import Lanes
-from syncworker.transfer.readers import Outcome, Read, read, read_cached
+from syncworker.transfer.readers import Outcome, Read, read_cached
 from syncworker.transfer.update import Updater
 from syncworker.transfer.upload import Sender, Vanished
 from syncworker.transfer.upload_parts import PartSender
 from syncworker.worker.accounts import largest, same_row
 from syncworker.worker.attempt import Attempt
 
-READERS = 4  # threads that read files
+if TYPE_CHECKING:
+    from syncworker.worker.disk_reads import DiskReads
 
 
 class Accounts(Protocol):
@@ -70,7 +71,6 @@ class Sending:
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.stop, self.pause = attempt.stop, attempt.pause
         self.halted = attempt.stop.requested
-        self.halted_in_thread = self.pause.blocking(self.halted)
         self.wait_seconds = attempt.order.wait_seconds
         self.sender = Sender(attempt, headers)
         self.part_sender = PartSender(self.sender)
@@ -110,22 +110,14 @@ class Sending:
             else:
                 slow.append(work)
         if slow:
-            shares = [slow[i::READERS] for i in range(min(READERS, len(slow)))]
-            for more in await asyncio.gather(*(self.attempt.in_thread(self._read_group, s) for s in shares)):
-                results += more
+            results += await self.disk_reads.read(slow)
         return results
 
-    def _read_group(self, group: list[Work]) -> list[Read]:
-        md5 = self.sender.etags_are_md5
-        results = []
-        for work in group:
-            if self.halted_in_thread():
-                break
-            try:
-                results.append(read(self.attempt.tree, work, md5, self.halted_in_thread))
-            except InterruptedError:
-                break
-        return results
+    @cached_property
+    def disk_reads(self) -> DiskReads:
+        from syncworker.worker.disk_reads import DiskReads  # a small job has its files in memory
+
+        return DiskReads(self.attempt, self.sender)
 
     def handle_read(self, result: Read, *, again: bool = False) -> Awaitable[None]:
         """Carries out what reading has shown. Only what ends the job is raised. `again`: the file was read

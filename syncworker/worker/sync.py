@@ -41,6 +41,7 @@ from syncworker.s3.bucket import Bucket
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.delete_last import Sweep
 from syncworker.transfer.delete_objects import Remover
+from syncworker.transfer.lane_count import DISK_READERS, READERS
 from syncworker.worker.accounts import Accounts
 from syncworker.worker.attempt import Attempt, Order
 from syncworker.worker.dispatch import Dispatch
@@ -51,7 +52,7 @@ from syncworker.worker.planning import Planning
 from syncworker.worker.plans import Plans
 from syncworker.worker.second_chance import SecondChance
 from syncworker.worker.second_look import SecondLook
-from syncworker.worker.sending import READERS, Sending
+from syncworker.worker.sending import Sending
 
 
 async def sync(
@@ -65,7 +66,11 @@ async def sync(
 ) -> Ending:
     """Makes the bucket equal the folder; raises when it could not."""
     changes = Changes(order.spool_dir)
-    with Tree(order.uploads_dir) as tree, ThreadPoolExecutor(READERS, "reader") as pool:
+    with (
+        Tree(order.uploads_dir) as tree,
+        ThreadPoolExecutor(READERS, "reader") as pool,
+        ThreadPoolExecutor(DISK_READERS, "disk") as disk,
+    ):
         attempt = Attempt(
             order=order,
             bucket=bucket,
@@ -75,6 +80,7 @@ async def sync(
             stop=stop,
             tree=tree,
             pool=pool,
+            disk=disk,
             changes=changes,
         )
         return await Sync(attempt, elsewhere).run()

@@ -445,10 +445,22 @@ def test_a_page_that_is_read_the_quick_way_says_what_a_parser_says(
     for place, cut, odd in changes:
         place %= len(body)
         body = body[:place] + odd + body[place + cut :]
-    quick = outcome(body)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(xml_messages, "FEW_BYTES", 0)
+        quick = outcome(body)
         patch.setattr(xml_messages, "split", lambda _: None)
         assert quick == outcome(body)
+
+
+def test_a_page_of_a_few_objects_is_worth_no_expression(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(xml_messages, "split", lambda body: asked.append(len(body)))
+    for objects in (10, 1000):
+        keys = [f"{number:04}" for number in range(objects)]
+        page = xml_messages.parse_listing(listing("".join(contents(key, 1, '"0a"') for key in keys)))
+        assert [entry.key for entry in page.entries] == keys
+    assert len(asked) == 1
+    assert asked[0] > 100_000
 
 
 def test_what_real_stores_list_is_read_the_quick_way() -> None:

@@ -1,0 +1,70 @@
+"""Reads files that are not in memory, in threads: as many side by side as make it faster.
+
+A disk in this machine is busy with a few reads, one at the other end of a network answers each in its own
+time. `ReaderCount` finds out which it is by the files that are read in a second (transfer/lane_count.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from syncworker.plan.events import Work
+from syncworker.transfer.lane_count import READERS, ReaderCount
+from syncworker.transfer.readers import Read, read
+from syncworker.transfer.upload import Sender
+from syncworker.worker.attempt import Attempt
+
+
+class DiskReads:
+    """The files of a group are shared out to as many readers as there should be."""
+
+    def __init__(self, attempt: Attempt, sender: Sender) -> None:
+        self._attempt, self._sender = attempt, sender
+        self._count = ReaderCount(time.monotonic())
+        self._slots, self._open, self._surplus = asyncio.Semaphore(READERS), READERS, 0
+
+    async def read(self, group: list[Work]) -> list[Read]:
+        """What reading the files has shown; fewer after a halt."""
+        readers = self._count.readers
+        shares = [group[i::readers] for i in range(min(readers, len(group)))]
+        found = await asyncio.gather(*map(self._read_share, shares))
+        return [result for results in found for result in results]
+
+    async def _read_share(self, share: list[Work]) -> list[Read]:
+        await self._slots.acquire()
+        try:
+            results: list[Read] = await self._attempt.from_disk(self._read_files, share)
+            sizes = [work.file.size for work in share]
+            self._count.record(sizes, time.monotonic(), is_idle=not self._slots.locked())
+            self._adapt()
+            return results
+        finally:
+            if self._surplus:
+                self._surplus -= 1
+            else:
+                self._slots.release()
+
+    def _adapt(self) -> None:
+        """Opens more slots, or lets some end with the shares that hold them."""
+        wanted = self._count.readers
+        while self._open < wanted:
+            self._open += 1
+            if self._surplus:
+                self._surplus -= 1
+            else:
+                self._slots.release()
+        self._surplus += self._open - wanted
+        self._open = wanted
+
+    def _read_files(self, share: list[Work]) -> list[Read]:
+        md5 = self._sender.etags_are_md5
+        results = []
+        for work in share:
+            if self._sender.halted_in_thread():
+                break
+            try:
+                results.append(read(self._attempt.tree, work, md5, self._sender.halted_in_thread))
+            except InterruptedError:
+                break
+        return results
