@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Mapping
 from typing import Any
 
 from syncworker.cluster import protocol
@@ -43,7 +42,7 @@ _SKEW_NS = 1_000_000_000
 _OUTCOMES = {Kind.SAME: Outcome.SAME, Kind.VANISHED: Outcome.VANISHED, Kind.FAILED: Outcome.FAILED}
 _FACTS = ("etag", "multipart_etag")  # what is known of the storage that small files ask for
 _Believed = tuple[int, str, str]  # size, ETag, digest
-_Asked = tuple[Mapping[tuple[str, int], int], int]  # by operation and status; how many were repeated
+_Requests = tuple[Counter[tuple[str, int]], int]  # by operation and HTTP status; how many were repeats
 
 
 class JobHome:
@@ -67,9 +66,7 @@ class JobHome:
         self._shown: dict[str, list[int]] = {}  # operations in flight, by member
         self._believed: dict[str, _Believed | None] = {}  # of suspects: what was settled
         self._said: set[str] = set()
-        self._asked: dict[tuple[str, int], _Asked] = {}  # requests of members, by member and epoch
-        of_this_process = self.progress.asked
-        self.progress.asked = lambda: _sum([of_this_process(), *self._asked.values()])
+        self._requests: dict[tuple[str, int], _Requests] = {}  # of members, by member and epoch
 
     # -- what the job is up to
     def is_stopping(self) -> bool:
@@ -148,9 +145,7 @@ class JobHome:
 
     def heard(self, peer: Peer) -> None:
         """What is in flight there is shown as if it were here."""
-        if "requests" in peer.shows:
-            counts = {(name, status): count for name, status, count in peer.shows["requests"]}
-            self._asked[peer.member.id, int(peer.shows["epoch"])] = counts, int(peer.shows["retries"])
+        self._count_requests(peer)
         flight = self.progress.flight
         for number in self._shown.pop(peer.member.id, []):
             flight.pop(number, None)
@@ -166,6 +161,21 @@ class JobHome:
                 shown.append(id(operation))
         self._shown[peer.member.id] = shown
         self.show()
+
+    def _count_requests(self, peer: Peer) -> None:
+        """What a member has asked the storage since it last told is counted with this process's requests."""
+        if "requests" not in peer.shows:
+            return
+        client, life = self.bucket.client, (peer.member.id, int(peer.shows["epoch"]))
+        before, repeats_before = self._requests.get(life, (Counter(), 0))
+        now: Counter[tuple[str, int]] = Counter()
+        for operation, status, count in peer.shows["requests"]:
+            now[operation, status] = count
+        repeats = int(peer.shows["retries"])
+        for name, count in (now - before).items():
+            client.requests[name] = client.requests.get(name, 0) + count
+        client.retries += repeats - repeats_before
+        self._requests[life] = now, repeats
 
     def forget(self, peer: Peer) -> None:
         """A member is lost: what it had is with others, or waits."""
@@ -312,13 +322,6 @@ class JobHome:
             if await send_counted(self.sending, self.accounts, result) is None:
                 return
             print(f"cluster: {work.file.key!r} was sent again: a member was lost with it", file=sys.stderr)
-
-
-def _sum(asked: list[_Asked]) -> _Asked:
-    total: Counter[tuple[str, int]] = Counter()
-    for requests, _ in asked:
-        total.update(requests)
-    return total, sum(retries for _, retries in asked)
 
 
 def _shown(peer: Peer) -> dict[str, Any]:
