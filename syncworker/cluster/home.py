@@ -137,11 +137,7 @@ class JobHome:
         return None
 
     def _is_still(self, file: FileEntry) -> bool:
-        try:
-            info = self.attempt.tree.lstat(file.path)
-        except OSError:
-            return False
-        return info is not None and entry_of(info, file) == file
+        return self._here(file) == file
 
     def heard(self, peer: Peer) -> None:
         """What is in flight there is shown as if it were here."""
@@ -227,6 +223,10 @@ class JobHome:
 
     # -- files
     async def settle(self, work: Work, record: Record, peer: Peer) -> None:
+        if await self._saw_another(work, record):
+            sent = record.kind is Kind.SENT  # what the listing told of the object is over
+            await self.alone([work._replace(object=None, row=None, decision=NEW) if sent else work])
+            return
         file = record.file or work.file
         checked_ns = record.checked_ns
         if peer.shows.get("host") != processes.host() and checked_ns:
@@ -249,6 +249,23 @@ class JobHome:
             self.accounts.refused(largest(work, file), record.error)
         else:
             await self.sending.handle_read(read)
+
+    async def _saw_another(self, work: Work, record: Record) -> bool:
+        """Whether a member has not read the file that is here: a disk is not mounted there, or its view of a
+        network's file system is older. What it says of it is not believed; the file is done here."""
+        if record.kind is Kind.FAILED:
+            return True  # here it fails as well, or is read
+        if record.kind is not Kind.VANISHED and record.file in (None, work.file):
+            return False
+        here = await self.attempt.in_thread(self._here, work.file)
+        return here is not None if record.kind is Kind.VANISHED else here != record.file
+
+    def _here(self, file: FileEntry) -> FileEntry | None:
+        try:
+            info = self.attempt.tree.lstat(file.path)
+        except OSError:
+            return None
+        return entry_of(info, file) if info is not None else None
 
     def _sent(self, read: Read, record: Record) -> None:
         work, file, progress = read.work, read.file, self.progress

@@ -8,12 +8,14 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
-from bench import PROJECT, Shell, contents, expected, tree, wait_for
+from bench import PROJECT, Mirror, Shell, assert_same, expected, tree, wait_for
+from proxy import Request
 from stores import Store, list_keys, list_uploads
 
 from syncworker.cluster.member import Sealed
@@ -113,34 +115,34 @@ def test_a_job_that_is_killed_leaves_no_member_and_is_resumed(
 
 @pytest.mark.long
 @pytest.mark.parametrize("dies", [False, True], ids=["all live", "a member dies"])
-def test_a_large_file_goes_by_all_of_them_and_is_completed_once(
-    clustered: Shell, juicefs: Store, bucket: str, *, dies: bool
-) -> None:
-    """The small files come first: by the time that the large one is sent, members are there."""
-    files = {f"a/{n}": "x" for n in range(300)}
-    folder = tree(clustered.uploads / "photos", {**files, "large": 96 << 20})
+def test_a_large_file_goes_by_all_of_them_and_is_completed_once(mirror: Mirror, *, dies: bool) -> None:
+    """The small files come first: by the time that the large one is sent, members are there. Its later parts
+    wait until a member, which has some of them, is dead."""
+    mirror.shell.environment |= environment()
+    mirror.make({**{f"a/{n}": "x" for n in range(300)}, "large": 96 << 20})
+    go_on = threading.Event()
+
+    def hold(request: Request) -> None:
+        if request.kind == "UploadPart" and (request.part or 0) > 3:
+            go_on.wait(90)
+
+    mirror.proxy.on_request(hold)
+    process, job = mirror.shell.begin(mirror.bucket)
+    # Two at a time are the job's process's own.
+    wait_for(lambda: mirror.proxy.kinds()["UploadPart"] >= 6, 60, "parts on their way")
     if dies:
-        process, job = clustered.begin(bucket)
-        wait_for(lambda: parts_at_members(clustered, job), 60, "a part at a member")
-        members_of(clustered)[0].kill()
-        assert process.wait(120) == 0, clustered.log(job)
-        status = clustered.status(job)
-    else:
-        status = clustered.sync(bucket, timeout=120).status
-    assert contents(juicefs, bucket) == expected(folder)
-    assert not list_uploads(juicefs.client(), bucket)
-    workers = status["cluster"]["workers"]
-    assert sum(worker["bytes_done"] for worker in workers) > 300 + (8 << 20)
+        members_of(mirror.shell)[0].kill()
+    go_on.set()
+    assert process.wait(90) == 0, mirror.shell.log(job)
+    assert_same(mirror.contents, expected(mirror.folder))
+    assert not list_uploads(mirror.store.client(), mirror.bucket)
+    assert mirror.proxy.kinds()["CompleteMultipartUpload"] == 1
+    status = mirror.shell.status(job)
+    assert sum(worker["bytes_done"] for worker in status["cluster"]["workers"]) > 300 + (8 << 20)
     progress = status["progress"]
     assert progress["files_uploaded"] == 301
     assert progress["bytes_uploaded"] == progress["bytes_done"] == progress["bytes_total"] == 300 + (96 << 20)
-    assert clustered.sync(bucket).status["progress"]["files_uploaded"] == 0
-
-
-def parts_at_members(shell: Shell, job: str) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return any(w["bytes_done"] > 8 << 20 for w in (shell.status(job)["cluster"] or {}).get("workers", []))
-    return False
+    assert mirror.sync().progress["files_uploaded"] == 0
 
 
 def test_a_cancel_reaches_the_members(clustered: Shell, bucket: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
@@ -181,3 +182,33 @@ def test_a_frozen_member_and_a_scheduler_that_comes_back_cost_no_file(
     assert contents(juicefs, bucket) == expected(folder)
     uploads = [line["key"] for line in shell.report(job) if line["op"] == "upload"]
     assert len(uploads) == len(set(uploads)) == 1500
+
+
+def test_a_member_that_sees_other_files_than_the_job_costs_none_of_them(
+    machines: Machines, juicefs: Store, bucket: str, tmp_path: Path
+) -> None:
+    """A disk that is not mounted there, a name that its NFS still takes for missing, an old copy."""
+    shell = machines.shell
+    folder = tree(shell.uploads / "photos", {f"f{n:03}": f"{n}" for n in range(300)})
+    there = tmp_path / "there"
+    shutil.copytree(folder, there / "photos", copy_function=os.link)
+    (there / "photos" / "f000").unlink()
+    (there / "photos" / "f001").unlink()
+    (there / "photos" / "f001").write_text("an old copy")
+    (there / "photos" / "f002").unlink()
+    (there / "photos" / "f002").mkdir()
+    for member in machines.members:
+        member.kill()
+        member.wait()
+    own, shell.environment["UPLOADS_DIR"] = shell.environment["UPLOADS_DIR"], str(there)
+    machines.members = [machines.start_member()]
+    shell.environment["UPLOADS_DIR"] = own
+    wait_for(lambda: len(machines.status()) == 1, 60, "the other member")
+    run = shell.sync(bucket)
+    assert sum(worker["files_done"] for worker in run.status["cluster"]["workers"]) > 0
+    assert contents(juicefs, bucket) == expected(folder)
+    progress = run.progress
+    assert (progress["files_uploaded"], progress["files_done"], progress["files_skipped"]) == (300, 300, 0)
+    assert (progress["bytes_total"], progress["bytes_done"]) == (790, 790)
+    run = shell.sync(bucket)
+    assert run.progress["files_unchanged"] == 300
