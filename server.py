@@ -66,8 +66,8 @@ def _serve() -> int:
     jobs = Jobs(config.jobs_dir)
     jobs.prepare()
     durable_files.self_test(jobs.path)
-    right = supervision.serve_alone(jobs)
-    if right is None:
+    server_lock = supervision.acquire_server_lock(jobs)
+    if server_lock is None:
         raise UsageError("AlreadyServed", f"another server already serves the jobs in {jobs.path}")
     cleanup.clear(jobs)
     if (events := folder_events.open_events(jobs.path)) is not None:
@@ -95,18 +95,18 @@ def _serve() -> int:
     state = store.state if store else lambda: "external"
     keeper = make_keeper(config, supervisor)
     app = make_app(config, supervisor, state, ledger=ledger, keeper=keeper, token_needed=token is not None)
-    starting.become(middleware.Guard(app, config, token))
+    starting.install(middleware.Guard(app, config, token))
     processes.on_stop(lambda _name: server.stop())
     supervisor.start()
     keeper.start()
-    _greet(config, token, server.port)
+    print_banner(config, token, server.port)
     server.run()
     closing.set()
     keeper.stop()
     supervisor.stop()
     if store:
-        store.close(stop=supervisor.rests(0.5))
-    right.release()
+        store.close(stop=supervisor.wait_until_idle(0.5))
+    server_lock.release()
     return 0
 
 
@@ -140,7 +140,7 @@ class _Starting:
     def __init__(self) -> None:
         self._application: middleware.Application | None = None
 
-    def become(self, application: middleware.Application) -> None:
+    def install(self, application: middleware.Application) -> None:
         self._application = application
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
@@ -156,7 +156,7 @@ def _why_not_listening(config: Settings, error: Exception) -> str:
     return f"cannot listen on {config.api_host} port {config.api_port}: {error}: set API_HOST or API_PORT"
 
 
-def _greet(config: Settings, token: str | None, port: int) -> None:
+def print_banner(config: Settings, token: str | None, port: int) -> None:
     near = middleware.is_loopback(config.api_host) or config.api_host in middleware.WILDCARDS
     host = "localhost" if near else config.api_host
     url = f"http://{middleware.bracketed(host)}:{port}{config.api_base_path.rstrip('/')}"

@@ -40,10 +40,10 @@ HEAD = """\
 
 Search this page for the code (`AccessDenied`) or for the words of the message; `…` stands for what differs.
 
-Where an error is told: a request that is refused answers with `code` and `detail` (and `param`, the parameter at
-fault); a job that has ended has `error` in its status, and single files that failed in `errors` (the first hundred)
-and in `jobs/ID.report.jsonl` (all). `jobs/ID.log` has what else the worker had to say. Nothing is ever deleted from a
-bucket by a job that fails for one of these reasons before it began to delete; resume does what is left.
+Where to find an error: the answer to a refused request has `code` and `detail` (and `param`, the parameter at fault).
+A job that has ended has `error` in its status; files that failed are in `errors` (the first hundred) and in
+`jobs/ID.report.jsonl` (all). `jobs/ID.log` has further messages of the worker. A job that fails before it begins to
+delete deletes nothing from the bucket; a resume does the remaining work.
 
 ```sh
 curl -s 'localhost:5000/get?id=ID' | jq '{state, error, errors}'
@@ -58,22 +58,18 @@ SECTIONS: tuple[Section, ...] = (
         "How a job ended",
         "`error.code` of a job whose state is `failed` or `interrupted`, whatever the storage.",
         {
-            "FilesFailed": "Some files or objects could not be done, the others were. Nothing was deleted if"
-            " files failed. Look at `errors`, mend the causes, resume",
+            "FilesFailed": "Some files or objects failed, the others are done. If files failed, nothing was deleted. Look at `errors`, remove the causes, resume",
             "OptionRefused": "The storage does not know a storage class, has no ACLs or tags, or may not use the"
             " key. Sync without that option, or with what the storage knows",
-            "VerifyFailed": "With `verify`: the mirror is not what the folder is. Nothing was repaired; `errors` and"
-            " the report name each difference. Sync again, which sends what is missing or other. An object whose"
-            " bytes differ though its ETag does not (found by `deep`) is one that the storage has damaged: delete it,"
-            " then sync, and do not trust that storage",
+            "VerifyFailed": "With `verify`: the mirror differs from the folder. Nothing was repaired; `errors` and"
+            " the report name each difference. Sync again to send what is missing or different. If an object's bytes differ but its ETag does not (found by `deep`), the storage has damaged it: delete it, sync again, and do not trust that storage",
             "FilterFailed": "The lines of `exclude` and `include` need more memory than they get. Use fewer stars",
             "FilesSkipped": "FAIL_ON_SKIPPED=1, and something in the folder cannot be mirrored: links that lead out"
             " of it or nowhere, sockets, devices. `skipped` in the status counts them by reason, the report names"
             " each. All else was done; a bucket was not deleted. Remove them, exclude them, or unset it",
-            "TooManyDeletes": "More objects are to go than `max_delete` (or MAX_DELETE) allows. Read the plan (`/plan`,"
+            "TooManyDeletes": "The job would delete more objects than `max_delete` (or MAX_DELETE) allows. Read the plan (`/plan`,"
             " `syncworker plan ID`): is the folder complete, and the right one? Then approve it; else cancel the job",
-            "PlanOutgrown": "Since the plan was made other files have gone, or objects have changed. Nothing was deleted; read"
-            " and approve the new plan",
+            "PlanOutgrown": "Since the plan was made, other files were removed, or objects changed. Nothing was deleted; read and approve the new plan",
             "PlanDamaged": "`jobs/ID.plan.jsonl` was changed or removed after it was written. Start a new job with `plan=1`",
             "Superseded": "A newer job for the same destination and options waits, or is done: the older plan is out of date",
             "Stopped": "Somebody sent the worker SIGTERM or SIGINT (`kill`, Ctrl-C, a shutdown). Resume",
@@ -81,16 +77,16 @@ SECTIONS: tuple[Section, ...] = (
             " cut. Resume: at most two parts of a large file are sent again",
             "WorkerDidNotStart": "The server tried three times. `jobs/ID.log` says why; often a full disk or too"
             " many processes",
-            "ClusterLost": "With `CLUSTER_ALONE=0`: no member of the cluster was left that could work. Look at `cluster"
+            "ClusterLost": "With `CLUSTER_ALONE=0`: no working member of the cluster was left. Look at `cluster"
             " status`, and resume. Nothing was deleted",
             "ClusterNotInstalled": "`CLUSTER` is set, and the packages that it needs are not there. Install them where"
             " the service runs, as the message says, or leave `CLUSTER` empty",
             "BadClusterKeys": "A file that `CLUSTER_TLS_CA`, `CLUSTER_TLS_CERT` or `CLUSTER_TLS_KEY` names is missing, or"
             " others can read the key. `cluster keys` makes them; `docs/cluster.md` has the set-up",
-            "DestinationBusy": "One job at a time for a bucket. Wait for the other, or cancel it",
+            "DestinationBusy": "Only one job may run on a bucket. Wait for the other, or cancel it",
             "LocalError": "A file of the job itself (status, report, index) could not be written: most often the"
             " disk of `jobs/` is full. Make space and resume",
-            "InternalError": "A mistake in this program, or in the server when it answers a request. The trace"
+            "InternalError": "A bug in this program. The trace"
             " is in `jobs/ID.log`, or in the server's log: please report it",
             "OutOfResources": "No memory, no open files or no threads left. Raise the limit (`ulimit -n`,"
             " `MemoryMax=`) or lower MAX_RUNNING_JOBS, and resume",
@@ -105,23 +101,16 @@ SECTIONS: tuple[Section, ...] = (
             "DiskNotMounted": "A disk that an earlier sync saw at or below the folder is not mounted. New and"
             " changed files were sent. Mount it and resume; or, if it is gone for good and its objects may be"
             " deleted, start one sync with `forget_mounts=1` (`--forget-mounts`, or the button of the job)",
-            "DestinationFactsLost": "Nobody knows any more which disks belong to the folder, so an empty folder may"
-            " be one whose disk is not mounted. Look, mount what is missing, and start one sync with"
-            " `forget_mounts=1`",
-            "SourceMissing": "The folder went away between two looks. Sync again",
+            "DestinationFactsLost": "The list of disks that belong to the folder is damaged, so an empty folder may be a disk that is not mounted. Mount all disks, then start one sync with `forget_mounts=1`",
+            "SourceMissing": "The folder was removed while the job ran. Sync again",
             "SourceNotADirectory": "`source` names a file. Name the folder it is in",
-            "SourceOutsideRoot": "A link on the way leads out of UPLOADS_DIR. Name the real folder, or move"
-            " UPLOADS_DIR up",
+            "SourceOutsideRoot": "A link in the path leads out of UPLOADS_DIR. Name the real folder, or set UPLOADS_DIR to a folder above both",
             "SourceDangling": "`source` is a link to nothing, which may be a disk that is not mounted. Mount it,"
             " or remove the link",
-            "SourceVanished": "Somebody removed or replaced the folder while it was read. Sync again when it is"
-            " back",
-            "ScanFailed": "A large folder is read by a process beside the worker, and somebody, or the system"
-            " for want of memory, ended it. Sync again",
-            "OnlyUnusableLinks": "Nothing in it can be sent, yet it is not empty. Remove the links to have the"
-            " bucket deleted, or mend them",
-            "BucketDeleteRefused": "The folder is empty, and this server deletes no bucket. Set"
-            " BUCKET_DELETE=allow if it may",
+            "SourceVanished": "The folder was removed or replaced while it was read. Sync again when it is back",
+            "ScanFailed": "A second process of the job reads large folders; it was killed, perhaps because memory ran out. Sync again",
+            "OnlyUnusableLinks": "The folder is not empty, but holds nothing that can be sent. Remove the links if the bucket is to be deleted, or repair them",
+            "BucketDeleteRefused": "The folder is empty, and BUCKET_DELETE=refuse forbids to delete the bucket. Set BUCKET_DELETE=allow to permit it",
             "FilesystemEncoding": "The locale is not UTF-8. Set PYTHONUTF8=1 for the service",
             "BadSource": "`source` is a folder below UPLOADS_DIR, relative: `photos/2024`. Empty is all of it",
         },
@@ -134,69 +123,55 @@ SECTIONS: tuple[Section, ...] = (
             "NameNotUTF8": "S3 keys are UTF-8. Rename the file (`convmv -f latin1 -t utf8 --notest`)",
             "KeyTooLong": "S3 keeps keys of 1,024 bytes at most. Shorten the names on the path",
             "ChangedWhileScanning": "A folder became a file, or the reverse, while it was read. Sync again",
-            "ChangedWhileReading": "Somebody changes what the file already held. It was tried three times; nothing"
-            " half-written was sent. Sync again when it rests. (A file that only grows, a log, is sent as it was)",
-            "StorageFull": "The disk of STORAGE_DIR is full, and the embedded storage waits for room without an"
-            " answer. Make room there (`df -h app/storage`), move STORAGE_DIR, or set STORAGE_URL",
-            "EntityTooLarge": "S3 takes no such file. Split it",
-            "StoredWrongBytes": "What the storage says it has is not what was sent: a broken storage, memory or"
-            " proxy. Resume; if it comes again, do not trust that storage",
-            "MemberDied": "Three members of the cluster died of this file, one after the other. Look at their logs, or"
+            "ChangedWhileReading": "The file's existing content kept changing in three tries; no mixture was sent. Sync again when the file no longer changes. (A file that only grows, such as a log, is sent as it was when it was opened)",
+            "StorageFull": "The disk of STORAGE_DIR is full, and the embedded storage waits for free space without an answer. Free space there (`df -h app/storage`), move STORAGE_DIR, or set STORAGE_URL",
+            "EntityTooLarge": "S3 does not accept such a large file. Split it",
+            "StoredWrongBytes": "The storage reports other bytes than were sent: a defect of the storage, of memory or of a proxy. Resume; if it happens again, do not trust that storage",
+            "MemberDied": "Three members of the cluster died while they sent this file. Look at their logs, or"
             " sync it without `CLUSTER`",
-            "Differs": "When the bucket was listed once more, this object was not what it should be; it was sent or"
-            " deleted again, and still is not. Something else writes to the bucket, or the storage does not do"
-            " what it answers. Stop the other, and resume",
-            "ObjectMissing": "Found by `verify`. Somebody, or a rule of the bucket, has deleted it; the next sync sends"
-            " it",
-            "ObjectDiffers": "Found by `verify`. Somebody has replaced it, or the storage has damaged it",
+            "Differs": "When the bucket was listed again, this object was wrong. It was sent or deleted again, and is still wrong. Another program writes to the bucket, or the storage does not do what it answers. Stop the other program, and resume",
+            "ObjectMissing": "Found by `verify`. Another program, or a rule of the bucket, deleted it; the next sync sends it",
+            "ObjectDiffers": "Found by `verify`. Another program replaced it, or the storage damaged it",
             "ObjectExtra": "Found by `verify`: something else writes to the bucket. The next sync deletes it",
-            "DeletedOther": "A bit turned in a request to delete, on its way over plain http, or such a request"
-            " was carried out by half: another object may be gone. Resume: it is sent again. Use https",
-            "ReadBackFailed": "As above, seen when an object was read back to be compared",
+            "DeletedOther": "A request to delete was corrupted on plain http, or carried out only in part: another object may have been deleted. Resume to send it again. Use https",
+            "ReadBackFailed": "As `StoredWrongBytes`, found when an object was read back and compared",
             "KeyChangedByStore": "This storage changes such names (`a//b`, a backslash). Rename the file",
-            "KeyIsFolder": "A storage that is a file system cannot hold `x` beside `x/y`. If one of them is gone"
-            " at the source, sync again once everything else works; if not, rename one",
+            "KeyIsFolder": "A storage that is a file system cannot hold `x` beside `x/y`. If one of them no longer exists in the folder, sync again once everything else works; otherwise rename one",
             "Unknown": "Could not be read, and the system did not say why. Look at the disk",
-            "BucketNotEmpty": "The bucket does not get empty: somebody writes to it, or objects are locked"
-            " (retention). Stop the writer, or wait for the lock's end",
-            "vanished": "No error: the file went away after it was listed. The next sync deletes its object",
+            "BucketNotEmpty": "The bucket does not become empty: another program writes to it, or objects are locked (retention). Stop that program, or wait until the lock ends",
+            "vanished": "No error: the file was removed after it was listed. The next sync deletes its object",
         },
     ),
     (
         "The way to the storage",
-        "These are tried again by themselves, with pauses; a job fails with them only when the storage could not be"
-        " reached at all, or forty connections in a row were cut.",
+        "The job retries these by itself, with pauses. It fails with them only when the storage could not be reached at all, or forty connections in a row were cut.",
         {
-            "ConnectFailed": "Nobody listens there. Start the storage, or correct STORAGE_URL",
-            "ConnectTimeout": "A firewall that drops, or a wrong address",
+            "ConnectFailed": "No program listens at that address. Start the storage, or correct STORAGE_URL",
+            "ConnectTimeout": "A firewall drops the packets, or the address is wrong",
             "ConnectionLost": "The storage, a proxy or a balancer closes connections. Resume",
-            "Timeout": "The storage took a request and fell silent, or its answer trickled (less than 1 KiB/s). Look at"
-            " its load and its log; if it needs longer by its nature (tapes), set STORAGE_TIMEOUT",
+            "Timeout": "The storage accepted a request and then sent nothing, or less than 1 KiB/s. Look at its load and its log; if it is slow by design (tapes), set STORAGE_TIMEOUT",
             "DnsError": "The name server does not answer now. Resume when it does",
             "NoSuchHost": "The name does not exist. Correct STORAGE_URL",
-            "TlsError": "Certificate: the message has the cure. AWS_CA_BUNDLE, or `ca_bundle` in `~/.aws/config`,"
+            "TlsError": "A problem with the certificate: the message says what to do. AWS_CA_BUNDLE, or `ca_bundle` in `~/.aws/config`,"
             " names the authority's file. Else: an http port addressed as"
             " https, or very old TLS",
             "BadCaBundle": "AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE) is no readable PEM file",
             "BadProxy": "HTTP_PROXY and HTTPS_PROXY look like `http://host:3128`",
-            "ProxyUnreachable": "The proxy that the named variable has is down, or it is wrong. Add the storage's"
+            "ProxyUnreachable": "The proxy in the named variable is down, or the variable is wrong. Add the storage's"
             " host to NO_PROXY to go without",
-            "ProxyUnsupported": "Only http:// proxies are spoken to (for https storages too, by CONNECT)",
+            "ProxyUnsupported": "Only http:// proxies are supported (for https storages too, by CONNECT)",
             "NoStorage": "A web server, a console (MinIO's is on another port) or a login page answers. Correct"
             " STORAGE_URL; `curl -i` shows what is there",
             "ProxyFailed": "The proxy could not reach the storage. Look there, or add the host to NO_PROXY",
             "ProxyRefused": "The proxy does not allow this host, or wants a password (`http://user:pw@host`)",
-            "BadAnswer": "What answers is no S3 storage (a login page, a web server), or a broken one. Check"
+            "BadAnswer": "The answer does not come from an S3 storage (but from a login page or a web server), or the storage is broken. Check"
             " STORAGE_URL with `curl -i`",
-            "ScanFailed": "Somebody killed the worker's helper, which reads large folders, or the memory ran out."
-            " Sync again",
-            "kept": "An object was to be deleted, and a file of its name came back before it was (`objects_kept`)."
+            "ScanFailed": "The second process that reads large folders was killed, perhaps because memory ran out. Sync again",
+            "kept": "Before an object was deleted, its file came back (`objects_kept`)."
             " It stays; the next sync compares it with that file",
             "Retained": "The storage keeps a version of this key (object lock, a legal hold) until that time, so the"
-            " bucket stays as well, and the key as it was. Nothing is to be done but to wait, to shorten the retention"
-            " at the storage, or to set BUCKET_DELETE=refuse",
-            "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it"
-            " comes again, the storage has a bug: report it there",
+            " bucket stays as well, and the key as it was. Wait, shorten the retention at the storage, or set BUCKET_DELETE=refuse",
+            "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it happens again, the storage has a bug: report it there",
             "WrongRegion": "Set AWS_REGION to the bucket's",
             "WrongAddressing": "The storage wants the bucket in the host, and refuses it there as well: set"
             " STORAGE_ADDRESSING and STORAGE_URL as its documentation says",
@@ -211,7 +186,7 @@ SECTIONS: tuple[Section, ...] = (
         " status 2. Nothing was done.",
         {
             "MissingParameter": "Give the parameter that `param` names",
-            "UnknownParameter": "A spelling mistake: the message lists what the route takes",
+            "UnknownParameter": "Probably a spelling mistake: the message lists the parameters of the route",
             "RepeatedParameter": "Give it once, in the query or the body",
             "TooManyParameters": "No route takes so many",
             "BadParameter": "Strings are strings in JSON; only `wait` and `limit` may be numbers",
@@ -219,8 +194,7 @@ SECTIONS: tuple[Section, ...] = (
             "BadJson": 'The body is one object: `{"source": "photos", "dest": "mybucket"}`',
             "UnsupportedBody": "Send a form or JSON with its Content-Type",
             "BodyTooLong": "No request needs so much",
-            "BadBucketName": "The rules of S3. Names with capitals or underscores, and aliases, are used where there is such a"
-            " bucket, never made",
+            "BadBucketName": "The rules of S3. A bucket with capitals, underscores or an alias for a name is used if it exists, but never created",
             "BadWait": "Seconds, decimals with a point",
             "BadBandwidth": "`500000`, `512K`, `1.5M`, `1G`, or `0` for no limit",
             "BadOption": "The message names the option and its words",
@@ -239,27 +213,24 @@ SECTIONS: tuple[Section, ...] = (
             "StorageUrlNotAllowed": "The administrator allows other storages only",
             "NoSuchJob": "Its files were removed (KEEP_JOBS), or it is in another JOBS_DIR",
             "NoSuchMirror": "Mirrors are named in `mirrors.toml` (MIRRORS_FILE); `/mirrors` lists them, and its mistakes",
-            "MirrorOverdue": "Of `/healthz?mirror=…`: the mirror has had no success within its `max_age`. `/mirrors` says"
-            " what its last runs came to",
+            "MirrorOverdue": "Of `/healthz?mirror=…`: the mirror has had no success within its `max_age`. `/mirrors` has the results of its last runs",
             "NoSuchPlan": "It was not made with `plan=1`, had nothing to do, or has not planned yet",
             "NotWaiting": "Only a `waiting` job can be approved: it was approved, cancelled or superseded",
-            "PlanChanged": "The job has planned anew. Read `/plan` again, and approve that one",
-            "JobFinished": "It has ended: nothing to cancel. `resume` goes on with it",
+            "PlanChanged": "The job has a new plan. Read `/plan` again, and approve the new one",
+            "JobFinished": "It has ended, so there is nothing to cancel. `resume` continues it",
             "JobRunning": "Its worker is still ending. Wait a second",
             "NotResumable": "It runs or is done (then start a new sync), or is `waiting`: approve or cancel it",
             "QueueFull": "Wait for jobs to end, or raise MAX_QUEUED_JOBS",
             "Busy": "Try again in a second (`Retry-After`)",
             "Unauthorized": "Send `Authorization: Bearer TOKEN`; the token is API_TOKEN, or in `.api-token`",
             "HostNotAllowed": "The name in the address must be in ALLOWED_HOSTS",
-            "CrossSite": "Another web site sent this through your browser: good that it was refused. Open the"
-            " dashboard itself",
+            "CrossSite": "Another web site sent this request through your browser. Open the dashboard itself",
             "CrossOrigin": "The same, seen by `Origin`. A proxy in front must keep the `Host` header",
             "PageUnknown": "A hostile page could have sent it. Start jobs in the dashboard, or with POST, or set API_TOKEN",
-            "Preview": "A chat, a mail program or a search engine fetched the address. Open it yourself; programs"
-            " of yours with such a name can POST",
+            "Preview": "A chat, a mail program or a search engine fetched the address. Open it yourself; if a program of yours has such a name, let it use POST",
             "Prefetch": "The browser loaded the address before you opened it. Open it",
-            "UpgradeRefused": "No WebSockets here. A proxy should not send `Upgrade`",
-            "ProxyRequest": "The program takes this server for its proxy",
+            "UpgradeRefused": "The server has no WebSockets. A proxy should not send `Upgrade`",
+            "ProxyRequest": "The client uses this server as a proxy: correct its proxy setting",
             "MethodNotAllowed": "Use GET or POST; HEAD never acts",
             "NotFound": "No such route: the README lists them",
             "StorageAway": "What `/healthz?storage=1` found: the storage does not answer one HEAD. Start it, or correct"
@@ -275,10 +246,10 @@ SECTIONS: tuple[Section, ...] = (
             "BadEnvFile": "Save `.env` as UTF-8",
             "CannotListen": "The port is taken (the message says by whom), or the address is not this machine's."
             " Set API_PORT or API_HOST",
-            "AlreadyServed": "One server to a JOBS_DIR. Stop the other, or set JOBS_DIR",
-            "Unprotected": "Who can reach the port can delete buckets: set API_TOKEN=auto",
-            "BadToken": "Take another token, or remove the file named",
-            "JobsDirectoryNotPrivate": "Others could forge jobs. Do what the message says",
+            "AlreadyServed": "Only one server may use a JOBS_DIR. Stop the other, or set JOBS_DIR",
+            "Unprotected": "Anyone who can reach the port can delete buckets: set API_TOKEN=auto",
+            "BadToken": "Set another token, or remove the file that the message names",
+            "JobsDirectoryNotPrivate": "Other users could write job files. Do what the message says",
             "JobsDirectoryUnusable": "Missing rights, or a read-only or full disk",
             "LocksDoNotWork": "NFS, SMB or a shared folder. Put JOBS_DIR on a local disk",
             "RenameDoesNotWork": "The same",
@@ -319,13 +290,13 @@ SKIPS = {
     "special": "another kind of special file",
 }
 SEEN = {
-    "missing": "a file's object was gone: the file was sent again",
-    "other": "a file's object was another: the file was sent again",
-    "not_deleted": "an object whose deletion had been answered with success was there: deleted again",
+    "missing": "a file's object was missing: the file was sent again",
+    "other": "a file's object was different: the file was sent again",
+    "not_deleted": "an object was still there after a successful answer to its deletion: deleted again",
     "extra": "an object that came while the job ran: left for the next sync",
     "changed": "with `verify`: the file has changed since it was compared; the next sync sends it",
     "archived": "with `verify=deep`: the object is in an archive, and was not read back",
-    "retained": "with `verify`: an object without a file that the storage does not let go",
+    "retained": "with `verify`: an object without a file that the storage refuses to delete",
 }
 
 
@@ -383,7 +354,7 @@ def of_files() -> list[str]:
     lines += ["## What is skipped", "", "No errors: counted in `files_skipped`, named in the report.", ""]
     lines += ["| reason | what it is |", "| --- | --- |"]
     lines += [*(f"| `{reason}` | {text} |" for reason, text in SKIPS.items()), ""]
-    lines += ["## What is seen at the end", "", "No errors: what the report's `verify` lines tell.", ""]
+    lines += ["## What is seen at the end", "", "No errors: the codes of the report's `verify` lines.", ""]
     lines += ["| code | what it is |", "| --- | --- |"]
     return [*lines, *(f"| `{code}` | {text} |" for code, text in SEEN.items()), ""]
 

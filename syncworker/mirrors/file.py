@@ -39,7 +39,8 @@ class Contents:
 
 
 class MirrorFile:
-    """The file at `path`: `load` reads it again when it has changed, and keeps the last good mirrors."""
+    """The file at `path`. `load` reads it again if it has changed; after a mistake the last good mirrors
+    stay."""
 
     def __init__(self, path: str, settings: Settings, environ: Callable[[], Environ]) -> None:
         self.path = path
@@ -50,7 +51,7 @@ class MirrorFile:
         self._stamp: tuple[int, ...] | None = (-1,)
 
     def load(self) -> bool:
-        """Whether the file was read anew. Its absence means that there is no mirror."""
+        """Returns whether the file was read again. A missing file has no mirrors."""
         stamp = self._look()
         if stamp == self._stamp:
             return False
@@ -122,8 +123,8 @@ def _of_syntax(message: str, text: str) -> Mistake:
 
 
 class _Lines:
-    """Where tables and their keys stand in the text. A line inside of a long string may be taken for one:
-    only a message is then at the wrong line."""
+    """Finds the lines of tables and keys in the text. A line inside a long string may be mistaken for one;
+    then only a message has a wrong line number."""
 
     _TABLE = re.compile(r"\s*\[\s*[\"']?([^\"'\]]+?)[\"']?\s*\]")
     _KEY = re.compile(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=")
@@ -147,7 +148,8 @@ class _Lines:
 
 
 def _overlaps(mirrors: Mapping[str, Mirror], settings: Settings) -> list[Mistake]:
-    """Two mirrors whose destinations are one, or lie in one another, would delete each other's objects."""
+    """Finds mirrors whose destinations are equal or contain one another: they would delete each other's
+    objects."""
     found = []
     seen: list[tuple[str, str, str]] = []  # destination, prefix, name
     for name, mirror in mirrors.items():

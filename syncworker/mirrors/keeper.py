@@ -48,7 +48,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Idle:
-    """There is nothing to do for a mirror while it and its jobs stay as they are, within these times."""
+    """A mirror needs nothing between these times, as long as it and its jobs do not change."""
 
     mirror: Mirror
     jobs: int
@@ -105,7 +105,8 @@ class Keeper:
             self._stopping.wait(self._pause())
 
     def _pause(self) -> float:
-        """Until the next round: at the moment when it is quiet in a watched folder, if that comes sooner."""
+        """Returns the seconds to the next round, or until a watched folder has been quiet, if that is
+        sooner."""
         return min([TICK_SECONDS, *(seconds + 0.01 for seconds in self._watched.quiet_in())])
 
     # -- what requests call -------------------------------------------------------------------------------
@@ -140,7 +141,7 @@ class Keeper:
             return None if mirror is None else is_overdue(mirror, self._memory(mirror), self._clock())
 
     def keys_of(self, status: Status) -> RequestKeys | None:
-        """The keys of the mirror that a job is a run of, where it still goes to that job's storage."""
+        """Returns the keys of a job's mirror, if that mirror still uses the job's storage."""
         mirror = self.file.mirrors.get(str(status.get("mirror")))
         if mirror is None or mirror.url(self._settings) != status["storage_url"]:
             return None
@@ -207,7 +208,7 @@ class Keeper:
         return None if mirror is None else self._memory(mirror)
 
     def _rests(self, mirror: Mirror, of_mirror: Mapping[str, Mapping[str, Entry]]) -> bool:
-        """Whether a look at the mirror would find nothing to do: most are idle nearly always."""
+        """Returns whether the mirror is known to have nothing to do, which is the usual case."""
         idle, now = self._idle.get(mirror.name), self._clock()
         return (
             idle is not None
@@ -217,7 +218,7 @@ class Keeper:
         )
 
     def _may_rest(self, mirror: Mirror, memory: Memory, jobs: Mapping[str, Entry], now: datetime) -> None:
-        """Remembers until when; not at all while something is being sent or watched."""
+        """Records until when the mirror is idle; never while messages are unsent or its folder is watched."""
         self._idle.pop(mirror.name, None)
         if memory.outbox or mirror.watch:
             return
@@ -263,8 +264,8 @@ class Keeper:
     def _note_missed(
         self, mirror: Mirror, memory: Memory, before: datetime | None, now: datetime, *, skipped: bool
     ) -> None:
-        """Counts the times of the schedule at which no server ran. `before`: the newest one that had been
-        dealt with. The one that is skipped is counted as such."""
+        """Counts scheduled times at which no server ran. `before` is the newest time that was handled
+        earlier. A skipped run is counted as skipped, not as missed."""
         come, is_first = memory.last_due, before is None and mirror.schedule.every is not None
         if come is None or is_first:
             return
@@ -283,7 +284,7 @@ class Keeper:
         )
 
     def _start(self, mirror: Mirror, memory: Memory, act: Act) -> bool:
-        """Whether the time is dealt with; False: to be tried again in the next round."""
+        """Starts a run. Returns False if it has to be tried again in the next round."""
         try:
             status = self._supervisor.submit(mirror.request(self._settings))
         except Conflict:  # since the look
@@ -337,7 +338,7 @@ class Keeper:
         log.info("mirror %s: job %s looks at %s", mirror.name, status["id"], what)
 
     def _note_whole(self, mirror: Mirror, memory: Memory) -> None:
-        """A scheduled job looks at everything: what was seen to change until now is in it."""
+        """Discards the changes seen so far: a scheduled job covers the whole folder."""
         memory.last_whole = self._clock()
         if (watched := self._watched.get(mirror.name)) is not None:
             watched.watcher.take()
@@ -365,7 +366,7 @@ class Keeper:
     # -- what has ended -----------------------------------------------------------------------------------
 
     def _note_end(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> str | None:
-        """The state in which the job has ended; None: that is known already."""
+        """Records the end of a job and returns its state; None if it was recorded before."""
         try:
             status = self._jobs.observe(job_id)
         except NoSuchJob:
@@ -394,5 +395,5 @@ class Keeper:
 
 
 def _stamps(jobs: Mapping[str, Entry]) -> int:
-    """Another number, as good as surely, when a job has come, gone or changed."""
+    """Returns a hash that differs, almost surely, when a job was added, removed or changed."""
     return hash(frozenset((job_id, entry.stamp, entry.cancelled) for job_id, entry in jobs.items()))

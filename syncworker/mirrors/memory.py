@@ -25,8 +25,8 @@ _TIMES = ("first_seen", "last_due", "last_success", "retry_at", "last_whole", "l
 
 @dataclass(slots=True)
 class Memory:
-    """Of one mirror. `told`: of which troubles people know, until a success. `outbox`: what is still to be
-    sent, and the digests of the addresses that have not had it."""
+    """What is remembered of one mirror. `told`: the problems that were reported since the last success.
+    `outbox`: unsent messages, each with the digests of the addresses that have not received it."""
 
     first_seen: datetime
     schedule: str = ""

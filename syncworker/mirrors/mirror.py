@@ -64,8 +64,8 @@ class Mirror:
     line: int = 0
 
     def request(self, settings: Settings) -> Request:
-        """What a run of it asks for, checked again: a folder may have become a link that leads out. Raises
-        UsageError."""
+        """Returns the request of a run, checked again, because the folder may now be a link that leads out.
+        Raises UsageError."""
         access_key, secret_key, token = self.keys or (None, None, None)
         return spec.parse(
             settings,
@@ -254,7 +254,7 @@ def _addresses(table: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def is_address(text: str) -> bool:
-    """Whether something can be sent to it: http or https, a host, nothing odd in it."""
+    """Returns whether it is a usable http or https address with a host."""
     if len(text) > 2048 or not text.isascii() or not text.isprintable() or " " in text:
         return False
     try:

@@ -34,7 +34,7 @@ class Counts:
 
 
 class News:
-    """Remembers in a mirror's memory what people know; the sender's threads deliver."""
+    """Keeps in each mirror's memory what was reported; the sender's threads deliver messages."""
 
     def __init__(self, jobs: Jobs, sender: notify.Sender) -> None:
         self.counts = Counts()
@@ -115,7 +115,7 @@ class News:
         memory.outbox = [entry for entry in memory.outbox if entry["left"]]
 
     def take_results(self, memory_of: Callable[[str], Memory | None]) -> None:
-        """Books what has been delivered. `memory_of`: None for a mirror that is no longer in the file."""
+        """Records the deliveries. `memory_of` returns None for a mirror that is no longer in the file."""
         while not self._sender.results.empty():
             result = self._sender.results.get()
             done, digest = result.delivery, notify.digest(result.delivery.address)

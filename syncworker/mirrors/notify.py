@@ -77,7 +77,7 @@ def message(event: str, mirror: str, text: str, **more: Any) -> bytes:
 
 
 def post(address: str, body: bytes, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
-    """Sends; the status of the answer. Raises OSError, Refused or urllib3's errors."""
+    """Sends and returns the status of the answer. Raises OSError, Refused or urllib3's errors."""
     import urllib3  # for those who are told something
 
     parts = urlsplit(address)
@@ -130,7 +130,7 @@ def why(error: Exception) -> str:
 
 
 class Sender:
-    """Threads that send, so that nobody waits for an address. Results come out of `results`."""
+    """Sends in threads, so that slow addresses delay nothing. Results are in `results`."""
 
     def __init__(
         self,

@@ -136,8 +136,8 @@ def latest(schedule: Schedule, after: datetime, now: datetime) -> datetime | Non
 
 
 def missed(schedule: Schedule, after: datetime, until: datetime, now: datetime) -> int:
-    """How many times of a schedule in (after, until] nothing was begun at, within a minute, by `now`: no
-    server ran, or the machine slept."""
+    """Counts the scheduled times in (after, until] at which no run started within a minute, as seen at `now`:
+    no server ran, or the machine slept."""
     until = min(until, now - _PUNCTUAL)
     if until <= after:
         return 0
@@ -206,8 +206,8 @@ def _retry(
 def is_overdue(
     max_age: timedelta | None, first_seen: datetime, last_success: datetime | None, now: datetime
 ) -> bool:
-    """Whether the newest success, or the beginning where there is none, is older than `max_age`. A success of
-    a day ahead or more was of a clock that was wrong, and says nothing."""
+    """Returns whether the newest success, or else the first sight of the mirror, is older than `max_age`. A
+    success more than a day in the future came from a wrong clock and does not count."""
     if last_success is not None and last_success - now > _CLOCK_WAS_WRONG:
         last_success = None
     return max_age is not None and now - (last_success or first_seen) > max_age

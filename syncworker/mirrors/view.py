@@ -19,7 +19,8 @@ from syncworker.options import table
 def view(
     mirror: Mirror, url: str, memory: Memory, jobs: Mapping[str, Entry], watched: Watched | None
 ) -> dict[str, Any]:
-    """All of it that does not depend on the moment. `jobs`: those of the mirror whose files are there."""
+    """Returns the parts of the view that do not depend on the time. `jobs`: the mirror's jobs whose files
+    exist."""
     last = max(jobs, default="")
     if memory.runs and str(memory.runs[-1]["id"]) > last:
         last, state = memory.runs[-1]["id"], memory.runs[-1]["state"]

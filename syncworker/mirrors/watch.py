@@ -124,7 +124,7 @@ class Watcher:
         return self._thread.is_alive()
 
     def pending(self) -> Changes | None:
-        """What a job should look at now; None: nothing has changed, or it is not quiet yet."""
+        """Returns what a job should cover now; None: nothing has changed, or changes continue."""
         with self._lock:
             now = self._clock()
             if not self._whole and not self._changed:
@@ -143,7 +143,7 @@ class Watcher:
             return max(0.0, left) if self._changed else 0.0
 
     def take(self) -> Changes:
-        """What has changed so far, which is not reported again: a job that begins now looks at it."""
+        """Returns the changes so far and forgets them: a job that starts now covers them."""
         with self._lock:
             folders = reduce(self._changed)
             taken = Changes(True) if self._whole or len(folders) > SCOPE_MAX else Changes(False, folders)
@@ -180,7 +180,7 @@ class Watcher:
             self._watches.clear()
 
     def _watch_until_lost(self) -> None:
-        """Sets all watches and reads events until something was lost: then everything is set anew."""
+        """Sets all watches and reads events until events were lost; then all watches must be set again."""
         refuse_silent(self.root, mount_table.read())
         if not os.path.isdir(self.root):
             raise CannotWatch("the folder is not there: it is watched once it is")
@@ -241,7 +241,7 @@ class Watcher:
         return self._skips_folder(path)
 
     def _take_event(self, notifier: INotify, watch: int, mask: int, name: str) -> bool:
-        """False: something was lost, and all watches are to be set anew."""
+        """Handles an event. Returns False if events were lost and all watches must be set again."""
         if mask & (inotify.Q_OVERFLOW | inotify.UNMOUNT):
             return False
         folder = self._paths.get(watch)

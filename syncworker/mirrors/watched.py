@@ -44,7 +44,7 @@ class Watched:
             self.failures += 1
 
     def look_again_at_written(self, status: Status) -> None:
-        """What was being written while a job after changes ran is the next one's."""
+        """Gives files that were being written during a job after changes to the next job."""
         scope = status.get("scope")
         if scope and (status.get("skipped") or {}).get(BEING_WRITTEN):
             self.watcher.give_back(Changes(False, tuple(scope)))

@@ -23,7 +23,7 @@ _OF_OBJECTS = ("storage_class", "acl", "sse", "sse_kms_key_id", "tags")
 
 
 class Options(NamedTuple):
-    """What the engine is asked to do, of an attempt: one field for each row of TABLE that it acts on."""
+    """The options of an attempt: one field for each row of TABLE that the engine acts on."""
 
     prefix: str = ""
     exclude: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class Options(NamedTuple):
 
     @property
     def is_partial(self) -> bool:
-        """Whether the mirror is not the whole bucket, made equal: then the bucket itself is never deleted."""
+        """Whether the mirror is less than the whole bucket made equal; then the bucket is never deleted."""
         return self.scope is not None or bool(self.prefix or self.exclude or self.include or not self.delete)
 
     @property
@@ -86,7 +86,7 @@ class Options(NamedTuple):
         return self.plan and bool(self.verify)
 
     def without_scope(self) -> Options:
-        """Of the mirror as a whole; itself, where that is what it is of."""
+        """Returns the options of the whole mirror."""
         return self._replace(scope=None) if scope_lines(self.scope or ()) else self
 
     @property
@@ -109,7 +109,7 @@ DEFAULTS = Options()
 
 
 def scope_lines(scope: Sequence[str]) -> list[str]:
-    """Lines of .gitignore that leave out all but these folders and what is below them; none for ""."""
+    """Returns lines of .gitignore that exclude everything outside these folders; none for ""."""
     if not scope or "" in scope:
         return []
     lines: list[str] = []
@@ -133,7 +133,7 @@ def _literal(path: str) -> str:
 
 
 def exceeds(limit: int | str, deletions: int, listed: int) -> bool:
-    """Whether so many deletions, of so many objects listed, are more than `max_delete` allows."""
+    """Returns whether this many deletions, of this many listed objects, exceed `max_delete`."""
     if isinstance(limit, int):
         return deletions > limit
     return limit.endswith("%") and 100 * deletions > fraction(limit[:-1]) * listed

@@ -219,10 +219,10 @@ TABLE = (
     Option(
         "include",
         _patterns("include", may_negate=False),
-        "gitignore line: when given, only matching files and objects are looked at; may be repeated",
+        "gitignore line: if given, only matching files and objects belong to the mirror; may be repeated",
         _list_schema(
-            "Lines of .gitignore, none with `!`: when given, only matching files and objects are looked at,"
-            " and of them what `exclude` does not match",
+            "Lines of .gitignore, none with `!`: if given, only matching files and objects that `exclude`"
+            " does not match belong to the mirror",
             ["*.jpg", "/albums/"],
         ),
         is_list=True,
@@ -237,7 +237,7 @@ TABLE = (
     Option(
         "max_delete",
         parse_max_delete,
-        "a count, 10%% of the objects listed, or none: if more are to go, nothing is deleted before approval",
+        "a count, 10%% of the objects listed, or none: before more are deleted, the job waits for approval",
         {
             "description": "A count, a percentage of the objects listed, or `none`: if a sync would delete"
             " more, it deletes nothing and is `waiting`, its plan holding the deletions. By default"
@@ -257,8 +257,8 @@ TABLE = (
         one_of("plan", 0, 1),
         "1: changes nothing, writes what it would do (see `plan ID`) and waits for approval",
         flag_schema(
-            "1: changes nothing at the storage, writes down what it would do (`/plan`) and ends `waiting` for"
-            " `/approve`, or `done` when there is nothing to do",
+            "1: changes nothing at the storage, writes a plan (`/plan`) and ends `waiting` for `/approve`,"
+            " or `done` if there is nothing to do",
             0,
         ),
         bare="1",
@@ -266,11 +266,11 @@ TABLE = (
     Option(
         "verify",
         _verify,
-        "1: afterwards each object is held against its file; deep: read back and compared",
+        "1: at the end each object is compared with its file; deep: read back as well",
         {
-            "description": "1: after the last operation the mirror is listed anew and each object held"
-            " against its file; `deep`: each is read back and compared byte by byte. Repairs nothing: a"
-            " difference fails the job (`VerifyFailed`)",
+            "description": "1: after the last operation the mirror is listed again and each object compared"
+            " with its file; `deep`: each object is read back and compared byte by byte. Repairs"
+            " nothing: a difference fails the job (`VerifyFailed`)",
             "anyOf": [
                 {"type": "integer", "enum": [0, 1]},
                 {"type": "string", "enum": ["0", "1", "deep", ""]},
@@ -340,10 +340,9 @@ TABLE = (
     Option(
         "forget_mounts",
         one_of("forget_mounts", 0, 1),
-        "1: disks that are missing now are gone for good; acts once, a resume does not take it up",
+        "1: forget disks that are not mounted now; once, a resume does not repeat it",
         flag_schema(
-            "1: mounts that are missing now are gone for good. It acts once, on those: a resume does not take"
-            " it up",
+            "1: forget the mounts that are missing now. This happens once: a resume does not repeat it",
             0,
         ),
         bare="1",

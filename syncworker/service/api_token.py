@@ -12,9 +12,9 @@ from syncworker.system import durable_files
 
 
 def load(settings: Settings, folder: str) -> str | None:
-    """The token requests must carry; None: no token. `auto` makes one once, in `.api-token` (0600) in the
-    jobs folder, which can be written to where the program's folder cannot. One that an earlier version has
-    made in `folder`, beside the program, stays valid."""
+    """Returns the token that requests must carry; None: no token. `auto` generates one once, in `.api-token`
+    (0600) in the jobs folder, which is writable even where the program's folder is not. A token that an
+    earlier version wrote to `folder`, beside the program, stays valid."""
     if settings.api_token is None:
         return None
     if settings.api_token == "auto":  # noqa: S105 - a word, no token

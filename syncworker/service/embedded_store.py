@@ -42,7 +42,8 @@ log = logging.getLogger("syncworker.service.embedded_store")
 
 
 def ensure_keys(config: Settings, env_file: str) -> tuple[str, str]:
-    """(access key, secret key) of the embedded store; made and kept in its folder when none are set."""
+    """Returns (access key, secret key) of the embedded store; generates them in its folder if none are
+    set."""
     if not (config.minio_access_key and config.minio_secret_key):
         _make_keys(settings.embedded_keys_file(config.storage_dir))
         config = settings.load(env_file=env_file)
@@ -71,9 +72,9 @@ def _make_keys(path: str) -> None:
 
 
 def end_unused(config: Settings, is_used: Callable[[str], bool], closing: threading.Event) -> None:
-    """Ends the storage that a server has left before STORAGE_URL was set, as soon as no job uses it:
-    `is_used` is asked with its URL. Returns when there is none, or `closing` is set. A storage that another
-    server runs is left alone."""
+    """Stops the storage that a server left running before STORAGE_URL was set, as soon as no job uses it
+    (`is_used` is called with its URL). Returns when there is none, or when `closing` is set. Does not touch a
+    storage of another server."""
     keeper = Embedded(config, "")
     if not os.path.isdir(config.storage_dir) or not keeper.hold():
         return
@@ -130,7 +131,8 @@ class Embedded:
     # -- start --------------------------------------------------------------------------------------------
 
     def start(self, has_workers: Callable[[], bool] = lambda: False) -> None:
-        """Adopts the one that runs, or starts one. UsageError: the port or the folder is taken."""
+        """Adopts the running storage, or starts one. Raises UsageError if the port or the folder is in
+        use."""
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         if not self.hold():
             raise UsageError(
@@ -161,7 +163,7 @@ class Embedded:
         self._lock.release()
 
     def left_over(self) -> tuple[int, float, dict[str, Any]] | None:
-        """(pid, start time, what is known) of a gateway on our folder that an earlier server has left."""
+        """Returns (pid, start time, what is known) of a gateway that an earlier server left on our folder."""
         state = durable_files.read_json(self._file("gateway.json")) or {}
         pid, started_at = state.get("pid"), state.get("started_at")
         if isinstance(pid, int) and isinstance(started_at, float) and processes.is_running(pid, started_at):
@@ -197,7 +199,7 @@ class Embedded:
                 ) from error
 
     def _format(self) -> None:
-        """Makes the volume, once; a format that was cut short is done again."""
+        """Creates the volume once; repeats a format that was interrupted."""
         marker = self._file("formatted")
         if os.path.exists(marker):
             return
@@ -236,7 +238,7 @@ class Embedded:
         self._write_state()
 
     def _environ(self) -> dict[str, str]:
-        """Nothing of the server's but what finds programs: no proxy, no AWS_*, no token."""
+        """Keeps only what is needed to find programs: no proxy, no AWS_*, no token."""
         kept = {name: os.environ[name] for name in ("PATH", "TMPDIR", "TZ") if name in os.environ}
         return kept | {"HOME": self._folder, "LANG": "C.UTF-8"}
 
@@ -295,7 +297,8 @@ class Embedded:
         return f"; port {self._port} is taken by {holder}" if holder else ""
 
     def close(self, *, stop: bool) -> None:
-        """Ends the watch; with `stop` the storage too, else it stays for the workers that use it."""
+        """Ends the supervision. With `stop`, ends the storage too; else it keeps running for the workers that
+        use it."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join(timeout=15)
@@ -334,7 +337,7 @@ def _answers(port: int) -> bool:
 
 
 def _end(pid: int, started_at: float) -> None:
-    """SIGTERM, and SIGKILL when that is not enough; returns when the process is gone."""
+    """Sends SIGTERM, then SIGKILL if needed, and returns when the process has ended."""
     processes.send_signal(pid, started_at, processes.TERM)
     deadline = time.monotonic() + STOP_SECONDS
     while processes.is_running(pid, started_at):

@@ -35,7 +35,7 @@ FILTER_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Size:
-    """What a walk has counted; `complete` when it came to the end and could read everything."""
+    """What a walk has counted; `complete` if it reached the end and could read everything."""
 
     files: int = 0
     size: int = 0
@@ -95,7 +95,7 @@ class Folders:
         self._all_listed = False
 
     def overview(self) -> dict[str, Any]:
-        """What is known now; a walk is begun when that is old, and given a moment."""
+        """Returns what is known now. If that is old, starts a walk and waits for it a moment."""
         with self._lock:
             if self._thread is None and time.monotonic() - self._walked_at > FRESH_SECONDS:
                 self._thread = threading.Thread(target=self._walk, name="folders", daemon=True)
@@ -112,7 +112,7 @@ class Folders:
             }
 
     def look(self, source: str) -> dict[str, Any]:
-        """One folder, now. `files` is what was counted in time; `empty` null when that cannot be told."""
+        """Measures one folder now. `files` is the count within the time limit; `empty` is null if unknown."""
         size, exists = Size(), threading.Event()
 
         def walk() -> None:
@@ -130,8 +130,8 @@ class Folders:
         return {"source": source, "exists": exists.is_set(), "empty": empty, **size.described()}
 
     def filtered(self, source: str, path_filter: PathFilter) -> dict[str, Any] | None:
-        """What the filter leaves of a folder, read as a sync would read it, by a process of its own that is
-        killed after a moment: then `complete` is false. None: another such look is under way."""
+        """Counts what the filter leaves of a folder, as a sync would read it, in a separate process that is
+        killed after a time limit (then `complete` is false). None: another such count is running."""
         if not self._filtering.acquire(blocking=False):
             return None
         size = Size()

@@ -31,8 +31,8 @@ Connection = tuple[http.client.HTTPConnection, str, dict[str, str]]
 
 
 class StorageCheck:
-    """`connect` takes the limit in seconds; its connection, what to ask for there, with which headers. It
-    may raise SyncError: that there is no way to the storage as it is set. Safe to use from any thread."""
+    """`connect` takes the time limit in seconds and returns a connection, the target and the headers of the
+    request. It may raise SyncError if the settings allow no connection. Safe to use from any thread."""
 
     def __init__(
         self, connect: Callable[[float], Connection], clock: Callable[[], float] = time.monotonic
@@ -46,7 +46,8 @@ class StorageCheck:
         self._checked_at = -CACHED_SECONDS
 
     def trouble(self) -> str | None:
-        """What is wrong, None: it answers. Busy: too many ask, and none knows yet."""
+        """Returns what is wrong; None: the storage answers. Raises Busy if too many requests wait for the
+        result."""
         if self._is_fresh():
             return self._result
         if not self._waiting.acquire(blocking=False):
@@ -101,8 +102,8 @@ def _ask(connect: Callable[[float], Connection]) -> str | None:
 
 
 def connect(config: Settings, limit: float) -> Connection:
-    """A way to the configured storage, as a worker would take it: the same proxy, the same certificates. What
-    to ask for there, and with which headers."""
+    """Connects to the configured storage as a worker does, with the same proxy and certificates. Returns the
+    target and the headers of the request as well."""
     place = Endpoint.of(config.default_storage_url, config.aws_region)
     proxy = proxy_of(place.scheme, place.host, place.port) if config.storage_url else None
     host, port = (proxy.host, proxy.port) if proxy else (place.host, place.port)
@@ -120,9 +121,9 @@ def connect(config: Settings, limit: float) -> Connection:
 
 
 def check_storage_url(url: str) -> None:
-    """`resolver.check_storage_url` with an end: a name server that does not answer blocks its own thread. A
-    name that is not resolved in time is let through; the worker checks what it connects to. Only a few names
-    at a time: who names slow ones keeps no other request waiting."""
+    """Calls `resolver.check_storage_url` with a time limit, in its own thread, in case the name server does
+    not answer. A name that is not resolved in time is accepted, because the worker checks the address it
+    connects to. Only a few names are resolved at once, so that slow ones do not delay other requests."""
     if not _RESOLVING.acquire(blocking=False):
         raise SyncError("Busy", "the names of other storages are still being looked up: try again")
     refused: list[UsageError] = []

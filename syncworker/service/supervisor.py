@@ -63,7 +63,7 @@ class Counts(NamedTuple):
 
 
 def spawner(jobs: Jobs, environ: Mapping[str, str]) -> Callable[[str], subprocess.Popen[bytes]]:
-    """Starts workers with this environment less the server's own token; what they print goes to their log."""
+    """Starts workers with this environment without the server's token; their output goes to their log."""
     worker_environ = {name: value for name, value in environ.items() if name != "API_TOKEN"}
 
     def spawn(job_id: str) -> subprocess.Popen[bytes]:
@@ -75,7 +75,7 @@ def spawner(jobs: Jobs, environ: Mapping[str, str]) -> Callable[[str], subproces
 
 
 class Supervisor:
-    """`submit` and `resume` may be called from any thread; everything else is done by the one of `start`."""
+    """`submit` and `resume` may be called from any thread; the thread of `start` does everything else."""
 
     def __init__(
         self,
@@ -110,29 +110,30 @@ class Supervisor:
     # -- what requests call -------------------------------------------------------------------------------
 
     def submit(self, request: Request) -> Status:
-        """A new job, queued. Raises QueueFull, or Conflict when its destination is busy."""
-        with self._turn():
+        """Creates and queues a job. Raises QueueFull, or Conflict if its destination is busy."""
+        with self._submission_slot():
             status = self.jobs.create(request)
         self.wake()
         return status
 
     def resume(self, job_id: str, keys: RequestKeys | None) -> Status:
-        """An ended job, queued again. Raises QueueFull, Conflict, NoSuchJob."""
-        with self._turn():
+        """Queues an ended job again. Raises QueueFull, Conflict, NoSuchJob."""
+        with self._submission_slot():
             status = self.jobs.prepare_resume(job_id, keys)
         self.wake()
         return status
 
     def approve(self, job_id: str, keys: RequestKeys | None, etag: str) -> Status:
-        """A job that waits, queued to carry out its plan. Raises QueueFull, Conflict, NoSuchJob."""
-        with self._turn():
+        """Queues a waiting job to carry out its plan. Raises QueueFull, Conflict, NoSuchJob."""
+        with self._submission_slot():
             status = self.jobs.prepare_approved(job_id, keys, etag=etag)
         self.wake()
         return status
 
     @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        """One at a time, so that the queue's limit holds; not for long, because requests wait here."""
+    def _submission_slot(self) -> Iterator[None]:
+        """Lets one submission in at once, so that the queue's limit holds; only briefly, because requests
+        wait here."""
         if not self._submitting.acquire(timeout=SUBMIT_SECONDS):
             raise SyncError("Busy", "another job is being created: try again")
         try:
@@ -142,7 +143,8 @@ class Supervisor:
             self._submitting.release()
 
     def _refuse_full(self) -> None:
-        """A job whose worker has been started waits for nothing, though it may not have said so yet."""
+        """Raises QueueFull. A job whose worker was started no longer counts, even if its status is still
+        `queued`."""
         entries = self.jobs.glance().items()
         waiting = {i for i, entry in entries if entry.state is State.QUEUED and i not in self._children}
         if len(waiting) >= self._settings.max_queued_jobs:
@@ -169,8 +171,8 @@ class Supervisor:
         except BlockingIOError:
             pass  # the pipe is full of wake-ups: it will look
 
-    def rests(self, within_seconds: float) -> bool:
-        """Whether no worker runs, or none will in a moment: one that wrote its last word still has to end."""
+    def wait_until_idle(self, within_seconds: float) -> bool:
+        """Waits up to `within_seconds` for all workers to exit; returns whether they did."""
         deadline = time.monotonic() + within_seconds
         while self.has_workers():
             if time.monotonic() >= deadline:
@@ -179,7 +181,8 @@ class Supervisor:
         return True
 
     def has_workers(self) -> bool:
-        """Whether any worker lives, the shell's included, and a child that has not taken its lock yet."""
+        """Returns whether any worker lives, including the shell's and a child that has not taken its lock
+        yet."""
         return any(child.poll() is None for child, _ in list(self._children.values())) or any(
             self.jobs.is_alive(job_id) for job_id, entry in self.jobs.entries().items() if not entry.ended
         )
@@ -194,7 +197,7 @@ class Supervisor:
     # -- life ---------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Settles what the last server left, resumes what AUTO_RESUME asks for, starts the thread."""
+        """Corrects the states that the last server left, resumes jobs (AUTO_RESUME), starts the thread."""
         self.jobs.watching = False  # what the last server left died with it
         self._seen_active = {status["id"] for status in self.jobs.active()}
         if self._settings.auto_resume:
@@ -275,8 +278,8 @@ class Supervisor:
             return None
 
     def _observe(self) -> list[Status]:
-        """Running jobs; of the queued ones, those that somebody wants cancelled and those of a shell, which
-        may have died before it began."""
+        """Observes running jobs, and queued ones that are to be cancelled or belong to a shell, which may
+        have died."""
         found = []
         for job_id, entry in sorted(self.jobs.entries().items()):
             if not entry.needs_a_look or (
@@ -342,7 +345,8 @@ class Supervisor:
                 free -= 1
 
     def _start_one(self, job_id: str) -> bool:
-        """Whether a slot is taken now: by a child of ours, or by a worker that somebody else has started."""
+        """Starts a job's worker; returns whether a slot is now taken, by it or by a worker that another
+        process started."""
         try:
             status = self.jobs.observe(job_id)
         except NoSuchJob:
@@ -380,8 +384,8 @@ class Supervisor:
                 self.jobs.finish(status, State.FAILED, error, message)
 
 
-def serve_alone(jobs: Jobs) -> durable_files.Lock | None:
-    """The right to supervise a job directory, held by one server at a time; None when another has it."""
+def acquire_server_lock(jobs: Jobs) -> durable_files.Lock | None:
+    """Acquires the lock of a job directory's server; None if another server holds it."""
     lock = durable_files.Lock(_server_lock(jobs))
     return lock if lock.acquire(_PROBE_SECONDS) else None
 

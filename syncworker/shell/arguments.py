@@ -151,8 +151,8 @@ def count(text: str) -> int:
 
 
 class _Help(argparse.RawDescriptionHelpFormatter):
-    """As wide as the terminal. argparse makes one for every option; its own way to ask for the width imports
-    `shutil`, and with it four packers of files."""
+    """Formats help as wide as the terminal. argparse creates a formatter for every option, and its own way to
+    get the width imports `shutil` with four compression modules."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)
@@ -174,7 +174,8 @@ class _NotAsked:
 
 
 def parser(only: str | None = None) -> argparse.ArgumentParser:
-    """Of all commands, or of the one that is given: making all takes a twentieth of a worker's start-up."""
+    """Returns the parser of all commands, or only of the given one: building all takes a twentieth of a
+    worker's start-up."""
     made = argparse.ArgumentParser(
         prog="python -m syncworker",
         description="Keeps an S3 bucket an exact mirror of a local folder, one process per job.",

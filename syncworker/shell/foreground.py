@@ -100,7 +100,7 @@ def _go_on(
     jobs: Jobs,
     make: Callable[[RequestKeys | None], Status],
 ) -> int:
-    """An ended job, made queued again by `make`, in the foreground."""
+    """Runs an ended job again in the foreground; `make` queues it."""
     warn_of_misspelt()
     keys = spec.parse_keys(*_keys(arguments))
     status = jobs.observe(arguments.id)
@@ -115,7 +115,7 @@ def _go_on(
 
 
 def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None, str | None]:
-    """The request's own access key, secret key and session token, None where there are none."""
+    """Returns the request's own access key, secret key and session token; None where not given."""
     if not arguments.keys_from_stdin:
         return (
             os.environ.get("SYNC_ACCESS_KEY"),
@@ -173,9 +173,9 @@ def _foreground(
 
 
 def _prune(settings: Settings, jobs: Jobs, job_id: str) -> None:
-    """Removes the files of old jobs, as a server does. Where one runs, it does so itself, and has the
-    counters of removed jobs in memory; one that starts now waits for the creation lock before it reads them
-    (`leftovers.clear`)."""
+    """Removes the files of old jobs, unless a server runs, which does so itself and has the counters of
+    removed jobs in memory. A server that starts now waits for the creation lock before it reads them
+    (`cleanup.clear`)."""
     from syncworker.history.ledger import Ledger
     from syncworker.service.supervisor import PRUNE_AT_MOST, is_served
 

@@ -35,7 +35,7 @@ PLAN_LINES = 1000  # printed at a time
 
 
 def plan(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
-    """The plan's lines, as many as there are; memory does not grow with them."""
+    """Prints all lines of the plan, in constant memory."""
     status = jobs.observe(arguments.id)
     if not status.get("plan"):
         raise NoSuchPlan(arguments.id)
@@ -86,7 +86,7 @@ def list_jobs(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) ->
 
 
 def _matching(jobs: Jobs, wanted: JobFilter) -> Iterator[Status]:
-    """The jobs that a filter takes, newest first, each as it truly is."""
+    """Yields the jobs that match a filter, newest first, each observed again."""
     jobs.active()  # has the ends written down that nobody has noticed yet
     for job_id, entry in sorted(jobs.entries().items(), reverse=True):
         if wanted.takes(job_id, entry):
@@ -117,7 +117,7 @@ def _one_id(text: str, jobs: Jobs) -> str:
 
 
 def _show_errors(job_id: str, jobs: Jobs, as_json: bool) -> int:
-    """All that the report says did not go well, in all attempts: what failed, and what was skipped."""
+    """Prints all failures and skips of the report, of all attempts."""
     output = Output(sys.stdout)
     if jobs.read(job_id) is None:
         raise NoSuchJob(job_id)
@@ -163,7 +163,7 @@ def show(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
 
 
 def _follow(jobs: Jobs, status: Status, output: Output | None) -> Status:
-    """Watches a job to its end; its status then. Ends as well when nobody looks any more."""
+    """Follows a job to its end and returns its status. Also ends when the output is closed."""
     with Display(output) if output else nullcontext() as display:
         while recorded_state(status) not in FINAL_STATES and not (output and output.error):
             if display:

@@ -17,7 +17,7 @@ BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
 
 
 def complain(message: str) -> None:
-    """A message for people on stderr; nobody there to read it is no error."""
+    """Prints a message on stderr; a closed stderr is no error."""
     Output(sys.stderr).print(f"syncworker: {escape.escape_control(message)}")
 
 
@@ -27,7 +27,7 @@ def warn_of_misspelt() -> None:
 
 
 def explain(status: Status) -> None:
-    """Why a job has not ended well, on stderr, and what to do next."""
+    """Prints on stderr why a job did not succeed, and what to do next."""
     if recorded_state(status) is State.DONE:
         return
     messages = Output(sys.stderr)

@@ -25,8 +25,8 @@ Show = Callable[[Status], None]
 
 
 def worker_of(settings: Settings) -> Callable[[Jobs, str, Show | None], State]:
-    """What runs a job in this process, everything imported that it needs. Without CLUSTER nothing of the
-    cluster is."""
+    """Imports the worker and returns the function that runs a job in this process. Without CLUSTER nothing of
+    the cluster is imported."""
     from syncworker.worker.worker import run_job
 
     if not settings.cluster:

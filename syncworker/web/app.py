@@ -75,7 +75,7 @@ def _with_warning(value: Mapping[str, Any], environ: dict[str, Any]) -> Mapping[
 
 
 def application(service: Service) -> bottle.Bottle:
-    """The routes as a WSGI application. It trusts its caller: put `middleware.Guard` before it."""
+    """Returns the routes as a WSGI application. It checks no caller: wrap it in `middleware.Guard`."""
     app = bottle.Bottle()
     app.default_error_handler = unrouted
     for route in ROUTES:

@@ -32,7 +32,7 @@ class NotFound(SyncError):
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the handlers work with. `store` says how the storage is: up, starting, down or external."""
+    """What the handlers use. `store` returns the state of the storage: up, starting, down or external."""
 
     settings: Settings
     supervisor: Supervisor

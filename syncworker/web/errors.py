@@ -18,7 +18,7 @@ NOTHING_HERE = "there is nothing at this path: see /openapi.json for what there 
 
 
 def problem_of(error: SyncError) -> tuple[int, dict[str, Any], dict[str, str]]:
-    """(status, members besides detail and code, headers) of an error."""
+    """Returns (status, members besides detail and code, headers) for an error."""
     match error:
         case NoSuchJob() | NoSuchPlan() | NotFound():
             return 404, {}, {}
@@ -45,7 +45,8 @@ def error_response(
 
 
 def unrouted(error: bottle.HTTPError) -> bytes:
-    """What Bottle itself finds: an unknown path, a path that is no UTF-8, an exception in a handler."""
+    """Answers the errors that Bottle finds: an unknown path, a path that is not UTF-8, an exception in a
+    handler."""
     details = {
         404: NOTHING_HERE,
         400: "the path is not valid UTF-8",

@@ -42,7 +42,7 @@ def sync(service: Service, given: Parameters) -> Answer:
 
 
 def _sync_mirror(service: Service, given: Parameters) -> Answer:
-    """A run of a named mirror, now: all that it needs stands in mirrors.toml."""
+    """Starts a run of a named mirror; mirrors.toml has everything it needs."""
     if beside := sorted(name for name, value in given.items() if value and name != "mirror"):
         raise UsageError(
             "BadParameter", f"{beside[0]} cannot stand beside mirror: mirrors.toml says it", param=beside[0]
@@ -94,7 +94,8 @@ def approve(service: Service, given: Parameters) -> Answer:
 def _keys(
     service: Service, given: Parameters, job_id: str, states: frozenset[State]
 ) -> spec.RequestKeys | None:
-    """Those of the request, which a job in one of these states needs where it has none of its own."""
+    """Returns the request's keys. Raises UsageError if a job in one of these states needs keys and has
+    none."""
     keys = spec.parse_keys(*(given.get(name) for name in KEYS))
     status = service.jobs.observe(job_id)
     if keys is None and not service.jobs.secrets.has_any(job_id):

@@ -32,7 +32,7 @@ def get(service: Service, given: Parameters) -> Answer:
 
 
 def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
-    """The ids of a page of the history, newest first, and where the next one begins."""
+    """Returns the ids of a page of the history, newest first, and the `before` of the next page."""
     limit = parameters.number("limit", given.get("limit"), 50, 1, JOBS_MAX)
     before = given.get("before") or ""
     if before and not ID_PATTERN.fullmatch(before):
@@ -52,7 +52,7 @@ def history(service: Service, given: Parameters) -> Answer:
 
 
 def history_tag(service: Service, given: Parameters) -> str:
-    """From the files' stamps: a page that nobody has touched is not read again."""
+    """Makes the ETag from the files' stamps, so that an unchanged page is not read again."""
     wanted, following = _page(service, given)
     entries = service.jobs.entries()
     page = [(job_id, entries[job_id].stamp, entries[job_id].told) for job_id in wanted if job_id in entries]
@@ -67,7 +67,7 @@ def report(service: Service, given: Parameters) -> Answer:
 
 
 def _lines_asked(given: Parameters) -> dict[str, Any]:
-    """Which lines of a report or a plan; what the route does not take is not given."""
+    """Parses which lines of a report or a plan are wanted."""
     op = given.get("op") or ""
     if op and op not in REPORTED:
         raise UsageError("BadOperation", f"op must be one of {', '.join(REPORTED)}", param="op")
@@ -113,7 +113,7 @@ def plan(service: Service, given: Parameters) -> Answer:
 
 
 def planned(service: Service, given: Parameters) -> Answer:
-    """A plan by folder; the status's `plan` is read first: a plan that is not whole is none."""
+    """Returns a plan by folder. Reads the status's `plan` first: it is set only when the file is complete."""
     job_id = _known_id(service, given)
     if not _plan_of(service, job_id):
         raise NoSuchPlan(job_id)

@@ -43,7 +43,7 @@ def healthz(service: Service, given: Parameters) -> Answer:
 
 
 def _health_of_mirror(service: Service, name: str) -> Answer:
-    """For watchers without a token: it says no more than whether the mirror is overdue."""
+    """Answers monitors that have no token, so it says only whether the mirror is overdue."""
     overdue = service.keeper.is_overdue(name)
     if overdue is None:
         raise NotFound("NoSuchMirror", "there is no mirror of this name")
@@ -53,7 +53,8 @@ def _health_of_mirror(service: Service, name: str) -> Answer:
 
 
 def _room(service: Service) -> str | None:
-    """`ok`, `low` or `full`: the disk of the embedded storage; None: there is none, or it cannot be asked."""
+    """Returns `ok`, `low` or `full` for the embedded storage's disk; None if there is none or it cannot be
+    read."""
     config = service.settings
     found = disk_space.look(config.storage_dir) if config.storage_url is None else None
     return found.state if found is not None else None
@@ -64,7 +65,8 @@ def mirrors(service: Service, _given: Parameters) -> Answer:
 
 
 def folders(service: Service, given: Parameters) -> Answer:
-    """For the dashboard's form. What a bucket holds, the index of the last sync tells: no store is asked."""
+    """Answers the dashboard's form. The number of objects comes from the last sync's index, not from the
+    store."""
     value = service.folders.overview() | {
         "chosen": None,
         "filtered": None,

@@ -92,8 +92,8 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
     unread_since = 0.0
 
     def _flush_outbufs_below_high_watermark(self) -> None:
-        """Called before an answer is put behind those that wait. Waitress waits here, in a thread of the few,
-        until the client reads; here its connection is given up: `check` closes it."""
+        """Called before an answer is queued behind others. Waitress would block one of its few threads here
+        until the client reads; we give the connection up, and `check` closes it."""
         if self.total_outbufs_len > UNREAD_MAX_BYTES:
             self.overfull = True
             self.connected = False  # nothing more is written, and no further request of it is begun
@@ -193,7 +193,7 @@ class Server:
         self.port = int(self._listeners[0].effective_port)
 
     def run(self) -> None:
-        """Serves. After `stop`: answers what has been asked, for two seconds at most, and returns."""
+        """Serves until `stop`, then finishes open answers for two seconds at most and returns."""
         self._dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             wasyncore.loop(timeout=1.0, map=self._map, use_poll=True, count=1)
@@ -219,7 +219,7 @@ class Server:
 
 
 def _allow_open_files(wanted: int) -> None:
-    """The soft limit is often 1,024, less than the connections alone; ours to raise up to the hard one."""
+    """Raises the soft limit, often 1,024 and too low for our connections, up to the hard limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)

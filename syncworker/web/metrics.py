@@ -53,7 +53,7 @@ _LAST: tuple[tuple[str, str, Callable[[LastRun], float]], ...] = (
 
 
 class _Jobs(Collector):
-    """The families of the service, made anew for each scrape, but `_last`."""
+    """All metrics except those of `_last`, collected again for each scrape."""
 
     def __init__(self, jobs: Jobs, ledger: Ledger, settings: Settings, keeper: Keeper | None) -> None:
         self._jobs, self._ledger, self._settings, self._keeper = jobs, ledger, settings, keeper
@@ -146,8 +146,8 @@ def _worker_sizes(active: list[Status]) -> Iterator[int]:
 
 
 def _last(runs: Runs, settings: Settings) -> Iterator[Metric]:
-    """Two labels name a mirror; a prefix and another storage than the configured one are named where there
-    is one, so that a mirror which succeeds hides none that does not."""
+    """Yields the metrics of each mirror's last run. A mirror with a prefix or another storage has a label for
+    it, so that a successful mirror does not hide a failed one."""
     result = GaugeMetricFamily("syncworker_last_result", "1 beside how its last job ended")
     numbers = [
         (GaugeMetricFamily(f"syncworker_last_{name}", meaning), value) for name, meaning, value in _LAST

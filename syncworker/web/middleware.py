@@ -83,8 +83,9 @@ def is_loopback(host: str) -> bool:
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
-    """Loopback's names, ALLOWED_HOSTS, and the address listened on if it is one. Loopback's names always: no
-    other site can have them, and the login link, Prometheus and a health check on this machine use them."""
+    """Returns loopback's names, ALLOWED_HOSTS, and the listening address if it is a single one. Loopback's
+    names are always allowed: no other site can have them, and the login link, Prometheus and local health
+    checks use them."""
     named = (host.lower() for host in (*LOOPBACK_NAMES, *settings.allowed_hosts))
     hosts = {f"[{host}]" if host.count(":") > 1 and "[" not in host else host for host in named}
     if settings.api_host not in WILDCARDS:
@@ -93,8 +94,9 @@ def allowed_hosts(settings: Settings) -> frozenset[str]:
 
 
 def is_allowed_host(host: str | None, allowed: frozenset[str]) -> bool:
-    """Whether a Host header is one of ours. An entry without a port covers every port: a forwarded port
-    (ssh -L) changes it, and rebinding is about the name. Two headers arrive joined by a comma: no match."""
+    """Returns whether a Host header is one of ours. An entry without a port matches every port, because port
+    forwarding (ssh -L) changes it and rebinding attacks use names. Two headers arrive joined by a comma,
+    which never matches."""
     if not host:
         return False
     host = host.lower()
@@ -141,7 +143,7 @@ def _is_acting_get(environ: Environ) -> bool:
 
 
 def refusal_of_preview(environ: Environ) -> Refusal | None:
-    """A GET that acts, of a program that names itself as one that shows what is behind a link."""
+    """Refuses a GET that acts from a program whose User-Agent says that it previews links."""
     if not _is_acting_get(environ) or not _PREVIEWERS.search(environ.get("HTTP_USER_AGENT", "")):
         return None
     return Refusal(
@@ -149,11 +151,12 @@ def refusal_of_preview(environ: Environ) -> Refusal | None:
     )
 
 
-def refusal_of_silence(environ: Environ) -> Refusal | None:
-    """A GET that acts, of a browser that tells nothing of the page it is made for. Browsers send
-    `Sec-Fetch-Site` to https and to this machine's own names only, and no `Origin` with the GET of an
-    `<img>`: under a plain http name of the network the address bar and a hostile page look the same. A POST
-    carries an `Origin`; a login's cookie is not sent for other sites; curl is no browser."""
+def refusal_of_unknown_origin(environ: Environ) -> Refusal | None:
+    """Refuses a state-changing GET from a browser that sends neither `Sec-Fetch-Site` nor `Origin`. Browsers
+    send `Sec-Fetch-Site` only to https and to this machine's own names, and no `Origin` with the GET of an
+    `<img>`. So under a plain http name of the network, a request of the address bar and one of a hostile page
+    look the same. A POST carries an `Origin`, the login's cookie is not sent for other sites, and curl is not
+    a browser."""
     named = environ.get("HTTP_HOST", "").lower()
     match = _PORT.fullmatch(named)
     if (
@@ -197,8 +200,9 @@ def warnings(settings: Settings, token: str | None) -> list[str]:
 
 
 class Login:
-    """Checks the token, and trades it for a cookie. The cookie's value is derived from the token, so that the
-    browser never stores what a program would send. Cookies do not know ports: its name carries ours."""
+    """Checks the token, and exchanges it for a cookie. The cookie's value is derived from the token, so the
+    browser never stores the token itself. Cookies are shared by all ports of a host, so the name contains our
+    port."""
 
     def __init__(self, token: str, port: int, base_path: str = "/") -> None:
         self._token = token.encode()
@@ -233,8 +237,8 @@ class Login:
         )
 
     def answer(self, environ: Environ) -> Refusal:
-        """`/login` with the token, in the link's query or the page's form: a redirect to the dashboard that
-        sets the cookie, for our own path alone, and over https for https alone."""
+        """Answers `/login` with the token in the link's query or the page's form: redirects to the dashboard
+        and sets the cookie, for our path only and, over https, for https only."""
         if environ["REQUEST_METHOD"] not in ("GET", "POST"):
             detail = "the login link is opened with GET, its form is sent with POST"
             return Refusal(405, "MethodNotAllowed", detail, (("Allow", "GET, POST"),))
@@ -300,20 +304,21 @@ class Guard:
         if refusal is not None:
             return refusal
         if self._login is None:
-            return refusal_of_silence(environ)
+            return refusal_of_unknown_origin(environ)
         if environ.get("PATH_INFO") == "/login":
             return self._login.answer(environ)
         return None if environ.get("PATH_INFO") == "/healthz" else self._login.refusal(environ)
 
 
 def _wants_page(environ: Environ) -> bool:
-    """Whether a person looks at this answer: a browser that opens the dashboard, or sends the login form."""
+    """Returns whether a person sees this answer: a browser opens the dashboard, or sends the login form."""
     opened = environ.get("PATH_INFO") in ("/", "/login") and "text/html" in environ.get("HTTP_ACCEPT", "")
     return opened and environ["REQUEST_METHOD"] in ("GET", "POST")
 
 
 def redacted(query: str) -> str:
-    """A query string for a log: all is blacked out but the plain values of parameters that hold no secret."""
+    """Returns a query string for the log, with all values hidden except plain values of harmless
+    parameters."""
     shown = []
     for pair in query.split("&"):
         name, equals, value = pair.partition("=")
@@ -327,7 +332,7 @@ def redacted(query: str) -> str:
 
 
 def redacted_path(path: str) -> str:
-    """The path for a log: cut where parameters begin that somebody forgot the `?` before."""
+    """Returns the path for the log, cut where parameters begin if the `?` was forgotten."""
     found = _SEPARATES.search(path)
     return path[: found.start()] + "..." if found else path
 

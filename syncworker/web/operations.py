@@ -81,9 +81,9 @@ PARAMETERS: dict[str, Schema] = {
     "id": text("The id of a job", pattern=ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
     "etag": text("Only this plan: the `ETag` of `/plan`, or `etag` of the status's `plan`"),
     "now": table.flag_schema(
-        "1: what writes is dropped, too; whether the storage has it, the resume finds out", 0
+        "1: writes are dropped, too; the resume finds out whether the storage has them", 0
     ),
-    "storage": table.flag_schema("1: whether the storage answers, too", 0),
+    "storage": table.flag_schema("1: also check whether the storage answers", 0),
     "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
     "limit": {
         "description": "How many at most; 50 when not given or empty",
@@ -127,11 +127,11 @@ _LINES: Schema = {
 OPERATIONS: dict[str, Operation] = {
     "/sync": Operation(
         "Start a sync",
-        "Makes a job that makes the bucket an exact mirror of the folder: new and changed files are uploaded,"
-        " objects without a file are deleted, last and only when nothing failed. A folder that is missing or"
-        " holds no file has the whole bucket deleted. Every parameter has a default, and an empty one has it"
-        " too; `warning` in the answer says what an empty `source` or `dest` meant, and that a folder does"
-        " not exist.",
+        "Starts a job that makes the bucket an exact mirror of the folder: new and changed files are"
+        " uploaded, objects without a file are deleted, last and only when nothing failed. A folder that is"
+        " missing or holds no file has the whole bucket deleted. Every parameter has a default, which an"
+        " empty value selects too; `warning` in the answer says what an empty `source` or `dest` meant, or"
+        " that the folder does not exist.",
         {202: ("The job, queued", "Status")},
         ("source", "dest", "storage_url", *KEYS, *table.NAMES, "mirror"),
         acts=True,
@@ -154,9 +154,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/cancel": Operation(
         "Cancel a job",
-        "No new operation starts, those in flight finish: what writes is waited for as long as a request may"
-        " take, `delay` and the message say for what and how long; what only reads is dropped. May be"
-        " repeated, with `now` as well. A queued or waiting job is `cancelled` at once.",
+        "No new operation starts. Writes in flight finish, for as long as a request may take; `delay` and"
+        " the message say for what and how long. Reads in flight are dropped. May be repeated, with `now`"
+        " as well. A queued or waiting job is `cancelled` at once.",
         {202: ("The job; `cancel_requested` is true", "Status")},
         acts=True,
         errors=_NOT_ENDED,
@@ -164,10 +164,10 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/pause": Operation(
         "Pause a job",
-        "Within a second nothing new begins: no request to the storage, no reading of files. What is in"
-        " flight ends, connections close, the phase is `paused`. A queued job stays queued. It keeps its"
-        " bucket, but no longer counts towards MAX_RUNNING_JOBS. It stays paused through a resume and"
-        " restarts, until `/continue`. A cancel ends it all the same. May be repeated.",
+        "Within a second no operation starts: no request to the storage, no reading of files. Operations in"
+        " flight finish, connections close, the phase is `paused`. A queued job stays queued. A paused job"
+        " keeps its bucket, but does not count towards MAX_RUNNING_JOBS. It stays paused through a resume"
+        " and restarts, until `/continue`. A cancel still ends it. May be repeated.",
         {202: ("The job; `pause_requested` is true", "Status")},
         acts=True,
         errors=_NOT_ENDED,
@@ -175,7 +175,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/continue": Operation(
         "Continue a paused job",
-        "It goes on within a second. One that was not paused just goes on.",
+        "The job continues within a second. A job that was not paused is not changed.",
         {202: ("The job", "Status")},
         acts=True,
         errors=_NOT_ENDED,
@@ -183,8 +183,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/limit": Operation(
         "Limit the bandwidth",
-        "Of one job, or of all running jobs together where no `id` is given, from now on: it holds within a"
-        " second, and stays. Without `bandwidth`, tells what holds. The same as writing the value into"
+        "Of one job, or of all running jobs together if no `id` is given. It takes effect within a second,"
+        " and stays. Without `bandwidth`, returns the limits in force. The same as writing the value into"
         " `jobs/ID.bandwidth` or `jobs/bandwidth`.",
         {200: ("What holds from now on", "Limit")},
         acts=True,
@@ -200,8 +200,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/resume": Operation(
         "Resume a job",
-        "Queues a `failed`, `cancelled` or `interrupted` job again, under its id. What is done stays done."
-        " Keys are needed again when the job had its own and they were removed at its end.",
+        "Queues a `failed`, `cancelled` or `interrupted` job again, under its id. Finished work is not"
+        " repeated. Send the keys again if the job had its own and they were removed when it ended.",
         {202: ("The job, queued, `attempt` one higher", "Status")},
         ("id", *KEYS),
         acts=True,
@@ -213,9 +213,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/approve": Operation(
         "Carry out a plan",
-        "Queues a `waiting` job under its id. It uploads what differs then, and deletes what its plan names"
-        " and is gone still, and listed with the same ETag. If more would have to go, it deletes nothing and"
-        " is `waiting` again, with a new plan.",
+        "Queues a `waiting` job under its id. It uploads what differs at that time. It deletes an object"
+        " only if its plan names it, its file is still missing, and it is listed with the same ETag. If"
+        " more would have to be deleted, it deletes nothing and is `waiting` again, with a new plan.",
         {202: ("The job, queued, `attempt` one higher", "Status")},
         ("id", "etag", *KEYS),
         acts=True,
@@ -239,8 +239,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/plan/sums": Operation(
         "A plan by folder",
-        "What a plan would do below each folder, and its biggest lines. Of a large plan one answer has what"
-        " was read in a second: while `complete` is false, ask again.",
+        "What a plan would do below each folder, and its biggest lines. An answer covers what could be read"
+        " in a second: while `complete` is false, ask again.",
         {200: ("The sums", "PlanSums")},
         ("id", "below"),
         errors={404: "No such job, or it has no plan"},
@@ -267,7 +267,7 @@ OPERATIONS: dict[str, Operation] = {
         overrides={"limit": _LINES},
     ),
     "/log": Operation(
-        "What a job's worker had to say",
+        "The log of a job's worker",
         "The last 64 KiB of `jobs/ID.log`, from a line's start, control characters as escapes.",
         {200: ("The log", "text/plain; charset=utf-8")},
         ("id",),
@@ -275,17 +275,17 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/mirrors": Operation(
         "The named mirrors",
-        "What `mirrors.toml` names: when each runs, how it went, whether it is overdue. Keys and addresses"
-        " are not shown.",
+        "The mirrors in `mirrors.toml`: when each runs, its last results, whether it is overdue. Keys and"
+        " addresses are not shown.",
         {200: ("The mirrors", "Mirrors")},
         conditional=True,
     ),
     "/healthz": Operation(
         "Whether the server answers",
-        "Needs no token. With `storage=1` whether the storage does as well: one HEAD without keys, two"
-        " seconds at most; what it found holds for ten seconds. With `mirror` whether that mirror has been"
-        " successful within its `max_age`.",
-        {200: ("It does, and all is well that was asked about", "Health")},
+        "Needs no token. With `storage=1`, whether the storage answers as well: one HEAD without keys, two"
+        " seconds at most, cached for ten seconds. With `mirror`, whether that mirror had a success within"
+        " its `max_age`.",
+        {200: ("It answers, and everything that was asked about is well", "Health")},
         ("storage", "mirror"),
         errors={
             404: "No such mirror",

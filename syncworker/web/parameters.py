@@ -36,8 +36,8 @@ class BodyTooLong(UsageError):
 
 
 def of_request(environ: dict[str, Any], known: Collection[str]) -> dict[str, str]:
-    """All parameters of a request by name; of a list, its values as lines. Raises UsageError that names the
-    one at fault."""
+    """Returns all parameters of a request by name; a list's values are lines. Raises UsageError with the name
+    of a wrong one."""
     pairs = _pairs(environ.get("QUERY_STRING", "").encode("latin-1"), "the query", known)
     pairs += _body(environ, known)
     if sum(name not in table.LISTS for name, _ in pairs) > MAX_PARAMETERS:

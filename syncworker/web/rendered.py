@@ -56,7 +56,7 @@ class Statuses:
         return [one.item for one in found if one.state not in FINAL_STATES]
 
     def page(self, job_ids: Iterable[str]) -> list[bytes]:
-        """The items of these jobs; those that have been removed are left out."""
+        """Returns the items of these jobs, without those that were removed."""
         return [one.item for one in self._there(job_ids, self._entries())]
 
     def _entries(self) -> Mapping[str, Entry]:
@@ -73,7 +73,7 @@ class Statuses:
         return found
 
     def _of(self, job_id: str, entry: Entry | None) -> Rendered:
-        """`entry` was read before: what is observed may be newer than it, and is then not found again."""
+        """`entry` was read earlier: if the observed status is newer, it is not kept."""
         known = self._kept.get(job_id)
         if known is not None and known[0] is entry and self._holds(job_id, entry):
             return known[1]
@@ -109,8 +109,8 @@ class Statuses:
 
 
 class Packed:
-    """The gzip form of answers, kept by the hash of their bytes: what many ask for is packed once. Safe to
-    use from any thread."""
+    """Compresses answers with gzip and caches them by the hash of their bytes, so that an answer many clients
+    ask for is compressed once. Safe to use from any thread."""
 
     def __init__(self, most: int = PACKED_MAX) -> None:
         self._kept: dict[bytes, bytes] = {}

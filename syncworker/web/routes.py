@@ -23,9 +23,9 @@ Handler = Callable[[Service, Parameters], Answer]
 class Route:
     """`acts`: a HEAD, which browsers and link checkers send unasked, must not reach it.
 
-    `conditional`: the answer carries an ETag, and `If-None-Match` is heeded. `tag` tells that ETag before the
-    answer is made, where that is cheaper; what it is made of is read before the answer, so that an ETag may
-    be older than its answer and never newer.
+    `conditional`: the answer has an ETag, and `If-None-Match` is obeyed. `tag` computes that ETag before the
+    answer where that is cheaper; it reads its data before the answer does, so an ETag may be older than its
+    answer, but never newer.
     """
 
     path: str

@@ -17,7 +17,7 @@ from serving import write_finished
 from stores import Store
 
 from syncworker.history.ledger import Ledger
-from syncworker.service.supervisor import is_served, serve_alone
+from syncworker.service.supervisor import acquire_server_lock, is_served
 from syncworker.system import durable_files
 
 START = ("start", "--source", "photos", "--dest", "mybucket")
@@ -117,7 +117,7 @@ def test_where_a_server_runs_it_removes_old_jobs_itself(desk: Desk) -> None:
     """It has the counters in memory, and would write over what a shell adds."""
     desk.environment["KEEP_JOBS"] = "1"
     ids = old_jobs(desk, 4)
-    server = serve_alone(desk.jobs)
+    server = acquire_server_lock(desk.jobs)
     assert server is not None
     assert is_served(desk.jobs)
     desk.run(*START, "--quiet", stand_in=True)

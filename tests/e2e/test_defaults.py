@@ -157,7 +157,7 @@ def test_the_server_offers_a_click_that_deletes_nothing(
         path = tmp_path / "uploads" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir() if content is None else path.write_text(content)
-    server._greet(config, None, 5000)
+    server.print_banner(config, None, 5000)
     [line] = [line for line in capsys.readouterr().out.splitlines() if "try:" in line]
     assert line == f"try:     {tries}"
 

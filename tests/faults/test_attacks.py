@@ -96,7 +96,7 @@ PAGES = [
     Row(
         "a page over plain http, which no header betrays",
         sends(Host="nas.test", User_Agent="Mozilla/5.0 (X11; Linux x86_64)"),
-        replaced(middleware, "refusal_of_silence", lambda _: None),
+        replaced(middleware, "refusal_of_unknown_origin", lambda _: None),
         (("ALLOWED_HOSTS", "nas.test"),),
     ),
     Row("a prefetch", sends(Sec_Purpose="prefetch"), without("HTTP_SEC_PURPOSE")),

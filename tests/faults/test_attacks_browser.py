@@ -158,7 +158,7 @@ def filled(html: str, site: Site, host: str = "127.0.0.1") -> str:
 
 def open_guard(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(middleware, "refusal_of_origin", lambda *_: None)
-    patch.setattr(middleware, "refusal_of_silence", lambda _: None)
+    patch.setattr(middleware, "refusal_of_unknown_origin", lambda _: None)
 
 
 @pytest.mark.parametrize("vector", VECTORS, ids=repr)
@@ -231,7 +231,7 @@ def test_a_page_starts_no_job_under_a_name_for_which_the_browser_tells_no_site(
 ) -> None:
     """Over plain http, and not to this machine's own names, Chromium sends no `Sec-Fetch-Site`."""
     if not defended:
-        monkeypatch.setattr(middleware, "refusal_of_silence", lambda _: None)
+        monkeypatch.setattr(middleware, "refusal_of_unknown_origin", lambda _: None)
     site = Site(tmp_path, ALLOWED_HOSTS="nas.test", STORAGE_URL="http://127.0.0.1:9")
     statuses: list[str] = []
     real = middleware.write_access_line

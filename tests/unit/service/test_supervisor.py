@@ -355,11 +355,11 @@ def test_the_start_is_quick_with_5000_finished_jobs(make_bench: Callable[..., Be
 
 
 def test_two_servers_do_not_share_a_jobs_directory(bench: Bench) -> None:
-    right = supervisor.serve_alone(bench.jobs)
+    right = supervisor.acquire_server_lock(bench.jobs)
     assert right is not None
-    assert supervisor.serve_alone(bench.jobs) is None
+    assert supervisor.acquire_server_lock(bench.jobs) is None
     right.release()
-    again = supervisor.serve_alone(bench.jobs)
+    again = supervisor.acquire_server_lock(bench.jobs)
     assert again is not None
     again.release()
 
