@@ -330,7 +330,7 @@ def test_a_request_does_not_wait_long_for_another_that_is_stuck(
 ) -> None:
     monkeypatch.setattr(supervisor, "SUBMIT_SECONDS", 0.1)
     one = bench.serve()
-    with one._turn(), pytest.raises(SyncError) as caught:
+    with one._submission_slot(), pytest.raises(SyncError) as caught:
         one.submit(request("bucket"))
     assert caught.value.code == "Busy"
     one.submit(request("bucket"))
