@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 import time
 from collections.abc import Awaitable, Callable
 
@@ -49,7 +50,8 @@ class Outage:
         self._ask = ask
         self._stop = stop
         self._pause = pause or Pause()
-        self._answered_at = self._back_at = 0.0
+        self._answered_at = 0.0
+        self._back_at = -math.inf  # by the monotonic clock: one that is set back must not lend more tries
         self._asking: asyncio.Task[bool] | None = None
 
     @property
@@ -90,7 +92,7 @@ class Outage:
     @property
     def is_just_over(self) -> bool:
         """Whether the storage was away, and came back so lately that parts of it may still be starting."""
-        return time.time() - self._back_at < min(_STARTING_SECONDS, self.patience_seconds)
+        return time.monotonic() - self._back_at < min(_STARTING_SECONDS, self.patience_seconds)
 
     async def is_over(self) -> bool:
         """For a request that has failed: True when the storage was away and is back, False when the fault is
@@ -113,7 +115,7 @@ class Outage:
                 error = await self._ask_in_time()
                 if error is None:
                     self.answered()
-                    self._back_at = time.time() if was_away else self._back_at
+                    self._back_at = time.monotonic() if was_away else self._back_at
                     return was_away
                 was_away = True
                 # An answer to a HEAD has no words: the request's tell more. Where another request has

@@ -320,3 +320,23 @@ def test_a_store_that_answers_between_and_is_away_again_is_waited_for_anew() -> 
     seen.failed(error, time.time())
     assert asyncio.run(seen.is_over()), "the store is back"
     assert asked == 2
+
+
+def test_a_clock_that_is_set_back_does_not_make_a_storage_start_for_longer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    error, answers = RetryError("Http503", "the storage answered 503"), iter([True, False])
+
+    async def ask() -> RetryError | None:
+        return error if next(answers) else None
+
+    seen = outages.Outage(900, ask, StopToken(Control("")))
+    assert not seen.is_just_over
+    seen.answered()
+    seen.failed(error, time.time())
+    assert asyncio.run(seen.is_over())
+    assert seen.is_just_over
+    epoch, running = time.time(), time.monotonic()
+    monkeypatch.setattr(outages.time, "time", lambda: epoch - 3600)
+    monkeypatch.setattr(outages.time, "monotonic", lambda: running + 61)
+    assert not seen.is_just_over
