@@ -68,6 +68,19 @@ class _Sending(Sending):
         self._records.large(result)
 
 
+class _Leased(Control):
+    """Looks at the lease whenever it is asked: a process that stood still begins nothing when it goes on."""
+
+    def __init__(self, lease: Lease) -> None:
+        super().__init__("")
+        self._lease = lease
+
+    def stopping(self) -> bool:
+        if not self._lease.may_begin(clock()):
+            self.stop("the end of its lease")
+        return super().stopping()
+
+
 class Carrier:
     """What carries out the batches of one job, for one epoch."""
 
@@ -160,7 +173,7 @@ class Carrier:
     async def _live(self) -> None:
         self.loop = asyncio.get_running_loop()
         head, settings = self.head, self.settings
-        control = Control("")
+        control = _Leased(self.lease)
         stop = StopToken(control)
         pause = Pause()
         place = Endpoint.of(head["url"], head["region"], head["addressing"])
@@ -241,16 +254,13 @@ class Carrier:
         """Lease, stop and pause, as they are at every moment."""
         assert connections.watchdog is not None
         while True:
-            now = clock()
-            if not self.lease.may_begin(now):
-                control.stop("the end of its lease")
             if self.stops or self.drops:
                 control.cancel()
             if connections.watchdog.done():
                 stop.fail(FatalError("InternalError", "the watchdog of connections has ended"))
             if stop.requested():
                 connections.give_up(writes=self.drops or control.drops_writes())
-            if self.lease.must_end(now):
+            if self.lease.must_end(clock()):
                 connections.close()
             if pause.turn(self.is_paused and not stop.requested()) and not pause.on and self.client:
                 self.client.go_on()

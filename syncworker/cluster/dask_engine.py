@@ -29,13 +29,14 @@ from distributed.security import Security
 
 from syncworker.cluster import member as office
 from syncworker.cluster.keys import Files, RunKeys, of_settings
-from syncworker.cluster.protocol import THREADS, Lost, Member, Stranger, Unreachable
+from syncworker.cluster.protocol import Lost, Member, Stranger, Unreachable
 from syncworker.settings import Settings
 from syncworker.system import processes
 
 TTL_SECONDS = 10.0  # a member that its scheduler hears nothing of is gone
 _CONNECT_SECONDS = 5.0
 _REPLACED_MOST = 20
+_THREADS = 120  # each waits for a batch; those of a job that is paused must not keep all others waiting
 _CONFIG = {
     "distributed.scheduler.allowed-failures": 0,  # a batch is not given to another unasked
     "distributed.scheduler.worker-ttl": f"{TTL_SECONDS:g}s",
@@ -115,7 +116,7 @@ async def open_worker(
     pid, started = processes.me()
     worker = _Worker(
         address,
-        nthreads=THREADS,
+        nthreads=_THREADS,
         name=f"{processes.host()}-{pid}-{started:.2f}",
         host=host,
         protocol="tls",

@@ -6,11 +6,9 @@ import asyncio
 from typing import Any, NamedTuple, Protocol
 
 from syncworker.cluster import protocol
-from syncworker.cluster.protocol import THREADS, Member, PartRun, Record, State
+from syncworker.cluster.protocol import WINDOW, Member, PartRun, Record, State
 from syncworker.plan.events import Work
 from syncworker.transfer.parts import Parts
-
-WINDOW = THREADS + 1  # batches that a member has: one more than it carries out
 
 
 class Batch:

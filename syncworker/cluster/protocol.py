@@ -46,7 +46,7 @@ SILENT_SECONDS = 8.0  # a member that answers nothing for so long is lost
 PART = (
     "part"  # an operation of a member that no report and no `current` shows: the job's process shows the file
 )
-THREADS = 2  # batches that a member carries out at a time
+WINDOW = 3  # batches of a job that a member has at a time
 
 
 class Member(NamedTuple):

@@ -29,11 +29,12 @@ from collections.abc import Coroutine
 from typing import Any
 
 from syncworker.cluster import protocol
-from syncworker.cluster.peers import WINDOW, Batch, Home, Limits, Peer
+from syncworker.cluster.peers import Batch, Home, Limits, Peer
 from syncworker.cluster.protocol import (
     BATCH_BYTES,
     BATCH_FILES,
     HEAR_EVERY_SECONDS,
+    WINDOW,
     Cluster,
     Kind,
     Lost,

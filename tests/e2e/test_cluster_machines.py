@@ -212,3 +212,23 @@ def test_a_member_that_sees_other_files_than_the_job_costs_none_of_them(
     assert (progress["bytes_total"], progress["bytes_done"]) == (790, 790)
     run = shell.sync(bucket)
     assert run.progress["files_unchanged"] == 300
+
+
+@pytest.mark.long
+def test_a_job_that_is_paused_keeps_no_other_job_waiting(
+    machines: Machines, juicefs: Store, bucket: str
+) -> None:
+    shell = machines.shell
+    paused = tree(shell.uploads / "photos", FILES)
+    other = tree(shell.uploads / "other", {f"n/{n}": f"{n}" for n in range(300)})
+    process, job = shell.begin(bucket)
+    machines.wait_for_work(job)
+    shell.file(job, "pause").touch()
+    wait_for(lambda: shell.status(job)["phase"] == "paused", 30, "the pause")
+    run = shell.sync(f"{bucket}-2", "other", timeout=60)
+    assert sum(worker["files_done"] for worker in run.status["cluster"]["workers"]) == 300
+    assert contents(juicefs, f"{bucket}-2") == expected(other)
+    assert shell.status(job)["phase"] == "paused"
+    shell.file(job, "pause").unlink()
+    assert process.wait(60) == 0, shell.log(job)
+    assert contents(juicefs, bucket) == expected(paused)
