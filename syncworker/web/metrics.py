@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from typing import Any
 
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -68,72 +69,49 @@ class _Jobs(Collector):
         yield from _counters(self._ledger.sum())
 
     def _now(self) -> Iterator[Metric]:
+        config, active = self._settings, self._jobs.active()
         states = [entry.state for entry in self._jobs.entries().values()]
-        by_state = GaugeMetricFamily(
-            "syncworker_jobs", "Jobs whose files are there, by state", labels=["state"]
-        )
-        for state in State:
-            by_state.add_metric([state.value], states.count(state))
-        yield by_state
-        yield GaugeMetricFamily(
-            "syncworker_queue_length", "Jobs that wait for a worker", states.count(State.QUEUED)
-        )
-        yield GaugeMetricFamily("syncworker_queue_limit", "MAX_QUEUED_JOBS", self._settings.max_queued_jobs)
-        yield GaugeMetricFamily(
-            "syncworker_workers_limit", "MAX_RUNNING_JOBS", self._settings.max_running_jobs
-        )
-        yield CounterMetricFamily(
-            "syncworker_log_writes_lost",
-            "Messages of the server that could not be written",
-            std_streams.lost(),
-        )
-        config = self._settings
+        yield _by("jobs", "Jobs whose files are there, by state", "state", State, states)
+        yield _gauge("queue_length", "Jobs that wait for a worker", states.count(State.QUEUED))
+        yield _gauge("queue_limit", "MAX_QUEUED_JOBS", config.max_queued_jobs)
+        yield _gauge("workers_limit", "MAX_RUNNING_JOBS", config.max_running_jobs)
+        lost = "Messages of the server that could not be written"
+        yield CounterMetricFamily("syncworker_log_writes_lost", lost, std_streams.lost())
         room = None if config.storage_url else disk_space.look(config.storage_dir)
         if room is not None:
-            yield GaugeMetricFamily(
-                "syncworker_storage_disk_bytes", "The disk of the embedded storage", room.total_bytes
-            )
-            yield GaugeMetricFamily(
-                "syncworker_storage_disk_free_bytes", "What is free there", room.free_bytes
-            )
-        active = self._jobs.active()
-        delayed = GaugeMetricFamily(
-            "syncworker_jobs_delayed",
-            "Running jobs that do not get on, by what they wait for",
-            labels=["reason"],
-        )
+            yield _gauge("storage_disk_bytes", "The disk of the embedded storage", room.total_bytes)
+            yield _gauge("storage_disk_free_bytes", "What is free there", room.free_bytes)
         reasons = [delay.get("reason") for status in active if (delay := status.get("delay"))]
-        for reason in DELAYS:
-            delayed.add_metric([reason], reasons.count(reason))
-        yield delayed
+        what = "Running jobs that make no progress, by what they wait for"
+        yield _by("jobs_delayed", what, "reason", DELAYS, reasons)
         yield from _clusters(active)
         sizes = list(_worker_sizes(active))
-        yield GaugeMetricFamily("syncworker_workers", "Worker processes that live now", len(sizes))
-        yield GaugeMetricFamily(
-            "syncworker_workers_resident_memory_bytes", "Resident memory of all living workers", sum(sizes)
-        )
+        yield _gauge("workers", "Worker processes that live now", len(sizes))
+        yield _gauge("workers_resident_memory_bytes", "Resident memory of all living workers", sum(sizes))
+
+
+def _gauge(name: str, meaning: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"syncworker_{name}", meaning, value)
+
+
+def _by(name: str, meaning: str, label: str, values: Iterable[str], seen: list[Any]) -> Metric:
+    """How often each of these values was seen."""
+    family = GaugeMetricFamily(f"syncworker_{name}", meaning, labels=[label])
+    for value in values:
+        family.add_metric([str(value)], seen.count(value))
+    return family
 
 
 def _clusters(active: list[Status]) -> Iterator[Metric]:
     """The members that running jobs have on other processes and machines."""
-    members = GaugeMetricFamily(
-        "syncworker_cluster_members", "Members of clusters that running jobs have, by state", labels=["state"]
-    )
     clusters = [cluster for status in active if (cluster := status.get("cluster"))]
-    states = [member.get("state") for cluster in clusters for member in cluster.get("workers", [])]
-    for state in _MEMBER_STATES:
-        members.add_metric([state], states.count(state))
-    yield members
-    yield GaugeMetricFamily(
-        "syncworker_cluster_files_in_flight",
-        "What they are sending now, of running jobs",
-        sum(member.get("in_flight", 0) for cluster in clusters for member in cluster.get("workers", [])),
-    )
-    yield GaugeMetricFamily(
-        "syncworker_cluster_files_resent",
-        "Files of running jobs that were handed out again because a member was lost",
-        sum(cluster.get("resent", 0) for cluster in clusters),
-    )
+    members = [member for cluster in clusters for member in cluster.get("workers", [])]
+    what = "Members of clusters that running jobs have, by state"
+    yield _by("cluster_members", what, "state", _MEMBER_STATES, [member.get("state") for member in members])
+    flying = sum(member.get("in_flight", 0) for member in members)
+    yield _gauge("cluster_files_in_flight", "What they are sending now, of running jobs", flying)
+    what = "Files of running jobs that were handed out again because a member was lost"
+    yield _gauge("cluster_files_resent", what, sum(cluster.get("resent", 0) for cluster in clusters))
 
 
 def _worker_sizes(active: list[Status]) -> Iterator[int]:
@@ -169,6 +147,7 @@ def _last(runs: Runs, settings: Settings) -> Iterator[Metric]:
 
 def _mirrors(keeper: Keeper) -> Iterator[Metric]:
     """Few by their nature: an operator names each."""
+    views = keeper.overview()["mirrors"]
     success = GaugeMetricFamily(
         "syncworker_mirror_last_success_timestamp_seconds",
         "When a mirror's newest whole and successful run ended",
@@ -177,56 +156,34 @@ def _mirrors(keeper: Keeper) -> Iterator[Metric]:
     overdue = GaugeMetricFamily(
         "syncworker_mirror_overdue", "1: older than max_age without a success", labels=["mirror"]
     )
-    skipped = CounterMetricFamily(
-        "syncworker_mirror_runs_skipped",
-        "Runs that were due while the destination was busy",
-        labels=["mirror"],
-    )
-    missed = CounterMetricFamily(
-        "syncworker_mirror_runs_missed",
-        "Times of a mirror's schedule at which no server ran",
-        labels=["mirror"],
-    )
-    for view in keeper.overview()["mirrors"]:
-        name = [view["name"]]
+    for view in views:
         if view["last_success_at"]:
-            success.add_metric(name, datetime.fromisoformat(view["last_success_at"]).timestamp())
-        overdue.add_metric(name, int(view["overdue"]))
-        skipped.add_metric(name, view["runs_skipped"])
-        missed.add_metric(name, view["runs_missed"])
-    yield from (success, overdue, skipped, missed)
-    sent = CounterMetricFamily(
-        "syncworker_notifications", "Messages to addresses of notify, by result", labels=["result"]
+            success.add_metric([view["name"]], datetime.fromisoformat(view["last_success_at"]).timestamp())
+        overdue.add_metric([view["name"]], int(view["overdue"]))
+    yield from (success, overdue)
+    skipped = ((view["name"], view["runs_skipped"]) for view in views)
+    what = "Runs that were due while the destination was busy"
+    yield _summed("mirror_runs_skipped", what, "mirror", skipped)
+    missed = ((view["name"], view["runs_missed"]) for view in views)
+    yield _summed(
+        "mirror_runs_missed", "Times of a mirror's schedule at which no server ran", "mirror", missed
     )
-    sent.add_metric(["sent"], keeper.counts.sent)
-    sent.add_metric(["failed"], keeper.counts.failed)
-    yield sent
+    sent = (("sent", keeper.counts.sent), ("failed", keeper.counts.failed))
+    yield _summed("notifications", "Messages to addresses of notify, by result", "result", sent)
 
 
 def _counters(total: Tally) -> Iterator[Metric]:
     counts = total["counts"]
-    by_result = CounterMetricFamily("syncworker_files", "Files finished with, by result", labels=["result"])
-    for result in _FILES:
-        by_result.add_metric([result], counts.get(f"files_{result}", 0))
-    yield by_result
-    ends = CounterMetricFamily(
-        "syncworker_attempts_ended", "Attempts of jobs that have ended, by how", labels=["state"]
-    )
-    for state in sorted(FINAL_STATES):
-        ends.add_metric([state.value], counts.get(totals.ENDED + state.value, 0))
-    yield ends
+    results = ((result, counts.get(f"files_{result}", 0)) for result in _FILES)
+    yield _summed("files", "Files finished with, by result", "result", results)
+    ends = ((state.value, counts.get(totals.ENDED + state.value, 0)) for state in sorted(FINAL_STATES))
+    yield _summed("attempts_ended", "Attempts of jobs that have ended, by how", "state", ends)
     for name, source, meaning in _COUNTERS:
         yield CounterMetricFamily(f"syncworker_{name}", meaning, counts.get(source, 0))
-    errors = CounterMetricFamily(
-        "syncworker_errors", "Errors of files and of whole jobs, by code", labels=["code"]
-    )
-    for code, number in sorted((dict.fromkeys(CODES, 0) | total["errors"]).items()):
-        errors.add_metric([code], number)
-    yield errors
-    phases = CounterMetricFamily("syncworker_phase_seconds", "Seconds of workers, by phase", labels=["phase"])
-    for phase, number in sorted(total["phase_seconds"].items()):
-        phases.add_metric([phase], number)
-    yield phases
+    errors = sorted((dict.fromkeys(CODES, 0) | total["errors"]).items())
+    yield _summed("errors", "Errors of files and of whole jobs, by code", "code", errors)
+    phases = sorted(total["phase_seconds"].items())
+    yield _summed("phase_seconds", "Seconds of workers, by phase", "phase", phases)
     requests = CounterMetricFamily(
         "syncworker_s3_requests",
         "Answers of stores, by operation and HTTP status",
@@ -236,6 +193,13 @@ def _counters(total: Tally) -> Iterator[Metric]:
         operation, _, status = name.partition(" ")
         requests.add_metric([operation, status], number)
     yield requests
+
+
+def _summed(name: str, meaning: str, label: str, sums: Iterable[tuple[str, float]]) -> Metric:
+    family = CounterMetricFamily(f"syncworker_{name}", meaning, labels=[label])
+    for value, number in sums:
+        family.add_metric([value], number)
+    return family
 
 
 class _Families(CollectorRegistry):
