@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: soak test-long outages test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
+.PHONY: soak test-kills test-long outages test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -83,6 +83,9 @@ test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed a
 ROUNDS ?= 200
 soak: $(VENV)/.dev ## changes, syncs, kill -9 at random instants: ROUNDS=200, SEED=… to repeat a run, STORE=seaweedfs
 	@$(BIN)/python tests/support/soak.py --rounds $(ROUNDS) $(if $(SEED),--seed $(SEED)) $(if $(STORE),--store $(STORE))
+
+test-kills: $(VENV)/.dev ## members of a cluster, and its job, killed or frozen at 20 random instants each, or KILLS=100; SEED=… to repeat
+	ROUNDS=$(or $(KILLS),20) $(if $(SEED),SEED=$(SEED)) $(BIN)/python -m pytest -s -q tests/faults/test_cluster_kills.py
 
 STORES ?= juicefs or seaweedfs or rclone
 outages: $(VENV)/.dev ## a storage that is away for a minute in each phase of a job: an hour, or STORES=rclone OUTAGE_SECONDS=20

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 
 from benchmarks import publish, report, results
+from benchmarks.clusters import cluster, cores
 from benchmarks.floors import floors
 from benchmarks.races import RACES
 from benchmarks.results import Options, Result
@@ -22,6 +23,8 @@ SCENARIOS: dict[str, Callable[[Options], Result]] = {
     "scaling": scaling,
     "server": server,
     "slow-disk": slow_disk,
+    "cluster": cluster,
+    "cores": cores,
     "floors": floors,
 }
 

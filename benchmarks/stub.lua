@@ -2,6 +2,7 @@
 -- The bucket's name says how it behaves, so that the store needs no set-up:
 --   keys-N-*      lists N objects, dDDDDD/file-FFF.bin, all of one content
 --   slow-R-*      takes at most R PUTs a second, in slots of 100 ms, and answers 503 SlowDown to the rest
+--   far-MS-*      answers a PUT after MS
 --   *-delay-MS-*  each page of its listing waits MS
 --   anything else exists and is empty
 -- An object PUT into a keys- bucket is listed with its new ETag, one PUT into another is listed there: those of
@@ -166,6 +167,8 @@ end
 local function put_object(bucket, key)
   local etag, size = hash_body()
   if not etag then return refuse(400, "IncompleteBody") end
+  local far = bucket:match("^far%-(%d+)")
+  if far then ngx.sleep(tonumber(far) / 1000) end
   local rate = bucket:match("^slow%-(%d+)")
   if rate then
     local slot = "slot:" .. bucket .. ":" .. math.floor(ngx.now() * 10)

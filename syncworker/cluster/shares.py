@@ -255,18 +255,25 @@ class Shares:
     async def _take_parts(
         self, peer: Peer, parts: Parts, records: list[PartRecord], *, doubted: bool
     ) -> None:
-        if doubted:
-            parts.doubt()
-        for record in records:
-            number = record.number
-            if record.kind is Kind.SENT:
-                parts.put_of_others(number, SentPart(record.etag, record.md5, record.crc, record.is_word))
-                peer.bytes_done += parts.pieces[number][1]
-            elif record.kind is Kind.REFUSED:
-                parts.fail([number], record.error)
-            else:
-                parts.give_back([number], keep=record.kind is Kind.FAILED)
+        try:
+            if doubted:
+                parts.doubt()
+            for record in records:
+                self._take_part(peer, parts, record)
+        finally:  # whatever could not be noted, nobody waits for it
+            parts.give_back([record.number for record in records])
         self._note_left(peer, all(record.kind is Kind.LEFT for record in records))
+
+    @staticmethod
+    def _take_part(peer: Peer, parts: Parts, record: PartRecord) -> None:
+        number = record.number
+        if record.kind is Kind.SENT:
+            parts.put_of_others(number, SentPart(record.etag, record.md5, record.crc, record.is_word))
+            peer.bytes_done += parts.pieces[number][1]
+        elif record.kind is Kind.REFUSED:
+            parts.fail([number], record.error)
+        elif record.kind is Kind.FAILED:
+            parts.give_back([number], keep=True)
 
     def _note_left(self, peer: Peer, has_left_all: bool) -> None:
         peer.lefts = peer.lefts + 1 if has_left_all else 0

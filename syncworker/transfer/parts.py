@@ -101,8 +101,9 @@ class Parts:
         self._back.set()
 
     def give_back(self, numbers: list[int], *, died: bool = False, keep: bool = False) -> None:
-        """Not sent. `died`: the process that had them has. `keep`: no other process is to have parts of this
-        file again."""
+        """Not sent, those of them that are with others still. `died`: the process that had them has. `keep`:
+        no other process is to have parts of this file again."""
+        numbers = [number for number in numbers if number in self._out]
         self._out.difference_update(numbers)
         self._deaths += died
         self._is_shared = self._is_shared and not keep and self._deaths < 3

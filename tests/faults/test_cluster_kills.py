@@ -20,7 +20,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "8"))
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(max(900, 60 * ROUNDS))
 @pytest.mark.parametrize("victim", ["a member", "the job", "a frozen member", "all members"])
 def test_at_random_instants_the_bucket_equals_the_folder_in_the_end(
     make_shell: object, juicefs: Store, bucket: str, victim: str

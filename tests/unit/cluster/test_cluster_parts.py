@@ -186,6 +186,26 @@ def test_an_error_here_waits_for_what_is_under_way_elsewhere() -> None:
     assert ways.scene.home.error is None
 
 
+def test_a_part_that_cannot_be_noted_ends_the_job_and_nobody_waits_for_the_rest() -> None:
+    """A full disk, say: the index takes nothing."""
+    ways = Ways(7, 2)
+
+    def full(_: object) -> None:
+        raise OSError("No space left on device")
+
+    ways.here.sender.index.remember_part = full  # type: ignore[method-assign]
+
+    async def odd(epoch: int, number: int, run: PartRun) -> bytes:
+        records = [PartRecord(each, Kind.SENT, "no MD5", bytes(16)) for each in run.numbers]
+        return protocol.pack_parts("ready", records, doubted=False)
+
+    for member in ways.scene.members:
+        member._carry_parts = odd  # type: ignore[method-assign]
+    (end,) = run(ways.play([100], []))
+    assert isinstance(end, Stopped)
+    assert isinstance(ways.scene.home.error, OSError)
+
+
 def test_an_error_elsewhere_is_the_files() -> None:
     ways = Ways(7, 1)
 

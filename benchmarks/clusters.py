@@ -1,0 +1,74 @@
+"""The scenarios `cluster` and `cores`: one job by more processes, `CLUSTER=local:N`.
+
+`cluster`: a store so far away that waiting is most of the work, and two cores carry several members. `cores`:
+a store that answers at once, where only more cores help; on two beside the store nothing is to be won.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+
+from benchmarks import contenders, trees
+from benchmarks.contenders import Contender, Target
+from benchmarks.measure import Cost
+from benchmarks.races import must, on_stub, race, stub
+from benchmarks.results import Options, Result, Row, result, target
+
+FAR_MS = 200
+_serial = count(1)
+
+
+def _contender(name: str, cluster: str, min_files: int) -> Contender:
+    def environment(where: Target) -> dict[str, str]:
+        return contenders.our_environment(where) | {
+            "CLUSTER": cluster,
+            "CLUSTER_MIN_FILES": str(min_files),
+        }
+
+    return Contender(name, True, contenders.our_command, environment)
+
+
+def _run(sizes: list[int], files: int, min_files: int, bucket: str, options: Options) -> list[Row]:
+    """Rows of one process alone and of so many members. Each run is a first sync."""
+    tree = trees.small(files, 4096)
+    field = [_contender("alone", "", min_files)]
+    field += [_contender(f"local:{size}", f"local:{size}", min_files) for size in sizes]
+
+    def once(contender: Contender) -> Cost:
+        contenders.forget_jobs()
+        cost, counts = on_stub(running, contender, f"{bucket}-{next(_serial)}", tree)
+        must(counts.get("PUT", 0) == files, f"{counts.get('PUT', 0)} files were sent, not {files}")
+        return cost
+
+    with stub() as running:
+        rows = race(field, options, once)
+    return [row | {"is_peer": False} for row in rows]
+
+
+def _by(rows: list[Row], name: str, other: str, what: str = "wall") -> float | None:
+    found = {row["name"]: row[what] for row in rows if what in row}
+    return found[name] / found[other] if name in found and other in found else None
+
+
+def cluster(options: Options) -> Result:
+    """A member is to cost nothing beside one process alone, and four are to be as good as four."""
+    files = options.times(20_000, 300)
+    rows = _run([1, 2, 4], files, 0, f"far-{FAR_MS}", options)
+    goals = [
+        target("one member: wall", _by(rows, "local:1", "alone"), 1.03, "x alone"),
+        target("two members: wall", _by(rows, "local:2", "local:1"), 1 / 1.9, "x one member"),
+        target("four members: wall", _by(rows, "local:4", "local:1"), 1 / 3.6, "x one member"),
+    ]
+    title = f"{files:,} x 4 KiB by members, a store that is {FAR_MS} ms away"
+    return result("cluster", title, options, rows, goals)
+
+
+def cores(options: Options) -> Result:
+    """As many members as there are cores; `local:2` loses nothing where there are two."""
+    files = options.times(100_000, 300)
+    here = len(os.sched_getaffinity(0))
+    sizes = sorted({2, *(size for size in (4, 8, 16) if size <= here)})
+    rows = _run(sizes, files, files // 10, "fresh-cores", options)
+    goals = [target("local:2: wall", _by(rows, "local:2", "alone"), 1.05, "x alone")]
+    return result("cores", f"{files:,} x 4 KiB by members, stub, {here} cores", options, rows, goals)
