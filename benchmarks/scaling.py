@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from syncworker.folder.scan import scan
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import join
 from syncworker.plan.spool import Spool
@@ -84,7 +84,7 @@ def _index(count: int) -> int:
         path.with_name(path.name + suffix).unlink(missing_ok=True)
     index = Index(str(path))
     for i in range(count):
-        index.remember(Row(trees.key_of(i), 1024, 0, 0, i, _ETAG, "", 0, "", 1))
+        index.remember(IndexRow(trees.key_of(i), 1024, 0, 0, i, _ETAG, "", 0, "", 1))
     index.flush()
     rows = index.rows()
     found = sum(rows.at(trees.key_of(i)) is not None for i in range(count))

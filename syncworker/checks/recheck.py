@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.folder.source import Source
 from syncworker.index.database import Index
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.differences import CHUNK, Changes, Difference, Found
 from syncworker.s3 import etag
@@ -38,7 +38,7 @@ _SENT_AT_ONCE = 4  # each may hold a small file in memory
 class Mender(Protocol):
     """Does what a difference needs."""
 
-    async def send_again(self, file: FileEntry, found: Difference) -> Row | None:
+    async def send_again(self, file: FileEntry, found: Difference) -> IndexRow | None:
         """Sends what a file is now, unless the bucket has that, and returns its row; None: it is gone."""
         ...
 
@@ -193,7 +193,7 @@ async def ask(bucket: Bucket, key: str) -> Head | None:
         return next((Head(e.size, e.etag, {}) for e in listed if e.key == key), None)
 
 
-def _is_head_of(head: Head, row: Row) -> bool:
+def _is_head_of(head: Head, row: IndexRow) -> bool:
     if head.size != row.size:
         return False
     if head.etag and row.etag:

@@ -31,7 +31,7 @@ from syncworker.checks.recheck import ask
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.folder.source import Source
 from syncworker.folder.uploads_root import VANISHED
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare
 from syncworker.plan.compare import Verdict
@@ -197,7 +197,7 @@ class Verification:
                 key, FileError("ObjectDiffers", other or "the storage has an object of other content"), obj
             )
 
-    def _is_another(self, file: FileEntry, row: Row | None) -> bool:
+    def _is_another(self, file: FileEntry, row: IndexRow | None) -> bool:
         """Whether a file is not the one that was compared. Reads it where its stat leaves a doubt."""
         if self.alone:
             return file.ctime_ns >= self.started_ns - _CLOCK_NS

@@ -12,7 +12,7 @@ from typing import Any
 
 from syncworker.cluster.protocol import Kind, Record
 from syncworker.errors import RetryError, SyncError
-from syncworker.index.records import Part, Row
+from syncworker.index.records import IndexRow, Part
 from syncworker.jobs.progress import Operation, Sent
 from syncworker.model import FileEntry, Phase
 from syncworker.plan.events import Work
@@ -162,7 +162,7 @@ class Records:
         )  # fmt: skip
         self._put(result.work.file.key, record)
 
-    def updated(self, row: Row, work: Work, counted: int, started: float) -> None:
+    def updated(self, row: IndexRow, work: Work, counted: int, started: float) -> None:
         raise AssertionError("updates are made by the job's process")
 
 

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple, Protocol
 
 from syncworker.cluster import source
 from syncworker.errors import FileError, RetryError, SyncError
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Decision, Reason, Verdict
 from syncworker.plan.events import Work
@@ -216,7 +216,7 @@ def _work(file: Any, obj: Any, row: Any, verdict: str, reason: str | None) -> Wo
     return Work(
         FileEntry._make(file),
         ObjectEntry._make(obj) if obj else None,
-        Row._make(row) if row else None,
+        IndexRow._make(row) if row else None,
         Decision(Verdict(verdict), Reason(reason) if reason else None),
     )
 

@@ -28,7 +28,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from syncworker.index.records import Brief, Part, Row, Unfinished, fits, is_text
+from syncworker.index.records import Brief, IndexRow, Part, Unfinished, fits, is_text
 from syncworker.index.rows import GivenRows, Rows
 from syncworker.model import UNKNOWN
 from syncworker.system import durable_files
@@ -54,7 +54,7 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 _TABLES = (
-    ("objects", ",".join(Row._fields)),
+    ("objects", ",".join(IndexRow._fields)),
     ("uploads", ",".join(Unfinished._fields)),
     ("parts", ",".join(Part._fields)),
     ("given", "key,what"),
@@ -70,7 +70,7 @@ class Index:
         self.broken: str | None = None
         self._damaged = False
         self._refused = False  # a row that it cannot hold
-        self._pending: list[Row] = []
+        self._pending: list[IndexRow] = []
         self._forget: list[str] = []
         self._give: dict[str, str] = {}
         self._is_durable = False
@@ -151,7 +151,7 @@ class Index:
             self._fail(error)
 
     # -- objects
-    def remember(self, row: Row) -> None:
+    def remember(self, row: IndexRow) -> None:
         if not fits(row):
             self._refused = True
             self.forget([row.key])
@@ -215,19 +215,19 @@ class Index:
     def _any_given(self, other_than: str) -> bool:
         return bool(self._read("SELECT 1 FROM given WHERE what<>? LIMIT 1", other_than))
 
-    def find(self, key: str) -> Row | None:
+    def find(self, key: str) -> IndexRow | None:
         found = self._read("SELECT * FROM objects WHERE key=?", key) if is_text(key) else None
-        return Row._make(found[0]) if found else None
+        return IndexRow._make(found[0]) if found else None
 
     @property
     def is_whole(self) -> bool:
         """Whether it holds every row that it was given to remember."""
         return self.broken is None and not self._damaged and not self._refused
 
-    def rows(self, ranges: Sequence[tuple[str | None, str]] | None = None, start: str = "") -> Rows[Row]:
+    def rows(self, ranges: Sequence[tuple[str | None, str]] | None = None, start: str = "") -> Rows[IndexRow]:
         """A reader of its own connection, for another thread; what is written meanwhile is not seen. Those
         from `start` on, or those in ranges: behind the first key of each, up to the last."""
-        return Rows(self._to_read, self._note, ranges, start=start, kind=Row)
+        return Rows(self._to_read, self._note, ranges, start=start, kind=IndexRow)
 
     def brief_rows(self) -> Rows[Brief]:
         """Of all of them no more than a listing tells: takes half as long."""
@@ -314,7 +314,7 @@ class FrozenIndex(Index):
         super().__init__(path)
         self._cleared = False
 
-    def remember(self, row: Row) -> None: ...
+    def remember(self, row: IndexRow) -> None: ...
 
     def forget(self, keys: Iterable[str]) -> None: ...
 

@@ -9,7 +9,7 @@ from syncworker.model import FileEntry
 _INTEGER_END = 1 << 63
 
 
-class Row(NamedTuple):
+class IndexRow(NamedTuple):
     """`etag` as the store lists it; `digest` the content in ETag form as we computed it ("" when it is the
     etag); `modified` the listed LastModified ("" when not known yet); `checked_ns` when the file was read."""
 
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     @classmethod
     def of(
         cls, file: FileEntry, etag: str, digest: str, part_size: int, modified: str, checked_ns: int
-    ) -> Row:
+    ) -> IndexRow:
         """The row of a file whose content the object with this ETag has."""
         return cls(
             file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
@@ -70,7 +70,7 @@ def is_text(key: str) -> bool:
     return True
 
 
-def fits(row: Row) -> bool:
+def fits(row: IndexRow) -> bool:
     return (
         is_text(row.key)
         and -_INTEGER_END <= row.mtime_ns < _INTEGER_END

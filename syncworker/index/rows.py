@@ -10,11 +10,11 @@ from itertools import chain, islice
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from syncworker.index.records import Brief, Row, is_text
+from syncworker.index.records import Brief, IndexRow, is_text
 
-R = TypeVar("R", bound="Row | Brief")
+R = TypeVar("R", bound="IndexRow | Brief")
 _SELECT: dict[type, str] = {
-    Row: "SELECT * FROM objects",
+    IndexRow: "SELECT * FROM objects",
     Brief: "SELECT key, size, etag FROM objects",
 }
 

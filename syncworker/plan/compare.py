@@ -25,7 +25,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.s3 import etag as etags
 
@@ -67,7 +67,7 @@ _HASH = Decision(Verdict.HASH)
 _HEAD = Decision(Verdict.HEAD)
 
 
-def is_trusted(row: Row, file: FileEntry) -> bool:
+def is_trusted(row: IndexRow, file: FileEntry) -> bool:
     """Whether the file is, by its stat, the one that the row was made from, and the row is not racy."""
     return (
         row.mtime_ns == file.mtime_ns
@@ -78,7 +78,7 @@ def is_trusted(row: Row, file: FileEntry) -> bool:
     )
 
 
-def same_object(row: Row, obj: ObjectEntry) -> bool:
+def same_object(row: IndexRow, obj: ObjectEntry) -> bool:
     """Whether the object is the one that the row speaks of."""
     if row.size != obj.size:
         return False
@@ -87,7 +87,7 @@ def same_object(row: Row, obj: ObjectEntry) -> bool:
     return bool(row.modified) and row.modified == obj.modified
 
 
-def compare(file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> Decision:
+def compare(file: FileEntry, obj: ObjectEntry | None, row: IndexRow | None) -> Decision:
     """The table above."""
     if obj is None:
         return NEW
@@ -115,7 +115,7 @@ def is_of_then(modified: str, read_ns: int) -> bool:
     return -2 <= listed - read_ns / 1e9 <= ADOPT_SECONDS
 
 
-def wanted_hashes(obj: ObjectEntry, row: Row | None) -> list[int]:
+def wanted_hashes(obj: ObjectEntry, row: IndexRow | None) -> list[int]:
     """The part sizes to hash the file with (0: plain MD5), for verdict `hash`."""
     parts = etags.parts_of(obj.etag)
     sizes: list[int] = []
@@ -128,7 +128,7 @@ def wanted_hashes(obj: ObjectEntry, row: Row | None) -> list[int]:
     return list(dict.fromkeys(sizes))
 
 
-def match(hashes: dict[int, str], obj: ObjectEntry, row: Row | None) -> tuple[int, str] | None:
+def match(hashes: dict[int, str], obj: ObjectEntry, row: IndexRow | None) -> tuple[int, str] | None:
     """(part size, digest) of the hash that proves the content equal; None when none does."""
     for part, digest in hashes.items():
         if obj.etag and digest == obj.etag:

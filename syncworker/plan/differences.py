@@ -21,7 +21,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from syncworker.index.database import Index
-from syncworker.index.records import Brief, Row, is_text
+from syncworker.index.records import Brief, IndexRow, is_text
 from syncworker.index.rows import Rows
 from syncworker.model import FileEntry, ObjectEntries, ObjectEntry
 from syncworker.plan import compare, join
@@ -40,13 +40,13 @@ _ROWS_UNCHECKED = 4096
 
 Range = tuple[str | None, str]  # the key before the first, the last
 
-_sent = itemgetter(*(Row._fields.index(name) for name in Brief._fields))
+_sent = itemgetter(*(IndexRow._fields.index(name) for name in Brief._fields))
 
 
 class Difference(NamedTuple):
     """A key under which the bucket lists something else than is remembered. One of the two is there."""
 
-    row: Row | None
+    row: IndexRow | None
     listed: ObjectEntry | None
 
     @property
@@ -65,7 +65,7 @@ class Changes:
         self._batch: list[tuple[str, int, str | None]] = []
         self._keys: list[str] = []  # of those before the batch
 
-    def sent(self, row: Row) -> None:
+    def sent(self, row: IndexRow) -> None:
         self.count += 1
         self._batch.append((row.key, row.size, row.etag))
         if len(self._batch) >= _BATCH:
@@ -137,7 +137,7 @@ class Found:
 
 def _unpack(record: tuple[Any, ...]) -> Difference:
     row, listed = record
-    return Difference(row and Row._make(row), listed and ObjectEntry._make(listed))
+    return Difference(row and IndexRow._make(row), listed and ObjectEntry._make(listed))
 
 
 class NotInRanges(Exception):
@@ -183,7 +183,7 @@ def collect(
     table = Table()
     try:
         _fill(table, index, changes, check)
-        rest = (Row(e.key, e.size, 0, 0, 0, e.etag, "", 0, e.modified, 0) for e in table.rest())
+        rest = (IndexRow(e.key, e.size, 0, 0, 0, e.etag, "", 0, e.modified, 0) for e in table.rest())
         found.become(filter(concerns, differences(rest, _listing(bucket, None), spool, _Watch(index))))
     finally:
         table.close()
@@ -227,7 +227,7 @@ def _fill(table: Table, index: Index, changes: Changes, check: Callable[[], None
 
 
 # -- what differs
-def fits(row: Row, obj: ObjectEntry) -> bool:
+def fits(row: IndexRow, obj: ObjectEntry) -> bool:
     """Whether the listed object is the one that the row speaks of, as far as a listing tells."""
     if row.size != obj.size:
         return False
@@ -239,7 +239,7 @@ def fits(row: Row, obj: ObjectEntry) -> bool:
 
 
 def differences(
-    rows: Iterable[Row], listing: Pages, spool: Callable[[], Spool], watcher: join.Watcher | None = None
+    rows: Iterable[IndexRow], listing: Pages, spool: Callable[[], Spool], watcher: join.Watcher | None = None
 ) -> Iterator[Difference]:
     """Compares the rows, in order of key, with a listing in any order."""
     here = ((FileEntry(*row[:5], ""), row) for row in rows)
@@ -260,10 +260,10 @@ class Ascending:
         self._index = index
         self._check = check
         self._failed = False
-        self._rows: Rows[Row] | Rows[Brief] = index.rows(ranges) if ranges else index.brief_rows()
-        self._whole: Rows[Row] | None = self._rows if ranges else None  # type: ignore[assignment]
+        self._rows: Rows[IndexRow] | Rows[Brief] = index.rows(ranges) if ranges else index.brief_rows()
+        self._whole: Rows[IndexRow] | None = self._rows if ranges else None  # type: ignore[assignment]
 
-    def __iter__(self) -> Iterator[Row]:
+    def __iter__(self) -> Iterator[IndexRow]:
         count = 0
         while (start := self._rows.following()) is not None:
             if not count % _ROWS_UNCHECKED:
@@ -274,7 +274,7 @@ class Ascending:
                 return
             yield row
 
-    def _widen(self, start: str) -> Rows[Row]:
+    def _widen(self, start: str) -> Rows[IndexRow]:
         self.close()
         self._rows = self._whole = self._index.rows(start=start)
         return self._whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Decision
 
@@ -14,5 +14,5 @@ class Work(NamedTuple):
 
     file: FileEntry
     object: ObjectEntry | None
-    row: Row | None
+    row: IndexRow | None
     decision: Decision

@@ -23,12 +23,12 @@ from itertools import chain, islice
 from operator import itemgetter, lt
 from typing import Protocol
 
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntries, ObjectEntry
 from syncworker.plan.listing import Pages, duplicate
 from syncworker.plan.spool import Spool, Table
 
-Local = tuple[FileEntry, Row | None]
+Local = tuple[FileEntry, IndexRow | None]
 Pair = tuple[Local | None, ObjectEntry | None]
 
 _key = itemgetter(0)
@@ -187,4 +187,4 @@ def _pack(local: Local) -> tuple:  # type: ignore[type-arg]
 
 def _unpack(record: tuple) -> Local:  # type: ignore[type-arg]
     file, row = record
-    return FileEntry._make(file), None if row is None else Row._make(row)
+    return FileEntry._make(file), None if row is None else IndexRow._make(row)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from syncworker.errors import FatalError
 from syncworker.folder.scan_items import within
 from syncworker.index.database import Index
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.index.rows import Rows
 from syncworker.model import KEY_MAX_BYTES, FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.plan import compare, join, unchanged_pages
@@ -128,7 +128,7 @@ class Planner:
         self._seen, self._next_cut = 0, CUT_KEYS  # files
         self._items: Iterator[ScanItem] = iter(())  # of the scan, and those of it that were given back
         self._again: Iterator[ScanItem] = iter(())
-        self._rows: Rows[Row] | None = None
+        self._rows: Rows[IndexRow] | None = None
 
     def run(self, items: Iterator[ScanItem]) -> None:
         """Emits batches of events, then None, whatever happens."""
@@ -153,8 +153,8 @@ class Planner:
             self._flush()
             self.events.emit(None)
 
-    def _plan(self, rows: Rows[Row]) -> None:
-        suspects: list[tuple[FileEntry, Row]] = []
+    def _plan(self, rows: Rows[IndexRow]) -> None:
+        suspects: list[tuple[FileEntry, IndexRow]] = []
         for here, there in join.join(self._local(rows), self._open_listing(), self._spool, self):
             if here is None:
                 assert there is not None
@@ -209,7 +209,7 @@ class Planner:
             note = self.remote_only.note_kept if self._keeps(key) else self.remote_only.note_remote_only
             note(key)
 
-    def _local(self, rows: Rows[Row]) -> Iterator[join.Local]:
+    def _local(self, rows: Rows[IndexRow]) -> Iterator[join.Local]:
         at, items, key_bytes_max = rows.at, self._items, self.scope.key_bytes_max
         while (item := next(self._again, None) or next(items, None)) is not None:
             if key_bytes_max < KEY_MAX_BYTES and isinstance(item, FileEntry):
@@ -254,7 +254,7 @@ class Planner:
         self._cuts.append(key)
         self._next_cut += CUT_KEYS
 
-    def _decide(self, file: FileEntry, obj: ObjectEntry | None, row: Row | None) -> None:
+    def _decide(self, file: FileEntry, obj: ObjectEntry | None, row: IndexRow | None) -> None:
         decision = compare.compare(file, obj, row)
         verdict = decision.verdict
         if (verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT) and not self.scope.every:
@@ -268,7 +268,7 @@ class Planner:
         else:
             self._event("work", Work(file, obj, None if obj is None else row, decision))
 
-    def _find_store_renames(self, suspects: list[tuple[FileEntry, Row]], rows: Rows[Row]) -> None:
+    def _find_store_renames(self, suspects: list[tuple[FileEntry, IndexRow]], rows: Rows[IndexRow]) -> None:
         """Files that we had sent and that the bucket lacks. Where an object that nobody sent has their size
         and ETag, the store may have renamed them."""
         wanted = {(row.etag, row.size) for _, row in suspects}

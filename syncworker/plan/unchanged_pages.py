@@ -12,18 +12,18 @@ from collections.abc import Sequence
 from operator import sub
 from typing import Any
 
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntries, ObjectEntry, ScanItem
 from syncworker.plan.compare import RACY_NS
 
 
-def unchanged(items: Sequence[ScanItem], rows: Sequence[Row], page: Sequence[ObjectEntry]) -> int | None:
+def unchanged(items: Sequence[ScanItem], rows: Sequence[IndexRow], page: Sequence[ObjectEntry]) -> int | None:
     """The bytes of all the files, if each is unchanged: the n-th item a file of the n-th object's key, the
     n-th row that of both, and trusted. None: not known."""
     if not len(items) == len(rows) == len(page) or set(map(type, items)) != {FileEntry}:
         return None
     file: Any = FileEntry._make(zip(*items, strict=True))  # of columns
-    row: Any = Row._make(zip(*rows, strict=True))
+    row: Any = IndexRow._make(zip(*rows, strict=True))
     if file[:5] != (row.key, row.size, row.mtime_ns, row.ctime_ns, row.inode):
         return None
     listed = ObjectEntries.of(page)

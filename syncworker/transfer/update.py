@@ -20,7 +20,7 @@ import os
 from typing import NamedTuple
 
 from syncworker.errors import FileError
-from syncworker.index.records import Row, Unfinished
+from syncworker.index.records import IndexRow, Unfinished
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import Given
 from syncworker.plan.events import Work
@@ -44,7 +44,7 @@ class _Copy(NamedTuple):
     """`etag`: the condition; `before`: the object as it was; `class_before`: that it had been given."""
 
     file: FileEntry
-    row: Row
+    row: IndexRow
     etag: str
     headers: dict[str, str]
     before: Head
@@ -61,7 +61,7 @@ class Updater:
         self._can_copy: bool | None = None
         self._keeps_bytes = False  # seen where the ETag does not tell
 
-    async def update(self, work: Work) -> Row | None:
+    async def update(self, work: Work) -> IndexRow | None:
         """What the index is to remember of the object; None: the file has to be sent again. Raises what
         CreateMultipartUpload and the read-back may."""
         if self._can_copy is False:
@@ -130,7 +130,7 @@ class Updater:
         self.index.end_upload(key)
         return answered.etag
 
-    async def _settled(self, copy: _Copy) -> Row | None:
+    async def _settled(self, copy: _Copy) -> IndexRow | None:
         """The object is there with the file's bytes and, as far as HEAD tells, the headers; else None."""
         file, row = copy.file, copy.row
         head = await self.bucket.head(file.key)
@@ -164,7 +164,7 @@ class Updater:
             os.close(fd)
 
 
-def _row(row: Row, tag: str) -> Row:
+def _row(row: IndexRow, tag: str) -> IndexRow:
     """Of the same file, and an object of its content with this ETag."""
     ours = row.digest or row.etag
     return row._replace(etag=tag, digest="" if tag == ours else ours, modified="")

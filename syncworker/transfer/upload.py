@@ -24,7 +24,7 @@ from typing import Any, Protocol, TypeVar
 from syncworker.errors import FileError, RetryError, Stopped, SyncError
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import Operation, Progress, Sent
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import ObjectHeaders
@@ -59,10 +59,10 @@ def key_changed() -> FileError:
     )
 
 
-def row_of(sent: Sent) -> Row:
+def row_of(sent: Sent) -> IndexRow:
     """What the index is to remember of an upload."""
     checked_ns = 0 if sent.changes else sent.checked_ns
-    return Row.of(sent.file, sent.etag, sent.digest, sent.part_size, "", checked_ns)
+    return IndexRow.of(sent.file, sent.etag, sent.digest, sent.part_size, "", checked_ns)
 
 
 class Surroundings(Protocol):

@@ -6,7 +6,7 @@ import errno
 import time
 
 from syncworker.errors import SyncError
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import Sent
 from syncworker.model import UNKNOWN, FileEntry
 from syncworker.options.object_headers import ObjectHeaders
@@ -30,12 +30,12 @@ def largest(work: Work, file: FileEntry) -> Work:
     return work._replace(file=file) if file.size > work.file.size else work
 
 
-def same_row(result: Read) -> Row:
+def same_row(result: Read) -> IndexRow:
     """What the index is to remember of a file whose content the bucket has."""
     obj, file = result.work.object, result.file
     assert obj is not None
     checked_ns = 0 if result.changes else result.checked_ns
-    return Row.of(file, obj.etag, result.digest, result.part_size, obj.modified, checked_ns)
+    return IndexRow.of(file, obj.etag, result.digest, result.part_size, obj.modified, checked_ns)
 
 
 class Accounts:
@@ -90,7 +90,7 @@ class Accounts:
             counted = sent.file.size
         self.progress.uploaded(sent, counted, time.monotonic() - started)
 
-    def remember_sent(self, result: Read, sent: Sent) -> Row:
+    def remember_sent(self, result: Read, sent: Sent) -> IndexRow:
         """Counts the bytes of an upload, and remembers what the store has now."""
         if result.outcome is Outcome.BODY:  # parts are counted one by one
             self.progress.sent(sent.file.size)
@@ -102,7 +102,7 @@ class Accounts:
         self.changes.sent(row)
         return row
 
-    def updated(self, row: Row, work: Work, counted: int, started: float) -> None:
+    def updated(self, row: IndexRow, work: Work, counted: int, started: float) -> None:
         """`counted`: the file's bytes in the total."""
         self.index.remember(row)
         self.index.give(row.key, self.headers.given_after(row.key, self.index.given(row.key)))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from syncworker.checks.recheck import Recheck
 from syncworker.ending import Ending
 from syncworker.folder.source import Source
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry, Phase
 from syncworker.options.effective import DEEP
 from syncworker.plan.compare import compare
@@ -25,7 +25,7 @@ from syncworker.worker.plans import Plans
 from syncworker.worker.sending import Sending
 
 
-async def send_counted(sending: Sending, accounts: Accounts, result: Read) -> Row | None:
+async def send_counted(sending: Sending, accounts: Accounts, result: Read) -> IndexRow | None:
     """Sends a file that is counted already, and remembers what the store has of it. None: it is gone."""
     operation = sending.progress.begin("upload", result.file.key, result.file.size)
     try:
@@ -92,7 +92,7 @@ class SecondLook:
     def may_go(self, obj: ObjectEntry) -> bool:
         return self.plans.plan is None or self.plans.plan.names(obj)
 
-    async def send_again(self, file: FileEntry, found: Difference) -> Row | None:
+    async def send_again(self, file: FileEntry, found: Difference) -> IndexRow | None:
         """Sends a file that is counted already as it is now, unless the bucket has that; None: it is gone."""
         decision = compare(file, found.listed, found.row)
         for result in await self.sending.read([Work(file, found.listed, found.row, decision)]):
@@ -107,7 +107,7 @@ class SecondLook:
         self.stop.raise_if_requested()
         return None
 
-    async def _give_again(self, result: Read, found: Difference) -> Row | None:
+    async def _give_again(self, result: Read, found: Difference) -> IndexRow | None:
         await self.attempt.wait_interval()
         started = time.monotonic()
         row = await send_counted(self.sending, self.accounts, result)

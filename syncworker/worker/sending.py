@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import Operation, Sent
 from syncworker.model import FileEntry, Phase
 from syncworker.options.object_headers import ObjectHeaders
@@ -60,7 +60,7 @@ class Accounts(Protocol):
         """An upload, begun at `started` by the monotonic clock."""
         ...
 
-    def updated(self, row: Row, work: Work, counted: int, started: float) -> None: ...
+    def updated(self, row: IndexRow, work: Work, counted: int, started: float) -> None: ...
 
 
 class Sending:

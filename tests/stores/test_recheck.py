@@ -20,7 +20,7 @@ from stores import Store
 from test_quirks import changed_body
 
 from syncworker.index.database import Index
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.index.rows import Rows
 from syncworker.model import ObjectEntry
 from syncworker.plan import differences
@@ -346,8 +346,8 @@ def done(value: object) -> Future:  # type: ignore[type-arg]
     return future
 
 
-def row(key: str, etag: str = "e") -> Row:
-    return Row(key, 1, 0, 0, 0, etag, "", 0, "", 5 * 10**9)
+def row(key: str, etag: str = "e") -> IndexRow:
+    return IndexRow(key, 1, 0, 0, 0, etag, "", 0, "", 5 * 10**9)
 
 
 def found_by(tmp_path: Path, index: Index, changes: Changes, bucket: Held) -> list[str]:
@@ -433,7 +433,7 @@ def test_of_pages_that_are_as_remembered_only_what_a_listing_tells_is_read(
     asked: list[str] = []
     whole = index.rows
 
-    def rows(ranges: list[differences.Range] | None = None, start: str = "") -> Rows[Row]:
+    def rows(ranges: list[differences.Range] | None = None, start: str = "") -> Rows[IndexRow]:
         asked.append(start)
         return whole(ranges, start)
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stores import die_with_parent_obeying_permissions
 
 from syncworker.index.database import Index
-from syncworker.index.records import Row, Unfinished
+from syncworker.index.records import IndexRow, Unfinished
 from syncworker.index.rows import Rows
 from syncworker.paths import PROJECT
 
@@ -31,8 +31,8 @@ sys.stdin.read()
 UNWRITABLE = """
 import sys
 from syncworker.index.database import Index
-from syncworker.index.records import Row, Unfinished
-row = lambda key: Row(key, 7, 1, 2, 3, "e", "", 0, "", 4)
+from syncworker.index.records import IndexRow, Unfinished
+row = lambda key: IndexRow(key, 7, 1, 2, 3, "e", "", 0, "", 4)
 index = Index(sys.argv[1])
 index.remember(row("new"))
 index.flush()
@@ -44,8 +44,8 @@ index.close()
 """
 
 
-def row(key: str, **fields: object) -> Row:
-    return Row(key, 7, 1, 2, 3, "e" * 32, "", 0, "", 4)._replace(**fields)
+def row(key: str, **fields: object) -> IndexRow:
+    return IndexRow(key, 7, 1, 2, 3, "e" * 32, "", 0, "", 4)._replace(**fields)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "index.sqlite")
 
 
-def keep(path: str, *rows: Row) -> None:
+def keep(path: str, *rows: IndexRow) -> None:
     index = Index(path)
     for each in rows:
         index.remember(each)
@@ -61,7 +61,7 @@ def keep(path: str, *rows: Row) -> None:
     assert index.broken is None
 
 
-def read(path: str, *keys: str) -> list[Row | None]:
+def read(path: str, *keys: str) -> list[IndexRow | None]:
     index = Index(path)
     found = [index.find(key) for key in keys]
     index.close()
@@ -75,7 +75,7 @@ def works(path: str) -> bool:
 
 
 def test_a_row_comes_back_as_it_was_and_the_file_is_private(path: str) -> None:
-    full = Row("caf\u00e9\n\x01", 1 << 42, -1, 1 << 62, 5, "etag-2", "digest", 8 << 20, "modified", 9)
+    full = IndexRow("caf\u00e9\n\x01", 1 << 42, -1, 1 << 62, 5, "etag-2", "digest", 8 << 20, "modified", 9)
     keep(path, full)
     assert read(path, full.key, "other") == [full, None]
     assert os.stat(path).st_mode & 0o777 == 0o600
@@ -289,11 +289,11 @@ def test_damage_in_the_middle_is_survived_and_repaired_the_next_time(path: str) 
 
 def test_a_file_without_rows_or_taken_away_under_a_reader_is_no_error(path: str) -> None:
     keep(path, row("a"))
-    reader = Rows(path, kind=Row)
+    reader = Rows(path, kind=IndexRow)
     os.unlink(path)
     assert reader.at("a") == row("a")
     reader.close()
-    nothing = Rows(str(path) + ".none/x", kind=Row)
+    nothing = Rows(str(path) + ".none/x", kind=IndexRow)
     assert nothing.at("a") is None
     assert not nothing.has("a")
     nothing.close()

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare
 from syncworker.plan.compare import Decision, Reason, Verdict
@@ -29,7 +29,7 @@ def stamp(ns: int) -> str:
 MODIFIED = stamp(T + 10 * SECOND)
 FILE = FileEntry("k", 7, T, T, 42, "photos/k")
 # Read ten seconds after its last change, and sent; the store has not been listed since.
-ROW = Row("k", 7, T, T, 42, MD5, "", 0, "", T + 10 * SECOND)
+ROW = IndexRow("k", 7, T, T, 42, MD5, "", 0, "", T + 10 * SECOND)
 
 
 def obj(tag: str = MD5, size: int = 7, modified: str = MODIFIED) -> ObjectEntry:
@@ -117,7 +117,7 @@ def test_a_row_of_another_size_speaks_of_another_object_though_its_etag_is_the_s
     ],
 )
 def test_the_hashes_that_could_prove_the_content_equal(
-    there: ObjectEntry, row: Row | None, wanted: list[int]
+    there: ObjectEntry, row: IndexRow | None, wanted: list[int]
 ) -> None:
     assert compare.wanted_hashes(there, row) == wanted
 
@@ -147,7 +147,7 @@ def test_the_defaults_of_other_tools_are_tried_for_an_object_that_somebody_else_
     ],
 )
 def test_only_a_hash_of_this_content_proves_it_equal(
-    hashes: dict[int, str], there: ObjectEntry, row: Row | None, wanted: tuple[int, str] | None
+    hashes: dict[int, str], there: ObjectEntry, row: IndexRow | None, wanted: tuple[int, str] | None
 ) -> None:
     assert compare.match(hashes, there, row) == wanted
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from syncworker.errors import FatalError, RetryError
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import join as plan
 from syncworker.plan.listing import Listing
@@ -34,7 +34,7 @@ def obj(key: str) -> ObjectEntry:
 
 
 def local(key: str) -> plan.Local:
-    return file(key), Row(key, 1, 2, 3, 4, "e", "", 0, "", 5) if "a" in key else None
+    return file(key), IndexRow(key, 1, 2, 3, 4, "e", "", 0, "", 5) if "a" in key else None
 
 
 def by_bytes(keys: Any) -> list[str]:

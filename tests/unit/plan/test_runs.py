@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from syncworker.index.database import Index
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry, ScanItem, Skip
 from syncworker.plan import compare, planner, unchanged_pages
 from syncworker.plan.breadth import Breadth
@@ -26,11 +26,11 @@ CHECKED = 10 * RACY_NS
 STORES = ("etags", "times", "neither")
 
 
-def trio(key: str, store: str = "etags") -> tuple[FileEntry, Row, ObjectEntry]:
+def trio(key: str, store: str = "etags") -> tuple[FileEntry, IndexRow, ObjectEntry]:
     """A file, its row and its object: unchanged, where the store lists anything to know it by."""
     tag, modified = ("e" if store == "etags" else ""), ("m" if store != "neither" else "")
     file = FileEntry(key, 7, 20, 30, 40, f"photos/{key}")
-    row = Row(key, 7, 20, 30, 40, "e", "", 0, modified, CHECKED)
+    row = IndexRow(key, 7, 20, 30, 40, "e", "", 0, modified, CHECKED)
     return file, row, ObjectEntry(key, 7, tag, modified)
 
 
@@ -42,12 +42,12 @@ CHANGES = [(0, n) for n in range(1, 5)] + [(1, n) for n in range(1, 6)] + [(2, n
 
 
 @st.composite
-def sides(draw: st.DrawFn) -> tuple[list[ScanItem], list[Row], list[ObjectEntry]]:
+def sides(draw: st.DrawFn) -> tuple[list[ScanItem], list[IndexRow], list[ObjectEntry]]:
     """Folder, index and bucket: mostly alike, with a few differences of every kind."""
     store = draw(st.sampled_from(STORES))
     keys = sorted(draw(st.sets(st.text("ab-/", min_size=1, max_size=4), min_size=1, max_size=14)))
     items: list[ScanItem] = []
-    rows: list[Row] = []
+    rows: list[IndexRow] = []
     objects: list[ObjectEntry] = []
     odd = draw(st.sets(st.sampled_from(keys), max_size=3))
     for key in keys:
@@ -72,7 +72,7 @@ def sides(draw: st.DrawFn) -> tuple[list[ScanItem], list[Row], list[ObjectEntry]
 
 @given(sides())
 def test_a_page_is_unchanged_only_if_each_of_its_files_is(
-    what: tuple[list[ScanItem], list[Row], list[ObjectEntry]],
+    what: tuple[list[ScanItem], list[IndexRow], list[ObjectEntry]],
 ) -> None:
     items, rows, objects = what
     size = unchanged_pages.unchanged(items, rows, objects)
@@ -106,7 +106,7 @@ class Watched(Planner):
 
 
 def planned(
-    items: list[ScanItem], rows: list[Row], pages: list[list[ObjectEntry]], *, at_once: bool = True
+    items: list[ScanItem], rows: list[IndexRow], pages: list[list[ObjectEntry]], *, at_once: bool = True
 ) -> tuple[dict[str, Any], int]:
     """What a planner finds: counts, what is to be done by key, what is to be deleted."""
     events: list[tuple[str, Any]] = []
@@ -149,7 +149,7 @@ def planned(
 @settings(max_examples=300, deadline=None)
 @given(what=sides(), size=st.integers(1, 5), data=st.data())
 def test_a_plan_is_the_same_with_and_without(
-    what: tuple[list[ScanItem], list[Row], list[ObjectEntry]], size: int, data: st.DataObject
+    what: tuple[list[ScanItem], list[IndexRow], list[ObjectEntry]], size: int, data: st.DataObject
 ) -> None:
     items, rows, objects = what
     if data.draw(st.integers(0, 3)) == 0:

@@ -16,7 +16,7 @@ from bench import tree, wait_for
 from serving import Site
 
 from syncworker.index.database import Index
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.index.rows import count_objects
 from syncworker.options.patterns import PathFilter
 from syncworker.service import folder_sizes
@@ -127,7 +127,7 @@ def test_the_bucket_is_told_by_the_index_and_made_by_nobody(site: Site) -> None:
     assert not os.path.exists(path)
     known = Index(path)
     for number in range(3):
-        known.remember(Row(str(number), 1, 1, 1, 1, "e", "", 0, "", 1))
+        known.remember(IndexRow(str(number), 1, 1, 1, 1, "e", "", 0, "", 1))
     known.flush()
     assert site.get(target).json["bucket"]["objects_known"] == 3  # while a worker has it open
     known.close()

@@ -15,7 +15,7 @@ import pytest
 from bench import Mirror
 
 from syncworker.folder.uploads_root import Tree
-from syncworker.index.records import Row
+from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import Sent
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare, events
@@ -155,7 +155,7 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def read_one(path: Path, row: Row | None = None, there: ObjectEntry | None = None) -> readers.Read:
+def read_one(path: Path, row: IndexRow | None = None, there: ObjectEntry | None = None) -> readers.Read:
     info = path.stat()
     file = FileEntry("log", info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, "log")
     work = events.Work(file, there, row, compare.compare(file, there, row))
