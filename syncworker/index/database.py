@@ -28,7 +28,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from syncworker.index.records import Brief, IndexRow, Part, Unfinished, fits, is_text
+from syncworker.index.records import Brief, IndexRow, Part, PendingUpload, fits, is_text
 from syncworker.index.rows import GivenRows, Rows
 from syncworker.model import UNKNOWN
 from syncworker.system import durable_files
@@ -55,7 +55,7 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 _TABLES = (
     ("objects", ",".join(IndexRow._fields)),
-    ("uploads", ",".join(Unfinished._fields)),
+    ("uploads", ",".join(PendingUpload._fields)),
     ("parts", ",".join(Part._fields)),
     ("given", "key,what"),
     ("facts", "name,value"),
@@ -257,7 +257,7 @@ class Index:
             self._write(f"DELETE FROM {table}")  # noqa: S608
 
     # -- unfinished uploads; durable, because a forgotten one would stay in the bucket
-    def begin_upload(self, upload: Unfinished) -> None:
+    def begin_upload(self, upload: PendingUpload) -> None:
         try:
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute("INSERT OR REPLACE INTO uploads VALUES (?,?,?,?,?)", upload)
@@ -277,19 +277,19 @@ class Index:
         """Not durable: one that is forgotten is sent again."""
         self._write("INSERT OR REPLACE INTO parts VALUES (?,?,?,?,?)", *part)
 
-    def parts(self, upload: Unfinished) -> dict[int, Part]:
+    def parts(self, upload: PendingUpload) -> dict[int, Part]:
         query = "SELECT * FROM parts WHERE key=? AND upload_id=?"
         found = self._read(query, upload.key, upload.upload_id) or []
         return {row[2]: Part._make(row) for row in found}
 
-    def upload(self, key: str) -> Unfinished | None:
+    def upload(self, key: str) -> PendingUpload | None:
         return next(iter(self._uploads("SELECT * FROM uploads WHERE key=?", key)), None)
 
-    def uploads(self) -> list[Unfinished]:
+    def uploads(self) -> list[PendingUpload]:
         return self._uploads("SELECT * FROM uploads")
 
-    def _uploads(self, query: str, *values: str) -> list[Unfinished]:
-        return [Unfinished._make(row) for row in self._read(query, *values) or []]
+    def _uploads(self, query: str, *values: str) -> list[PendingUpload]:
+        return [PendingUpload._make(row) for row in self._read(query, *values) or []]
 
     # -- facts
     def fact(self, name: str) -> str | None:
@@ -320,7 +320,7 @@ class FrozenIndex(Index):
 
     def give(self, key: str, what: str) -> None: ...
 
-    def begin_upload(self, upload: Unfinished) -> None: ...
+    def begin_upload(self, upload: PendingUpload) -> None: ...
 
     def set_fact(self, name: str, value: str) -> None: ...
 

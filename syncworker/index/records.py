@@ -51,7 +51,7 @@ class Part(NamedTuple):
     md5: str  # of what it was sent, in hexadecimal
 
 
-class Unfinished(NamedTuple):
+class PendingUpload(NamedTuple):
     key: str
     upload_id: str  # "" for an intent
     part_size: int

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from syncworker.errors import SyncError
-from syncworker.index.records import Unfinished
+from syncworker.index.records import PendingUpload
 from syncworker.model import FileEntry
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart, sums, xml_messages
@@ -77,7 +77,7 @@ class OpenUploads:
             if not self.sender.etags_are_opaque:  # else the MD5s are needed all the same
                 algorithm = await self.sender.part_sums.choose(file.key, file.size)
             await self.abandon(file.key)  # what asking left, when it was broken off
-            self.index.begin_upload(Unfinished(file.key, "", part, file.size))
+            self.index.begin_upload(PendingUpload(file.key, "", part, file.size))
             headers = self.sender.headers.of(file, md5) | algorithm.naming
             try:
                 begun = await multipart.create_upload(self.bucket, file.key, headers)
@@ -85,7 +85,7 @@ class OpenUploads:
                 self.sender.headers.blame(error)
                 raise
             self.sender.headers.taken = True
-            self.index.begin_upload(Unfinished(file.key, begun.upload_id, part, file.size, md5.hex()))
+            self.index.begin_upload(PendingUpload(file.key, begun.upload_id, part, file.size, md5.hex()))
             if self.sender.part_sums.is_of(begun.server):
                 return Upload(begun.upload_id, algorithm)
             await self.abandon(file.key)
@@ -94,7 +94,7 @@ class OpenUploads:
         self,
         fd: int,
         file: FileEntry,
-        upload: Unfinished,
+        upload: PendingUpload,
         algorithm: Algorithm,
         parts: list[xml_messages.Part],
     ) -> dict[int, SentPart]:

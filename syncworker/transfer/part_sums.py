@@ -23,7 +23,7 @@ import time
 
 from syncworker.errors import FileError, RetryError
 from syncworker.index.database import Index
-from syncworker.index.records import Unfinished
+from syncworker.index.records import PendingUpload
 from syncworker.s3 import multipart, sums
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.sums import MD5, SHA256, Algorithm
@@ -119,13 +119,13 @@ class PartSums:
         """Asks the store, by an upload of its own that is ended."""
         right = _RIGHT[algorithm]
         wrong = bytes([right[0] ^ 1]) + right[1:]
-        self.index.begin_upload(Unfinished(key, "", NOT_TO_GO_ON, 0))
+        self.index.begin_upload(PendingUpload(key, "", NOT_TO_GO_ON, 0))
         try:
             begun = await multipart.create_upload(self.bucket, key, dict(algorithm.naming))
         except FileError:
             self.index.end_upload(key)
             return False
-        self.index.begin_upload(Unfinished(key, begun.upload_id, NOT_TO_GO_ON, 0))
+        self.index.begin_upload(PendingUpload(key, begun.upload_id, NOT_TO_GO_ON, 0))
         self._server = _hash(begun.server)
 
         async def takes(digest: bytes) -> bool:

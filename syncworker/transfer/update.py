@@ -20,7 +20,7 @@ import os
 from typing import NamedTuple
 
 from syncworker.errors import FileError
-from syncworker.index.records import IndexRow, Unfinished
+from syncworker.index.records import IndexRow, PendingUpload
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import Given
 from syncworker.plan.events import Work
@@ -104,9 +104,9 @@ class Updater:
         key, size = copy.file.key, copy.file.size
         part = copy.row.part_size or etags.part_size(size)
         headers = {n: v for n, v in copy.headers.items() if n != "x-amz-tagging-directive"}
-        self.index.begin_upload(Unfinished(key, "", NOT_TO_GO_ON, size))  # ended, if this is the last we do
+        self.index.begin_upload(PendingUpload(key, "", NOT_TO_GO_ON, size))  # ended, if we die
         upload_id, _ = await multipart.create_upload(self.bucket, key, headers)
-        self.index.begin_upload(Unfinished(key, upload_id, NOT_TO_GO_ON, size))
+        self.index.begin_upload(PendingUpload(key, upload_id, NOT_TO_GO_ON, size))
         answers: dict[int, str] = {}
 
         async def one(number: int) -> None:

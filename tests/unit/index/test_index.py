@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from stores import die_with_parent_obeying_permissions
 
 from syncworker.index.database import Index
-from syncworker.index.records import IndexRow, Unfinished
+from syncworker.index.records import IndexRow, PendingUpload
 from syncworker.index.rows import Rows
 from syncworker.paths import PROJECT
 
@@ -31,12 +31,12 @@ sys.stdin.read()
 UNWRITABLE = """
 import sys
 from syncworker.index.database import Index
-from syncworker.index.records import IndexRow, Unfinished
+from syncworker.index.records import IndexRow, PendingUpload
 row = lambda key: IndexRow(key, 7, 1, 2, 3, "e", "", 0, "", 4)
 index = Index(sys.argv[1])
 index.remember(row("new"))
 index.flush()
-index.begin_upload(Unfinished("k", "u", 8, 9))
+index.begin_upload(PendingUpload("k", "u", 8, 9))
 index.set_fact("a", "b")
 index.forget(["a"])
 print(index.find("a"), index.upload("k"), index.fact("a"), bool(index.broken))
@@ -136,15 +136,15 @@ def test_a_reader_sees_what_was_there_when_it_began_while_others_write(path: str
 
 def test_unfinished_uploads_and_facts_outlive_a_crash(path: str) -> None:
     index = Index(path)
-    index.begin_upload(Unfinished("k", "", 8, 9))
-    index.begin_upload(Unfinished("k", "id", 8, 9))
-    index.begin_upload(Unfinished("intent", "", 8, 9))
+    index.begin_upload(PendingUpload("k", "", 8, 9))
+    index.begin_upload(PendingUpload("k", "id", 8, 9))
+    index.begin_upload(PendingUpload("intent", "", 8, 9))
     index.set_fact("etag", "md5")
     index.set_fact("etag", "opaque")
     # Not closed: as after `kill -9`.
     other = Index(path)
-    assert other.uploads() == [Unfinished("intent", "", 8, 9), Unfinished("k", "id", 8, 9)]
-    assert other.upload("k") == Unfinished("k", "id", 8, 9)
+    assert other.uploads() == [PendingUpload("intent", "", 8, 9), PendingUpload("k", "id", 8, 9)]
+    assert other.upload("k") == PendingUpload("k", "id", 8, 9)
     assert other.upload("none") is None
     assert (other.fact("etag"), other.fact("none")) == ("opaque", None)
     other.end_upload("k")
@@ -252,8 +252,8 @@ def test_without_a_place_to_be_the_job_goes_on_without_it(path: str, tmp_path: P
         assert index.broken
         index.remember(row("a"))
         index.flush()
-        index.begin_upload(Unfinished("k", "u", 8, 9))
-        assert index.upload("k") == Unfinished("k", "u", 8, 9), (
+        index.begin_upload(PendingUpload("k", "u", 8, 9))
+        assert index.upload("k") == PendingUpload("k", "u", 8, 9), (
             "this run's own must be known to it all the same"
         )
         reader = index.rows()
@@ -329,7 +329,7 @@ def test_a_read_only_file_in_a_read_only_folder_is_gone_on_without(tmp_path: Pat
         )
     finally:
         os.chmod(folder, 0o700)
-    assert found.stdout == "None Unfinished(key='k', upload_id='u', part_size=8, size=9, md5='') b True\n"
+    assert found.stdout == "None PendingUpload(key='k', upload_id='u', part_size=8, size=9, md5='') b True\n"
     assert read(path, "a") == [row("a")]
 
 
@@ -338,7 +338,7 @@ def test_a_full_disk_is_gone_on_without(path: str) -> None:
     index._db.execute("PRAGMA max_page_count=8")
     for n in range(3000):
         index.remember(row(f"{n:06}", etag="x" * 100))
-    index.begin_upload(Unfinished("k" * 5000, "u", 8, 9))
+    index.begin_upload(PendingUpload("k" * 5000, "u", 8, 9))
     index.set_fact("a" * 5000, "b" * 5000)
     index.flush()
     assert "full" in (index.broken or "")
@@ -350,7 +350,7 @@ def test_an_upload_that_is_remembered_is_in_a_file_that_was_made_without_waiting
     tmp_path: Path,
 ) -> None:
     index = Index(str(tmp_path / "new.sqlite"))
-    index.begin_upload(Unfinished("large", "id", 8 << 20, 100 << 20))
+    index.begin_upload(PendingUpload("large", "id", 8 << 20, 100 << 20))
     (tmp_path / "alone.sqlite").write_bytes((tmp_path / "new.sqlite").read_bytes())  # its journal is lost
     index.close()
     alone = Index(str(tmp_path / "alone.sqlite"))
