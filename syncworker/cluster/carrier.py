@@ -44,7 +44,7 @@ from syncworker.system.stop_token import StopToken
 from syncworker.system.tls import ca_bundle_of
 from syncworker.transfer.lane_count import DISK_READERS, READERS
 from syncworker.transfer.lanes import Lanes
-from syncworker.transfer.readers import Read
+from syncworker.transfer.readers import ReadResult
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool, Limits
 from syncworker.worker.attempt import Attempt, Order
@@ -64,7 +64,7 @@ class _Sending(Sending):
         super().__init__(attempt, records, attempt.options.object_headers())
         self._records = records
 
-    async def send_large(self, result: Read) -> None:
+    async def send_large(self, result: ReadResult) -> None:
         self._records.large(result)
 
 

@@ -27,7 +27,7 @@ from syncworker.settings import Settings
 from syncworker.system import processes
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.parts import Parts
-from syncworker.transfer.readers import Outcome, Read, entry_of
+from syncworker.transfer.readers import Outcome, ReadResult, entry_of
 from syncworker.worker import late_writers
 from syncworker.worker.accounts import Accounts, largest
 from syncworker.worker.attempt import Attempt
@@ -231,7 +231,7 @@ class JobHome:
         checked_ns = record.checked_ns
         if peer.shows.get("host") != processes.host() and checked_ns:
             checked_ns -= _SKEW_NS  # of another clock: what was changed near that moment is read again
-        read = Read(
+        read = ReadResult(
             work,
             _OUTCOMES.get(record.kind, Outcome.BODY),
             file,
@@ -267,7 +267,7 @@ class JobHome:
             return None
         return entry_of(info, file) if info is not None else None
 
-    def _sent(self, read: Read, record: Record) -> None:
+    def _sent(self, read: ReadResult, record: Record) -> None:
         work, file, progress = read.work, read.file, self.progress
         progress.grown(work.file.size, file.size)
         progress.phase(Phase.TRANSFERRING, "transferring")

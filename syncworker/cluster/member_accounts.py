@@ -17,7 +17,7 @@ from syncworker.jobs.progress import Operation, Sent
 from syncworker.model import FileEntry, Phase
 from syncworker.plan.events import Work
 from syncworker.s3.signing import Keys
-from syncworker.transfer.readers import Read
+from syncworker.transfer.readers import ReadResult
 
 TICK_SECONDS = 0.05
 _KEYS_SECONDS = 20.0
@@ -132,10 +132,10 @@ class Records:
     def plan_update(self, work: Work) -> None:
         raise AssertionError("a plan is made in the job's process")
 
-    def is_outdated(self, result: Read) -> bool:
+    def is_outdated(self, result: ReadResult) -> bool:
         return False  # the job's process knows what the object was given, and asks itself
 
-    def same(self, result: Read) -> None:
+    def same(self, result: ReadResult) -> None:
         record = Record(
             Kind.SAME, result.file, "", result.digest, result.part_size, result.checked_ns, result.changes
         )
@@ -150,10 +150,10 @@ class Records:
     def refused(self, work: Work, error: SyncError) -> None:
         self._put(work.file.key, _failure(Kind.REFUSED, work.file, error))
 
-    def large(self, result: Read) -> None:
+    def large(self, result: ReadResult) -> None:
         self._put(result.work.file.key, Record(Kind.LARGE, result.file))
 
-    def sent(self, result: Read, sent: Sent, started: float) -> None:
+    def sent(self, result: ReadResult, sent: Sent, started: float) -> None:
         self._flight.counts["files_uploaded"] += 1
         self._flight.bytes += sent.file.size
         record = Record(

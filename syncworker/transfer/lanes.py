@@ -27,7 +27,7 @@ from syncworker.plan.events import Work
 from syncworker.s3 import etag
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import LOOK_SECONDS, MOST, Pace
-from syncworker.transfer.readers import Read
+from syncworker.transfer.readers import ReadResult
 
 LARGE_LANES = 4
 BYTES_IN_FLIGHT = 64 << 20
@@ -86,11 +86,11 @@ async def _ends(tasks: _Tasks) -> None:
 class Files(Protocol):
     """What the lanes do with files."""
 
-    async def read(self, group: list[Work]) -> list[Read]: ...
+    async def read(self, group: list[Work]) -> list[ReadResult]: ...
 
-    def handle_read(self, result: Read) -> Awaitable[None]: ...
+    def handle_read(self, result: ReadResult) -> Awaitable[None]: ...
 
-    def send_large(self, result: Read) -> Awaitable[None]: ...
+    def send_large(self, result: ReadResult) -> Awaitable[None]: ...
 
     def uploaded(self) -> int:
         """How many files have gone out."""
@@ -109,9 +109,9 @@ class Lanes:
         self._handle_read = files.handle_read
         self._halt, self._halted = stop.fail, stop.requested
         self._groups: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * MOST)
-        self._read: asyncio.Queue[tuple[Read, _Share] | None] = asyncio.Queue()
+        self._read: asyncio.Queue[tuple[ReadResult, _Share] | None] = asyncio.Queue()
         self._turn, self._drained = asyncio.Lock(), asyncio.Event()
-        self._large: asyncio.Queue[Read | None] = asyncio.Queue(maxsize=_LARGE_WAITING)
+        self._large: asyncio.Queue[ReadResult | None] = asyncio.Queue(maxsize=_LARGE_WAITING)
         self._budget = Budget(BYTES_IN_FLIGHT)
         self._all_read = False
         self._pace = Pace(1, 1) if one else Pace()
@@ -145,7 +145,7 @@ class Lanes:
     def groups_waiting(self) -> int:
         return self._groups.qsize()
 
-    async def put_large(self, result: Read) -> None:
+    async def put_large(self, result: ReadResult) -> None:
         """From within `handle_read`: a file that goes in parts."""
         await self._large.put(result)
 
@@ -202,7 +202,7 @@ class Lanes:
             return
         size = min(sum(w.file.size for w in group if etag.is_single(w.file.size)), BYTES_IN_FLIGHT)
         await self._budget.take(size)
-        results: list[Read] = []
+        results: list[ReadResult] = []
         try:
             results = await self._files.read(group)
         except Exception as error:  # noqa: BLE001 - the others would wait for this lane
@@ -229,7 +229,7 @@ class Lanes:
         finally:
             self._lanes.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
-    async def _whole(self, result: Read, share: _Share) -> None:
+    async def _whole(self, result: ReadResult, share: _Share) -> None:
         try:
             if not self._halted():
                 await self._handle_read(result)

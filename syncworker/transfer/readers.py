@@ -41,7 +41,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
-class Read(NamedTuple):
+class ReadResult(NamedTuple):
     """What reading gave. `file` is as it was when read; `digest` in ETag form with its `part_size`;
     `needs_head`: no hash settled it, the object's metadata may."""
 
@@ -88,7 +88,7 @@ def describe(error: OSError) -> SyncError:
     return FileError(code, f"the file cannot be read: {reason}")
 
 
-def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> Read:
+def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> ReadResult:
     """Opens and reads one file as its decision needs. InterruptedError when told to stop."""
     for attempt in range(1, TRIES + 2):
         try:
@@ -108,13 +108,13 @@ def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], 
             raise
         except OSError as error:
             if error.errno in VANISHED:
-                return Read(work, Outcome.VANISHED, work.file)
-            return Read(work, Outcome.FAILED, work.file, error=describe(error))
+                return ReadResult(work, Outcome.VANISHED, work.file)
+            return ReadResult(work, Outcome.FAILED, work.file, error=describe(error))
         return result
-    return Read(work, Outcome.FAILED, work.file, error=Changed())
+    return ReadResult(work, Outcome.FAILED, work.file, error=Changed())
 
 
-def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> Read | None:
+def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> ReadResult | None:
     """`read` of a small file whose bytes are in memory: it never waits for the disk, so the event loop
     may call it, and saves two changes of thread. None: use `read`."""
     if work.file.size > CACHED_MAX:
@@ -150,7 +150,7 @@ def _read_open(
     should_stop: Callable[[], bool],
     *,
     as_opened: bool,
-) -> Read:
+) -> ReadResult:
     decision, obj = work.decision, work.object
     if obj is not None and file.size != obj.size:
         decision = Decision(Verdict.UPLOAD, compare.Reason.SIZE)
@@ -159,7 +159,7 @@ def _read_open(
         work = work._replace(decision=decision)
         return _small(fd, body, file, work, etags_are_md5, checked_ns, as_opened=as_opened)
     if decision.verdict is Verdict.UPLOAD or obj is None:
-        return Read(work._replace(decision=decision), Outcome.LARGE, file, checked_ns)
+        return ReadResult(work._replace(decision=decision), Outcome.LARGE, file, checked_ns)
     sizes = compare.wanted_hashes(obj, work.row)
     if (decision.verdict is Verdict.HEAD or as_opened) and 0 not in sizes:
         sizes.append(0)  # what the metadata will be compared with
@@ -168,13 +168,15 @@ def _read_open(
     found = compare.match(hashes, obj, work.row)
     if found is not None:
         part, digest = found
-        return Read(work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened)
+        return ReadResult(
+            work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened
+        )
     following = compare.after_mismatch(obj, etags_are_md5)
     if following.verdict is Verdict.HEAD and 0 not in hashes:
         hashes |= etag.hash_file(fd, file.size, [0], should_stop)
         if restat(fd, file) != file:
             raise Changed
-    return Read(
+    return ReadResult(
         work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT)),
         Outcome.LARGE,
         file,
@@ -203,7 +205,7 @@ def _small(
     checked_ns: int,
     *,
     as_opened: bool = False,
-) -> Read:
+) -> ReadResult:
     """What a small file that was read whole is to become."""
     if as_opened:
         body = body[: file.size]
@@ -225,12 +227,12 @@ def _small(
         found = compare.match(hashes, obj, work.row)
         if found is not None:
             part, digest = found
-            return Read(
+            return ReadResult(
                 work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened
             )
         needs_head = compare.after_mismatch(obj, etags_are_md5).verdict is Verdict.HEAD
         work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT))
-    return Read(
+    return ReadResult(
         work, Outcome.BODY, file, checked_ns, body, md5.digest(), md5.hexdigest(), 0,
         needs_head, None, as_opened,
     )  # fmt: skip

@@ -35,7 +35,7 @@ from syncworker.system.control import settling
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.blocking_keys import Obstacles
 from syncworker.transfer.part_sums import NOT_TO_GO_ON, PartSums
-from syncworker.transfer.readers import Changed, Read, describe, restat
+from syncworker.transfer.readers import Changed, ReadResult, describe, restat
 from syncworker.wire.body import UNSIGNED
 
 T = TypeVar("T")
@@ -119,7 +119,7 @@ class Sender:
     def etags_are_opaque(self) -> bool:
         return self.facts["multipart_etag"] == OPAQUE or self.facts["etag"] in (KMS, OPAQUE)
 
-    async def small(self, result: Read, operation: Operation) -> Sent:
+    async def small(self, result: ReadResult, operation: Operation) -> Sent:
         """One PUT of a body in memory."""
         file, body = result.file, result.body
         headers = self.headers.of(file, result.md5)

@@ -27,7 +27,7 @@ from syncworker.system.control import settling
 from syncworker.transfer.open_uploads import OpenUploads, SentPart, Upload
 from syncworker.transfer.part_sums import REFUSALS
 from syncworker.transfer.parts import Others, Parts
-from syncworker.transfer.readers import TRIES, Changed, Outcome, Read, describe, entry_of, restat
+from syncworker.transfer.readers import TRIES, Changed, Outcome, ReadResult, describe, entry_of, restat
 from syncworker.transfer.upload import KEPT, OPAQUE, Sender, Vanished
 from syncworker.wire.body import UNSIGNED, FileSlice
 
@@ -91,7 +91,7 @@ class PartSender:
         await self.uploads.abandon(file.key)
         work = Work(file, None, None, NEW)
         md5 = hashlib.md5(b"", usedforsecurity=False)
-        body = Read(work, Outcome.BODY, file, checked_ns, b"", md5.digest(), md5.hexdigest())
+        body = ReadResult(work, Outcome.BODY, file, checked_ns, b"", md5.digest(), md5.hexdigest())
         return await self.sender.small(body, operation)
 
     async def _large_open(

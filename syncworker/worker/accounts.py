@@ -12,7 +12,7 @@ from syncworker.model import UNKNOWN, FileEntry
 from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import same_object
 from syncworker.plan.events import Work
-from syncworker.transfer.readers import Outcome, Read
+from syncworker.transfer.readers import Outcome, ReadResult
 from syncworker.transfer.upload import row_of
 from syncworker.worker.attempt import Attempt
 from syncworker.worker.plans import Plans
@@ -30,7 +30,7 @@ def largest(work: Work, file: FileEntry) -> Work:
     return work._replace(file=file) if file.size > work.file.size else work
 
 
-def same_row(result: Read) -> IndexRow:
+def same_row(result: ReadResult) -> IndexRow:
     """What the index is to remember of a file whose content the bucket has."""
     obj, file = result.work.object, result.file
     assert obj is not None
@@ -53,14 +53,14 @@ class Accounts:
     def plan_update(self, work: Work) -> None:
         self.plans.plan_update(work)
 
-    def is_outdated(self, result: Read) -> bool:
+    def is_outdated(self, result: ReadResult) -> bool:
         """Whether a file was touched whose object, as we sent it, is to be given other headers."""
         obj, row = result.work.object, result.work.row
         if row is None or obj is None or result.changes or not same_object(row, obj):
             return False
         return self.headers.differs(row.key, self.index.given(row.key))
 
-    def same(self, result: Read) -> None:
+    def same(self, result: ReadResult) -> None:
         self.progress.unchanged(1, max(result.file.size, result.work.file.size))
         self.index.remember(same_row(result))
         obj, row = result.work.object, result.work.row
@@ -81,7 +81,7 @@ class Accounts:
         else:
             self.failed(work.file, error)
 
-    def sent(self, result: Read, sent: Sent, started: float) -> None:
+    def sent(self, result: ReadResult, sent: Sent, started: float) -> None:
         self.remember_sent(result, sent)
         # A file that has shrunk since the scan counts as it was counted then.
         counted = largest(result.work, result.file).file.size
@@ -90,7 +90,7 @@ class Accounts:
             counted = sent.file.size
         self.progress.uploaded(sent, counted, time.monotonic() - started)
 
-    def remember_sent(self, result: Read, sent: Sent) -> IndexRow:
+    def remember_sent(self, result: ReadResult, sent: Sent) -> IndexRow:
         """Counts the bytes of an upload, and remembers what the store has now."""
         if result.outcome is Outcome.BODY:  # parts are counted one by one
             self.progress.sent(sent.file.size)

@@ -11,7 +11,7 @@ import time
 
 from syncworker.plan.events import Work
 from syncworker.transfer.lane_count import READERS, ReaderCount
-from syncworker.transfer.readers import Read, read
+from syncworker.transfer.readers import ReadResult, read
 from syncworker.transfer.upload import Sender
 from syncworker.worker.attempt import Attempt
 
@@ -24,17 +24,17 @@ class DiskReads:
         self._count = ReaderCount(time.monotonic())
         self._slots, self._open, self._surplus = asyncio.Semaphore(READERS), READERS, 0
 
-    async def read(self, group: list[Work]) -> list[Read]:
+    async def read(self, group: list[Work]) -> list[ReadResult]:
         """What reading the files has shown; fewer after a halt."""
         readers = self._count.readers
         shares = [group[i::readers] for i in range(min(readers, len(group)))]
         found = await asyncio.gather(*map(self._read_share, shares))
         return [result for results in found for result in results]
 
-    async def _read_share(self, share: list[Work]) -> list[Read]:
+    async def _read_share(self, share: list[Work]) -> list[ReadResult]:
         await self._slots.acquire()
         try:
-            results: list[Read] = await self._attempt.from_disk(self._read_files, share)
+            results: list[ReadResult] = await self._attempt.from_disk(self._read_files, share)
             sizes = [work.file.size for work in share]
             self._count.record(sizes, time.monotonic(), is_idle=not self._slots.locked())
             self._adapt()
@@ -57,7 +57,7 @@ class DiskReads:
         self._surplus += self._open - wanted
         self._open = wanted
 
-    def _read_files(self, share: list[Work]) -> list[Read]:
+    def _read_files(self, share: list[Work]) -> list[ReadResult]:
         md5 = self._sender.etags_are_md5
         results = []
         for work in share:

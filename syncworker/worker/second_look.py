@@ -16,7 +16,7 @@ from syncworker.plan.differences import Difference, Listable, collect
 from syncworker.plan.events import Work
 from syncworker.plan.spool import Spool
 from syncworker.transfer.delete_objects import Remover
-from syncworker.transfer.readers import Outcome, Read
+from syncworker.transfer.readers import Outcome, ReadResult
 from syncworker.transfer.upload import Vanished
 from syncworker.worker.accounts import Accounts, same_row
 from syncworker.worker.attempt import Attempt
@@ -25,7 +25,7 @@ from syncworker.worker.plans import Plans
 from syncworker.worker.sending import Sending
 
 
-async def send_counted(sending: Sending, accounts: Accounts, result: Read) -> IndexRow | None:
+async def send_counted(sending: Sending, accounts: Accounts, result: ReadResult) -> IndexRow | None:
     """Sends a file that is counted already, and remembers what the store has of it. None: it is gone."""
     operation = sending.progress.begin("upload", result.file.key, result.file.size)
     try:
@@ -107,7 +107,7 @@ class SecondLook:
         self.stop.raise_if_requested()
         return None
 
-    async def _give_again(self, result: Read, found: Difference) -> IndexRow | None:
+    async def _give_again(self, result: ReadResult, found: Difference) -> IndexRow | None:
         await self.attempt.wait_interval()
         started = time.monotonic()
         row = await send_counted(self.sending, self.accounts, result)

@@ -20,7 +20,7 @@ from syncworker.plan.compare import AGAIN, Verdict
 from syncworker.plan.events import Work
 from syncworker.s3 import etag
 from syncworker.transfer.lanes import Lanes
-from syncworker.transfer.readers import Outcome, Read, read_cached
+from syncworker.transfer.readers import Outcome, ReadResult, read_cached
 from syncworker.transfer.update import Updater
 from syncworker.transfer.upload import Sender, Vanished
 from syncworker.transfer.upload_parts import PartSender
@@ -40,11 +40,11 @@ class Accounts(Protocol):
 
     def plan_update(self, work: Work) -> None: ...
 
-    def is_outdated(self, result: Read) -> bool:
+    def is_outdated(self, result: ReadResult) -> bool:
         """Whether an object with the file's content is to be given other headers."""
         ...
 
-    def same(self, result: Read) -> None:
+    def same(self, result: ReadResult) -> None:
         """The bucket has the content."""
         ...
 
@@ -56,7 +56,7 @@ class Accounts(Protocol):
         """An upload failed. If the store refused it, something may stand in its way."""
         ...
 
-    def sent(self, result: Read, sent: Sent, started: float) -> None:
+    def sent(self, result: ReadResult, sent: Sent, started: float) -> None:
         """An upload, begun at `started` by the monotonic clock."""
         ...
 
@@ -88,11 +88,11 @@ class Sending:
         gate = self.bucket.client.gate
         return gate.limit < gate.most
 
-    async def send_large(self, result: Read) -> None:
+    async def send_large(self, result: ReadResult) -> None:
         """From a lane of its own. A member of a cluster has the job's process do it."""
         await self.send(result.work, result.file, result)
 
-    async def read(self, group: list[Work]) -> list[Read]:
+    async def read(self, group: list[Work]) -> list[ReadResult]:
         """What reading the files has shown; fewer after a halt."""
         # In the loop only where no call can wait for a server: the status has to stay fresh.
         is_local, md5 = self.attempt.tree.is_local, self.sender.etags_are_md5
@@ -102,9 +102,9 @@ class Sending:
             if self.halted():
                 return []
             if work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size):
-                results.append(Read(work, Outcome.LARGE, work.file))
+                results.append(ReadResult(work, Outcome.LARGE, work.file))
             elif work.decision.verdict is Verdict.UPDATE:
-                results.append(Read(work, Outcome.UPDATE, work.file))
+                results.append(ReadResult(work, Outcome.UPDATE, work.file))
             elif is_local and (result := read_cached(self.attempt.tree, work, md5)) is not None:
                 results.append(result)
             else:
@@ -119,7 +119,7 @@ class Sending:
 
         return DiskReads(self.attempt, self.sender)
 
-    def handle_read(self, result: Read, *, again: bool = False) -> Awaitable[None]:
+    def handle_read(self, result: ReadResult, *, again: bool = False) -> Awaitable[None]:
         """Carries out what reading has shown. Only what ends the job is raised. `again`: the file was read
         once more after a pause. No coroutine of its own: each costs every file."""
         work, file = result.work, result.file
@@ -130,7 +130,7 @@ class Sending:
             return self.send(work, file, result)
         return self._handle_other(result, goes_now)
 
-    async def _handle_other(self, result: Read, goes_now: bool) -> None:
+    async def _handle_other(self, result: ReadResult, goes_now: bool) -> None:
         work, file = result.work, result.file
         if result.outcome is Outcome.SAME:
             if self.accounts.is_outdated(result):
@@ -162,14 +162,14 @@ class Sending:
         else:
             await self.send(work, file, result)
 
-    async def _known_by_metadata(self, result: Read) -> bool:
+    async def _known_by_metadata(self, result: ReadResult) -> bool:
         try:
             return await self.sender.is_known(result.work, result.file, result.md5)
         except (FileError, RetryError):
             self.stop.raise_stopped()
             return False  # it is not allowed, or the answer is an error for ever: the upload tells
 
-    async def send(self, work: Work, file: FileEntry, result: Read) -> None:
+    async def send(self, work: Work, file: FileEntry, result: ReadResult) -> None:
         """One upload, counted and remembered. Raises what ends the job."""
         if self.accounts.is_plan:
             self.accounts.plan_upload(result.work, file)
@@ -217,7 +217,7 @@ class Sending:
             return
         self.accounts.updated(row, work, counted, operation.started)
 
-    def upload(self, result: Read, operation: Operation) -> Awaitable[Sent]:
+    def upload(self, result: ReadResult, operation: Operation) -> Awaitable[Sent]:
         """Sends. No coroutine of its own: each costs every file."""
         if result.outcome is Outcome.BODY:
             return self.sender.small(result, operation)

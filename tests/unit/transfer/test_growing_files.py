@@ -155,7 +155,7 @@ def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def read_one(path: Path, row: IndexRow | None = None, there: ObjectEntry | None = None) -> readers.Read:
+def read_one(path: Path, row: IndexRow | None = None, there: ObjectEntry | None = None) -> readers.ReadResult:
     info = path.stat()
     file = FileEntry("log", info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, "log")
     work = events.Work(file, there, row, compare.compare(file, there, row))

@@ -16,7 +16,7 @@ from syncworker.plan.events import Work
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import LEAST
 from syncworker.transfer.lanes import BYTES_IN_FLIGHT, LARGE_LANES, Budget, Lanes
-from syncworker.transfer.readers import Outcome, Read
+from syncworker.transfer.readers import Outcome, ReadResult
 
 GROUP = 32
 SECONDS = 30  # for what takes milliseconds: a test that hangs fails
@@ -34,7 +34,7 @@ class Body:
         self.play.bytes_held -= self.size
 
 
-async def nothing(_: Read) -> None:
+async def nothing(_: ReadResult) -> None:
     await asyncio.sleep(0)
 
 
@@ -43,7 +43,7 @@ class Play:
     """Lanes with readers and senders of the test's own, and what became of the files."""
 
     one: bool = False
-    send: Callable[[Read], Awaitable[None]] = nothing
+    send: Callable[[ReadResult], Awaitable[None]] = nothing
     fails_to_read: str = ""
     slow_reads: bool = False
     was_read: list[str] = field(default_factory=list)
@@ -72,7 +72,7 @@ class Play:
     def is_throttled(self) -> bool:
         return False
 
-    async def read(self, group: list[Work]) -> list[Read]:
+    async def read(self, group: list[Work]) -> list[ReadResult]:
         self.reading += 1
         self.most_reading = max(self.most_reading, self.reading)
         if self.slow_reads:
@@ -82,16 +82,16 @@ class Play:
             raise OSError("a disk that is broken")
         self.was_read += [work.file.key for work in group]
         return [
-            Read(work, Outcome.BODY, work.file, body=cast(bytes, Body(self, work.file.size)))
+            ReadResult(work, Outcome.BODY, work.file, body=cast(bytes, Body(self, work.file.size)))
             for work in group
         ]
 
-    async def handle_read(self, result: Read) -> None:
+    async def handle_read(self, result: ReadResult) -> None:
         self.begun.append(result.file.key)
         await self.send(result)
         self.done.append(result.file.key)
 
-    async def send_large(self, result: Read) -> None:
+    async def send_large(self, result: ReadResult) -> None:
         await asyncio.sleep(0)
         self.large.append(result.file.key)
 
@@ -134,7 +134,7 @@ def test_every_file_of_every_group_is_done_once(one: bool, count: int) -> None:
 def test_a_group_is_read_only_when_the_one_before_has_been_taken() -> None:
     furthest = 0
 
-    async def slow(_: Read) -> None:
+    async def slow(_: ReadResult) -> None:
         nonlocal furthest
         furthest = max(furthest, len(play.was_read) - len(play.done))
         await asyncio.sleep(0.001)
@@ -145,7 +145,7 @@ def test_a_group_is_read_only_when_the_one_before_has_been_taken() -> None:
 
 
 def test_one_at_a_time_reads_a_file_when_the_one_before_is_done() -> None:
-    async def look(result: Read) -> None:
+    async def look(result: ReadResult) -> None:
         for _ in range(5):
             assert play.was_read[-1] == result.file.key
             await asyncio.sleep(0)
@@ -171,7 +171,7 @@ def test_a_group_that_cannot_be_read_ends_the_job_and_nothing_more_is_begun() ->
 
 
 def test_what_ends_the_job_in_a_lane_ends_no_lane_and_begins_nothing_more() -> None:
-    async def fails(result: Read) -> None:
+    async def fails(result: ReadResult) -> None:
         await asyncio.sleep(0)
         if result.file.key == "file-00003":
             raise ValueError(result.file.key)
@@ -185,7 +185,7 @@ def test_what_ends_the_job_in_a_lane_ends_no_lane_and_begins_nothing_more() -> N
 
 
 def test_large_files_are_handed_on_however_many_there_are() -> None:
-    async def hand_on(result: Read) -> None:
+    async def hand_on(result: ReadResult) -> None:
         await play.lanes.put_large(result)
 
     wanted = groups(10)
@@ -235,7 +235,7 @@ def test_one_larger_than_all_passes_alone() -> None:
 
 def test_a_group_of_which_reading_gives_nothing_gives_its_bytes_back() -> None:
     class Empty(Play):
-        async def read(self, group: list[Work]) -> list[Read]:
+        async def read(self, group: list[Work]) -> list[ReadResult]:
             return []
 
     play = Empty()
