@@ -17,7 +17,7 @@ from syncworker.cluster.protocol import Kind, Record
 from syncworker.cluster.shares import Shares
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.jobs.destination import Destination
-from syncworker.jobs.progress import Operation, Sent
+from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.jobs.status import set_cluster, timestamp
 from syncworker.model import FileEntry, Phase
 from syncworker.plan.compare import NEW
@@ -275,7 +275,9 @@ class JobHome:
         operation.started -= record.seconds
         operation.sent = file.size
         progress.end(operation)
-        sent = Sent(file, record.etag, record.digest, record.part_size, read.checked_ns, record.changes)
+        sent = UploadResult(
+            file, record.etag, record.digest, record.part_size, read.checked_ns, record.changes
+        )
         self.accounts.sent(read, sent, operation.started)
 
     def _believe(self, work: Work, record: Record) -> None:

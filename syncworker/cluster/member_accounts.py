@@ -13,7 +13,7 @@ from typing import Any
 from syncworker.cluster.protocol import Kind, Record
 from syncworker.errors import RetryError, SyncError
 from syncworker.index.records import IndexRow, Part
-from syncworker.jobs.progress import Operation, Sent
+from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry, Phase
 from syncworker.plan.events import Work
 from syncworker.s3.signing import Keys
@@ -153,7 +153,7 @@ class Records:
     def large(self, result: ReadResult) -> None:
         self._put(result.work.file.key, Record(Kind.LARGE, result.file))
 
-    def sent(self, result: ReadResult, sent: Sent, started: float) -> None:
+    def sent(self, result: ReadResult, sent: UploadResult, started: float) -> None:
         self._flight.counts["files_uploaded"] += 1
         self._flight.bytes += sent.file.size
         record = Record(

@@ -69,7 +69,7 @@ _SEEN = {  # when the bucket was looked at once more, and what was done
 }
 
 
-class Sent(NamedTuple):
+class UploadResult(NamedTuple):
     """An object that the store now has. `etag` is the store's, `digest` ours, in ETag form with its part
     size; `checked_ns` is when the file was opened to be read. `changes`: it was written to meanwhile, and is
     sent as it was then: its row is never trusted."""
@@ -216,7 +216,7 @@ class Progress:
         skipped[reason] = skipped.get(reason, 0) + 1
         self.report.add("skip", key, None, None, 0.0, {"code": reason, "message": f"not sent: {reason}"})
 
-    def uploaded(self, sent: Sent, settled: int, seconds: float) -> None:
+    def uploaded(self, sent: UploadResult, settled: int, seconds: float) -> None:
         """`settled`: the bytes by which the file was counted in `bytes_total`."""
         self._settle("files_uploaded", 1, settled)
         note = None

@@ -25,7 +25,7 @@ from syncworker.errors import FileError, RetryError, Stopped, SyncError
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
 from syncworker.index.records import IndexRow
-from syncworker.jobs.progress import Operation, Progress, Sent
+from syncworker.jobs.progress import Operation, Progress, UploadResult
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.events import Work
@@ -59,7 +59,7 @@ def key_changed() -> FileError:
     )
 
 
-def row_of(sent: Sent) -> IndexRow:
+def row_of(sent: UploadResult) -> IndexRow:
     """What the index is to remember of an upload."""
     checked_ns = 0 if sent.changes else sent.checked_ns
     return IndexRow.of(sent.file, sent.etag, sent.digest, sent.part_size, "", checked_ns)
@@ -119,7 +119,7 @@ class Sender:
     def etags_are_opaque(self) -> bool:
         return self.facts["multipart_etag"] == OPAQUE or self.facts["etag"] in (KMS, OPAQUE)
 
-    async def small(self, result: ReadResult, operation: Operation) -> Sent:
+    async def small(self, result: ReadResult, operation: Operation) -> UploadResult:
         """One PUT of a body in memory."""
         file, body = result.file, result.body
         headers = self.headers.of(file, result.md5)
@@ -139,13 +139,13 @@ class Sender:
         if answered == result.digest:
             self.learn("etag", KEPT)
             if not _REWRITTEN.search(file.key):
-                return Sent(file, answered, answered, 0, result.checked_ns, result.changes)
+                return UploadResult(file, answered, answered, 0, result.checked_ns, result.changes)
         with settling():
             if answered != result.digest and (self.facts["etag"] not in (KMS, OPAQUE) or not answered):
                 settled = self._verify_put(file.key, body, answered, result.digest)
                 answered = await self.verify_or_delete(file.key, result.digest, settled)
             await self.check_key(file.key)
-        return Sent(file, answered, result.digest, 0, result.checked_ns, result.changes)
+        return UploadResult(file, answered, result.digest, 0, result.checked_ns, result.changes)
 
     def _choose_payload(self) -> str | None:
         """The body's SHA-256 need not be signed where the answer's ETag proves the body."""

@@ -16,7 +16,7 @@ from typing import Any
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
 from syncworker.folder.uploads_root import VANISHED
 from syncworker.index.records import Part
-from syncworker.jobs.progress import Operation, Sent
+from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW
 from syncworker.plan.events import Work
@@ -59,7 +59,7 @@ class PartSender:
         """Parts may go by others, too."""
         self.others = others
 
-    async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> Sent:
+    async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:
         """A multipart upload, taken up again where an earlier one ended; tried anew when the file changes."""
         for attempt in range(1, TRIES + 1):
             operation.sent = 0
@@ -86,7 +86,7 @@ class PartSender:
                 os.close(fd)
         raise Changed
 
-    async def _empty(self, file: FileEntry, checked_ns: int, operation: Operation) -> Sent:
+    async def _empty(self, file: FileEntry, checked_ns: int, operation: Operation) -> UploadResult:
         """A large file that was emptied meanwhile: no upload has no parts."""
         await self.uploads.abandon(file.key)
         work = Work(file, None, None, NEW)
@@ -102,7 +102,7 @@ class PartSender:
         checked_ns: int,
         operation: Operation,
         as_opened: bool,
-    ) -> Sent:
+    ) -> UploadResult:
         """`as_opened`: a file that is written to all the time is sent up to the size it was opened with."""
         if file.size > etags.OBJECT_MAX:
             raise FileError(
@@ -142,7 +142,7 @@ class PartSender:
         checked_ns: int,
         operation: Operation,
         as_opened: bool,
-    ) -> Sent:
+    ) -> UploadResult:
         sending = Parts(self.sender, file, upload, part, kept, operation)
         await self._send_all(fd, sending, alone=as_opened)
         pieces, sent = sending.pieces, sending.sent
@@ -159,7 +159,7 @@ class PartSender:
             etag, expected = await self.sender.verify_or_delete(file.key, begun.md5 if begun else "", settled)
             self.index.end_upload(file.key)
             await self.sender.check_key(file.key)
-        return Sent(file, etag, expected, part, checked_ns, changes)
+        return UploadResult(file, etag, expected, part, checked_ns, changes)
 
     async def _send_all(self, fd: int, parts: Parts, *, alone: bool) -> None:
         """Those that are left, here and, unless `alone`, elsewhere as well. What is in flight always ends."""

@@ -7,7 +7,7 @@ import time
 
 from syncworker.errors import SyncError
 from syncworker.index.records import IndexRow
-from syncworker.jobs.progress import Sent
+from syncworker.jobs.progress import UploadResult
 from syncworker.model import UNKNOWN, FileEntry
 from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import same_object
@@ -81,7 +81,7 @@ class Accounts:
         else:
             self.failed(work.file, error)
 
-    def sent(self, result: ReadResult, sent: Sent, started: float) -> None:
+    def sent(self, result: ReadResult, sent: UploadResult, started: float) -> None:
         self.remember_sent(result, sent)
         # A file that has shrunk since the scan counts as it was counted then.
         counted = largest(result.work, result.file).file.size
@@ -90,7 +90,7 @@ class Accounts:
             counted = sent.file.size
         self.progress.uploaded(sent, counted, time.monotonic() - started)
 
-    def remember_sent(self, result: ReadResult, sent: Sent) -> IndexRow:
+    def remember_sent(self, result: ReadResult, sent: UploadResult) -> IndexRow:
         """Counts the bytes of an upload, and remembers what the store has now."""
         if result.outcome is Outcome.BODY:  # parts are counted one by one
             self.progress.sent(sent.file.size)

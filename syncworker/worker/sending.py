@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.index.records import IndexRow
-from syncworker.jobs.progress import Operation, Sent
+from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry, Phase
 from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import AGAIN, Verdict
@@ -56,7 +56,7 @@ class Accounts(Protocol):
         """An upload failed. If the store refused it, something may stand in its way."""
         ...
 
-    def sent(self, result: ReadResult, sent: Sent, started: float) -> None:
+    def sent(self, result: ReadResult, sent: UploadResult, started: float) -> None:
         """An upload, begun at `started` by the monotonic clock."""
         ...
 
@@ -217,7 +217,7 @@ class Sending:
             return
         self.accounts.updated(row, work, counted, operation.started)
 
-    def upload(self, result: ReadResult, operation: Operation) -> Awaitable[Sent]:
+    def upload(self, result: ReadResult, operation: Operation) -> Awaitable[UploadResult]:
         """Sends. No coroutine of its own: each costs every file."""
         if result.outcome is Outcome.BODY:
             return self.sender.small(result, operation)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from syncworker.errors import FileError
 from syncworker.escape import escape_surrogates
 from syncworker.jobs import progress as module
-from syncworker.jobs.progress import Operation, Progress, Sent
+from syncworker.jobs.progress import Operation, Progress, UploadResult
 from syncworker.jobs.status import begin
 from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry, Phase
@@ -49,8 +49,8 @@ def progress(tmp_path: Path, clock: Clock) -> Progress:
     return make(tmp_path)
 
 
-def sent(key: str, size: int) -> Sent:
-    return Sent(FileEntry(key, size, 1, 2, 3, f"photos/{key}"), "e", "e", 0, 4)
+def sent(key: str, size: int) -> UploadResult:
+    return UploadResult(FileEntry(key, size, 1, 2, 3, f"photos/{key}"), "e", "e", 0, 4)
 
 
 def report(progress: Progress) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from bench import Mirror
 
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.records import IndexRow
-from syncworker.jobs.progress import Sent
+from syncworker.jobs.progress import UploadResult
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare, events
 from syncworker.transfer import readers
@@ -205,5 +205,5 @@ def test_a_small_file_whose_beginning_changes_is_refused(
 def test_a_row_of_a_file_that_was_written_to_is_not_trusted() -> None:
     file = FileEntry("log", 7, 1, 1, 1, "log")
     now = time.time_ns()
-    assert compare.is_trusted(row_of(Sent(file, "e", "e", 0, now)), file)
-    assert not compare.is_trusted(row_of(Sent(file, "e", "e", 0, now, changes=True)), file)
+    assert compare.is_trusted(row_of(UploadResult(file, "e", "e", 0, now)), file)
+    assert not compare.is_trusted(row_of(UploadResult(file, "e", "e", 0, now, changes=True)), file)
