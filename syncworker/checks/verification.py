@@ -35,7 +35,7 @@ from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare
 from syncworker.plan.compare import Verdict
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.plan.planner import Event
 from syncworker.plan.spool import Spool
 from syncworker.s3 import etag
@@ -79,7 +79,7 @@ class Verification:
         """Looks at all that the planner finds. Differences are counted and reported; `finish` raises."""
         counts = self.progress.counts
         while (batch := await events.get()) is not None:
-            found: list[Work] = []
+            found: list[Candidate] = []
             for name, value in batch:
                 if name in ("work", "renamed"):
                     found.append(value)
@@ -132,7 +132,7 @@ class Verification:
         )
 
     # -- an object with a file
-    async def _look_at(self, work: Work) -> None:
+    async def _look_at(self, work: Candidate) -> None:
         self.sender.check()
         try:
             if self.deep and work.object is not None and work.object.size == work.file.size:
@@ -147,7 +147,7 @@ class Verification:
             else:
                 self._differs(work.file.key, error)
 
-    async def _compare(self, work: Work, *, asked: bool = False) -> None:
+    async def _compare(self, work: Candidate, *, asked: bool = False) -> None:
         """By hash, where index and stat have not told. `asked`: the object is as HEAD says."""
         file = work.file
         if work.object is not None:
@@ -183,7 +183,7 @@ class Verification:
         head = await ask(self.bucket, key)
         return None if head is None else ObjectEntry(key, head.size, head.etag, "")
 
-    async def _conclude(self, work: Work) -> None:
+    async def _conclude(self, work: Candidate) -> None:
         """The object is not the file's: because the file has changed, or is it a difference?"""
         key, obj = work.file.key, work.object
         now = await self._in_pool(self.folder.entry, key)
@@ -218,7 +218,7 @@ class Verification:
         return hashes[row.part_size] != (row.digest or row.etag)
 
     # -- deep
-    async def _read_back(self, work: Work) -> None:
+    async def _read_back(self, work: Candidate) -> None:
         file = work.file
         assert work.object is not None
         try:

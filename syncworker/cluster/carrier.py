@@ -31,7 +31,7 @@ from syncworker.index.database import Index
 from syncworker.jobs.progress import Progress
 from syncworker.options.effective import Options
 from syncworker.plan.differences import Changes
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Chain, Given, KeySource
@@ -106,7 +106,7 @@ class Carrier:
         self._thread = threading.Thread(target=self._run, name=f"job {job}", daemon=True)
         self._thread.start()
 
-    def carry_out(self, number: int, works: list[Work]) -> list[Record]:
+    def carry_out(self, number: int, works: list[Candidate]) -> list[Record]:
         """From another thread. Waits until all of them have come to an end."""
         return self._carried(number, lambda: self._carry(works)) or protocol.left(works)
 
@@ -143,7 +143,7 @@ class Carrier:
             with self._lock:
                 self._pending.discard(future)
 
-    async def _carry(self, works: list[Work]) -> list[Record]:
+    async def _carry(self, works: list[Candidate]) -> list[Record]:
         assert self._records is not None
         opened = self._records.open(works)
         feeding = asyncio.create_task(self._feed(works))
@@ -151,7 +151,7 @@ class Carrier:
         feeding.cancel()
         return opened.records
 
-    async def _feed(self, works: list[Work]) -> None:
+    async def _feed(self, works: list[Candidate]) -> None:
         assert self._lanes is not None
         for group in in_groups(works):
             await self._lanes.put(group)

@@ -21,7 +21,7 @@ from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.jobs.status import set_cluster, timestamp
 from syncworker.model import FileEntry, Phase
 from syncworker.plan.compare import NEW
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import multipart
 from syncworker.settings import Settings
 from syncworker.system import processes
@@ -222,7 +222,7 @@ class JobHome:
         return False
 
     # -- files
-    async def settle(self, work: Work, record: Record, peer: Peer) -> None:
+    async def settle(self, work: Candidate, record: Record, peer: Peer) -> None:
         if await self._saw_another(work, record):
             sent = record.kind is Kind.SENT  # what the listing told of the object is over
             await self.alone([work._replace(object=None, row=None, decision=NEW) if sent else work])
@@ -250,7 +250,7 @@ class JobHome:
         else:
             await self.sending.handle_read(read)
 
-    async def _saw_another(self, work: Work, record: Record) -> bool:
+    async def _saw_another(self, work: Candidate, record: Record) -> bool:
         """Whether a member has not read the file that is here: a disk is not mounted there, or its view of a
         network's file system is older. What it says of it is not believed; the file is done here."""
         if record.kind is Kind.FAILED:
@@ -280,7 +280,7 @@ class JobHome:
         )
         self.accounts.sent(read, sent, operation.started)
 
-    def _believe(self, work: Work, record: Record) -> None:
+    def _believe(self, work: Candidate, record: Record) -> None:
         believed: _Believed | None = None
         file = record.file or work.file
         if record.kind is Kind.SENT:
@@ -289,11 +289,11 @@ class JobHome:
             believed = file.size, work.object.etag, record.digest
         self._believed[work.file.key] = believed
 
-    async def alone(self, works: list[Work]) -> None:
+    async def alone(self, works: list[Candidate]) -> None:
         for group in in_groups(works):
             await self.lanes.put(group)
 
-    def died_of(self, work: Work) -> None:
+    def died_of(self, work: Candidate) -> None:
         error = FileError(
             "MemberDied",
             "each member of the cluster that was given this file has died: look at their logs, or sync it"
@@ -308,7 +308,7 @@ class JobHome:
         if not parts.is_completed and (known is None or known.upload_id != upload):
             await multipart.abort_upload(self.bucket, key, upload)
 
-    async def confirm(self, work: Work) -> None:
+    async def confirm(self, work: Candidate) -> None:
         """A HEAD; what the storage has is sent again if it is not what was settled, or cannot be told."""
         key = work.file.key
         if key in self._believed and self._believed[key] is None:
@@ -331,7 +331,7 @@ class JobHome:
         row = self.attempt.index.find(key)
         return (row.size, row.etag, row.digest or row.etag) if row is not None else None
 
-    async def _send_again(self, work: Work) -> None:
+    async def _send_again(self, work: Candidate) -> None:
         """A file that is counted already. Nobody else can write it any more."""
         for result in await self.sending.read([work._replace(object=None, row=None, decision=NEW)]):
             if result.outcome is Outcome.VANISHED:

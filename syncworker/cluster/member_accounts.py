@@ -15,7 +15,7 @@ from syncworker.errors import RetryError, SyncError
 from syncworker.index.records import IndexRow, Part
 from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry, Phase
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3.signing import Keys
 from syncworker.transfer.readers import ReadResult
 
@@ -106,7 +106,7 @@ class Records:
         self._slots: dict[str, tuple[Opened, int]] = {}
         self._is_closed = False
 
-    def open(self, works: list[Work]) -> Opened:
+    def open(self, works: list[Candidate]) -> Opened:
         opened = Opened(works)
         for at, work in enumerate(works):
             if self._is_closed or work.file.key in self._slots:  # given twice: the first time counts
@@ -126,10 +126,10 @@ class Records:
         opened, at = self._slots.pop(key)
         opened.put(at, record)
 
-    def plan_upload(self, work: Work, file: FileEntry) -> None:
+    def plan_upload(self, work: Candidate, file: FileEntry) -> None:
         raise AssertionError("a plan is made in the job's process")
 
-    def plan_update(self, work: Work) -> None:
+    def plan_update(self, work: Candidate) -> None:
         raise AssertionError("a plan is made in the job's process")
 
     def is_outdated(self, result: ReadResult) -> bool:
@@ -141,13 +141,13 @@ class Records:
         )
         self._put(result.work.file.key, record)
 
-    def vanished(self, work: Work, file: FileEntry) -> None:
+    def vanished(self, work: Candidate, file: FileEntry) -> None:
         self._put(work.file.key, Record(Kind.VANISHED, file))
 
     def failed(self, file: FileEntry, error: SyncError) -> None:
         self._put(file.key, _failure(Kind.FAILED, file, error))
 
-    def refused(self, work: Work, error: SyncError) -> None:
+    def refused(self, work: Candidate, error: SyncError) -> None:
         self._put(work.file.key, _failure(Kind.REFUSED, work.file, error))
 
     def large(self, result: ReadResult) -> None:
@@ -162,7 +162,7 @@ class Records:
         )  # fmt: skip
         self._put(result.work.file.key, record)
 
-    def updated(self, row: IndexRow, work: Work, counted: int, started: float) -> None:
+    def updated(self, row: IndexRow, work: Candidate, counted: int, started: float) -> None:
         raise AssertionError("updates are made by the job's process")
 
 
@@ -174,7 +174,7 @@ def _failure(kind: Kind, file: FileEntry, error: SyncError) -> Record:
 class Opened:
     """A batch that is being carried out."""
 
-    def __init__(self, works: list[Work]) -> None:
+    def __init__(self, works: list[Candidate]) -> None:
         self.records: list[Record] = [Record(Kind.LEFT)] * len(works)
         self.left = len(works)
         self.done = asyncio.get_running_loop().create_future()

@@ -19,7 +19,7 @@ from syncworker.jobs.destination import Destination
 from syncworker.jobs.record import Status
 from syncworker.jobs.store import Jobs
 from syncworker.plan.compare import Verdict
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
 from syncworker.settings import Settings
 from syncworker.transfer.lanes import Lanes
@@ -78,7 +78,7 @@ class ClusterOutlet:
         self._files = self._bytes = 0
         self._offered: list[Parts] = []
 
-    async def put(self, group: list[Work]) -> None:
+    async def put(self, group: list[Candidate]) -> None:
         out = [work for work in group if self._may_go(work)]
         large = [work for work in group if _goes_in_parts(work)]
         if out or large:
@@ -112,7 +112,7 @@ class ClusterOutlet:
         ):
             await asyncio.sleep(_LOOK_SECONDS)
 
-    def _may_go(self, work: Work) -> bool:
+    def _may_go(self, work: Candidate) -> bool:
         if work.decision.verdict is Verdict.UPDATE or not etag.is_single(work.file.size):
             return False
         return not self.home.accounts.obstacles.may_block(work.file.key)
@@ -163,5 +163,5 @@ class ClusterOutlet:
             await asyncio.shield(shares.close())
 
 
-def _goes_in_parts(work: Work) -> bool:
+def _goes_in_parts(work: Candidate) -> bool:
     return work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size)

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple, Protocol
 
 from syncworker.cluster import protocol
 from syncworker.cluster.protocol import WINDOW, Member, PartRun, Record, State
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.transfer.parts import Parts
 
 
 class Batch:
     """Files, or a few `parts` of one large file."""
 
-    def __init__(self, number: int, works: list[Work], deaths: int = 0, parts: Parts | None = None) -> None:
+    def __init__(
+        self, number: int, works: list[Candidate], deaths: int = 0, parts: Parts | None = None
+    ) -> None:
         self.number, self.works, self.deaths, self.parts = number, works, deaths, parts
         self.numbers = parts.take_run() if parts is not None else []
         self.peer: Peer | None = None  # with whom it is
@@ -97,15 +99,15 @@ class Home(Protocol):
         """Takes what a member shows of itself."""
         ...
 
-    async def settle(self, work: Work, record: Record, peer: Peer) -> None:
+    async def settle(self, work: Candidate, record: Record, peer: Peer) -> None:
         """Accounts for a file, once."""
         ...
 
-    async def alone(self, works: list[Work]) -> None:
+    async def alone(self, works: list[Candidate]) -> None:
         """Does these in this process."""
         ...
 
-    def died_of(self, work: Work) -> None:
+    def died_of(self, work: Candidate) -> None:
         """Accounts for a file on which members die."""
         ...
 
@@ -113,7 +115,7 @@ class Home(Protocol):
         """Sees to it that no upload stays open whose parts came late."""
         ...
 
-    async def confirm(self, work: Work) -> None:
+    async def confirm(self, work: Candidate) -> None:
         """Sees to it that the storage has what was settled, whatever came late."""
         ...
 

@@ -34,7 +34,7 @@ from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Decision, Reason, Verdict
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 
 BATCH_FILES = 256
 BATCH_BYTES = 64 << 20
@@ -185,7 +185,7 @@ def unpack(data: bytes) -> Any:
         raise ValueError("an answer that cannot be read") from error
 
 
-def pack_batch(job: str, epoch: int, number: int, works: list[Work]) -> bytes:
+def pack_batch(job: str, epoch: int, number: int, works: list[Candidate]) -> bytes:
     return pack((job, epoch, number, [_plain(work) for work in works]))
 
 
@@ -193,14 +193,14 @@ def pack_run(job: str, epoch: int, number: int, run: PartRun) -> bytes:
     return pack((job, epoch, number, (tuple(run.file), *run[1:])))
 
 
-def unpack_batch(data: bytes) -> tuple[str, int, int, list[Work] | PartRun]:
+def unpack_batch(data: bytes) -> tuple[str, int, int, list[Candidate] | PartRun]:
     job, epoch, number, what = unpack(data)
     if isinstance(what, tuple):
         return job, epoch, number, PartRun(FileEntry._make(what[0]), *what[1:])
     return job, epoch, number, [_work(*parts) for parts in what]
 
 
-def _plain(work: Work) -> tuple[Any, ...]:
+def _plain(work: Candidate) -> tuple[Any, ...]:
     obj, row = work.object, work.row
     verdict, reason = work.decision
     return (
@@ -212,8 +212,8 @@ def _plain(work: Work) -> tuple[Any, ...]:
     )
 
 
-def _work(file: Any, obj: Any, row: Any, verdict: str, reason: str | None) -> Work:
-    return Work(
+def _work(file: Any, obj: Any, row: Any, verdict: str, reason: str | None) -> Candidate:
+    return Candidate(
         FileEntry._make(file),
         ObjectEntry._make(obj) if obj else None,
         IndexRow._make(row) if row else None,
@@ -225,7 +225,7 @@ def pack_answer(state: str, records: list[Record]) -> bytes:
     return pack((str(state), [(int(r.kind), r.file and tuple(r.file), *r[2:]) for r in records]))
 
 
-def unpack_answer(data: bytes, works: list[Work]) -> tuple[str, list[Record]]:
+def unpack_answer(data: bytes, works: list[Candidate]) -> tuple[str, list[Record]]:
     """ValueError: it is no answer to this batch."""
     answer = unpack(data)
     try:
@@ -259,7 +259,7 @@ def unpack_parts(data: bytes, numbers: list[int]) -> tuple[list[PartRecord], boo
     return records, bool(doubted)
 
 
-def left(works: list[Work]) -> list[Record]:
+def left(works: list[Candidate]) -> list[Record]:
     return [_LEFT] * len(works)
 
 

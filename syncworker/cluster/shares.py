@@ -42,7 +42,7 @@ from syncworker.cluster.protocol import (
     Record,
 )
 from syncworker.cluster.roll_call import RollCall
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.system.gather import side_by_side
 from syncworker.transfer.open_uploads import SentPart
 from syncworker.transfer.parts import Parts
@@ -57,12 +57,12 @@ class Shares:
 
     def __init__(self, cluster: Cluster, home: Home, limits: Limits) -> None:
         self.cluster, self.home, self.limits = cluster, home, limits
-        self.suspects: dict[str, Work] = {}
+        self.suspects: dict[str, Candidate] = {}
         self.resent = 0
         self._late_parts: list[Parts] = []  # that a lost member had some of
         self._offered: list[Parts] = []
         self._number = 0
-        self._filling: list[Work] = []
+        self._filling: list[Candidate] = []
         self._filling_bytes = 0
         self._waiting: deque[Batch] = deque()
         self.has_begun = False  # something was put
@@ -77,7 +77,7 @@ class Shares:
         return asyncio.get_running_loop().time()
 
     # -- in
-    async def put(self, works: list[Work]) -> None:
+    async def put(self, works: list[Candidate]) -> None:
         self.has_begun = True
         for work in works:
             self._filling.append(work)
@@ -97,7 +97,7 @@ class Shares:
             self._waiting.append(self._batch(self._filling))
             self._filling, self._filling_bytes = [], 0
 
-    def _batch(self, works: list[Work], deaths: int = 0) -> Batch:
+    def _batch(self, works: list[Candidate], deaths: int = 0) -> Batch:
         self._number += 1
         return Batch(self._number, works, deaths)
 

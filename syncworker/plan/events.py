@@ -9,7 +9,7 @@ from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Decision
 
 
-class Work(NamedTuple):
+class Candidate(NamedTuple):
     """A file about which something must be done, and what was decided so far."""
 
     file: FileEntry

@@ -5,10 +5,10 @@ Events, in the order in which they are found:
 | event | value |
 | --- | --- |
 | found, unchanged | (files, bytes) since the last batch |
-| work | a `Work`: read, compare or send this file |
+| work | a `Candidate`: read, compare or send this file |
 | remember | an index row that has learned its object's LastModified |
 | skip, unreadable | the scan's item |
-| renamed | a `Work`: a file that the store may keep under a key that nobody sent |
+| renamed | a `Candidate`: a file that the store may keep under a key that nobody sent |
 | complete | the scan and the listing have come to their ends |
 | error | what ended the plan instead |
 
@@ -34,7 +34,7 @@ from syncworker.model import KEY_MAX_BYTES, FileEntry, ObjectEntry, ScanItem, Sk
 from syncworker.plan import compare, join, unchanged_pages
 from syncworker.plan.breadth import Breadth
 from syncworker.plan.compare import NEW, Verdict
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.plan.given import Outdated
 from syncworker.plan.listing import CUT_KEYS, SPARE_KEYS, Listing, PendingPage, PendingRange
 from syncworker.plan.spool import Spool
@@ -259,14 +259,14 @@ class Planner:
         verdict = decision.verdict
         if (verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT) and not self.scope.every:
             if self.outdated is not None and row is not None and self.outdated.has(file.key):
-                self._event("work", Work(file, obj, row, compare.UPDATE))
+                self._event("work", Candidate(file, obj, row, compare.UPDATE))
                 return
             self._same += 1
             self._same_bytes += file.size
             if verdict is Verdict.ADOPT and row is not None and obj is not None:
                 self._event("remember", row._replace(modified=obj.modified))
         else:
-            self._event("work", Work(file, obj, None if obj is None else row, decision))
+            self._event("work", Candidate(file, obj, None if obj is None else row, decision))
 
     def _find_store_renames(self, suspects: list[tuple[FileEntry, IndexRow]], rows: Rows[IndexRow]) -> None:
         """Files that we had sent and that the bucket lacks. Where an object that nobody sent has their size
@@ -278,7 +278,7 @@ class Planner:
                 strange.add((tag, size))
         for file, row in suspects:
             renamed = (row.etag, row.size) in strange
-            self._event("renamed" if renamed else "work", Work(file, None, None, NEW))
+            self._event("renamed" if renamed else "work", Candidate(file, None, None, NEW))
 
     def _event(self, name: str, value: Any) -> None:
         self._events.append((name, value))

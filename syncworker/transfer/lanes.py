@@ -23,7 +23,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, cast
 
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import LOOK_SECONDS, MOST, Pace
@@ -86,7 +86,7 @@ async def _ends(tasks: _Tasks) -> None:
 class Files(Protocol):
     """What the lanes do with files."""
 
-    async def read(self, group: list[Work]) -> list[ReadResult]: ...
+    async def read(self, group: list[Candidate]) -> list[ReadResult]: ...
 
     def handle_read(self, result: ReadResult) -> Awaitable[None]: ...
 
@@ -108,7 +108,7 @@ class Lanes:
         self._one, self._files = one, files
         self._handle_read = files.handle_read
         self._halt, self._halted = stop.fail, stop.requested
-        self._groups: asyncio.Queue[list[Work] | None] = asyncio.Queue(maxsize=2 * MOST)
+        self._groups: asyncio.Queue[list[Candidate] | None] = asyncio.Queue(maxsize=2 * MOST)
         self._read: asyncio.Queue[tuple[ReadResult, _Share] | None] = asyncio.Queue()
         self._turn, self._drained = asyncio.Lock(), asyncio.Event()
         self._large: asyncio.Queue[ReadResult | None] = asyncio.Queue(maxsize=_LARGE_WAITING)
@@ -138,7 +138,7 @@ class Lanes:
             self._halt(error)
             self._begin(lane, tasks)
 
-    async def put(self, group: list[Work]) -> None:
+    async def put(self, group: list[Candidate]) -> None:
         await self._groups.put(group)
 
     @property
@@ -185,7 +185,7 @@ class Lanes:
     def _waiting(self) -> int:
         return self._read.qsize() - self._all_read  # the end is marked in the queue
 
-    async def _next_group(self) -> list[Work] | None:
+    async def _next_group(self) -> list[Candidate] | None:
         """When all that was read has been taken: one by one, unless reading takes longer than sending."""
         async with self._turn:
             while self._read.qsize():
@@ -197,7 +197,7 @@ class Lanes:
         while (group := await self._next_group()) is not None:
             await self._read_group(group)  # whose bodies nothing here holds when it has ended
 
-    async def _read_group(self, group: list[Work]) -> None:
+    async def _read_group(self, group: list[Candidate]) -> None:
         if self._halted():
             return
         size = min(sum(w.file.size for w in group if etag.is_single(w.file.size)), BYTES_IN_FLIGHT)

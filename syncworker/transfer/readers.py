@@ -21,7 +21,7 @@ from syncworker.folder.uploads_root import VANISHED, Tree
 from syncworker.model import FileEntry
 from syncworker.plan import compare
 from syncworker.plan.compare import Decision, Verdict
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ class ReadResult(NamedTuple):
     """What reading gave. `file` is as it was when read; `digest` in ETag form with its `part_size`;
     `needs_head`: no hash settled it, the object's metadata may."""
 
-    work: Work
+    work: Candidate
     outcome: Outcome
     file: FileEntry
     checked_ns: int = 0
@@ -88,7 +88,7 @@ def describe(error: OSError) -> SyncError:
     return FileError(code, f"the file cannot be read: {reason}")
 
 
-def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], bool]) -> ReadResult:
+def read(tree: Tree, work: Candidate, etags_are_md5: bool, should_stop: Callable[[], bool]) -> ReadResult:
     """Opens and reads one file as its decision needs. InterruptedError when told to stop."""
     for attempt in range(1, TRIES + 2):
         try:
@@ -114,7 +114,7 @@ def read(tree: Tree, work: Work, etags_are_md5: bool, should_stop: Callable[[], 
     return ReadResult(work, Outcome.FAILED, work.file, error=Changed())
 
 
-def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> ReadResult | None:
+def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult | None:
     """`read` of a small file whose bytes are in memory: it never waits for the disk, so the event loop
     may call it, and saves two changes of thread. None: use `read`."""
     if work.file.size > CACHED_MAX:
@@ -143,7 +143,7 @@ def read_cached(tree: Tree, work: Work, etags_are_md5: bool) -> ReadResult | Non
 
 def _read_open(
     fd: int,
-    work: Work,
+    work: Candidate,
     file: FileEntry,
     checked_ns: int,
     etags_are_md5: bool,
@@ -200,7 +200,7 @@ def _small(
     fd: int,
     body: bytes,
     file: FileEntry,
-    work: Work,
+    work: Candidate,
     etags_are_md5: bool,
     checked_ns: int,
     *,

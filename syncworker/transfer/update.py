@@ -23,7 +23,7 @@ from syncworker.errors import FileError
 from syncworker.index.records import IndexRow, PendingUpload
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import Given
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart
 from syncworker.s3.bucket import GIVEN, Head
@@ -61,7 +61,7 @@ class Updater:
         self._can_copy: bool | None = None
         self._keeps_bytes = False  # seen where the ETag does not tell
 
-    async def update(self, work: Work) -> IndexRow | None:
+    async def update(self, work: Candidate) -> IndexRow | None:
         """What the index is to remember of the object; None: the file has to be sent again. Raises what
         CreateMultipartUpload and the read-back may."""
         if self._can_copy is False:
@@ -82,7 +82,7 @@ class Updater:
         with settling():
             return await self._settled(copy)
 
-    async def _prepared(self, work: Work) -> _Copy | None:
+    async def _prepared(self, work: Candidate) -> _Copy | None:
         file, obj, row = work.file, work.object, work.row
         assert obj is not None
         assert row is not None

@@ -28,7 +28,7 @@ from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import Operation, Progress, UploadResult
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import ObjectHeaders
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import etag as etags
 from syncworker.s3.bucket import Bucket
 from syncworker.system.control import settling
@@ -189,7 +189,7 @@ class Sender:
         self.learn("etag", KMS if head.has_own_etag else OPAQUE)
         return head.etag or answered
 
-    async def is_known(self, work: Work, file: FileEntry, md5: bytes) -> bool:
+    async def is_known(self, work: Candidate, file: FileEntry, md5: bytes) -> bool:
         """Whether an object whose ETag does not fit holds the file's content all the same, as its own
         metadata says. Where the ETag may be the MD5, metadata that says otherwise is out of date."""
         head = await self.bucket.head(file.key)

@@ -19,7 +19,7 @@ from syncworker.index.records import Part
 from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart, sums, xml_documents, xml_messages
 from syncworker.s3.sums import CRC64NVME, MD5, SHA256
@@ -89,7 +89,7 @@ class PartSender:
     async def _empty(self, file: FileEntry, checked_ns: int, operation: Operation) -> UploadResult:
         """A large file that was emptied meanwhile: no upload has no parts."""
         await self.uploads.abandon(file.key)
-        work = Work(file, None, None, NEW)
+        work = Candidate(file, None, None, NEW)
         md5 = hashlib.md5(b"", usedforsecurity=False)
         body = ReadResult(work, Outcome.BODY, file, checked_ns, b"", md5.digest(), md5.hexdigest())
         return await self.sender.small(body, operation)

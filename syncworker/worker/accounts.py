@@ -11,7 +11,7 @@ from syncworker.jobs.progress import UploadResult
 from syncworker.model import UNKNOWN, FileEntry
 from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import same_object
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.transfer.readers import Outcome, ReadResult
 from syncworker.transfer.upload import row_of
 from syncworker.worker.attempt import Attempt
@@ -25,7 +25,7 @@ _NOT_REFUSED = frozenset(
 )
 
 
-def largest(work: Work, file: FileEntry) -> Work:
+def largest(work: Candidate, file: FileEntry) -> Candidate:
     """The work with the size by which its file is counted: that of the scan, or more if it has grown."""
     return work._replace(file=file) if file.size > work.file.size else work
 
@@ -45,12 +45,12 @@ class Accounts:
         self.index, self.progress, self.plans = attempt.index, attempt.progress, plans
         self.changes, self.obstacles, self.headers = attempt.changes, attempt.obstacles, headers
         self.is_plan = plans.is_plan
-        self.refusals: list[tuple[Work, SyncError]] = []
+        self.refusals: list[tuple[Candidate, SyncError]] = []
 
-    def plan_upload(self, work: Work, file: FileEntry) -> None:
+    def plan_upload(self, work: Candidate, file: FileEntry) -> None:
         self.plans.plan_upload(work, file)
 
-    def plan_update(self, work: Work) -> None:
+    def plan_update(self, work: Candidate) -> None:
         self.plans.plan_update(work)
 
     def is_outdated(self, result: ReadResult) -> bool:
@@ -67,13 +67,13 @@ class Accounts:
         if row is None or obj is None or not same_object(row, obj):
             self.index.give(result.file.key, UNKNOWN)
 
-    def vanished(self, work: Work, file: FileEntry) -> None:
+    def vanished(self, work: Candidate, file: FileEntry) -> None:
         self.progress.skipped(file.key, "vanished", max(file.size, work.file.size))
 
     def failed(self, file: FileEntry, error: SyncError) -> None:
         self.progress.failed("upload", file.key, error, file.size)
 
-    def refused(self, work: Work, error: SyncError) -> None:
+    def refused(self, work: Candidate, error: SyncError) -> None:
         """If the store refused an upload, something may stand in its way that is to be deleted."""
         blocked = self.obstacles.may_block(work.file.key) and error.code not in _NOT_REFUSED
         if blocked and len(self.refusals) < _REFUSED:
@@ -102,7 +102,7 @@ class Accounts:
         self.changes.sent(row)
         return row
 
-    def updated(self, row: IndexRow, work: Work, counted: int, started: float) -> None:
+    def updated(self, row: IndexRow, work: Candidate, counted: int, started: float) -> None:
         """`counted`: the file's bytes in the total."""
         self.index.remember(row)
         self.index.give(row.key, self.headers.given_after(row.key, self.index.given(row.key)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.transfer.lane_count import READERS, ReaderCount
 from syncworker.transfer.readers import ReadResult, read
 from syncworker.transfer.upload import Sender
@@ -24,14 +24,14 @@ class DiskReads:
         self._count = ReaderCount(time.monotonic())
         self._slots, self._open, self._surplus = asyncio.Semaphore(READERS), READERS, 0
 
-    async def read(self, group: list[Work]) -> list[ReadResult]:
+    async def read(self, group: list[Candidate]) -> list[ReadResult]:
         """What reading the files has shown; fewer after a halt."""
         readers = self._count.readers
         shares = [group[i::readers] for i in range(min(readers, len(group)))]
         found = await asyncio.gather(*map(self._read_share, shares))
         return [result for results in found for result in results]
 
-    async def _read_share(self, share: list[Work]) -> list[ReadResult]:
+    async def _read_share(self, share: list[Candidate]) -> list[ReadResult]:
         await self._slots.acquire()
         try:
             results: list[ReadResult] = await self._attempt.from_disk(self._read_files, share)
@@ -57,7 +57,7 @@ class DiskReads:
         self._surplus += self._open - wanted
         self._open = wanted
 
-    def _read_files(self, share: list[Work]) -> list[ReadResult]:
+    def _read_files(self, share: list[Candidate]) -> list[ReadResult]:
         md5 = self._sender.etags_are_md5
         results = []
         for work in share:

@@ -9,7 +9,7 @@ from typing import Any
 from syncworker.errors import FileError
 from syncworker.model import FileEntry
 from syncworker.plan.compare import Verdict
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
 from syncworker.worker.accounts import Accounts
 from syncworker.worker.attempt import Attempt
@@ -24,9 +24,9 @@ _HELD_FOLDERS = 10_000
 _WRITTEN_NS = 2_000_000_000  # a job after changes leaves a file alone that was modified so recently
 
 
-def in_groups(works: list[Work]) -> Iterator[list[Work]]:
+def in_groups(works: list[Candidate]) -> Iterator[list[Candidate]]:
     """In such groups as the lanes are given."""
-    group: list[Work] = []
+    group: list[Candidate] = []
     size = 0
     for work in works:
         group.append(work)
@@ -61,8 +61,8 @@ class Dispatch:
         self.incomplete = False
         self.badly_named = 0
         self.held_folders: set[str] = set()
-        self.renamed: list[Work] = []
-        self.held_back: list[Work] = []
+        self.renamed: list[Candidate] = []
+        self.held_back: list[Candidate] = []
 
     async def run(self) -> None:
         lanes = self.sending.open_lanes()
@@ -74,7 +74,7 @@ class Dispatch:
 
     async def _dispatch(self, lanes: Outlet) -> None:
         """Hands what the planner finds to the lanes, until it ends. After a halt it only listens."""
-        group: list[Work] = []
+        group: list[Candidate] = []
         size = 0
         while (batch := await self.planning.events.get()) is not None:
             for name, value in batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.transfer.lanes import Lanes
 from syncworker.worker.accounts import Accounts
 from syncworker.worker.attempt import Attempt
@@ -15,7 +15,7 @@ class Outlet(Protocol):
     """Takes groups of files, as lanes do. `finish`: all has been put; returns when all is done, and nothing
     that was begun elsewhere can still reach the storage."""
 
-    async def put(self, group: list[Work]) -> None: ...
+    async def put(self, group: list[Candidate]) -> None: ...
 
     async def finish(self) -> None: ...
 

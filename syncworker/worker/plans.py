@@ -9,7 +9,7 @@ from syncworker.ending import Planned, plan_message
 from syncworker.index.rows import count_objects
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan.compare import Reason
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.plan.may_delete import Question
 from syncworker.plan.planner import Planner
 from syncworker.worker.attempt import Attempt
@@ -102,13 +102,13 @@ class Plans:
             return False  # there is none: nothing to delete, and nothing to ask
         return await self.may_delete(self.pages.all_objects, None)
 
-    def plan_upload(self, work: Work, file: FileEntry) -> None:
+    def plan_upload(self, work: Candidate, file: FileEntry) -> None:
         assert self.draft is not None
         reason = work.decision.reason or Reason.CONTENT
         self.draft.note("upload", file.key, work.object, reason.value)
         self.progress.planned("upload", file.size)
 
-    def plan_update(self, work: Work) -> None:
+    def plan_update(self, work: Candidate) -> None:
         assert self.draft is not None
         self.draft.note("update", work.file.key, work.object, Reason.HEADERS.value)
         self.progress.planned("update")

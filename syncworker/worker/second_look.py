@@ -13,7 +13,7 @@ from syncworker.model import FileEntry, ObjectEntry, Phase
 from syncworker.options.effective import DEEP
 from syncworker.plan.compare import compare
 from syncworker.plan.differences import Difference, Listable, collect
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.plan.spool import Spool
 from syncworker.transfer.delete_objects import Remover
 from syncworker.transfer.readers import Outcome, ReadResult
@@ -95,7 +95,7 @@ class SecondLook:
     async def send_again(self, file: FileEntry, found: Difference) -> IndexRow | None:
         """Sends a file that is counted already as it is now, unless the bucket has that; None: it is gone."""
         decision = compare(file, found.listed, found.row)
-        for result in await self.sending.read([Work(file, found.listed, found.row, decision)]):
+        for result in await self.sending.read([Candidate(file, found.listed, found.row, decision)]):
             if result.error is not None:
                 raise result.error
             if result.outcome is Outcome.SAME:  # a store that answers with another ETag than it lists

@@ -17,7 +17,7 @@ from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry, Phase
 from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import AGAIN, Verdict
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.readers import Outcome, ReadResult, read_cached
@@ -36,9 +36,9 @@ class Accounts(Protocol):
 
     is_plan: bool
 
-    def plan_upload(self, work: Work, file: FileEntry) -> None: ...
+    def plan_upload(self, work: Candidate, file: FileEntry) -> None: ...
 
-    def plan_update(self, work: Work) -> None: ...
+    def plan_update(self, work: Candidate) -> None: ...
 
     def is_outdated(self, result: ReadResult) -> bool:
         """Whether an object with the file's content is to be given other headers."""
@@ -48,11 +48,11 @@ class Accounts(Protocol):
         """The bucket has the content."""
         ...
 
-    def vanished(self, work: Work, file: FileEntry) -> None: ...
+    def vanished(self, work: Candidate, file: FileEntry) -> None: ...
 
     def failed(self, file: FileEntry, error: SyncError) -> None: ...
 
-    def refused(self, work: Work, error: SyncError) -> None:
+    def refused(self, work: Candidate, error: SyncError) -> None:
         """An upload failed. If the store refused it, something may stand in its way."""
         ...
 
@@ -60,7 +60,7 @@ class Accounts(Protocol):
         """An upload, begun at `started` by the monotonic clock."""
         ...
 
-    def updated(self, row: IndexRow, work: Work, counted: int, started: float) -> None: ...
+    def updated(self, row: IndexRow, work: Candidate, counted: int, started: float) -> None: ...
 
 
 class Sending:
@@ -92,7 +92,7 @@ class Sending:
         """From a lane of its own. A member of a cluster has the job's process do it."""
         await self.send(result.work, result.file, result)
 
-    async def read(self, group: list[Work]) -> list[ReadResult]:
+    async def read(self, group: list[Candidate]) -> list[ReadResult]:
         """What reading the files has shown; fewer after a halt."""
         # In the loop only where no call can wait for a server: the status has to stay fresh.
         is_local, md5 = self.attempt.tree.is_local, self.sender.etags_are_md5
@@ -169,7 +169,7 @@ class Sending:
             self.stop.raise_stopped()
             return False  # it is not allowed, or the answer is an error for ever: the upload tells
 
-    async def send(self, work: Work, file: FileEntry, result: ReadResult) -> None:
+    async def send(self, work: Candidate, file: FileEntry, result: ReadResult) -> None:
         """One upload, counted and remembered. Raises what ends the job."""
         if self.accounts.is_plan:
             self.accounts.plan_upload(result.work, file)
@@ -193,7 +193,7 @@ class Sending:
             self.progress.end(operation)
         self.accounts.sent(result, sent, operation.started)
 
-    async def _update(self, work: Work, counted: int) -> None:
+    async def _update(self, work: Candidate, counted: int) -> None:
         """Has the store give an object what is asked now. Where it cannot, the file is sent again. `counted`:
         the file's bytes in the total."""
         if self.accounts.is_plan:
@@ -223,7 +223,7 @@ class Sending:
             return self.sender.small(result, operation)
         return self.part_sender.large(result.file, result.md5, operation)
 
-    async def do_now(self, work: Work) -> None:
+    async def do_now(self, work: Candidate) -> None:
         for result in await self.read([work]):
             if result.outcome is Outcome.LARGE:
                 await self.send(result.work, result.file, result)

@@ -24,7 +24,7 @@ from syncworker.folder.uploads_root import Tree, devices_in_memory, is_local
 from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry, State
 from syncworker.plan import compare
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.request import Request
 from syncworker.system import durable_files
 from syncworker.system.stop_token import StopToken
@@ -259,7 +259,7 @@ def test_a_file_in_memory_is_read_in_the_loop_though_the_kernel_cannot_be_asked(
         Path(folder, "a").write_bytes(b"body")
         with Tree(folder) as tree:
             entry = next(item for item in scan(tree, "", lambda: False) if isinstance(item, FileEntry))
-            work = Work(entry, None, None, compare.Decision(compare.Verdict.UPLOAD, compare.Reason.NEW))
+            work = Candidate(entry, None, None, compare.Decision(compare.Verdict.UPLOAD, compare.Reason.NEW))
             found = read_cached(tree, work, True)
     assert found is not None
     assert found.body == b"body"
@@ -270,7 +270,7 @@ import resource, sys
 from syncworker.errors import FileError
 from syncworker.jobs.store import Jobs
 from syncworker.jobs.progress import Progress
-from syncworker.plan.events import Work; from syncworker.transfer.readers import read_cached
+from syncworker.plan.events import Candidate; from syncworker.transfer.readers import read_cached
 from syncworker.folder.scan import scan
 from syncworker.folder.source import Source
 from syncworker.request import Request
@@ -395,7 +395,7 @@ class Given(Dispatch):
 
 def to_send(key, size):
     new = compare.Decision(compare.Verdict.UPLOAD, compare.Reason.NEW)
-    return "work", Work(FileEntry(key, size, 1, 1, 1, key), None, None, new)
+    return "work", Candidate(FileEntry(key, size, 1, 1, 1, key), None, None, new)
 
 
 def test_a_file_that_is_long_to_read_holds_up_no_other():

@@ -257,7 +257,7 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     from syncworker.index.database import Index
     from syncworker.model import FileEntry, ObjectEntry
     from syncworker.plan.compare import UPDATE
-    from syncworker.plan.events import Work
+    from syncworker.plan.events import Candidate
     from syncworker.s3.bucket import Bucket
     from syncworker.s3.client import Client
     from syncworker.s3.credentials import Given as Keys
@@ -292,7 +292,7 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
                 )  # fmt: skip
                 sender = Sender(attempt, ObjectHeaders(header=CACHE))
                 return await Updater(sender, PartSender(sender), copy_max=8 << 20).update(
-                    Work(file, obj, row, UPDATE)
+                    Candidate(file, obj, row, UPDATE)
                 )
 
     now = asyncio.run(update())

@@ -26,7 +26,7 @@ from syncworker.cluster.protocol import (
 )
 from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.transfer.parts import Parts
 
 T = TypeVar("T")
@@ -60,8 +60,8 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         return runner.run(main)
 
 
-def work(number: int, size: int = 10) -> Work:
-    return Work(FileEntry(f"k{number:05d}", size, 1, 1, number, f"k{number:05d}"), None, None, NEW)
+def work(number: int, size: int = 10) -> Candidate:
+    return Candidate(FileEntry(f"k{number:05d}", size, 1, 1, number, f"k{number:05d}"), None, None, NEW)
 
 
 class Folder:
@@ -300,12 +300,12 @@ class FakeHome:
 
     def heard(self, peer: Peer) -> None: ...
 
-    async def settle(self, work: Work, record: Record, peer: Peer) -> None:
+    async def settle(self, work: Candidate, record: Record, peer: Peer) -> None:
         await asyncio.sleep(0)
         self.settled[work.file.key] = self.settled.get(work.file.key, 0) + 1
         self.believed[work.file.key] = int(record.etag)
 
-    async def alone(self, works: list[Work]) -> None:
+    async def alone(self, works: list[Candidate]) -> None:
         for each in works:
             await asyncio.sleep(0.01)
             key = each.file.key
@@ -313,7 +313,7 @@ class FakeHome:
             self.folder.write(key, self.believed[key])
             self.settled[key] = self.settled.get(key, 0) + 1
 
-    def died_of(self, work: Work) -> None:
+    def died_of(self, work: Candidate) -> None:
         self.settled[work.file.key] = self.settled.get(work.file.key, 0) + 1
         self.killers.append(work.file.key)
 
@@ -321,7 +321,7 @@ class FakeHome:
         await asyncio.sleep(0)
         self.ended_uploads.append(parts.upload.id)
 
-    async def confirm(self, work: Work) -> None:
+    async def confirm(self, work: Candidate) -> None:
         await asyncio.sleep(0)
         key = work.file.key
         self.confirmed.append(key)

@@ -13,14 +13,14 @@ import pytest
 
 from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.transfer.lane_count import DISK_READERS, READERS, ReaderCount
 from syncworker.worker import disk_reads
 from syncworker.worker.disk_reads import DiskReads
 
 
-def work(size: int = 4096, number: int = 0) -> Work:
-    return Work(FileEntry(f"{number:06}", size, 1, 1, 1, "x"), None, None, NEW)
+def work(size: int = 4096, number: int = 0) -> Candidate:
+    return Candidate(FileEntry(f"{number:06}", size, 1, 1, 1, "x"), None, None, NEW)
 
 
 def readers_of(latency: float, a_second: float, *, size: int = 4096, is_idle: bool = False) -> list[int]:
@@ -60,7 +60,7 @@ class Disk:
         self.seconds, self.now, self.most = seconds, 0, 0
         self._lock = threading.Lock()
 
-    def read(self, _tree: Any, asked: Work, *_: Any) -> str:
+    def read(self, _tree: Any, asked: Candidate, *_: Any) -> str:
         with self._lock:
             self.now += 1
             self.most = max(self.most, self.now)

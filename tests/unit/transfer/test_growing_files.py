@@ -158,7 +158,7 @@ def cut_short(path: Path) -> None:
 def read_one(path: Path, row: IndexRow | None = None, there: ObjectEntry | None = None) -> readers.ReadResult:
     info = path.stat()
     file = FileEntry("log", info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, "log")
-    work = events.Work(file, there, row, compare.compare(file, there, row))
+    work = events.Candidate(file, there, row, compare.compare(file, there, row))
     with Tree(str(path.parent)) as tree:
         assert readers.read_cached(tree, work, etags_are_md5=True) is None
         return readers.read(tree, work, etags_are_md5=True, should_stop=lambda: False)

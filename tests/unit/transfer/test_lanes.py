@@ -12,7 +12,7 @@ import pytest
 
 from syncworker.model import FileEntry
 from syncworker.plan.compare import Decision, Reason, Verdict
-from syncworker.plan.events import Work
+from syncworker.plan.events import Candidate
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import LEAST
 from syncworker.transfer.lanes import BYTES_IN_FLIGHT, LARGE_LANES, Budget, Lanes
@@ -72,7 +72,7 @@ class Play:
     def is_throttled(self) -> bool:
         return False
 
-    async def read(self, group: list[Work]) -> list[ReadResult]:
+    async def read(self, group: list[Candidate]) -> list[ReadResult]:
         self.reading += 1
         self.most_reading = max(self.most_reading, self.reading)
         if self.slow_reads:
@@ -95,7 +95,7 @@ class Play:
         await asyncio.sleep(0)
         self.large.append(result.file.key)
 
-    def run(self, groups: list[list[Work]]) -> None:
+    def run(self, groups: list[list[Candidate]]) -> None:
         async def all_of_it() -> None:
             lanes = self.make()
             for group in groups:
@@ -105,18 +105,18 @@ class Play:
         asyncio.run(asyncio.wait_for(all_of_it(), SECONDS))
 
 
-def groups(count: int, size: int = 10, files: int = GROUP) -> list[list[Work]]:
+def groups(count: int, size: int = 10, files: int = GROUP) -> list[list[Candidate]]:
     numbers = itertools.count()
     new = Decision(Verdict.UPLOAD, Reason.NEW)
 
-    def work() -> Work:
+    def work() -> Candidate:
         key = f"file-{next(numbers):05}"
-        return Work(FileEntry(key, size, 1, 1, 1, key), None, None, new)
+        return Candidate(FileEntry(key, size, 1, 1, 1, key), None, None, new)
 
     return [[work() for _ in range(files)] for _ in range(count)]
 
 
-def keys(wanted: list[list[Work]]) -> list[str]:
+def keys(wanted: list[list[Candidate]]) -> list[str]:
     return [work.file.key for group in wanted for work in group]
 
 
@@ -235,7 +235,7 @@ def test_one_larger_than_all_passes_alone() -> None:
 
 def test_a_group_of_which_reading_gives_nothing_gives_its_bytes_back() -> None:
     class Empty(Play):
-        async def read(self, group: list[Work]) -> list[ReadResult]:
+        async def read(self, group: list[Candidate]) -> list[ReadResult]:
             return []
 
     play = Empty()
