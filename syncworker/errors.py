@@ -16,7 +16,7 @@ class SyncError(Exception):
         self.code = code
         self.message = message
 
-    def let_go(self) -> None:
+    def clear_traceback(self) -> None:
         """Forgets where it was raised: a traceback holds the frames that it came through, and what they hold,
         a file's body say."""
         error: BaseException | None = self

@@ -143,7 +143,7 @@ class Recheck:
             again = await (self._delete(found) if found.row is None else self._send(found))
         except (FileError, RetryError) as error:
             self.control.check()
-            error.let_go()
+            error.clear_traceback()
             self._fail("delete" if found.row is None else "upload", found.key, error)
             return
         if again is not None:

@@ -141,7 +141,7 @@ class Verification:
                 await self._compare(work)
         except (FileError, RetryError) as error:
             self.sender.check()  # given up because of a stop
-            error.let_go()
+            error.clear_traceback()
             if error.code == _ARCHIVED:
                 self.progress.unverified_object(work.file.key, work.file.size)
             else:

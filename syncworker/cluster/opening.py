@@ -115,7 +115,7 @@ class ClusterOutlet:
     def _may_go(self, work: Candidate) -> bool:
         if work.decision.verdict is Verdict.UPDATE or not etag.is_single(work.file.size):
             return False
-        return not self.home.accounts.obstacles.may_block(work.file.key)
+        return not self.home.accounts.obstacles.may_be_blocked(work.file.key)
 
     def _is_worth_it(self) -> bool:
         return self._files >= self.settings.cluster_min_files or self._bytes >= MIN_BYTES

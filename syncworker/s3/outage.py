@@ -68,7 +68,7 @@ class Outage:
     def failed(self, error: RetryError, began_at: float) -> None:
         if self.since is None:
             self.since = max(began_at, self._answered_at)
-        error.let_go()
+        error.clear_traceback()
         self.error = error
 
     def forgive(self) -> None:

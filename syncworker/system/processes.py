@@ -31,7 +31,7 @@ _ENDED = frozenset("ZX")  # zombies, and what is about to be gone
 _START_TOLERANCE_SECONDS = 1.0  # the start time is derived from the boot time, which the clock's steps move
 
 
-def collect_seldom() -> None:
+def tune_gc() -> None:
     """Has Python look for cycles among its objects less often: a worker makes millions of records, which are
     none, and few cycles. Looking as often as it does by itself costs a sixth of a sync with nothing to do."""
     gc.freeze()  # what is there now stays

@@ -53,7 +53,7 @@ class Obstacles:
         """Whether objects without a file lie below `key`."""
         return key in self._above or key in self._kept
 
-    def may_block(self, key: str) -> bool:
+    def may_be_blocked(self, key: str) -> bool:
         """Whether an object without a file may be why a store refuses `key`."""
         return key in self._above or any(a in self._keys for a in ancestors(key))
 

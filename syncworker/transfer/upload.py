@@ -99,7 +99,9 @@ class Sender:
         self.tree, self.pool = attempt.tree, attempt.pool
         self.check, self.halted = attempt.stop.raise_stopped, attempt.stop.requested
         self.halted_in_thread = self.bucket.client.pause.blocking(self.halted)
-        self.may_block = attempt.obstacles.may_block  # such a key is not tried again when the store fails
+        self.may_be_blocked = (
+            attempt.obstacles.may_be_blocked
+        )  # such a key is not tried again when the store fails
         self.headers = headers
         if (self.index.fact("given") or "") != self.headers.fingerprint:
             for upload in self.index.uploads():  # begun with other headers, for whichever run comes to it
@@ -125,7 +127,9 @@ class Sender:
         headers = self.headers.of(file, result.md5)
         payload = self._payload  # of the signature
         try:
-            answered = await self.bucket.put(file.key, body, result.md5, headers, self.may_block, payload)
+            answered = await self.bucket.put(
+                file.key, body, result.md5, headers, self.may_be_blocked, payload
+            )
         except SyncError as error:
             if payload is not None and self._signs_instead(error):
                 sent = await self.small(result, operation)

@@ -75,7 +75,7 @@ class Accounts:
 
     def refused(self, work: Candidate, error: SyncError) -> None:
         """If the store refused an upload, something may stand in its way that is to be deleted."""
-        blocked = self.obstacles.may_block(work.file.key) and error.code not in _NOT_REFUSED
+        blocked = self.obstacles.may_be_blocked(work.file.key) and error.code not in _NOT_REFUSED
         if blocked and len(self.refusals) < _REFUSED:
             self.refusals.append((work, error))
         else:

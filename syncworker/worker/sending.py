@@ -186,7 +186,7 @@ class Sending:
         except (FileError, RetryError) as error:
             if isinstance(error, RetryError):  # perhaps not tried again because of a stop
                 self.stop.raise_stopped()
-            error.let_go()
+            error.clear_traceback()
             self.accounts.refused(largest(work, file), error)
             return
         finally:
@@ -207,7 +207,7 @@ class Sending:
         except (FileError, RetryError) as error:
             if isinstance(error, RetryError):
                 self.stop.raise_stopped()
-            error.let_go()
+            error.clear_traceback()
             self.accounts.failed(work.file, error)
             return
         finally:

@@ -94,7 +94,7 @@ def run_job(
         tell = on_status or (lambda _: None)
         control = Control(jobs.file(job_id, "cancel"))
         processes.on_stop(control.stop)
-        processes.collect_seldom()
+        processes.tune_gc()
         if control.stopping():
             tell(jobs.finish(status, State.CANCELLED, None, "cancelled before it began"))
             return State.CANCELLED
