@@ -13,7 +13,7 @@ from benchmarks import contenders, trees
 from benchmarks.contenders import Contender, Target
 from benchmarks.measure import Cost
 from benchmarks.races import must, on_stub, race, stub
-from benchmarks.results import IndexRow, Options, Result, result, target
+from benchmarks.results import Options, Result, Row, result, target
 
 FAR_MS = 200
 _serial = count(1)
@@ -29,7 +29,7 @@ def _contender(name: str, cluster: str, min_files: int) -> Contender:
     return Contender(name, True, contenders.our_command, environment)
 
 
-def _run(sizes: list[int], files: int, min_files: int, bucket: str, options: Options) -> list[IndexRow]:
+def _run(sizes: list[int], files: int, min_files: int, bucket: str, options: Options) -> list[Row]:
     """Rows of one process alone and of so many members. Each run is a first sync."""
     tree = trees.small(files, 4096)
     field = [_contender("alone", "", min_files)]
@@ -46,7 +46,7 @@ def _run(sizes: list[int], files: int, min_files: int, bucket: str, options: Opt
     return [row | {"is_peer": False} for row in rows]
 
 
-def _by(rows: list[IndexRow], name: str, other: str, what: str = "wall") -> float | None:
+def _by(rows: list[Row], name: str, other: str, what: str = "wall") -> float | None:
     found = {row["name"]: row[what] for row in rows if what in row}
     return found[name] / found[other] if name in found and other in found else None
 

@@ -25,7 +25,7 @@ def _late(tree: Tree, path: str) -> Any:
 def main() -> int:
     if not hasattr(sending, "read_cached"):
         raise SystemExit("sending.read_cached is gone: benchmarks/far_disk.py must follow")
-    sending.read_cached = lambda *_: None
+    sending.read_cached = lambda *_: None  # nothing is in memory
     Tree.open_file = _late  # type: ignore[method-assign]
     return cli.main(sys.argv[1:])
 

@@ -26,7 +26,7 @@ from benchmarks.contenders import Target
 from benchmarks.far_disk import OPEN_SECONDS
 from benchmarks.measure import Cost, Failed
 from benchmarks.races import must, requests_of, say, stub
-from benchmarks.results import IndexRow, Options, Result, result, target
+from benchmarks.results import Options, Result, Row, result, target
 from benchmarks.stub import Stub
 
 READS, BYTES = 500, 100_000_000  # a second
@@ -143,11 +143,11 @@ class _Watch:
         return self._times[-1] - self._times[min(1, len(self._times) - 1)]
 
 
-def _row(name: str, costs: list[Cost]) -> IndexRow:
+def _row(name: str, costs: list[Cost]) -> Row:
     return {"name": name, "exact": True, "is_peer": False, **measure.summary(costs)}
 
 
-def _cold(running: Stub, options: Options, files: int, size: int) -> tuple[IndexRow, float]:
+def _cold(running: Stub, options: Options, files: int, size: int) -> tuple[Row, float]:
     """Its row, and the time of reading by what the limit allows for what was read."""
     image = _made(f"cold-{files}-{size}", files, size)
     inside = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(_CGROUP / "cgroup.procs")]
@@ -169,7 +169,7 @@ def slow_disk(options: Options) -> Result:
     """Ours alone: how near each run comes to what the disk allows."""
     if missing := _missing():
         return result("slow-disk", "a slow disk", options, [], [], [f"left out: {missing}"])
-    rows: list[IndexRow] = []
+    rows: list[Row] = []
     targets = []
     with stub() as running:
         for files, size in ((20_000, 4096), (1000, 1 << 20)):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -74,3 +76,13 @@ def test_the_page_has_a_place_for_results_and_names_every_make_target():
     targets = [line.split(":")[0] for line in makefile.splitlines() if line.startswith("bench")]
     assert len(targets) >= 5
     assert [target for target in targets if f"make {target}" not in page] == []
+
+
+def test_every_scenario_can_be_begun():
+    """Each name in the program that a module of them takes from it, or from another, is there."""
+    listed = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "list"], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert {*RACES, "slow-disk", "ten-files", "cores"} <= set(listed.stdout.split())
+    for patched in ("far_disk", "without"):
+        subprocess.run([sys.executable, "-c", f"import benchmarks.{patched}"], cwd=PROJECT, check=True)
