@@ -1,4 +1,4 @@
-"""The shell commands: which there are, and where each is: in `run`, `foreground`, `acts`, `looks`.
+"""The shell commands: which there are, and where each is: in `run`, `foreground`, `control`, `show`.
 
 Exit status: of start, run, resume, approve and `show --follow` the end of the job (run.EXIT); 2 for all that
 is refused before a job runs, whatever the reason; 130 for Ctrl-C where no job is ours to stop. A job's id and
@@ -77,19 +77,19 @@ def _command(name: str) -> Callable[[argparse.Namespace, Settings, Jobs], int]:
         return run.run
     if name == "cluster":
         return _cluster
-    from syncworker.shell import acts, completion, foreground, looks
+    from syncworker.shell import completion, control, foreground, show
 
     return {
         "start": foreground.start,
         "resume": foreground.resume,
         "approve": foreground.approve,
-        "cancel": acts.cancel,
-        "pause": acts.pause,
-        "continue": acts.go_on,
-        "limit": acts.limit,
-        "plan": looks.plan,
-        "list": looks.list_jobs,
-        "show": looks.show,
+        "cancel": control.cancel,
+        "pause": control.pause,
+        "continue": control.go_on,
+        "limit": control.limit,
+        "plan": show.plan,
+        "list": show.list_jobs,
+        "show": show.show,
         "completion": completion.completion,
     }[name]
 

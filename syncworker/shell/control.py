@@ -22,14 +22,9 @@ from syncworker.shell.messages import printed
 
 def cancel(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
     status = jobs.cancel(arguments.id, now=arguments.now)
-    if arguments.json:
-        return printed(Output(sys.stdout), json.dumps(status, indent=2))
-    if recorded_state(status) in FINAL_STATES:
-        text = f"job {arguments.id} is {status['state']}"
-    else:
-        after = "at once" if arguments.now else "after the operations in flight"
-        text = f"job {arguments.id} will end {after}"
-    return printed(Output(sys.stdout), text)
+    after = "at once" if arguments.now else "after the operations in flight"
+    text = f"is {status['state']}" if recorded_state(status) in FINAL_STATES else f"will end {after}"
+    return _told_of(status, text, as_json=arguments.json)
 
 
 def pause(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:

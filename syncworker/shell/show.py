@@ -1,4 +1,4 @@
-"""The commands that look: list, show and plan. They print tables, or JSON, and change nothing."""
+"""The commands that only read: list, show and plan. They print tables or JSON."""
 
 from __future__ import annotations
 
