@@ -23,6 +23,7 @@ from typing import Any
 
 import dask
 import distributed
+from distributed.comm.tcp import TLSListener
 from distributed.core import CommClosedError
 from distributed.scheduler import KilledWorker
 from distributed.security import Security
@@ -59,9 +60,28 @@ _CONFIG = {
 }
 _LOST = (CommClosedError, KilledWorker, OSError, TimeoutError, asyncio.TimeoutError)
 
+_NAMELESS_MOST = 200  # connections that have shown no certificate yet
+_nameless: dict[Any, None] = {}  # oldest first
+_shake_hands = TLSListener._prepare_stream
+
+
+async def _prepare_stream(self: TLSListener, stream: Any, address: Any) -> Any:
+    """Any user of the machine can connect, and show nothing. Dask waits for each of them for ever: until no
+    file can be opened here any more. So of too many the oldest goes."""
+    while len(_nameless) >= _NAMELESS_MOST:
+        oldest = next(iter(_nameless))
+        del _nameless[oldest]
+        oldest.close()
+    _nameless[stream] = None
+    try:
+        return await _shake_hands(self, stream, address)
+    finally:
+        _nameless.pop(stream, None)
+
 
 def configure() -> None:
     """Whatever Dask's own files of settings say."""
+    TLSListener._prepare_stream = _prepare_stream
     dask.config.set(_CONFIG)
     for name in ("distributed", "distributed.worker", "distributed.scheduler", "distributed.client"):
         logging.getLogger(name).setLevel(logging.ERROR)

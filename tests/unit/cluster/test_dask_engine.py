@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -81,3 +82,30 @@ def test_a_scheduler_here_that_takes_long_to_start_is_started_once(monkeypatch: 
     monkeypatch.setattr(dask_engine, "open_scheduler", slowly)
     asyncio.run(main())
     assert started == [1]
+
+
+def test_who_connects_and_shows_no_certificate_takes_no_descriptors(tmp_path: Path) -> None:
+    """As any other user of the machine can."""
+    most = dask_engine._NAMELESS_MOST
+
+    async def main() -> None:
+        keys = RunKeys()
+        scheduler = await dask_engine.open_scheduler("127.0.0.1", 0, keys.files, str(tmp_path))
+        host, port = scheduler.address.removeprefix("tls://").split(":")
+        before = len(os.listdir("/proc/self/fd"))
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(2 * most)]
+        async with asyncio.timeout(20):
+            ended = [reader for reader, _ in idle[:most]]
+            for reader in ended:  # the oldest are told to go
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+        assert len(os.listdir("/proc/self/fd")) <= before + 3 * most  # both ends of those that are left
+        cluster = DaskCluster(scheduler.address, keys.files)
+        async with asyncio.timeout(20):
+            assert await cluster.members() == []
+        await cluster.close()
+        for _, writer in idle:
+            writer.close()
+        await scheduler.close()
+
+    asyncio.run(main())
