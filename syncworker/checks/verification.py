@@ -1,6 +1,6 @@
 """`verify=1` and `verify=deep`: whether the mirror is what the folder is. Repairs nothing.
 
-Runs after the last operation of a sync that went well. The folder is scanned and the bucket listed anew, and
+Runs after the last operation of a sync that went well. The folder is scanned and the bucket listed again, and
 the planner joins and compares them as it did at first. Then
 
 | file | object | verdict |

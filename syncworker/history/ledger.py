@@ -1,13 +1,14 @@
-"""The sums over all jobs, which no removal of a job lessens: what `/metrics` counts.
+"""The sums over all jobs, removed ones included: what `/metrics` counts.
 
-Each status carries its job's tally (totals.py), which outlives its worker. `Ledger` sums the tallies of the
-jobs that are there and of those that have been removed, which it keeps in `.totals.json`, so that no counter
-goes down when old jobs are removed or the server starts again.
+Each status carries its job's tally (totals.py). `Ledger` adds up the tallies of the jobs that exist and of
+those that have been removed; it keeps the latter in `.totals.json`. So no counter goes down when old jobs are
+removed or the server restarts.
 
-- Before jobs are removed, `retire` adds them to the totals and names them there as leaving, in one atomic
-  write. A job that is still there and is named so is not counted twice, whenever the server died between.
-- A job that somebody else removed while the server ran is added as soon as that is seen; one removed while no
-  server ran is lost.
+- Before jobs are removed, `retire` adds them to the totals and lists them there as leaving, in one atomic
+  write. A job that still exists and is listed as leaving is not counted twice, even if the server died in
+  between.
+- A job that another process removed while the server ran is added as soon as the server notices; one removed
+  while no server ran is lost.
 - A status is read again only when its file has changed.
 """
 
@@ -60,7 +61,7 @@ class Ledger:
         self._leaving = {str(job_id) for job_id in leaving} if isinstance(leaving, list) else set()
 
     def retire(self, job_ids: Iterable[str]) -> None:
-        """These jobs are about to be removed."""
+        """Adds these jobs, which are about to be removed, to the totals."""
         with self._lock:
             there = self._jobs.entries()
             self._leaving &= there.keys()
@@ -100,7 +101,7 @@ class Ledger:
         return self._settled
 
     def _look(self) -> None:
-        """Reads what has changed, and keeps what was removed by somebody else."""
+        """Reads the statuses that have changed, and adds jobs that others removed to the totals."""
         there = self._jobs.entries()
         lost = self._known.keys() - there.keys() - self._leaving
         for job_id in lost:

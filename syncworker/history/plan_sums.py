@@ -2,8 +2,8 @@
 
 The size in a line is that of the object, so what is new has none. A plan's lines come in the order of their
 keys' bytes (the bucket's deletion last), so the lines below a folder are one stretch of the file, found by
-halving; its sums are made in one pass in constant memory. A look lasts a second at most, says whether it is
-complete, and the next one goes on where it has stopped.
+halving; its sums are made in one pass in constant memory. Each call of `look` takes one second at most and
+says whether the sums are complete; the next call continues where it stopped.
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ class Index:
             if version not in (0, _VERSION, _WITHOUT_GIVEN):
                 raise sqlite3.DatabaseError("another version")
             self._is_durable = version != 0
-            # What is lost of an empty one is made anew. Not waiting for the disk six times is felt where a
-            # job is small, or the disk slow.
+            # A new index is empty: if a power cut loses it, the next job creates another. So do not wait for
+            # the disk six times, which a small job on a slow disk would notice.
             db.execute(f"PRAGMA synchronous={'NORMAL' if version else 'OFF'}")
             db.execute("PRAGMA journal_mode=WAL")
             if version != _VERSION:
@@ -129,7 +129,7 @@ class Index:
         self._damaged |= (getattr(error, "sqlite_errorcode", 0) & 0xFF) in _DAMAGE
 
     def _fail(self, error: sqlite3.Error | OSError) -> None:
-        """The disk is full or the file was damaged under us: go on without, and say so once."""
+        """Continues without the index, because the disk is full or the file is damaged; sets `broken`."""
         self.broken = self.broken or str(error)
         self._note(error)
         self._pending.clear()
@@ -225,8 +225,8 @@ class Index:
         return self.broken is None and not self._damaged and not self._refused
 
     def rows(self, ranges: Sequence[tuple[str | None, str]] | None = None, start: str = "") -> Rows[IndexRow]:
-        """A reader of its own connection, for another thread; what is written meanwhile is not seen. Those
-        from `start` on, or those in ranges: behind the first key of each, up to the last."""
+        """Returns a reader with its own connection, for another thread. It does not see later writes. It
+        reads the rows from `start` on, or those in `ranges`: behind the first key of each, up to the last."""
         return Rows(self._to_read, self._note, ranges, start=start, kind=IndexRow)
 
     def brief_rows(self) -> Rows[Brief]:
@@ -250,7 +250,7 @@ class Index:
         return found[0][0] if found else None
 
     def clear(self) -> None:
-        """Forgets all objects and uploads: the bucket is gone."""
+        """Forgets all objects and uploads, because the bucket is gone."""
         self._pending.clear()
         self._give.clear()
         for table in ("given", "objects", "uploads", "parts"):

@@ -103,14 +103,14 @@ class Rows(Generic[R]):
         return rows
 
     def give_back(self, rows: list[R]) -> None:
-        """What `take` gave last is to come once more."""
+        """Puts back the rows that `take` returned last: they come once more."""
         if rows:
             ahead: list[R] = [] if self._current is None else [self._current]
             self._again = iter([*rows[1:], *ahead, *self._again])
             self._current = rows[0]
 
     def has(self, key: str) -> bool:
-        """Whether there is a row, by a look-up of its own: for keys out of order."""
+        """Whether there is a row. Looks the key up, so keys may come in any order."""
         if self._db is None or not is_text(key):
             return False
         try:

@@ -1,16 +1,16 @@
-"""What every job's status says, kept between looks, so that a look costs one directory listing.
+"""A cache of what every job's status says: refreshing it costs one directory listing.
 
-`Catalog.entries` is as true as reading all status files at the time of the call: a file is read again when
-its inode, time or size is another than at the last look, and the directory is listed again unless its own
-time says that no name in it has been made, renamed or removed since. It says what is *recorded*; whether a
-recorded worker lives is `Jobs.observe`'s to tell. `Catalog.glance` saves the `stat` of every ended job: a job
-that a shell resumes is seen up to two seconds late by it (half a second in a server, whose supervisor looks
-twice a second), all else at once.
+`Catalog.entries` is as exact as reading all status files at the time of the call. It reads a file again when
+its inode, time or size has changed, and lists the directory again unless the directory's own time shows that
+no name was created, renamed or removed. It returns what is *recorded*; `Jobs.observe` finds out whether a
+recorded worker lives. `Catalog.glance` skips the `stat` of ended jobs, so it shows a job that a shell resumes
+up to two seconds late (half a second in a server, whose supervisor refreshes twice a second).
 
-`follow` makes both cheaper and exact: told which names have changed, nothing else is looked at. Once in ten
-seconds it is, all the same. An `Entry` is another object after each change of its job's files.
+`follow` makes both cheaper and exact: the catalog is given the names that have changed and reads only these.
+Every ten seconds it reads all of them again. An `Entry` is replaced by another object after each change of
+its job's files.
 
-Not kept: the statuses themselves (100 kB each, in the worst case). Nothing here writes.
+The statuses themselves are not kept (up to 100 kB each). Nothing here writes.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Catalog:
         return self._changed is not None
 
     def follow(self, changed: Changed) -> None:
-        """From now on `changed` tells the names that have changed since its last call; None: it cannot."""
+        """From now on, calls `changed` for the names that changed since its last call; None: unknown."""
         with self._lock:
             self._changed, self._listed_at = changed, _NEVER
             self._looked_at = self._glanced_at = -_GLANCE_SECONDS
@@ -107,7 +107,7 @@ class Catalog:
             return MappingProxyType(self._entries)
 
     def glance(self) -> Mapping[str, Entry]:
-        """The same, cheaper: an ended job is taken for ended for two seconds, if not `forget` says else."""
+        """Like `entries`, but does not `stat` ended jobs again for two seconds unless `forget` was called."""
         with self._glancing():
             return MappingProxyType(self._entries)
 
@@ -125,7 +125,7 @@ class Catalog:
             yield
 
     def forget(self) -> None:
-        """This process has made an ended job live again: the next look must be a whole one."""
+        """Makes the next call read everything: this process has resumed an ended job."""
         with self._lock:
             self._looked_at = self._glanced_at = -_GLANCE_SECONDS
 
@@ -151,7 +151,7 @@ class Catalog:
                 self._looked_at = began
 
     def _update(self, names: set[str]) -> None:
-        """Looks at the jobs alone whose files have these names."""
+        """Reads only the jobs whose files have these names."""
         touched = {name.partition(".")[0] for name in names if name.endswith(_TOLD)}
         touched = {job_id for job_id in touched if ID_PATTERN.fullmatch(job_id)}
         if not touched:

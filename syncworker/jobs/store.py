@@ -5,13 +5,13 @@ The protocol
   request carried keys, then its status `queued`, durably. From the status on, the job exists.
 - The worker takes `ID.lock` (an exclusive kernel lock) for its whole life, then the lock of the destination,
   `.dest/NAME.lock`. It writes `ID.json`. Nobody else writes it while the lock is held.
-- Who finds the lock free may take it and write what is true: `running` with no worker becomes `interrupted`,
-  or `cancelled` when the sentinel is there. `effective_state` (status.py) is that rule; `observe` applies it.
-- `ID.cancel` says what is wanted, not what was sent: anyone makes it, only resume removes it, holding the
-  lock (approving does not: a job with it becomes `cancelled`). A cancel is never lost and a resume never
-  un-cancels a worker that is still stopping.
-- `ID.pause` is desired state too: anyone makes and removes it. A queued job that has it is not started. It
-  stays through resume and restarts; a job that ends `done` or `cancelled` removes it.
+- A process that finds the lock free may take it and correct the status: `running` without a worker becomes
+  `interrupted`, or `cancelled` if the sentinel exists (`effective_state` in status.py, applied by `observe`).
+- `ID.cancel` is desired state, not a message: anyone may create it; only resume removes it, holding the lock
+  (approving does not: a job that has it becomes `cancelled`). So no cancel is lost, and no resume takes back
+  the cancel of a worker that is still stopping.
+- `ID.pause` is desired state too: anyone may create and remove it. A queued job that has it is not started.
+  It stays through resume and restarts; a job that ends `done` or `cancelled` removes it.
 - `ID.plan.jsonl` is written by the worker, under another name and renamed; its hash and its approval are in
   the status.
 - Creating a job, resuming and approving one, hold `.create.lock`, so that two of them cannot both find a
@@ -181,7 +181,7 @@ class Jobs:
             try:
                 self.secrets.keep(job_id, request)
                 self.write(status, durable=True)
-            except BaseException:  # who asked is told that there is no job: so there is none, and no key
+            except BaseException:  # the caller gets an error, so no job and no key may remain
                 with contextlib.suppress(OSError):  # `leftovers` removes what stays
                     self.delete(job_id)
                 raise
@@ -227,7 +227,7 @@ class Jobs:
             return status
         with self.lock(job_id) as lock:
             if not lock.acquire():
-                return status  # a worker took it meanwhile: what it wrote last still holds
+                return status  # a worker has just taken the lock: its last status still holds
             return self._settle(job_id, status)
 
     def _settle(self, job_id: str, status: Status) -> Status:
@@ -262,7 +262,7 @@ class Jobs:
         for job_id in sorted(self.entries(), reverse=newest_first):
             try:
                 yield self.observe(job_id)
-            except NoSuchJob:  # pruned meanwhile, or not readable: it is no job to show
+            except NoSuchJob:  # pruned since the listing, or not readable
                 continue
 
     def active(self) -> list[Status]:
@@ -271,7 +271,7 @@ class Jobs:
         for job_id in sorted(self.catalog.unsettled()):
             try:
                 found.append(self.observe(job_id))
-            except NoSuchJob:  # pruned meanwhile
+            except NoSuchJob:  # pruned since the listing
                 continue
         return [status for status in found if recorded_state(status) not in FINAL_STATES]
 
@@ -357,8 +357,8 @@ class Jobs:
             self.catalog.forget()
 
     def supersede(self, status: Status) -> None:
-        """For a job that is about to wait, or to be done: ends the older ones that wait to do the same. What
-        they planned is out of date."""
+        """Ends older jobs that wait for the same approval: the plan of `status`, which is about to wait or to
+        be done, makes theirs out of date."""
         names = os.listdir(self.path)
         for job_id in sorted(n.removesuffix(_PLAN) for n in names if n.endswith(_PLAN)):
             if job_id >= status["id"] or not ID_PATTERN.fullmatch(job_id):
@@ -371,7 +371,7 @@ class Jobs:
                     self.finish(older, State.CANCELLED, error, message)
 
     def note_notified(self, job_id: str) -> None:
-        """Writes down that people were told of how the job ended; nothing when it lives again."""
+        """Records that people were notified of the job's end, unless it has been resumed."""
         with self.lock(job_id) as lock:
             status = self.read(job_id) if lock.acquire(timeout_seconds=_PROBE_SECONDS) else None
             if status is not None and recorded_state(status) in FINAL_STATES:
@@ -379,8 +379,8 @@ class Jobs:
                 self.write(status, durable=False)
 
     def drop_keys_of_ended(self, job_id: str) -> None:
-        """Removes the keys of a job that needs them no more: its worker was killed before it could, or nobody
-        has resumed it for a week."""
+        """Removes the keys of a job that no longer needs them: its worker was killed before it removed them,
+        or nobody has resumed the job for a week."""
         if not self.secrets.exists(job_id) or not needs_no_keys(self.read(job_id)):
             return
         with self.lock(job_id) as lock:

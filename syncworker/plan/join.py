@@ -41,7 +41,7 @@ class Watcher(Protocol):
         """Called at the first key out of order."""
 
     def on_remote_only(self, key: str) -> None:
-        """Called early with each key that is, as far as one can see by then, only in the bucket."""
+        """Called with each key that seems to be only in the bucket, before this is certain."""
 
     def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
         """Called with each new page. Returns True if the next files match the page one to one and are

@@ -99,7 +99,7 @@ class Scope:
 
 
 class Planner:
-    """`run` is the thread's whole life."""
+    """Joins folder, bucket and index in a thread of its own: `run` is the thread's whole life."""
 
     def __init__(
         self,
@@ -269,8 +269,8 @@ class Planner:
             self._event("work", Candidate(file, obj, None if obj is None else row, decision))
 
     def _find_store_renames(self, suspects: list[tuple[FileEntry, IndexRow]], rows: Rows[IndexRow]) -> None:
-        """Files that we had sent and that the bucket lacks. Where an object that nobody sent has their size
-        and ETag, the store may have renamed them."""
+        """Emits the files that we had sent and that the bucket lacks. If an object that nobody sent has the
+        same size and ETag, the store may have renamed the file's object."""
         wanted = {(row.etag, row.size) for _, row in suspects}
         strange: set[tuple[str, int]] = set()
         for key, size, tag, _ in self.deletes if suspects else ():

@@ -218,19 +218,19 @@ class Client:
                 turn.leave()
 
     def go_on(self) -> None:
-        """After a pause: times that ran on meanwhile begin anew."""
+        """Restarts the time limits that ran on during a pause."""
         self._first_answer_by = None
         self.outage.forgive()
 
     def _failed(self, error: SyncError, began_at: float) -> None:
-        """What a request that failed tells of the storage."""
+        """Records what a failed request says about the storage."""
         if isinstance(error, RetryError) and error.code not in _ANSWERS:
             self.outage.failed(error, began_at)
         elif not isinstance(error, Stopped):
             self.outage.answered()
 
     async def _ask(self) -> RetryError | None:
-        """A HEAD of the bucket; None when it was answered, whatever that is."""
+        """Sends a HEAD of the bucket. Returns None if there was any answer, else the error."""
         try:
             await self._once(await self.keys.keys(), S3Request("HeadBucket", "HEAD", max_body=0))
         except RetryError as error:
