@@ -68,7 +68,7 @@ _HEAD = Decision(Verdict.HEAD)
 
 
 def is_trusted(row: IndexRow, file: FileEntry) -> bool:
-    """Whether the file is, by its stat, the one that the row was made from, and the row is not racy."""
+    """Whether the file has the stat that the row was made from, and the row is not racy."""
     return (
         row.mtime_ns == file.mtime_ns
         and row.ctime_ns == file.ctime_ns
@@ -79,7 +79,7 @@ def is_trusted(row: IndexRow, file: FileEntry) -> bool:
 
 
 def same_object(row: IndexRow, obj: ObjectEntry) -> bool:
-    """Whether the object is the one that the row speaks of."""
+    """Whether the object is the one that the row describes."""
     if row.size != obj.size:
         return False
     if obj.etag:
@@ -88,7 +88,7 @@ def same_object(row: IndexRow, obj: ObjectEntry) -> bool:
 
 
 def compare(file: FileEntry, obj: ObjectEntry | None, row: IndexRow | None) -> Decision:
-    """The table above."""
+    """Returns the first decision of the table above that fits."""
     if obj is None:
         return NEW
     if file.size != obj.size:
@@ -116,7 +116,7 @@ def is_of_then(modified: str, read_ns: int) -> bool:
 
 
 def wanted_hashes(obj: ObjectEntry, row: IndexRow | None) -> list[int]:
-    """The part sizes to hash the file with (0: plain MD5), for verdict `hash`."""
+    """Returns the part sizes to hash the file with (0: plain MD5), for the verdict `hash`."""
     parts = etags.parts_of(obj.etag)
     sizes: list[int] = []
     if row is not None and same_object(row, obj):
@@ -129,7 +129,7 @@ def wanted_hashes(obj: ObjectEntry, row: IndexRow | None) -> list[int]:
 
 
 def match(hashes: dict[int, str], obj: ObjectEntry, row: IndexRow | None) -> tuple[int, str] | None:
-    """(part size, digest) of the hash that proves the content equal; None when none does."""
+    """Returns (part size, digest) of the hash that proves the content equal, None if no hash does."""
     for part, digest in hashes.items():
         if obj.etag and digest == obj.etag:
             return part, digest

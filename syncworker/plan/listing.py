@@ -183,7 +183,7 @@ class Listing:
                 return
 
     def _begin_ranges(self, fetch_range: FetchRange, current: _Range | None = None) -> None:
-        """As many as pay; without a current one, one at least."""
+        """Asks for as many ranges as pay; at least one if there is no current one."""
         fetching = sum(range_.pending.is_fetching for range_ in self._ahead)
         fetching += current is not None and current.pending.is_fetching
         expected = sum(range_.pages for range_ in self._ahead)
@@ -199,7 +199,7 @@ class Listing:
             fetching, expected = fetching + 1, expected + pages
 
     def _pass_cuts(self, count: int) -> str | None:
-        """The last of so many cuts; None behind the last of all."""
+        """Passes this many cuts and returns the last of them, None behind the last cut of all."""
         high = None
         for high in islice(self._cuts, count):  # noqa: B007
             pass
@@ -219,7 +219,7 @@ class Listing:
         return first[: len(behind)] == behind[: len(first)] and bool(first)
 
     def _go_on(self, page: Page) -> Iterator[Sequence[ObjectEntry]]:
-        """From this page on by tokens: the ranges do not hold."""
+        """Continues from this page by tokens, because the ranges do not agree."""
         self.complete = not page.truncated
         pending = self._fetch(page.token) if page.truncated else None
         yield page.entries
@@ -253,14 +253,15 @@ class FolderToken(str):
 
 
 def prefixes_of(folders: Sequence[str]) -> tuple[str, ...]:
-    """What the keys below these folders begin with, in the order in which a store lists them."""
+    """Returns the prefixes of the keys below these folders, in the order in which a store lists them."""
     return tuple(sorted(f"{folder}/" for folder in folders))
 
 
 async def page_of_folders(
     list_below: Callable[[str | None, str], Awaitable[Page]], prefixes: Sequence[str], behind: str | None
 ) -> Page:
-    """A page of the keys that begin with one of `prefixes`; behind the last page of one comes the next."""
+    """Lists a page of the keys that begin with one of `prefixes`; after the last page of one follows the
+    next."""
     number, token = (behind.number, behind.token) if isinstance(behind, FolderToken) else (0, None)
     page = await list_below(token, prefixes[number])
     if page.truncated:
@@ -279,7 +280,7 @@ def _ascending(keys: Iterable[str]) -> Iterator[str]:
 
 
 def _first_beyond(entries: Sequence[ObjectEntry], end: str | None) -> int | None:
-    """The place of the first key behind the end of a range."""
+    """Returns the place of the first key behind the end of a range."""
     if end is None or not entries:
         return None
     keys = _keys(entries)

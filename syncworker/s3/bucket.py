@@ -75,7 +75,7 @@ class Bucket:
         self.delete_result_lists_keys: bool | None = None
 
     async def create(self) -> bool:
-        """Makes the bucket. False: it is there already, and our own."""
+        """Creates the bucket. Returns False if it exists and is ours."""
         if reason := why_never_created(self.name):
             raise FatalError(
                 "BadBucketName",
@@ -104,7 +104,7 @@ class Bucket:
         return True
 
     async def delete_bucket(self) -> None:
-        """FileError BucketNotEmpty when something is in it; a missing bucket is success."""
+        """Deletes the bucket; a missing one is success. Raises FileError BucketNotEmpty."""
         try:
             await self.client.call(S3Request("DeleteBucket", "DELETE"))
         except (FatalError, FileError) as error:
@@ -114,7 +114,7 @@ class Bucket:
     async def list_page(
         self, token: str | None, start_after: str | None = None, below: str = ""
     ) -> xml_messages.Page:
-        """Of the keys that begin with `below`. FatalError NoSuchBucket when the bucket is missing."""
+        """Lists a page of the keys that begin with `below`. Raises FatalError NoSuchBucket."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(xml_messages.PAGE_KEYS)}
         if isinstance(token, xml_messages.StartAfter):
             query["start-after"] = token
@@ -142,8 +142,8 @@ class Bucket:
     async def list_range(
         self, low: str | None, high: str | None, first: xml_messages.Page | None = None
     ) -> AsyncIterator[xml_messages.Page]:
-        """The pages behind the key `low`: up to the one that passes `high`, or the last one. `first` is the
-        first of them, where it is known already."""
+        """Yields the pages behind the key `low`, up to the page that passes `high` or the last one. `first`:
+        the first of these pages, if the caller has it already."""
         page = first or await self.list_page(None, low)
         yield page
         while page.truncated and page.token is not None:
@@ -157,8 +157,8 @@ class Bucket:
         return [entry.key for entry in await self.list_under(key, most)]
 
     async def list_under(self, key: str, most: int = 2) -> Sequence[ObjectEntry]:
-        """The first objects whose keys begin so. FileError when the answer cannot be read: that is this key's
-        fault, until others fail so as well."""
+        """Lists the first objects whose keys begin with this prefix. Raises FileError if the answer cannot be
+        read: we blame this key until others fail the same way."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most)}
         query["prefix"] = self.key_prefix + key
         try:
@@ -170,7 +170,7 @@ class Bucket:
         return page.entries
 
     async def read(self, operation: str, query: dict[str, str], parse: Callable[[bytes], T]) -> T:
-        """A GET whose answer is parsed; one that is broken is asked for again, a few times."""
+        """Sends a GET and parses the answer; asks again a few times if the answer is broken."""
         for attempt in range(1, TRIES):
             response = await self.client.call(S3Request(operation, "GET", query=query))
             try:
@@ -202,8 +202,8 @@ class Bucket:
         may_be_blocked: Callable[[str], bool] | None = None,
         payload: str | None = None,
     ) -> str:
-        """PutObject with Content-MD5, which is added to the headers. The ETag that the store answers with,
-        "" for none. `payload`: of the signature, None for the body's SHA-256."""
+        """Sends PutObject and returns the ETag of the answer, "" for none. Adds Content-MD5 to the headers.
+        `payload`: what the signature says of the body, None for its SHA-256."""
         headers["content-md5"] = binascii.b2a_base64(digest, newline=False).decode()
         response = await self.client.call(
             S3Request("PutObject", "PUT", key, None, headers, body, payload=payload),
@@ -212,7 +212,8 @@ class Bucket:
         return xml_messages.clean_etag(response.headers.get("etag"))
 
     async def head(self, key: str, *, checksum: bool = False) -> Head | None:
-        """None when there is no such object. `checksum`: with that of the object."""
+        """Sends HeadObject; returns None if there is no such object. `checksum`: asks for its checksum
+        too."""
         asked = {"x-amz-checksum-mode": "ENABLED"} if checksum else None
         try:
             response = await self.client.call(S3Request("HeadObject", "HEAD", key, headers=asked))
@@ -263,7 +264,7 @@ class Bucket:
         raise AssertionError("unreachable")
 
     async def read_range(self, key: str, offset: int, size: int) -> bytes:
-        """Exactly `size` bytes of an object from `offset`, or FileError."""
+        """Reads exactly `size` bytes of an object from `offset`. Raises FileError."""
         if size == 0:
             return b""
         headers = {"range": f"bytes={offset}-{offset + size - 1}"}

@@ -105,7 +105,7 @@ class Client:
         self._aim(pool.endpoint)
 
     def _aim(self, place: Endpoint) -> None:
-        """Where requests go from now on."""
+        """Sends requests to this place from now on."""
         pool = self.pool
         self._place = place
         host, self._prefix = place.bucket_address(self.name)
@@ -118,7 +118,7 @@ class Client:
         )
 
     def full_disk(self) -> FatalError | None:
-        """The error of a store whose disk, if it is here, is full: sending to it would be of no use."""
+        """Returns the error of a store whose disk is on this machine and full: sending to it would fail."""
         if self.conditions.store_dir is None:
             return None
         from syncworker.system import disk_space  # costs each start; most storages are elsewhere
@@ -126,7 +126,7 @@ class Client:
         return disk_space.refusal(self.conditions.store_dir)
 
     def waits_to_send(self, seconds: float) -> bool:
-        """Whether a request that brings something has been under way for so long."""
+        """Whether a request that writes has been in flight for this long."""
         since = time.monotonic() - seconds
         return any(r.since < since and r.operation in WRITES for r in self.in_flight.values())
 
@@ -138,8 +138,8 @@ class Client:
         on_retry: Callable[[], None] | None = None,
         refusals: frozenset[str] = frozenset(),
     ) -> Response:
-        """The answer with a 2xx status; everything else is raised, after the tries it is worth. Stopped: it
-        was not begun, or not once more. `refusals`: codes that are raised at once, as they are the answer."""
+        """Returns the answer if its status is 2xx; raises everything else, after the tries it is worth.
+        Raises Stopped if none may begin. `refusals`: codes to raise at once."""
         operation, key = request.operation, request.key
         if self.conditions.only_reads and request.method not in _READS:
             raise AssertionError(f"{operation} of a job that changes nothing at the storage")
@@ -193,8 +193,8 @@ class Client:
         )
 
     async def _enter(self, request: S3Request) -> Turn | None:
-        """Waits while the job is paused, then for a place among the requests; where there is a limit of
-        bandwidth, for the turn of the body before. Stopped: none may begin."""
+        """Waits while the job is paused, then for a free place among the requests; with a limit of bandwidth,
+        also for the turn of its body. Raises Stopped if none may begin."""
         bandwidth = self.pool.bandwidth
         turn: Turn | None = None
         while True:
@@ -240,8 +240,8 @@ class Client:
         return None
 
     async def _in_time(self, once: Coroutine[Any, Any, Response]) -> Response:
-        """An exchange with a storage that has not answered yet: its address may be wrong, and nobody waits as
-        long as for one that is known. Where the request itself takes long, a HEAD beside it is answered."""
+        """Gives an exchange with a storage that has not answered yet less time: its address may be wrong.
+        Where the request itself takes long, a HEAD beside it is answered."""
         loop = asyncio.get_running_loop()
         if self._first_answer_by is None:
             self._first_answer_by = loop.time() + _FIRST_ANSWER_SECONDS
@@ -267,7 +267,7 @@ class Client:
             ) from error
 
     async def wait(self, error: RetryError, tries: int) -> int:
-        """Sleeps before the next try, or raises when there is none left; how many have been made."""
+        """Sleeps before the next try and returns how many tries were made; raises if none is left."""
         if error.code in ("WrongRegion", "WrongAddressing"):  # nothing passes by waiting: at once, as it asks
             if tries >= 3:
                 raise FatalError(error.code, error.message)
@@ -291,7 +291,7 @@ class Client:
         return tries
 
     def _exhausted(self, error: RetryError) -> SyncError:
-        """No try is left: is it this request, or the storage?"""
+        """Decides, when no try is left, whether this request failed or the storage is away."""
         self._failures += 1
         if self.stop.requested():
             return error
@@ -360,12 +360,12 @@ class Client:
         raise self._error(operation, response, signer.region)
 
     def said(self, response: Response) -> tuple[str, str, dict[str, str]]:
-        """The error in an answer."""
+        """Returns code, message and fields of the error in an answer."""
         code, message, fields = xml_messages.parse_error(response.body)
         return self.without_keys(code), self.without_keys(message), fields
 
     def without_keys(self, text: str) -> str:
-        """What a store says goes into statuses and reports; some say the access key back."""
+        """Removes the keys from a store's text before it goes into statuses: some stores repeat them."""
         for key in self._used or ():
             if key and len(key) >= 6:  # a shorter one would only garble what is said
                 for spelling in (key, quote(key, safe="")):

@@ -33,8 +33,9 @@ _STARTING_SECONDS = 60.0  # SeaweedFS answers a HEAD some seconds before it can 
 
 
 class Outage:
-    """`ask` is one small request: None when it was answered, else its error. Times are seconds since the
-    epoch, as people read them."""
+    """Counts failures of all requests and waits for a storage that is away. `ask` sends one small request and
+    returns None if it was answered, else its error. Times are seconds since the epoch, as people read
+    them."""
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class Outage:
 
     @property
     def until(self) -> float | None:
-        """When the patience ends; None where there is none."""
+        """Returns when the patience ends, None if there is none."""
         is_waited_for = self.since is not None and self.has_answered and self.patience_seconds
         return self.since + self.patience_seconds if is_waited_for and self.since is not None else None
 
@@ -72,7 +73,7 @@ class Outage:
         self.error = error
 
     def forgive(self) -> None:
-        """After a pause: how long nothing has succeeded counts from now on."""
+        """Restarts the time without a success, after a pause."""
         if self._asking is None:
             self.since = self.error = None
 
@@ -82,8 +83,8 @@ class Outage:
         return self._asking is not None
 
     async def pass_by(self) -> bool:
-        """Waits while the storage is being asked whether it is back; whether it was away. FatalError: the
-        patience has run out."""
+        """Waits while the storage is being asked whether it is back; returns whether it was away. Raises
+        FatalError when the patience has run out."""
         return await asyncio.shield(self._asking) if self._asking is not None else False
 
     def has_lasted(self, seconds: float) -> bool:
@@ -95,8 +96,9 @@ class Outage:
         return time.monotonic() - self._back_at < min(_STARTING_SECONDS, self.patience_seconds)
 
     async def is_over(self) -> bool:
-        """For a request that has failed: True when the storage was away and is back, False when the fault is
-        the request's, or nobody is to wait. FatalError: the patience has run out."""
+        """Called for a request that has failed. Returns True if the storage was away and is back, False if
+        the request itself is at fault or nobody is to wait. Raises FatalError when the patience has run
+        out."""
         if self.until is None:
             return False
         if self._asking is None:

@@ -19,7 +19,7 @@ Deletion = tuple[str, int, str, str]  # an ObjectEntry
 
 
 def ancestors(key: str) -> Iterator[str]:
-    """The folders that a key lies in, without their slash: `a`, `a/b` for `a/b/c`."""
+    """Yields the folders that a key lies in, without their slash: `a`, `a/b` for `a/b/c`."""
     at = key.find("/")
     while at >= 0:
         yield key[:at]
@@ -27,8 +27,8 @@ def ancestors(key: str) -> Iterator[str]:
 
 
 class Obstacles:
-    """What is known of objects without a file. The notes are made by the planner's thread, the rest by the
-    loop: a key that is not noted yet only costs tries."""
+    """The objects without a file, as far as they are known. The planner's thread adds keys, the event loop
+    asks; a key that is added late only costs extra tries."""
 
     def __init__(self) -> None:
         self._keys: set[str] = set()
@@ -41,12 +41,12 @@ class Obstacles:
             self._above.update(ancestors(key))
 
     def note_kept(self, key: str) -> None:
-        """Of an object without a file that is not to be deleted."""
+        """Notes an object without a file that is not to be deleted."""
         if len(self._kept) < _NOTED_ABOVE:
             self._kept.update(dict.fromkeys(ancestors(key), key))
 
     def kept_below(self, key: str) -> str | None:
-        """An object below `key` that has no file and stays."""
+        """Returns an object below `key` that has no file and stays."""
         return self._kept.get(key)
 
     def below(self, key: str) -> bool:
@@ -54,12 +54,12 @@ class Obstacles:
         return key in self._above or key in self._kept
 
     def may_be_blocked(self, key: str) -> bool:
-        """Whether an object without a file may be why a store refuses `key`."""
+        """Whether a store may refuse `key` because of an object without a file."""
         return key in self._above or any(a in self._keys for a in ancestors(key))
 
 
 def in_the_way(deletes: Iterable[Deletion], uploads: set[str]) -> list[tuple[str, int]]:
-    """(key, size) of the objects above or below the keys of uploads."""
+    """Returns (key, size) of the objects above or below the keys of uploads."""
     above = {ancestor for key in uploads for ancestor in ancestors(key)}
     return [
         (key, size)

@@ -50,8 +50,8 @@ class Sweep:
         self._removed: set[str] = set()  # early, because they stood in an upload's way
 
     async def clear_the_way(self, objects: list[tuple[str, int]], index: Index) -> int:
-        """Deletes these at once; returns how many went. One by one: a store that is a file system then
-        removes the folders that become empty."""
+        """Deletes these objects at once and returns how many were deleted. One request each: a store that is
+        a file system then removes the folders that become empty."""
         await self.in_thread(self.folder.check_there)
         before = len(self._removed)
         for key, size in objects:
@@ -66,7 +66,7 @@ class Sweep:
         return len(self._removed) - before
 
     async def delete_all(self, index: Index) -> int:
-        """Deletes the rest; returns how many failed. Raises when the folder is not there any more."""
+        """Deletes the rest and returns how many deletions failed. Raises if the source folder is missing."""
         await self.in_thread(self.folder.check_there)
         self.remover.progress.phase(Phase.DELETING, "deleting what is gone at the source")
         failures = 0
@@ -87,8 +87,8 @@ class Sweep:
         return failures
 
     async def going(self) -> AsyncIterator[list[ObjectEntry]]:
-        """What is to go as things stand, a thousand at most at a time: less than what is held, and than the
-        objects whose files are there again."""
+        """Yields the objects that would be deleted now, up to a thousand at a time: without those that are
+        held, and those whose files exist again."""
         records = (ObjectEntry._make(record) for record in self.deletes)
         wanted = (obj for obj in records if obj.key not in self._removed and not self._is_held(obj.key))
         while chunk := await self.in_thread(list, islice(wanted, _ASKED_AT_ONCE)):

@@ -37,7 +37,7 @@ _LOOKS = 5  # in the time of one measurement
 
 
 class Budget:
-    """At most so many bytes at a time; one that is larger than all passes alone."""
+    """Limits how many bytes are taken at the same time; one that is larger than the limit passes alone."""
 
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
@@ -59,7 +59,7 @@ class Budget:
 
 
 class _Share:
-    """What a group has taken of the budget: given back when the last of its files is done with."""
+    """What a group has taken of the budget; it is returned when its last file is finished."""
 
     __slots__ = ("budget", "left", "size")
 
@@ -78,7 +78,7 @@ _Tasks = set[asyncio.Task[None]]
 
 
 async def _ends(tasks: _Tasks) -> None:
-    """Waits for all of them, and for those that are begun in the place of one that died."""
+    """Waits for all of these tasks, and for those that replace one that died."""
     while tasks:
         await asyncio.wait(set(tasks))
 
@@ -93,11 +93,11 @@ class Files(Protocol):
     def send_large(self, result: ReadResult) -> Awaitable[None]: ...
 
     def uploaded(self) -> int:
-        """How many files have gone out."""
+        """Returns how many files have been sent."""
         ...
 
     def is_throttled(self) -> bool:
-        """Whether the store has asked to slow down, so that more lanes would help nobody."""
+        """Whether the store has asked to slow down, so that more lanes would not help."""
         ...
 
 
@@ -131,7 +131,7 @@ class Lanes:
     def _ended(
         self, task: asyncio.Task[None], lane: Callable[[], Coroutine[Any, Any, None]], tasks: _Tasks
     ) -> None:
-        """One that died is the end of the job, and is begun anew: somebody may wait for it."""
+        """Ends the job when a lane has died, and starts another in its place: somebody may wait for it."""
         tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
@@ -146,11 +146,11 @@ class Lanes:
         return self._groups.qsize()
 
     async def put_large(self, result: ReadResult) -> None:
-        """From within `handle_read`: a file that goes in parts."""
+        """Takes a file that is sent in parts; called from `handle_read`."""
         await self._large.put(result)
 
     async def finish(self) -> None:
-        """All has been put: returns when all has been done."""
+        """Returns when everything that was put has been done; nothing may be put afterwards."""
         for _ in range(len(self._readers)):
             await self._groups.put(None)
         await _ends(self._readers)

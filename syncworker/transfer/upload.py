@@ -60,7 +60,7 @@ def key_changed() -> FileError:
 
 
 def row_of(sent: UploadResult) -> IndexRow:
-    """What the index is to remember of an upload."""
+    """Returns the index row of an uploaded file."""
     checked_ns = 0 if sent.changes else sent.checked_ns
     return IndexRow.of(sent.file, sent.etag, sent.digest, sent.part_size, "", checked_ns)
 
@@ -91,8 +91,7 @@ class Surroundings(Protocol):
 
 
 class Sender:
-    """Sends to one bucket. All of it runs in the event loop; reading and hashing run in `pool`. `check`
-    raises Stopped when the job is to stop or has failed, `halted` says so."""
+    """Sends to one bucket. Everything here runs in the event loop; reading and hashing run in `pool`."""
 
     def __init__(self, attempt: Surroundings, headers: ObjectHeaders) -> None:
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
@@ -122,7 +121,7 @@ class Sender:
         return self.facts["multipart_etag"] == OPAQUE or self.facts["etag"] in (KMS, OPAQUE)
 
     async def small(self, result: ReadResult, operation: Operation) -> UploadResult:
-        """One PUT of a body in memory."""
+        """Sends a body in memory by one PUT."""
         file, body = result.file, result.body
         headers = self.headers.of(file, result.md5)
         payload = self._payload  # of the signature
@@ -152,20 +151,20 @@ class Sender:
         return UploadResult(file, answered, result.digest, 0, result.checked_ns, result.changes)
 
     def _choose_payload(self) -> str | None:
-        """The body's SHA-256 need not be signed where the answer's ETag proves the body."""
+        """Leaves the body's SHA-256 out of the signature where the answer's ETag proves the body."""
         return UNSIGNED if self.facts["etag"] == KEPT and self.facts["payload"] is None else None
 
     def _signs_instead(self, error: SyncError) -> bool:
-        """Whether a PUT may have been refused because the signature had no SHA-256 of the body: some stores
-        want it. Then it is signed from now on."""
+        """Whether a PUT may have been refused because its signature lacked the SHA-256 of the body, as some
+        stores demand. All further PUTs then include it."""
         if self._unsigned_taken or isinstance(error, RetryError | Stopped):
             return False
         self.facts["payload"], self._payload = _SIGNED, None
         return True
 
     async def verify_or_delete(self, key: str, md5: str, settled: Coroutine[Any, Any, T]) -> T:
-        """What settling gives. An object found wrong is removed if its metadata says that it has
-        this MD5; else it stays: it may be what was there before an upload that the store has not made."""
+        """Awaits the verification and returns its result. If the stored bytes are wrong, deletes the object,
+        but only if its metadata carries our MD5; otherwise it may be the previous object and must stay."""
         try:
             return await settled
         except FileError as error:
@@ -176,7 +175,7 @@ class Sender:
             raise
 
     async def _verify_put(self, key: str, body: bytes, answered: str, digest: str) -> str:
-        """The ETag is not the MD5: what has the store kept?"""
+        """Finds out what the store has kept, because its ETag is not the MD5."""
         kept = await self.bucket.read_range(key, 0, len(body))
         if kept != body:
             if answered == hashlib.md5(kept, usedforsecurity=False).hexdigest():
@@ -225,7 +224,7 @@ class Sender:
             self._payload = self._choose_payload()
 
     async def check_key(self, key: str) -> None:
-        """FileError when the store lists the object that it was just given under another key."""
+        """Raises FileError if the store lists the object that it was just given under another key."""
         if _REWRITTEN.search(key) and key not in await self.bucket.list_exact(key):
             raise key_changed()
 
