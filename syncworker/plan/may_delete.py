@@ -1,4 +1,6 @@
-"""Whether what has no file may be deleted: the one place that decides it. No input or output here.
+"""Whether a plan or `max_delete` lets objects without a file be deleted. No input or output here.
+
+What else may forbid it is listed in docs/design.md, "What forbids deletions".
 
 | the job | deletions | then |
 | --- | --- | --- |
