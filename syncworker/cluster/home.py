@@ -197,12 +197,12 @@ class JobHome:
 
     def has_ended(self, peer: Peer) -> bool:
         shows = peer.shows
-        if shows.get("host") != processes.host() or not shows.get("pid"):
+        if shows.get("machine") != processes.machine() or not shows.get("pid"):
             return False
         return not processes.is_running(int(shows["pid"]), float(shows["started"]))
 
     def mark(self, leased: list[Peer]) -> None:
-        members = [{name: peer.shows.get(name) for name in ("host", "pid", "started")} for peer in leased]
+        members = [{name: peer.shows.get(name) for name in ("machine", "pid", "started")} for peer in leased]
         try:
             late_writers.note(self.destination, members)
         except OSError as error:  # a full disk: nobody could be told who may write

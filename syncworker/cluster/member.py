@@ -82,7 +82,8 @@ class Office:
     def _about_me(self) -> dict[str, Any]:
         pid, started = processes.me()
         rss, cpu = processes.resources(pid) or (0, 0.0)
-        return {"pid": pid, "started": started, "host": processes.host(), "rss": rss, "cpu": cpu}
+        where = {"host": processes.host(), "machine": processes.machine()}
+        return {"pid": pid, "started": started, **where, "rss": rss, "cpu": cpu}
 
     def _look(self, samples: list[tuple[str, int, int, int, int]]) -> dict[str, Any]:
         """Which program this is, what its clock says, and whether it sees the same files."""

@@ -76,6 +76,18 @@ def host() -> str:
     return socket.gethostname()
 
 
+def machine() -> str:
+    """Where a pid means the same process: other machines, and other containers here, may have this one's
+    name. Of this boot alone."""
+    with open("/proc/sys/kernel/random/boot_id") as file:
+        return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
+
+
+def awake_seconds() -> float:
+    """A clock that nobody sets, and that goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 _own: tuple[float, frozenset[str]] = (-math.inf, frozenset())  # when it was asked, what it was
 
 

@@ -26,6 +26,7 @@ def note(destination: Destination, members: list[dict[str, Any]]) -> None:
     if members:
         about = {"storage_url": destination.storage_url, "bucket": destination.bucket}
         about |= {"prefix": destination.prefix, "at": time.time(), "members": members}
+        about |= {"machine": processes.machine(), "clock": processes.awake_seconds()}
         durable_files.replace_json(destination.members_path, about, durable=False)
     else:
         durable_files.remove(destination.members_path)
@@ -34,14 +35,20 @@ def note(destination: Destination, members: list[dict[str, Any]]) -> None:
 async def wait(jobs_dir: str, destination: Destination, check: Callable[[], None]) -> None:
     """Returns when nobody of an earlier job can write there any more. `check` raises when the job is to
     stop."""
-    began = time.time()
     for path, about in _near(jobs_dir, destination):
-        at = min(float(about.get("at") or 0.0), began)  # the clock may have been set back
-        while time.time() < at + LATE_SECONDS and any(map(_may_live, about.get("members") or [])):
+        until = processes.awake_seconds() + LATE_SECONDS - _age(about)
+        while processes.awake_seconds() < until and any(map(_may_live, about.get("members") or [])):
             check()
             await asyncio.sleep(_LOOK_SECONDS)
         if path == destination.members_path:
             durable_files.remove(path)
+
+
+def _age(about: dict[str, Any]) -> float:
+    """Seconds. Of a file of this boot it does not matter whether the clock was set since."""
+    if about.get("machine") == processes.machine():
+        return processes.awake_seconds() - float(about["clock"])
+    return max(0.0, time.time() - float(about.get("at") or 0.0))
 
 
 def _near(jobs_dir: str, destination: Destination) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -66,6 +73,6 @@ def _near(jobs_dir: str, destination: Destination) -> Iterator[tuple[str, dict[s
 
 def _may_live(member: dict[str, Any]) -> bool:
     """Whether a member's process may still be there: one of another machine always may."""
-    if member.get("host") != processes.host() or not member.get("pid"):
+    if member.get("machine") != processes.machine() or not member.get("pid"):
         return True
     return processes.is_running(int(member["pid"]), float(member.get("started") or 0.0))

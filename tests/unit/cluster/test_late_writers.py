@@ -13,7 +13,7 @@ from syncworker.jobs.destination import Destination
 from syncworker.system import durable_files, processes
 from syncworker.worker import late_writers
 
-ELSEWHERE = {"host": "another", "pid": 1, "started": 1.0}
+ELSEWHERE = {"machine": "another", "pid": 1, "started": 1.0}
 
 
 def destination(jobs: Path, prefix: str = "") -> Destination:
@@ -62,11 +62,27 @@ def test_a_clock_that_was_set_back_makes_nobody_wait_for_ever(
     assert waits(tmp_path) == 0.0
 
 
-def test_members_here_are_waited_for_while_they_live(tmp_path: Path) -> None:
-    pid, started = processes.me()
-    late_writers.note(destination(tmp_path), [{"host": processes.host(), "pid": pid, "started": started}])
+def test_a_clock_that_was_set_forward_makes_nobody_too_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late_writers.note(destination(tmp_path), [ELSEWHERE])
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 3600)
     assert waits(tmp_path) == 1.0
-    late_writers.note(destination(tmp_path), [{"host": processes.host(), "pid": pid, "started": 1.0}])
+
+
+def test_a_member_of_another_machine_or_container_of_the_same_name_may_live(tmp_path: Path) -> None:
+    """Whatever process has its number here, or none."""
+    member = {"host": processes.host(), "machine": "another", "pid": 1 << 22, "started": 1.0}
+    late_writers.note(destination(tmp_path), [member])
+    assert waits(tmp_path) == 1.0
+
+
+def test_members_here_are_waited_for_while_they_live(tmp_path: Path) -> None:
+    (pid, started), here = processes.me(), processes.machine()
+    late_writers.note(destination(tmp_path), [{"machine": here, "pid": pid, "started": started}])
+    assert waits(tmp_path) == 1.0
+    late_writers.note(destination(tmp_path), [{"machine": here, "pid": pid, "started": 1.0}])
     assert waits(tmp_path) == 0.0
 
 
