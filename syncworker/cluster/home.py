@@ -36,6 +36,7 @@ from syncworker.worker.second_look import send_counted
 from syncworker.worker.sending import Sending
 
 SAMPLES = 3
+_PATIENCE_SECONDS = 30.0
 _SHOWN_MOST = 64
 _SKEW_SECONDS = 1.0
 _SKEW_NS = 1_000_000_000
@@ -101,7 +102,7 @@ class JobHome:
                 "region": client.signer.region,
                 "addressing": "virtual" if endpoint.virtual else self.settings.storage_addressing,
                 "timeout": self.settings.storage_timeout,
-                "patience": self.settings.storage_patience,
+                "patience": self._patience_of_members(),
                 "use_proxies": client.pool.proxy is not None or self.settings.storage_url is not None,
                 "bucket": client.name,
                 "prefix": client.key_prefix,
@@ -110,6 +111,12 @@ class JobHome:
                 "facts": {name: value for name, value in facts.items() if value is not None},
             },
         }
+
+    def _patience_of_members(self) -> float:
+        """A member that cannot reach the storage soon gives back what it has. Where this process may not go
+        on alone, a storage that is away for all is waited for as ever."""
+        patience = float(self.settings.storage_patience)
+        return min(patience, _PATIENCE_SECONDS) if self.settings.cluster_alone else patience
 
     def refusal(self, answer: dict[str, Any], asked_at: float, seconds: float) -> str | None:
         """See `Home`. The same program, the same files, the same time."""

@@ -1,4 +1,4 @@
-"""Network namespaces as machines: a member that only the storage still hears."""
+"""Network namespaces as machines: a member that only the storage still hears, and one that it does not."""
 
 from __future__ import annotations
 
@@ -51,6 +51,11 @@ class Machine:
     def run(self, *words: str) -> None:
         command("ip", "netns", "exec", self.name, *words)
 
+    def cut(self, port: int) -> None:
+        """Nothing goes to this port any more, nothing comes from it."""
+        self.run("iptables", "-A", "OUTPUT", "-p", "tcp", "--dport", str(port), "-j", "DROP")
+        self.run("iptables", "-A", "INPUT", "-p", "tcp", "--sport", str(port), "-j", "DROP")
+
     def keep_only(self, port: int) -> None:
         """Nothing comes or goes but what is of this port."""
         self.run("iptables", "-A", "OUTPUT", "-p", "tcp", "!", "--dport", str(port), "-j", "DROP")
@@ -93,8 +98,15 @@ def machine() -> Iterator[Machine]:
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_member_that_only_the_storage_hears_ends_before_the_first_deletion(
-    make_shell: Callable[..., Shell], juicefs: Store, bucket: str, machine: Machine, tmp_path: Path
+@pytest.mark.parametrize("is_heard", [True, False], ids=["by the storage alone", "by all but the storage"])
+def test_a_member_that_is_cut_off_costs_nothing_and_ends_before_the_first_deletion(
+    make_shell: Callable[..., Shell],
+    juicefs: Store,
+    bucket: str,
+    machine: Machine,
+    tmp_path: Path,
+    *,
+    is_heard: bool,
 ) -> None:
     store = Watched(juicefs, machine.here)
     shell = make_shell(juicefs)
@@ -106,6 +118,7 @@ def test_a_member_that_only_the_storage_hears_ends_before_the_first_deletion(
     scheduler = f"tls://{machine.here}:{port}"
     files = {name: str(tmp_path / "keys" / file) for name, file in KEYS.items()}
     shell.environment |= {"CLUSTER": scheduler, "CLUSTER_MIN_FILES": "0", "STORAGE_URL": store.url, **files}
+    shell.environment["STORAGE_TIMEOUT"] = "5"
     started = [shell.spawn("cluster", "scheduler", "--bind", machine.here, "--port", str(port))]
     started += [shell.spawn("cluster", "worker", scheduler, "--bind", machine.here)]
     inside = ["ip", "netns", "exec", machine.name, sys.executable, "-m", "syncworker", "cluster", "worker"]
@@ -124,7 +137,7 @@ def test_a_member_that_only_the_storage_hears_ends_before_the_first_deletion(
             return sum(peer == machine.there and kind == "PUT" for peer, kind, _ in list(store.seen))
 
         wait_for(lambda: by_the_other() > 20, 90, "requests of the other machine")
-        machine.keep_only(store.port)
+        (machine.keep_only if is_heard else machine.cut)(store.port)
         assert process.wait(150) == 0, shell.log(job)
     finally:
         for each in started:
@@ -132,7 +145,7 @@ def test_a_member_that_only_the_storage_hears_ends_before_the_first_deletion(
             each.wait()
         store.close()
     assert contents(juicefs, bucket) == expected(folder)
-    assert shell.status(job)["cluster"]["lost"] == 1
+    assert shell.status(job)["cluster"]["lost"] == is_heard
     last = max(at for peer, kind, at in store.seen if peer == machine.there and kind == "PUT")
     first = min(at for _, kind, at in store.seen if kind in ("DELETE", "DeleteObjects"))
     assert last < first
