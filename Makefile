@@ -69,10 +69,11 @@ $(VENV)/.caddy: $(VENV)/.dev
 screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/screenshots again
 	SCREENSHOTS=docs/screenshots $(BIN)/python -m pytest -q tests/e2e/test_dashboard.py tests/e2e/test_dashboard_pictures.py -k pictures
 
-# Tests wait more than they work: for stores, workers, a browser.
+# Tests wait more than they work: for stores, workers, a browser. Files go out in the order of their folders, so
+# that the quick ones of tests/unit come last and none keeps the others waiting at the end.
 TESTERS ?= 2
 test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE) ## the tests, those against real S3 servers and in a real Chromium included; the longest apart
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --durations=15 -m "not long"
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=15 -m "not long"
 
 test-long: $(VENV)/.dev $(VENV)/.chromium $(VENV)/.nginx $(VENV)/.caddy $(AXE) ## rates held for ten seconds, a year of mirrors, disasters beside the peers, the dashboard through nginx
 	$(BIN)/python -m pytest --durations=15 -m long
