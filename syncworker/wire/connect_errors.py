@@ -1,4 +1,4 @@
-"""What went wrong while a connection was made, as an error that says what to do about it."""
+"""Turns a failure to connect into an error that says what to do about it."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(RetryError("BadAnswer", "the storage sent a larger answer than was asked for"))
 
     async def _go_on_reading(self, nbytes: int) -> None:
-        """What has come counts as well: the next is read when there is room for this."""
+        """Limits the rate of answers: reads on when the bandwidth allows what has come."""
         await self.bandwidth.take(nbytes, lambda: self.lost or not self.is_busy())
         if self.transport is not None and not self.transport.is_closing():
             self.active_at = self.loop.time()
@@ -276,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
                 yield chunk
 
     def check(self, now: float) -> None:
-        """The watchdog's question: has a byte moved lately, and an answer come at a rate that is one?"""
+        """Called by the watchdog: fails an exchange in which no byte moved lately, or the answer is too slow."""
         if self.answer is None or self.answer.done() or self.transport is None:
             return
         outgoing = (self.transport.get_write_buffer_size(), _acknowledged(self.transport))

@@ -31,7 +31,7 @@ def why_never_created(bucket: str) -> str | None:
 
 
 class Endpoint(NamedTuple):
-    """A storage as requests see it."""
+    """The address of a storage."""
 
     scheme: str
     host: str  # without brackets
@@ -56,7 +56,7 @@ class Endpoint(NamedTuple):
 
     @property
     def url(self) -> str:
-        """For people."""
+        """The URL as it is shown to people."""
         return f"{self.scheme}://{self.host_header(self.host)}{self.base_path}"
 
     def bucket_address(self, bucket: str) -> tuple[str, str]:

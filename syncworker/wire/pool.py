@@ -51,7 +51,7 @@ class Limits(NamedTuple):
 
     @classmethod
     def of(cls, storage_timeout: float | None) -> Limits:
-        """By kind of request, or the one silence that the settings allow for all of them."""
+        """The limits by kind of request, or the one that STORAGE_TIMEOUT sets for all."""
         if storage_timeout is None:
             return cls()
         return cls(10.0, storage_timeout, storage_timeout, storage_timeout)
@@ -100,7 +100,7 @@ class ConnectionPool:
         self.close()
 
     def close(self) -> None:
-        """Ends all that is under way; nothing can be begun any more."""
+        """Ends all exchanges. No other can begin."""
         self._closed = True
         for connection in list(self._all):
             connection.close()
@@ -324,7 +324,7 @@ async def _connect_first(addresses: Sequence[resolver.Address]) -> tuple[socket.
 
 
 def _interleaved(addresses: Sequence[resolver.Address]) -> list[resolver.Address]:
-    """One of the first address's family, one of the other, and so on (RFC 8305, section 4)."""
+    """The addresses with the families taken in turn, the first one's first (RFC 8305, section 4)."""
     one = [address for address in addresses if address[0] == addresses[0][0]]
     other = [address for address in addresses if address[0] != addresses[0][0]]
     return [address for pair in itertools.zip_longest(one, other) for address in pair if address is not None]

@@ -57,7 +57,7 @@ def proxy_of(scheme: str, host: str, port: int, environ: Mapping[str, str] = os.
 
 
 def bypasses(no_proxy: str, host: str, port: int) -> bool:
-    """Whether NO_PROXY has a storage be connected to directly."""
+    """Whether NO_PROXY says to connect to this host directly."""
     return any(
         _is_named(entry, host.lower().removesuffix("."), port) for entry in re.split(r"[\s,]+", no_proxy)
     )

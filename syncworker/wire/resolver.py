@@ -1,4 +1,4 @@
-"""Which addresses are refused, and the look-up of a host's: whoever connects asks here first.
+"""Resolves host names, and refuses addresses that must not be connected to.
 
 `storage_url` comes from outside: never a link-local address (169.254.0.0/16, fe80::/10) or another at which a
 cloud's metadata service answers with keys (`_METADATA`). Every spelling that the C library takes (decimal,

@@ -50,14 +50,14 @@ class Gate:
         )  # [tenth of a second, answers that succeeded in it]
 
     def enters_at_once(self) -> bool:
-        """Entered, if nobody has to wait: mostly so, and a coroutine less."""
+        """Enters if there is room now. Most requests enter so, which saves a coroutine."""
         if self.rate is not None or self.inside >= self.limit:
             return False
         self.inside += 1
         return True
 
     async def enter(self, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Waits for its turn. Stopped: it would have had to wait, and `stopping` says that nobody shall."""
+        """Waits for a place. Stopped: it would have to wait, and `stopping` says that the job ends."""
         while self.inside >= self.limit:
             _go_on(stopping)
             waiter = asyncio.get_running_loop().create_future()
@@ -84,7 +84,7 @@ class Gate:
                 raise
 
     def give_back(self) -> None:
-        """A place that no request was made in."""
+        """Returns a place in which no request was made."""
         self.inside -= 1
         self._wake()
 
@@ -108,7 +108,7 @@ class Gate:
         self._wake()
 
     def _calm(self, now: float) -> None:
-        """It was not asked to slow down: with time that is forgotten, also where nothing succeeds."""
+        """Ends the slow-down after a while without another request to slow down, even if nothing succeeds."""
         if self.slow_since is not None and now - self._slow_at > _CALM_SECONDS:
             self._slow_seconds = self.slow_seconds(now)
             self.slow_since = None

@@ -1,4 +1,4 @@
-"""What has become of each file, in the counters, the report and the index: nothing else writes it there."""
+"""Records the result of each file in the counters, the report and the index. Nothing else writes it there."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _NOT_REFUSED = frozenset(
 
 
 def largest(work: Candidate, file: FileEntry) -> Candidate:
-    """The work with the size by which its file is counted: that of the scan, or more if it has grown."""
+    """The candidate with the size that its file is counted by: the scan's, or more if the file has grown."""
     return work._replace(file=file) if file.size > work.file.size else work
 
 
 def same_row(result: ReadResult) -> IndexRow:
-    """What the index is to remember of a file whose content the bucket has."""
+    """The index row of a file whose content the bucket already has."""
     obj, file = result.work.object, result.file
     assert obj is not None
     checked_ns = 0 if result.changes else result.checked_ns
@@ -39,7 +39,7 @@ def same_row(result: ReadResult) -> IndexRow:
 
 
 class Accounts:
-    """Those of one attempt. `refusals`: uploads that failed, perhaps because another object is in the way."""
+    """The accounts of an attempt. `refusals`: failed uploads that another object may stand in the way of."""
 
     def __init__(self, attempt: Attempt, plans: Plans, headers: ObjectHeaders) -> None:
         self.index, self.progress, self.plans = attempt.index, attempt.progress, plans
@@ -54,7 +54,7 @@ class Accounts:
         self.plans.plan_update(work)
 
     def is_outdated(self, result: ReadResult) -> bool:
-        """Whether a file was touched whose object, as we sent it, is to be given other headers."""
+        """Whether the file was only touched, and the object that we sent needs other headers."""
         obj, row = result.work.object, result.work.row
         if row is None or obj is None or result.changes or not same_object(row, obj):
             return False
@@ -74,7 +74,7 @@ class Accounts:
         self.progress.failed("upload", file.key, error, file.size)
 
     def refused(self, work: Candidate, error: SyncError) -> None:
-        """If the store refused an upload, something may stand in its way that is to be deleted."""
+        """Notes an upload that the store refused: an object that is to be deleted may stand in its way."""
         blocked = self.obstacles.may_be_blocked(work.file.key) and error.code not in _NOT_REFUSED
         if blocked and len(self.refusals) < _REFUSED:
             self.refusals.append((work, error))
@@ -91,7 +91,7 @@ class Accounts:
         self.progress.uploaded(sent, counted, time.monotonic() - started)
 
     def remember_sent(self, result: ReadResult, sent: UploadResult) -> IndexRow:
-        """Counts the bytes of an upload, and remembers what the store has now."""
+        """Counts the bytes of an upload, and writes its row to the index."""
         if result.outcome is Outcome.BODY:  # parts are counted one by one
             self.progress.sent(sent.file.size)
         row = row_of(sent)

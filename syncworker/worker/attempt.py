@@ -1,4 +1,4 @@
-"""What every stage of one attempt is given: what was asked, what it works on, and how it waits."""
+"""What every stage of an attempt is given: the order, what it works on, and how it waits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from syncworker.worker.mount_check import MountCheck
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Order:
-    """What was asked, and what the settings allow. `approved`: what the status says of the plan."""
+    """What the request asks for, and the settings allow. `approved`: what the status says of the plan."""
 
     uploads_dir: str
     source: str

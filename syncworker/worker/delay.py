@@ -33,7 +33,7 @@ _DOING = {
 
 
 class ClientView:
-    """The storage as the client sees it, for `Progress`."""
+    """Shows `Progress` how the client sees the storage."""
 
     def __init__(self, control: Control, client: Client) -> None:
         self._control, self._client = control, client
@@ -53,7 +53,7 @@ class ClientView:
 
 
 def delay_of(control: Control, client: Client) -> Delay | None:
-    """What the job waits for now; None: it gets on."""
+    """What the job waits for now. None: it makes progress."""
     if control.since is not None:
         return _of_writes(control, client)
     if client.pause.on:
@@ -70,7 +70,7 @@ def _of_pause(client: Client) -> Delay:
 
 
 def _of_outage(client: Client) -> Delay | None:
-    """Nothing has succeeded for a while, and not because the storage asks to slow down."""
+    """For an outage: no request has succeeded for a while, and the storage did not ask to slow down."""
     outage = client.outage
     if outage.since is None or outage.error is None or not outage.has_lasted(_NOTICED_SECONDS):
         return None
@@ -96,7 +96,7 @@ def _of_slow_down(client: Client) -> Delay | None:
 
 
 def _of_silence(client: Client) -> Delay | None:
-    """Requests are under way, and no byte moves."""
+    """For a silence: requests are under way, but no byte moves."""
     seconds = client.pool.silent_seconds()
     if seconds < _SILENT_SECONDS:
         return None
@@ -109,7 +109,7 @@ def _clock(when: float) -> str:
 
 
 def _of_writes(control: Control, client: Client) -> Delay | None:
-    """A stop that waits for what is in flight."""
+    """For a stop that waits for writes in flight."""
     flights = list(client.in_flight.values())
     if not flights or control.since is None:
         return None

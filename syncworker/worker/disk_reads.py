@@ -1,4 +1,4 @@
-"""Reads files that are not in memory, in threads: as many side by side as make it faster.
+"""Reads files that are not in memory, in as many threads as make it faster.
 
 A disk in this machine is busy with a few reads, one at the other end of a network answers each in its own
 time. `ReaderCount` finds out which it is by the files that are read in a second (transfer/lane_count.py).
@@ -25,7 +25,7 @@ class DiskReads:
         self._slots, self._open, self._surplus = asyncio.Semaphore(READERS), READERS, 0
 
     async def read(self, group: list[Candidate]) -> list[ReadResult]:
-        """What reading the files has shown; fewer after a halt."""
+        """The results of reading the files. Fewer than the files once the job halts."""
         readers = self._count.readers
         shares = [group[i::readers] for i in range(min(readers, len(group)))]
         found = await asyncio.gather(*map(self._read_share, shares))
@@ -46,7 +46,7 @@ class DiskReads:
                 self._slots.release()
 
     def _adapt(self) -> None:
-        """Opens more slots, or lets some end with the shares that hold them."""
+        """Opens more slots, or closes some when the shares that hold them have ended."""
         wanted = self._count.readers
         while self._open < wanted:
             self._open += 1

@@ -1,4 +1,4 @@
-"""Hands what the planner finds to the lanes, and notes what needs no lane."""
+"""Passes the planner's candidates to the lanes, and notes what needs no lane."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WRITTEN_NS = 2_000_000_000  # a job after changes leaves a file alone that was 
 
 
 def in_groups(works: list[Candidate]) -> Iterator[list[Candidate]]:
-    """In such groups as the lanes are given."""
+    """Splits candidates into the groups that the lanes take."""
     group: list[Candidate] = []
     size = 0
     for work in works:
@@ -73,7 +73,7 @@ class Dispatch:
         await outlet.finish()
 
     async def _dispatch(self, lanes: Outlet) -> None:
-        """Hands what the planner finds to the lanes, until it ends. After a halt it only listens."""
+        """Passes events on until the planner ends. After a halt it only empties the queue."""
         group: list[Candidate] = []
         size = 0
         while (batch := await self.planning.events.get()) is not None:
@@ -105,7 +105,7 @@ class Dispatch:
                 group, size = [], 0
 
     def _is_being_written(self, file: FileEntry) -> bool:
-        """Whether a job after changes is to leave a file for the next one: who writes it may not be done."""
+        """Whether a job after changes leaves the file to the next one, because it may still be written."""
         return self.is_after_changes and 0 <= time.time_ns() - file.mtime_ns < _WRITTEN_NS
 
     def _note(self, name: str, value: Any) -> None:

@@ -1,4 +1,4 @@
-"""Where files go that are not sent by this process alone: what a cluster gives the stages of a job."""
+"""What a cluster provides to the stages of a job, so that other processes send files as well."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from syncworker.worker.sending import Sending
 
 
 class Outlet(Protocol):
-    """Takes groups of files, as lanes do. `finish`: all has been put; returns when all is done, and nothing
+    """Takes groups of files, as lanes do. `finish` follows the last one; it returns when all are done, and nothing
     that was begun elsewhere can still reach the storage."""
 
     async def put(self, group: list[Candidate]) -> None: ...
@@ -24,5 +24,5 @@ class Elsewhere(Protocol):
     def outlet(self, attempt: Attempt, sending: Sending, accounts: Accounts, lanes: Lanes) -> Outlet: ...
 
     async def close(self) -> None:
-        """However the job ends: nobody goes on working for it."""
+        """Ends all work for the job, however the job ended."""
         ...

@@ -18,7 +18,7 @@ from syncworker.worker.attempt import Attempt
 
 
 class Arriving:
-    """The pages of a range: fetched by the event loop, read by another thread, at most `most` ahead of it."""
+    """The pages of a range. The event loop fetches them, at most `most` ahead of the thread that reads."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
         self._most = most
@@ -68,7 +68,7 @@ class Arriving:
 
 
 class Pages:
-    """`makes_bucket`: the bucket is missing, and a plan is to say that it will be made."""
+    """The listing of an attempt. `makes_bucket`: the bucket is missing, and the plan will name it."""
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
@@ -81,7 +81,7 @@ class Pages:
         self._folders: tuple[str, ...] = ()  # what is listed, where that is not all
 
     async def choose(self) -> None:
-        """Decides what is listed: after changes perhaps a few folders only."""
+        """Decides what is listed. A job that was started by changes may need a few folders only."""
         self._folders = await self.attempt.in_thread(self._folders_to_list)
 
     def _folders_to_list(self) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ class Pages:
         return arriving
 
     def take_first_page(self) -> Page | None:
-        """Once: who lists the bucket later on wants to see it as it is then."""
+        """The first page, once: a later listing has to show the bucket as it is then."""
         page, self._first_page = self._first_page, None
         return page
 
@@ -163,7 +163,7 @@ class Pages:
         )
 
     async def all_objects(self) -> AsyncIterator[Sequence[ObjectEntry]]:
-        """All of the bucket."""
+        """All objects of the bucket, page by page."""
         self.take_first_page()
         pages = Listing(self.fetch).pages()
         while (page := await self.attempt.in_thread(next, pages, None)) is not None:

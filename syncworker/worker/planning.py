@@ -1,4 +1,4 @@
-"""The planner's thread, and the queue of what it finds out."""
+"""The planner's thread, and the queue of its events."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from syncworker.worker.pages import Pages
 
 
 class Planning:
-    """`events` holds a few batches; None is the last."""
+    """Runs planners. `events` holds at most a few batches; None is the last."""
 
     def __init__(self, attempt: Attempt, pages: Pages) -> None:
         self.attempt, self.pages, self.stop = attempt, pages, attempt.stop
@@ -71,5 +71,5 @@ class Planning:
         await self.attempt.in_thread(thread.join)
 
     def emit(self, batch: list[Event] | None) -> None:
-        """Called by the planner's thread: waits while the loop is behind."""
+        """Called by the planner's thread. Blocks while the loop is behind."""
         asyncio.run_coroutine_threadsafe(self.events.put(batch), self.loop).result()

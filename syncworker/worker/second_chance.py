@@ -15,7 +15,7 @@ from syncworker.worker.sending import Sending
 
 
 class SecondChance:
-    """After all that could be sent is sent, and before anything is deleted."""
+    """Runs after all other uploads, and before the first deletion."""
 
     def __init__(
         self, attempt: Attempt, sending: Sending, accounts: Accounts, dispatch: Dispatch, plans: Plans

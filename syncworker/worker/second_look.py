@@ -26,7 +26,7 @@ from syncworker.worker.sending import Sending
 
 
 async def send_counted(sending: Sending, accounts: Accounts, result: ReadResult) -> IndexRow | None:
-    """Sends a file that is counted already, and remembers what the store has of it. None: it is gone."""
+    """Sends a file that is counted already, and writes its index row. None: the file is gone."""
     operation = sending.progress.begin("upload", result.file.key, result.file.size)
     try:
         return accounts.remember_sent(result, await sending.upload(result, operation))
@@ -37,7 +37,7 @@ async def send_counted(sending: Sending, accounts: Accounts, result: ReadResult)
 
 
 class SecondLook:
-    """Both give what is to be said of it in the ending."""
+    """The listing at the end. `recheck` and `verify` return the ending with their findings."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class SecondLook:
         self.index, self.progress, self.stop = attempt.index, attempt.progress, attempt.stop
 
     async def recheck(self, ending: Ending, cuts: list[str]) -> Ending:
-        """What was written and deleted, is it so? A run that changed nothing has seen it already."""
+        """Checks that what was written and deleted is so. A run that changed nothing has seen it already."""
         if not self.attempt.changes.count:
             return ending
         self.progress.phase(Phase.VERIFYING, "looking at the bucket once more")
@@ -78,7 +78,7 @@ class SecondLook:
         return ending._replace(came=recheck.left)
 
     def _concerns(self) -> Callable[[Difference], bool]:
-        """Whether a difference is one of the mirror: of a file that it is about, or an object that may go."""
+        """Whether a difference concerns the mirror: a file that it covers, or an object that may go."""
         options = self.attempt.options
         path_filter, may_delete = options.path_filter(), options.delete and self.plans.question is None
 
@@ -117,7 +117,7 @@ class SecondLook:
         return row
 
     async def verify(self, ending: Ending) -> Ending:
-        """With `verify`: is the mirror what the folder is?"""
+        """With `verify`: checks that the mirror equals the folder."""
         if not self.attempt.options.verify:
             return ending
         from syncworker.checks.verification import Verification  # it costs each start

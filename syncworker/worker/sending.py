@@ -1,4 +1,4 @@
-"""Files on their way: read, compared with what the bucket holds, and sent.
+"""What happens to one file: it is read, compared with the bucket's object, and sent.
 
 `Sending` counts nothing and remembers nothing: what has become of a file goes to its `Accounts`. Those of a
 job are in accounts.py; a member of a cluster has others, and hands what it is told to the job's process. So
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class Accounts(Protocol):
-    """Where it goes what has become of a file. `is_plan`: nothing is carried out; what would be is told."""
+    """Takes the result of each file. `is_plan`: nothing is carried out, only told."""
 
     is_plan: bool
 
@@ -64,7 +64,7 @@ class Accounts(Protocol):
 
 
 class Sending:
-    """What one file needs."""
+    """Reads and sends files, one at a time for each lane."""
 
     def __init__(self, attempt: Attempt, accounts: Accounts, headers: ObjectHeaders) -> None:
         self.attempt, self.accounts = attempt, accounts
@@ -89,7 +89,7 @@ class Sending:
         return gate.limit < gate.most
 
     async def send_large(self, result: ReadResult) -> None:
-        """From a lane of its own. A member of a cluster has the job's process do it."""
+        """Sends a large file, from a lane of its own. A cluster's member leaves it to the job's process."""
         await self.send(result.work, result.file, result)
 
     async def read(self, group: list[Candidate]) -> list[ReadResult]:
@@ -120,8 +120,8 @@ class Sending:
         return DiskReads(self.attempt, self.sender)
 
     def handle_read(self, result: ReadResult, *, again: bool = False) -> Awaitable[None]:
-        """Carries out what reading has shown. Only what ends the job is raised. `again`: the file was read
-        once more after a pause. No coroutine of its own: each costs every file."""
+        """Acts on the result of reading. Only what ends the job is raised. `again`: the file was read
+        once more after a pause. No coroutine of its own, because each costs time for every file."""
         work, file = result.work, result.file
         if file.size > work.file.size:
             self.progress.grown(work.file.size, file.size)
@@ -194,7 +194,7 @@ class Sending:
         self.accounts.sent(result, sent, operation.started)
 
     async def _update(self, work: Candidate, counted: int) -> None:
-        """Has the store give an object what is asked now. Where it cannot, the file is sent again. `counted`:
+        """Asks the store to change an object's headers. Where it cannot, the file is sent again. `counted`:
         the file's bytes in the total."""
         if self.accounts.is_plan:
             self.accounts.plan_update(work)
@@ -218,7 +218,7 @@ class Sending:
         self.accounts.updated(row, work, counted, operation.started)
 
     def upload(self, result: ReadResult, operation: Operation) -> Awaitable[UploadResult]:
-        """Sends. No coroutine of its own: each costs every file."""
+        """Returns the upload to await. No coroutine of its own, because each costs time for every file."""
         if result.outcome is Outcome.BODY:
             return self.sender.small(result, operation)
         return self.part_sender.large(result.file, result.md5, operation)

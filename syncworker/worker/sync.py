@@ -87,7 +87,7 @@ async def sync(
 
 
 def _best_scan(index: Index, tree: Tree) -> Callable[..., Iterator[ScanItem]]:
-    """Of a large folder, as far as an earlier sync tells: by another process, on another core."""
+    """The scan of the folder; of one that was large at an earlier sync, by a process on another core."""
     is_large = count_objects(index.path, WORTH_FILES) == WORTH_FILES
     helps = is_large and tree.is_local and len(os.sched_getaffinity(0)) > 1
     return scan_apart if helps else scan
@@ -159,7 +159,7 @@ class Sync:
             self.plans.close()
 
     async def _look(self) -> Look:
-        """The beginning of the scan. Without a file: looked at twice, and allowed to be mirrored."""
+        """Begins the scan. A folder without a file is looked at twice, and may have to be refused."""
         look: Look = await self.attempt.in_thread(self.folder.look)
         if look.first is None:
             refuse_unknown(look.before)
@@ -175,11 +175,11 @@ class Sync:
 
     @property
     def _is_whole(self) -> bool:
-        """Whether the bucket goes when the folder holds no file."""
+        """Whether the bucket is deleted when the folder holds no file."""
         return not (self.options.is_partial or self.options.only_verifies)
 
     async def _allow_empty(self, look: Look) -> None:
-        """The folder is known to hold no file that the mirror is about."""
+        """Raises where a folder without a file may not be mirrored."""
         if not self.order.may_delete_bucket and self.options.delete and await self._is_all_empty():
             if self._is_whole:
                 raise FatalError(
@@ -287,7 +287,7 @@ class Sync:
             )
 
     async def _only_verify(self) -> None:
-        """`plan` and `verify`: nothing is planned."""
+        """`plan` with `verify`: only verifies."""
         if not await self.pages.open(may_create=False, is_plan=self.plans.draft is not None):
             raise FatalError("VerifyFailed", f"there is no bucket {self.attempt.bucket.name} to verify")
         self.progress.counts["scan_complete"] = True

@@ -189,7 +189,7 @@ def _waiting(jobs: Jobs, status: Status, planned: Planned) -> tuple[State, Fault
 
 
 def _done(ended: Ending, settings: Settings, status: Status) -> str:
-    """What is said of a sync that did all it could. FatalError: that was not enough by FAIL_ON_SKIPPED."""
+    """The final message of a sync that succeeded. FatalError: FAIL_ON_SKIPPED, and something was skipped."""
     skipped, deleted = status["skipped"], status["progress"]["objects_deleted"]
     text = ending.message(
         ended,
@@ -312,7 +312,7 @@ async def _work(
 
 
 def _end_of(task: asyncio.Task[None]) -> Exception:
-    """Why a task has ended that lives as long as its job."""
+    """The error of a background task that should have lived as long as the job."""
     error = None if task.cancelled() else task.exception()
     if isinstance(error, Exception):
         return error
@@ -363,7 +363,7 @@ async def _tick(
 
 
 def _keys(settings: Settings, jobs: Jobs, status: Status, control: Control) -> KeySource:
-    """The request's own keys, else the server's, which go to the configured storage only."""
+    """The request's own keys, else the server's, which are sent to the configured storage only."""
     secret = jobs.secrets.keys(status["id"])
     if secret is not None:
         return Given(*secret, origin="access_key and secret_key of the request")
