@@ -276,7 +276,7 @@ class Connection(asyncio.BufferedProtocol):
                 yield chunk
 
     def check(self, now: float) -> None:
-        """Called by the watchdog: fails an exchange in which no byte moved lately, or the answer is too slow."""
+        """For the watchdog: fails an exchange in which no byte moved lately, or the answer is too slow."""
         if self.answer is None or self.answer.done() or self.transport is None:
             return
         outgoing = (self.transport.get_write_buffer_size(), _acknowledged(self.transport))
