@@ -48,7 +48,7 @@ def _sentence(what: str, error: OSError) -> str:
 
 
 def unread_directory(prefix: str, error: OSError, source: str = "") -> ScanItem:
-    """A directory that failed. `prefix` "" is the source itself."""
+    """For a directory that could not be read. `prefix` "" is the source itself."""
     if error.errno == errno.ENOENT:
         return Skip(prefix[:-1], "vanished")
     what = f"The folder {prefix}" if prefix else f"The source folder {escape_non_utf8(source)}".rstrip()
@@ -95,7 +95,7 @@ def not_utf8(key: str, is_directory: bool, path: str, inode: int) -> ScanItem:
 
 
 def changed(key: str, info: os.stat_result) -> ScanItem:
-    """It was a regular file when the names were read."""
+    """For a name that was a regular file when the names were read."""
     if stat.S_ISDIR(info.st_mode) or stat.S_ISLNK(info.st_mode):
         is_directory = stat.S_ISDIR(info.st_mode)
         message = f"{key} was replaced by something else while the folder was read: sync again."

@@ -113,7 +113,7 @@ def _batches(
 
 
 def _raise_if_told(should_stop: Callable[[], bool]) -> None:
-    """Who ends all processes of a service sends the signals one by one: that to the job may be on its way."""
+    """Raises Stopped if the job is told to stop too: the signal to it may still be on its way."""
     until = time.monotonic() + _ASK_SECONDS
     while not should_stop() and time.monotonic() < until:
         time.sleep(_ASK_SECONDS / 20)
@@ -122,7 +122,7 @@ def _raise_if_told(should_stop: Callable[[], bool]) -> None:
 
 
 def _frames(fd: int, should_stop: Callable[[], bool]) -> Iterator[Any]:
-    """Ends where the pipe does."""
+    """The pieces that the pipe delivers, until it ends."""
     while header := _exactly(fd, _LENGTH.size, should_stop):
         (size,) = _LENGTH.unpack(header)
         data = _exactly(fd, size, should_stop)
@@ -132,7 +132,7 @@ def _frames(fd: int, should_stop: Callable[[], bool]) -> Iterator[Any]:
 
 
 def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
-    """So many bytes, or none when the pipe ends before."""
+    """Reads exactly that many bytes, or none when the pipe ends before."""
     data = bytearray()
     while len(data) < size:
         if should_stop():

@@ -69,7 +69,7 @@ class Source:
         return Look(before, None, True, iter(()))
 
     def scan_again(self) -> Iterator[ScanItem]:
-        """All that it holds now. Raises unless it is still the folder that the first scan began with."""
+        """Scans again. Raises unless it is still the folder that the first scan began with."""
         self.check_there()
         if self._is_missing:
             return iter(())
@@ -96,7 +96,7 @@ class Source:
             raise vanished()
 
     def has_file(self, key: str) -> bool:
-        """Whether the folder has anything but a directory under this key now; when in doubt, it has."""
+        """Whether the folder now has anything but a directory under this key. In doubt: True."""
         return bool(self.with_files([key]))
 
     def with_files(self, keys: Sequence[str]) -> set[str]:
@@ -143,12 +143,12 @@ class Source:
         return mode is None or (mode != 0 and not stat.S_ISDIR(mode))
 
     def has_folder(self, key: str) -> bool:
-        """Whether it has a directory under this key; when in doubt, it has."""
+        """Whether it has a directory under this key. In doubt: True."""
         mode = self._mode(key)
         return mode is None or stat.S_ISDIR(mode)
 
     def entry(self, key: str) -> FileEntry | None:
-        """The regular file that it has under this key now."""
+        """The regular file that is under this key now. None: there is none."""
         try:
             path, info = symlinks.resolve(self.tree, f"{self.source}/{key}" if self.source else key)
         except OSError:

@@ -97,7 +97,7 @@ class Tree:
 
     @property
     def identity(self) -> Identity:
-        """Of the root, as it was opened."""
+        """Device and inode of the root, as it was opened."""
         return self._root.identity
 
     def __enter__(self) -> Tree:

@@ -136,7 +136,7 @@ class Bandwidth:
         return max(1, min(_PIECE_MAX, int(self.share * _PIECE_SECONDS)))
 
     async def take(self, size: int, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Returns when so many bytes may go, or nobody wants to send them any more."""
+        """Returns when that many bytes may go, or when they are no longer wanted."""
         async with self._line:
             if is_over():
                 return
@@ -188,6 +188,6 @@ class Bandwidth:
 
 
 async def _sleep_until(at: float) -> None:
-    """By the monotonic clock."""
+    """Sleeps until this time of the monotonic clock."""
     if (seconds := at - time.monotonic()) > _EARLY_SECONDS:
         await asyncio.sleep(seconds)

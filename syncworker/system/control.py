@@ -64,7 +64,7 @@ class Control:
         self._begin(signal_name)
 
     def cancel(self) -> None:
-        """As the sentinel does, where there is none: in a member of a cluster."""
+        """Cancels without a sentinel: for a member of a cluster."""
         self._begin("cancelled")
 
     def _begin(self, reason: str) -> None:

@@ -25,7 +25,7 @@ class Space(NamedTuple):
 
 
 def look(folder: str) -> Space | None:
-    """None: the disk cannot be asked. What is kept for root counts as used."""
+    """How full the disk is. None: it cannot be asked. Space kept for root counts as used."""
     try:
         disk = os.statvfs(folder)
     except OSError:

@@ -37,7 +37,7 @@ class Pause:
         return self.turn(not stopping and self._sentinel is not None and os.path.lexists(self._sentinel))
 
     def turn(self, on: bool) -> bool:
-        """As told; whether that is new."""
+        """Sets the pause; whether that changed it."""
         if on == self.on:
             return False
         self.on = on
@@ -50,7 +50,7 @@ class Pause:
         return True
 
     def outdates(self, read_ns: int) -> bool:
-        """Whether a file that was read then must be read again before it is sent."""
+        """Whether a file that was read at that time must be read again before it is sent."""
         return self.on or read_ns < self.stale_ns
 
     async def wait(self) -> bool:

@@ -34,7 +34,7 @@ def as_asked(text: str) -> int | str:
 
 
 def read_rate(path: str) -> int | None:
-    """What a file says, None where there is none. ValueError: nonsense."""
+    """The rate in a file. None: there is no file. ValueError: it holds no rate."""
     data = durable_files.read_start(path, _FILE_MAX)
     return None if data is None else parse_rate(data.decode("ascii", "replace").strip())
 

@@ -52,7 +52,7 @@ class Stream:
         self.write("".join(lines))
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: writes are not buffered."""
 
     def isatty(self) -> bool:
         return os.isatty(self._fd)

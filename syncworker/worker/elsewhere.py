@@ -12,7 +12,7 @@ from syncworker.worker.sending import Sending
 
 
 class Outlet(Protocol):
-    """Takes groups of files, as lanes do. `finish` follows the last; it returns when all are done, and nothing
+    """Takes groups of files, as lanes do. `finish` follows the last: it returns when all is done, and nothing
     that was begun elsewhere can still reach the storage."""
 
     async def put(self, group: list[Candidate]) -> None: ...
