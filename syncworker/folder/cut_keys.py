@@ -65,7 +65,7 @@ class CutKeys:
     def _read(self, prefix: str, path: str, files: int) -> _Names:
         """The names of a directory in the order of their keys; none where it cannot be read."""
         names: list[str] = []
-        step = seen = 1
+        step = 1
         try:
             fd = self._tree.open_dir(path)
             try:

@@ -28,8 +28,8 @@ from syncworker.plan import compare, join
 from syncworker.plan.breadth import Breadth
 from syncworker.plan.listing import FetchRange, Listing, Pages, PendingPage, PendingRange
 from syncworker.plan.spool import Spool, Table
+from syncworker.s3.xml_messages import PAGE_KEYS
 
-PAGE_KEYS = 1000
 CHUNK = 10_000  # of what was found, in memory at a time
 _RANGE_ROWS = 900  # around what changed: a page, and room for a few keys that are not known
 _RANGES_AHEAD = 12

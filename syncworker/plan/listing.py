@@ -26,10 +26,10 @@ from typing import Protocol
 from syncworker.errors import FatalError, FileError
 from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
-from syncworker.s3.xml_messages import Page
+from syncworker.s3.xml_messages import PAGE_KEYS, Page
 
 SPARE_KEYS = 20  # of a page, that show how the next range begins
-CUT_KEYS = 1000 - SPARE_KEYS  # between two cuts
+CUT_KEYS = PAGE_KEYS - SPARE_KEYS  # between two cuts
 _MOST_CUTS = 32  # passed over by a range: where keys are few, cuts behind them may still fit
 _EMPTY_PAGES = 1000  # in a row: some stores give a few, where much was deleted
 

@@ -17,7 +17,7 @@ from syncworker.wire.connection import Response
 
 ObjectVersion = tuple[str, str | None]  # key, version id
 
-DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects  # Amazon S3 API Reference, DeleteObjects
+DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects
 
 
 async def delete_many(

@@ -117,7 +117,8 @@ class Outage:
                 error = await self._ask_in_time()
                 if error is None:
                     self.answered()
-                    self._back_at = time.monotonic() if was_away else self._back_at
+                    if was_away:
+                        self._back_at = time.monotonic()
                     return was_away
                 was_away = True
                 # An answer to a HEAD has no words: the request's tell more. Where another request has

@@ -98,9 +98,8 @@ class Sender:
         self.tree, self.pool = attempt.tree, attempt.pool
         self.check, self.halted = attempt.stop.raise_stopped, attempt.stop.requested
         self.halted_in_thread = self.bucket.client.pause.blocking(self.halted)
-        self.may_be_blocked = (
-            attempt.obstacles.may_be_blocked
-        )  # such a key is not tried again when the store fails
+        # Such a key is not tried again when the store fails.
+        self.may_be_blocked = attempt.obstacles.may_be_blocked
         self.headers = headers
         if (self.index.fact("given") or "") != self.headers.fingerprint:
             for upload in self.index.uploads():  # begun with other headers, for whichever run comes to it

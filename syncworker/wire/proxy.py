@@ -16,6 +16,7 @@ from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from syncworker.errors import FatalError
+from syncworker.wire.resolver import address_of
 
 
 class Proxy(NamedTuple):
@@ -67,7 +68,7 @@ def _is_named(entry: str, host: str, port: int) -> bool:
     entry = entry.lower()
     if entry == "*":
         return True
-    address = _address(host)
+    address = address_of(host)
     if address is not None and "/" in entry:
         try:
             return address in ipaddress.ip_network(entry, strict=False)
@@ -79,13 +80,6 @@ def _is_named(entry: str, host: str, port: int) -> bool:
         entry = with_port[1]
     entry = entry.removeprefix("[").removesuffix("]")
     if address is not None:
-        return _address(entry) == address
+        return address_of(entry) == address
     entry = entry.removeprefix("*").removeprefix(".").removesuffix(".")
     return bool(entry) and (host == entry or host.endswith(f".{entry}"))
-
-
-def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(text)
-    except ValueError:
-        return None

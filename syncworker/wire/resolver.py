@@ -54,7 +54,7 @@ def resolve_any(host: str, port: int) -> list[Address]:
     if host.endswith("localhost."):  # as DNS writes it (RFC 6761); /etc/hosts does not
         host = host.removesuffix(".")
     # A number as bytes: of text, Python makes what DNS writes for it, and loads three tables to do so.
-    name = host.encode() if _is_number(host) else host
+    name = host.encode() if address_of(host) is not None else host
     for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
         if family in (socket.AF_INET, socket.AF_INET6):
             found.append((family, (str(address[0]), int(address[1]))))
@@ -63,12 +63,12 @@ def resolve_any(host: str, port: int) -> list[Address]:
     return found
 
 
-def _is_number(host: str) -> bool:
+def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The IP address that a text is; None for a name."""
     try:
-        ipaddress.ip_address(host)
+        return ipaddress.ip_address(text)
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def resolve(host: str, port: int) -> list[Address]:
