@@ -17,12 +17,15 @@ int EVP_DigestInit_ex(EVP_MD_CTX *, const EVP_MD *, void *);
 int EVP_DigestUpdate(EVP_MD_CTX *, const void *, size_t);
 int EVP_DigestFinal_ex(EVP_MD_CTX *, unsigned char *, unsigned int *);
 ]]
-local C, counts, state, kept = ffi.C, ngx.shared.counts, ngx.shared.state, ngx.shared.kept
+local C, counts, state = ffi.C, ngx.shared.counts, ngx.shared.state
 local BODY = string.rep("x", 1024)
 local ETAG = ngx.md5(BODY)
 local XML = '<?xml version="1.0" encoding="UTF-8"?>\n'
 local PIECE, FILES_A_FOLDER = 262144, 1000
 local Stub = {}
+
+-- What was PUT, 32 dictionaries by folder: a page's thousand keys are looked up in one that the processor's cache holds.
+local function kept(key) return ngx.shared["kept" .. (tonumber(key:match("^d%d%d%d(%d%d)/")) or 0) % 32] end
 
 local function count(name, by) counts:incr(name, by or 1, 0) end
 
@@ -91,7 +94,7 @@ end
 local function list(bucket, args)
   count("LIST")
   local is_synthetic = bucket:match("^keys%-(%d+)")
-  local total, delay = tonumber(is_synthetic or kept:get("n:" .. bucket) or 0), tonumber(bucket:match("delay%-(%d+)") or 0)
+  local total, delay = tonumber(is_synthetic or state:get("n:" .. bucket) or 0), tonumber(bucket:match("delay%-(%d+)") or 0)
   if delay > 0 then ngx.sleep(delay / 1000) end
   local is_v2, prefix, delimiter = args["list-type"] == "2", args["prefix"] or "", args["delimiter"] or ""
   if prefix == true then prefix = "" end
@@ -117,7 +120,7 @@ local function list(bucket, args)
     local key = key_of(i)
     if prefix ~= "" and key:sub(1, #prefix) ~= prefix then break end
     local etag, size = changed[key] or ETAG, "1024"
-    if not is_synthetic then etag, size = (kept:get("o:" .. bucket .. "/" .. key) or ""):match("(%x+) (%d+)") end
+    if not is_synthetic then etag, size = (kept(key):get("o:" .. bucket .. "/" .. key) or ""):match("(%x+) (%d+)") end
     if not etag then
       i = i + 1
       goto continue
@@ -186,8 +189,8 @@ local function put_object(bucket, key)
     end)
     state:set(name, others .. key .. "=" .. etag .. "\n")
   elseif index_of(key) then
-    kept:set("o:" .. bucket .. "/" .. key, etag .. " " .. size)
-    kept:incr("n:" .. bucket, 1, 0)
+    kept(key):set("o:" .. bucket .. "/" .. key, etag .. " " .. size)
+    state:incr("n:" .. bucket, 1, 0)
   end
   count("PUT")
   count("BYTES", size)
@@ -278,7 +281,7 @@ local function head_object(bucket, key)
     ngx.status = 200
     return ngx.req.get_method() == "HEAD" and ngx.send_headers() or ngx.exit(200)
   end
-  etag, size = (kept:get("o:" .. bucket .. "/" .. key) or ""):match("(%x+) (%d+)")
+  etag, size = (kept(key):get("o:" .. bucket .. "/" .. key) or ""):match("(%x+) (%d+)")
   if etag then
     ngx.header["ETag"] = '"' .. etag .. '"'
     ngx.header["Content-Length"] = size
@@ -322,7 +325,7 @@ local function bucket_request(method, bucket, args)
     count("DELETE")
     local out = {}
     for key in (ngx.req.get_body_data() or ""):gmatch("<Key>(.-)</Key>") do
-      kept:delete("o:" .. bucket .. "/" .. key)
+      kept(key):delete("o:" .. bucket .. "/" .. key)
       out[#out + 1] = "<Deleted><Key>" .. key .. "</Key></Deleted>"
     end
     return send(200, XML .. "<DeleteResult>" .. table.concat(out) .. "</DeleteResult>")
@@ -352,7 +355,7 @@ function Stub.handle()
     return list_parts(args)
   elseif method == "DELETE" then
     count("DELETE")
-    if args["uploadId"] then state:delete("upload:" .. args["uploadId"]) else kept:delete("o:" .. bucket .. "/" .. key) end
+    if args["uploadId"] then state:delete("upload:" .. args["uploadId"]) else kept(key):delete("o:" .. bucket .. "/" .. key) end
     return send(204, "")
   end
   return head_object(bucket, key)

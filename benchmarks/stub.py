@@ -99,7 +99,8 @@ http {{
 access_log off; keepalive_timeout 600s; keepalive_requests 100000000; tcp_nodelay on;
 client_max_body_size 0; client_body_buffer_size 1m; large_client_header_buffers 8 32k;
 {temporary}lua_package_path "{LUA.parent}/?.lua;;";
-lua_shared_dict counts 1m; lua_shared_dict state 32m; lua_shared_dict kept 512m;
+lua_shared_dict counts 1m; lua_shared_dict state 32m;
+{"".join(f"lua_shared_dict kept{number} 32m; " for number in range(32))}
 server {{ listen 127.0.0.1:{self.port} backlog=4096; merge_slashes off;
 location / {{ content_by_lua_block {{ require("stub").handle() }} }} }}
 }}
