@@ -235,14 +235,14 @@ class JobHome:
             await self.alone([work._replace(object=None, row=None, decision=NEW) if sent else work])
             return
         file = record.file or work.file
-        checked_ns = record.checked_ns
-        if peer.shows.get("host") != processes.host() and checked_ns:
-            checked_ns -= _SKEW_NS  # of another clock: what was changed near that moment is read again
+        read_ns = record.read_ns
+        if peer.shows.get("host") != processes.host() and read_ns:
+            read_ns -= _SKEW_NS  # of another clock: what was changed near that moment is read again
         read = ReadResult(
             work,
             _OUTCOMES.get(record.kind, Outcome.BODY),
             file,
-            checked_ns,
+            read_ns,
             digest=record.digest,
             part_size=record.part_size,
             error=record.error if record.code else None,
@@ -282,9 +282,7 @@ class JobHome:
         operation.started -= record.seconds
         operation.sent = file.size
         progress.end(operation)
-        sent = UploadResult(
-            file, record.etag, record.digest, record.part_size, read.checked_ns, record.changes
-        )
+        sent = UploadResult(file, record.etag, record.digest, record.part_size, read.read_ns, record.changes)
         self.accounts.sent(read, sent, operation.started)
 
     def _believe(self, work: Candidate, record: Record) -> None:

@@ -137,7 +137,7 @@ class Records:
 
     def same(self, result: ReadResult) -> None:
         record = Record(
-            Kind.SAME, result.file, "", result.digest, result.part_size, result.checked_ns, result.changes
+            Kind.SAME, result.file, "", result.digest, result.part_size, result.read_ns, result.changes
         )
         self._put(result.work.file.key, record)
 
@@ -157,7 +157,7 @@ class Records:
         self._flight.counts["files_uploaded"] += 1
         self._flight.bytes += sent.file.size
         record = Record(
-            Kind.SENT, sent.file, sent.etag, sent.digest, sent.part_size, sent.checked_ns, sent.changes,
+            Kind.SENT, sent.file, sent.etag, sent.digest, sent.part_size, sent.read_ns, sent.changes,
             time.monotonic() - started,
         )  # fmt: skip
         self._put(result.work.file.key, record)

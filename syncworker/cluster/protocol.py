@@ -108,7 +108,7 @@ class Record(NamedTuple):
     etag: str = ""
     digest: str = ""
     part_size: int = 0
-    checked_ns: int = 0
+    read_ns: int = 0
     changes: bool = False
     seconds: float = 0.0
     code: str = ""

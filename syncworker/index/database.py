@@ -54,7 +54,7 @@ _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 
 _TABLES = (
-    ("objects", ",".join(IndexRow._fields)),
+    ("objects", ",".join(IndexRow._fields[:-1]) + ",checked_ns"),  # its old name: the files have it
     ("uploads", ",".join(PendingUpload._fields)),
     ("parts", ",".join(Part._fields)),
     ("given", "key,what"),

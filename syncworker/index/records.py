@@ -11,7 +11,8 @@ _INTEGER_END = 1 << 63
 
 class IndexRow(NamedTuple):
     """`etag` as the store lists it; `digest` the content in ETag form as we computed it ("" when it is the
-    etag); `modified` the listed LastModified ("" when not known yet); `checked_ns` when the file was read."""
+    etag); `modified` the listed LastModified ("" when not known yet); `read_ns` when the file was opened
+    to be read (0: it changed while it was read)."""
 
     key: str
     size: int
@@ -22,16 +23,16 @@ class IndexRow(NamedTuple):
     digest: str
     part_size: int
     modified: str
-    checked_ns: int
+    read_ns: int
 
     @classmethod
     def of(
-        cls, file: FileEntry, etag: str, digest: str, part_size: int, modified: str, checked_ns: int
+        cls, file: FileEntry, etag: str, digest: str, part_size: int, modified: str, read_ns: int
     ) -> IndexRow:
         """The row of a file whose content the object with this ETag has."""
         return cls(
             file.key, file.size, file.mtime_ns, file.ctime_ns, file.inode,
-            etag, "" if digest == etag else digest, part_size, modified, checked_ns,
+            etag, "" if digest == etag else digest, part_size, modified, read_ns,
         )  # fmt: skip
 
 
@@ -76,5 +77,5 @@ def fits(row: IndexRow) -> bool:
         and -_INTEGER_END <= row.mtime_ns < _INTEGER_END
         and -_INTEGER_END <= row.ctime_ns < _INTEGER_END
         and -_INTEGER_END <= row.inode < _INTEGER_END
-        and -_INTEGER_END <= row.checked_ns < _INTEGER_END
+        and -_INTEGER_END <= row.read_ns < _INTEGER_END
     )

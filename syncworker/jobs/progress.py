@@ -71,14 +71,14 @@ _SEEN = {  # when the bucket was looked at once more, and what was done
 
 class UploadResult(NamedTuple):
     """An object that the store now has. `etag` is the store's, `digest` ours, in ETag form with its part
-    size; `checked_ns` is when the file was opened to be read. `changes`: it was written to meanwhile, and is
+    size; `read_ns` is when the file was opened to be read. `changes`: it was written to meanwhile, and is
     sent as it was then: its row is never trusted."""
 
     file: FileEntry
     etag: str
     digest: str
     part_size: int
-    checked_ns: int
+    read_ns: int
     changes: bool = False
 
 
@@ -222,7 +222,7 @@ class Progress:
         note = None
         if sent.changes:
             self.counts["files_changing"] += 1
-            note = f"sent as it was at {timestamp(datetime.fromtimestamp(sent.checked_ns / 1e9, UTC))}"
+            note = f"sent as it was at {timestamp(datetime.fromtimestamp(sent.read_ns / 1e9, UTC))}"
         self.report.add("upload", sent.file.key, sent.file.size, sent.etag, seconds, note)
 
     def updated(self, file: FileEntry, etag: str, settled: int, seconds: float) -> None:

@@ -74,7 +74,7 @@ def is_trusted(row: IndexRow, file: FileEntry) -> bool:
         and row.ctime_ns == file.ctime_ns
         and row.size == file.size
         and row.inode == file.inode
-        and row.checked_ns - row.ctime_ns > RACY_NS
+        and row.read_ns - row.ctime_ns > RACY_NS
     )
 
 
@@ -97,7 +97,7 @@ def compare(file: FileEntry, obj: ObjectEntry | None, row: IndexRow | None) -> D
         if is_trusted(row, file):
             if same_object(row, obj):
                 return _UNCHANGED
-            if not obj.etag and not row.modified and is_of_then(obj.modified, row.checked_ns):
+            if not obj.etag and not row.modified and is_of_then(obj.modified, row.read_ns):
                 return _ADOPT
         if same_object(row, obj):
             return _HASH

@@ -234,7 +234,7 @@ def fits(row: IndexRow, obj: ObjectEntry) -> bool:
     if obj.etag:
         return obj.etag in (row.etag, row.digest)
     return compare.same_object(row, obj) or (
-        not row.modified and compare.is_of_then(obj.modified, row.checked_ns)
+        not row.modified and compare.is_of_then(obj.modified, row.read_ns)
     )
 
 

@@ -35,6 +35,6 @@ def unchanged(items: Sequence[ScanItem], rows: Sequence[IndexRow], page: Sequenc
             return None
     elif "" in tags or listed.etags != row.etag:
         return None
-    if min(map(sub, row.checked_ns, row.ctime_ns)) <= RACY_NS:
+    if min(map(sub, row.read_ns, row.ctime_ns)) <= RACY_NS:
         return None
     return int(sum(file.size))

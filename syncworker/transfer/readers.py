@@ -48,14 +48,14 @@ class ReadResult(NamedTuple):
     work: Candidate
     outcome: Outcome
     file: FileEntry
-    checked_ns: int = 0
+    read_ns: int = 0
     body: bytes = b""
     md5: bytes = b""
     digest: str = ""
     part_size: int = 0
     needs_head: bool = False
     error: SyncError | None = None
-    changes: bool = False  # read as it was at `checked_ns`, because it is written to all the time
+    changes: bool = False  # read as it was at `read_ns`, because it is written to all the time
 
 
 class Changed(FileError):
@@ -92,12 +92,12 @@ def read(tree: Tree, work: Candidate, etags_are_md5: bool, should_stop: Callable
     """Opens and reads one file as its decision needs. InterruptedError when told to stop."""
     for attempt in range(1, TRIES + 2):
         try:
-            checked_ns = time.time_ns()
+            read_ns = time.time_ns()
             fd, info = tree.open_file(work.file.path)
             try:
                 file = entry_of(info, work.file)
                 result = _read_open(
-                    fd, work, file, checked_ns, etags_are_md5, should_stop, as_opened=attempt > TRIES
+                    fd, work, file, read_ns, etags_are_md5, should_stop, as_opened=attempt > TRIES
                 )
             finally:
                 os.close(fd)
@@ -120,7 +120,7 @@ def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult 
     if work.file.size > CACHED_MAX:
         return None
     try:
-        checked_ns = time.time_ns()
+        read_ns = time.time_ns()
         fd, info = tree.open_file(work.file.path)
         try:
             file = entry_of(info, work.file)
@@ -134,7 +134,7 @@ def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult 
                 buffer = bytearray(file.size + 1)
                 del buffer[os.preadv(fd, [buffer], 0, os.RWF_NOWAIT) :]
                 body = bytes(buffer)
-            return _small(fd, body, file, work, etags_are_md5, checked_ns)
+            return _small(fd, body, file, work, etags_are_md5, read_ns)
         finally:
             os.close(fd)
     except (OSError, Changed):
@@ -145,7 +145,7 @@ def _read_open(
     fd: int,
     work: Candidate,
     file: FileEntry,
-    checked_ns: int,
+    read_ns: int,
     etags_are_md5: bool,
     should_stop: Callable[[], bool],
     *,
@@ -157,9 +157,9 @@ def _read_open(
     if etag.is_single(file.size):
         body = _read_whole(fd, file.size)
         work = work._replace(decision=decision)
-        return _small(fd, body, file, work, etags_are_md5, checked_ns, as_opened=as_opened)
+        return _small(fd, body, file, work, etags_are_md5, read_ns, as_opened=as_opened)
     if decision.verdict is Verdict.UPLOAD or obj is None:
-        return ReadResult(work._replace(decision=decision), Outcome.LARGE, file, checked_ns)
+        return ReadResult(work._replace(decision=decision), Outcome.LARGE, file, read_ns)
     sizes = compare.wanted_hashes(obj, work.row)
     if (decision.verdict is Verdict.HEAD or as_opened) and 0 not in sizes:
         sizes.append(0)  # what the metadata will be compared with
@@ -168,9 +168,7 @@ def _read_open(
     found = compare.match(hashes, obj, work.row)
     if found is not None:
         part, digest = found
-        return ReadResult(
-            work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened
-        )
+        return ReadResult(work, Outcome.SAME, file, read_ns, part_size=part, digest=digest, changes=as_opened)
     following = compare.after_mismatch(obj, etags_are_md5)
     if following.verdict is Verdict.HEAD and 0 not in hashes:
         hashes |= etag.hash_file(fd, file.size, [0], should_stop)
@@ -180,7 +178,7 @@ def _read_open(
         work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT)),
         Outcome.LARGE,
         file,
-        checked_ns,
+        read_ns,
         md5=bytes.fromhex(hashes.get(0, "")),
         needs_head=following.verdict is Verdict.HEAD,
         changes=as_opened,
@@ -202,7 +200,7 @@ def _small(
     file: FileEntry,
     work: Candidate,
     etags_are_md5: bool,
-    checked_ns: int,
+    read_ns: int,
     *,
     as_opened: bool = False,
 ) -> ReadResult:
@@ -228,12 +226,12 @@ def _small(
         if found is not None:
             part, digest = found
             return ReadResult(
-                work, Outcome.SAME, file, checked_ns, part_size=part, digest=digest, changes=as_opened
+                work, Outcome.SAME, file, read_ns, part_size=part, digest=digest, changes=as_opened
             )
         needs_head = compare.after_mismatch(obj, etags_are_md5).verdict is Verdict.HEAD
         work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT))
     return ReadResult(
-        work, Outcome.BODY, file, checked_ns, body, md5.digest(), md5.hexdigest(), 0,
+        work, Outcome.BODY, file, read_ns, body, md5.digest(), md5.hexdigest(), 0,
         needs_head, None, as_opened,
     )  # fmt: skip
 

@@ -61,8 +61,8 @@ def key_changed() -> FileError:
 
 def row_of(sent: UploadResult) -> IndexRow:
     """Returns the index row of an uploaded file."""
-    checked_ns = 0 if sent.changes else sent.checked_ns
-    return IndexRow.of(sent.file, sent.etag, sent.digest, sent.part_size, "", checked_ns)
+    read_ns = 0 if sent.changes else sent.read_ns
+    return IndexRow.of(sent.file, sent.etag, sent.digest, sent.part_size, "", read_ns)
 
 
 class Surroundings(Protocol):
@@ -141,13 +141,13 @@ class Sender:
         if answered == result.digest:
             self.learn("etag", KEPT)
             if not _REWRITTEN.search(file.key):
-                return UploadResult(file, answered, answered, 0, result.checked_ns, result.changes)
+                return UploadResult(file, answered, answered, 0, result.read_ns, result.changes)
         with settling():
             if answered != result.digest and (self.facts["etag"] not in (KMS, OPAQUE) or not answered):
                 settled = self._verify_put(file.key, body, answered, result.digest)
                 answered = await self.verify_or_delete(file.key, result.digest, settled)
             await self.check_key(file.key)
-        return UploadResult(file, answered, result.digest, 0, result.checked_ns, result.changes)
+        return UploadResult(file, answered, result.digest, 0, result.read_ns, result.changes)
 
     def _choose_payload(self) -> str | None:
         """Leaves the body's SHA-256 out of the signature where the answer's ETag proves the body."""

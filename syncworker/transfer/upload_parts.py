@@ -66,7 +66,7 @@ class PartSender:
             as_opened = attempt == TRIES
             try:
                 loop = asyncio.get_running_loop()
-                checked_ns = time.time_ns()
+                read_ns = time.time_ns()
                 fd, info = await loop.run_in_executor(self.sender.pool, self.sender.tree.open_file, file.path)
             except OSError as error:
                 raise (Vanished() if error.errno in VANISHED else describe(error)) from error
@@ -76,8 +76,8 @@ class PartSender:
                 if now != file:
                     md5 = b""  # of what the file was when it was compared
                 if not now.size:
-                    return await self._empty(now, checked_ns, operation)
-                return await self._large_open(fd, now, md5, checked_ns, operation, as_opened)
+                    return await self._empty(now, read_ns, operation)
+                return await self._large_open(fd, now, md5, read_ns, operation, as_opened)
             except (Changed, EOFError):
                 await self.uploads.abandon(file.key)
                 md5 = b""
@@ -86,12 +86,12 @@ class PartSender:
                 os.close(fd)
         raise Changed
 
-    async def _empty(self, file: FileEntry, checked_ns: int, operation: Operation) -> UploadResult:
+    async def _empty(self, file: FileEntry, read_ns: int, operation: Operation) -> UploadResult:
         """A large file that was emptied meanwhile: no upload has no parts."""
         await self.uploads.abandon(file.key)
         work = Candidate(file, None, None, NEW)
         md5 = hashlib.md5(b"", usedforsecurity=False)
-        body = ReadResult(work, Outcome.BODY, file, checked_ns, b"", md5.digest(), md5.hexdigest())
+        body = ReadResult(work, Outcome.BODY, file, read_ns, b"", md5.digest(), md5.hexdigest())
         return await self.sender.small(body, operation)
 
     async def _large_open(
@@ -99,7 +99,7 @@ class PartSender:
         fd: int,
         file: FileEntry,
         md5: bytes,
-        checked_ns: int,
+        read_ns: int,
         operation: Operation,
         as_opened: bool,
     ) -> UploadResult:
@@ -115,7 +115,7 @@ class PartSender:
         for fresh in (False, True):
             upload, kept = await self.uploads.begin(fd, file, part, md5, fresh=fresh)
             try:
-                return await self._send_parts(fd, file, part, upload, kept, checked_ns, operation, as_opened)
+                return await self._send_parts(fd, file, part, upload, kept, read_ns, operation, as_opened)
             except (FileError, RetryError) as error:
                 # The store may have noticed it: a part was not what its MD5 said.
                 if restat(fd, file) != file and (not as_opened or error.code in _OTHER_BYTES):
@@ -139,7 +139,7 @@ class PartSender:
         part: int,
         upload: Upload,
         kept: dict[int, SentPart],
-        checked_ns: int,
+        read_ns: int,
         operation: Operation,
         as_opened: bool,
     ) -> UploadResult:
@@ -159,7 +159,7 @@ class PartSender:
             etag, expected = await self.sender.verify_or_delete(file.key, begun.md5 if begun else "", settled)
             self.index.end_upload(file.key)
             await self.sender.check_key(file.key)
-        return UploadResult(file, etag, expected, part, checked_ns, changes)
+        return UploadResult(file, etag, expected, part, read_ns, changes)
 
     async def _send_all(self, fd: int, parts: Parts, *, alone: bool) -> None:
         """Those that are left, here and, unless `alone`, elsewhere as well. What is in flight always ends."""

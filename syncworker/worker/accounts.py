@@ -34,8 +34,8 @@ def same_row(result: ReadResult) -> IndexRow:
     """The index row of a file whose content the bucket already has."""
     obj, file = result.work.object, result.file
     assert obj is not None
-    checked_ns = 0 if result.changes else result.checked_ns
-    return IndexRow.of(file, obj.etag, result.digest, result.part_size, obj.modified, checked_ns)
+    read_ns = 0 if result.changes else result.read_ns
+    return IndexRow.of(file, obj.etag, result.digest, result.part_size, obj.modified, read_ns)
 
 
 class Accounts:

@@ -125,7 +125,7 @@ class Sending:
         work, file = result.work, result.file
         if file.size > work.file.size:
             self.progress.grown(work.file.size, file.size)
-        goes_now = again or not (self.wait_seconds or self.pause.outdates(result.checked_ns))
+        goes_now = again or not (self.wait_seconds or self.pause.outdates(result.read_ns))
         if result.outcome is Outcome.BODY and goes_now and not result.needs_head:
             return self.send(work, file, result)
         return self._handle_other(result, goes_now)

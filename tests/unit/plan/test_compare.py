@@ -83,12 +83,12 @@ TABLE = {
         HASH,
     ),
     "stat differs, LastModified of the row": (FILE._replace(inode=43), obj(""), LISTED, HASH),
-    "racy row, MD5": (FILE, obj(), ROW._replace(checked_ns=RACY), HASH),
-    "racy row, opaque": (FILE, obj(OPAQUE), ROW._replace(etag=OPAQUE, digest=MD5, checked_ns=RACY), HASH),
-    "racy row, no ETag": (FILE, obj(""), LISTED._replace(checked_ns=RACY), HASH),
-    "racy row, no ETag, nothing to adopt": (FILE, obj(""), ROW._replace(checked_ns=RACY), HEAD),
-    "just not racy any more": (FILE, obj(), ROW._replace(checked_ns=RACY + 1), UNCHANGED),
-    "a row from before the file's change": (FILE, obj(), ROW._replace(checked_ns=T - 60 * SECOND), HASH),
+    "racy row, MD5": (FILE, obj(), ROW._replace(read_ns=RACY), HASH),
+    "racy row, opaque": (FILE, obj(OPAQUE), ROW._replace(etag=OPAQUE, digest=MD5, read_ns=RACY), HASH),
+    "racy row, no ETag": (FILE, obj(""), LISTED._replace(read_ns=RACY), HASH),
+    "racy row, no ETag, nothing to adopt": (FILE, obj(""), ROW._replace(read_ns=RACY), HEAD),
+    "just not racy any more": (FILE, obj(), ROW._replace(read_ns=RACY + 1), UNCHANGED),
+    "a row from before the file's change": (FILE, obj(), ROW._replace(read_ns=T - 60 * SECOND), HASH),
 }
 
 

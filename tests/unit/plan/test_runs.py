@@ -59,7 +59,7 @@ def sides(draw: st.DrawFn) -> tuple[list[ScanItem], list[IndexRow], list[ObjectE
             whole[side] = whole[side]._replace(**{whole[side]._fields[field]: other(whole[side][field])})
             file, row, obj = whole
         if kind == 2:
-            row = row._replace(checked_ns=row.ctime_ns + RACY_NS)
+            row = row._replace(read_ns=row.ctime_ns + RACY_NS)
         if kind == 3:
             obj = obj._replace(etag="" if obj.etag else "e", modified="n")
         if kind == 8:  # known without an ETag, and listed without
