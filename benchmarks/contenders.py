@@ -16,7 +16,7 @@ from benchmarks.stores import PROJECT, minimal_environment
 from benchmarks.trees import trees, work_folder
 
 BIN = Path(sys.executable).parent
-OURS = "ours"
+OURS, MD5, PUTS = "ours", "openssl md5", "the requests alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class Contender:
     exact: bool  # notices every change of content
     command: Callable[[Target], list[str]]
     environment: Callable[[Target], dict[str, str]]
+    is_peer: bool = True  # else the least that the machine needs for some of the work: a floor
 
 
 def jobs_folder(target: Target) -> Path:
@@ -169,6 +170,28 @@ def for_large_files() -> list[Contender]:
         Contender("juicefs sync", False, _juicefs("--threads", "50"), _juicefs_environment),
         Contender("aws s3 sync", False, _aws(), _aws_environment),
     ]
+
+
+def md5_floor() -> Contender:
+    """The MD5 of the same bytes, on one core."""
+
+    def command(target: Target) -> list[str]:
+        return ["openssl", "md5", *(str(path) for path in sorted(Path(target.folder).iterdir()))]
+
+    return Contender(MD5, True, command, _juicefs_environment, is_peer=False)
+
+
+def puts_floor(count: int) -> Contender:
+    """As many PUTs of bodies in memory, neither signed nor hashed, and nothing remembered of them."""
+
+    def command(target: Target) -> list[str]:
+        port = target.address.rpartition(":")[2]
+        return [sys.executable, "-m", "benchmarks.transport", "bare", port, str(count)]
+
+    def environment(target: Target) -> dict[str, str]:
+        return minimal_environment(work_folder(), PYTHONPATH=str(PROJECT))
+
+    return Contender(PUTS, True, command, environment, is_peer=False)
 
 
 def for_nothing() -> list[Contender]:

@@ -4,7 +4,8 @@
 process of its own, in turns. `loop` is the sending alone, `ms a PUT` its processor time; `process` has the
 start of the interpreter and the imports in it. Every answer's ETag is compared with the MD5 by all. `--peers`
 is the interpreter that has requirements-transport.txt, since aiobotocore needs another botocore than boto3
-does; without it aiobotocore and obstore are left out.
+does; without it aiobotocore and obstore are left out. `bare` and `pipelined` are no clients, but what the
+requests cost that are neither signed nor checked, without and with HTTP's pipelining.
 """
 
 from __future__ import annotations
@@ -192,6 +193,60 @@ def _check(etag: str, body: bytes) -> None:
     assert etag == f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"', etag
 
 
+def bare(port: int, bodies: list[bytes], connections: int = IN_FLIGHT, depth: int = 1) -> None:
+    """The requests alone, by asyncio and httptools: not signed, without an MD5, and of an answer only the status
+    is looked at. `depth`: as many go out on a connection before the first is answered."""
+    import httptools
+
+    async def work() -> None:
+        loop, numbers, open_ones = asyncio.get_running_loop(), iter(range(len(bodies))), connections
+        all_closed = loop.create_future()
+
+        class Lane(asyncio.Protocol):
+            def connection_made(self, transport: Any) -> None:
+                self.transport, self.waiting = transport, 0
+                self.parser = httptools.HttpResponseParser(self)
+                self.send()
+
+            def send(self) -> None:
+                pieces = []
+                while self.waiting < depth and (i := next(numbers, None)) is not None:
+                    head = f"PUT /{_BUCKET}/{_key(i)} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+                    pieces += [f"{head}Content-Length: {len(bodies[i])}\r\n\r\n".encode(), bodies[i]]
+                    self.waiting += 1
+                if pieces:
+                    self.transport.write(b"".join(pieces))
+                elif not self.waiting:
+                    self.transport.close()
+
+            def data_received(self, data: bytes) -> None:
+                self.parser.feed_data(data)
+                self.send()
+
+            def on_message_complete(self) -> None:
+                assert self.parser.get_status_code() == 200
+                self.waiting -= 1
+
+            def connection_lost(self, error: Exception | None) -> None:
+                nonlocal open_ones
+                open_ones -= 1
+                if error is not None and not all_closed.done():
+                    all_closed.set_exception(error)
+                elif not open_ones and not all_closed.done():
+                    all_closed.set_result(None)
+
+        for _ in range(connections):
+            await loop.create_connection(Lane, "127.0.0.1", port)
+        await all_closed
+
+    asyncio.run(work())
+
+
+def pipelined(port: int, bodies: list[bytes]) -> None:
+    """As `bare`, with four requests in a row on each of eight connections."""
+    bare(port, bodies, IN_FLIGHT // 4, 4)
+
+
 async def _lanes(put: Callable[[int], Coroutine[Any, Any, None]], count: int) -> None:
     numbers = iter(range(count))
 
@@ -202,8 +257,10 @@ async def _lanes(put: Callable[[int], Coroutine[Any, Any, None]], count: int) ->
     await asyncio.gather(*(lane() for _ in range(IN_FLIGHT)))
 
 
-WAYS: dict[str, Callable[[int, list[bytes]], None]] = {
+WAYS: dict[str, Callable[..., None]] = {
     "ours": ours,
+    "bare": bare,
+    "pipelined": pipelined,
     "awscrt": awscrt,
     "boto3": boto3,
     "aiobotocore": aiobotocore,
