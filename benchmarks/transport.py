@@ -194,8 +194,8 @@ def _check(etag: str, body: bytes) -> None:
 
 
 def bare(port: int, bodies: list[bytes], connections: int = IN_FLIGHT, depth: int = 1) -> None:
-    """The requests alone, by asyncio and httptools: not signed, without an MD5, and of an answer only the status
-    is looked at. `depth`: as many go out on a connection before the first is answered."""
+    """The requests alone, by asyncio and httptools: unsigned, without an MD5; of an answer only the status is
+    looked at. `depth`: as many go out on a connection before the first is answered."""
     import httptools
 
     async def work() -> None:
