@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-_BLOCK = 1 << 20
+_BLOCK = 256 << 10
 _TIMED_BYTES = 64 << 10
 
 
@@ -50,16 +50,16 @@ BY_NAME = {algorithm.name: algorithm for algorithm in (*CRCS, SHA256, MD5)}
 class Digest(Protocol):
     """As hashlib has them."""
 
-    def update(self, data: bytes, /) -> None: ...
+    def update(self, data: bytes | memoryview, /) -> None: ...
 
     def digest(self) -> bytes: ...
 
 
 class _Crc:
-    def __init__(self, function: Callable[[bytes, int], int], size: int) -> None:
+    def __init__(self, function: Callable[[bytes | memoryview, int], int], size: int) -> None:
         self._function, self._size, self._value = function, size, 0
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         self._value = self._function(data, self._value)
 
     def digest(self) -> bytes:
@@ -120,20 +120,20 @@ def combine(digests: Sequence[bytes], sizes: Sequence[int]) -> bytes:
 
 
 def of_range(
-    fd: int, offset: int, size: int, algorithms: Collection[Algorithm], *, keep: bool = False
-) -> tuple[bytes | None, Mapping[Algorithm, bytes]]:
-    """The sums of a range of a file, read once; with `keep` its bytes as well. EOFError when the file ends
-    before it does."""
+    fd: int, offset: int, size: int, algorithms: Collection[Algorithm], into: memoryview | None = None
+) -> Mapping[Algorithm, bytes]:
+    """The sums of a range of a file, whose bytes are read once, and stay in `into` if it is given. EOFError
+    when the file ends before the range does."""
     digests = {algorithm: new(algorithm) for algorithm in algorithms}
-    kept = None
-    position, end = offset, offset + size
-    while position < end:
-        block = os.pread(fd, end - position if keep else min(_BLOCK, end - position), position)
-        if not block:
+    block = memoryview(bytearray(min(size, _BLOCK))) if into is None else into[:0]
+    done = 0
+    while done < size:
+        room = min(_BLOCK, size - done)
+        block = block[:room] if into is None else into[done : done + room]
+        read = os.preadv(fd, [block], offset + done)
+        if not read:
             raise EOFError
-        position += len(block)
+        done += read
         for digest in digests.values():
-            digest.update(block)
-        if keep:
-            kept = block if kept is None else kept + block
-    return kept, {algorithm: digest.digest() for algorithm, digest in digests.items()}
+            digest.update(block[:read])
+    return {algorithm: digest.digest() for algorithm, digest in digests.items()}

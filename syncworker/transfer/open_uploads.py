@@ -113,7 +113,7 @@ class OpenUploads:
             by_checksum = algorithm.is_crc and wanted == listed.etag and not self.sender.etags_are_opaque
             made = [] if by_checksum else [MD5]
             made += [algorithm] if algorithm.is_crc else []
-            _, digests = await self.sender.in_pool(sums.of_range, fd, offset, listed.size, made)
+            digests = await self.sender.in_pool(sums.of_range, fd, offset, listed.size, made)
             md5 = digests.get(MD5, bytes.fromhex(wanted))
             crc = digests[algorithm] if algorithm.is_crc else b""
             if md5.hex() == wanted and (not crc or sums.encode(crc) == listed.checksum):

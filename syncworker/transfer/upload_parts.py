@@ -6,7 +6,6 @@ At most `PARTS_IN_FLIGHT` parts of a file are under way, so that is what a crash
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 import os
 import time
@@ -54,6 +53,8 @@ class PartSender:
         self.sender, self.uploads = sender, OpenUploads(sender)
         self.bucket, self.index, self.progress = sender.bucket, sender.index, sender.progress
         self.others: Others | None = None
+        self._memory: list[bytearray] = []  # of parts that were sent, for the next: new memory costs a tenth
+        self._under_way = 0
 
     def share(self, others: Others) -> None:
         """Parts may go by others, too."""
@@ -61,6 +62,15 @@ class PartSender:
 
     async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:
         """A multipart upload, taken up again where an earlier one ended; tried anew when the file changes."""
+        self._under_way += 1
+        try:
+            return await self._large(file, md5, operation)
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._memory.clear()
+
+    async def _large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:
         for attempt in range(1, TRIES + 1):
             operation.sent = 0
             as_opened = attempt == TRIES
@@ -215,10 +225,29 @@ class PartSender:
         operation: Operation,
     ) -> SentPart:
         """Sends a part with its sum, and its MD5 as long as no ETag of the store was held against one."""
+        memory = None
+        if size <= ONCE_BYTES:
+            memory = self._memory.pop() if self._memory else bytearray(ONCE_BYTES)
+        data = None if memory is None else memoryview(memory)[:size]
+        sent = await self._send_part(fd, key, upload, number, offset, size, operation, data)
+        if memory is not None:  # not after an error: somebody may be reading or writing it still
+            self._memory.append(memory)
+        return sent
+
+    async def _send_part(
+        self,
+        fd: int,
+        key: str,
+        upload: Upload,
+        number: int,
+        offset: int,
+        size: int,
+        operation: Operation,
+        data: memoryview | None,
+    ) -> SentPart:
         by_md5 = not self.sender.part_sums.is_held or self.sender.etags_are_opaque
         made = {upload.algorithm, MD5} if by_md5 else {upload.algorithm}
-        read = functools.partial(sums.of_range, fd, offset, size, made, keep=size <= ONCE_BYTES)
-        data, digests = await self.sender.in_pool(read)
+        digests = await self.sender.in_pool(sums.of_range, fd, offset, size, made, data)
         signed = digests[SHA256].hex() if SHA256 in digests else UNSIGNED
         body = _Counted(fd, offset, size, operation, data, signed)
         crc = digests[upload.algorithm] if upload.algorithm.is_crc else b""
@@ -320,7 +349,7 @@ class _Counted(FileSlice):
     """A part that tells its operation what has been sent of it; sent again, it is counted anew."""
 
     def __init__(
-        self, fd: int, offset: int, size: int, operation: Operation, data: bytes | None, sha256: str
+        self, fd: int, offset: int, size: int, operation: Operation, data: memoryview | None, sha256: str
     ) -> None:
         super().__init__(fd, offset, size, data, sha256)
         self._operation = operation

@@ -20,7 +20,7 @@ class Body(Protocol):
     def chunks(self) -> Iterator[bytes]: ...
 
 
-def slices(body: bytes) -> Iterator[bytes]:
+def slices(body: bytes | memoryview) -> Iterator[bytes]:
     view = memoryview(body)
     for start in range(0, len(body), CHUNK):
         yield view[start : start + CHUNK]  # type: ignore[misc]
@@ -31,7 +31,7 @@ class FileSlice:
     has become shorter."""
 
     def __init__(
-        self, fd: int, offset: int, size: int, data: bytes | None = None, sha256: str = UNSIGNED
+        self, fd: int, offset: int, size: int, data: bytes | memoryview | None = None, sha256: str = UNSIGNED
     ) -> None:
         self.fd, self.offset, self.size = fd, offset, size
         self.data, self.sha256 = data, sha256
