@@ -17,7 +17,7 @@ from syncworker.system.gather import side_by_side
 from syncworker.transfer.open_uploads import Upload
 from syncworker.transfer.readers import Changed, entry_of, restat
 from syncworker.transfer.upload import OPAQUE
-from syncworker.transfer.upload_parts import PARTS_IN_FLIGHT
+from syncworker.transfer.upload_parts import PARTS_IN_FLIGHT, part_memory
 from syncworker.worker.sending import Sending
 
 
@@ -50,13 +50,14 @@ class PartCarrier:
             found[run.numbers[0]] = _failure(run.numbers[0], Changed())
 
         async def send(_: int) -> None:
+            memory = part_memory(run.part_size)
             while left and not self.stop.requested():
                 number = left.popleft()
                 size = self._size(run, [number])
                 upload, offset = Upload(run.upload_id, algorithm), (number - 1) * run.part_size
                 try:
                     sent = await self.parts.send_part(
-                        fd, run.file.key, upload, number, offset, size, operation
+                        fd, run.file.key, upload, number, offset, size, operation, memory
                     )
                     if restat(fd, run.file) != run.file:
                         raise Changed

@@ -53,8 +53,6 @@ class PartSender:
         self.sender, self.uploads = sender, OpenUploads(sender)
         self.bucket, self.index, self.progress = sender.bucket, sender.index, sender.progress
         self.others: Others | None = None
-        self._memory: list[bytearray] = []  # of parts that were sent, for the next: new memory costs a tenth
-        self._under_way = 0
 
     def share(self, others: Others) -> None:
         """Parts may go by others, too."""
@@ -62,15 +60,6 @@ class PartSender:
 
     async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:
         """A multipart upload, taken up again where an earlier one ended; tried anew when the file changes."""
-        self._under_way += 1
-        try:
-            return await self._large(file, md5, operation)
-        finally:
-            self._under_way -= 1
-            if not self._under_way:
-                self._memory.clear()
-
-    async def _large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:
         for attempt in range(1, TRIES + 1):
             operation.sent = 0
             as_opened = attempt == TRIES
@@ -175,12 +164,13 @@ class PartSender:
         """Those that are left, here and, unless `alone`, elsewhere as well. What is in flight always ends."""
 
         async def lane() -> None:
+            memory = part_memory(parts.size)
             for number in parts.each():
                 self.sender.check()
                 try:
                     where = parts.pieces[number]
                     sent = await self.send_part(
-                        fd, parts.file.key, parts.upload, number, *where, parts.operation
+                        fd, parts.file.key, parts.upload, number, *where, parts.operation, memory
                     )
                 except BaseException:
                     parts.close()  # the others finish their part and begin no more
@@ -223,30 +213,13 @@ class PartSender:
         offset: int,
         size: int,
         operation: Operation,
+        memory: memoryview | None,
     ) -> SentPart:
-        """Sends a part with its sum, and its MD5 as long as no ETag of the store was held against one."""
-        memory = None
-        if size <= ONCE_BYTES:
-            memory = self._memory.pop() if self._memory else bytearray(ONCE_BYTES)
-        data = None if memory is None else memoryview(memory)[:size]
-        sent = await self._send_part(fd, key, upload, number, offset, size, operation, data)
-        if memory is not None:  # not after an error: somebody may be reading or writing it still
-            self._memory.append(memory)
-        return sent
-
-    async def _send_part(
-        self,
-        fd: int,
-        key: str,
-        upload: Upload,
-        number: int,
-        offset: int,
-        size: int,
-        operation: Operation,
-        data: memoryview | None,
-    ) -> SentPart:
+        """Sends a part with its sum, and its MD5 as long as no ETag of the store was held against one.
+        `memory`: `part_memory`, not used again after an error: somebody may still read or write it."""
         by_md5 = not self.sender.part_sums.is_held or self.sender.etags_are_opaque
         made = {upload.algorithm, MD5} if by_md5 else {upload.algorithm}
+        data = None if memory is None else memory[:size]
         digests = await self.sender.in_pool(sums.of_range, fd, offset, size, made, data)
         signed = digests[SHA256].hex() if SHA256 in digests else UNSIGNED
         body = _Counted(fd, offset, size, operation, data, signed)
@@ -343,6 +316,12 @@ class PartSender:
                 await self.sender.read_back(fd, file)
             self.sender.learn("multipart_etag", OPAQUE)
         return head.etag, expected
+
+
+def part_memory(size: int) -> memoryview | None:
+    """Holds one part after the other, all of this size; None for parts that are read while they are sent. New
+    memory for each costs a seventh of the processor time."""
+    return memoryview(bytearray(size)) if size <= ONCE_BYTES else None
 
 
 class _Counted(FileSlice):
