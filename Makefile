@@ -75,7 +75,7 @@ TESTERS ?= 2
 test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE) ## the tests, those against real S3 servers and in a real Chromium included; the longest apart
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=15 -m "not long"
 
-test-long: $(VENV)/.dev $(VENV)/.chromium $(VENV)/.nginx $(VENV)/.caddy $(AXE) ## rates held for ten seconds, a year of mirrors, disasters beside the peers, the dashboard through nginx
+test-long: $(VENV)/.dev $(VENV)/.chromium $(VENV)/.nginx $(VENV)/.caddy $(AXE) ## rates held for ten seconds, a year of mirrors, disasters beside the peers; random changes, kills and requests in full number
 	$(BIN)/python -m pytest --durations=15 -m long
 
 test-syscalls: $(VENV)/.dev $(VENV)/.strace ## worker, shell and server killed at, and failed in, each of their system calls on jobs/

@@ -326,8 +326,11 @@ checks.positive_data_acceptance.enabled = false
 """
 
 
+@pytest.mark.parametrize(
+    "examples, seed", [("4", "1"), pytest.param("30", "", marks=pytest.mark.long)], ids=["few", "many"]
+)
 def test_schemathesis_finds_nothing_wrong(
-    make_service: Callable[..., Service], juicefs: Store, tmp_path: Path
+    examples: str, seed: str, make_service: Callable[..., Service], juicefs: Store, tmp_path: Path
 ) -> None:
     service = make_service(
         juicefs,
@@ -345,10 +348,8 @@ def test_schemathesis_finds_nothing_wrong(
     ]
     command += ["run", f"{service.url}/openapi.json", "-H", f"Authorization: Bearer {TOKEN}"]
     command += [
-        "--max-examples",
-        "12",
-        "--seed",
-        "1",
+        *("--max-examples", examples),
+        *(("--seed", seed) if seed else ()),  # none: another one each time, which its output names
         "--no-shrink",
         "--request-timeout",
         "20",

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from proxy import RecordingProxy
 from zygote import Zygote
 
-SYNCS = 150
 SEGMENTS = [
     "a",
     "b",
@@ -155,9 +154,12 @@ def laboratory(stores, tmp_path_factory):
 
 
 @pytest.mark.timeout(900)
-def test_after_each_of_150_random_changes_the_bucket_equals_the_folder(laboratory):
+@pytest.mark.parametrize("syncs", [60, pytest.param(300, marks=pytest.mark.long)])
+def test_after_each_random_change_the_bucket_equals_the_folder(syncs, laboratory):
+    laboratory.count = 0
+
     @settings(
-        max_examples=SYNCS // 6,
+        max_examples=syncs // 6,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
@@ -169,4 +171,4 @@ def test_after_each_of_150_random_changes_the_bucket_equals_the_folder(laborator
         laboratory.check(history)
 
     run()
-    assert laboratory.count >= SYNCS
+    assert laboratory.count >= syncs

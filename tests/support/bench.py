@@ -46,16 +46,19 @@ T = TypeVar("T")
 
 
 def wait_for(condition: Callable[[], T], timeout: float = 20, what: str = "") -> T:
-    """The first true value of `condition`, asked a hundred times a second; AssertionError after `timeout`."""
+    """The first true value of `condition`; AssertionError after `timeout`. Asks a hundred times a second, or
+    less often where an answer takes long: others need the processors more."""
     deadline = time.monotonic() + timeout
     pause = threading.Event()
     while True:
+        asked = time.monotonic()
         value = condition()
         if value:
             return value
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > deadline:
             raise AssertionError(f"waited {timeout} s in vain for {what or condition}; last: {value!r}")
-        pause.wait(0.01)
+        pause.wait(min(max(0.01, 3 * (now - asked)), 0.1))
 
 
 # -- folders and buckets ----------------------------------------------------------------------------------

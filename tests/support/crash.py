@@ -119,7 +119,8 @@ class Weather:
 
 
 class Poller:
-    """Lists the bucket at the store, over and over, and reads what is new: what anybody could have seen.
+    """Lists the bucket at the store, over and over, and reads what is new: what anybody could have seen. It
+    takes a third of a processor at most, so that there is something to see.
 
     By content, not by ETag: for an instant `juicefs gateway` lists the size of a new object with the ETag of
     the old one."""
@@ -135,12 +136,15 @@ class Poller:
         self._thread.start()
 
     def _run(self) -> None:
-        while not self._end.wait(0.05):
+        spent = 0.0
+        while not self._end.wait(max(0.05, 2 * spent)):
+            began = time.monotonic()
             with contextlib.suppress(ClientError):  # no bucket
                 found = list_keys(self._client, self._bucket)
                 self.looks += 1
                 for key, item in found.items():
                     self._look(key, (key, item["ETag"], item["Size"], item["LastModified"]))
+            spent = time.monotonic() - began
 
     def _look(self, key: str, stamp: tuple[Any, ...]) -> None:
         if stamp in self._known or key.endswith("/") or self._end.is_set():

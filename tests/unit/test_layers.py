@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,6 @@ def dotted(path: Path) -> str:
 
 MODULES = {dotted(path): path for path in FOLDER.rglob("*.py")}
 MODULES["server"] = PROJECT / "server.py"
-TREES = {name: ast.parse(path.read_bytes()) for name, path in MODULES.items()}
 
 # From the bottom up: rooms and single modules. One floor's do not know each other, but for those of a room.
 FLOORS = [
@@ -50,6 +50,11 @@ ADDRESSES = {
 }  # where a storage is, and whether it may be talked to: no request
 
 
+@functools.cache
+def parsed(name: str) -> ast.Module:
+    return ast.parse(MODULES[name].read_bytes())
+
+
 def room(name: str) -> str:
     """The room of a module, or the module itself when it stands alone."""
     return name.split(".", maxsplit=1)[0]
@@ -58,7 +63,7 @@ def room(name: str) -> str:
 def imports(name: str) -> set[str]:
     """The full names that a module imports, wherever in it: `a.b` for `from a import b`."""
     found: set[str] = set()
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(parsed(name)):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -86,7 +91,7 @@ def calls(name: str) -> set[str]:
     """`os.replace` and the like: every attribute of a plain name that a module uses."""
     return {
         f"{node.value.id}.{node.attr}"
-        for node in ast.walk(TREES[name])
+        for node in ast.walk(parsed(name))
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
     }
 
@@ -142,7 +147,7 @@ def test_processes_are_started_where_they_belong() -> None:
     starts = {
         name
         for name in MODULES
-        for node in ast.walk(TREES[name])
+        for node in ast.walk(parsed(name))
         if isinstance(node, ast.Call) and "subprocess" in ast.unparse(node.func)
     }
     assert starts == {"system.processes", "service.embedded_store", "folder.scan_process"}
@@ -152,7 +157,7 @@ def test_processes_are_started_where_they_belong() -> None:
 def test_the_heavy_packages_are_imported_only_when_they_are_needed(name: str) -> None:
     top = {
         alias.name.split(".")[0]
-        for node in TREES[name].body
+        for node in parsed(name).body
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in (node.names if isinstance(node, ast.Import) else [ast.alias(node.module or "")])
     }
@@ -182,7 +187,7 @@ def test_a_field_of_a_status_is_assigned_in_one_module() -> None:
     """But for the counters in `progress`, which a running job's `Progress` owns."""
     found, seen = set(), 0
     for name in MODULES:
-        for node in ast.walk(TREES[name]):
+        for node in ast.walk(parsed(name)):
             match node:
                 case ast.Subscript(value=base, ctx=ast.Store() | ast.Del()):
                     pass
@@ -215,7 +220,8 @@ def test_modules_and_rooms_stay_small() -> None:
 
 def test_constructors_take_few_parameters() -> None:
     seen = 0
-    for name, tree in TREES.items():
+    for name in MODULES:
+        tree = parsed(name)
         for made in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
             for method in made.body:
                 if isinstance(method, ast.FunctionDef) and method.name == "__init__":
@@ -251,7 +257,7 @@ def test_a_rooms_door_holds_its_docstring_alone() -> None:
     doors = [name for name, path in MODULES.items() if path.name == "__init__.py" and name]
     assert len(doors) >= 12
     for name in doors:
-        assert [type(node) for node in TREES[name].body] == [ast.Expr], name
+        assert [type(node) for node in parsed(name).body] == [ast.Expr], name
 
 
 def test_no_module_comes_back_to_itself() -> None:
@@ -273,12 +279,12 @@ def test_the_decisions_are_pure() -> None:
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_a_module_opens_with_what_it_is_for(name: str) -> None:
-    assert ast.get_docstring(TREES[name]), MODULES[name]
+    assert ast.get_docstring(parsed(name)), MODULES[name]
 
 
 @pytest.mark.parametrize("name", sorted(MODULES))
 def test_no_error_is_swallowed(name: str) -> None:
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(parsed(name)):
         if isinstance(node, ast.ExceptHandler):
             names = (
                 {n.id for n in ast.walk(node.type) if isinstance(n, ast.Name)}
