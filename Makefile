@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: soak test-kills test-long outages test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
+.PHONY: soak test-tools test-kills test-long outages test-syscalls reliability bench bench-smoke bench-publish bench-profile bench-transport help run demo test check format docs lock audit screenshots clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,8 +72,12 @@ screenshots: $(VENV)/.dev $(VENV)/.chromium $(AXE) ## take the pictures in docs/
 # Tests wait more than they work: for stores, workers, a browser. Files go out in the order of their folders, so
 # that the quick ones of tests/unit come last and none keeps the others waiting at the end.
 TESTERS ?= 2
-test: $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE) ## the tests, those against real S3 servers and in a real Chromium included; the longest apart
+TEST_TOOLS := $(VENV)/.dev $(VENV)/.chromium $(VENV)/promtool $(VENV)/.strace $(VENV)/.nginx $(AXE)
+test: $(TEST_TOOLS) ## the tests, those against real S3 servers and in a real Chromium included; the longest apart
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --durations=15 -m "not long"
+
+test-tools: $(TEST_TOOLS)
+	@:
 
 test-long: $(VENV)/.dev $(VENV)/.chromium $(VENV)/.nginx $(VENV)/.caddy $(AXE) ## rates held for ten seconds, a year of mirrors, disasters beside the peers; random changes, kills and requests in full number
 	$(BIN)/python -m pytest --durations=15 -m long
