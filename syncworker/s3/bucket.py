@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
 
@@ -19,6 +19,7 @@ from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.client import TRIES, Client
 from syncworker.s3.request import S3Request
 from syncworker.s3.signing import encode_path
+from syncworker.wire.connection import Response
 from syncworker.wire.endpoint import why_never_created
 
 T = TypeVar("T")
@@ -36,6 +37,17 @@ GIVEN = (  # what HEAD tells of what an object was given
     "x-amz-server-side-encryption-aws-kms-key-id",
 )
 MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
+_NO_VERSIONS = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
+
+
+async def none_if(codes: frozenset[str], answer: Awaitable[T]) -> T | None:
+    """Awaits an answer; returns None if the store refuses it with one of these codes."""
+    try:
+        return await answer
+    except FileError as error:
+        if error.code in codes:
+            return None
+        raise
 
 
 class Head(NamedTuple):
@@ -95,13 +107,7 @@ class Bucket:
         return True
 
     async def exists(self) -> bool:
-        try:
-            await self.client.call(S3Request("HeadBucket", "HEAD"))
-        except FileError as error:
-            if error.code == "NotFound":
-                return False
-            raise
-        return True
+        return await none_if(MISSING, self.client.call(S3Request("HeadBucket", "HEAD"))) is not None
 
     async def delete_bucket(self) -> None:
         """Deletes the bucket; a missing one is success. Raises FileError BucketNotEmpty."""
@@ -112,10 +118,14 @@ class Bucket:
                 raise
 
     async def list_page(
-        self, token: str | None, start_after: str | None = None, below: str = ""
+        self,
+        token: str | None,
+        start_after: str | None = None,
+        below: str = "",
+        most: int = xml_messages.PAGE_KEYS,
     ) -> xml_messages.Page:
         """Lists a page of the keys that begin with `below`. Raises FatalError NoSuchBucket."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(xml_messages.PAGE_KEYS)}
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most)}
         if isinstance(token, xml_messages.StartAfter):
             query["start-after"] = token
         elif token is not None:
@@ -159,15 +169,12 @@ class Bucket:
     async def list_under(self, key: str, most: int = 2) -> Sequence[ObjectEntry]:
         """Lists the first objects whose keys begin with this prefix. Raises FileError if the answer cannot be
         read: we blame this key until others fail the same way."""
-        query = {"list-type": "2", "encoding-type": "url", "max-keys": str(most)}
-        query["prefix"] = self.key_prefix + key
         try:
-            page = await self.read("ListObjectsV2", query, lambda body: self._page(body, key))
+            return (await self.list_page(None, below=key, most=most)).entries
         except FatalError as error:
             if error.code not in _UNREADABLE:
                 raise
             raise FileError(error.code, f"looking for this key alone: {error.message}") from error
-        return page.entries
 
     async def read(self, operation: str, query: dict[str, str], parse: Callable[[bytes], T]) -> T:
         """Sends a GET and parses the answer; asks again a few times if the answer is broken."""
@@ -185,11 +192,9 @@ class Bucket:
                     if not isinstance(failure, RetryError):
                         raise failure from error
                 if attempt == TRIES - 1:
-                    if (
-                        not self.client.is_s3 and b"Result" not in response.body[:500]
-                    ):  # else S3's, but broken
-                        raise self.client.no_storage(error.message) from error
-                    raise FatalError(error.code, f"{error.message}: check storage_url") from error
+                    is_s3 = self.client.is_s3 or b"Result" in response.body[:500]  # S3's, but broken
+                    why = FatalError(error.code, f"{error.message}: check storage_url")
+                    raise (why if is_s3 else self.client.no_storage(error.message)) from error
                 await self.client.wait(error, attempt)
         raise AssertionError("unreachable")
 
@@ -205,35 +210,26 @@ class Bucket:
         """Sends PutObject and returns the ETag of the answer, "" for none. Adds Content-MD5 to the headers.
         `payload`: what the signature says of the body, None for its SHA-256."""
         headers["content-md5"] = binascii.b2a_base64(digest, newline=False).decode()
-        response = await self.client.call(
-            S3Request("PutObject", "PUT", key, None, headers, body, payload=payload),
-            may_be_blocked=may_be_blocked,
-        )
+        request = S3Request("PutObject", "PUT", key, None, headers, body, payload=payload)
+        response = await self.client.call(request, may_be_blocked=may_be_blocked)
         return xml_messages.clean_etag(response.headers.get("etag"))
 
     async def head(self, key: str, *, checksum: bool = False) -> Head | None:
         """Sends HeadObject; returns None if there is no such object. `checksum`: asks for its checksum
         too."""
         asked = {"x-amz-checksum-mode": "ENABLED"} if checksum else None
-        try:
-            response = await self.client.call(S3Request("HeadObject", "HEAD", key, headers=asked))
-        except FileError as error:
-            if error.code in MISSING:
-                return None
-            raise
-        metadata = {
-            name.removeprefix("x-amz-meta-"): value
-            for name, value in response.headers.items()
-            if name.startswith("x-amz-meta-")
-        }
-        size = response.headers.get("content-length", "")
+        request = S3Request("HeadObject", "HEAD", key, headers=asked)
+        if (response := await none_if(MISSING, self.client.call(request))) is None:
+            return None
+        told = response.headers
+        meta, size = "x-amz-meta-", told.get("content-length", "")
         return Head(
             int(size) if size.isdigit() else -1,
-            xml_messages.clean_etag(response.headers.get("etag")),
-            metadata,
-            has_own_etag(response.headers),
-            {name: response.headers[name] for name in GIVEN if name in response.headers},
-            response.headers.get("x-amz-checksum-crc64nvme", ""),
+            xml_messages.clean_etag(told.get("etag")),
+            {name.removeprefix(meta): value for name, value in told.items() if name.startswith(meta)},
+            has_own_etag(told),
+            {name: told[name] for name in GIVEN if name in told},
+            told.get("x-amz-checksum-crc64nvme", ""),
         )
 
     async def copy(
@@ -247,17 +243,21 @@ class Bucket:
             "x-amz-copy-source-if-match": f'"{etag}"',
             **headers,
         }
+        response = await self.call_whole(S3Request(operation, "PUT", key, query, asked))
+        try:
+            return xml_messages.parse_copied(response.body, operation)
+        except RetryError:
+            return ""  # HEAD tells
+
+    async def call_whole(self, request: S3Request) -> Response:
+        """Sends what may be answered with 200 and an error inside, because the store begins to answer before
+        it knows; tries again a few times."""
         for attempt in range(1, TRIES):
-            response = await self.client.call(S3Request(operation, "PUT", key, query, asked))
+            response = await self.client.call(request)
             code, message, _ = self.client.said(response)
             if not code:
-                try:
-                    return xml_messages.parse_copied(response.body, operation)
-                except RetryError:
-                    return ""  # HEAD tells
-            failure = error_codes.classify(
-                operation, 500, code, message, response.headers
-            )  # 200, and an error inside
+                return response
+            failure = error_codes.classify(request.operation, 500, code, message, response.headers)
             if not isinstance(failure, RetryError) or attempt == TRIES - 1:
                 raise failure
             await self.client.wait(failure, attempt)
@@ -268,9 +268,8 @@ class Bucket:
         if size == 0:
             return b""
         headers = {"range": f"bytes={offset}-{offset + size - 1}"}
-        response = await self.client.call(
-            S3Request("GetObject", "GET", key, headers=headers, max_body=size + 65536)
-        )
+        request = S3Request("GetObject", "GET", key, headers=headers, max_body=size + 65536)
+        response = await self.client.call(request)
         body = response.body
         if response.status == 200 and "content-range" not in response.headers:  # the store ignores ranges
             body = body[offset : offset + size]
@@ -282,17 +281,13 @@ class Bucket:
 
     async def delete(self, key: str, version_id: str | None = None) -> None:
         query = {"versionId": version_id} if version_id is not None else None
-        try:
-            await self.client.call(S3Request("DeleteObject", "DELETE", key, query))
-        except FileError as error:
-            if error.code not in MISSING:
-                raise
+        await none_if(MISSING, self.client.call(S3Request("DeleteObject", "DELETE", key, query)))
 
     async def retained(self, key: str, version_id: str | None = None) -> str:
         """Why the store deletes this version, or the current one, no sooner (`until …`, `by a legal hold`);
         "" when it does not retain it, or does not say. Source: Amazon S3 API Reference, HeadObject."""
+        query = {"versionId": version_id} if version_id is not None else None
         try:
-            query = {"versionId": version_id} if version_id is not None else None
             response = await self.client.call(S3Request("HeadObject", "HEAD", key, query))
         except (FileError, RetryError):
             return ""
@@ -303,10 +298,9 @@ class Bucket:
 
     async def has_versions(self) -> bool:
         """Whether versioning is or was on; True as well where the keys may not ask."""
+        request = S3Request("GetBucketVersioning", "GET", query={"versioning": ""})
         try:
-            response = await self.client.call(
-                S3Request("GetBucketVersioning", "GET", query={"versioning": ""})
-            )
+            response = await self.client.call(request)
         except FileError as error:
             return error.code == "AccessDenied"
         return b"Enabled" in response.body or b"Suspended" in response.body
@@ -317,9 +311,6 @@ class Bucket:
         """Up to 1,000 versions and delete markers behind a marker ({}: from the first), and the marker of the
         next; None where there is no versioning."""
         query = {"versions": "", "encoding-type": "url", "max-keys": str(xml_messages.PAGE_KEYS)} | marker
-        try:
-            return await self.read("ListObjectVersions", query, xml_messages.parse_versions)
-        except FileError as error:
-            if error.code in ("NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"):
-                return None
-            raise
+        return await none_if(
+            _NO_VERSIONS, self.read("ListObjectVersions", query, xml_messages.parse_versions)
+        )

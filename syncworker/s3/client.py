@@ -38,7 +38,7 @@ from syncworker.system.bandwidth import Turn
 from syncworker.system.control import is_settling
 from syncworker.wire.connection import Response
 from syncworker.wire.endpoint import Endpoint
-from syncworker.wire.pool import ConnectionPool
+from syncworker.wire.pool import READS, ConnectionPool
 from syncworker.wire.throttle import Gate
 
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a store names goes into a header
@@ -47,6 +47,7 @@ _TRIES_THROTTLED = 60
 _TRIES_SILENT = 3  # each of them has waited long already
 _FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
 _UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
+_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
 # Failures that are answers all the same: the storage is there.
 _ANSWERS = frozenset(
@@ -59,15 +60,13 @@ _ANSWERS = frozenset(
         "XAmzContentSHA256Mismatch",
         "XAmzContentChecksumMismatch",
     }
-    | {"OperationAborted", "RequestTimeout", "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
+    | {"OperationAborted", "RequestTimeout", *_EXPIRED}
 )
-_READS = frozenset({"GET", "HEAD"})
 _FIRST_ANSWER_SECONDS = 50.0
 _NOTICED_SECONDS = 2.0  # without any success: the storage may be away
 _WAIT_SECONDS = 0.2
 _WAIT_MAX_SECONDS = 8.0
 _INTERNAL = frozenset({"InternalError", "Http500"})
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 
 
 def _tries(error: RetryError) -> int:
@@ -141,7 +140,7 @@ class Client:
         """Returns the answer if its status is 2xx; raises everything else, after the tries it is worth.
         Raises Stopped if none may begin. `refusals`: codes to raise at once."""
         operation, key = request.operation, request.key
-        if self.conditions.only_reads and request.method not in _READS:
+        if self.conditions.only_reads and request.method not in READS:
             raise AssertionError(f"{operation} of a job that changes nothing at the storage")
         tries = 0
         renewed = False
@@ -167,9 +166,7 @@ class Client:
                     turn.leave()
                 if error is None:
                     self._failures = 0
-                    self.outage.answered()
-                else:
-                    self._failed(error, began_at)
+                self._record(error, began_at)
             if not isinstance(error, RetryError) or error.code in refusals:
                 raise error
             if operation == "DeleteObjects" and error.code in CUT and not self.uses_tls:
@@ -222,8 +219,8 @@ class Client:
         self._first_answer_by = None
         self.outage.forgive()
 
-    def _failed(self, error: SyncError, began_at: float) -> None:
-        """Records what a failed request says about the storage."""
+    def _record(self, error: SyncError | None, began_at: float) -> None:
+        """Records what the end of a request says about the storage."""
         if isinstance(error, RetryError) and error.code not in _ANSWERS:
             self.outage.failed(error, began_at)
         elif not isinstance(error, Stopped):
@@ -285,9 +282,7 @@ class Client:
         import random  # costs each start; most jobs try nothing again
 
         pause = random.random() * min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**tries)  # noqa: S311
-        while pause > 0 and not self.stop.requested():
-            await asyncio.sleep(min(pause, 0.2))
-            pause -= 0.2
+        await self.stop.sleep(pause)
         return tries
 
     def _exhausted(self, error: RetryError) -> SyncError:
@@ -314,27 +309,24 @@ class Client:
 
     async def _once(self, keys: Keys, request: S3Request, turn: Turn | None = None) -> Response:
         operation, method, key, query, headers, body, max_body, payload = request
-        if key is None:
-            path = self._prefix or "/"
-        else:
+        path = self._prefix or "/"
+        if key is not None:
             key = f"{self.key_prefix}{key}"
             path = encode_path(f"{self._prefix}/{key}")
         query_text = encode_query(query) if query else ""
         signed = {"host": self._host_header, **headers} if headers else {"host": self._host_header}
-        if isinstance(body, bytes):
-            size = len(body)
-            if payload is None:
-                payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
-        else:
-            size = body.size
+        size = len(body) if isinstance(body, bytes) else body.size
+        if not isinstance(body, bytes):
             payload = body.sha256
+        elif payload is None:
+            payload = hashlib.sha256(body).hexdigest() if body else EMPTY_SHA256
         signer = self.signer
         lines = signer.sign(keys, method, path, query_text, signed, payload)
         target = f"{path}?{query_text}" if query_text else path
         length = f"content-length: {size}\r\n" if size or method in ("PUT", "POST") else ""
         head = f"{method} {self._target}{target} HTTP/1.1\r\n{lines}{self._proxy_line}{length}\r\n"
         settles, flight = is_settling(), object()
-        if settles or method not in ("GET", "HEAD"):
+        if settles or method not in READS:
             made: InFlight = tuple.__new__(InFlight, (operation, key, time.monotonic()))
             self.in_flight[flight] = made
         try:
@@ -374,7 +366,7 @@ class Client:
 
     def _error(self, operation: str, response: Response, signed_for: str) -> SyncError:
         code, message, fields = self.said(response)
-        self.is_s3 = self.is_s3 or bool(code)
+        self.is_s3 |= bool(code)
         is_passing = response.status < 400 or response.status in (408, 429) or response.status >= 500
         if operation in LISTINGS and not (self.is_s3 or is_passing):
             return self.no_storage(f"{operation} is answered with {response.status} and nothing of S3's")
@@ -386,11 +378,8 @@ class Client:
             self.signer = Signer(region)
             return RetryError("WrongRegion", f"the bucket is in region {region}: set AWS_REGION")
         turned = self._place._replace(virtual=True)
-        if (
-            code in error_codes.WANTS_VIRTUAL
-            and turned.may_turn
-            and turned.bucket_address(self.name)[0] != turned.host
-        ):
+        can_turn = turned.may_turn and turned.bucket_address(self.name)[0] != turned.host
+        if can_turn and code in error_codes.WANTS_VIRTUAL:
             self._aim(turned)  # once more where it has turned: others in flight are told so as well
             return RetryError("WrongAddressing", f"the storage wants the bucket in the host ({code})")
         error = error_codes.classify(operation, response.status, code, message[:300], response.headers)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from collections.abc import Sequence
 
@@ -11,6 +10,7 @@ from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.bucket import MISSING, Bucket
 from syncworker.s3.client import CUT
 from syncworker.s3.request import S3Request
+from syncworker.s3.sums import encode
 from syncworker.system.control import settling
 from syncworker.system.gather import side_by_side
 from syncworker.wire.connection import Response
@@ -60,11 +60,10 @@ async def _delete_objects(
     bucket: Bucket, objects: Sequence[ObjectVersion]
 ) -> tuple[Response, xml_messages.DeleteResult]:
     body = xml_documents.delete_document([(bucket.key_prefix + key, version) for key, version in objects])
-    digest = base64.b64encode(hashlib.md5(body, usedforsecurity=False).digest()).decode()
+    digest = encode(hashlib.md5(body, usedforsecurity=False).digest())
     headers = {"content-md5": digest, "content-type": "application/xml"}
-    response = await bucket.client.call(
-        S3Request("DeleteObjects", "POST", query={"delete": ""}, headers=headers, body=body)
-    )
+    request = S3Request("DeleteObjects", "POST", None, {"delete": ""}, headers, body)
+    response = await bucket.client.call(request)
     return response, _below(bucket, xml_messages.parse_delete_result(response.body))
 
 

@@ -9,19 +9,19 @@ few whole-MiB sizes give N parts at all, each of these. Sources: the tools' docu
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Callable, Sequence
+
+from syncworker.wire.body import blocks
 
 MIB = 1 << 20
 PART_MIN = 8 * MIB
 PARTS_MAX = 10_000
-OBJECT_MAX = 5 << 40  # Amazon S3 user guide, "Uploading an object"; other stores have not followed to more
 _READ = 1 * MIB
+OBJECT_MAX = 5 << 40  # Amazon S3 user guide, "Uploading an object"; other stores have not followed to more
 _KNOWN_MIB = (5, 8, 10, 15, 16, 25, 32, 50, 64, 100, 128, 256, 512, 1024)
 _FEW = 6
-_SINGLE = re.compile(r"[0-9a-f]{32}")
-_MULTI = re.compile(r"[0-9a-f]{32}-([1-9][0-9]{0,4})")
+_HASH = re.compile(r"[0-9a-f]{32}(?:-([1-9][0-9]{0,4}))?")
 
 
 def part_size(size: int) -> int:
@@ -38,20 +38,14 @@ def is_single(size: int) -> bool:
 
 def parts_of(etag: str) -> int | None:
     """How many parts an ETag speaks of: 0 for a plain MD5, None when it is no content hash by its form."""
-    if _SINGLE.fullmatch(etag):
-        return 0
-    match = _MULTI.fullmatch(etag)
-    return int(match[1]) if match else None
+    match = _HASH.fullmatch(etag)
+    return int(match[1] or 0) if match else None
 
 
 def candidates(size: int, parts: int, known: int | None = None) -> list[int]:
     """Part sizes that cut `size` bytes into `parts` parts, the likeliest first; `known` is the index's."""
     if parts < 1 or size == 0:
         return []
-
-    def fits(part: int) -> bool:
-        return part > 0 and -(-size // part) == parts
-
     if parts == 1:  # every part that holds the whole gives the same hash
         return [known if known is not None and known >= size else size]
     low = -(-size // parts)
@@ -60,7 +54,7 @@ def candidates(size: int, parts: int, known: int | None = None) -> list[int]:
     guesses = [known or 0, part_size(size), *(n * MIB for n in _KNOWN_MIB)]
     if last - first < _FEW:
         guesses += [n * MIB for n in range(first, last + 1)]
-    return list(dict.fromkeys(part for part in guesses if fits(part)))
+    return list(dict.fromkeys(part for part in guesses if part > 0 and -(-size // part) == parts))
 
 
 def composite(digests: Sequence[bytes]) -> str:
@@ -69,56 +63,44 @@ def composite(digests: Sequence[bytes]) -> str:
 
 
 def hash_file(fd: int, size: int, sizes: Sequence[int], should_stop: Callable[[], bool]) -> dict[int, str]:
-    """{part size: ETag} of an open file, all in one read; part size 0 stands for the plain MD5.
-
-    Raises EOFError when the file is shorter than `size`, and InterruptedError when told to stop.
-    """
-    plain = hashlib.md5(usedforsecurity=False) if 0 in sizes else None
-    cuts = {part: (hashlib.md5(usedforsecurity=False), [part], []) for part in sizes if part}  # type: ignore[var-annotated]
-    position = 0
-    while position < size:
+    """Returns {part size: ETag} of an open file, read once; part size 0 stands for the plain MD5. Raises
+    EOFError when the file is shorter than `size`, and InterruptedError when told to stop."""
+    cuts = {part: _Cut(part or size) for part in sizes}
+    for block in blocks(fd, 0, size, _READ):
         if should_stop():
             raise InterruptedError
-        block = os.pread(fd, min(_READ, size - position), position)
-        if not block:
-            raise EOFError
-        position += len(block)
-        if plain is not None:
-            plain.update(block)
-        for part, state in list(cuts.items()):
-            cuts[part] = _feed(part, state, block)
-    found = {0: plain.hexdigest()} if plain is not None else {}
-    for part, (digest, left, digests) in cuts.items():
-        if left[0] != part or not digests:  # a part is begun (or the file is empty)
-            digests.append(digest.digest())
-        found[part] = composite(digests)
-    return found
+        for cut in cuts.values():
+            cut.update(block)
+    return {part: composite(cut.end()) if part else cut.end()[0].hex() for part, cut in cuts.items()}
 
 
-def _feed(part: int, state: tuple, block: bytes) -> tuple:  # type: ignore[type-arg]
-    """Adds a block to the hash of the part under way, and begins new ones at their borders."""
-    digest, left, digests = state
-    view = memoryview(block)
-    while view:
-        piece = view[: left[0]]
-        digest.update(piece)
-        left[0] -= len(piece)
-        view = view[len(piece) :]
-        if left[0] == 0:
-            digests.append(digest.digest())
-            digest = hashlib.md5(usedforsecurity=False)
-            left[0] = part
-    return digest, left, digests
+class _Cut:
+    """The MD5s of the parts of a file that is cut into parts of one size."""
+
+    def __init__(self, part: int) -> None:
+        self._part = self._left = part  # bytes that the part under way lacks
+        self._digest = hashlib.md5(usedforsecurity=False)
+        self._digests: list[bytes] = []
+
+    def update(self, block: bytes) -> None:
+        view = memoryview(block)
+        while view:
+            if not self._left:
+                self._digests.append(self._digest.digest())
+                self._digest, self._left = hashlib.md5(usedforsecurity=False), self._part
+            piece = view[: self._left]
+            self._digest.update(piece)
+            self._left -= len(piece)
+            view = view[len(piece) :]
+
+    def end(self) -> list[bytes]:
+        """The file has ended: the last part is the one under way, also if it is empty."""
+        return [*self._digests, self._digest.digest()]
 
 
 def md5_range(fd: int, offset: int, size: int) -> bytes:
     """MD5 of a range of a file; EOFError when the file ends before it does."""
     digest = hashlib.md5(usedforsecurity=False)
-    position, end = offset, offset + size
-    while position < end:
-        block = os.pread(fd, min(_READ, end - position), position)
-        if not block:
-            raise EOFError
+    for block in blocks(fd, offset, size, _READ):
         digest.update(block)
-        position += len(block)
     return digest.digest()

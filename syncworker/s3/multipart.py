@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, RetryError
-from syncworker.s3 import error_codes, xml_documents, xml_messages
-from syncworker.s3.bucket import Bucket, has_own_etag
-from syncworker.s3.client import TRIES
+from syncworker.s3 import xml_documents, xml_messages
+from syncworker.s3.bucket import Bucket, has_own_etag, none_if
 from syncworker.s3.request import S3Request
 from syncworker.s3.sums import Algorithm, encode
 from syncworker.system.control import settling
 from syncworker.wire.body import Body
 
 T = TypeVar("T")
+
+UPLOAD_GONE = frozenset({"NoSuchUpload", "NoSuchKey", "NotFound"})
+_NO_UPLOADS = UPLOAD_GONE | {"NotImplemented", "MethodNotAllowed"}
 
 
 class Begun(NamedTuple):
@@ -57,18 +59,10 @@ async def upload_part(
     refusals: frozenset[str] = frozenset(),
 ) -> Stored:
     """Sends a part with its sums, those that have a header; SHA-256 is the body's own."""
+    query = {"partNumber": str(number), "uploadId": upload_id}
     headers = {a.header: encode(digest) for a, digest in digests.items() if a.header}
-    response = await bucket.client.call(
-        S3Request(
-            "UploadPart",
-            "PUT",
-            key,
-            {"partNumber": str(number), "uploadId": upload_id},
-            headers,
-            body,
-        ),
-        refusals=refusals,
-    )
+    request = S3Request("UploadPart", "PUT", key, query, headers, body)
+    response = await bucket.client.call(request, refusals=refusals)
     etag = xml_messages.clean_etag(response.headers.get("etag"))
     said = next((response.headers.get(a.header, "") for a in digests if a.is_crc), "")
     return Stored(etag, has_own_etag(response.headers), said)
@@ -77,62 +71,31 @@ async def upload_part(
 async def list_parts(bucket: Bucket, key: str, upload_id: str) -> list[xml_messages.Part] | None:
     """All parts that the store has of an upload; None when it does not know the upload, or says nothing
     that can be read: then there is nothing to go on with."""
-    parts: list[xml_messages.Part] = []
-    marker: str | None = None
-    while True:
-        query = {"uploadId": upload_id}
-        if marker is not None:
-            query["part-number-marker"] = marker
+
+    async def fetch(marker: dict[str, str]) -> tuple[list[xml_messages.Part], dict[str, str] | None]:
+        request = S3Request("ListParts", "GET", key, {"uploadId": upload_id} | marker)
+        response = await bucket.client.call(request)
         try:
-            response = await bucket.client.call(S3Request("ListParts", "GET", key, query))
-        except FileError as error:
-            if error.code in ("NoSuchUpload", "NoSuchKey", "NotFound", "NotImplemented"):
-                return None
-            raise
-        try:
-            page, following = xml_messages.parse_parts(response.body)
-        except RetryError:
-            return None
-        parts += page
-        if following is None:
-            return parts
-        if not page or following == marker:
-            raise FatalError("BrokenListing", f"the storage repeats itself listing the parts of {key}")
-        marker = following
+            return xml_messages.parse_parts(response.body)
+        except RetryError as error:  # nothing that can be read, as where the operation is unknown
+            raise FileError("NotImplemented", error.message) from error
+
+    return await none_if(UPLOAD_GONE | {"NotImplemented"}, _all_pages(f"the parts of {key}", fetch))
 
 
 async def complete_upload(
     bucket: Bucket, key: str, upload_id: str, parts: Sequence[xml_documents.PartName]
 ) -> xml_messages.Completed:
     """The ETag of the new object, "" when the store does not say, and its checksum likewise."""
-    for attempt in range(1, TRIES):
-        response = await bucket.client.call(
-            S3Request(
-                "CompleteMultipartUpload",
-                "POST",
-                key,
-                {"uploadId": upload_id},
-                {"content-type": "application/xml"},
-                xml_documents.complete_document(parts),
-            )
-        )
-        code, message, _ = bucket.client.said(response)
-        if not code:
-            return xml_messages.parse_completed(response.body)
-        # 200 and an error inside: the store had begun to answer before it knew.
-        failure = error_codes.classify("CompleteMultipartUpload", 500, code, message, response.headers)
-        if not isinstance(failure, RetryError) or attempt == TRIES - 1:
-            raise failure
-        await bucket.client.wait(failure, attempt)
-    raise AssertionError("unreachable")
+    query, headers = {"uploadId": upload_id}, {"content-type": "application/xml"}
+    body = xml_documents.complete_document(parts)
+    request = S3Request("CompleteMultipartUpload", "POST", key, query, headers, body)
+    return xml_messages.parse_completed((await bucket.call_whole(request)).body)
 
 
 async def abort_upload(bucket: Bucket, key: str, upload_id: str) -> None:
-    try:
-        await bucket.client.call(S3Request("AbortMultipartUpload", "DELETE", key, {"uploadId": upload_id}))
-    except FileError as error:
-        if error.code not in ("NoSuchUpload", "NoSuchKey", "NotFound"):
-            raise
+    request = S3Request("AbortMultipartUpload", "DELETE", key, {"uploadId": upload_id})
+    await none_if(UPLOAD_GONE, bucket.client.call(request))
 
 
 async def list_uploads(bucket: Bucket, prefix: str | None = None) -> list[xml_messages.Upload]:
@@ -140,32 +103,29 @@ async def list_uploads(bucket: Bucket, prefix: str | None = None) -> list[xml_me
     base = {"uploads": "", "encoding-type": "url"}
     if prefix is not None or bucket.key_prefix:
         base["prefix"] = bucket.key_prefix + (prefix or "")
-    try:
-        uploads = await _all_pages(bucket, "ListMultipartUploads", base, xml_messages.parse_uploads)
-        return [
-            upload._replace(key=upload.key.removeprefix(bucket.key_prefix))
-            for upload in uploads
-            if upload.key.startswith(bucket.key_prefix)
-        ]
-    except FileError as error:
-        if error.code in ("NotImplemented", "NoSuchUpload", "NoSuchKey", "MethodNotAllowed", "NotFound"):
-            return []
-        raise
+
+    def fetch(marker: dict[str, str]) -> Awaitable[tuple[list[xml_messages.Upload], dict[str, str] | None]]:
+        return bucket.read("ListMultipartUploads", base | marker, xml_messages.parse_uploads)
+
+    uploads = await none_if(_NO_UPLOADS, _all_pages("uploads by parts", fetch))
+    return [
+        upload._replace(key=upload.key.removeprefix(bucket.key_prefix))
+        for upload in uploads or ()
+        if upload.key.startswith(bucket.key_prefix)
+    ]
 
 
 async def _all_pages(
-    bucket: Bucket,
-    operation: str,
-    base: dict[str, str],
-    parse: Callable[[bytes], tuple[list[T], dict[str, str] | None]],
+    what: str, fetch: Callable[[dict[str, str]], Awaitable[tuple[list[T], dict[str, str] | None]]]
 ) -> list[T]:
+    """All pages that `fetch` has: given the marker of a page, {} at first, it returns it and the next one."""
     found: list[T] = []
     marker: dict[str, str] = {}
     while True:
-        page, following = await bucket.read(operation, base | marker, parse)
+        page, following = await fetch(marker)
         found += page
         if following is None:
             return found
         if following == marker or not page:
-            raise FatalError("BrokenListing", f"the storage repeats itself in {operation}")
+            raise FatalError("BrokenListing", f"the storage repeats itself listing {what}")
         marker = following

@@ -28,7 +28,6 @@ from syncworker.system.stop_token import StopToken
 _PAUSE_SECONDS = 1.0
 _PAUSE_MAX_SECONDS = 15.0
 _ASK_SECONDS = 30.0
-_LOOK_SECONDS = 0.1  # for a stop
 _STARTING_SECONDS = 60.0  # SeaweedFS answers a HEAD some seconds before it can read what it holds
 
 
@@ -58,8 +57,9 @@ class Outage:
     @property
     def until(self) -> float | None:
         """Returns when the patience ends, None if there is none."""
-        is_waited_for = self.since is not None and self.has_answered and self.patience_seconds
-        return self.since + self.patience_seconds if is_waited_for and self.since is not None else None
+        if self.since is None or not (self.has_answered and self.patience_seconds):
+            return None
+        return self.since + self.patience_seconds
 
     def answered(self) -> None:
         self.has_answered = True
@@ -130,7 +130,7 @@ class Outage:
                     raise FatalError(
                         error.code, f"the storage answers no more: {error.message}: resume when it does"
                     )
-                await self._rest(min(pause, until - time.time()))
+                await self._stop.sleep(min(pause, until - time.time()))
                 pause = min(_PAUSE_MAX_SECONDS, pause * 2)
             return False
         finally:
@@ -142,8 +142,3 @@ class Outage:
                 return await self._ask()
         except TimeoutError:
             return RetryError("Timeout", f"the storage was silent for {_ASK_SECONDS:g} s")
-
-    async def _rest(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0 and not self._stop.requested():
-            await asyncio.sleep(min(left, _LOOK_SECONDS))

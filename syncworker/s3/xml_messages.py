@@ -295,7 +295,7 @@ def _next(
     return marker
 
 
-def parse_parts(body: bytes) -> tuple[list[Part], str | None]:
+def parse_parts(body: bytes) -> tuple[list[Part], dict[str, str] | None]:
     """Parts of one page of ListParts, and the marker of the next."""
     root, ns = parse(body, "ListPartsResult", "ListPartsResponse")  # the latter: moto
     try:
@@ -310,11 +310,11 @@ def parse_parts(body: bytes) -> tuple[list[Part], str | None]:
         ]
     except ValueError as error:
         raise RetryError("BadAnswer", "the storage listed a part without a number or a size") from error
-    marker = root.findtext(f"{ns}NextPartNumberMarker") or (str(parts[-1].number) if parts else None)
+    marker = root.findtext(f"{ns}NextPartNumberMarker") or (str(parts[-1].number) if parts else "")
     more = _says_more(root, ns)
     if more is None:
         more = len(parts) >= _most(root, ns, "MaxParts", PAGE_KEYS)
-    return parts, marker if more else None
+    return parts, {"part-number-marker": marker} if more and marker else None
 
 
 def _checksum(element: ElementTree.Element, ns: str) -> tuple[str, str]:

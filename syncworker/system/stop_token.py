@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from syncworker.errors import RetryError, Stopped
 from syncworker.system.control import Control, is_settling
+
+_LOOK_SECONDS = 0.1
 
 
 class StopToken:
@@ -28,6 +33,12 @@ class StopToken:
         self.control.check()
         if self.fatal is not None:
             raise Stopped("the job has failed")
+
+    async def sleep(self, seconds: float) -> None:
+        """Sleeps for so long, or until a stop is requested."""
+        until = time.monotonic() + seconds
+        while (left := until - time.monotonic()) > 0 and not self.requested():
+            await asyncio.sleep(min(left, _LOOK_SECONDS))
 
     def fail(self, error: Exception) -> None:
         """Ends the attempt with this error, if it is the first of them. A stop has its own flag."""

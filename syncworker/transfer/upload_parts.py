@@ -43,7 +43,6 @@ _SUM_REFUSED = REFUSALS | {
     "NotImplemented",
     "StoredWrongBytes",
 }
-_UPLOAD_GONE = frozenset({"NoSuchUpload", "NotFound", "NoSuchKey"})
 
 
 class PartSender:
@@ -120,7 +119,7 @@ class PartSender:
                 if restat(fd, file) != file and (not as_opened or error.code in _OTHER_BYTES):
                     raise Changed from error
                 refused = upload.algorithm is not MD5 and error.code in _SUM_REFUSED
-                again = kept or error.code in _UPLOAD_GONE
+                again = kept or error.code in multipart.UPLOAD_GONE
                 if fresh or not (refused or (again and isinstance(error, FileError))):
                     raise
                 if refused:

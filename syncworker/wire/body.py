@@ -20,6 +20,17 @@ class Body(Protocol):
     def chunks(self) -> Iterator[bytes]: ...
 
 
+def blocks(fd: int, offset: int, size: int, most: int) -> Iterator[bytes]:
+    """Yields a range of an open file, at most `most` bytes at a time. EOFError: the file ends before it."""
+    position, end = offset, offset + size
+    while position < end:
+        block = os.pread(fd, min(most, end - position), position)
+        if not block:
+            raise EOFError
+        position += len(block)
+        yield block
+
+
 def slices(body: bytes | memoryview) -> Iterator[bytes]:
     view = memoryview(body)
     for start in range(0, len(body), CHUNK):
@@ -38,12 +49,5 @@ class FileSlice:
 
     def chunks(self) -> Iterator[bytes]:
         if self.data is not None:
-            yield from slices(self.data)
-            return
-        position, end = self.offset, self.offset + self.size
-        while position < end:
-            piece = os.pread(self.fd, min(CHUNK, end - position), position)
-            if not piece:
-                raise EOFError
-            position += len(piece)
-            yield piece
+            return slices(self.data)
+        return blocks(self.fd, self.offset, self.size, CHUNK)

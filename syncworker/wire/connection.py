@@ -34,6 +34,7 @@ _BLANKS_SECONDS = 3600.0  # of an answer that has nothing but blanks: they keep 
 _FRAMED = frozenset({"content-length", "transfer-encoding"})
 _NAMES: dict[bytes, str] = {}  # headers as they were sent -> in lower case
 _NAMES_MAX = 200
+_TOO_MANY, _TOO_LARGE = "too many headers", "a larger answer than was asked for"
 _OVERHEAD = 8  # times the body: as much may chunks of one byte cost
 
 
@@ -114,13 +115,16 @@ class Connection(asyncio.BufferedProtocol):
         try:
             self.parser.feed_data(self.buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self.fail(RetryError("BadAnswer", f"the storage sent no valid HTTP: {error.__class__.__name__}"))
+            self._refuse(f"no valid HTTP: {error.__class__.__name__}")
             return
         # The parser hands out a header when it is whole, so one without an end has to be counted here.
         if not self.headers_complete and self.received > MAX_HEADER_BYTES:
-            self.fail(RetryError("BadAnswer", "the storage sent too many headers"))
+            self._refuse(_TOO_MANY)
         elif self.received > MAX_HEADER_BYTES + _OVERHEAD * (CHUNK + self.max_body):
-            self.fail(RetryError("BadAnswer", "the storage sent a larger answer than was asked for"))
+            self._refuse(_TOO_LARGE)
+
+    def _refuse(self, what: str) -> None:
+        self.fail(RetryError("BadAnswer", f"the storage sent {what}"))
 
     async def _go_on_reading(self, nbytes: int) -> None:
         """Limits the rate of answers: reads on when the bandwidth allows what has come."""
@@ -152,7 +156,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self.header_bytes += len(name) + len(value)
         if self.header_bytes > MAX_HEADER_BYTES:
-            self.fail(RetryError("BadAnswer", "the storage sent too many headers"))
+            self._refuse(_TOO_MANY)
             return
         known = _NAMES.get(name)
         if known is None:
@@ -172,7 +176,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_body(self, data: bytes) -> None:
         self.body_bytes += len(data)
         if self.body_bytes > self.max_body:
-            self.fail(RetryError("BadAnswer", "the storage sent a larger answer than was asked for"))
+            self._refuse(_TOO_LARGE)
             return
         if self.only_blanks and data.strip():
             self.only_blanks, self.marked_at, self.marked = False, self.active_at, self.received
@@ -182,12 +186,11 @@ class Connection(asyncio.BufferedProtocol):
         status = self.parser.get_status_code()
         if status < 200:  # 100 Continue and the like come before the answer
             self.headers = {}
-            return
-        if status in (204, 304):
+        elif status in (204, 304):
             self._end_without_body(status)
-            return
-        self.keep = self.parser.should_keep_alive()
-        self._finish(status)
+        else:
+            self.keep = self.parser.should_keep_alive()
+            self._finish(status)
 
     def _end_without_body(self, status: int) -> None:
         """A body that is announced must not come, yet some send it, late: a connection that may still bring
@@ -222,12 +225,7 @@ class Connection(asyncio.BufferedProtocol):
         self.transport.abort()
 
     async def exchange(
-        self,
-        method: str,
-        head: bytes,
-        body: bytes | Body,
-        max_body: int,
-        turn: Turn | None = None,
+        self, method: str, head: bytes, body: bytes | Body, max_body: int, turn: Turn | None = None
     ) -> Response:
         assert self.transport is not None
         self._reset()
@@ -277,7 +275,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def check(self, now: float) -> None:
         """For the watchdog: fails an exchange in which no byte moved lately, or the answer is too slow."""
-        if self.answer is None or self.answer.done() or self.transport is None:
+        if not self.is_busy() or self.transport is None:
             return
         outgoing = (self.transport.get_write_buffer_size(), _acknowledged(self.transport))
         if outgoing != self.outgoing:

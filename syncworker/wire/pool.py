@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
+import math
 import socket
 from asyncio import staggered
 from collections.abc import Callable, Sequence
@@ -35,7 +36,7 @@ from syncworker.wire.proxy import proxy_of
 _ADDRESS_SECONDS = 30.0
 _NEXT_ADDRESS_SECONDS = 0.25  # RFC 8305, "Connection Attempt Delay"
 _PROXY_TARGET_SECONDS = 2.0
-_READS = frozenset({"GET", "HEAD"})
+READS = frozenset({"GET", "HEAD"})
 
 
 class Limits(NamedTuple):
@@ -138,7 +139,7 @@ class ConnectionPool:
         What writes, or `settles` that, goes on; with `writes` it ends as well."""
         self._given_up = True
         for connection in list(self._all):
-            waited_for = connection.settles or connection.method not in _READS
+            waited_for = connection.settles or connection.method not in READS
             if connection.is_busy() and (writes or not waited_for):
                 connection.fail(RetryError("Dropped", "given up, because the job is to stop"))
         self._end_opening(lambda settles: writes or not settles)
@@ -164,17 +165,15 @@ class ConnectionPool:
         the store is at work. `turn`: the body's, which is over with it. `paces_answer`: what comes counts
         towards the bandwidth, too."""
         while True:
-            connection = self._idle_one(host)
-            reused = connection is not None
-            if connection is None:
-                connection = await self._connect(host, settles=settles)
+            idle = self._idle_one(host)
+            connection = idle or await self._connect(host, settles=settles)
             connection.settles, connection.blanks = settles, blanks
             connection.paces_answer = paces_answer
             connection.idle_seconds = self.limits.idle_seconds if idle_seconds is None else idle_seconds
             try:
                 response = await connection.exchange(method, head, body, max_body, turn)
             except RetryError as error:
-                idled = reused and error.code == "ConnectionLost" and not connection.answered_bytes
+                idled = idle and error.code == "ConnectionLost" and not connection.answered_bytes
                 if may_repeat and idled and (settles or not self._given_up):
                     continue  # the server had closed it while it lay idle
                 raise
@@ -208,32 +207,22 @@ class ConnectionPool:
                 finally:
                     del self._opening[limit]
         except OSError as error:  # TimeoutError, gaierror and SSLError among them
-            raise connect_error(
-                error,
-                host,
-                self.endpoint.port,
-                self.proxy,
-                self.limits.connect_seconds,
-                answered=self.answered,
-            ) from error
+            port, seconds = self.endpoint.port, self.limits.connect_seconds
+            raise connect_error(error, host, port, self.proxy, seconds, answered=self.answered) from error
         self._all.add(connection)
         return connection
 
     async def _open(self, host: str) -> Connection:
         loop = asyncio.get_running_loop()
         target, port = (self.proxy.host, self.proxy.port) if self.proxy else (host, self.endpoint.port)
-        direct_tls = self.tls if self.proxy is None else None
         if self.proxy is not None and host not in self._checked:
             await self._check_proxy_target(host)
         addresses = await self._resolve(target, port)
         sock, first = await _connect_first(addresses)
-        addresses.remove(first)
-        addresses.insert(0, first)  # others begin with the one that has answered
+        addresses.sort(key=lambda address: address != first)  # others begin with the one that has answered
+        tls = self.tls if self.proxy is None else None
         _, connection = await loop.create_connection(
-            self._new_connection,
-            sock=sock,
-            ssl=direct_tls,
-            server_hostname=host if direct_tls else None,
+            self._new_connection, sock=sock, ssl=tls, server_hostname=host if tls else None
         )
         if self.proxy is not None and self.tls is not None:
             await self._tunnel(connection, host)
@@ -247,7 +236,7 @@ class ConnectionPool:
 
     async def _check_proxy_target(self, host: str) -> None:
         """Refuses to have a proxy connect to a metadata service, as far as names can be looked up here."""
-        check = call_in_daemon("names", resolver.check_proxy_target, host, self.endpoint.port)
+        check = call_in_daemon("names", resolver.check_known, host, self.endpoint.port)
         try:
             await asyncio.wait_for(check, _PROXY_TARGET_SECONDS)
         except UsageError as error:
@@ -258,18 +247,18 @@ class ConnectionPool:
 
     async def _resolve(self, host: str, port: int) -> list[resolver.Address]:
         loop = asyncio.get_running_loop()
-        known = self._addresses.get(host)
-        if known is None or loop.time() - known[0] > _ADDRESS_SECONDS:
+        at, addresses = self._addresses.get(host, (-math.inf, []))
+        if loop.time() - at > _ADDRESS_SECONDS:
             check = resolver.resolve if self.proxy is None else resolver.resolve_any
             if host not in self._lookups:  # one at a time: it may outlive who asked
                 self._lookups[host] = call_in_daemon("names", check, host, port)
                 self._lookups[host].add_done_callback(lambda _: self._lookups.pop(host))
             try:
-                found = await asyncio.shield(self._lookups[host])
+                addresses = await asyncio.shield(self._lookups[host])
             except UsageError as error:
                 raise FatalError(error.code, error.message) from error
-            known = self._addresses[host] = (loop.time(), found)
-        return known[1]
+            self._addresses[host] = (loop.time(), addresses)
+        return addresses
 
     async def _tunnel(self, connection: Connection, host: str) -> None:
         """CONNECT through the proxy, then TLS with the storage itself."""

@@ -59,13 +59,11 @@ def proxy_of(scheme: str, host: str, port: int, environ: Mapping[str, str] = os.
 
 def bypasses(no_proxy: str, host: str, port: int) -> bool:
     """Whether NO_PROXY says to connect to this host directly."""
-    return any(
-        _is_named(entry, host.lower().removesuffix("."), port) for entry in re.split(r"[\s,]+", no_proxy)
-    )
+    name = host.lower().removesuffix(".")
+    return any(_is_named(entry, name, port) for entry in re.split(r"[\s,]+", no_proxy.lower()))
 
 
 def _is_named(entry: str, host: str, port: int) -> bool:
-    entry = entry.lower()
     if entry == "*":
         return True
     address = address_of(host)

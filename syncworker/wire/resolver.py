@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import socket
+from contextlib import suppress
 
 from syncworker.errors import UsageError
 from syncworker.wire.endpoint import Endpoint
@@ -83,19 +84,14 @@ def resolve(host: str, port: int) -> list[Address]:
     return found
 
 
-def check_proxy_target(host: str, port: int) -> None:
-    """A proxy looks up the name itself; what can be known of it here is judged all the same. UsageError."""
-    try:
+def check_known(host: str, port: int) -> None:
+    """Refuses a host, as `resolve` does, if its name can be looked up here. UsageError."""
+    with suppress(OSError):  # perhaps only a proxy knows this name
         resolve(host, port)
-    except OSError:
-        return  # only the proxy knows this name
 
 
 def check_storage_url(url: str) -> None:
     """Refuses a storage whose host is a link-local address, in any spelling or by any name. A name that does
     not resolve now is let through: the worker resolves again, and checks again, when it connects."""
     place = Endpoint.of(url, "us-east-1")
-    try:
-        resolve(place.host, place.port)
-    except OSError:
-        return
+    check_known(place.host, place.port)

@@ -45,9 +45,8 @@ class Gate:
         self.slow_since: float | None = None  # the store asks to slow down since then, by the loop's clock
         self._slow_at = 0.0  # when it did last
         self._slow_seconds = 0.0  # in which it did, before
-        self._tenths: deque[list[int]] = deque(
-            maxlen=10 * TAKEN_SECONDS
-        )  # [tenth of a second, answers that succeeded in it]
+        # [tenth of a second, answers that succeeded in it]
+        self._tenths: deque[list[int]] = deque(maxlen=10 * TAKEN_SECONDS)
 
     def enters_at_once(self) -> bool:
         """Enters if there is room now. Most requests enter so, which saves a coroutine."""
@@ -65,7 +64,7 @@ class Gate:
             try:
                 await waiter
             finally:
-                if waiter.cancelled() and self._waiting:
+                if waiter.cancelled():
                     self._wake()
             if stopping():
                 self._wake()  # nor does the next one begin
@@ -79,8 +78,7 @@ class Gate:
                     _go_on(stopping)
                     await asyncio.sleep(min(pause, 0.2))
             except BaseException:
-                self.inside -= 1
-                self._wake()
+                self.give_back()
                 raise
 
     def give_back(self) -> None:
@@ -142,11 +140,9 @@ class Gate:
         return sum(count for _, count in recent) / (tenth + 1 - recent[0][0]) * 10 if recent else 0.0
 
     def _wake(self) -> None:
-        if not self._waiting:
-            return
-        for _ in range(max(0, int(self.limit) - self.inside)):
-            while self._waiting:
-                waiter = self._waiting.popleft()
-                if not waiter.done():
-                    waiter.set_result(None)
-                    break
+        room = int(self.limit) - self.inside
+        while self._waiting and room > 0:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                room -= 1

@@ -255,13 +255,13 @@ def test_uploads_come_with_the_markers_of_the_next_page() -> None:
 @pytest.mark.parametrize(
     ("marker", "truncated", "following"),
     [
-        ("<NextPartNumberMarker>2</NextPartNumberMarker>", "true", "2"),
-        ("", "true", "7"),
+        ("<NextPartNumberMarker>2</NextPartNumberMarker>", "true", {"part-number-marker": "2"}),
+        ("", "true", {"part-number-marker": "7"}),
         ("<NextPartNumberMarker>2</NextPartNumberMarker>", "false", None),
     ],
 )
 def test_parts_come_with_the_marker_of_the_next_page(
-    marker: str, truncated: str, following: str | None
+    marker: str, truncated: str, following: dict[str, str] | None
 ) -> None:
     body = f"""<ListPartsResult {NS}><IsTruncated>{truncated}</IsTruncated>{marker}
       <Part><PartNumber>7</PartNumber><Size>5</Size><ETag>"AB"</ETag></Part></ListPartsResult>""".encode()
