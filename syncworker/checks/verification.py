@@ -247,14 +247,14 @@ class Verification:
                 self.sender.check()
                 if differing:
                     return
-                await self._budget.take(size)
+                await self._budget.acquire(size)
                 try:
                     body = await self.bucket.read_range(file.key, offset, size)
                     if await self._in_pool(_is_at, fd, offset, body):
                         operation.sent += size
                         return
                 finally:
-                    self._budget.give(size)
+                    self._budget.release(size)
             differing.append(offset)
 
         try:

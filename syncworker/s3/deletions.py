@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.s3 import error_codes, xml_documents, xml_messages
@@ -20,32 +20,29 @@ ObjectVersion = tuple[str, str | None]  # key, version id
 DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects
 
 
-async def delete_many(
-    bucket: Bucket, objects: Sequence[ObjectVersion]
-) -> list[tuple[ObjectVersion, SyncError]]:
-    """One DeleteObjects for up to 1,000; returns those that are not gone, with their errors: a RetryError
-    where a request of its own may work.
+async def delete_many(bucket: Bucket, keys: Sequence[str]) -> dict[str, SyncError]:
+    """One DeleteObjects for up to 1,000 keys; returns those that are not gone, with their errors: a
+    RetryError where a request of its own may work.
 
     Few stores check the body of this request, so over plain http a bit that turns there may delete
     another object. There, an answer that does not name every key proves nothing, nor does a lost one, and
     the request is not repeated, which would hide what the first has done. So we check afterwards which
-    objects still exist. A batch has at least two objects and no version ids; otherwise a request that was
-    corrupted and one that was ignored look alike.
+    objects still exist. A batch has at least two objects; otherwise a request that was corrupted and one
+    that was ignored look alike.
     """
     try:
-        response, result = await _delete_objects(bucket, objects)
+        response, result = await _delete_objects(bucket, [(key, None) for key in keys])
     except RetryError as error:
         if bucket.uses_tls or error.code not in CUT or bucket.client.stop.requested():
             raise
         with settling():
-            return await _verify_deletions(bucket, objects, set(), set())
-    failures = _refused(bucket, objects, response, result)
-    keys = {key for key, _ in objects}
-    bucket.delete_result_lists_keys = keys <= result.named
-    others = result.named - keys
+            return await _verify_deletions(bucket, keys, set())
+    failures = {key: error for key, _, error in _refused(bucket, response, result)}
+    others = result.named.difference(keys)
+    bucket.delete_result_lists_keys = result.named.issuperset(keys)
     if others or not (bucket.uses_tls or bucket.delete_result_lists_keys):
         with settling():
-            failures += await _verify_deletions(bucket, objects, result.named & keys, others)
+            failures |= await _verify_deletions(bucket, keys, result.named)
     return failures
 
 
@@ -53,7 +50,9 @@ async def delete_listed(bucket: Bucket, objects: Sequence[ObjectVersion]) -> dic
     """One DeleteObjects for up to 1,000 of a bucket in which everything is to go: which of them the store
     refuses. Whether the others are gone is for the next listing to show, not for this answer."""
     response, result = await _delete_objects(bucket, objects)
-    return dict(_refused(bucket, objects, response, result))
+    asked = {(key, version or ""): (key, version) for key, version in objects}
+    refused = _refused(bucket, response, result)
+    return {asked.get((key, v)) or asked.get((key, "")) or (key, None): error for key, v, error in refused}
 
 
 async def _delete_objects(
@@ -68,16 +67,13 @@ async def _delete_objects(
 
 
 def _refused(
-    bucket: Bucket, objects: Sequence[ObjectVersion], response: Response, result: xml_messages.DeleteResult
-) -> list[tuple[ObjectVersion, SyncError]]:
-    failures: list[tuple[ObjectVersion, SyncError]] = []
-    asked = {(key, version or ""): (key, version) for key, version in objects}
+    bucket: Bucket, response: Response, result: xml_messages.DeleteResult
+) -> Iterator[tuple[str, str, SyncError]]:
+    """Yields key, version id ("" for none) and error of what the answer refuses to delete."""
     for key, version, code, said in result.errors:
         if code not in MISSING:
             message = bucket.client.without_keys(said)
-            failure = error_codes.classify("DeleteObjects", 400, code, message, response.headers)
-            failures.append((asked.get((key, version)) or asked.get((key, "")) or (key, None), failure))
-    return failures
+            yield key, version, error_codes.classify("DeleteObjects", 400, code, message, response.headers)
 
 
 def _below(bucket: Bucket, result: xml_messages.DeleteResult) -> xml_messages.DeleteResult:
@@ -92,32 +88,30 @@ def _below(bucket: Bucket, result: xml_messages.DeleteResult) -> xml_messages.De
     return xml_messages.DeleteResult(errors, set(map(below, result.named)))  # type: ignore[arg-type]
 
 
-async def _verify_deletions(
-    bucket: Bucket, objects: Sequence[ObjectVersion], named: set[str], others: set[str]
-) -> list[tuple[ObjectVersion, SyncError]]:
-    """What a deletion has done whose answer does not prove it, told by what is there still."""
-    unnamed = [item for item in objects if item[0] not in named]
-    there: set[ObjectVersion] = set()
+async def _verify_deletions(bucket: Bucket, keys: Sequence[str], named: set[str]) -> dict[str, SyncError]:
+    """Finds out what a deletion has done whose answer names other keys or not all, by what still exists."""
+    others = named.difference(keys)
+    there: set[str] = set()
     unsure: list[FileError] = []
 
-    async def head_one(item: ObjectVersion) -> None:
+    async def head_one(key: str) -> None:
         try:
-            if await bucket.head(item[0]) is None:
+            if await bucket.head(key) is None:
                 return
         except FileError as error:  # HEAD is not allowed: nothing can be proved
             unsure.append(error)
-        there.add(item)
+        there.add(key)
 
-    await side_by_side(head_one, unnamed)
-    still = [item for item in unnamed if item in there]
+    await side_by_side(head_one, [key for key in keys if key not in named])
+    still = [key for key in keys if key in there]
     if not still:  # with another spelling of the keys, perhaps
-        return []
-    if len(still) == len(objects) > 1 and not others and not unsure:
-        return [(item, RetryError("NotDeleted", "the storage has deleted nothing")) for item in still]
+        return {}
+    if len(still) == len(keys) > 1 and not others and not unsure:
+        return dict.fromkeys(still, RetryError("NotDeleted", "the storage has deleted nothing"))
     instead = f"{', '.join(sorted(others)[:3])!r}, perhaps" if others else "perhaps"
     error = FileError(
         "DeletedOther",
         f"the storage has deleted another object instead, {instead}: the request may have been changed on"
         " its way; use https, and resume the job to send again what is missing",
     )
-    return [(item, error) for item in still]
+    return dict.fromkeys(still, error)

@@ -15,7 +15,7 @@ from syncworker.s3.bucket import Bucket
 _NOTED = 20_000  # objects without a file; more are seldom in an upload's way
 _NOTED_ABOVE = 50_000  # folders that they lie in: a single key may have hundreds
 
-Deletion = tuple[str, int, str, str]  # an ObjectEntry
+RemoteOnly = tuple[str, int, str, str]  # an ObjectEntry
 
 
 def ancestors(key: str) -> Iterator[str]:
@@ -58,7 +58,7 @@ class Obstacles:
         return key in self._above or any(a in self._keys for a in ancestors(key))
 
 
-def in_the_way(deletes: Iterable[Deletion], uploads: set[str]) -> list[tuple[str, int]]:
+def in_the_way(deletes: Iterable[RemoteOnly], uploads: set[str]) -> list[tuple[str, int]]:
     """Returns (key, size) of the objects above or below the keys of uploads."""
     above = {ancestor for key in uploads for ancestor in ancestors(key)}
     return [
@@ -68,13 +68,14 @@ def in_the_way(deletes: Iterable[Deletion], uploads: set[str]) -> list[tuple[str
     ]
 
 
-async def cleans_paths(bucket: Bucket, index: Index, deletes: Iterable[Deletion], key: str) -> bool:
+async def normalizes_paths(bucket: Bucket, index: Index, deletes: Iterable[RemoteOnly], key: str) -> bool:
     """Whether the store takes `key/` for `key`, asked of an object below `key`. Then it is a file system, and
     an upload of `x` beside `x/y` would not only fail but hide `x/y` from us (rclone serve s3)."""
-    if index.fact("cleans_paths") is None:
+    fact = "cleans_paths"
+    if index.fact(fact) is None:
         for stranger, size, *_ in deletes:
             if stranger.startswith(f"{key}/") and size:
                 head = await bucket.head(f"{stranger}/")
-                index.set_fact("cleans_paths", str(int(head is not None and head.size == size)))
+                index.set_fact(fact, str(int(head is not None and head.size == size)))
                 break
-    return index.fact("cleans_paths") == "1"
+    return index.fact(fact) == "1"

@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence, Set
 from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
@@ -24,23 +25,24 @@ from syncworker.model import ObjectEntry
 from syncworker.s3 import deletions, multipart, xml_documents, xml_messages
 from syncworker.s3.deletions import ObjectVersion
 from syncworker.system.control import settling
-from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
 from syncworker.transfer.delete_objects import Remover
 
 _ROUNDS = 10
 _MOST_KEPT = 10_000
 _FINAL = frozenset({"Retained", "AccessDenied"})  # another round would be answered the same
+_OLDER, _LATEST, _MARKER = range(3)  # the order in which the versions of a key go
 _Marker = dict[str, str]
 
 
 class _Item(NamedTuple):
     """An object (`version` None), a version or a delete marker; `shown`: as a listing of objects has it, None
-    where it has not."""
+    where it has not. `rank`: what has a lower one goes before."""
 
     key: str
     version: str | None
     size: int | None
     shown: ObjectEntry | None
+    rank: int = 0
 
     @property
     def name(self) -> ObjectVersion:
@@ -128,40 +130,32 @@ class BucketRemoval:
                 # object, if there is one, goes now instead of a moment later.
                 await self.bucket.delete(upload.key)
         if has_versions:
-            await self._every_version(_older)
-            await self._every_version(lambda page: _older(page) or _latest(page) or _markers(page))
+            await self._every_version(_OLDER)
+            await self._every_version(_MARKER)
         if not self.kept:  # without its version's id, to delete what is retained would hide it
-            await self._work_off(self._objects, lambda page: page)
+            await self._work_off(self._objects)
 
     async def _objects(self) -> _Page:
         page = await self.bucket.list_page(None)
         # The deepest first: folder markers, one below the other.
         return [_Item(entry.key, None, entry.size, entry) for entry in reversed(page.entries)], None
 
-    async def _every_version(
-        self, choose: Callable[[list[xml_messages.Version]], list[xml_messages.Version]]
-    ) -> None:
+    async def _versions(self, marker: _Marker) -> _Page:
+        found, following = await self.bucket.list_versions(marker) or ([], None)
+        return list(map(_item, found)), following
+
+    async def _every_version(self, most: int) -> None:
+        """Deletes all versions and markers up to this rank."""
         marker: _Marker | None = {}
         while marker is not None and len(self.kept) < _MOST_KEPT:
-            here: list[xml_messages.Version] = []
-
-            async def fetch(marker: _Marker = marker, here: list[xml_messages.Version] = here) -> _Page:
-                found, following = await self.bucket.list_versions(marker) or ([], None)
-                here[:] = found
-                return list(map(_item, found)), following
-
-            def chosen(_: list[_Item], here: list[xml_messages.Version] = here) -> list[_Item]:
-                return list(map(_item, choose([v for v in here if v.key not in self.kept])))
-
-            following = await self._work_off(fetch, chosen)
+            following = await self._work_off(partial(self._versions, marker), most)
             if following == marker:
                 raise FatalError("BrokenListing", "the storage repeats itself in ListObjectVersions")
             marker = following
 
-    async def _work_off(
-        self, fetch: Callable[[], Awaitable[_Page]], choose: Callable[[list[_Item]], list[_Item]]
-    ) -> _Marker | None:
-        """Deletes what is chosen of a page, and looks at the page again, until nothing of it can go."""
+    async def _work_off(self, fetch: Callable[[], Awaitable[_Page]], most: int = 0) -> _Marker | None:
+        """Deletes what has the lowest rank on a page, if that is at most `most`, and fetches the page again,
+        until nothing of it can go."""
         asked: dict[ObjectVersion, _Item] = {}  # by the last batch
         refused: dict[ObjectVersion, SyncError] = {}
         alone: set[ObjectVersion] = set()
@@ -179,7 +173,9 @@ class BucketRemoval:
             for name in left:
                 if isinstance(error := refused.get(name), FileError):
                     await self._keep(asked[name], error)
-            chosen = [i for i in choose(page) if i.name not in alone and i.key not in self.kept]
+            open_items = [item for item in page if item.key not in self.kept]
+            rank = min((item.rank for item in open_items), default=0)
+            chosen = [i for i in open_items if i.rank == rank <= most and i.name not in alone]
             single = [item for item in chosen if item.name in left or self._goes_alone(item)]
             asked = {i.name: i for i in chosen if i.name not in left and not self._goes_alone(i)}
             started = time.monotonic()
@@ -223,27 +219,15 @@ class BucketRemoval:
         """`outlived` a batch: folder markers that did are no objects that anybody has put there."""
 
         async def delete(item: _Item) -> None:
-            self.control.check()
-            await self.remover.turn()
-            operation = self.progress.begin("delete", item.key, 0)
-            try:
-                await self.bucket.delete(item.key, item.version)
-            except RetryError as error:
-                self.control.check()  # given up because of a stop: that is no failure of this object
-                self.kept[item.key] = error
-                return
-            except FileError as error:
+            error, started = await self.remover.request(item.key, item.version)
+            if isinstance(error, FileError):
                 await self._keep(item, error)
+            if error is not None:
                 self.kept.setdefault(item.key, error)
-                return
-            finally:
-                self.progress.end(operation)
-            if not (item.name in outlived and item.key.endswith("/")):
-                self._count(item, operation.started)
+            elif not (item.name in outlived and item.key.endswith("/")):
+                self._count(item, started)
 
-        files = [item for item in items if not item.key.endswith("/")]
-        await side_by_side(delete, files, 1 if self.remover.one_by_one else SIDE_BY_SIDE)
-        await side_by_side(delete, [item for item in items if item.key.endswith("/")], 1)
+        await self.remover.each(delete, items)
 
     def _count(self, item: _Item, started: float) -> None:
         if item.shown:
@@ -251,19 +235,8 @@ class BucketRemoval:
 
 
 def _item(version: xml_messages.Version) -> _Item:
-    shown = None
+    shown, rank = None, _MARKER if version.is_marker else _OLDER
     if version.is_latest and not version.is_marker:
         shown = ObjectEntry(version.key, version.size or 0, version.etag, version.modified)
-    return _Item(version.key, version.version_id, version.size, shown)
-
-
-def _older(page: list[xml_messages.Version]) -> list[xml_messages.Version]:
-    return [version for version in page if not version.is_marker and not version.is_latest]
-
-
-def _latest(page: list[xml_messages.Version]) -> list[xml_messages.Version]:
-    return [version for version in page if not version.is_marker]
-
-
-def _markers(page: list[xml_messages.Version]) -> list[xml_messages.Version]:
-    return page
+        rank = _LATEST
+    return _Item(version.key, version.version_id, version.size, shown, rank)

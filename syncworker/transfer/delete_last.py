@@ -6,24 +6,20 @@ that has appeared meanwhile keeps its object. Over plain http the bucket is aske
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from itertools import islice
-from typing import Any
 
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.folder.source import Source
-from syncworker.index.database import Index
 from syncworker.model import ObjectEntry, Phase
-from syncworker.plan.differences import Changes
 from syncworker.plan.planner import Kept
 from syncworker.plan.spool import Spool
 from syncworker.system.gather import side_by_side
-from syncworker.transfer.delete_objects import Remover
+from syncworker.transfer.delete_objects import Entry, Remover
+from syncworker.transfer.upload import Surroundings
 
 _FOLDERS_ASKED = 5
 _ASKED_AT_ONCE = 1000
-
-InThread = Callable[..., Awaitable[Any]]
 
 
 class Sweep:
@@ -31,25 +27,16 @@ class Sweep:
     object without a file whether it stays all the same."""
 
     def __init__(
-        self,
-        folder: Source,
-        deletes: Spool,
-        remover: Remover,
-        changes: Changes,
-        in_thread: InThread,
-        kept: Kept,
+        self, attempt: Surroundings, folder: Source, deletes: Spool, remover: Remover, kept: Kept
     ) -> None:
-        self.folder = folder
-        self.deletes = deletes
-        self.remover = remover
-        self.changes = changes
-        self.in_thread = in_thread
-        self.kept = kept
+        self.folder, self.deletes, self.remover, self.kept = folder, deletes, remover, kept
+        self.index, self.progress, self.bucket = attempt.index, attempt.progress, attempt.bucket
+        self.changes, self.in_thread, self.control = attempt.changes, attempt.in_thread, attempt.stop.control
         self.held_folders: set[str] = set()  # nothing below these goes: it may be a file of an odd name
         self._there: set[str] = set()  # when it was counted what is to go: not counted, so these stay
         self._removed: set[str] = set()  # early, because they stood in an upload's way
 
-    async def clear_the_way(self, objects: list[tuple[str, int]], index: Index) -> int:
+    async def clear_the_way(self, objects: list[tuple[str, int]]) -> int:
         """Deletes these objects at once and returns how many were deleted. One request each: a store that is
         a file system then removes the folders that become empty."""
         await self.in_thread(self.folder.check_there)
@@ -58,32 +45,32 @@ class Sweep:
             if key in self._there or await self.in_thread(self.folder.has_file, key):
                 continue
             self.changes.ordered(key)
-            failures = await self.remover.single(key, None, size)
+            failures = await self.remover.single(key, size)
             for _, error in failures:
-                self.remover.progress.error("delete", key, error)
+                self.progress.error("delete", key, error)
             if not failures:
                 self._removed.add(key)
         return len(self._removed) - before
 
-    async def delete_all(self, index: Index) -> int:
+    async def delete_all(self) -> int:
         """Deletes the rest and returns how many deletions failed. Raises if the source folder is missing."""
         await self.in_thread(self.folder.check_there)
-        self.remover.progress.phase(Phase.DELETING, "deleting what is gone at the source")
+        self.progress.phase(Phase.DELETING, "deleting what is gone at the source")
         failures = 0
-        batch: list[tuple[str, int | None]] = []
+        batch: list[Entry] = []
         for key, size, *_ in self.deletes:
             if key in self._removed:
                 continue
             if self._is_held(key):
-                self.remover.progress.kept()
+                self.progress.kept()
                 continue
             batch.append((key, size))
             if len(batch) >= self.remover.at_once():
-                failures += await self._delete(batch, index)
+                failures += await self._delete(batch)
                 batch = []
-        failures += await self._delete(batch, index)
+        failures += await self._delete(batch)
         if not failures:
-            failures += await self._delete_markers(index)
+            failures += await self._delete_markers()
         return failures
 
     async def going(self) -> AsyncIterator[list[ObjectEntry]]:
@@ -100,40 +87,39 @@ class Sweep:
         held = self.held_folders
         return bool(held) and ("" in held or any(key[: i + 1] in held for i, c in enumerate(key) if c == "/"))
 
-    async def _delete(self, batch: list[tuple[str, int | None]], index: Index) -> int:
-        self.remover.control.check()
+    async def _delete(self, batch: list[Entry]) -> int:
+        self.control.check()
         there = await self.in_thread(self.folder.with_files, [key for key, _ in batch])
         gone = []
         for key, size in batch:
             if key in there or key in self._there:
-                self.remover.progress.came_back(key, size)
+                self.progress.came_back(key, size)
             else:
                 gone.append((key, size))
         if not gone:
             return 0
-        await self._look_for_strangers([key for key, _ in gone], index)
+        await self._verify_unknown_keys([key for key, _ in gone])
         for key, _ in gone:
             self.changes.ordered(key)
         failed = dict(await self.remover.objects(gone))
         for key, error in failed.items():
-            self.remover.progress.error("delete", key, error)
+            self.progress.error("delete", key, error)
         return len(failed)
 
-    async def _look_for_strangers(self, keys: list[str], index: Index) -> None:
+    async def _verify_unknown_keys(self, keys: list[str]) -> None:
         """Over plain http nothing protects a listing: where a bit has turned in a key, what is to go is not
         there, and what should go would stay. A key that was ours before is right; each other is asked for.
         FatalError BrokenListing: the storage neither has nor lists it when asked once more."""
-        bucket = self.remover.bucket
-        if bucket.uses_tls:
+        if self.bucket.uses_tls:
             return
 
-        async def look(key: str) -> None:
-            self.remover.control.check()
+        async def head_one(key: str) -> None:
+            self.control.check()
             try:
-                if await bucket.head(key) is not None or key in await bucket.list_exact(key):
+                if await self.bucket.head(key) is not None or key in await self.bucket.list_exact(key):
                     return
             except (FileError, RetryError):
-                self.remover.control.check()
+                self.control.check()
                 return  # it may not be asked for, or the answer is an error for ever: its deletion tells
             raise FatalError(
                 "BrokenListing",
@@ -142,14 +128,14 @@ class Sweep:
             )
 
         # A store that is a file system knows a folder by other means than a file: its markers are not asked.
-        await side_by_side(look, [k for k in keys if not k.endswith("/") and index.find(k) is None])
+        await side_by_side(head_one, [k for k in keys if not k.endswith("/") and self.index.find(k) is None])
 
-    async def _delete_markers(self, index: Index) -> int:
+    async def _delete_markers(self) -> int:
         """A store that is a file system may keep the folders that its objects were in, and list them as
         objects (juicefs gateway after DeleteObjects). Whether it does is found out once a destination.
         Returns how many folders could not be asked for or deleted."""
         failures = 0
-        if index.fact("folder_markers") == "0":
+        if self.index.fact("folder_markers") == "0":
             return failures
         last, asked = "", 0
         for key, *_ in self.deletes:
@@ -159,22 +145,22 @@ class Sweep:
             last = folder
             if self.kept.keeps(folder):
                 continue
-            known = index.fact("folder_markers") == "1"
+            known = self.index.fact("folder_markers") == "1"
             try:
                 if not known or await self.in_thread(self.folder.has_folder, folder[:-1]):
                     # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
-                    keys = await self.remover.bucket.list_exact(folder[:-1], 1000)
+                    keys = await self.bucket.list_exact(folder[:-1], 1000)
                     if not known and any(k.startswith(folder) and k.endswith("/") for k in keys):
-                        index.set_fact("folder_markers", "1")
+                        self.index.set_fact("folder_markers", "1")
                     elif not known and (asked := asked + 1) >= _FOLDERS_ASKED:
-                        index.set_fact("folder_markers", "0")
+                        self.index.set_fact("folder_markers", "0")
                         return failures
                     if folder not in keys:
                         continue
-                self.remover.control.check()
+                self.control.check()
                 self.changes.ordered(folder)
-                await self.remover.bucket.delete(folder)
+                await self.bucket.delete(folder)
             except FileError as error:
-                self.remover.progress.error("delete", folder, error)
+                self.progress.error("delete", folder, error)
                 failures += 1
         return failures

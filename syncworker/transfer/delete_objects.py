@@ -9,42 +9,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import compress
-from operator import not_
+from typing import Any, TypeVar
 
 from syncworker.errors import FileError, RetryError, SyncError
-from syncworker.index.database import Index
-from syncworker.jobs.progress import Progress
 from syncworker.s3 import deletions, xml_documents
-from syncworker.s3.bucket import Bucket
-from syncworker.s3.deletions import DELETE_BATCH, ObjectVersion
-from syncworker.system.control import Control
+from syncworker.s3.deletions import DELETE_BATCH
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
+from syncworker.transfer.upload import Surroundings
 
 _FIRST = 2  # at least in a batch over plain http, and not more until it is known whether answers name keys
 _SINGLES = 8 * SIDE_BY_SIDE
 _FACT = "names_deleted"
-Turn = Callable[[], Awaitable[None]]
+Entry = tuple[str, int | None]  # key and size of an object
+T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class Remover:
-    """Deletes from one bucket. `one_by_one`: single deletes, `turn` awaited before each operation."""
+    """Deletes from one bucket. `one_by_one`: only single deletes."""
 
-    def __init__(
-        self,
-        bucket: Bucket,
-        index: Index,
-        progress: Progress,
-        control: Control,
-        turn: Turn,
-        *,
-        one_by_one: bool,
-    ) -> None:
-        self.bucket = bucket
-        self.index = index
-        self.progress = progress
-        self.control = control
-        self.turn = turn
+    def __init__(self, attempt: Surroundings, *, one_by_one: bool) -> None:
+        self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
+        self.control, self.turn = attempt.stop.control, attempt.wait_interval
         self.one_by_one = one_by_one
 
     def at_once(self) -> int:
@@ -53,87 +38,82 @@ class Remover:
             return 1
         if self.bucket.uses_tls:
             return DELETE_BATCH
-        if self.bucket.delete_result_lists_keys is None and (known := self.index.fact(_FACT)) is not None:
-            self.bucket.delete_result_lists_keys = known == "1"
         if self.bucket.delete_result_lists_keys is None:
-            return _FIRST
+            if (known := self.index.fact(_FACT)) is None:
+                return _FIRST
+            self.bucket.delete_result_lists_keys = known == "1"
         return DELETE_BATCH if self.bucket.delete_result_lists_keys else _SINGLES
 
-    async def objects(self, entries: Sequence[tuple[str, int | None]]) -> list[tuple[str, SyncError]]:
-        """Deletes up to 1,000 (key, size); returns the failures, the rest is reported as deleted."""
-        sizes = dict(entries)
-        return await self._delete([(key, None) for key, _ in entries], sizes)
+    async def objects(self, entries: Sequence[Entry]) -> list[tuple[str, SyncError]]:
+        """Deletes up to 1,000 objects; returns the failures, the rest is reported as deleted."""
+        together: list[Entry] = []
+        alone: list[Entry] = []
+        for entry in entries:
+            (together if self._goes_with_others(entry[0]) else alone).append(entry)
+        if len(together) < (1 if self.bucket.uses_tls else _FIRST):
+            return await self._singles(together + alone)
+        return await self._batch(together) + await self._singles(alone)
 
-    async def _delete(
-        self, objects: Sequence[ObjectVersion], sizes: dict[str, int | None]
-    ) -> list[tuple[str, SyncError]]:
-        single: list[ObjectVersion] = []
-        batch: list[ObjectVersion] = []
-        for item in objects:
-            # A folder marker outlives DeleteObjects on a store that is a file system (juicefs gateway).
-            alone = (
-                item[0].endswith("/")
-                or not xml_documents.can_carry(item[0])
-                or not self._may_go_with_others(item)
-            )
-            (single if alone else batch).append(item)
-        failures: list[tuple[str, SyncError]] = []
-        if len(batch) >= (1 if self.bucket.uses_tls else _FIRST):
-            failures += await self._batch(batch, sizes)
-        else:
-            single = batch + single
-        return failures + await self._singles(single, sizes)
-
-    def _may_go_with_others(self, item: ObjectVersion) -> bool:
-        """Over plain http a key in the body of a request may change on its way: `deletions.delete_many`."""
-        if self.one_by_one:
+    def _goes_with_others(self, key: str) -> bool:
+        # A folder marker outlives DeleteObjects on a store that is a file system (juicefs gateway).
+        if self.one_by_one or key.endswith("/") or not xml_documents.can_carry(key):
             return False
-        return self.bucket.uses_tls or (item[1] is None and self.bucket.delete_result_lists_keys is not False)
+        # Over plain http a key in the body of a request may change on its way: `deletions.delete_many`.
+        return self.bucket.uses_tls or self.bucket.delete_result_lists_keys is not False
 
-    async def _singles(
-        self, objects: Sequence[ObjectVersion], sizes: dict[str, int | None]
-    ) -> list[tuple[str, SyncError]]:
-        """One by one, a few at a time; then the folder markers, in their order: one below the other."""
+    async def _singles(self, entries: Sequence[Entry]) -> list[tuple[str, SyncError]]:
         failures: list[tuple[str, SyncError]] = []
 
-        async def delete(item: ObjectVersion) -> None:
-            failures.extend(await self.single(*item, sizes.get(item[0])))
+        async def delete(entry: Entry) -> None:
+            failures.extend(await self.single(*entry))
 
-        is_marker = [item[0].endswith("/") for item in objects]
-        lanes = 1 if self.one_by_one else SIDE_BY_SIDE
-        await side_by_side(delete, compress(objects, map(not_, is_marker)), lanes)
-        await side_by_side(delete, compress(objects, is_marker), 1)
+        await self.each(delete, entries)
         return failures
 
-    async def _batch(
-        self, batch: Sequence[ObjectVersion], sizes: dict[str, int | None]
-    ) -> list[tuple[str, SyncError]]:
+    async def each(self, delete: Callable[[T], Awaitable[None]], items: Sequence[T]) -> None:
+        """Deletes items, which begin with their key, a few at a time; then the folder markers in their order,
+        one below the other."""
+        files = [item for item in items if not item[0].endswith("/")]
+        await side_by_side(delete, files, 1 if self.one_by_one else SIDE_BY_SIDE)
+        await side_by_side(delete, [item for item in items if item[0].endswith("/")], 1)
+
+    async def _batch(self, batch: Sequence[Entry]) -> list[tuple[str, SyncError]]:
+        sizes = dict(batch)
         await self.turn()
         started = time.monotonic()
         operation = self.progress.begin("delete", batch[0][0], 0)
         try:
-            failures = dict(await deletions.delete_many(self.bucket, batch))
+            failures = await deletions.delete_many(self.bucket, list(sizes))
         except FileError:
             # The store does not take this request (not implemented, a key it cannot read): one by one tells.
-            return await self._singles(batch, sizes)
+            return await self._singles(batch)
         finally:
             self.progress.end(operation)
         if not self.bucket.uses_tls and self.bucket.delete_result_lists_keys is not None:
             self.index.set_fact(_FACT, str(int(self.bucket.delete_result_lists_keys)))
         seconds = (time.monotonic() - started) / len(batch)
-        gone = [key for key, _ in (item for item in batch if item not in failures)]
+        gone = [key for key in sizes if key not in failures]
         for key in gone:
-            self.progress.deleted(key, sizes.get(key), seconds)
+            self.progress.deleted(key, sizes[key], seconds)
         self.index.forget(gone)
         # Only what was asked for: an answer may name any key, or none, which would be the bucket's own path.
-        again = [item for item in batch if isinstance(failures.get(item), RetryError)]
-        for item in again:
-            del failures[item]
-        return [(key, error) for (key, _), error in failures.items()] + await self._singles(again, sizes)
+        again = [entry for entry in batch if isinstance(failures.get(entry[0]), RetryError)]
+        for key, _ in again:
+            del failures[key]
+        return list(failures.items()) + await self._singles(again)
 
-    async def single(self, key: str, version: str | None, size: int | None) -> list[tuple[str, SyncError]]:
-        """One DeleteObject. Stores that are file systems then remove the folders it leaves empty, which they
-        do not for DeleteObjects."""
+    async def single(self, key: str, size: int | None) -> list[tuple[str, SyncError]]:
+        """Deletes one object, as `objects` does. Stores that are file systems then remove the folders it
+        leaves empty, which they do not for DeleteObjects."""
+        error, started = await self.request(key, None)
+        if error is not None:
+            return [(key, error)]
+        self.progress.deleted(key, size, time.monotonic() - started)
+        self.index.forget([key])
+        return []
+
+    async def request(self, key: str, version: str | None) -> tuple[FileError | RetryError | None, float]:
+        """Sends one DeleteObject; returns what it failed with, and when it began, by the monotonic clock."""
         self.control.check()
         await self.turn()
         operation = self.progress.begin("delete", key, 0)
@@ -142,9 +122,7 @@ class Remover:
         except (FileError, RetryError) as error:
             if isinstance(error, RetryError):
                 self.control.check()  # given up because of a stop: that is no failure of this object
-            return [(key, error)]
+            return error, operation.started
         finally:
             self.progress.end(operation)
-        self.progress.deleted(key, size, time.monotonic() - operation.started)
-        self.index.forget([key])
-        return []
+        return None, operation.started

@@ -37,20 +37,20 @@ _LOOKS = 5  # in the time of one measurement
 
 
 class Budget:
-    """Limits how many bytes are taken at the same time; one that is larger than the limit passes alone."""
+    """Limits how many bytes are held at the same time; one that is larger than the limit passes alone."""
 
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
         self._waiting: list[asyncio.Future[None]] = []
 
-    async def take(self, size: int) -> None:
+    async def acquire(self, size: int) -> None:
         while self.used and self.used + size > self.most:
             waiter = asyncio.get_running_loop().create_future()
             self._waiting.append(waiter)
             await waiter
         self.used += size
 
-    def give(self, size: int) -> None:
+    def release(self, size: int) -> None:
         self.used -= size
         for waiter in self._waiting:
             if not waiter.done():
@@ -66,12 +66,12 @@ class _Share:
     def __init__(self, budget: Budget, size: int, files: int) -> None:
         self.budget, self.size, self.left = budget, size, files
         if not files:
-            budget.give(size)
+            budget.release(size)
 
     def done(self) -> None:
         self.left -= 1
         if not self.left:
-            self.budget.give(self.size)
+            self.budget.release(self.size)
 
 
 _Tasks = set[asyncio.Task[None]]
@@ -201,7 +201,7 @@ class Lanes:
         if self._halted():
             return
         size = min(sum(w.file.size for w in group if etag.is_single(w.file.size)), BYTES_IN_FLIGHT)
-        await self._budget.take(size)
+        await self._budget.acquire(size)
         results: list[ReadResult] = []
         try:
             results = await self._files.read(group)

@@ -126,12 +126,12 @@ class OpenUploads:
         before = self.index.upload(key)
         if before is None:
             return
-        if before.upload_id:
-            await multipart.abort_upload(self.bucket, key, before.upload_id)
-        else:
-            for upload in await multipart.list_uploads(self.bucket, key):
-                if upload.key == key:
-                    await multipart.abort_upload(self.bucket, key, upload.upload_id)
+        ids = [before.upload_id]
+        if not before.upload_id:
+            uploads = await multipart.list_uploads(self.bucket, key)
+            ids = [upload.upload_id for upload in uploads if upload.key == key]
+        for upload_id in ids:
+            await multipart.abort_upload(self.bucket, key, upload_id)
         self.index.end_upload(key)
 
     async def abandon_all(self) -> None:

@@ -85,9 +85,7 @@ class PartSums:
         self.index.drop_facts([FACT])
 
     async def _remembered(self) -> Algorithm | None:
-        name, _, rest = (self.index.fact(FACT) or "").partition(" ")
-        at, _, rest = rest.partition(" ")
-        place, _, server = rest.partition(" ")
+        name, at, place, server, *_ = *(self.index.fact(FACT) or "").split(" "), "", "", ""
         algorithm = sums.BY_NAME.get(name)
         if algorithm is None or not at.isdecimal() or place != await self._place():
             return None

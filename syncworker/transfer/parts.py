@@ -66,6 +66,9 @@ class Parts:
         """Whether the storage's ETags of parts tell nothing."""
         return self.sender.facts["multipart_etag"] == OPAQUE
 
+    def in_order(self) -> list[SentPart]:
+        return [self.sent[number] for number in self.pieces]
+
     def each(self) -> Iterator[int]:
         """One after the other, for a lane of this process."""
         while self.left:

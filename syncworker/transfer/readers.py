@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, SyncError
 from syncworker.folder.uploads_root import VANISHED, Tree
-from syncworker.model import FileEntry
+from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare
 from syncworker.plan.compare import Decision, Verdict
 from syncworker.plan.events import Candidate
@@ -126,8 +126,6 @@ def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult 
             file = entry_of(info, work.file)
             if file.size > CACHED_MAX:
                 return None
-            if work.object is not None and file.size != work.object.size:
-                work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.SIZE))
             if file.size == 0 or info.st_dev in tree.in_memory:  # neither has anything to wait for
                 body = os.pread(fd, file.size + 1, 0)
             else:
@@ -151,38 +149,44 @@ def _read_open(
     *,
     as_opened: bool,
 ) -> ReadResult:
-    decision, obj = work.decision, work.object
-    if obj is not None and file.size != obj.size:
-        decision = Decision(Verdict.UPLOAD, compare.Reason.SIZE)
     if etag.is_single(file.size):
         body = _read_whole(fd, file.size)
-        work = work._replace(decision=decision)
         return _small(fd, body, file, work, etags_are_md5, read_ns, as_opened=as_opened)
-    if decision.verdict is Verdict.UPLOAD or obj is None:
-        return ReadResult(work._replace(decision=decision), Outcome.LARGE, file, read_ns)
+    work, obj = _decided(work, file), work.object
+    result = ReadResult(work, Outcome.LARGE, file, read_ns)
+    if obj is None or work.decision.verdict is Verdict.UPLOAD:
+        return result
     sizes = compare.wanted_hashes(obj, work.row)
-    if (decision.verdict is Verdict.HEAD or as_opened) and 0 not in sizes:
+    if (work.decision.verdict is Verdict.HEAD or as_opened) and 0 not in sizes:
         sizes.append(0)  # what the metadata will be compared with
     hashes = etag.hash_file(fd, file.size, sizes, should_stop)
     _confirm(fd, file, hashes, lambda: etag.hash_file(fd, file.size, sizes, should_stop), as_opened)
-    found = compare.match(hashes, obj, work.row)
-    if found is not None:
-        part, digest = found
-        return ReadResult(work, Outcome.SAME, file, read_ns, part_size=part, digest=digest, changes=as_opened)
-    following = compare.after_mismatch(obj, etags_are_md5)
-    if following.verdict is Verdict.HEAD and 0 not in hashes:
+    result = _compared(result._replace(changes=as_opened), hashes, obj, etags_are_md5)
+    if result.needs_head and 0 not in hashes:
         hashes |= etag.hash_file(fd, file.size, [0], should_stop)
         if restat(fd, file) != file:
             raise Changed
-    return ReadResult(
-        work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT)),
-        Outcome.LARGE,
-        file,
-        read_ns,
-        md5=bytes.fromhex(hashes.get(0, "")),
-        needs_head=following.verdict is Verdict.HEAD,
-        changes=as_opened,
-    )
+    return result._replace(md5=bytes.fromhex(hashes.get(0, "")))
+
+
+def _decided(work: Candidate, file: FileEntry) -> Candidate:
+    """Decides anew where the size of the file is not the object's any more."""
+    if work.object is None or file.size == work.object.size:
+        return work
+    return work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.SIZE))
+
+
+def _compared(
+    result: ReadResult, hashes: dict[int, str], obj: ObjectEntry, etags_are_md5: bool
+) -> ReadResult:
+    """The result for a file with these hashes: it has the object's content, or is to be sent."""
+    found = compare.match(hashes, obj, result.work.row)
+    if found is not None:
+        part, digest = found
+        return result._replace(outcome=Outcome.SAME, body=b"", part_size=part, digest=digest)
+    work = result.work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT))
+    needs_head = compare.after_mismatch(obj, etags_are_md5).verdict is Verdict.HEAD
+    return result._replace(work=work, needs_head=needs_head)
 
 
 def _confirm(fd: int, file: FileEntry, found: T, again: Callable[[], T], as_opened: bool) -> None:
@@ -214,26 +218,18 @@ def _small(
     elif restat(fd, file) != file:
         raise Changed
     md5 = hashlib.md5(body, usedforsecurity=False)
-    obj, verdict = work.object, work.decision.verdict
-    needs_head = False
-    if obj is not None and verdict is not Verdict.UPLOAD:
-        hashes = {0: md5.hexdigest()}
-        for part in compare.wanted_hashes(obj, work.row):
-            if part:
-                cuts = [body[i : i + part] for i in range(0, len(body), part)]
-                hashes[part] = etag.composite([hashlib.md5(c, usedforsecurity=False).digest() for c in cuts])
-        found = compare.match(hashes, obj, work.row)
-        if found is not None:
-            part, digest = found
-            return ReadResult(
-                work, Outcome.SAME, file, read_ns, part_size=part, digest=digest, changes=as_opened
-            )
-        needs_head = compare.after_mismatch(obj, etags_are_md5).verdict is Verdict.HEAD
-        work = work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.CONTENT))
-    return ReadResult(
-        work, Outcome.BODY, file, read_ns, body, md5.digest(), md5.hexdigest(), 0,
-        needs_head, None, as_opened,
-    )  # fmt: skip
+    work, obj = _decided(work, file), work.object
+    result = ReadResult(
+        work, Outcome.BODY, file, read_ns, body, md5.digest(), md5.hexdigest(), changes=as_opened
+    )
+    if obj is None or work.decision.verdict is Verdict.UPLOAD:
+        return result
+    hashes = {0: result.digest}
+    for part in compare.wanted_hashes(obj, work.row):
+        if part:
+            cuts = [body[i : i + part] for i in range(0, len(body), part)]
+            hashes[part] = etag.composite([hashlib.md5(c, usedforsecurity=False).digest() for c in cuts])
+    return _compared(result, hashes, obj, etags_are_md5)
 
 
 def _read_whole(fd: int, size: int) -> bytes:

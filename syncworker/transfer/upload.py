@@ -17,7 +17,7 @@ import asyncio
 import hashlib
 import os
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from typing import Any, Protocol, TypeVar
 
@@ -28,9 +28,10 @@ from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import Operation, Progress, UploadResult
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import ObjectHeaders
+from syncworker.plan.differences import Changes
 from syncworker.plan.events import Candidate
 from syncworker.s3 import etag as etags
-from syncworker.s3.bucket import Bucket
+from syncworker.s3.bucket import Bucket, Head
 from syncworker.system.control import settling
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.blocking_keys import Obstacles
@@ -44,6 +45,7 @@ _REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\]|\u201b|[ .]$|[ .]/")  # seen rewrit
 KEPT, KMS, OPAQUE = "md5", "kms", "opaque"  # each may follow on those before it, never the reverse
 _ORDER = (None, KEPT, KMS, OPAQUE)
 _SIGNED = "signed"
+_WRONG_BYTES = "the storage kept other bytes than it was sent"
 
 
 class Vanished(FileError):
@@ -66,7 +68,7 @@ def row_of(sent: UploadResult) -> IndexRow:
 
 
 class Surroundings(Protocol):
-    """What a sender is given: an `Attempt`, or what takes its place."""
+    """What an attempt has for what sends and deletes: an `Attempt`, or what takes its place."""
 
     @property
     def bucket(self) -> Bucket: ...
@@ -88,6 +90,13 @@ class Surroundings(Protocol):
 
     @property
     def obstacles(self) -> Obstacles: ...
+
+    @property
+    def changes(self) -> Changes: ...
+
+    async def in_thread(self, function: Any, *values: Any) -> Any: ...
+
+    async def wait_interval(self) -> None: ...
 
 
 class Sender:
@@ -138,15 +147,15 @@ class Sender:
         self.headers.taken = True
         self._unsigned_taken = self._unsigned_taken or payload is not None
         operation.sent = len(body)
-        if answered == result.digest:
+        is_md5 = answered == result.digest
+        if is_md5:
             self.learn("etag", KEPT)
-            if not _REWRITTEN.search(file.key):
-                return UploadResult(file, answered, answered, 0, result.read_ns, result.changes)
-        with settling():
-            if answered != result.digest and (self.facts["etag"] not in (KMS, OPAQUE) or not answered):
-                settled = self._verify_put(file.key, body, answered, result.digest)
-                answered = await self.verify_or_delete(file.key, result.digest, settled)
-            await self.check_key(file.key)
+        if not is_md5 or _REWRITTEN.search(file.key):
+            with settling():
+                if not is_md5 and (self.facts["etag"] not in (KMS, OPAQUE) or not answered):
+                    verified = self._verify_put(file.key, body, answered, result.digest)
+                    answered = await self.verify_or_delete(file.key, result.digest, verified)
+                await self.check_key(file.key)
         return UploadResult(file, answered, result.digest, 0, result.read_ns, result.changes)
 
     def _choose_payload(self) -> str | None:
@@ -161,11 +170,11 @@ class Sender:
         self.facts["payload"], self._payload = _SIGNED, None
         return True
 
-    async def verify_or_delete(self, key: str, md5: str, settled: Coroutine[Any, Any, T]) -> T:
+    async def verify_or_delete(self, key: str, md5: str, verified: Coroutine[Any, Any, T]) -> T:
         """Awaits the verification and returns its result. If the stored bytes are wrong, deletes the object,
         but only if its metadata carries our MD5; otherwise it may be the previous object and must stay."""
         try:
-            return await settled
+            return await verified
         except FileError as error:
             if error.code == "StoredWrongBytes" and md5:
                 head = await self.bucket.head(key)
@@ -179,17 +188,19 @@ class Sender:
         if kept != body:
             if answered == hashlib.md5(kept, usedforsecurity=False).hexdigest():
                 self.learn("etag", KEPT)  # of the wrong bytes: so no metadata is believed in its place
-            raise FileError(
-                "StoredWrongBytes",
-                "the storage kept other bytes than it was sent",
-            )
-        head = await self.bucket.head(key)
-        if head is None or head.size != len(body):
-            raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
+            raise FileError("StoredWrongBytes", _WRONG_BYTES)
+        head = await self.head_sent(key, len(body))
         if head.etag == digest:
             return digest
         self.learn("etag", KMS if head.has_own_etag else OPAQUE)
         return head.etag or answered
+
+    async def head_sent(self, key: str, size: int, *, checksum: bool = False) -> Head:
+        """HEAD of an object that was just sent. Raises FileError if it has not this size."""
+        head = await self.bucket.head(key, checksum=checksum)
+        if head is None or head.size != size:
+            raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
+        return head
 
     async def is_known(self, work: Candidate, file: FileEntry, md5: bytes) -> bool:
         """Whether an object whose ETag does not fit holds the file's content all the same, as its own
@@ -208,10 +219,8 @@ class Sender:
     async def _probe(self, file: FileEntry, tag: str) -> str:
         """Reads an object once to find out whether this store's ETags are MD5s; returns its MD5."""
         digest = hashlib.md5(usedforsecurity=False)
-        for offset in range(0, file.size, etags.PART_MIN):
-            self.check()
-            size = min(etags.PART_MIN, file.size - offset)
-            await self.in_pool(digest.update, await self.bucket.read_range(file.key, offset, size))
+        async for _, piece in self._stored(file):
+            await self.in_pool(digest.update, piece)
         self.learn("etag", KEPT if digest.hexdigest() == tag else OPAQUE)
         return digest.hexdigest()
 
@@ -232,15 +241,19 @@ class Sender:
         return bytes.fromhex(found[0])
 
     async def read_back(self, fd: int, file: FileEntry) -> None:
-        step = etags.PART_MIN
-        for offset in range(0, file.size, step):
-            self.check()
-            size = min(step, file.size - offset)
-            kept = await self.bucket.read_range(file.key, offset, size)
-            if kept != await self.in_pool(os.pread, fd, size, offset):
+        """Compares the object with the open file, byte for byte. Raises FileError."""
+        async for offset, kept in self._stored(file):
+            if kept != await self.in_pool(os.pread, fd, len(kept), offset):
                 if restat(fd, file) != file:
                     raise Changed
-                raise FileError("StoredWrongBytes", "the storage kept other bytes than it was sent")
+                raise FileError("StoredWrongBytes", _WRONG_BYTES)
+
+    async def _stored(self, file: FileEntry) -> AsyncIterator[tuple[int, bytes]]:
+        """Reads as many bytes of the object as the file has; yields pieces with their offsets."""
+        for offset in range(0, file.size, etags.PART_MIN):
+            self.check()
+            size = min(etags.PART_MIN, file.size - offset)
+            yield offset, await self.bucket.read_range(file.key, offset, size)
 
     async def in_pool(self, function: Callable[..., Any], *values: Any) -> Any:
         if await self.bucket.client.pause.wait():

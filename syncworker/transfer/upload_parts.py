@@ -10,6 +10,7 @@ import hashlib
 import os
 import time
 from collections.abc import Coroutine, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
@@ -54,7 +55,7 @@ class PartSender:
         self.others: Others | None = None
 
     def share(self, others: Others) -> None:
-        """Parts may go by others, too."""
+        """Lets others send parts, too."""
         self.others = others
 
     async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:
@@ -93,13 +94,7 @@ class PartSender:
         return await self.sender.small(body, operation)
 
     async def _large_open(
-        self,
-        fd: int,
-        file: FileEntry,
-        md5: bytes,
-        read_ns: int,
-        operation: Operation,
-        as_opened: bool,
+        self, fd: int, file: FileEntry, md5: bytes, read_ns: int, operation: Operation, as_opened: bool
     ) -> UploadResult:
         """`as_opened`: a file that is written to all the time is sent up to the size it was opened with."""
         if file.size > etags.OBJECT_MAX:
@@ -112,8 +107,9 @@ class PartSender:
             md5 = await self.sender.plain_md5(fd, file)
         for fresh in (False, True):
             upload, kept = await self.uploads.begin(fd, file, part, md5, fresh=fresh)
+            parts = Parts(self.sender, file, upload, part, kept, operation)
             try:
-                return await self._send_parts(fd, file, part, upload, kept, read_ns, operation, as_opened)
+                return await self._send_parts(fd, parts, read_ns, as_opened)
             except (FileError, RetryError) as error:
                 # The store may have noticed it: a part was not what its MD5 said.
                 if restat(fd, file) != file and (not as_opened or error.code in _OTHER_BYTES):
@@ -130,34 +126,23 @@ class PartSender:
                 operation.sent = 0
         raise AssertionError("unreachable")
 
-    async def _send_parts(
-        self,
-        fd: int,
-        file: FileEntry,
-        part: int,
-        upload: Upload,
-        kept: dict[int, SentPart],
-        read_ns: int,
-        operation: Operation,
-        as_opened: bool,
-    ) -> UploadResult:
-        sending = Parts(self.sender, file, upload, part, kept, operation)
-        await self._send_all(fd, sending, alone=as_opened)
-        pieces, sent = sending.pieces, sending.sent
+    async def _send_parts(self, fd: int, parts: Parts, read_ns: int, as_opened: bool) -> UploadResult:
+        file = parts.file
+        await self._send_all(fd, parts, alone=as_opened)
         self.sender.check()  # a stop came with the last parts: completing is one operation more
         changes = restat(fd, file) != file
-        if changes and not (as_opened and await self._has_parts(fd, pieces, sent)):
+        if changes and not (as_opened and await self._has_parts(fd, parts)):
             raise Changed
-        parts = [sent[number] for number in pieces]
-        answered = await self._complete(file, upload, parts)
-        sending.is_completed = True
+        answered = await self._complete(parts)
+        parts.is_completed = True
         with settling():
-            settled = self._verify_parts(fd, file, pieces, upload, parts, answered)
+            verified = self._verify_parts(fd, parts, answered)
             begun = self.index.upload(file.key)
-            etag, expected = await self.sender.verify_or_delete(file.key, begun.md5 if begun else "", settled)
+            md5 = begun.md5 if begun else ""
+            etag, expected = await self.sender.verify_or_delete(file.key, md5, verified)
             self.index.end_upload(file.key)
             await self.sender.check_key(file.key)
-        return UploadResult(file, etag, expected, part, read_ns, changes)
+        return UploadResult(file, etag, expected, parts.size, read_ns, changes)
 
     async def _send_all(self, fd: int, parts: Parts, *, alone: bool) -> None:
         """Those that are left, here and, unless `alone`, elsewhere as well. What is in flight always ends."""
@@ -193,13 +178,11 @@ class PartSender:
         if parts.error is not None:
             raise parts.error
 
-    async def _has_parts(
-        self, fd: int, pieces: dict[int, tuple[int, int]], sent: dict[int, SentPart]
-    ) -> bool:
+    async def _has_parts(self, fd: int, parts: Parts) -> bool:
         """Whether the file begins with what was sent, read once more: then it held just that in between."""
-        for number, piece in pieces.items():
+        for number, piece in parts.pieces.items():
             self.sender.check()
-            if await self.sender.in_pool(etags.md5_range, fd, *piece) != sent[number].md5:
+            if await self.sender.in_pool(etags.md5_range, fd, *piece) != parts.sent[number].md5:
                 return False
         return True
 
@@ -221,7 +204,7 @@ class PartSender:
         data = None if memory is None else memory[:size]
         digests = await self.sender.in_pool(sums.of_range, fd, offset, size, made, data)
         signed = digests[SHA256].hex() if SHA256 in digests else UNSIGNED
-        body = _Counted(fd, offset, size, operation, data, signed)
+        body = _Counted(fd, offset, size, data, signed, operation=operation)
         crc = digests[upload.algorithm] if upload.algorithm.is_crc else b""
         answered = ""
         for _ in range(TRIES):
@@ -245,14 +228,13 @@ class PartSender:
         self.index.remember_part(Part(key, upload.id, number, answered, digests[MD5].hex()))
         return SentPart(answered, digests[MD5], crc)
 
-    async def _complete(
-        self, file: FileEntry, upload: Upload, parts: list[SentPart]
-    ) -> xml_messages.Completed:
-        expected = etags.composite([part.md5 for part in parts])
+    async def _complete(self, parts: Parts) -> xml_messages.Completed:
+        file, upload, in_order = parts.file, parts.upload, parts.in_order()
+        expected = etags.composite([part.md5 for part in in_order])
         algorithm = upload.algorithm.name
         names = [
             xml_documents.PartName(n, part.etag or part.md5.hex(), algorithm, sums.encode(part.crc))
-            for n, part in enumerate(parts, 1)
+            for n, part in enumerate(in_order, 1)
         ]
         try:
             return await multipart.complete_upload(self.bucket, file.key, upload.id, names)
@@ -272,25 +254,17 @@ class PartSender:
             return False  # what the upload failed with says more
         return head is not None and (head.size, head.etag) == (file.size, expected)
 
-    async def _verify_parts(
-        self,
-        fd: int,
-        file: FileEntry,
-        pieces: dict[int, tuple[int, int]],
-        upload: Upload,
-        parts: list[SentPart],
-        answered: xml_messages.Completed,
-    ) -> tuple[str, str]:
-        """The ETag that the store will list, and the one that is to be expected of these parts. Reads the
-        object back where nothing else proves its bytes."""
-        expected = etags.composite([part.md5 for part in parts])
+    async def _verify_parts(self, fd: int, parts: Parts, answered: xml_messages.Completed) -> tuple[str, str]:
+        """Returns the ETag that the store will list, and the one that is to be expected of these parts. Reads
+        the object back where nothing else proves its bytes."""
+        file, pieces, in_order = parts.file, parts.pieces.values(), parts.in_order()
+        expected = etags.composite([part.md5 for part in in_order])
         crc64 = ""
-        if upload.algorithm is CRC64NVME:
-            sizes = [size for _, size in pieces.values()]
-            crc64 = sums.encode(sums.combine([part.crc for part in parts], sizes))
+        if parts.upload.algorithm is CRC64NVME:
+            crc64 = sums.encode(sums.combine([part.crc for part in in_order], [size for _, size in pieces]))
         # Checked one by one: an answer that is not the part's MD5 makes the whole be read back.
-        exact = all(part.etag == part.md5.hex() for part in parts)
-        by_word = any(part.is_word for part in parts)
+        exact = all(part.etag == part.md5.hex() for part in in_order)
+        by_word = any(part.is_word for part in in_order)
 
         def is_believed(whole: str) -> bool:
             """Whether the words may stand: by the sum of the whole, or where there is none, undoubted."""
@@ -299,15 +273,13 @@ class PartSender:
         if exact and answered.etag == expected and (not by_word or is_believed(answered.crc64)):
             self.sender.learn("multipart_etag", KEPT)
             return expected, expected
-        head = await self.bucket.head(file.key, checksum=bool(crc64))
-        if head is None or head.size != file.size:
-            raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
+        head = await self.sender.head_sent(file.key, file.size, checksum=bool(crc64))
         if by_word and not (is_believed(head.crc64) and head.etag == expected):
             # The store says of the whole something else than of the parts, or nothing: held by MD5 after all.
             self.sender.part_sums.doubt()
-            md5s = [await self.sender.in_pool(etags.md5_range, fd, *piece) for piece in pieces.values()]
+            md5s = [await self.sender.in_pool(etags.md5_range, fd, *piece) for piece in pieces]
             expected = etags.composite(md5s)
-            exact = all(part.etag == md5.hex() for part, md5 in zip(parts, md5s, strict=True))
+            exact = all(part.etag == md5.hex() for part, md5 in zip(in_order, md5s, strict=True))
         if head.etag == expected and exact:
             return expected, expected
         if self.sender.facts["multipart_etag"] != OPAQUE:
@@ -323,23 +295,20 @@ def part_memory(size: int) -> memoryview | None:
     return memoryview(bytearray(size)) if size <= ONCE_BYTES else None
 
 
+@dataclass(eq=False, kw_only=True)
 class _Counted(FileSlice):
-    """A part that tells its operation what has been sent of it; sent again, it is counted anew."""
+    """A part that adds what is sent of it to its operation; sent again, it is counted anew."""
 
-    def __init__(
-        self, fd: int, offset: int, size: int, operation: Operation, data: memoryview | None, sha256: str
-    ) -> None:
-        super().__init__(fd, offset, size, data, sha256)
-        self._operation = operation
-        self._counted = 0
+    operation: Operation
+    counted: int = 0
 
     def chunks(self) -> Iterator[bytes]:
-        self._operation.sent -= self._counted
-        self._counted = 0
-        for piece in super().chunks():
+        self.operation.sent -= self.counted
+        self.counted = 0
+        for piece in FileSlice.chunks(self):
             yield piece
-            self._counted += len(piece)
-            self._operation.sent += len(piece)
+            self.counted += len(piece)
+            self.operation.sent += len(piece)
 
 
 async def run_all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
@@ -347,16 +316,13 @@ async def run_all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
     results = await asyncio.gather(*coroutines, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors:
-        raise max(errors, key=_gravity)
+        raise min(errors, key=_gravity)
+
+
+# An error of another class is graver than these: one of the program.
+_BY_GRAVITY = (FatalError, Changed, EOFError, FileError, RetryError, SyncError)
 
 
 def _gravity(error: BaseException) -> int:
-    if not isinstance(error, (SyncError, EOFError)):
-        return 5
-    if isinstance(error, FatalError):
-        return 4
-    if isinstance(error, (Changed, EOFError)):
-        return 3
-    if isinstance(error, FileError):
-        return 2
-    return 1 if isinstance(error, RetryError) else 0
+    """The lower, the graver."""
+    return next((n for n, kind in enumerate(_BY_GRAVITY) if isinstance(error, kind)), -1)

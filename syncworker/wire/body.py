@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Protocol
 
 UNSIGNED = "UNSIGNED-PAYLOAD"  # in the place of a body's SHA-256
@@ -37,15 +38,16 @@ def slices(body: bytes | memoryview) -> Iterator[bytes]:
         yield view[start : start + CHUNK]  # type: ignore[misc]
 
 
+@dataclass(eq=False)
 class FileSlice:
     """A range of an open file as a body, or what has been read of it already. Raises EOFError when the file
     has become shorter."""
 
-    def __init__(
-        self, fd: int, offset: int, size: int, data: bytes | memoryview | None = None, sha256: str = UNSIGNED
-    ) -> None:
-        self.fd, self.offset, self.size = fd, offset, size
-        self.data, self.sha256 = data, sha256
+    fd: int
+    offset: int
+    size: int
+    data: bytes | memoryview | None = None
+    sha256: str = UNSIGNED
 
     def chunks(self) -> Iterator[bytes]:
         if self.data is not None:

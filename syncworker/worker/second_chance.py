@@ -51,7 +51,7 @@ class SecondChance:
             if await self._hides_kept(work.file.key):
                 kept = "the storage has a folder under this name, with objects that are not to be deleted"
                 self.accounts.failed(work.file, FileError("KeyIsFolder", kept))
-            elif await blocking_keys.cleans_paths(self.bucket, self.index, sweep.deletes, work.file.key):
+            elif await blocking_keys.normalizes_paths(self.bucket, self.index, sweep.deletes, work.file.key):
                 is_folder = FileError("KeyIsFolder", "the storage has a folder under this name")
                 self.accounts.refused(work, is_folder)
             else:
@@ -64,7 +64,7 @@ class SecondChance:
             await self.attempt.in_thread(self.attempt.mounts.guard, sweep.deletes)
             if not await self.plans.may_delete(sweep.going, planner):
                 return
-            removed = await sweep.clear_the_way(blocking_keys.in_the_way(sweep.deletes, blocked), self.index)
+            removed = await sweep.clear_the_way(blocking_keys.in_the_way(sweep.deletes, blocked))
         for work, error in refused:
             if removed:
                 await self.sending.do_now(work._replace(object=None, row=None, decision=NEW))
@@ -74,10 +74,10 @@ class SecondChance:
             self.accounts.failed(work.file, error)
 
     async def _hides_kept(self, key: str) -> bool:
-        """Whether an upload to this key would hide objects that stay: see `obstacles.cleans_paths`."""
+        """Whether an upload to this key would hide objects that stay: see `normalizes_paths`."""
         kept = self.attempt.obstacles.kept_below(key)
         if kept is None:
             return False
         head = await self.bucket.head(kept)
         below = [(kept, head.size, head.etag, "")] if head is not None else []
-        return await blocking_keys.cleans_paths(self.bucket, self.index, below, key)
+        return await blocking_keys.normalizes_paths(self.bucket, self.index, below, key)

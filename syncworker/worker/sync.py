@@ -121,14 +121,7 @@ class Sync:
         self.sending = Sending(attempt, self.accounts, headers)
         self.dispatch = Dispatch(attempt, self.sending, self.accounts, self.plans, self.planning, elsewhere)
         self.second_chance = SecondChance(attempt, self.sending, self.accounts, self.dispatch, self.plans)
-        self.remover = Remover(
-            attempt.bucket,
-            attempt.index,
-            attempt.progress,
-            stop.control,
-            attempt.wait_interval,
-            one_by_one=order.wait_seconds > 0,
-        )
+        self.remover = Remover(attempt, one_by_one=order.wait_seconds > 0)
         self.second_look = SecondLook(
             attempt, self.sending, self.accounts, self.plans, self.folder, self.remover
         )
@@ -246,10 +239,7 @@ class Sync:
             await self.planning.run(planner, items, self.dispatch.run)
             self.stop.raise_if_requested()
             await self.second_chance.resolve_renames()
-            kept = self.planning.kept()
-            sweep = Sweep(
-                self.folder, planner.deletes, self.remover, attempt.changes, attempt.in_thread, kept
-            )
+            sweep = Sweep(attempt, self.folder, planner.deletes, self.remover, self.planning.kept())
             sweep.held_folders = self.dispatch.held_folders
             await self.second_chance.clear_blocking_keys(sweep, planner)
             self.stop.raise_if_requested()
@@ -273,7 +263,7 @@ class Sync:
         await self.attempt.in_thread(self.folder.check_there)
         await self.attempt.in_thread(self.attempt.mounts.guard, sweep.deletes)
         may_delete = await self.plans.may_delete(sweep.going, planner)
-        failures = await sweep.delete_all(self.index) if sweep.deletes.count and may_delete else 0
+        failures = await sweep.delete_all() if sweep.deletes.count and may_delete else 0
         self.ending = self.ending._replace(kept=int(counts["objects_kept"]))
         if may_delete:
             await self.sending.part_sender.uploads.abandon_all()

@@ -222,11 +222,11 @@ def test_a_lane_that_waits_holds_nothing_of_the_file_before() -> None:
 def test_one_larger_than_all_passes_alone() -> None:
     async def alone() -> None:
         budget = Budget(100)
-        await budget.take(1000)
-        waiting = asyncio.create_task(budget.take(1))
+        await budget.acquire(1000)
+        waiting = asyncio.create_task(budget.acquire(1))
         await asyncio.sleep(0.01)
         assert not waiting.done()
-        budget.give(1000)
+        budget.release(1000)
         await asyncio.wait_for(waiting, SECONDS)
         assert budget.used == 1
 
