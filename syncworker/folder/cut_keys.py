@@ -25,57 +25,30 @@ _NAMES_UNASKED = 1000
 _Names = tuple[str, str, int, Iterator[str]]  # key prefix, path, files that each name stands for, names left
 
 
-class CutKeys:
-    """Iterates over every `every`th key, ascending. The folder is read while the keys are taken; once
-    `should_stop` says so, no more keys come."""
+def cut_keys(
+    tree: Tree,
+    source: str,
+    every: int,
+    should_stop: Callable[[], bool],
+    path_filter: PathFilter | None = None,
+) -> Iterator[str]:
+    """Yields every `every`th key, ascending. The folder is read while the keys are taken; once `should_stop`
+    says so, no more keys come."""
 
-    def __init__(
-        self,
-        tree: Tree,
-        source: str,
-        every: int,
-        should_stop: Callable[[], bool],
-        path_filter: PathFilter | None = None,
-    ) -> None:
-        self._tree, self._source, self._every = tree, source, every
-        self._should_stop = should_stop
-        self._skips = path_filter.skips_listed if path_filter else None
-
-    def __iter__(self) -> Iterator[str]:
-        try:
-            path = find_source(self._tree, self._source)
-        except (OSError, SyncError):
-            return
-        left = self._every
-        levels = [self._read("", path, 1)]
-        while levels:
-            prefix, path, files, names = levels[-1]
-            for name in names:
-                if name[-1] == "/":
-                    below = f"{path}/{name[:-1]}" if path else name[:-1]
-                    levels.append(self._read(prefix + name, below, files))
-                    break
-                left -= files
-                if left <= 0:
-                    yield prefix + name
-                    left = self._every
-            else:
-                levels.pop()
-
-    def _read(self, prefix: str, path: str, files: int) -> _Names:
+    def names_of(prefix: str, path: str, files: int) -> _Names:
         """The names of a directory in the order of their keys; none where it cannot be read."""
         names: list[str] = []
         step = 1
         try:
-            fd = self._tree.open_dir(path)
+            fd = tree.open_dir(path)
             try:
                 with os.scandir(fd) as entries:
                     for seen, entry in enumerate(entries, 1):
-                        if seen % _NAMES_UNASKED == 1 and self._should_stop():
+                        if seen % _NAMES_UNASKED == 1 and should_stop():
                             return prefix, path, files, iter(())
                         if seen % step:
                             continue
-                        if (name := self._name_of(prefix, entry)) is not None:
+                        if (name := _name_of(prefix, entry, path_filter)) is not None:
                             names.append(name)
                         if len(names) > _KEPT:
                             del names[::2]
@@ -87,10 +60,30 @@ class CutKeys:
         names.sort()
         return prefix, path, files * step, iter(names)
 
-    def _name_of(self, prefix: str, entry: os.DirEntry[str]) -> str | None:
-        name = entry.name
-        if not name.isascii() and escape_non_utf8(name) != name:
-            return None
-        if entry.is_dir(follow_symlinks=False):
-            name += "/"
-        return None if self._skips is not None and self._skips(prefix + name) else name
+    try:
+        levels = [names_of("", find_source(tree, source), 1)]
+    except (OSError, SyncError):
+        return
+    left = every
+    while levels:
+        prefix, path, files, names = levels[-1]
+        for name in names:
+            if name[-1] == "/":
+                below = f"{path}/{name[:-1]}" if path else name[:-1]
+                levels.append(names_of(prefix + name, below, files))
+                break
+            left -= files
+            if left <= 0:
+                yield prefix + name
+                left = every
+        else:
+            levels.pop()
+
+
+def _name_of(prefix: str, entry: os.DirEntry[str], path_filter: PathFilter | None) -> str | None:
+    name = entry.name
+    if not name.isascii() and escape_non_utf8(name) != name:
+        return None
+    if entry.is_dir(follow_symlinks=False):
+        name += "/"
+    return None if path_filter is not None and path_filter.skips_listed(prefix + name) else name

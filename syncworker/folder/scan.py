@@ -16,9 +16,10 @@ import errno
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, ParamSpec
 
 from syncworker.errors import FatalError, Stopped
 from syncworker.escape import escape_non_utf8
@@ -51,17 +52,15 @@ _DEEPEST_PREFIX = 4096  # characters; no key below can fit, and each level holds
 OnMount = Callable[[str, str], None]  # the path of a mount point, the prefix of the keys below it
 
 
-class _Link(NamedTuple):
-    """A symlink to a directory in the root; `path` is where it leads."""
-
-    path: str
+P = ParamSpec("P")
 
 
 class _Level:
     """A directory on the branch that is being walked. `rest` are its names not yet taken, in order.
 
     The last character of a name says what it is: "/" a directory, NUL something that `odd` explains, else a
-    regular file. (No name holds a NUL, and it sorts before everything, so it moves nothing.)
+    regular file. (No name holds a NUL, and it sorts before everything, so it moves nothing.) For a symlink to
+    a directory of the root, `odd` has the path of that directory.
     """
 
     __slots__ = ("fd", "identity", "last", "lstat", "odd", "path", "prefix", "rest")
@@ -71,7 +70,7 @@ class _Level:
         self.identity: Identity = (-1, -1)
         self.prefix = prefix  # of its keys: "" or ends in "/"
         self.path = path  # from the root, without symlinks
-        self.odd: dict[str, tuple[ScanItem, ...] | _Link] = {}
+        self.odd: dict[str, tuple[ScanItem, ...] | str] = {}
         self.rest: Iterator[str] = iter(())
         self.last = ""  # the name taken before
         self.lstat: Callable[..., os.stat_result] = os.stat
@@ -80,28 +79,6 @@ class _Level:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-
-def scan(
-    tree: Tree,
-    source: str,
-    should_stop: Callable[[], bool],
-    path_filter: PathFilter | None = None,
-    on_mount: OnMount | None = None,
-) -> Iterator[ScanItem]:
-    """All of `source` (a path from the root, "" is the root) that the filter lets through: a folder that it
-    excludes is not opened. The keys of the files ascend strictly.
-
-    Raises SourceMissing; FatalError with SourceNotADirectory, SourceOutsideRoot, SourceDangling (a symlink
-    that leads nowhere is no missing folder), or, at the end, SourceVanished: it was removed or replaced
-    during the scan, so what was yielded is not known to be all; Stopped, when `should_stop` says so, which is
-    asked once for each directory, each 1,000 names that are read, and each 1,000 files that are yielded.
-
-    `on_mount` gets the path of each mount point below the source, and the prefix of its keys, before any of
-    its files is yielded. It costs two comparisons a directory.
-    """
-    for items in batches(tree, source, should_stop, path_filter, on_mount):
-        yield from items
 
 
 def read_ahead(items: Iterator[ScanItem]) -> Iterator[ScanItem]:
@@ -125,7 +102,18 @@ def batches(
     path_filter: PathFilter | None = None,
     on_mount: OnMount | None = None,
 ) -> Iterator[Sequence[ScanItem]]:
-    """`scan`, up to 1,000 items at a time; a batch may be empty."""
+    """All of `source` (a path from the root, "" is the root) that the filter lets through, up to 1,000 items
+    at a time; a batch may be empty. A folder that the filter excludes is not opened. The keys of the files
+    ascend strictly.
+
+    Raises SourceMissing; FatalError with SourceNotADirectory, SourceOutsideRoot, SourceDangling (a symlink
+    that leads nowhere is no missing folder), or, at the end, SourceVanished: it was removed or replaced
+    during the scan, so what was yielded is not known to be all; Stopped, when `should_stop` says so, which is
+    asked once for each directory, each 1,000 names that are read, and each 1,000 files that are yielded.
+
+    `on_mount` gets the path of each mount point below the source, and the prefix of its keys, before any of
+    its files is yielded. It costs two comparisons a directory.
+    """
     walk = _Walk(tree, should_stop, path_filter, on_mount)
     try:
         try:
@@ -141,9 +129,8 @@ def batches(
             return
         top = walk.levels[0].identity
         while walk.levels:
-            items, directory = walk.take()
+            items, directory = walk.next_items()
             yield items
-            item = None
             if directory is None:
                 item = walk.leave()
             else:
@@ -155,6 +142,18 @@ def batches(
             raise _source_vanished(source)
     finally:
         walk.close()
+
+
+def by_item(batches: Callable[P, Iterator[Iterable[ScanItem]]]) -> Callable[P, Iterator[ScanItem]]:
+    """The same function, whose batches are yielded item by item."""
+
+    def items(*given: P.args, **named: P.kwargs) -> Iterator[ScanItem]:
+        return chain.from_iterable(batches(*given, **named))
+
+    return items
+
+
+scan = by_item(batches)
 
 
 class _Walk:
@@ -197,10 +196,8 @@ class _Walk:
                 self.levels.pop().close()
                 return Skip(prefix[:-1], "symlink_loop")
             self._branch.add(level.identity)
-            if len(self.levels) > 1 and (
-                path in self._points or level.identity[0] != self.levels[-2].identity[0]
-            ):
-                self._look_for_mount(level)
+            if len(self.levels) > 1:
+                self._note_mount(level)
             self._read_names(level)
         except OSError as error:
             self.levels.pop().close()
@@ -210,13 +207,15 @@ class _Walk:
             self.levels[-1 - _OPEN_LEVELS].close()
         return None
 
-    def _look_for_mount(self, level: _Level) -> None:
-        """`level` has a device of its own, or the table says that something is mounted there."""
-        linked = os.path.dirname(level.path) != self.levels[-2].path
-        if (level.path in self._points or not linked) and mount_table.is_mount_point(level.fd):
+    def _note_mount(self, level: _Level) -> None:
+        above, is_known = self.levels[-2], level.path in self._points
+        if not is_known and level.identity[0] == above.identity[0]:
+            return  # it has no device of its own, and no mount is known there
+        linked = os.path.dirname(level.path) != above.path
+        if (is_known or not linked) and mount_table.is_mount_point(level.fd):
             self._on_mount(level.path, level.prefix)
 
-    def _look_for_mounts_on(self, way: str, prefix: str) -> None:
+    def _note_mounts_on(self, way: str, prefix: str) -> None:
         """What a symlink leads to may lie on a mount whose mount point the walk never enters."""
         for point in self._points:
             if way.startswith(point + "/") and (point, prefix) != self._told and self._is_mounted(point):
@@ -233,7 +232,7 @@ class _Walk:
         finally:
             os.close(fd)
 
-    def take(self) -> tuple[list[ScanItem], str | None]:
+    def next_items(self) -> tuple[list[ScanItem], str | None]:
         """The last level's next items, and then: a directory to descend into, "" for more, None at its end.
 
         The hot path: one `stat` for each file, and little else. A name that is removed and made again while
@@ -254,7 +253,7 @@ class _Walk:
             if kind == "\0":
                 odd, twice = level.odd[name], name[:-1] == last
                 level.last = last = name
-                if not isinstance(odd, _Link):
+                if not isinstance(odd, str):
                     items.extend(item for item in odd if not (twice and isinstance(item, FileEntry)))
                 elif not twice:
                     return items, name
@@ -290,8 +289,8 @@ class _Walk:
             return Unreadable(prefix, "KeyTooLong", f"The keys below {prefix[:80]}… are too long.", True)
         link = level.odd.get(name)
         try:
-            if isinstance(link, _Link):
-                return self.enter(self._tree.open_dir(link.path), prefix, link.path)
+            if isinstance(link, str):
+                return self.enter(self._tree.open_dir(link), prefix, link)
             fd = os.open(name[:-1], READ_DIRECTORY, dir_fd=level.fd)
         except OSError as error:
             return unread_directory(prefix, error)
@@ -362,7 +361,7 @@ class _Walk:
         is_directory = stat.S_ISDIR(info.st_mode)
         listed = shown + "/" * is_directory
         if not is_directory and not stat.S_ISREG(info.st_mode):
-            found: tuple[ScanItem, ...] | _Link = (Skip(key, special(info)),)
+            found: tuple[ScanItem, ...] | str = (Skip(key, special(info)),)
         elif shown != name:
             found = (not_utf8(key + "/" * is_directory, is_directory, own_path, inode),)
         elif not linked:  # the file system tells no types with the names
@@ -370,12 +369,12 @@ class _Walk:
         elif identity(info) in self._branch:
             listed, found = shown, (Skip(key, "symlink_loop"),)
         elif is_directory:
-            found = _Link(path)
-            self._look_for_mounts_on(path, level.prefix + listed)
+            found = path
+            self._note_mounts_on(path, level.prefix + listed)
         elif len(key.encode()) > KEY_MAX_BYTES:
             found = (too_long(key),)
         else:
-            self._look_for_mounts_on(path, level.prefix)
+            self._note_mounts_on(path, level.prefix)
             found = (FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, path),)
         level.odd[listed + "\0"] = found
         return listed + "\0"

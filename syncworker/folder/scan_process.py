@@ -22,11 +22,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from itertools import chain
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from syncworker.errors import FatalError, Stopped, SyncError
-from syncworker.folder.scan import OnMount, batches, scan
+from syncworker.folder.scan import OnMount, batches, by_item, scan
 from syncworker.folder.symlinks import SourceMissing
 from syncworker.folder.uploads_root import Tree
 from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
@@ -47,24 +46,15 @@ _KINDS: dict[int, type] = {len(kind._fields): kind for kind in (FileEntry, Skip,
 _ERRORS: dict[str, type[SyncError]] = {kind.__name__: kind for kind in (FatalError, SourceMissing)}
 
 
+@by_item
 def scan_apart(
     tree: Tree,
     source: str,
     should_stop: Callable[[], bool],
     path_filter: PathFilter | None = None,
     on_mount: OnMount | None = None,
-) -> Iterator[ScanItem]:
-    """`scan`, read by another process. FatalError ScanFailed: that process ended before its end."""
-    return chain.from_iterable(_batches(tree, source, should_stop, path_filter, on_mount))
-
-
-def _batches(
-    tree: Tree,
-    source: str,
-    should_stop: Callable[[], bool],
-    path_filter: PathFilter | None,
-    on_mount: OnMount | None,
 ) -> Iterator[Iterable[ScanItem]]:
+    """`scan`, read by another process. FatalError ScanFailed: that process ended before its end."""
     lines = ["\n".join(list_of) for list_of in (path_filter.lines if path_filter else ())]
     try:
         child = subprocess.Popen(
@@ -102,7 +92,7 @@ def _batches(
             if name:
                 raise _ERRORS.get(name, FatalError)(code, message)
             return
-        _raise_if_told(should_stop)
+        _raise_if_stopped(should_stop)
         raise FatalError(
             "ScanFailed",
             "the process that reads the folder was ended from outside: nothing was deleted; sync again",
@@ -112,7 +102,7 @@ def _batches(
         child.communicate()
 
 
-def _raise_if_told(should_stop: Callable[[], bool]) -> None:
+def _raise_if_stopped(should_stop: Callable[[], bool]) -> None:
     """Raises Stopped if the job is told to stop too: the signal to it may still be on its way."""
     until = time.monotonic() + _ASK_SECONDS
     while not should_stop() and time.monotonic() < until:

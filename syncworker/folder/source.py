@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _LINKS = frozenset({"symlink_outside", "symlink_dangling", "symlink_loop"})
 
 
-class Look(NamedTuple):
+class ScanStart(NamedTuple):
     """The beginning of a scan: what came before the first file, that file (None: there is none), whether the
     folder exists, and the scan, which goes on from there."""
 
@@ -45,28 +45,24 @@ class Source:
         path_filter: PathFilter | None = None,
         on_mount: OnMount | None = None,
     ) -> None:
-        self.tree = tree
-        self.source = source
-        self.should_stop = should_stop
-        self.scan = scan
-        self.path_filter = path_filter
-        self.on_mount = on_mount
+        self.tree, self.source, self.should_stop = tree, source, should_stop
+        self.scan, self.path_filter, self.on_mount = scan, path_filter, on_mount
         self._identity: Identity | None = None
         self._is_missing = False
 
-    def look(self) -> Look:
+    def start_scan(self) -> ScanStart:
         before: list[ScanItem] = []
         rest = self.scan(self.tree, self.source, self.should_stop, self.path_filter, self.on_mount)
         try:
             for item in rest:
                 if isinstance(item, FileEntry):
                     self._identity = self._where()
-                    return Look(before, item, True, rest)
+                    return ScanStart(before, item, True, rest)
                 before.append(item)
         except SourceMissing:
-            return Look(before, None, False, iter(()))
+            return ScanStart(before, None, False, iter(()))
         self._identity = self._where()
-        return Look(before, None, True, iter(()))
+        return ScanStart(before, None, True, iter(()))
 
     def scan_again(self) -> Iterator[ScanItem]:
         """Scans again. Raises unless it is still the folder that the first scan began with."""
@@ -90,9 +86,7 @@ class Source:
 
     def check_there(self) -> None:
         """Raises unless the folder is still the one that the scan began with."""
-        if self._is_missing:
-            return
-        if self._where() != self._identity:
+        if not self._is_missing and self._where() != self._identity:
             raise vanished()
 
     def has_file(self, key: str) -> bool:
@@ -150,12 +144,15 @@ class Source:
     def entry(self, key: str) -> FileEntry | None:
         """The regular file that is under this key now. None: there is none."""
         try:
-            path, info = symlinks.resolve(self.tree, f"{self.source}/{key}" if self.source else key)
+            path, info = self._resolve(key)
         except OSError:
             return None
         if not stat.S_ISREG(info.st_mode):
             return None
         return FileEntry(key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, path)
+
+    def _resolve(self, key: str) -> tuple[str, os.stat_result]:
+        return symlinks.resolve(self.tree, f"{self.source}/{key}" if self.source else key)
 
     def _mode(self, key: str) -> int | None:
         """The mode of what is under a key, symlinks followed: 0 for nothing, None when it cannot be told."""
@@ -163,7 +160,7 @@ class Source:
         if _impossible(key.removesuffix("/")):
             return 0
         try:
-            return symlinks.resolve(self.tree, f"{self.source}/{key}" if self.source else key)[1].st_mode
+            return self._resolve(key)[1].st_mode
         except OSError as error:
             return 0 if error.errno in VANISHED else None
 

@@ -22,7 +22,7 @@ import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from syncworker.errors import FatalError
 from syncworker.system import mount_table
@@ -141,11 +141,6 @@ class Tree:
         with self._parent(path) as (directory, name):
             return _open_directory(name, READ_DIRECTORY, directory)
 
-    def open_name(self, path: str) -> int:
-        """An `O_PATH` descriptor of a directory below the root, walked again so that it shows what is mounted
-        there now. For the caller to close."""
-        return self._walk(path)
-
     def lstat(self, path: str) -> os.stat_result | None:
         """None when it does not exist. For `""`: whatever the root's path names now."""
         try:
@@ -184,7 +179,7 @@ class Tree:
         """The directory, for `_leave`."""
         directory = self._recall(path)
         if directory is None:
-            directory = _Directory(self._walk(path))
+            directory = _Directory(self.open_name(path))
             self._remember(path, directory)
         return directory
 
@@ -212,15 +207,16 @@ class Tree:
         with self._lock:
             if self._closed:
                 return
-            forgotten = [self._remembered.pop(path)] if path in self._remembered else []
-            if len(self._remembered) >= _REMEMBERED:
-                forgotten.append(self._remembered.popitem(last=False)[1])
-            for other in forgotten:
-                _let_go(other)
+            if path in self._remembered:
+                _let_go(self._remembered.pop(path))
+            elif len(self._remembered) >= _REMEMBERED:
+                _let_go(self._remembered.popitem(last=False)[1])
             directory.users += 1
             self._remembered[path] = directory
 
-    def _walk(self, path: str) -> int:
+    def open_name(self, path: str) -> int:
+        """An `O_PATH` descriptor of a directory below the root, walked anew so that it shows what is mounted
+        there now. For the caller to close."""
         with self._directory("") as root:
             fd = os.dup(root)
         for name in path.split("/"):
@@ -245,11 +241,9 @@ class Tree:
 def is_local(root: str, mounts: str = mount_table.MOUNTINFO) -> bool:
     """Whether `root` (without symlinks) and all that is mounted below it is on disks of this machine. What is
     not, or not known to be (NFS, SMB, FUSE), may keep any call waiting for as long as a server is away."""
-    below, own = root.rstrip("/") + "/", ""
+    below = root.rstrip("/") + "/"
     types = {mount.point: mount.type for mount in mount_table.read(mounts)}
-    for point in types:
-        if below.startswith(point.rstrip("/") + "/") and len(point) > len(own):
-            own = point
+    own = max((point for point in types if below.startswith(point.rstrip("/") + "/")), key=len, default="")
     return own in types and all(t in _LOCAL for p, t in types.items() if p == own or p.startswith(below))
 
 
@@ -279,10 +273,7 @@ def _open_directory(name: str, flags: int, directory: int) -> int:
     try:
         return os.open(name, flags, dir_fd=directory)
     except NotADirectoryError:
-        try:
-            mode = os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode
-        except FileNotFoundError:
-            mode = 0
-        if stat.S_ISLNK(mode):
-            raise os_error(errno.ELOOP, name) from None
+        with suppress(FileNotFoundError):
+            if stat.S_ISLNK(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode):
+                raise os_error(errno.ELOOP, name) from None
         raise

@@ -14,17 +14,17 @@ T = TypeVar("T")
 
 LEAST = 32
 MOST = 128
-LOOK_SECONDS = 0.5
+RATE_SECONDS = 0.5
 _STEP = 1.5
 _GAIN = 1.15  # of a step that is worth it: half of the lanes more, a sixth of the files
-_REST_LOOKS = 20  # after a step that was not
+_REST_TIMES = 20  # after a step that was not
 READERS = 4  # threads that read files and hash them
 DISK_READERS = 32  # threads that read small files which are not in memory, at most
 _PIECE_BYTES = 256 << 10  # a disk reads a larger file in several pieces
 _SHARES_EACH = 2  # of each reader, before its rate means anything
 
 
-class Pace:
+class LaneController:
     """`lanes` is how many there should be now."""
 
     def __init__(self, least: int = LEAST, most: int = MOST) -> None:
@@ -33,8 +33,8 @@ class Pace:
         self._before: tuple[int, float] | None = None  # lanes and rate before the step that is being tried
         self._rest = 0
 
-    def look(self, rate: float, *, is_busy: bool) -> None:
-        """Called every `LOOK_SECONDS` with the files a second since the last call; `is_busy`: every lane had
+    def record_rate(self, rate: float, *, is_busy: bool) -> None:
+        """Called every `RATE_SECONDS` with the files a second since the last call; `is_busy`: every lane had
         work all the time, and the store did not ask to slow down."""
         if not is_busy or not rate:  # where nothing moves, more would not help
             self.lanes = self._before[0] if self._before else self.lanes
@@ -47,7 +47,7 @@ class Pace:
             self._try_more(rate)
         else:
             self.lanes = self._before[0]
-            self._before, self._rest = None, _REST_LOOKS
+            self._before, self._rest = None, _REST_TIMES
 
     def _try_more(self, rate: float) -> None:
         more = min(self.most, int(self.lanes * _STEP))
@@ -59,7 +59,7 @@ class ReaderCount:
     """`readers`: how many threads should read files that are not in memory, at the time `now`."""
 
     def __init__(self, now: float) -> None:
-        self._pace = Pace(READERS, DISK_READERS)
+        self._pace = LaneController(READERS, DISK_READERS)
         self._since, self._pieces, self._shares, self._was_idle = now, 0, 0, False
 
     @property
@@ -72,7 +72,7 @@ class ReaderCount:
         self._shares += 1
         self._was_idle = self._was_idle or is_idle
         seconds = now - self._since
-        if seconds < LOOK_SECONDS or self._shares < _SHARES_EACH * self.readers:
+        if seconds < RATE_SECONDS or self._shares < _SHARES_EACH * self.readers:
             return
-        self._pace.look(self._pieces / seconds, is_busy=not self._was_idle)
+        self._pace.record_rate(self._pieces / seconds, is_busy=not self._was_idle)
         self._since, self._pieces, self._shares, self._was_idle = now, 0, 0, False

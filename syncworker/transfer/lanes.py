@@ -26,7 +26,7 @@ from typing import Any, Protocol, cast
 from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
 from syncworker.system.stop_token import StopToken
-from syncworker.transfer.lane_count import LOOK_SECONDS, MOST, Pace
+from syncworker.transfer.lane_count import MOST, RATE_SECONDS, LaneController
 from syncworker.transfer.readers import ReadResult
 
 LARGE_LANES = 4
@@ -58,20 +58,9 @@ class Budget:
         self._waiting.clear()
 
 
-class _Share:
-    """What a group has taken of the budget; it is returned when its last file is finished."""
-
-    __slots__ = ("budget", "left", "size")
-
-    def __init__(self, budget: Budget, size: int, files: int) -> None:
-        self.budget, self.size, self.left = budget, size, files
-        if not files:
-            budget.release(size)
-
-    def done(self) -> None:
-        self.left -= 1
-        if not self.left:
-            self.budget.release(self.size)
+def _held(work: Candidate) -> int:
+    """How many bytes of a file are in memory from when it is read until it is sent."""
+    return work.file.size if etag.is_single(work.file.size) else 0
 
 
 _Tasks = set[asyncio.Task[None]]
@@ -109,15 +98,15 @@ class Lanes:
         self._handle_read = files.handle_read
         self._halt, self._halted = stop.fail, stop.requested
         self._groups: asyncio.Queue[list[Candidate] | None] = asyncio.Queue(maxsize=2 * MOST)
-        self._read: asyncio.Queue[tuple[ReadResult, _Share] | None] = asyncio.Queue()
+        self._read: asyncio.Queue[ReadResult | None] = asyncio.Queue()
         self._turn, self._drained = asyncio.Lock(), asyncio.Event()
         self._large: asyncio.Queue[ReadResult | None] = asyncio.Queue(maxsize=_LARGE_WAITING)
         self._budget = Budget(BYTES_IN_FLIGHT)
         self._all_read = False
-        self._pace = Pace(1, 1) if one else Pace()
+        self._pace = LaneController(1, 1) if one else LaneController()
         self._lanes, self._pacing, self._readers, self._large_lanes = _Tasks(), _Tasks(), _Tasks(), _Tasks()
         self._open()
-        self._begin(self._keep_pace, self._pacing)
+        self._begin(self._adjust_lanes, self._pacing)
         for _ in range(1 if one else _READERS):
             self._begin(self._read_groups, self._readers)
         for _ in range(1 if one else LARGE_LANES):
@@ -167,17 +156,17 @@ class Lanes:
         while len(self._lanes) < self._pace.lanes:
             self._begin(self._small_lane, self._lanes)
 
-    async def _keep_pace(self) -> None:
+    async def _adjust_lanes(self) -> None:
         """As many lanes as help; those too many end by themselves."""
         before = self._files.uploaded()
         while self._waiting() or not self._all_read:
             waited = False
             for _ in range(_LOOKS):
-                await asyncio.sleep(LOOK_SECONDS / _LOOKS)
+                await asyncio.sleep(RATE_SECONDS / _LOOKS)
                 waited = waited or not self._waiting()
             sent = self._files.uploaded()
             is_busy = not (waited or self._files.is_throttled() or self._halted())
-            self._pace.look((sent - before) / LOOK_SECONDS, is_busy=is_busy)
+            self._pace.record_rate((sent - before) / RATE_SECONDS, is_busy=is_busy)
             before = sent
             if self._waiting():
                 self._open()
@@ -200,43 +189,43 @@ class Lanes:
     async def _read_group(self, group: list[Candidate]) -> None:
         if self._halted():
             return
-        size = min(sum(w.file.size for w in group if etag.is_single(w.file.size)), BYTES_IN_FLIGHT)
+        size = sum(map(_held, group))
         await self._budget.acquire(size)
         results: list[ReadResult] = []
         try:
             results = await self._files.read(group)
         except Exception as error:  # noqa: BLE001 - the others would wait for this lane
             self._halt(error)
-        share = _Share(self._budget, size, len(results))
+        self._budget.release(size - sum(_held(result.work) for result in results))
         for result in results:
             if self._one:
-                await self._whole(result, share)
+                await self._whole(result)
             else:
-                self._read.put_nowait((result, share))
+                self._read.put_nowait(result)
 
     async def _small_lane(self) -> None:
         try:
             # Counted before each file: never do all lanes end because there are a few too many.
             while len(self._lanes) <= self._pace.lanes:
-                item = await self._read.get()
+                result = await self._read.get()
                 if not self._read.qsize():
                     self._drained.set()
-                if item is None:
+                if result is None:
                     self._read.put_nowait(None)  # for the next lane
                     return
-                await self._whole(*item)
-                del item  # not held while the next one is waited for: it has a body of up to 8 MiB
+                await self._whole(result)
+                del result  # not held while the next one is waited for: it has a body of up to 8 MiB
         finally:
             self._lanes.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
-    async def _whole(self, result: ReadResult, share: _Share) -> None:
+    async def _whole(self, result: ReadResult) -> None:
         try:
             if not self._halted():
                 await self._handle_read(result)
         except Exception as error:  # noqa: BLE001 - the others would wait for this lane
             self._halt(error)
         finally:
-            share.done()
+            self._budget.release(_held(result.work))
 
     async def _large_lane(self) -> None:
         while (result := await self._large.get()) is not None:

@@ -42,11 +42,11 @@ class Planning:
         return Planner(self.index, self.pages, self.attempt.order.spool_dir, self, scope, remote_only)
 
     def _first_cuts(self) -> Iterable[str]:
-        from syncworker.folder.cut_keys import CutKeys  # a small job has no use for it
+        from syncworker.folder.cut_keys import cut_keys  # a small job has no use for it
 
         stop = self.attempt.pause.blocking(self.stop.requested)
         options = self.attempt.options
-        return CutKeys(self.attempt.tree, self.attempt.order.source, CUT_KEYS, stop, options.path_filter())
+        return cut_keys(self.attempt.tree, self.attempt.order.source, CUT_KEYS, stop, options.path_filter())
 
     def kept(self) -> Kept:
         """Returns a filter of its own: the scan may ask its filter from another thread."""

@@ -29,7 +29,7 @@ from syncworker.ending import Ending, failing, reasons
 from syncworker.errors import FatalError, Stopped
 from syncworker.folder.scan import read_ahead, scan
 from syncworker.folder.scan_process import WORTH_FILES, scan_apart
-from syncworker.folder.source import Look, Source, refuse_unknown, vanished
+from syncworker.folder.source import ScanStart, Source, refuse_unknown, vanished
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
 from syncworker.index.rows import count_objects
@@ -151,13 +151,13 @@ class Sync:
             attempt.changes.close()
             self.plans.close()
 
-    async def _look(self) -> Look:
+    async def _look(self) -> ScanStart:
         """Begins the scan. A folder without a file is looked at twice, and may have to be refused."""
-        look: Look = await self.attempt.in_thread(self.folder.look)
+        look: ScanStart = await self.attempt.in_thread(self.folder.start_scan)
         if look.first is None:
             refuse_unknown(look.before)
             existed = look.exists
-            look = await self.attempt.in_thread(self.folder.look)
+            look = await self.attempt.in_thread(self.folder.start_scan)
             if look.first is None:
                 refuse_unknown(look.before)
                 if look.exists != existed or not (existed or self.options.scope is None):
@@ -171,7 +171,7 @@ class Sync:
         """Whether the bucket is deleted when the folder holds no file."""
         return not (self.options.is_partial or self.options.only_verifies)
 
-    async def _allow_empty(self, look: Look) -> None:
+    async def _allow_empty(self, look: ScanStart) -> None:
         """Raises where a folder without a file may not be mirrored."""
         if not self.order.may_delete_bucket and self.options.delete and await self._is_all_empty():
             if self._is_whole:
@@ -200,10 +200,10 @@ class Sync:
             return True
         may_not_go_on = attempt.pause.blocking(self.stop.requested)
         source = Source(attempt.tree, self.order.source, may_not_go_on, path_filter=whole.path_filter())
-        look: Look = await attempt.in_thread(source.look)
+        look: ScanStart = await attempt.in_thread(source.start_scan)
         return look.first is None
 
-    async def _delete_bucket(self, look: Look) -> None:
+    async def _delete_bucket(self, look: ScanStart) -> None:
         from syncworker.transfer.delete_bucket import BucketRemoval, Unplanned  # it costs each start
 
         for item in look.before:

@@ -9,7 +9,6 @@ from pathlib import Path
 from descriptors import open_below
 
 from syncworker.folder import cut_keys
-from syncworker.folder.cut_keys import CutKeys
 from syncworker.folder.scan import scan
 from syncworker.folder.uploads_root import Tree
 from syncworker.model import FileEntry
@@ -22,7 +21,7 @@ def never() -> bool:
 
 def cuts_of(root: Path, every: int, source: str = "", **asked) -> list[str]:
     with Tree(str(root)) as tree:
-        return list(CutKeys(tree, source, every, **{"should_stop": never} | asked))
+        return list(cut_keys.cut_keys(tree, source, every, **{"should_stop": never} | asked))
 
 
 def keys_of(root: Path) -> list[str]:

@@ -845,7 +845,7 @@ def test_a_scan_that_is_given_up_closes_what_it_opened(root):
         items = scan(tree, "", never)
         next(items)
         opened = open_below(root)
-        items.close()
+        del items
         assert open_below(root) == opened - 4  # a, b, c and the root once more
 
 

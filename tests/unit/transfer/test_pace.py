@@ -13,53 +13,53 @@ from bench import Answer, Mirror, Request, s3_error, wait_for
 from stores import Store
 
 from syncworker.errors import FileError, RetryError, Stopped, SyncError
-from syncworker.transfer.lane_count import LEAST, MOST, Pace
+from syncworker.transfer.lane_count import LEAST, MOST, LaneController
 from syncworker.wire import throttle
 from syncworker.wire.throttle import Gate
 
 
-def play(pace: Pace, rate_of: list[float], looks: int) -> list[int]:
+def play(pace: LaneController, rate_of: list[float], looks: int) -> list[int]:
     lanes = []
     for _ in range(looks):
-        pace.look(rate_of[pace.lanes], is_busy=True)
+        pace.record_rate(rate_of[pace.lanes], is_busy=True)
         lanes.append(pace.lanes)
     return lanes
 
 
 def test_a_store_far_away_gets_as_many_as_there_may_be() -> None:
-    lanes = play(Pace(), [20.0 * n for n in range(MOST + 1)], 10)
+    lanes = play(LaneController(), [20.0 * n for n in range(MOST + 1)], 10)
     assert lanes[:4] == [48, 72, 108, MOST]
     assert lanes[-1] == MOST
 
 
 def test_a_store_that_is_busy_keeps_the_least_but_for_a_try_now_and_then() -> None:
-    lanes = play(Pace(), [3000.0] * (MOST + 1), 200)
+    lanes = play(LaneController(), [3000.0] * (MOST + 1), 200)
     assert set(lanes) == {LEAST, 48}
     assert lanes.count(48) < 12
 
 
 def test_a_step_that_gains_too_little_is_taken_back() -> None:
-    lanes = play(Pace(), [20.0 * min(n, 60) for n in range(MOST + 1)], 20)
+    lanes = play(LaneController(), [20.0 * min(n, 60) for n in range(MOST + 1)], 20)
     assert lanes[:4] == [48, 72, 108, 72]
     assert lanes[-1] == 72
 
 
 def test_where_nothing_moves_no_more_are_tried() -> None:
-    assert set(play(Pace(), [0.0] * (MOST + 1), 20)) == {LEAST}
+    assert set(play(LaneController(), [0.0] * (MOST + 1), 20)) == {LEAST}
 
 
 def test_who_has_no_work_or_is_asked_to_slow_down_tries_nothing() -> None:
-    pace = Pace()
+    pace = LaneController()
     for rate in (1.0, 100.0, 10_000.0):
-        pace.look(rate, is_busy=False)
+        pace.record_rate(rate, is_busy=False)
         assert pace.lanes == LEAST
 
 
 @pytest.mark.parametrize(("least", "most"), list(itertools.product([1, 7], [7, 8])))
 def test_never_fewer_nor_more_than_asked_for(least: int, most: int) -> None:
-    pace = Pace(least, most)
+    pace = LaneController(least, most)
     for rate in (1.0, 5.0, 50.0, 1.0, 1.0, 80.0) * 30:
-        pace.look(rate, is_busy=True)
+        pace.record_rate(rate, is_busy=True)
         assert least <= pace.lanes <= most
 
 
