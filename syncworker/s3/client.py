@@ -39,7 +39,7 @@ from syncworker.system.control import is_settling
 from syncworker.wire.connection import Response
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import READS, ConnectionPool
-from syncworker.wire.throttle import Gate
+from syncworker.wire.throttle import AdaptiveThrottle
 
 _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a store names goes into a header
 TRIES = 6
@@ -88,7 +88,7 @@ class Client:
         self.conditions, self.advice = conditions, conditions.advice
         self.keys = keys
         self._used: Keys | None = None  # those of the last request
-        self.gate = Gate(conditions.most_requests)
+        self.throttle = AdaptiveThrottle(conditions.most_requests)
         self.stop, self.pause = conditions.stop, conditions.pause
         self.outage = Outage(conditions.patience_seconds, self._ask, self.stop, self.pause)
         self._first_answer_by: float | None = None  # by the loop's clock
@@ -150,7 +150,7 @@ class Client:
                 raise full
             turn: Turn | None = None
             is_held = self.pause.on or self.pool.bandwidth.on or self.stop.requested()
-            if is_held or not self.gate.enters_at_once():
+            if is_held or not self.throttle.try_acquire():
                 turn = await self._enter(request)
             error: SyncError | None = None
             began_at = time.time()
@@ -161,7 +161,7 @@ class Client:
             except SyncError as failure:
                 error = failure
             finally:
-                self.gate.leave(error)
+                self.throttle.release(error)
                 if turn is not None:
                     turn.leave()
                 if error is None:
@@ -203,14 +203,14 @@ class Client:
                 size = request.max_body if request.operation == "GetObject" else request.size
                 turn = await bandwidth.enter(size, self.stop.requested)
             try:
-                await self.gate.enter(self.stop.requested)
+                await self.throttle.acquire(self.stop.requested)
             except BaseException:
                 if turn is not None:
                     turn.leave()
                 raise
             if not (self.pause.on or self.stop.requested()) or is_settling():
                 return turn
-            self.gate.give_back()  # paused, or stopped, while it waited there
+            self.throttle.release_unused()  # paused, or stopped, while it waited there
             if turn is not None:
                 turn.leave()
 

@@ -42,7 +42,7 @@ class ClientView:
         return self._client.requests, self._client.retries
 
     def throttled_seconds(self) -> float:
-        return self._client.gate.slow_seconds(time.monotonic())
+        return self._client.throttle.slow_seconds(time.monotonic())
 
     def paced_bytes(self) -> int | None:
         bandwidth = self._client.pool.bandwidth
@@ -74,7 +74,7 @@ def _of_outage(client: Client) -> Delay | None:
     outage = client.outage
     if outage.since is None or outage.error is None or not outage.has_lasted(_NOTICED_SECONDS):
         return None
-    if outage.error.throttled and client.gate.slow_since is not None:
+    if outage.error.throttled and client.throttle.slow_since is not None:
         return None
     message = f"retrying: {outage.error.message}; nothing has succeeded since {_clock(outage.since)}"
     if outage.until is not None:
@@ -84,10 +84,10 @@ def _of_outage(client: Client) -> Delay | None:
 
 def _of_slow_down(client: Client) -> Delay | None:
     now = time.monotonic()
-    if client.gate.slow_since is None:
+    if client.throttle.slow_since is None:
         return None
-    since = time.time() - (now - client.gate.slow_since)
-    taken = client.gate.taken(now)
+    since = time.time() - (now - client.throttle.slow_since)
+    taken = client.throttle.taken(now)
     message = (
         f"the storage asks to slow down since {_clock(since)}: it took {taken or 'no'}"
         f" request{'' if taken == 1 else 's'} in the last {TAKEN_SECONDS} s"

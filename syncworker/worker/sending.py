@@ -85,8 +85,8 @@ class Sending:
         return self.progress.counts["files_uploaded"]
 
     def is_throttled(self) -> bool:
-        gate = self.bucket.client.gate
-        return gate.limit < gate.most
+        throttle = self.bucket.client.throttle
+        return throttle.limit < throttle.max_in_flight
 
     async def send_large(self, result: ReadResult) -> None:
         """Sends a large file, from a lane of its own. A cluster's member leaves it to the job's process."""

@@ -15,7 +15,7 @@ from stores import Store
 from syncworker.errors import FileError, RetryError, Stopped, SyncError
 from syncworker.transfer.lane_count import LEAST, MOST, LaneController
 from syncworker.wire import throttle
-from syncworker.wire.throttle import Gate
+from syncworker.wire.throttle import AdaptiveThrottle
 
 
 def play(pace: LaneController, rate_of: list[float], looks: int) -> list[int]:
@@ -136,14 +136,14 @@ def test_who_waits_for_a_place_when_the_job_is_told_to_stop_sends_nothing() -> N
     told: list[str] = []
 
     async def play() -> list[object]:
-        gate = Gate(1)
-        await gate.enter()
-        waiting = [asyncio.create_task(gate.enter(lambda: bool(told))) for _ in range(20)]
+        throttle = AdaptiveThrottle(1)
+        await throttle.acquire()
+        waiting = [asyncio.create_task(throttle.acquire(lambda: bool(told))) for _ in range(20)]
         await asyncio.sleep(0)
         told.append("stop")
-        gate.leave(None)
+        throttle.release(None)
         outcomes = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 30)
-        assert gate.inside == 0
+        assert throttle.in_flight == 0
         return list(outcomes)
 
     assert {type(outcome) for outcome in asyncio.run(play())} == {Stopped}
@@ -160,15 +160,15 @@ def test_a_store_that_asks_no_more_to_slow_down_is_not_asked_slowly_for_ever(
     monkeypatch.setattr(throttle, "_CALM_SECONDS", 0.2)
 
     async def ask() -> int:
-        asked = Gate(16)
-        await asked.enter()
-        asked.leave(RetryError("SlowDown", "slower", throttled=True))
+        asked = AdaptiveThrottle(16)
+        await asked.acquire()
+        asked.release(RetryError("SlowDown", "slower", throttled=True))
         assert asked.rate == 1.0
         loop, count = asyncio.get_running_loop(), 0
         until = loop.time() + 2
         while loop.time() < until and asked.rate is not None:
-            await asked.enter()
-            asked.leave(answer)
+            await asked.acquire()
+            asked.release(answer)
             count += 1
         assert (asked.rate, asked.slow_since) == (None, None)
         return count
