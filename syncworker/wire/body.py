@@ -1,4 +1,4 @@
-"""The bodies of requests: bytes that are at hand, or pieces that are read while they are sent."""
+"""The bodies of requests: bytes in memory, or pieces that are read while they are sent."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-UNSIGNED = "UNSIGNED-PAYLOAD"  # in the place of a body's SHA-256
+UNSIGNED = "UNSIGNED-PAYLOAD"  # instead of a body's SHA-256
 CHUNK = 256 << 10
 
 
 class Body(Protocol):
-    """A body that is sent in pieces. `chunks` starts anew at each call, so an exchange can be repeated.
-    `sha256`: as the request's signature has it."""
+    """A body that is sent in pieces. Each call of `chunks` begins at the start, so an exchange can be
+    repeated. `sha256`: what the request's signature says of it."""
 
     size: int
     sha256: str
@@ -22,7 +22,8 @@ class Body(Protocol):
 
 
 def blocks(fd: int, offset: int, size: int, most: int) -> Iterator[bytes]:
-    """Yields a range of an open file, at most `most` bytes at a time. EOFError: the file ends before it."""
+    """Yields a range of an open file, at most `most` bytes at a time. Raises EOFError if the file is
+    shorter."""
     position, end = offset, offset + size
     while position < end:
         block = os.pread(fd, min(most, end - position), position)
@@ -40,8 +41,8 @@ def slices(body: bytes | memoryview) -> Iterator[bytes]:
 
 @dataclass(eq=False)
 class FileSlice:
-    """A range of an open file as a body, or what has been read of it already. Raises EOFError when the file
-    has become shorter."""
+    """A range of an open file as a body. `data`: its bytes, if they have been read already. Raises EOFError
+    if the file has become shorter."""
 
     fd: int
     offset: int

@@ -4,12 +4,12 @@ Why not a library: 10,000 PUTs of 4 KiB cost 1.9 s of processor time with awscrt
 with asyncio, httptools and one signature (docs/design.md has the measurement and its command).
 
 Invariants
-- A silence (no byte in either direction while an exchange is under way) has an end. A trickle is a silence:
-  an answer has to come at 1 KiB/s, but for blanks where the caller expects them. A body that moves has no
-  other limit. A byte has gone out when the other side has acknowledged it: on a slow line the kernel holds
-  megabytes for minutes. The pool's watchdog (pool.py) calls `check` each second.
+- An exchange in which no byte moves in either direction fails after a while. So does one whose answer comes
+  at less than 1 KiB/s, except for blanks where the caller expects them. A body that moves has no other limit.
+  A byte counts as sent when the other side has acknowledged it: on a slow line the kernel holds megabytes for
+  minutes. The pool's watchdog (pool.py) calls `check` each second.
 - Redirects are never followed.
-- A failed exchange closes its connection, and so does an answer behind which more may come.
+- A failed exchange closes its connection, and so does an answer that more bytes may follow.
 
 This module knows nothing of S3 and retries nothing.
 """
@@ -30,12 +30,12 @@ from syncworker.wire.body import CHUNK, Body, slices
 
 MAX_HEADER_BYTES = 64 << 10
 FLOOR = 1024
-_BLANKS_SECONDS = 3600.0  # of an answer that has nothing but blanks: they keep a connection, not for ever
+_BLANKS_SECONDS = 3600.0  # how long an answer may consist of nothing but blanks
 _FRAMED = frozenset({"content-length", "transfer-encoding"})
 _NAMES: dict[bytes, str] = {}  # headers as they were sent -> in lower case
 _NAMES_MAX = 200
 _TOO_MANY, _TOO_LARGE = "too many headers", "a larger answer than was asked for"
-_OVERHEAD = 8  # times the body: as much may chunks of one byte cost
+_OVERHEAD = 8  # times the body: what chunks of one byte cost
 
 
 class Response(NamedTuple):
@@ -47,8 +47,8 @@ class Response(NamedTuple):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """One connection: at most one exchange at a time. `buffer` takes what comes in and may be shared by all
-    connections of a loop: it is read before the loop goes on."""
+    """One connection: at most one exchange at a time. `buffer` receives the bytes; all connections of a loop
+    may share it, because it is read before the loop goes on."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, buffer: memoryview, bandwidth: Bandwidth) -> None:
         self.loop = loop
@@ -81,7 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.keep = False
-        self.resets = False  # closed by RST: all that was asked for is here
+        self.resets = False  # to be closed by RST, because the whole answer is here
 
     # -- asyncio.BufferedProtocol: a new buffer for each answer would cost three system calls
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -127,7 +127,7 @@ class Connection(asyncio.BufferedProtocol):
         self.fail(RetryError("BadAnswer", f"the storage sent {what}"))
 
     async def _go_on_reading(self, nbytes: int) -> None:
-        """Limits the rate of answers: reads on when the bandwidth allows what has come."""
+        """Limits the rate of answers: resumes reading when the bandwidth allows the bytes that have come."""
         await self.bandwidth.take(nbytes, lambda: self.lost or not self.is_busy())
         if self.transport is not None and not self.transport.is_closing():
             self.active_at = self.loop.time()
@@ -140,7 +140,8 @@ class Connection(asyncio.BufferedProtocol):
         self.lost = True
         self.resume_writing()
         if error is None and self.headers_complete and not _FRAMED & self.headers.keys():
-            # An old proxy's error page ends with the connection. Only a refusal: nobody relies on its end.
+            # An old proxy's error page ends with the connection. Accepted of refusals only: nobody relies on
+            # their being whole.
             status = self.parser.get_status_code()
             if status >= 300:
                 self._finish(status)
@@ -193,8 +194,8 @@ class Connection(asyncio.BufferedProtocol):
             self._finish(status)
 
     def _end_without_body(self, status: int) -> None:
-        """A body that is announced must not come, yet some send it, late: a connection that may still bring
-        one is used no more, or it would be the next request's answer."""
+        """Ends an answer that must have no body. Some servers announce one and send it late: such a
+        connection is not used again, or that body would be taken for the next request's answer."""
         announced = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
         self.keep = self.parser.should_keep_alive() and not announced
         self.resets = announced
@@ -204,7 +205,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.answer is not None and not self.answer.done():
             self.answer.set_result(Response(status, self.headers, b"".join(self.body)))
             self.headers, self.body = {}, []
-            self.resume_writing()  # who still sends the body must see that there is an answer
+            self.resume_writing()  # a task that still sends the body must see the answer
 
     # -- exchange
     def fail(self, error: Exception) -> None:
@@ -220,7 +221,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.transport is None:
             return
         if self.resets and (sock := self.transport.get_extra_info("socket")) is not None:
-            # Without this, thousands of closed connections would hold this machine's ports for a minute.
+            # Otherwise thousands of closed connections would hold this machine's ports for a minute.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
@@ -244,7 +245,7 @@ class Connection(asyncio.BufferedProtocol):
             raise
         finally:
             if self.answer.done() and not self.answer.cancelled():
-                self.answer.exception()  # seen here, whoever looks
+                self.answer.exception()  # marks it as seen
             self.answer = None
 
     async def _send(self, head: bytes, body: bytes | Body, turn: Turn | None) -> None:
@@ -274,7 +275,7 @@ class Connection(asyncio.BufferedProtocol):
                 yield chunk
 
     def check(self, now: float) -> None:
-        """For the watchdog: fails an exchange in which no byte moved lately, or the answer is too slow."""
+        """Fails an exchange in which no byte moved lately, or whose answer is too slow. For the watchdog."""
         if not self.is_busy() or self.transport is None:
             return
         outgoing = (self.transport.get_write_buffer_size(), _acknowledged(self.transport))
@@ -300,10 +301,10 @@ class Connection(asyncio.BufferedProtocol):
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:
-    """Bytes that the other side's kernel has confirmed (Linux, `struct tcp_info`: tcpi_bytes_acked)."""
+    """Returns how many bytes the other side has acknowledged (Linux, `struct tcp_info`: tcpi_bytes_acked)."""
     try:
         sock = transport.get_extra_info("socket")
-        if sock is None:  # a TLS connection that was lost just now, of which its protocol is yet to be told
+        if sock is None:  # a TLS connection that is lost; `connection_lost` is still to be called
             return 0
         info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
         return int(struct.unpack_from("=Q", info, 120)[0])

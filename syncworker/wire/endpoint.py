@@ -1,7 +1,7 @@
 """Where a storage is: its URL, checked; a bucket's host and path there.
 
-`storage_url` comes from outside, so nothing in it is believed: only http and https, no user information,
-query or fragment. Which addresses are refused is said by resolver.py.
+`storage_url` comes from outside, so it is checked: only http and https, no user information, query or
+fragment. resolver.py decides which addresses are refused.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from syncworker.storage_url import literal_address, parse_url
 
 _AWS_HOST = re.compile(r"^s3[.-](?:dualstack\.)?(?:[a-z0-9-]+\.)?amazonaws\.com(?:\.cn)?$")
-# Hosts that take the bucket as part of the host only: Alibaba OSS, Tencent COS, Volcengine TOS.
+# These stores take the bucket as part of the host only: Alibaba OSS, Tencent COS, Volcengine TOS.
 _VIRTUAL_ONLY = (".aliyuncs.com", ".myqcloud.com", ".volces.com", ".ivolces.com")
 _BUCKET = re.compile(r"[a-z0-9](?:[a-z0-9.-]{1,61})[a-z0-9]")
 _RESERVED_STARTS = ("xn--", "sthree-", "amzn-s3-demo-")
@@ -21,8 +21,8 @@ _RESERVED_ENDS = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
 
 def why_never_created(bucket: str) -> str | None:
-    """Why a bucket of this name is used where there is one and never made; None for an ordinary name (Amazon
-    S3 User Guide, "General purpose bucket naming rules")."""
+    """Returns why a bucket of this name may be used but not created; None for an ordinary name (Amazon S3
+    User Guide, "General purpose bucket naming rules")."""
     if not _BUCKET.fullmatch(bucket):
         return "it has a form that only old buckets have"
     if bucket.startswith(_RESERVED_STARTS) or bucket.endswith(_RESERVED_ENDS):
@@ -60,8 +60,9 @@ class Endpoint(NamedTuple):
         return f"{self.scheme}://{self.host_header(self.host)}{self.base_path}"
 
     def bucket_address(self, bucket: str) -> tuple[str, str]:
-        """(host to connect to, path before the key) of a bucket. A name with dots stays in the path: a
-        certificate for *.s3.amazonaws.com does not cover it. So does one that no host name can be."""
+        """Returns the host to connect to for a bucket, and the path before the key. A name with dots stays in
+        the path, because a certificate for *.s3.amazonaws.com does not cover it; so does one that is no valid
+        host name."""
         if self.virtual and "." not in bucket and _BUCKET.fullmatch(bucket):
             return f"{bucket}.{self.host}", ""
         return self.host, f"{self.base_path}/{bucket}"

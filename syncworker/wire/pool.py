@@ -1,13 +1,13 @@
-"""The connections to one storage that are kept: opened, handed to one exchange at a time, watched, closed.
+"""The pool of connections to one storage: opens, reuses, watches and closes them.
 
 Invariants
-- Every wait has an end: connecting (`connect_seconds`), and silence (connection.py; how long, the caller of
-  `exchange` says). One watchdog looks at all connections each second; when it dies, all are closed: who
-  opened the pool looks at `watchdog`. Once somebody wants to stop, what only reads and connections that are
-  being made end at once, and what writes when it is no more waited for (`give_up`).
+- Every wait has an end: connecting (`connect_seconds`), and silence (connection.py; the caller of `exchange`
+  says how long it may last). One watchdog checks all connections each second; if it dies, all are closed: the
+  pool's owner looks at `watchdog`. After a request to stop, exchanges that only read and connections that are
+  being made end at once; writes end when nobody waits for them any more (`give_up`).
 - An address that resolver.py refuses is never connected to.
-- A connection that its server closed while it lay idle is not an error: the exchange is made once more on a
-  new one. Nothing else is retried here, and nothing is known of S3.
+- If the server closed a connection while it was idle, the exchange is made once more on a new one. Nothing
+  else is retried here, and nothing is known of S3.
 - Proxies are those of the environment (proxy.py).
 """
 
@@ -40,9 +40,9 @@ READS = frozenset({"GET", "HEAD"})
 
 
 class Limits(NamedTuple):
-    """How long connecting may take, and a silence: of most requests, of a listing, of what completes an
-    upload. An answer that has begun needs `FLOOR` bytes a second over `floor_seconds`, or over a silence that
-    is allowed to be longer."""
+    """How long connecting may take, and how long a request may be silent: most of them, a listing, and one
+    that completes an upload. An answer that has begun must come at `FLOOR` bytes a second, on average over
+    `floor_seconds` or over the silence that is allowed, whichever is longer."""
 
     connect_seconds: float = 10.0
     idle_seconds: float = 60.0
@@ -82,17 +82,17 @@ class ConnectionPool:
         self._buffer = memoryview(bytearray(CHUNK))
         self._idle: dict[str, list[Connection]] = {}
         self._all: set[Connection] = set()
-        self._checked: set[str] = set()  # names that a proxy may be asked for
+        self._checked: set[str] = set()  # hosts that a proxy may connect to
         self._addresses: dict[str, tuple[float, list[resolver.Address]]] = {}
         self._lookups: dict[str, asyncio.Future[list[resolver.Address]]] = {}
         self.watchdog: asyncio.Task[None] | None = None  # it ends only when it fails
         self._closed = False
-        self._opening: dict[asyncio.Timeout, bool] = {}  # connections that are being made: for what settles?
+        self._opening: dict[asyncio.Timeout, bool] = {}  # connections that are being made -> `settles`
         self._given_up = False
 
     async def __aenter__(self) -> ConnectionPool:
         self.watchdog = asyncio.create_task(self._watch(), name="watchdog of connections")
-        self.watchdog.add_done_callback(lambda _: self.close())  # nothing goes on with no limit of time
+        self.watchdog.add_done_callback(lambda _: self.close())  # nothing may run without time limits
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -130,13 +130,13 @@ class ConnectionPool:
                 self._all.discard(connection)
 
     def silent_seconds(self) -> float:
-        """For how long no byte has moved on any connection that waits for an answer; 0 when none does."""
+        """Returns how long no byte has moved on any connection that waits for an answer; 0 if none waits."""
         moved = [connection.active_at for connection in self._all if connection.is_busy()]
         return asyncio.get_running_loop().time() - max(moved) if moved else 0.0
 
     def give_up(self, *, writes: bool) -> None:
-        """Somebody wants to stop: ends every exchange that only reads, and what is still being connected.
-        What writes, or `settles` that, goes on; with `writes` it ends as well."""
+        """Ends, for a stop, every exchange that only reads, and connections that are being made. A write, or
+        a request that `settles` one, goes on; with `writes` it ends as well."""
         self._given_up = True
         for connection in list(self._all):
             waited_for = connection.settles or connection.method not in READS
@@ -159,11 +159,11 @@ class ConnectionPool:
         turn: Turn | None = None,
         paces_answer: bool = False,
     ) -> Response:
-        """One request and its answer. RetryError: it may work later. FatalError: it will not. `may_repeat`:
-        it does no harm when the store has carried it out although the connection was lost. `settles`: a stop
-        waits for it as for what writes. `blanks`: white space before the answer's document shows that
-        the store is at work. `turn`: the body's, which is over with it. `paces_answer`: what comes counts
-        towards the bandwidth, too."""
+        """Sends a request and returns its answer. Raises RetryError if it may work later, FatalError if it
+        will not. `may_repeat`: a repetition does no harm if the store has carried it out although the
+        connection was lost. `settles`: a stop waits for it as for a write. `blanks`: white space before the
+        answer's document shows that the store is at work. `turn`: the body's turn, which ends with the body.
+        `paces_answer`: the answer counts towards the bandwidth, too."""
         while True:
             idle = self._idle_one(host)
             connection = idle or await self._connect(host, settles=settles)
@@ -175,7 +175,7 @@ class ConnectionPool:
             except RetryError as error:
                 idled = idle and error.code == "ConnectionLost" and not connection.answered_bytes
                 if may_repeat and idled and (settles or not self._given_up):
-                    continue  # the server had closed it while it lay idle
+                    continue  # the server had closed it while it was idle
                 raise
             if self.proxy is not None and response.status == 407:
                 connection.close()
@@ -235,7 +235,7 @@ class ConnectionPool:
         return connection
 
     async def _check_proxy_target(self, host: str) -> None:
-        """Refuses to have a proxy connect to a metadata service, as far as names can be looked up here."""
+        """Refuses to have a proxy connect to a metadata service, if the name can be looked up here."""
         check = call_in_daemon("names", resolver.check_known, host, self.endpoint.port)
         try:
             await asyncio.wait_for(check, _PROXY_TARGET_SECONDS)
@@ -250,7 +250,7 @@ class ConnectionPool:
         at, addresses = self._addresses.get(host, (-math.inf, []))
         if loop.time() - at > _ADDRESS_SECONDS:
             check = resolver.resolve if self.proxy is None else resolver.resolve_any
-            if host not in self._lookups:  # one at a time: it may outlive who asked
+            if host not in self._lookups:  # one at a time: it may outlive its caller
                 self._lookups[host] = call_in_daemon("names", check, host, port)
                 self._lookups[host].add_done_callback(lambda _: self._lookups.pop(host))
             try:
@@ -286,8 +286,8 @@ class ConnectionPool:
 
 
 async def _connect_first(addresses: Sequence[resolver.Address]) -> tuple[socket.socket, resolver.Address]:
-    """A connection to one of them, by Happy Eyeballs (RFC 8305): the families in turn, the next one begun as
-    soon as one has failed or has taken a quarter of a second. OSError: none of them answers."""
+    """Connects to one of the addresses, by Happy Eyeballs (RFC 8305): the families in turn, the next one
+    tried as soon as one has failed or has taken a quarter of a second. Raises OSError if none answers."""
     loop = asyncio.get_running_loop()
     made: list[socket.socket] = []
 
@@ -313,7 +313,8 @@ async def _connect_first(addresses: Sequence[resolver.Address]) -> tuple[socket.
 
 
 def _interleaved(addresses: Sequence[resolver.Address]) -> list[resolver.Address]:
-    """The addresses with the families taken in turn, the first one's first (RFC 8305, section 4)."""
+    """Returns the addresses with the families in turn, beginning with the first one's (RFC 8305, section
+    4)."""
     one = [address for address in addresses if address[0] == addresses[0][0]]
     other = [address for address in addresses if address[0] != addresses[0][0]]
     return [address for pair in itertools.zip_longest(one, other) for address in pair if address is not None]

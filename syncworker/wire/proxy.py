@@ -1,8 +1,8 @@
 """Which proxy the environment names for a storage: HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY.
 
-NO_PROXY is read as curl and Go read it: names with all that is below them, addresses, networks (CIDR), each
-with a port where one is given, `*`. A proxy is shown as host:port and the variable's name; what else is in
-that variable, a password say, is never shown.
+NO_PROXY is read as curl and Go read it: names and their subdomains, addresses, networks (CIDR), each with an
+optional port, and `*`. A proxy is shown as host:port and the variable's name; nothing else of the variable,
+for example a password, is ever shown.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Proxy(NamedTuple):
 
 
 def proxy_of(scheme: str, host: str, port: int, environ: Mapping[str, str] = os.environ) -> Proxy | None:
-    """The proxy for a storage, None for a direct connection. FatalError: none that can be used."""
+    """Returns the proxy for a storage, None for a direct connection. Raises FatalError if it cannot be
+    used."""
     named = (f"{scheme}_proxy", f"{scheme}_PROXY".upper(), "all_proxy", "ALL_PROXY")
     variable = next((name for name in named if environ.get(name)), None)
     if variable is None or bypasses(environ.get("no_proxy") or environ.get("NO_PROXY") or "", host, port):

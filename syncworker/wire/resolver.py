@@ -26,14 +26,14 @@ _METADATA = frozenset(
     )
 )
 _THIS_NETWORK = ipaddress.ip_network("0.0.0.0/8")
-# Prefixes of 96 bits behind which an IPv4 address stands: compatible, translated (SIIT), NAT64.
+# Prefixes of 96 bits that an IPv4 address follows: compatible, translated (SIIT), NAT64.
 _IPV4_BEHIND = tuple(
     ipaddress.ip_network(prefix) for prefix in ("::/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/96")
 )
 
 
 def is_refused(address: str) -> bool:
-    """Whether an IP address, as the resolver gives it, is one that must never be talked to."""
+    """Whether an IP address, as the resolver writes it, must never be connected to."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         embedded = ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
@@ -50,11 +50,11 @@ Address = tuple[int, tuple[str, int]]  # family, (IP address, port)
 
 
 def resolve_any(host: str, port: int) -> list[Address]:
-    """The addresses of a host; blocks on DNS. OSError: none."""
+    """Returns the addresses of a host; blocks on DNS. Raises OSError if there is none."""
     found: list[Address] = []
     if host.endswith("localhost."):  # as DNS writes it (RFC 6761); /etc/hosts does not
         host = host.removesuffix(".")
-    # A number as bytes: of text, Python makes what DNS writes for it, and loads three tables to do so.
+    # A number as bytes: to encode a text for DNS, Python loads three tables.
     name = host.encode() if address_of(host) is not None else host
     for family, _, _, _, address in socket.getaddrinfo(name, port, type=socket.SOCK_STREAM):
         if family in (socket.AF_INET, socket.AF_INET6):
@@ -65,7 +65,7 @@ def resolve_any(host: str, port: int) -> list[Address]:
 
 
 def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The IP address that a text is; None for a name."""
+    """Parses an IP address; returns None for a name."""
     try:
         return ipaddress.ip_address(text)
     except ValueError:
@@ -73,7 +73,7 @@ def address_of(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | Non
 
 
 def resolve(host: str, port: int) -> list[Address]:
-    """`resolve_any` for a storage. UsageError: one of its addresses is refused."""
+    """`resolve_any` for a storage. Raises UsageError if one of its addresses is refused."""
     found = resolve_any(host, port)
     if any(is_refused(address[0]) for _, address in found):
         raise UsageError(
@@ -85,13 +85,13 @@ def resolve(host: str, port: int) -> list[Address]:
 
 
 def check_known(host: str, port: int) -> None:
-    """Refuses a host, as `resolve` does, if its name can be looked up here. UsageError."""
+    """Raises UsageError as `resolve` does, if the name can be looked up here."""
     with suppress(OSError):  # perhaps only a proxy knows this name
         resolve(host, port)
 
 
 def check_storage_url(url: str) -> None:
-    """Refuses a storage whose host is a link-local address, in any spelling or by any name. A name that does
-    not resolve now is let through: the worker resolves again, and checks again, when it connects."""
+    """Raises UsageError if the storage's host is a link-local address, in any spelling or by any name. A name
+    that does not resolve now passes: the worker resolves and checks it again when it connects."""
     place = Endpoint.of(url, "us-east-1")
     check_known(place.host, place.port)
