@@ -25,7 +25,7 @@ from syncworker.wire.endpoint import why_never_created
 T = TypeVar("T")
 
 _UNREADABLE = frozenset({"BadAnswer", "BrokenListing"})
-GIVEN = (  # what HEAD tells of what an object was given
+GIVEN = (  # the headers of HEAD that an object was given with its content
     "cache-control",
     "content-disposition",
     "content-encoding",
@@ -51,7 +51,7 @@ async def none_if(codes: frozenset[str], answer: Awaitable[T]) -> T | None:
 
 
 class Head(NamedTuple):
-    """An object as HEAD tells it. `metadata` has lower-case names without `x-amz-meta-`;
+    """What HEAD answers about an object. `metadata` has lower-case names without `x-amz-meta-`;
     `has_own_etag`: it is encrypted so that its ETag is no MD5. `given`: those of GIVEN that it has."""
 
     size: int
@@ -67,7 +67,7 @@ class Head(NamedTuple):
 
 
 def has_own_etag(headers: Mapping[str, str]) -> bool:
-    """Whether an answer says that the ETag is no MD5 though it looks like one (Amazon S3 API Reference,
+    """Whether an answer says that the ETag is no MD5, though it looks like one (Amazon S3 API Reference,
     "Object": objects encrypted with SSE-C or SSE-KMS)."""
     return headers.get("x-amz-server-side-encryption", "").startswith("aws:kms") or (
         "x-amz-server-side-encryption-customer-algorithm" in headers
@@ -75,8 +75,8 @@ def has_own_etag(headers: Mapping[str, str]) -> bool:
 
 
 class Bucket:
-    """One bucket of one storage, or what lies below `client.key_prefix` in it: keys are then given and
-    answered without it, and nothing else is listed or named."""
+    """One bucket of one storage, or the part of it below `client.key_prefix`: keys are then given and
+    returned without the prefix, and nothing else is listed or named."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -87,7 +87,7 @@ class Bucket:
         self.delete_result_lists_keys: bool | None = None
 
     async def create(self) -> bool:
-        """Creates the bucket. Returns False if it exists and is ours."""
+        """Creates the bucket. Returns False if it exists already and is ours."""
         if reason := why_never_created(self.name):
             raise FatalError(
                 "BadBucketName",
@@ -137,8 +137,8 @@ class Bucket:
         return await self.read("ListObjectsV2", query, lambda body: self._page(body, below))
 
     def _page(self, body: bytes, below: str = "") -> xml_messages.Page:
-        """A page with keys as they are below the prefix; an object that is the prefix itself is left out.
-        `below`: what these keys were asked to begin with."""
+        """Parses a page; its keys are those below the prefix, without an object that is the prefix itself.
+        `below`: what the keys were asked to begin with."""
         page = xml_messages.parse_listing(body, self.key_prefix + below)
         if not self.key_prefix:
             return page
@@ -163,7 +163,7 @@ class Bucket:
             yield page
 
     async def list_exact(self, key: str, most: int = 2) -> list[str]:
-        """The first keys listed under a key's own name: the key itself, if the store kept it."""
+        """Lists the first keys that begin with a key: the key itself, if the store has it."""
         return [entry.key for entry in await self.list_under(key, most)]
 
     async def list_under(self, key: str, most: int = 2) -> Sequence[ObjectEntry]:
@@ -235,8 +235,8 @@ class Bucket:
     async def copy(
         self, key: str, etag: str, headers: dict[str, str], query: dict[str, str] | None = None
     ) -> str:
-        """CopyObject of an object onto itself, if it still has this ETag, with these headers in the place of
-        its own; with a query, UploadPartCopy. The ETag that the store answers with, "" for none."""
+        """Copies an object onto itself (CopyObject), if it still has this ETag, with these headers instead of
+        its own; with a query, UploadPartCopy. Returns the ETag of the answer, "" for none."""
         operation = "UploadPartCopy" if query else "CopyObject"
         asked = {
             "x-amz-copy-source": encode_path(f"/{self.name}/{self.key_prefix}{key}"),
@@ -247,7 +247,7 @@ class Bucket:
         try:
             return xml_messages.parse_copied(response.body, operation)
         except RetryError:
-            return ""  # HEAD tells
+            return ""  # the caller asks by HEAD
 
     async def call_whole(self, request: S3Request) -> Response:
         """Sends what may be answered with 200 and an error inside, because the store begins to answer before
@@ -284,8 +284,8 @@ class Bucket:
         await none_if(MISSING, self.client.call(S3Request("DeleteObject", "DELETE", key, query)))
 
     async def retained(self, key: str, version_id: str | None = None) -> str:
-        """Why the store deletes this version, or the current one, no sooner (`until …`, `by a legal hold`);
-        "" when it does not retain it, or does not say. Source: Amazon S3 API Reference, HeadObject."""
+        """Returns why the store does not delete this version, or the current one, yet (`until …`, `by a legal
+        hold`); "" if it does not retain it, or does not say. Source: Amazon S3 API Reference, HeadObject."""
         query = {"versionId": version_id} if version_id is not None else None
         try:
             response = await self.client.call(S3Request("HeadObject", "HEAD", key, query))
@@ -297,7 +297,7 @@ class Bucket:
         return f"until {self.client.without_keys(until)[:40]}" if until else ""
 
     async def has_versions(self) -> bool:
-        """Whether versioning is or was on; True as well where the keys may not ask."""
+        """Whether versioning is or was on; also True if the keys may not ask."""
         request = S3Request("GetBucketVersioning", "GET", query={"versioning": ""})
         try:
             response = await self.client.call(request)
@@ -308,8 +308,8 @@ class Bucket:
     async def list_versions(
         self, marker: dict[str, str]
     ) -> tuple[list[xml_messages.Version], dict[str, str] | None] | None:
-        """Up to 1,000 versions and delete markers behind a marker ({}: from the first), and the marker of the
-        next; None where there is no versioning."""
+        """Lists up to 1,000 versions and delete markers after a marker ({}: from the first); returns them and
+        the next marker. None: there is no versioning."""
         query = {"versions": "", "encoding-type": "url", "max-keys": str(xml_messages.PAGE_KEYS)} | marker
         return await none_if(
             _NO_VERSIONS, self.read("ListObjectVersions", query, xml_messages.parse_versions)

@@ -1,9 +1,10 @@
 """Requests to one bucket, each answered or failed within bounded time. Operations: bucket.py and beside it.
 
-`Client.call` signs, sends, classifies (error_codes.py) and tries again what may pass: exponential waits with
-full jitter, while fewer requests are in flight as long as the store asks to slow down (throttle.py). Raised
-are RetryError after the last try, FileError when the store refuses this key, FatalError when nothing will
-work. Redirects are not followed; a region named by the store is taken over once.
+`Client.call` signs and sends a request, classifies its failure (error_codes.py), and tries again what may
+succeed later: with exponential waits and full jitter, and with fewer requests in flight as long as the store
+asks to slow down (throttle.py). It raises RetryError after the last try, FileError when the store refuses
+this key, FatalError when nothing will work. Redirects are not followed. If the store names another region,
+requests are signed for that one.
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ _REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a store names goes into a h
 TRIES = 6
 _TRIES_THROTTLED = 60
 _TRIES_SILENT = 3  # each of them has waited long already
-_FAILURES_IN_A_ROW = 40  # lost connections, on whichever requests: more than are in flight at a time
+_FAILURES_IN_A_ROW = 40  # lost connections, of any requests
 _UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
-# Failures that are answers all the same: the storage is there.
+# Failures that show that the storage is there.
 _ANSWERS = frozenset(
     {
         "WrongRegion",
@@ -76,7 +77,7 @@ def _tries(error: RetryError) -> int:
 
 
 class Client:
-    """Speaks to one bucket, or to what lies below a prefix in it: the keys of requests are without it."""
+    """Sends requests to one bucket, or below a prefix in it: the keys of requests are without the prefix."""
 
     def __init__(
         self, pool: ConnectionPool, target: Target, keys: KeySource, conditions: Conditions | None = None
@@ -98,7 +99,7 @@ class Client:
         self._failures = 0  # requests given up in a row
         self.is_s3 = False  # an answer was S3's
         self.uses_tls = pool.tls is not None  # no bit can turn on the way unseen
-        # How long they may be silent; others as long as the pool allows.
+        # How long these operations may be silent; others: as long as the pool allows.
         self._silences = dict.fromkeys(LISTINGS, pool.limits.listing_seconds)
         self._silences |= dict.fromkeys(SLOW, pool.limits.completing_seconds)
         self._aim(pool.endpoint)
@@ -137,8 +138,8 @@ class Client:
         on_retry: Callable[[], None] | None = None,
         refusals: frozenset[str] = frozenset(),
     ) -> Response:
-        """Returns the answer if its status is 2xx; raises everything else, after the tries it is worth.
-        Raises Stopped if none may begin. `refusals`: codes to raise at once."""
+        """Returns the answer if its status is 2xx; raises the error of any other, after all tries. Raises
+        Stopped if no request may begin. `refusals`: codes to raise at once."""
         operation, key = request.operation, request.key
         if self.conditions.only_reads and request.method not in READS:
             raise AssertionError(f"{operation} of a job that changes nothing at the storage")
@@ -170,7 +171,7 @@ class Client:
             if not isinstance(error, RetryError) or error.code in refusals:
                 raise error
             if operation == "DeleteObjects" and error.code in CUT and not self.uses_tls:
-                raise error  # `delete_many` finds out what it has done
+                raise error  # `delete_many` finds out what the request has done
             if error.code in _EXPIRED:
                 if not renewed and error.code != "TokenRefreshRequired":
                     renewed = True
@@ -178,7 +179,7 @@ class Client:
                         continue
                 raise self._expired(error)
             if may_be_blocked and key and tries > 1 and error.code in _INTERNAL and may_be_blocked(key):
-                raise error  # a store that is a file system fails so on a key below another object
+                raise error  # what a store that is a file system says to a key below another object
             tries = await self.wait(error, tries)
             if on_retry is not None:
                 on_retry()
@@ -190,8 +191,8 @@ class Client:
         )
 
     async def _enter(self, request: S3Request) -> Turn | None:
-        """Waits while the job is paused, then for a free place among the requests; with a limit of bandwidth,
-        also for the turn of its body. Raises Stopped if none may begin."""
+        """Waits while the job is paused, and until the throttle has a free place; with a limit of bandwidth,
+        also for the turn of the body. Raises Stopped if no request may begin."""
         bandwidth = self.pool.bandwidth
         turn: Turn | None = None
         while True:
@@ -210,7 +211,7 @@ class Client:
                 raise
             if not (self.pause.on or self.stop.requested()) or is_settling():
                 return turn
-            self.throttle.release_unused()  # paused, or stopped, while it waited there
+            self.throttle.release_unused()  # paused or stopped while it waited
             if turn is not None:
                 turn.leave()
 
@@ -237,13 +238,13 @@ class Client:
         return None
 
     async def _in_time(self, once: Coroutine[Any, Any, Response]) -> Response:
-        """Gives an exchange with a storage that has not answered yet less time: its address may be wrong.
-        Where the request itself takes long, a HEAD beside it is answered."""
+        """Limits the time of an exchange with a storage that has not answered yet: its address may be wrong.
+        In case only the request takes long, a HEAD of the bucket is sent beside it."""
         loop = asyncio.get_running_loop()
         if self._first_answer_by is None:
             self._first_answer_by = loop.time() + _FIRST_ANSWER_SECONDS
 
-        async def look() -> None:
+        async def ask_beside() -> None:
             while not self.pool.answered:
                 await asyncio.sleep(_FIRST_ANSWER_SECONDS / 4)
                 await self.pause.wait()
@@ -252,7 +253,7 @@ class Client:
 
         try:
             async with asyncio.timeout_at(self._first_answer_by) as limit:
-                beside = asyncio.create_task(look())
+                beside = asyncio.create_task(ask_beside())
                 try:
                     return await once
                 finally:
@@ -265,7 +266,7 @@ class Client:
 
     async def wait(self, error: RetryError, tries: int) -> int:
         """Sleeps before the next try and returns how many tries were made; raises if none is left."""
-        if error.code in ("WrongRegion", "WrongAddressing"):  # nothing passes by waiting: at once, as it asks
+        if error.code in ("WrongRegion", "WrongAddressing"):  # the next try is made otherwise, so at once
             if tries >= 3:
                 raise FatalError(error.code, error.message)
             return tries
@@ -286,7 +287,7 @@ class Client:
         return tries
 
     def _exhausted(self, error: RetryError) -> SyncError:
-        """Decides, when no try is left, whether this request failed or the storage is away."""
+        """Returns the error for a request with no try left: of this request, or of a storage that is away."""
         self._failures += 1
         if self.stop.requested():
             return error
@@ -371,16 +372,16 @@ class Client:
         if operation in LISTINGS and not (self.is_s3 or is_passing):
             return self.no_storage(f"{operation} is answered with {response.status} and nothing of S3's")
         region = fields.get("Region") or response.headers.get("x-amz-bucket-region")
-        # Others in flight may have been told, too: what counts is the region that this one was signed for.
+        # Compare with the region that this request was signed for: others may have switched meanwhile.
         is_new = bool(region and _REGION.fullmatch(region) and region != signed_for)
         if region and is_new and response.status in (301, 307, 400, 403):
-            # Sign for the region the bucket is in. The host stays: it was checked, another was not.
+            # Sign for the bucket's region from now on. The host stays: another one has not been checked.
             self.signer = Signer(region)
             return RetryError("WrongRegion", f"the bucket is in region {region}: set AWS_REGION")
         turned = self._place._replace(virtual=True)
         can_turn = turned.may_turn and turned.bucket_address(self.name)[0] != turned.host
         if can_turn and code in error_codes.WANTS_VIRTUAL:
-            self._aim(turned)  # once more where it has turned: others in flight are told so as well
+            self._aim(turned)  # also if another request has done so already
             return RetryError("WrongAddressing", f"the storage wants the bucket in the host ({code})")
         error = error_codes.classify(operation, response.status, code, message[:300], response.headers)
         if error.code in error_codes.ABOUT_KEYS and not isinstance(error, RetryError):

@@ -1,8 +1,9 @@
 """The keys that requests are signed with: given ones, or those that boto3's chain finds and refreshes.
 
-The only module that imports boto3, and only when the chain is asked: it takes half a second. Finding and
-refreshing run programs and talk to the network (`credential_process`, STS, SSO, the instance's metadata),
-which may hang: so they run in a thread that is left behind when the job is to stop, or after a minute.
+This is the only module that imports boto3, and only when the chain is asked: it takes half a second. Finding
+and refreshing keys runs programs and uses the network (`credential_process`, STS, SSO, the instance's
+metadata), which may hang: so it runs in a thread that is abandoned when the job is to stop, or after a
+minute.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from syncworker.s3.signing import Keys
 from syncworker.system.daemon_call import call_in_daemon
 
 PATIENCE_SECONDS = 60.0
-_LOOK_SECONDS = 20.0
+_FRESH_SECONDS = 20.0
 _POLL_SECONDS = 0.1
 # How boto3 names where it found keys, in words.
 _FOUND = {
@@ -29,16 +30,16 @@ _FOUND = {
 
 
 class KeySource(Protocol):
-    """Where keys come from. `origin` says in words which setting that is."""
+    """Where keys come from. `origin`: the name of the setting, in words."""
 
     origin: str
 
     async def keys(self) -> Keys:
-        """Keys that are valid now. FatalError when there are none."""
+        """Returns keys that are valid now. Raises FatalError if there are none."""
         ...
 
     async def renew(self, used: Keys) -> bool:
-        """The store says that these keys have expired: look again. False when there are no others."""
+        """Called when the store says that these keys have expired. Returns whether there are others now."""
         ...
 
 
@@ -63,8 +64,8 @@ class Given:
 
 
 class Chain:
-    """boto3's chain: environment, profile, web identity, SSO, container and instance roles. `stopping` says
-    that nobody waits any more: Stopped then."""
+    """boto3's chain: environment, profile, web identity, SSO, container and instance roles. Raises Stopped
+    once `stopping` says that the job is to stop."""
 
     def __init__(
         self,
@@ -79,30 +80,30 @@ class Chain:
         self._patience_seconds = patience_seconds
         self._credentials: Any = None
         self._keys: Keys | None = None
-        self._looked_at = 0.0
-        self._hung: FatalError | None = None  # no second look: the first one still waits
+        self._loaded_at = 0.0
+        self._hung: FatalError | None = None  # no second try: the first one still waits
         self._lock = asyncio.Lock()
 
     async def keys(self) -> Keys:
-        if self._keys is None or time.monotonic() - self._looked_at > _LOOK_SECONDS:
+        if self._keys is None or time.monotonic() - self._loaded_at > _FRESH_SECONDS:
             async with self._lock:
-                if self._keys is None or time.monotonic() - self._looked_at > _LOOK_SECONDS:
+                if self._keys is None or time.monotonic() - self._loaded_at > _FRESH_SECONDS:
                     self._keys = await self._ask()
         return self._keys
 
     async def renew(self, used: Keys) -> bool:
         async with self._lock:
-            if self._keys == used:  # else somebody has looked since
+            if self._keys == used:  # else they were loaded again since
                 self._credentials = None
                 self._keys = await self._ask()
             return self._keys != used
 
     async def _ask(self) -> Keys:
-        """`_look`, for as long as somebody waits."""
+        """Loads the keys, within the patience and until the job is to stop."""
         if self._hung is not None:
             raise self._hung
         began = time.monotonic()
-        found = call_in_daemon("keys", self._look)
+        found = call_in_daemon("keys", self._load)
         while not found.done():
             if self._stopping():
                 raise Stopped("told to stop while the keys are looked for")
@@ -115,10 +116,10 @@ class Chain:
                 )
                 raise self._hung
             await asyncio.wait({found}, timeout=_POLL_SECONDS)
-        self._looked_at = time.monotonic()
+        self._loaded_at = time.monotonic()
         return found.result()
 
-    def _look(self) -> Keys:
+    def _load(self) -> Keys:
         import boto3
         from botocore.exceptions import BotoCoreError, ClientError
 
@@ -135,9 +136,9 @@ class Chain:
             self.origin = _FOUND.get(how, f"what boto3 finds ({how})")
             frozen = self._credentials.get_frozen_credentials()
         except (BotoCoreError, ClientError, OSError, ValueError, LookupError, RuntimeError) as error:
-            # A program that gives keys may be missing or say anything, and keys may be renewed to ended ones:
-            # boto3 lets those errors through as they are. The class says what failed; the text may quote a
-            # configuration file or a secret, so it is not shown, here or in the log.
+            # A program that gives keys may be missing or print anything, and renewed keys may have expired:
+            # boto3 passes those errors on. The class says what failed; the text may quote a configuration
+            # file or a secret, so it is never shown, nor logged.
             name = type(error).__name__
             raise FatalError(
                 "NoCredentials",

@@ -1,4 +1,5 @@
-"""DeleteObjects: many objects in one request, and what it has done when its answer does not prove it."""
+"""DeleteObjects: deletes many objects in one request, and checks the result if the answer does not prove
+it."""
 
 from __future__ import annotations
 
@@ -47,8 +48,8 @@ async def delete_many(bucket: Bucket, keys: Sequence[str]) -> dict[str, SyncErro
 
 
 async def delete_listed(bucket: Bucket, objects: Sequence[ObjectVersion]) -> dict[ObjectVersion, SyncError]:
-    """One DeleteObjects for up to 1,000 of a bucket in which everything is to go: which of them the store
-    refuses. Whether the others are gone is for the next listing to show, not for this answer."""
+    """One DeleteObjects for up to 1,000 of a bucket in which everything is to go; returns those that the
+    store refuses to delete. Whether the others are gone, the next listing shows, not this answer."""
     response, result = await _delete_objects(bucket, objects)
     asked = {(key, version or ""): (key, version) for key, version in objects}
     refused = _refused(bucket, response, result)
@@ -77,7 +78,7 @@ def _refused(
 
 
 def _below(bucket: Bucket, result: xml_messages.DeleteResult) -> xml_messages.DeleteResult:
-    """With keys as they are below the prefix; others, which nobody asked for, get a NUL before them."""
+    """Removes the prefix from the keys; other keys, which nobody asked for, get a NUL before them."""
 
     def below(key: str) -> str:
         return key.removeprefix(bucket.key_prefix) if key.startswith(bucket.key_prefix) else f"\0{key}"
@@ -89,7 +90,8 @@ def _below(bucket: Bucket, result: xml_messages.DeleteResult) -> xml_messages.De
 
 
 async def _verify_deletions(bucket: Bucket, keys: Sequence[str], named: set[str]) -> dict[str, SyncError]:
-    """Finds out what a deletion has done whose answer names other keys or not all, by what still exists."""
+    """Checks which objects still exist after a deletion whose answer does not name just these keys. Returns
+    them with their errors."""
     others = named.difference(keys)
     there: set[str] = set()
     unsure: list[FileError] = []

@@ -1,7 +1,7 @@
-"""What an error answer of a store means: try again, this key only, or the end of the job.
+"""What an error answer of a store means: try again, fail this key only, or end the job.
 
-`classify` is the only place that knows. Sources: Amazon S3 API Reference, "Error responses"; the codes that
-MinIO's code, Ceph and Swift add.
+Only `classify` decides that. Sources: Amazon S3 API Reference, "Error responses"; the codes that MinIO, Ceph
+and Swift add.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ WANTS_VIRTUAL = frozenset(
         "VirtualHostDomainRequired",
     }
 )
-# What is wrong is the keys: whoever reads it must know which setting they come from.
+# The keys are wrong: the message must name the setting that they come from.
 ABOUT_KEYS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AccessDenied", "NotSignedUp"}
 )
-_CODE_MAX = 100  # a store's word, which goes into the status up to a hundred times
+_CODE_MAX = 100  # characters of a store's code, which goes into the status up to a hundred times
 _BUCKET_WIDE = frozenset(
     {"ListObjectsV2", "CreateBucket", "HeadBucket", "DeleteBucket", "ListObjectVersions"}
 )
 
 
 def classify(operation: str, status: int, code: str, message: str, headers: dict[str, str]) -> SyncError:
-    """The error that an answer stands for. `code` is the store's, or "" where it sent none (HEAD)."""
+    """Returns the error for an answer. `code` is the store's, "" if it sent none (HEAD)."""
     code = code[:_CODE_MAX]
     if not code:
         code = {403: "AccessDenied", 404: "NotFound", 301: "MovedPermanently", 307: "MovedPermanently"}.get(

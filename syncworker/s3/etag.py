@@ -1,8 +1,8 @@
 """ETags as content hashes: part sizes, and the hash of a file in each form that its ETag may have.
 
 An ETag of 32 hexadecimal digits is the MD5 of the object; `…-N` is the MD5 of the MD5s of its N parts, so the
-part size must be known or guessed. `candidates` guesses: ours, those of the tools that people use, and, when
-few whole-MiB sizes give N parts at all, each of these. Sources: the tools' documentation of their defaults
+part size must be known or guessed. `candidates` guesses ours and those of common tools, and, if only a few
+whole-MiB sizes give N parts, all of these. Sources: the tools' documentation of their defaults
 (aws-cli 8 MiB, s5cmd 50 MiB, rclone 5 MiB, s3cmd 15 MiB, mc 16 MiB, boto3 8 MiB); S3's limit of 10,000 parts.
 """
 
@@ -37,13 +37,15 @@ def is_single(size: int) -> bool:
 
 
 def parts_of(etag: str) -> int | None:
-    """How many parts an ETag speaks of: 0 for a plain MD5, None when it is no content hash by its form."""
+    """Returns the number of parts in an ETag: 0 for a plain MD5, None if it is no content hash by its
+    form."""
     match = _HASH.fullmatch(etag)
     return int(match[1] or 0) if match else None
 
 
 def candidates(size: int, parts: int, known: int | None = None) -> list[int]:
-    """Part sizes that cut `size` bytes into `parts` parts, the likeliest first; `known` is the index's."""
+    """Returns part sizes that cut `size` bytes into `parts` parts, the likeliest first. `known`: the
+    index's."""
     if parts < 1 or size == 0:
         return []
     if parts == 1:  # every part that holds the whole gives the same hash
@@ -58,7 +60,7 @@ def candidates(size: int, parts: int, known: int | None = None) -> list[int]:
 
 
 def composite(digests: Sequence[bytes]) -> str:
-    """The ETag of a multipart upload from the MD5 of each of its parts."""
+    """Returns the ETag of a multipart upload from the MD5s of its parts."""
     return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
 
 
@@ -94,12 +96,13 @@ class _Cut:
             view = view[len(piece) :]
 
     def end(self) -> list[bytes]:
-        """The file has ended: the last part is the one under way, also if it is empty."""
+        """Returns the MD5s at the end of the file: the last part is the one under way, even if it is
+        empty."""
         return [*self._digests, self._digest.digest()]
 
 
 def md5_range(fd: int, offset: int, size: int) -> bytes:
-    """MD5 of a range of a file; EOFError when the file ends before it does."""
+    """Returns the MD5 of a range of a file. Raises EOFError if the file is shorter."""
     digest = hashlib.md5(usedforsecurity=False)
     for block in blocks(fd, offset, size, _READ):
         digest.update(block)

@@ -1,4 +1,4 @@
-"""Uploads by parts: begun, sent, completed, ended, and those that somebody left unfinished."""
+"""Multipart uploads: create, send parts, complete, abort, list."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ _NO_UPLOADS = UPLOAD_GONE | {"NotImplemented", "MethodNotAllowed"}
 
 
 class Begun(NamedTuple):
-    """`server`: what the store calls itself in the answer's headers."""
+    """`server`: the store's name for itself, in the answer's headers."""
 
     upload_id: str
     server: str
 
 
 class Stored(NamedTuple):
-    """What an UploadPart was answered: see Head. `checksum`: "" when the store says none."""
+    """The answer to an UploadPart: see Head. `checksum`: "" if the store sends none."""
 
     etag: str
     has_own_etag: bool
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
 
 
 async def create_upload(bucket: Bucket, key: str, headers: dict[str, str]) -> Begun:
-    """A new upload. One that the store began although its answer was lost is ended."""
+    """Begins an upload. Aborts one that the store has begun although its answer was lost."""
     lost: list[None] = []
     response = await bucket.client.call(
         S3Request("CreateMultipartUpload", "POST", key, {"uploads": ""}, headers),
@@ -58,7 +58,7 @@ async def upload_part(
     digests: Mapping[Algorithm, bytes],
     refusals: frozenset[str] = frozenset(),
 ) -> Stored:
-    """Sends a part with its sums, those that have a header; SHA-256 is the body's own."""
+    """Sends a part with those of its sums that have a header; SHA-256 is in the signature."""
     query = {"partNumber": str(number), "uploadId": upload_id}
     headers = {a.header: encode(digest) for a, digest in digests.items() if a.header}
     request = S3Request("UploadPart", "PUT", key, query, headers, body)
@@ -69,8 +69,8 @@ async def upload_part(
 
 
 async def list_parts(bucket: Bucket, key: str, upload_id: str) -> list[xml_messages.Part] | None:
-    """All parts that the store has of an upload; None when it does not know the upload, or says nothing
-    that can be read: then there is nothing to go on with."""
+    """Returns all parts that the store has of an upload; None if it does not know the upload, or its answer
+    cannot be read: then the upload cannot be continued."""
 
     async def fetch(marker: dict[str, str]) -> tuple[list[xml_messages.Part], dict[str, str] | None]:
         request = S3Request("ListParts", "GET", key, {"uploadId": upload_id} | marker)
@@ -86,7 +86,7 @@ async def list_parts(bucket: Bucket, key: str, upload_id: str) -> list[xml_messa
 async def complete_upload(
     bucket: Bucket, key: str, upload_id: str, parts: Sequence[xml_documents.PartName]
 ) -> xml_messages.Completed:
-    """The ETag of the new object, "" when the store does not say, and its checksum likewise."""
+    """Completes an upload. Returns the ETag and the checksum of the object, "" if the store does not say."""
     query, headers = {"uploadId": upload_id}, {"content-type": "application/xml"}
     body = xml_documents.complete_document(parts)
     request = S3Request("CompleteMultipartUpload", "POST", key, query, headers, body)
@@ -99,7 +99,7 @@ async def abort_upload(bucket: Bucket, key: str, upload_id: str) -> None:
 
 
 async def list_uploads(bucket: Bucket, prefix: str | None = None) -> list[xml_messages.Upload]:
-    """Unfinished multipart uploads, all pages; none where the store does not know the operation."""
+    """Lists all unfinished multipart uploads; none if the store does not know the operation."""
     base = {"uploads": "", "encoding-type": "url"}
     if prefix is not None or bucket.key_prefix:
         base["prefix"] = bucket.key_prefix + (prefix or "")
@@ -118,7 +118,8 @@ async def list_uploads(bucket: Bucket, prefix: str | None = None) -> list[xml_me
 async def _all_pages(
     what: str, fetch: Callable[[dict[str, str]], Awaitable[tuple[list[T], dict[str, str] | None]]]
 ) -> list[T]:
-    """All pages that `fetch` has: given the marker of a page, {} at first, it returns it and the next one."""
+    """Returns what all pages list. `fetch`: takes the marker of a page ({}: the first) and returns the page's
+    entries and the next marker."""
     found: list[T] = []
     marker: dict[str, str] = {}
     while True:

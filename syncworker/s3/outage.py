@@ -1,16 +1,17 @@
-"""A storage that is away for a while: noticed when no request succeeds, waited for with patience.
+"""Notices that the storage is away, because no request succeeds, and waits until it is back.
 
 | seen | then |
 | --- | --- |
-| a request has spent its tries, the last one to be answered was another | it fails: the storage is there |
-| none has succeeded for 2 s, or the tries are spent | one HEAD: is it the request, or the storage? |
-| the HEAD is answered at once | it is the request, which has the tries that it has |
+| a request has spent its tries, while others are answered | it fails: the storage is there |
+| no request has succeeded for 2 s, or the tries are spent | one HEAD: is it the request, or the storage? |
+| the HEAD is answered at once | it is the request, which keeps its number of tries |
 | the HEAD fails as well | all wait; a HEAD after 1, 2, 4, 8, 15 s; once answered, all have new tries |
 | the patience has run out | FatalError for all of them |
-| it was away and is back, for a minute | what spends its tries has new ones: its parts start one by one |
+| the storage was away, in the minute after it is back | a request that spends its tries has new ones |
 
-A storage that has answered nothing in this attempt is not waited for: its address may be wrong. Any answer
-counts, but failures of the server (5xx) and requests to slow down. Knows nothing of S3.
+The last row is for storages whose parts start one by one. A storage that has answered nothing in this attempt
+is not waited for: its address may be wrong. Any answer counts, except for failures of the server (5xx) and
+requests to slow down. This module knows nothing of S3.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ class Outage:
         self.patience_seconds = patience_seconds
         self.has_answered = False
         self.since: float | None = None  # no request has succeeded since
-        self.error: RetryError | None = None  # the last of them
+        self.error: RetryError | None = None  # of the last request
         self._ask = ask
         self._stop = stop
         self._pause = pause or Pause()
         self._answered_at = 0.0
-        self._back_at = -math.inf  # by the monotonic clock: one that is set back must not lend more tries
+        self._back_at = -math.inf  # by the monotonic clock: setting the clock back must give no more tries
         self._asking: asyncio.Task[bool] | None = None
 
     @property
@@ -102,7 +103,8 @@ class Outage:
         if self.until is None:
             return False
         if self._asking is None:
-            # Of nobody's context: what settles a write waits no longer than others once the job is to stop.
+            # In a context of its own: once the job is to stop, a request that settles a write waits no
+            # longer.
             self._asking = asyncio.create_task(self._until_it_is_back(), context=contextvars.Context())
         return await self.pass_by()
 
@@ -111,7 +113,7 @@ class Outage:
         try:
             while not self._stop.requested():
                 if await self._pause.wait():
-                    self.since = time.time()  # nobody was asked meanwhile: the patience begins anew
+                    self.since = time.time()  # nothing was asked during the pause: the patience restarts
                     continue
                 began_at = time.time()
                 error = await self._ask_in_time()
@@ -121,8 +123,8 @@ class Outage:
                         self._back_at = time.monotonic()
                     return was_away
                 was_away = True
-                # An answer to a HEAD has no words: the request's tell more. Where another request has
-                # succeeded meanwhile, the patience begins anew, and there are no other words.
+                # An answer to a HEAD has no message: that of the request says more. If another request has
+                # succeeded meanwhile, the patience restarts, and there is no other message.
                 if self.since is None or not error.code.startswith("Http"):
                     self.failed(error, began_at)
                 until = self.until or 0.0

@@ -1,5 +1,5 @@
-"""One request to the storage, what an operation's name says about it, and what a client is told once: which
-bucket its requests are for, and what else it obeys."""
+"""One request to the storage, what its operation implies, and what a client is given once: the bucket of its
+requests, and the conditions of all of them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from syncworker.wire.body import Body
 
 SENDS = frozenset({"PutObject", "CreateMultipartUpload", "UploadPart"})
 WRITES = SENDS | {"CreateBucket", "CompleteMultipartUpload", "CopyObject", "UploadPartCopy"}
-WITH_BODY = frozenset({"PutObject", "UploadPart", "GetObject"})  # there or back
+WITH_BODY = frozenset({"PutObject", "UploadPart", "GetObject"})  # in the request or the answer
 SLOW = frozenset({"CompleteMultipartUpload", "CopyObject", "UploadPartCopy"})  # silent while the store copies
 WITH_BLANKS = SLOW | {"DeleteObjects"}  # they may come while the store is at work
 LISTINGS = frozenset({"ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "ListParts"})
@@ -22,8 +22,8 @@ ADVICE = "check storage_url"
 
 
 class S3Request(NamedTuple):
-    """What is asked, before it is signed. `max_body`: the answer's; `payload`: what the signature says of a
-    body of bytes, None for its SHA-256."""
+    """A request before it is signed. `max_body`: of the answer; `payload`: what the signature says of a body
+    of bytes, None for its SHA-256."""
 
     operation: str
     method: str
@@ -41,7 +41,7 @@ class S3Request(NamedTuple):
 
 
 class InFlight(NamedTuple):
-    """A request that a stop waits for: what writes, and what finds out what a write has done."""
+    """A request that a stop waits for: a write, or one that finds out what a write has done."""
 
     operation: str
     key: str | None
@@ -49,7 +49,7 @@ class InFlight(NamedTuple):
 
 
 class Target(NamedTuple):
-    """A bucket, or what lies below `key_prefix` in it."""
+    """A bucket, or the part of it below `key_prefix`."""
 
     bucket: str
     region: str
@@ -58,9 +58,9 @@ class Target(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """`only_reads`: a request that changes something is an error of this program. `store_dir`: where the
-    storage keeps its objects, if that is on a disk of this machine. `advice`: what people are told to do when
-    the storage never answers."""
+    """`only_reads`: a request that changes something is a bug. `store_dir`: where the storage keeps its
+    objects, if that is on a disk of this machine. `advice`: what people should do when the storage never
+    answers."""
 
     stop: StopToken = field(default_factory=lambda: StopToken(Control("")))  # nothing begins any more
     pause: Pause = field(default_factory=Pause)

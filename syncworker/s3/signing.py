@@ -31,13 +31,14 @@ class Keys(NamedTuple):
 
 
 def encode_path(path: str) -> str:
-    """A path as S3 signs it: UTF-8 (a surrogate escape is the byte it stands for), percent-encoded once, `/`
-    kept."""
+    """Encodes a path as S3 signs it: UTF-8 (a surrogate escape is the byte it stands for), percent-encoded
+    once, `/` kept."""
     return path if _is_plain(path) else quote(path, safe="/-._~", errors="surrogateescape")
 
 
 def encode_query(query: dict[str, str]) -> str:
-    """A query as it is signed and sent: sorted, each name and value encoded, `name=` for an empty value."""
+    """Encodes a query as it is signed and sent: sorted, names and values encoded, `name=` for an empty
+    value."""
     return "&".join(f"{_encode(k)}={_encode(v)}" for k, v in sorted(query.items()))
 
 
@@ -66,9 +67,9 @@ class Signer:
         payload_sha256: str,
         now: float | None = None,
     ) -> str:
-        """The header lines of the request, each ended by CR LF: those given (lower-case names, `host` among
-        them), `x-amz-date`, `x-amz-content-sha256` and `authorization`; the first three are added to
-        `headers`. `path` and `query` are encoded already."""
+        """Returns the header lines of the request, each ended by CR LF: those given (lower-case names, `host`
+        among them), and those of the signature, which are added to `headers`, except for `authorization`.
+        `path` and `query` are encoded already."""
         self._tick(int(time.time() if now is None else now))
         headers["x-amz-date"] = self._amz_date
         headers["x-amz-content-sha256"] = payload_sha256
@@ -85,7 +86,7 @@ class Signer:
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{self._amz_date}\n{self._scope}\n{digest}"
         signature = hmac.digest(self._key(keys.secret_key), text.encode(), "sha256").hex()
-        lines = canonical_headers.replace("\n", "\r\n")  # as they were signed, so are they sent
+        lines = canonical_headers.replace("\n", "\r\n")  # sent as they were signed
         return (
             f"{lines}authorization: AWS4-HMAC-SHA256 Credential={keys.access_key}/{self._scope}, "
             f"SignedHeaders={signed}, Signature={signature}\r\n"

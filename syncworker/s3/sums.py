@@ -1,10 +1,10 @@
-"""The sums by which a storage can check the body of a part: what each is called, where it goes, its value.
+"""The checksums by which a storage can verify the body of a part: name, header and value of each.
 
-A CRC goes as the plain header `x-amz-checksum-…`, never as a trailer, and is named when the upload begins:
-Amazon S3 refuses the header otherwise. SHA-256 goes in the signature, in the place of UNSIGNED-PAYLOAD.
+A CRC is sent as the plain header `x-amz-checksum-…`, never as a trailer, and is named when the upload begins:
+otherwise Amazon S3 refuses the header. SHA-256 is sent in the signature, instead of UNSIGNED-PAYLOAD.
 Source: Amazon S3 user guide, "Checking object integrity"; API reference, CreateMultipartUpload, UploadPart.
 
-`awscrt` is imported when the first CRC is made and no sooner: that takes 49 ms and more.
+`awscrt` is imported when the first CRC is made: that takes 49 ms and more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIMED_BYTES = 64 << 10
 
 
 class Algorithm(NamedTuple):
-    """`header`: the request's, "" where the sum goes in the signature. `type`: x-amz-checksum-type."""
+    """`header`: of the request, "" if the sum is in the signature. `type`: x-amz-checksum-type."""
 
     name: str
     header: str = ""
@@ -77,14 +77,14 @@ def new(algorithm: Algorithm) -> Digest:
 
 
 def can_make(algorithm: Algorithm) -> bool:
-    """Whether this sum is worth a try here: the library of the CRCs is there, SHA-256 is faster than MD5."""
+    """Whether to try this sum here: a CRC if its library is installed, SHA-256 if it is faster than MD5."""
     if algorithm.is_crc:
         return importlib.util.find_spec("awscrt") is not None
     return algorithm is MD5 or _seconds(SHA256) < _seconds(MD5)
 
 
 def loads(algorithm: Algorithm) -> bool:
-    """Whether it can be made indeed. A library may be there and not fit the machine."""
+    """Whether this sum can really be made. An installed library may not fit the machine."""
     try:
         new(algorithm)
     except (ImportError, OSError, AttributeError):
@@ -93,7 +93,7 @@ def loads(algorithm: Algorithm) -> bool:
 
 
 def _seconds(algorithm: Algorithm) -> float:
-    """For 64 KiB, a tenth of a millisecond; the best of three."""
+    """Measures the time for 64 KiB, about a tenth of a millisecond; returns the best of three."""
     data = bytes(_TIMED_BYTES)
     taken = []
     for _ in range(3):
@@ -110,7 +110,7 @@ def encode(digest: bytes) -> str:
 
 
 def combine(digests: Sequence[bytes], sizes: Sequence[int]) -> bytes:
-    """The CRC64NVME of an object from those of its parts."""
+    """Returns the CRC64NVME of an object from those of its parts."""
     from awscrt import checksums
 
     whole = 0
@@ -122,8 +122,8 @@ def combine(digests: Sequence[bytes], sizes: Sequence[int]) -> bytes:
 def of_range(
     fd: int, offset: int, size: int, algorithms: Collection[Algorithm], into: memoryview | None = None
 ) -> Mapping[Algorithm, bytes]:
-    """The sums of a range of a file, whose bytes are read once, and stay in `into` if it is given. EOFError
-    when the file ends before the range does."""
+    """Returns the sums of a range of a file, which is read once, into `into` if that is given. Raises EOFError
+    if the file is shorter."""
     digests = {algorithm: new(algorithm) for algorithm in algorithms}
     block = memoryview(bytearray(min(size, _BLOCK))) if into is None else into[:0]
     done = 0

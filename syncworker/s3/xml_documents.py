@@ -1,4 +1,4 @@
-"""The XML that S3 is sent: DeleteObjects, CompleteMultipartUpload, CreateBucket.
+"""The XML that is sent to S3: DeleteObjects, CompleteMultipartUpload, CreateBucket.
 
 Source: Amazon S3 API Reference, the operations' request syntax.
 """
@@ -11,9 +11,9 @@ from functools import cache
 from typing import NamedTuple
 
 
-@cache  # half a millisecond of a start that deletes nothing
+@cache  # compiling it takes half a millisecond, which a job without deletions saves
 def _not_xml() -> re.Pattern[str]:
-    """What XML 1.0 cannot carry. U+000D can be written only as a reference, which `escape_key` does."""
+    """What XML 1.0 cannot contain. U+000D can be written only as a reference: see `_ESCAPES`."""
     return re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 
 
@@ -27,7 +27,7 @@ class PartName(NamedTuple):
 
 
 def can_carry(key: str) -> bool:
-    """Whether a key can stand in an XML document at all."""
+    """Whether XML can contain this key."""
     return not _not_xml().search(key)
 
 
@@ -41,8 +41,8 @@ def _text(value: str) -> str:
 
 
 def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
-    """The body of DeleteObjects for (key, version id or None). Not in quiet mode: the answer names what was
-    deleted, and few stores check this body against its MD5."""
+    """Returns the body of DeleteObjects for (key, version id or None). Not in quiet mode, so that the answer
+    names what was deleted: few stores check this body against its MD5."""
     rows = []
     for key, version_id in objects:
         version = f"<VersionId>{_text(version_id)}</VersionId>" if version_id is not None else ""
@@ -55,7 +55,7 @@ def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
 
 
 def complete_document(parts: Iterable[PartName]) -> bytes:
-    """The body of CompleteMultipartUpload for parts, ascending."""
+    """Returns the body of CompleteMultipartUpload for parts in ascending order."""
     rows = "".join(
         f"<Part><PartNumber>{number}</PartNumber><ETag>&quot;{etag}&quot;</ETag>"
         f"{f'<Checksum{algorithm}>{checksum}</Checksum{algorithm}>' if checksum else ''}</Part>"

@@ -1,7 +1,7 @@
-"""The XML that S3 answers with: listings, results, errors. xml_documents.py has what it is sent.
+"""Parses the XML of S3's answers: listings, results, errors. xml_documents.py writes the XML of requests.
 
-An answer must be what was asked for: another root element, a document type or text that is no XML is a
-broken answer, never an empty one. Source: Amazon S3 API Reference, the operations' response syntax.
+An answer with another root element than expected, with a document type, or that is no XML, is a broken
+answer, never an empty one. Source: Amazon S3 API Reference, the operations' response syntax.
 """
 
 from __future__ import annotations
@@ -15,18 +15,19 @@ from syncworker.errors import RetryError
 from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.s3.xml_listing_fast import decode_key, entries_of_columns, split
 
-# Ceph's gateway refers to characters that XML forbids, in what it does not encode: tokens, prefixes, markers.
-# For the parser each becomes one of a plane that the document does not use, and is put back afterwards.
+# Ceph's gateway writes references to characters that XML forbids into what it does not encode: tokens,
+# prefixes, markers. Before parsing, each is replaced by a character of a plane that the document does not
+# use; afterwards it is put back.
 _REFERENCE = re.compile(rb"&#(?:x([0-9a-fA-F]{1,8})|([0-9]{1,8}));")
 _FORBIDDEN = frozenset({*range(32), 0xFFFE, 0xFFFF}) - {9, 10, 13}
 _PLANES = (0xF0000, 0x100000)  # both for private use
 
-FEW_BYTES = 16 << 10  # of a page that a parser reads sooner: some fifty objects
-PAGE_KEYS = 1000  # of each listing: the most that Amazon S3 gives
+FEW_BYTES = 16 << 10  # a page up to this size (some fifty objects) is read faster by the parser
+PAGE_KEYS = 1000  # of each listing: the most that Amazon S3 returns
 
 
 class StartAfter(str):
-    """A token of our own, the key behind which a listing goes on: for a store that gives no token."""
+    """A token of our own, for a store that gives none: the key after which the listing continues."""
 
     __slots__ = ()
 
@@ -40,7 +41,7 @@ class Page(NamedTuple):
 
 
 class Version(NamedTuple):
-    """A version of an object, or a delete marker. `is_latest`: it is what a GET without a version meets."""
+    """A version of an object, or a delete marker. `is_latest`: a GET without a version finds this one."""
 
     key: str
     version_id: str
@@ -57,7 +58,7 @@ class Upload(NamedTuple):
 
 
 class Part(NamedTuple):
-    """`algorithm` and `checksum`: "" when the store says none."""
+    """`algorithm` and `checksum`: "" if the store lists none."""
 
     number: int
     size: int
@@ -67,25 +68,26 @@ class Part(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """`crc64`: of the whole object, "" when the store does not say."""
+    """`crc64`: of the whole object, "" if the store does not say."""
 
     etag: str
     crc64: str = ""
 
 
 def clean_etag(text: str | None) -> str:
-    """An ETag without quotes and weak mark, in lower case (some stores write upper case)."""
+    """Returns an ETag without quotes and weak mark, in lower case (some stores write upper case)."""
     text = (text or "").strip()
     return text.removeprefix("W/").strip('"').lower()
 
 
 def parse(body: bytes, *root_names: str) -> tuple[ElementTree.Element, str]:
-    """The root element, which must have one of the names, and its namespace prefix (`{…}` or "")."""
+    """Returns the root element, which must have one of these names, and its namespace prefix (`{…}` or
+    "")."""
     root_name = root_names[0]
     if b"<!DOCTYPE" in body or b"\0" in body:  # a NUL: UTF-16, in which a document type would not show
         raise RetryError("BadAnswer", "the storage sent XML with a document type: not an S3 answer")
     try:
-        # White space comes first where a store keeps the connection of a slow operation alive with it.
+        # It may begin with white space, by which a store keeps the connection of a slow operation alive.
         root = _tree(body)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
         raise RetryError("BadAnswer", f"the storage sent no valid XML where {root_name} was due") from error
@@ -137,7 +139,7 @@ def _moved_to(plane: int) -> Callable[[re.Match[bytes]], bytes]:
 
 
 def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
-    """(code, message, all fields) of an error answer; ("", "", {}) when the body is none."""
+    """Returns (code, message, all fields) of an error answer; ("", "", {}) if the body is none."""
     try:
         root, ns = parse(body, "Error")
     except RetryError:
@@ -147,12 +149,12 @@ def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
 
 
 def parse_listing(body: bytes, prefix: str = "", asked: int = PAGE_KEYS) -> Page:
-    """A page of ListObjectsV2, for which `asked` keys were asked for.
+    """Parses a page of ListObjectsV2, of which `asked` keys were requested.
 
-    The last page is one that says `false`. Some stores say nothing: theirs is the last when it has no token
-    and fewer keys than it might have; else the listing goes on, by the token or behind the last key.
+    The last page says `false`. Some stores say nothing: then a page without a token and with fewer keys than
+    it might have is the last; else the listing continues with the token, or after the last key.
     """
-    regular = split(body) if len(body) > FEW_BYTES else None  # to make an expression takes a millisecond
+    regular = split(body) if len(body) > FEW_BYTES else None  # compiling takes a millisecond
     root, ns = parse(regular[0] if regular else body, "ListBucketResult")
     if regular and len(root.findall(f"{ns}Contents")) == 1:
         entries: Sequence[ObjectEntry] = entries_of_columns(regular[1], encoded=_is_encoded(root, ns))
@@ -173,19 +175,19 @@ def parse_listing(body: bytes, prefix: str = "", asked: int = PAGE_KEYS) -> Page
 
 
 def _says_more(root: ElementTree.Element, ns: str) -> bool | None:
-    """Whether a listing says that it goes on. None: it says nothing."""
+    """Whether a listing says that it continues. None: it does not say."""
     said = {(element.text or "").strip().lower() for element in root.iterfind(f"{ns}IsTruncated")} - {""}
     if not said:
         return None
     if len(said) > 1:
         raise _contradiction("says that it ends, and that it goes on")
-    if not said <= {"true", "false"}:  # taken for false, it would end the listing early
+    if not said <= {"true", "false"}:  # to take it for false would end the listing early
         raise RetryError("BadAnswer", "the storage does not say whether its listing goes on")
     return said == {"true"}
 
 
 def _most(root: ElementTree.Element, ns: str, tag: str, asked: int) -> int:
-    """How many entries a page may have: what was asked for, or less where the store says so."""
+    """Returns how many entries a page may have: as many as asked for, or fewer if the store says so."""
     said = (root.findtext(f"{ns}{tag}") or "").strip()
     return min(asked, int(said)) if said.isdecimal() and 0 < len(said) < 10 and int(said) else asked
 
@@ -203,7 +205,7 @@ def _entries_of(root: ElementTree.Element, ns: str) -> list[ObjectEntry]:
         for element in root.iterfind(f"{ns}Contents"):
             fields = {child.tag: child.text for child in element}
             key = fields[key_tag]
-            if not key:  # as a path, an empty key would be the bucket itself
+            if not key:  # an empty key in a path is the bucket itself
                 raise ValueError(key)
             if encoded and ("%" in key or "+" in key):
                 key = decode_key(key)
@@ -222,13 +224,13 @@ def _is_encoded(root: ElementTree.Element, ns: str) -> bool:
 
 def _key_of(element: ElementTree.Element, ns: str, encoded: bool) -> str:
     key = element.findtext(f"{ns}Key")
-    if not key:  # as a path, an empty key would be the bucket itself
+    if not key:  # an empty key in a path is the bucket itself
         raise RetryError("BadAnswer", "the storage listed a version or an upload without a key")
     return decode_key(key) if encoded else key
 
 
 def parse_versions(body: bytes) -> tuple[list[Version], dict[str, str] | None]:
-    """Versions and delete markers of one page of ListObjectVersions, and the markers of the next."""
+    """Parses a page of ListObjectVersions: versions and delete markers, and the markers of the next page."""
     root, ns = parse(body, "ListVersionsResult")
     encoded = _is_encoded(root, ns)
     found = []
@@ -250,19 +252,19 @@ def parse_versions(body: bytes) -> tuple[list[Version], dict[str, str] | None]:
 
 
 def parse_uploads(body: bytes) -> tuple[list[Upload], dict[str, str] | None]:
-    """Unfinished multipart uploads of one page of ListMultipartUploads, and the markers of the next."""
+    """Parses a page of ListMultipartUploads: unfinished uploads, and the markers of the next page."""
     root, ns = parse(body, "ListMultipartUploadsResult")
     encoded = _is_encoded(root, ns)
     found = []
     for element in root.iterfind(f"{ns}Upload"):
         upload_id = element.findtext(f"{ns}UploadId")
-        if not upload_id:  # without one, to abort it would be to delete the object
+        if not upload_id:  # an abort without one would delete the object
             raise RetryError("BadAnswer", "the storage listed an upload without an id")
         found.append(Upload(_key_of(element, ns, encoded), upload_id))
     return found, _next(root, ns, encoded, found, _UPLOAD_MARKERS)
 
 
-# How many an answer may have, the id to go on behind, and the parameter for it.
+# Element with the most entries of an answer, element of the next id, parameter for the next id.
 _VERSION_MARKERS = ("MaxKeys", "NextVersionIdMarker", "version-id-marker")
 _UPLOAD_MARKERS = ("MaxUploads", "NextUploadIdMarker", "upload-id-marker")
 
@@ -274,8 +276,8 @@ def _next(
     found: Sequence[Version] | Sequence[Upload],
     names: tuple[str, str, str],
 ) -> dict[str, str] | None:
-    """The markers of the page after this one, None for the last. (What says `false` may have markers: Amazon
-    and Ceph name the last entry whether or not there is more.)"""
+    """Returns the markers of the next page, None after the last. (A page that says `false` may have markers:
+    Amazon and Ceph name the last entry whether or not there is more.)"""
     most_tag, id_tag, id_parameter = names
     more = _says_more(root, ns)
     key = root.findtext(f"{ns}NextKeyMarker") or ""
@@ -286,7 +288,7 @@ def _next(
         return {"key-marker": last.key, id_parameter: last[1]}
     if not key:
         raise _contradiction("says there is more and gives no way to it")
-    # Ceph's gateway names the last key of the page, and before its version 17 not as it encodes keys.
+    # Ceph's gateway names the last key of the page, before its version 17 without encoding it.
     if encoded and not (last is not None and key == last.key):
         key = decode_key(key)
     marker = {"key-marker": key}
@@ -296,7 +298,7 @@ def _next(
 
 
 def parse_parts(body: bytes) -> tuple[list[Part], dict[str, str] | None]:
-    """Parts of one page of ListParts, and the marker of the next."""
+    """Parses a page of ListParts: parts, and the marker of the next page."""
     root, ns = parse(body, "ListPartsResult", "ListPartsResponse")  # the latter: moto
     try:
         parts = [
@@ -318,7 +320,7 @@ def parse_parts(body: bytes) -> tuple[list[Part], dict[str, str] | None]:
 
 
 def _checksum(element: ElementTree.Element, ns: str) -> tuple[str, str]:
-    """The first of a part's checksums that we know, and its algorithm."""
+    """Returns the algorithm and value of the first of a part's checksums that we know."""
     for name in ("CRC64NVME", "CRC32C"):
         if text := (element.findtext(f"{ns}Checksum{name}") or "").strip():
             return name, text
@@ -335,7 +337,7 @@ def parse_upload_id(body: bytes) -> str:
 
 
 def parse_completed(body: bytes) -> Completed:
-    """What the store says of a completed multipart upload."""
+    """Parses the answer to CompleteMultipartUpload."""
     root, ns = parse(body, "CompleteMultipartUploadResult")
     return Completed(
         clean_etag(root.findtext(f"{ns}ETag")), (root.findtext(f"{ns}ChecksumCRC64NVME") or "").strip()
@@ -343,15 +345,15 @@ def parse_completed(body: bytes) -> Completed:
 
 
 def parse_copied(body: bytes, operation: str) -> str:
-    """The ETag of a copied object or part, "" when the store sends none. `operation`: CopyObject or
+    """Returns the ETag of a copied object or part, "" if the store sends none. `operation`: CopyObject or
     UploadPartCopy."""
     root, ns = parse(body, "CopyObjectResult" if operation == "CopyObject" else "CopyPartResult")
     return clean_etag(root.findtext(f"{ns}ETag"))
 
 
 class DeleteResult(NamedTuple):
-    """`errors`: (key, version id, code, message) of each object that was not deleted. `named`: the keys that
-    the answer speaks of, deleted or not; some stores name none."""
+    """`errors`: (key, version id, code, message) of each object that was not deleted. `named`: the keys in
+    the answer, deleted or not; some stores name none."""
 
     errors: list[tuple[str, str, str, str]]
     named: set[str]
