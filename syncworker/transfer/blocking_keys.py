@@ -1,8 +1,8 @@
-"""Objects that are gone at the source and stand in the way of an upload.
+"""Objects without a file that block an upload.
 
-A store that is a file system cannot hold `x` and `x/y` together. Where the folder has put one in the place of
-the other, the old object has to go before the new one can come: the one exception to "deletions come last".
-It is made only when the store has refused the upload, and nothing else has failed.
+A store that is a file system cannot hold both `x` and `x/y`. If one has replaced the other in the folder, the
+old object must be deleted before the new one can be sent: the one exception to "deletions come last". It is
+made only if the store has refused the upload, and nothing else has failed.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from collections.abc import Iterable, Iterator
 from syncworker.index.database import Index
 from syncworker.s3.bucket import Bucket
 
-_NOTED = 20_000  # objects without a file; more are seldom in an upload's way
-_NOTED_ABOVE = 50_000  # folders that they lie in: a single key may have hundreds
+_NOTED = 20_000  # objects without a file; more of them seldom block an upload
+_NOTED_ABOVE = 50_000  # folders of these; a single key may have hundreds
 
 RemoteOnly = tuple[str, int, str, str]  # an ObjectEntry
 
@@ -69,8 +69,8 @@ def in_the_way(deletes: Iterable[RemoteOnly], uploads: set[str]) -> list[tuple[s
 
 
 async def normalizes_paths(bucket: Bucket, index: Index, deletes: Iterable[RemoteOnly], key: str) -> bool:
-    """Whether the store takes `key/` for `key`, asked of an object below `key`. Then it is a file system, and
-    an upload of `x` beside `x/y` would not only fail but hide `x/y` from us (rclone serve s3)."""
+    """Whether the store takes `key/` for `key`; an object below `key` is asked for. Such a store is a file
+    system, and an upload of `x` beside `x/y` would not only fail but hide `x/y` (rclone serve s3)."""
     fact = "cleans_paths"
     if index.fact(fact) is None:
         for stranger, size, *_ in deletes:

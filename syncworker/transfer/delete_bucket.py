@@ -1,14 +1,14 @@
-"""Empties a bucket and deletes it: what an empty folder asks for.
+"""Empties a bucket and deletes it, for a folder without a file.
 
-Everything in the bucket is to go, so a bit that turns inside DeleteObjects can do no harm: a thousand go at a
-time on every store, over plain http too. What a request has done is shown by the next listing and not by its
-answer; what is listed still goes one by one (stores that are file systems keep folder markers). Objects that
-appear in the meantime are deleted only after they were listed. Several rounds, until the bucket is gone.
+Everything in the bucket is to go, so a flipped bit in DeleteObjects can do no harm: each request has a
+thousand keys, on every store, even over plain http. The next listing shows what a request has deleted, not
+its answer; what is still listed is deleted one by one (stores that are file systems keep folder markers). New
+objects are deleted only after they were listed. There are several rounds, until the bucket is gone.
 
-In a bucket with versions an object must never come back: first all older versions, then the latest one, then
-the delete markers, and of these and of the latest only those whose key has nothing else left. A key of which
-the store retains a version (object lock) stays as it was found; it is told and counted once, and the bucket
-stays. Memory: one page, and the keys that stay, of which `_MOST_KEPT` end the work.
+In a bucket with versions no object may reappear: first all older versions are deleted, then the latest one,
+then the delete markers, and the latest version or a marker only if its key has nothing else left. If the
+store retains a version (object lock), its key stays as it was, is reported and counted once, and the bucket
+stays. Memory: one page, and the keys that stay; after `_MOST_KEPT` of them the work ends.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _Marker = dict[str, str]
 
 class _Item(NamedTuple):
     """An object (`version` None), a version or a delete marker; `shown`: as a listing of objects has it, None
-    where it has not. `rank`: what has a lower one goes before."""
+    if it has not. `rank`: items with a lower one are deleted before."""
 
     key: str
     version: str | None
@@ -53,7 +53,7 @@ _Page = tuple[list[_Item], _Marker | None]
 
 
 class Unplanned(FatalError):
-    """An object has come that was not to go."""
+    """There is a new object that is not in the approved plan."""
 
     def __init__(self) -> None:
         super().__init__("PlanOutgrown", "an object came into the bucket that is not in the approved plan")
@@ -66,10 +66,11 @@ class BucketRemoval:
         self.may_go = may_go
         self.remover = remover
         self.bucket, self.progress, self.control = remover.bucket, remover.progress, remover.control
-        self.kept: dict[str, SyncError] = {}  # key -> why it is there still
+        self.kept: dict[str, SyncError] = {}  # key -> why it still exists
 
     async def run(self) -> bool:
-        """Every version, upload and object, then the bucket. A missing bucket is success; False then."""
+        """Deletes every version, upload and object, then the bucket. A missing bucket is success: returns
+        False."""
         last: SyncError | None = None
         for round_number in range(_ROUNDS):
             self.kept.clear()
@@ -101,7 +102,7 @@ class BucketRemoval:
         raise self._told(last)
 
     def _told(self, last: SyncError | None) -> FatalError:
-        """The error that ends the job; each key that stays is told."""
+        """Reports each key that stays, and returns the error that ends the job."""
         for key, error in self.kept.items():
             self.progress.error("delete", key, error)
         self.progress.kept(len(self.kept))
@@ -126,18 +127,18 @@ class BucketRemoval:
             self.control.check()
             await multipart.abort_upload(self.bucket, upload.key, upload.upload_id)
             if "/" in upload.key and not has_versions:
-                # rclone's server keeps the folder of an upload, unlisted; a delete of the key removes it. The
-                # object, if there is one, goes now instead of a moment later.
+                # rclone's server keeps the folder of an upload without listing it; a delete of the key
+                # removes it. The object, if there is one, is deleted now instead of a moment later.
                 await self.bucket.delete(upload.key)
         if has_versions:
             await self._every_version(_OLDER)
             await self._every_version(_MARKER)
-        if not self.kept:  # without its version's id, to delete what is retained would hide it
+        if not self.kept:  # a deletion without version id would hide what is retained
             await self._work_off(self._objects)
 
     async def _objects(self) -> _Page:
         page = await self.bucket.list_page(None)
-        # The deepest first: folder markers, one below the other.
+        # The deepest first, because folder markers lie below one another.
         return [_Item(entry.key, None, entry.size, entry) for entry in reversed(page.entries)], None
 
     async def _versions(self, marker: _Marker) -> _Page:
@@ -193,7 +194,7 @@ class BucketRemoval:
         return self.remover.one_by_one or not xml_documents.can_carry(item.key)
 
     async def _batch(self, names: Sequence[ObjectVersion]) -> dict[ObjectVersion, SyncError]:
-        """What the answer refuses; {} when there is none: the next listing tells what is left."""
+        """Returns what the answer refuses; {} if there is no answer: the next listing shows what is left."""
         await self.remover.turn()
         operation = self.progress.begin("delete", names[0][0], 0)
         try:
@@ -205,7 +206,7 @@ class BucketRemoval:
             self.progress.end(operation)
 
     async def _keep(self, item: _Item, error: FileError) -> None:
-        """The store has refused to delete this: because it retains it?"""
+        """Keeps an item that the store refuses to delete for good, and asks whether it retains it."""
         self.control.check()
         if item.version is not None and (until := await self.bucket.retained(item.key, item.version)):
             said = f"Retained {until}: the storage deletes it no sooner (object lock)"
@@ -216,7 +217,8 @@ class BucketRemoval:
                 self.kept[item.key] = error
 
     async def _one_by_one(self, items: Sequence[_Item], outlived: Set[ObjectVersion]) -> None:
-        """`outlived` a batch: folder markers that did are no objects that anybody has put there."""
+        """`outlived`: what a batch did not delete. Folder markers among them were made by the store, so they
+        are not counted."""
 
         async def delete(item: _Item) -> None:
             error, started = await self.remover.request(item.key, item.version)

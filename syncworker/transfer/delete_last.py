@@ -1,7 +1,7 @@
 """The last stage of a mirror: deletes the objects whose files are gone.
 
-Begun only when everything else went well. Right before each deletion the folder is asked once more: a file
-that has appeared meanwhile keeps its object. Over plain http the bucket is asked once more, too.
+It begins only if everything else went well. Right before each deletion the folder is read once more: an
+object whose file exists again stays. Over plain http the bucket is asked once more, too.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _ASKED_AT_ONCE = 1000
 
 
 class Sweep:
-    """`deletes` is the planner's spool of objects; it must be whole. `kept` says of the key of an
-    object without a file whether it stays all the same."""
+    """`deletes`: the planner's spool of objects, which must be complete. `kept`: which objects without a file
+    stay."""
 
     def __init__(
         self, attempt: Surroundings, folder: Source, deletes: Spool, remover: Remover, kept: Kept
@@ -32,13 +32,13 @@ class Sweep:
         self.folder, self.deletes, self.remover, self.kept = folder, deletes, remover, kept
         self.index, self.progress, self.bucket = attempt.index, attempt.progress, attempt.bucket
         self.changes, self.in_thread, self.control = attempt.changes, attempt.in_thread, attempt.stop.control
-        self.held_folders: set[str] = set()  # nothing below these goes: it may be a file of an odd name
-        self._there: set[str] = set()  # when it was counted what is to go: not counted, so these stay
-        self._removed: set[str] = set()  # early, because they stood in an upload's way
+        self.held_folders: set[str] = set()  # objects below these stay: they may be of files with odd names
+        self._there: set[str] = set()  # had a file when deletions were counted, so they stay
+        self._removed: set[str] = set()  # early, because they blocked an upload
 
     async def clear_the_way(self, objects: list[tuple[str, int]]) -> int:
-        """Deletes these objects at once and returns how many were deleted. One request each: a store that is
-        a file system then removes the folders that become empty."""
+        """Deletes these objects now, and returns how many were deleted. Each has its own request: a store
+        that is a file system then removes the folders that become empty."""
         await self.in_thread(self.folder.check_there)
         before = len(self._removed)
         for key, size in objects:
@@ -107,9 +107,9 @@ class Sweep:
         return len(failed)
 
     async def _verify_unknown_keys(self, keys: list[str]) -> None:
-        """Over plain http nothing protects a listing: where a bit has turned in a key, what is to go is not
-        there, and what should go would stay. A key that was ours before is right; each other is asked for.
-        FatalError BrokenListing: the storage neither has nor lists it when asked once more."""
+        """Checks keys that the index does not know. Over plain http nothing protects a listing: if a bit was
+        flipped in a key, that object does not exist, and the right one would stay. Raises FatalError
+        BrokenListing if the storage neither has such a key nor lists it once more."""
         if self.bucket.uses_tls:
             return
 
@@ -120,20 +120,20 @@ class Sweep:
                     return
             except (FileError, RetryError):
                 self.control.check()
-                return  # it may not be asked for, or the answer is an error for ever: its deletion tells
+                return  # HEAD is forbidden or keeps failing: the deletion reports the error
             raise FatalError(
                 "BrokenListing",
                 f"the storage's listing names {key!a}, which is not there: a bit may have turned on its way:"
                 " use https, and resume the job",
             )
 
-        # A store that is a file system knows a folder by other means than a file: its markers are not asked.
+        # A store that is a file system may not answer HEAD of a folder: markers are not checked.
         await side_by_side(head_one, [k for k in keys if not k.endswith("/") and self.index.find(k) is None])
 
     async def _delete_markers(self) -> int:
-        """A store that is a file system may keep the folders that its objects were in, and list them as
-        objects (juicefs gateway after DeleteObjects). Whether it does is found out once a destination.
-        Returns how many folders could not be asked for or deleted."""
+        """Deletes folders that a store keeps after their objects and lists as objects, because it is a file
+        system (juicefs gateway after DeleteObjects). Whether it does so is found out once for each
+        destination. Returns how many folders could not be listed or deleted."""
         failures = 0
         if self.index.fact("folder_markers") == "0":
             return failures
@@ -148,7 +148,7 @@ class Sweep:
             known = self.index.fact("folder_markers") == "1"
             try:
                 if not known or await self.in_thread(self.folder.has_folder, folder[:-1]):
-                    # Asked without its slash: juicefs leaves out a marker that is the prefix itself.
+                    # Without the slash, because juicefs does not list a marker that is the prefix itself.
                     keys = await self.bucket.list_exact(folder[:-1], 1000)
                     if not known and any(k.startswith(folder) and k.endswith("/") for k in keys):
                         self.index.set_fact("folder_markers", "1")

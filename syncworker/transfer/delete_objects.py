@@ -1,8 +1,9 @@
 """Deletes objects of a mirror. The caller has made sure that everything else went well.
 
-Many at a time in one request, where it shows what that has done: over https, and over plain http on a store
-that names what it has deleted (`deletions.delete_many`; found out with two objects, once a destination). Else
-one by one, side by side: a key in a path is signed. Whole buckets: delete_bucket.py.
+A request deletes many objects if its answer proves what was deleted: over https, and over plain http on a
+store that names the deleted keys (`deletions.delete_many`; found out with two objects, once for each
+destination). Else each object has a request, where its key is signed in the path. Whole buckets:
+delete_bucket.py.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from syncworker.s3.deletions import DELETE_BATCH
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
 from syncworker.transfer.upload import Surroundings
 
-_FIRST = 2  # at least in a batch over plain http, and not more until it is known whether answers name keys
+_FIRST = 2  # the least in a batch over plain http, and the most until we know whether answers name keys
 _SINGLES = 8 * SIDE_BY_SIDE
 _FACT = "names_deleted"
 Entry = tuple[str, int | None]  # key and size of an object
@@ -33,7 +34,7 @@ class Remover:
         self.one_by_one = one_by_one
 
     def at_once(self) -> int:
-        """How many `objects` is best given at a time."""
+        """Returns how many objects to delete in one call of `objects`."""
         if self.one_by_one:
             return 1
         if self.bucket.uses_tls:
@@ -85,7 +86,7 @@ class Remover:
         try:
             failures = await deletions.delete_many(self.bucket, list(sizes))
         except FileError:
-            # The store does not take this request (not implemented, a key it cannot read): one by one tells.
+            # The store refuses the whole request (not implemented, a key it cannot read): delete one by one.
             return await self._singles(batch)
         finally:
             self.progress.end(operation)
@@ -96,7 +97,7 @@ class Remover:
         for key in gone:
             self.progress.deleted(key, sizes[key], seconds)
         self.index.forget(gone)
-        # Only what was asked for: an answer may name any key, or none, which would be the bucket's own path.
+        # Only keys of the batch: an answer may name any key, or an empty one, which is the bucket's own path.
         again = [entry for entry in batch if isinstance(failures.get(entry[0]), RetryError)]
         for key, _ in again:
             del failures[key]

@@ -1,9 +1,9 @@
-"""How many small files are under way at a time: more for as long as more of them makes it faster.
+"""Decides how many small files are in flight: more as long as that makes it faster.
 
-A store near by is busy with a few dozen; one far away answers each in its own time, so that twice as many
-under way are sent twice as fast. We find out by measuring: raise the number of lanes, and lower it again if
+A store near by is busy with a few dozen; one far away answers late, so that twice as many in flight are sent
+twice as fast. We find out by measuring: raise the number of lanes, and lower it again if
 throughput did not improve. wire/throttle.py handles a store that asks to slow down. Pure: no clock.
-Requests without a body, as deletions, need no such search: `side_by_side`.
+Requests without a body, for example deletions, need no such search: `side_by_side`.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ LEAST = 32
 MOST = 128
 RATE_SECONDS = 0.5
 _STEP = 1.5
-_GAIN = 1.15  # of a step that is worth it: half of the lanes more, a sixth of the files
-_REST_TIMES = 20  # after a step that was not
+_GAIN = 1.15  # of the rate, for half as many lanes more; a step that gains less is undone
+_REST_TIMES = 20  # measurements without a step after one that was undone
 READERS = 4  # threads that read files and hash them
 DISK_READERS = 32  # threads that read small files which are not in memory, at most
 _PIECE_BYTES = 256 << 10  # a disk reads a larger file in several pieces
-_SHARES_EACH = 2  # of each reader, before its rate means anything
+_SHARES_EACH = 2  # that each reader must have read before the rate is judged
 
 
 class LaneController:
@@ -67,7 +67,8 @@ class ReaderCount:
         return self._pace.lanes
 
     def record(self, sizes: list[int], now: float, *, is_idle: bool) -> None:
-        """A share of files of these sizes was read. `is_idle`: there were fewer shares than readers."""
+        """Records that a share of files of these sizes was read. `is_idle`: there were fewer shares than
+        readers."""
         self._pieces += sum(1 + size // _PIECE_BYTES for size in sizes)
         self._shares += 1
         self._was_idle = self._was_idle or is_idle

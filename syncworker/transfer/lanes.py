@@ -4,15 +4,14 @@
 groups of files ─ readers ─ what was read ─┬─ 32 to 128 lanes (lane_count.py)
                                            └─ large files: 4 lanes, each with several parts in flight
 ```
-A group is read as a whole before its files are sent, and each goes to a lane that is free: the same few
-functions run many times in a row, which costs a fifth less than the whole way of each file (docs/design.md).
+A group is read as a whole before its files are sent, each by a lane that is free. The same few functions then
+run many times in a row, which costs a fifth less than the whole way of each file (docs/design.md).
 
 Invariants
-- A lane never ends early: what it raises ends the job by `stop.fail`, and the lane (or another, if it died
-  of it) goes on emptying its queue, so that nobody waits for a place in it for ever. After a halt nothing is
-  begun.
-- At most `BYTES_IN_FLIGHT` of small files are in memory at a time.
-- With `one`, a file is read when its turn has come, not before.
+- A lane never ends early: an error ends the job by `stop.fail`, and the lane (or a new one, if it died) goes
+  on emptying its queue, so that nothing waits forever for a place in it. After a halt nothing is begun.
+- At most `BYTES_IN_FLIGHT` of small files are in memory.
+- With `one`, a file is read only when it is its turn.
 
 What a file needs is done by `Files`; nothing here knows of a store.
 """
@@ -31,13 +30,13 @@ from syncworker.transfer.readers import ReadResult
 
 LARGE_LANES = 4
 BYTES_IN_FLIGHT = 64 << 20
-_READERS = 16  # groups that are being read: most of them wait for a thread, or for a free lane
+_READERS = 16  # tasks that read groups: most of them wait for a thread, or for a free lane
 _LARGE_WAITING = 64
 _LOOKS = 5  # in the time of one measurement
 
 
 class Budget:
-    """Limits how many bytes are held at the same time; one that is larger than the limit passes alone."""
+    """Limits how many bytes are held at the same time; more than the limit at once passes alone."""
 
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
@@ -120,7 +119,8 @@ class Lanes:
     def _ended(
         self, task: asyncio.Task[None], lane: Callable[[], Coroutine[Any, Any, None]], tasks: _Tasks
     ) -> None:
-        """Ends the job when a lane has died, and starts another in its place: somebody may wait for it."""
+        """Ends the job if a lane has died, and starts another in its place, because others may wait for
+        it."""
         tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
@@ -157,7 +157,7 @@ class Lanes:
             self._begin(self._small_lane, self._lanes)
 
     async def _adjust_lanes(self) -> None:
-        """As many lanes as help; those too many end by themselves."""
+        """Opens as many lanes as help; surplus lanes end by themselves."""
         before = self._files.uploaded()
         while self._waiting() or not self._all_read:
             waited = False
@@ -175,7 +175,8 @@ class Lanes:
         return self._read.qsize() - self._all_read  # the end is marked in the queue
 
     async def _next_group(self) -> list[Candidate] | None:
-        """When all that was read has been taken: one by one, unless reading takes longer than sending."""
+        """Returns the next group when lanes have taken all that was read, so that groups are read one by one
+        unless reading takes longer than sending."""
         async with self._turn:
             while self._read.qsize():
                 self._drained.clear()
@@ -184,7 +185,7 @@ class Lanes:
 
     async def _read_groups(self) -> None:
         while (group := await self._next_group()) is not None:
-            await self._read_group(group)  # whose bodies nothing here holds when it has ended
+            await self._read_group(group)  # a call of its own, so that no body is held here
 
     async def _read_group(self, group: list[Candidate]) -> None:
         if self._halted():
@@ -205,7 +206,7 @@ class Lanes:
 
     async def _small_lane(self) -> None:
         try:
-            # Counted before each file: never do all lanes end because there are a few too many.
+            # Checked again before each file, so that only surplus lanes end.
             while len(self._lanes) <= self._pace.lanes:
                 result = await self._read.get()
                 if not self._read.qsize():

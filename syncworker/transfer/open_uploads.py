@@ -1,7 +1,7 @@
-"""Multipart uploads that are open: begun, gone on with after a crash, abandoned.
+"""Multipart uploads that are open: begins them, continues them after a crash, abandons them.
 
-The intent, then the upload's id, is in the index before the first part goes out. A later run asks the store
-which parts it has, and keeps those whose content still is the file's.
+The intent, then the upload's id, is written to the index before the first part is sent. A later run asks the
+store which parts it has, and keeps those whose content is still the file's.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Upload(NamedTuple):
 
 
 class SentPart(NamedTuple):
-    """A part that the store has. `is_word`: the MD5 is the ETag of the store, which checked the bytes by
-    another sum; else it was made of the file. `crc`: by the upload's algorithm, b"" if that is none."""
+    """A part that the store has. `is_word`: the MD5 is the store's ETag, while the store checked the bytes by
+    another sum; else it was computed from the file. `crc`: b"" if the upload's algorithm is none."""
 
     etag: str
     md5: bytes
@@ -35,7 +35,7 @@ class SentPart(NamedTuple):
 
 
 class OpenUploads:
-    """Those of one sender."""
+    """The open uploads of one sender."""
 
     def __init__(self, sender: Sender) -> None:
         self.sender, self.bucket, self.index = sender, sender.bucket, sender.index
@@ -43,8 +43,8 @@ class OpenUploads:
     async def begin(
         self, fd: int, file: FileEntry, part: int, md5: bytes, *, fresh: bool
     ) -> tuple[Upload, dict[int, SentPart]]:
-        """An open upload, and its parts that need not be sent again. An upload whose metadata has the MD5 of
-        another content is not gone on with: what the metadata says is believed later."""
+        """Returns an open upload, and its parts that need not be sent again. An upload whose metadata has the
+        MD5 of other content is not continued, because metadata may be believed later."""
         before = self.index.upload(file.key)
         if before is not None:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
@@ -59,8 +59,8 @@ class OpenUploads:
         return await self._create(file, part, md5), {}
 
     async def _algorithm_of(self, file: FileEntry, parts: list[xml_messages.Part]) -> Algorithm | None:
-        """By which sum an upload goes on. One that was begun with a CRC named, as its parts say, takes no
-        other. None: it may be such a one and has no parts, or that sum cannot be made here."""
+        """Returns the sum by which an upload is continued. One that was begun with a CRC, as its parts say,
+        accepts no other. None: it may be such an upload without parts, or that sum cannot be made here."""
         named = {part.algorithm for part in parts}
         if named - {""}:
             algorithm = sums.BY_NAME[max(named)]
@@ -76,7 +76,7 @@ class OpenUploads:
             algorithm = MD5
             if not self.sender.etags_are_opaque:  # else the MD5s are needed all the same
                 algorithm = await self.sender.part_sums.choose(file.key, file.size)
-            await self.abandon(file.key)  # what asking left, when it was broken off
+            await self.abandon(file.key)  # a test upload that was interrupted
             self.index.begin_upload(PendingUpload(file.key, "", part, file.size))
             headers = self.sender.headers.of(file, md5) | algorithm.naming
             try:
@@ -98,7 +98,7 @@ class OpenUploads:
         algorithm: Algorithm,
         parts: list[xml_messages.Part],
     ) -> dict[int, SentPart]:
-        """Those of the parts that the store has whose content still is the file's: by the checksum that the
+        """Returns those of the store's parts whose content is still the file's, by the checksum that the
         store lists, or by MD5."""
         kept: dict[int, SentPart] = {}
         remembered = self.index.parts(upload)
@@ -122,7 +122,7 @@ class OpenUploads:
         return kept
 
     async def abandon(self, key: str) -> None:
-        """Ends an unfinished upload of ours, also one whose id we never learned."""
+        """Aborts an unfinished upload of ours, also one whose id we never learned."""
         before = self.index.upload(key)
         if before is None:
             return
@@ -135,6 +135,6 @@ class OpenUploads:
         self.index.end_upload(key)
 
     async def abandon_all(self) -> None:
-        """Ends every upload of ours that no file goes on with: nothing unfinished stays in the bucket."""
+        """Aborts every unfinished upload of ours: none is to stay in the bucket."""
         for upload in self.index.uploads():
             await self.abandon(upload.key)

@@ -1,18 +1,18 @@
-"""By which sum a storage checks the parts of large files: the cheapest that it is seen to check.
+"""Chooses the sum for the parts of large files: the cheapest that the storage is seen to check.
 
-A store that takes a part with a wrong sum does not check it, and one that refuses it may refuse any. So an
-upload of its own is begun, under the key of the file that is about to be sent, and ended: the same few bytes
-with a wrong sum must be refused, with the right one taken, with the wrong one refused again. CRC64NVME is
-tried first, then CRC32C, then SHA-256 in the signature (where it is faster than MD5 here); else it is
-Content-MD5, as for small files.
+A store that accepts a part with a wrong sum does not check it, and one that refuses it may refuse any part.
+So we test it with an upload of its own, under the key of the file that is about to be sent: the same few
+bytes must be refused with a wrong sum, accepted with the right one, and refused with the wrong one again.
+CRC64NVME is tried first, then CRC32C, then SHA-256 in the signature (if it is faster than MD5 here); else it
+is Content-MD5, as for small files.
 
-- Never completed, it is never an object. Its id is in the index like that of every upload, so what a crash
-  leaves of it is ended by whichever run comes next.
-- The answer is a fact of the destination, for a day: the store is asked anew at another address, with other
-  keys, when it calls itself otherwise, and when anything speaks against it (`doubt`).
-- Only a run that sends much by parts asks: asking and the library of the CRCs cost as much as the MD5 of
+- The test upload is aborted, so it never becomes an object. Its id is in the index like that of every upload:
+  if the job dies, the next one aborts it.
+- The result is a fact of the destination, for a day. The store is tested again at another address, with other
+  keys, if it names itself differently, and if anything speaks against it (`doubt`).
+- Only a run that sends much by parts tests: the test and the library of the CRCs cost as much as the MD5 of
   32 MiB or more.
-- Until one part of this run was seen to have an ETag that is its MD5, all parts have their MD5 made as well.
+- Until one part of this run has an ETag that is its MD5, the MD5 of every part is made as well.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from syncworker.s3.sums import MD5, SHA256, Algorithm
 from syncworker.wire.body import UNSIGNED, FileSlice
 
 WORTH_BYTES = 64 << 20  # of files that go by parts in this run
-NOT_TO_GO_ON = 0  # the size of the parts of an upload that no file goes on with
+NOT_TO_GO_ON = 0  # the part size of an upload that is not to be continued
 FACT = "part_sum"
 _AGE_SECONDS = 86_400
 REFUSALS = frozenset({"BadDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch"})
 _BYTES = b"Is this sum checked?"
-_RIGHT = {  # of these bytes: so asking needs no library
+_RIGHT = {  # of these bytes, so that the test needs no library
     sums.CRC64NVME: bytes.fromhex("199e91aaa10449da"),
     sums.CRC32C: bytes.fromhex("a2024e5b"),
     SHA256: hashlib.sha256(_BYTES).digest(),
@@ -43,21 +43,21 @@ _RIGHT = {  # of these bytes: so asking needs no library
 
 
 class PartSums:
-    """Chooses for one destination. `is_held`: a part was seen to have an ETag that is its MD5. `is_doubted`:
-    something was seen that speaks against the store."""
+    """The choice for one destination. `is_held`: a part had an ETag that is its MD5. `is_doubted`: something
+    speaks against the store."""
 
     def __init__(self, bucket: Bucket, index: Index) -> None:
         self.bucket, self.index = bucket, index
         self.is_held = self.is_doubted = False
         self._begun_bytes = 0
         self._chosen: Algorithm | None = None
-        self._server: str | None = None  # what the store called itself when it was asked
+        self._server: str | None = None  # the store's name for itself when it was tested
         self._changes = 0
         self._asking = asyncio.Lock()
 
     async def choose(self, key: str, size: int, *, may_ask: bool = True) -> Algorithm:
-        """The sum for the parts of a file that is to be sent. While it may not ask, since the key has an
-        upload that is gone on with: what is known."""
+        """Returns the sum for the parts of a file that is to be sent. If it may not test, because the key has
+        an upload that is continued: what is known already."""
         self._begun_bytes += size
         if self._begun_bytes < WORTH_BYTES:
             return MD5
@@ -69,8 +69,8 @@ class PartSums:
         return chosen or MD5
 
     def is_of(self, server: str) -> bool:
-        """Whether the store that began an upload is the one that was asked, by the name it gives itself. If
-        not, it is asked once more; where the names take turns, MD5 remains."""
+        """Whether the store that began an upload has the same name for itself as the one that was tested. If
+        not, it is tested once more; if the name changes again, MD5 remains."""
         if self._chosen in (None, MD5) or _hash(server) == self._server:
             return True
         self._changes += 1
@@ -79,7 +79,7 @@ class PartSums:
         return False
 
     def doubt(self) -> None:
-        """Something was not as it should be if the store checked: MD5s from now on, and nothing is known."""
+        """Called if the store seems not to check sums: uses MD5 from now on, and forgets what is known."""
         self._chosen = MD5
         self.is_held, self.is_doubted = False, True
         self.index.drop_facts([FACT])
@@ -105,7 +105,7 @@ class PartSums:
                 continue
             try:
                 is_checked = await self._is_checked(key, algorithm)
-            except RetryError:  # it fails on such a request, or on any: then the upload itself says so
+            except RetryError:  # if the store fails on every request, the upload itself reports it
                 return MD5
             if is_checked and sums.loads(algorithm):
                 found = algorithm
@@ -114,7 +114,7 @@ class PartSums:
         return found
 
     async def _is_checked(self, key: str, algorithm: Algorithm) -> bool:
-        """Asks the store, by an upload of its own that is ended."""
+        """Tests whether the store checks this sum, with an upload that is aborted."""
         right = _RIGHT[algorithm]
         wrong = bytes([right[0] ^ 1]) + right[1:]
         self.index.begin_upload(PendingUpload(key, "", NOT_TO_GO_ON, 0))
@@ -144,7 +144,7 @@ class PartSums:
             is_checked = False
         try:
             await multipart.abort_upload(self.bucket, key, begun.upload_id)
-        except FileError:  # keys that may not: their uploads are never ended
+        except FileError:  # the keys must not abort uploads
             is_checked = False
         self.index.end_upload(key)
         return is_checked

@@ -1,13 +1,13 @@
-"""The parts of one large file that are to be sent: taken by this process's lanes and, where there are any, by
-the members of its cluster.
+"""The parts of one large file that are to be sent, by the lanes of this process and by the members of its
+cluster, if it has any.
 
 ```
 left ─► a lane of this process ─► sent
   ▲ └─► others, some in a row ──► sent
   └──────────┘ given back
 ```
-A part is with one of them at a time. The upload is begun and completed by this process alone, after all parts
-have come in.
+One of them at a time has a part. This process alone begins the upload, and completes it after all parts have
+been sent.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ RUN_BYTES = 64 << 20  # that others are given at a time
 
 
 class Others(Protocol):
-    """Who else may send parts, as long as they are offered."""
+    """The members that may send parts, as long as they are offered."""
 
     def offer(self, parts: Parts) -> None: ...
 
@@ -35,7 +35,7 @@ class Others(Protocol):
 
 
 class Parts:
-    """Of one upload. `kept`: those that the storage has already. `error`: what failed elsewhere."""
+    """The parts of one upload. `kept`: those that the storage has already. `error`: of another process."""
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class Parts:
 
     @property
     def is_opaque(self) -> bool:
-        """Whether the storage's ETags of parts tell nothing."""
+        """Whether the storage's ETags of parts prove nothing."""
         return self.sender.facts["multipart_etag"] == OPAQUE
 
     def in_order(self) -> list[SentPart]:
         return [self.sent[number] for number in self.pieces]
 
     def each(self) -> Iterator[int]:
-        """One after the other, for a lane of this process."""
+        """Yields the parts that are left, for a lane of this process."""
         while self.left:
             yield self.left.popleft()
 
@@ -79,13 +79,13 @@ class Parts:
         self.sender.progress.sent(self.pieces[number][1])
 
     def close(self) -> None:
-        """No part is begun any more."""
+        """From now on no part is begun."""
         self.left.clear()
         self._is_shared = False
 
     # -- of others
     def take_run(self) -> list[int]:
-        """Some that are to be sent elsewhere: fewer towards the end, which all wait for."""
+        """Takes some parts for another process: fewer towards the end, so that nobody waits long for them."""
         if not self._is_shared or self.sender.halted():
             return []
         count = max(1, min(RUN_BYTES // self.size, len(self.left) // 4))
@@ -98,14 +98,14 @@ class Parts:
         self.put(number, sent)
         self.operation.sent += self.pieces[number][1]
         md5 = sent.md5.hex()
-        if sent.etag != md5:  # told by what was read, as after a part of this process
+        if sent.etag != md5:  # the MD5 is of the file, as after such a part of this process
             part = Part(self.file.key, self.upload.id, number, sent.etag, md5)
             self.sender.index.remember_part(part)
         self._back.set()
 
     def give_back(self, numbers: list[int], *, died: bool = False, keep: bool = False) -> None:
-        """Not sent, those of them that are with others still. `died`: the process that had them has. `keep`:
-        no other process is to have parts of this file again."""
+        """Takes back those of these parts that others still have. `died`: the process that had them has died.
+        `keep`: no other process is to get parts of this file again."""
         numbers = [number for number in numbers if number in self._out]
         self._out.difference_update(numbers)
         self._deaths += died
@@ -120,11 +120,11 @@ class Parts:
         self.give_back(numbers)
 
     def doubt(self) -> None:
-        """An answer elsewhere was not as if the storage checked its parts' sums."""
+        """An answer to another process suggests that the storage does not check the sums of parts."""
         self.sender.part_sums.doubt()
 
     async def others_done(self) -> None:
-        """Until no part is with others."""
+        """Waits until others have no part."""
         while self._out:
             self._back.clear()
             await self._back.wait()

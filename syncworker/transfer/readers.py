@@ -1,9 +1,9 @@
-"""Reads files for comparing and sending: each opened once, whole at one moment, or not taken.
+"""Reads files for comparing and sending, each as it was at one moment.
 
-Runs in threads, talks to no store. A file is `stat`ed before and after it is read; when size, mtime, ctime or
-inode differ it is read again, three times in all. A file that is written to all the time, a log, is then read
-as it was when it was opened: so many bytes, twice, which must be the same; else it counts as changing
-(`ChangedWhileReading`).
+Runs in threads, and sends nothing to the store. A file is `stat`ed before and after it is read; if size,
+mtime, ctime or inode differ it is read again, three times in all. A file that is written to all the time, for
+example a log, is then read up to the size that it was opened with, twice: if both readings differ, it fails
+with `ChangedWhileReading`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from syncworker.s3 import etag
 T = TypeVar("T")
 
 TRIES = 3
-_APART_SECONDS = 0.1  # between the two readings: who changes the beginning of a file has time to
+_APART_SECONDS = 0.1  # between the two readings, so that a change of the file's beginning shows
 CACHED_MAX = 256 << 10  # hashing more would hold up the loop
 _DISK_FULL_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -42,8 +42,8 @@ class Outcome(StrEnum):
 
 
 class ReadResult(NamedTuple):
-    """What reading gave. `file` is as it was when read; `digest` in ETag form with its `part_size`;
-    `needs_head`: no hash settled it, the object's metadata may."""
+    """The result of reading. `file`: as it was when read; `digest`: in ETag form, with its `part_size`;
+    `needs_head`: no hash matches, but the object's metadata may tell that the content is the same."""
 
     work: Candidate
     outcome: Outcome
@@ -70,7 +70,7 @@ def restat(fd: int, file: FileEntry) -> FileEntry:
 
 
 def entry_of(info: os.stat_result, file: FileEntry) -> FileEntry:
-    """The file as it is now."""
+    """Returns the file as it is now."""
     _, size, mtime_ns, ctime_ns, inode, _ = file
     if (size, mtime_ns, ctime_ns, inode) == (info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino):
         return file
@@ -78,7 +78,7 @@ def entry_of(info: os.stat_result, file: FileEntry) -> FileEntry:
 
 
 def describe(error: OSError) -> SyncError:
-    """The error of a file that cannot be read; FatalError when no other could be either."""
+    """Returns the error of a file that cannot be read; FatalError if no other file could be read either."""
     reason = error.strerror or type(error).__name__
     if error.errno in _DISK_FULL_OF_FILES:
         return FatalError("OutOfResources", f"this machine has run out of resources: {reason}")
@@ -89,7 +89,7 @@ def describe(error: OSError) -> SyncError:
 
 
 def read(tree: Tree, work: Candidate, etags_are_md5: bool, should_stop: Callable[[], bool]) -> ReadResult:
-    """Opens and reads one file as its decision needs. InterruptedError when told to stop."""
+    """Opens and reads a file as its decision requires. Raises InterruptedError when told to stop."""
     for attempt in range(1, TRIES + 2):
         try:
             read_ns = time.time_ns()
@@ -115,8 +115,8 @@ def read(tree: Tree, work: Candidate, etags_are_md5: bool, should_stop: Callable
 
 
 def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult | None:
-    """`read` of a small file whose bytes are in memory: it never waits for the disk, so the event loop
-    may call it, and saves two changes of thread. None: use `read`."""
+    """`read` of a small file whose bytes are in memory. It never waits for the disk, so the event loop may
+    call it, which saves two changes of thread. None: use `read`."""
     if work.file.size > CACHED_MAX:
         return None
     try:
@@ -126,7 +126,7 @@ def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult 
             file = entry_of(info, work.file)
             if file.size > CACHED_MAX:
                 return None
-            if file.size == 0 or info.st_dev in tree.in_memory:  # neither has anything to wait for
+            if file.size == 0 or info.st_dev in tree.in_memory:  # no need to wait
                 body = os.pread(fd, file.size + 1, 0)
             else:
                 buffer = bytearray(file.size + 1)
@@ -136,7 +136,7 @@ def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult 
         finally:
             os.close(fd)
     except (OSError, Changed):
-        return None  # not in memory, or something is wrong with it: `read` finds out what
+        return None  # not in memory, or it cannot be read: `read` reports why
 
 
 def _read_open(
@@ -190,8 +190,8 @@ def _compared(
 
 
 def _confirm(fd: int, file: FileEntry, found: T, again: Callable[[], T], as_opened: bool) -> None:
-    """Changed, unless what was found is what the file held: it is as it was before, or the same is found
-    `again`, which shows that nothing of it has changed in between."""
+    """Raises Changed unless `found` is what the file held at one moment: its stat is as before, or reading it
+    `again` finds the same."""
     if as_opened:
         time.sleep(_APART_SECONDS)
     if not (again() == found if as_opened else restat(fd, file) == file):
@@ -208,7 +208,7 @@ def _small(
     *,
     as_opened: bool = False,
 ) -> ReadResult:
-    """What a small file that was read whole is to become."""
+    """Returns the result for a small file that was read whole."""
     if as_opened:
         body = body[: file.size]
     if len(body) != file.size:
@@ -233,7 +233,7 @@ def _small(
 
 
 def _read_whole(fd: int, size: int) -> bytes:
-    """One more byte than expected is asked for, so that a file that grew shows."""
+    """Asks for one byte more than expected, to notice a file that grew."""
     body = os.read(fd, size + 1)
     while len(body) < size:
         more = os.read(fd, size + 1 - len(body))

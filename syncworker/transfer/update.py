@@ -1,15 +1,16 @@
-"""Updates objects at the store: the content is the file's, the headers, tags or class are not what is asked.
+"""Updates objects whose content is the file's, but whose headers, tags or class are not as requested.
 
-CopyObject of the object onto itself, with `REPLACE`, if it still has the listed ETag; above 5 GiB by parts,
-cut as the upload was. A copy resets what it is not given, so it carries all that a PUT would (`of_copy`).
+An object is copied onto itself by CopyObject with `REPLACE`, if it still has the listed ETag; above 5 GiB by
+parts, cut as the upload was. A copy resets what it is not given, so it has all headers of a PUT (`of_copy`).
 
-- HEAD comes first: the object must be the one that was compared, also where the store ignores the condition
-  (moto and rclone do), and it tells what has to be carried.
-- The ETag may become another (AWS and moto make a plain one of a multipart one). It is accepted if it is a
-  hash of the file; else the object is read back and compared.
-- Whether the store replaces headers when it copies is seen by HEAD after the first copy of a job, and after
-  each that takes one away.
-- What cannot be done so is sent again: an archived object, a store without copies, a refused condition.
+- HEAD comes first: the object must be the one that was compared, even if the store ignores the condition
+  (moto and rclone do), and HEAD shows the headers that the copy must keep.
+- The ETag may change (AWS and moto turn one of a multipart upload into a plain one). It is accepted if it is
+  a hash of the file; else the object is read back and compared.
+- HEAD after the first copy of a job, and after each that removes a header, shows whether the store replaces
+  headers when it copies.
+- If the object cannot be copied, the file is sent again: an archived object, a store without copies, a
+  refused condition.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ _CLASS = "x-amz-storage-class"
 
 
 class _Copy(NamedTuple):
-    """`etag`: the condition; `before`: the object as it was; `class_before`: that it had been given."""
+    """`etag`: the condition; `before`: the object as it was; `class_before`: the class it was given."""
 
     file: FileEntry
     row: IndexRow
@@ -59,11 +60,11 @@ class Updater:
         self.bucket, self.index, self.headers = sender.bucket, sender.index, sender.headers
         self.copy_max = copy_max
         self._can_copy: bool | None = None
-        self._keeps_bytes = False  # seen where the ETag does not tell
+        self._keeps_bytes = False  # seen by reading back, because the ETag proves nothing
 
     async def update(self, work: Candidate) -> IndexRow | None:
-        """What the index is to remember of the object; None: the file has to be sent again. Raises what
-        CreateMultipartUpload and the read-back may."""
+        """Updates the object and returns its index row; None: the file has to be sent again. Raises the
+        errors of CreateMultipartUpload and of reading back."""
         if self._can_copy is False:
             return None
         try:
@@ -80,7 +81,7 @@ class Updater:
         if self._can_copy and not takes_away and answered and answered in (copy.row.etag, copy.row.digest):
             return _row(copy.row, answered)
         with settling():
-            return await self._settled(copy)
+            return await self._verify_copy(copy)
 
     async def _prepared(self, work: Candidate) -> _Copy | None:
         file, obj, row = work.file, work.object, work.row
@@ -130,14 +131,15 @@ class Updater:
         self.index.end_upload(key)
         return answered.etag
 
-    async def _settled(self, copy: _Copy) -> IndexRow | None:
-        """The object is there with the file's bytes and, as far as HEAD tells, the headers; else None."""
+    async def _verify_copy(self, copy: _Copy) -> IndexRow | None:
+        """Returns the row if the object has the file's bytes and, as far as HEAD shows, the headers; else
+        None."""
         file, row = copy.file, copy.row
         head = await self.bucket.head(file.key)
         if head is None or head.size != file.size or not head.etag:
             return None
         if _is_stale(copy, head):
-            self._can_copy = False  # it copies, and keeps the old headers
+            self._can_copy = False  # the store copies, but keeps the old headers
             return None
         self._can_copy = True
         same = _row(row, head.etag)
@@ -165,14 +167,14 @@ class Updater:
 
 
 def _row(row: IndexRow, tag: str) -> IndexRow:
-    """Of the same file, and an object of its content with this ETag."""
+    """Returns the row of the same file, for an object with its content and this ETag."""
     ours = row.digest or row.etag
     return row._replace(etag=tag, digest="" if tag == ours else ours, modified="")
 
 
 def _is_stale(copy: _Copy, head: Head) -> bool:
-    """Whether a header that was to change or to go is as before, or none has changed. (Some stores forget
-    one or another that is new, and none tells the class where it is the usual one.)"""
+    """Whether a header that was to change or to go is as before, or none has changed. (Some stores drop a new
+    header, and none shows the class if it is the usual one.)"""
     before, now = _visible(copy.before), _visible(head)
     names = {*before, *(name for name in copy.headers if name in GIVEN or name.startswith("x-amz-meta-"))}
     if _CLASS not in before and copy.headers.get(_CLASS, "") in ("STANDARD", copy.class_before):
@@ -187,7 +189,7 @@ def _visible(head: Head) -> dict[str, str]:
 
 
 def _md5_of(head: Head) -> str:
-    """What the object's own metadata says, if it can be one."""
+    """Returns the MD5 that the object's metadata names, "" if it can be none."""
     vouched = head.metadata.get("md5chksum", "")
     try:
         return vouched if len(base64.b64decode(vouched, validate=True)) == 16 else ""

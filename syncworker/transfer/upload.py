@@ -1,13 +1,14 @@
 """Sends small files, each as one PUT, and knows what the store's ETags prove. Every byte is checked.
 
-What counts as sent
-- The store was given the MD5 of the body (or of each part), and answered with it as ETag. Where the ETag is
-  something else, the object is read back and compared byte for byte, once a destination: then its ETags are
-  known to be opaque (the facts `etag`, `multipart_etag`), and Content-MD5 is relied on. `kms`: they are for
-  some objects, and HEAD says for which.
-- Metadata is a claim of whoever wrote it. It is believed where the ETag cannot tell, and never against an
-  ETag that is an MD5.
-- An object that holds other bytes than its metadata vouches for is removed: it would be believed later.
+When a file counts as sent
+- The store received the MD5 of the body (or of each part), and answered with it as ETag. If the ETag is
+  something else, the object is read back and compared byte for byte, once for each destination: then its
+  ETags are known to be opaque (the facts `etag`, `multipart_etag`), and Content-MD5 is relied on. `kms`: the
+  ETags of some objects are opaque, and HEAD says of which.
+- Metadata is written by anybody. It is believed if the ETag proves nothing, and never against an ETag that is
+  an MD5.
+- An object whose bytes are not those that its metadata names is deleted: its metadata would be believed
+  later.
 - A key with characters that stores are known to rewrite is looked for in the listing under its own name.
 """
 
@@ -42,7 +43,7 @@ from syncworker.wire.body import UNSIGNED
 T = TypeVar("T")
 
 _REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\]|\u201b|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
-KEPT, KMS, OPAQUE = "md5", "kms", "opaque"  # each may follow on those before it, never the reverse
+KEPT, KMS, OPAQUE = "md5", "kms", "opaque"  # a fact changes only in this order
 _ORDER = (None, KEPT, KMS, OPAQUE)
 _SIGNED = "signed"
 _WRONG_BYTES = "the storage kept other bytes than it was sent"
@@ -107,11 +108,11 @@ class Sender:
         self.tree, self.pool = attempt.tree, attempt.pool
         self.check, self.halted = attempt.stop.raise_stopped, attempt.stop.requested
         self.halted_in_thread = self.bucket.client.pause.blocking(self.halted)
-        # Such a key is not tried again when the store fails.
+        # An upload to such a key is not tried again when the store fails.
         self.may_be_blocked = attempt.obstacles.may_be_blocked
         self.headers = headers
         if (self.index.fact("given") or "") != self.headers.fingerprint:
-            for upload in self.index.uploads():  # begun with other headers, for whichever run comes to it
+            for upload in self.index.uploads():  # begun with other headers: nothing continues it
                 self.index.begin_upload(upload._replace(part_size=NOT_TO_GO_ON))
             self.index.set_fact("given", self.headers.fingerprint)
         self.part_sums = PartSums(self.bucket, self.index)
@@ -159,12 +160,12 @@ class Sender:
         return UploadResult(file, answered, result.digest, 0, result.read_ns, result.changes)
 
     def _choose_payload(self) -> str | None:
-        """Leaves the body's SHA-256 out of the signature where the answer's ETag proves the body."""
+        """Leaves the body's SHA-256 out of the signature if the ETag of the answer proves the body."""
         return UNSIGNED if self.facts["etag"] == KEPT and self.facts["payload"] is None else None
 
     def _signs_instead(self, error: SyncError) -> bool:
-        """Whether a PUT may have been refused because its signature lacked the SHA-256 of the body, as some
-        stores demand. All further PUTs then include it."""
+        """Whether a PUT may have been refused because its signature lacks the SHA-256 of the body, which some
+        stores require. All further PUTs then include it."""
         if self._unsigned_taken or isinstance(error, RetryError | Stopped):
             return False
         self.facts["payload"], self._payload = _SIGNED, None
@@ -183,11 +184,11 @@ class Sender:
             raise
 
     async def _verify_put(self, key: str, body: bytes, answered: str, digest: str) -> str:
-        """Finds out what the store has kept, because its ETag is not the MD5."""
+        """Reads back what the store has kept, because its ETag is not the MD5. Returns the listed ETag."""
         kept = await self.bucket.read_range(key, 0, len(body))
         if kept != body:
             if answered == hashlib.md5(kept, usedforsecurity=False).hexdigest():
-                self.learn("etag", KEPT)  # of the wrong bytes: so no metadata is believed in its place
+                self.learn("etag", KEPT)  # of the wrong bytes, so metadata is not believed instead
             raise FileError("StoredWrongBytes", _WRONG_BYTES)
         head = await self.head_sent(key, len(body))
         if head.etag == digest:
@@ -203,8 +204,8 @@ class Sender:
         return head
 
     async def is_known(self, work: Candidate, file: FileEntry, md5: bytes) -> bool:
-        """Whether an object whose ETag does not fit holds the file's content all the same, as its own
-        metadata says. Where the ETag may be the MD5, metadata that says otherwise is out of date."""
+        """Whether an object with another ETag has the file's content nevertheless, as its own metadata says.
+        If the ETag may be an MD5, metadata that contradicts it is out of date."""
         head = await self.bucket.head(file.key)
         if head is None or head.size != file.size or not head.carries(md5):
             return False

@@ -1,6 +1,6 @@
-"""Sends large files, in parts that a crash does not lose. Every byte is checked.
+"""Sends large files in parts, which a crash does not lose. Every byte is checked.
 
-At most `PARTS_IN_FLIGHT` parts of a file are under way, so that is what a crash can cost.
+At most `PARTS_IN_FLIGHT` parts of a file are in flight, so a crash loses no more than these.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from syncworker.wire.body import UNSIGNED, FileSlice
 PARTS_IN_FLIGHT = 2
 ONCE_BYTES = 8 << 20  # a part up to this size is read once, and held until it is sent
 _OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
-# What a part or its completion is refused with when the store wants other sums, or an ETag came changed; the
-# last is ours: it said that it checks them, and does not.
+# How a part or the completion is refused if the store wants other sums, or an ETag arrived changed. The last
+# is our own: the store said that it checks the sums, and does not.
 _SUM_REFUSED = REFUSALS | {
     "InvalidRequest",
     "InvalidArgument",
@@ -47,7 +47,7 @@ _SUM_REFUSED = REFUSALS | {
 
 
 class PartSender:
-    """Sends what is too large for one PUT; runs where its `Sender` does."""
+    """Sends what is too large for one PUT; runs in the event loop, as its `Sender` does."""
 
     def __init__(self, sender: Sender) -> None:
         self.sender, self.uploads = sender, OpenUploads(sender)
@@ -59,7 +59,8 @@ class PartSender:
         self.others = others
 
     async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:
-        """A multipart upload, taken up again where an earlier one ended; tried anew when the file changes."""
+        """Sends a file by a multipart upload. Continues an earlier one, and begins anew if the file
+        changes."""
         for attempt in range(1, TRIES + 1):
             operation.sent = 0
             as_opened = attempt == TRIES
@@ -73,7 +74,7 @@ class PartSender:
                 now = entry_of(info, file)
                 operation.size = now.size
                 if now != file:
-                    md5 = b""  # of what the file was when it was compared
+                    md5 = b""  # it is of the file as it was compared
                 if not now.size:
                     return await self._empty(now, read_ns, operation)
                 return await self._large_open(fd, now, md5, read_ns, operation, as_opened)
@@ -86,7 +87,7 @@ class PartSender:
         raise Changed
 
     async def _empty(self, file: FileEntry, read_ns: int, operation: Operation) -> UploadResult:
-        """A large file that was emptied meanwhile: no upload has no parts."""
+        """Sends a large file that was truncated to nothing as one PUT: an upload needs at least one part."""
         await self.uploads.abandon(file.key)
         work = Candidate(file, None, None, NEW)
         md5 = hashlib.md5(b"", usedforsecurity=False)
@@ -103,7 +104,7 @@ class PartSender:
             )
         part = etags.part_size(file.size)
         if self.sender.etags_are_opaque and not md5:
-            # Where ETags tell nothing, the object's own metadata must: the MD5 has to be known beforehand.
+            # If ETags prove nothing, the metadata must: it needs the MD5 before the upload begins.
             md5 = await self.sender.plain_md5(fd, file)
         for fresh in (False, True):
             upload, kept = await self.uploads.begin(fd, file, part, md5, fresh=fresh)
@@ -111,7 +112,7 @@ class PartSender:
             try:
                 return await self._send_parts(fd, parts, read_ns, as_opened)
             except (FileError, RetryError) as error:
-                # The store may have noticed it: a part was not what its MD5 said.
+                # If the file has changed, the store may have noticed: the part did not match its MD5.
                 if restat(fd, file) != file and (not as_opened or error.code in _OTHER_BYTES):
                     raise Changed from error
                 refused = upload.algorithm is not MD5 and error.code in _SUM_REFUSED
@@ -120,8 +121,8 @@ class PartSender:
                     raise
                 if refused:
                     self.sender.part_sums.doubt()
-                # The store knows the upload no more, will not replace a part, or refuses the sums: once more,
-                # from nothing.
+                # The store no longer knows the upload, does not replace a part, or refuses the sums: begin a
+                # new upload.
                 await self.uploads.abandon(file.key)
                 operation.sent = 0
         raise AssertionError("unreachable")
@@ -129,7 +130,7 @@ class PartSender:
     async def _send_parts(self, fd: int, parts: Parts, read_ns: int, as_opened: bool) -> UploadResult:
         file = parts.file
         await self._send_all(fd, parts, alone=as_opened)
-        self.sender.check()  # a stop came with the last parts: completing is one operation more
+        self.sender.check()  # to complete the upload is an operation of its own
         changes = restat(fd, file) != file
         if changes and not (as_opened and await self._has_parts(fd, parts)):
             raise Changed
@@ -145,7 +146,8 @@ class PartSender:
         return UploadResult(file, etag, expected, parts.size, read_ns, changes)
 
     async def _send_all(self, fd: int, parts: Parts, *, alone: bool) -> None:
-        """Those that are left, here and, unless `alone`, elsewhere as well. What is in flight always ends."""
+        """Sends the parts that are left, here and, unless `alone`, by others. Parts in flight always
+        finish."""
 
         async def lane() -> None:
             memory = part_memory(parts.size)
@@ -157,7 +159,7 @@ class PartSender:
                         fd, parts.file.key, parts.upload, number, *where, parts.operation, memory
                     )
                 except BaseException:
-                    parts.close()  # the others finish their part and begin no more
+                    parts.close()  # the other lanes finish their part and begin no other
                     raise
                 parts.put(number, sent)
 
@@ -167,7 +169,7 @@ class PartSender:
         try:
             await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
             await parts.others_done()
-            while parts.left:  # they were given back
+            while parts.left:  # others have given them back
                 await run_all([lane() for _ in range(PARTS_IN_FLIGHT)])
                 await parts.others_done()
         finally:
@@ -179,7 +181,7 @@ class PartSender:
             raise parts.error
 
     async def _has_parts(self, fd: int, parts: Parts) -> bool:
-        """Whether the file begins with what was sent, read once more: then it held just that in between."""
+        """Whether the file, read once more, begins with what was sent: then it has not changed in between."""
         for number, piece in parts.pieces.items():
             self.sender.check()
             if await self.sender.in_pool(etags.md5_range, fd, *piece) != parts.sent[number].md5:
@@ -197,7 +199,7 @@ class PartSender:
         operation: Operation,
         memory: memoryview | None,
     ) -> SentPart:
-        """Sends a part with its sum, and its MD5 as long as no ETag of the store was held against one.
+        """Sends a part with its sum, and with its MD5 until an ETag of the store was compared with one.
         `memory`: `part_memory`, not used again after an error: somebody may still read or write it."""
         by_md5 = not self.sender.part_sums.is_held or self.sender.etags_are_opaque
         made = {upload.algorithm, MD5} if by_md5 else {upload.algorithm}
@@ -239,8 +241,8 @@ class PartSender:
         try:
             return await multipart.complete_upload(self.bucket, file.key, upload.id, names)
         except SyncError as error:
-            # It may have worked all the same: an answer is lost or late, a later try finds no upload any
-            # more, an error comes from behind the store. The object itself tells.
+            # It may have worked nevertheless: the answer was lost or late, a later try found no upload any
+            # more, or the error came from a proxy. So look at the object.
             if isinstance(error, Stopped) or not await self._is_there(file, expected):
                 raise
             return xml_messages.Completed(expected)
@@ -251,7 +253,7 @@ class PartSender:
             with settling():
                 head = await self.bucket.head(file.key)
         except SyncError:
-            return False  # what the upload failed with says more
+            return False  # the error of the upload says more
         return head is not None and (head.size, head.etag) == (file.size, expected)
 
     async def _verify_parts(self, fd: int, parts: Parts, answered: xml_messages.Completed) -> tuple[str, str]:
@@ -262,12 +264,13 @@ class PartSender:
         crc64 = ""
         if parts.upload.algorithm is CRC64NVME:
             crc64 = sums.encode(sums.combine([part.crc for part in in_order], [size for _, size in pieces]))
-        # Checked one by one: an answer that is not the part's MD5 makes the whole be read back.
+        # If one part's answer is not its MD5, the whole object is read back.
         exact = all(part.etag == part.md5.hex() for part in in_order)
         by_word = any(part.is_word for part in in_order)
 
         def is_believed(whole: str) -> bool:
-            """Whether the words may stand: by the sum of the whole, or where there is none, undoubted."""
+            """Whether to believe the ETags that were not compared: if the sum of the whole object proves
+            them, or, without one, if nothing speaks against the store."""
             return whole == crc64 if crc64 else not self.sender.part_sums.is_doubted
 
         if exact and answered.etag == expected and (not by_word or is_believed(answered.crc64)):
@@ -275,7 +278,7 @@ class PartSender:
             return expected, expected
         head = await self.sender.head_sent(file.key, file.size, checksum=bool(crc64))
         if by_word and not (is_believed(head.crc64) and head.etag == expected):
-            # The store says of the whole something else than of the parts, or nothing: held by MD5 after all.
+            # The store's sum of the whole does not fit its parts, or is missing: compare by MD5.
             self.sender.part_sums.doubt()
             md5s = [await self.sender.in_pool(etags.md5_range, fd, *piece) for piece in pieces]
             expected = etags.composite(md5s)
@@ -297,7 +300,7 @@ def part_memory(size: int) -> memoryview | None:
 
 @dataclass(eq=False, kw_only=True)
 class _Counted(FileSlice):
-    """A part that adds what is sent of it to its operation; sent again, it is counted anew."""
+    """A part that counts its sent bytes in its operation; when it is sent again, it counts from 0."""
 
     operation: Operation
     counted: int = 0
@@ -312,7 +315,7 @@ class _Counted(FileSlice):
 
 
 async def run_all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
-    """Runs all to their end, then raises the gravest error of theirs: what is in flight always finishes."""
+    """Runs all to their end, then raises their gravest error: what is in flight always finishes."""
     results = await asyncio.gather(*coroutines, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors:
