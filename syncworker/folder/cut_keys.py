@@ -1,8 +1,8 @@
 """Keys at which a listing can be cut into ranges, read from the names in the folder.
 
 They are the best guess of the keys in a bucket that no sync has listed yet. Only names are read: no file is
-opened, no symlink is followed. A cut is a hint, so whatever cannot be read is left out. Memory is bounded: of
-each directory on the branch at most `_KEPT` names are held, and each of these then stands for several.
+opened, no symlink is followed. A cut is a hint, so what cannot be read is left out. Memory is bounded: at
+most `_KEPT` names of each directory on the branch are held; in a larger one each of them stands for several.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def cut_keys(
     says so, no more keys come."""
 
     def names_of(prefix: str, path: str, files: int) -> _Names:
-        """The names of a directory in the order of their keys; none where it cannot be read."""
+        """Returns the names of a directory in the order of their keys; none if it cannot be read."""
         names: list[str] = []
         step = 1
         try:

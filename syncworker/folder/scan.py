@@ -2,12 +2,12 @@
 
 `scan` walks the source depth first and yields a `FileEntry` for each file to send, a `Skip` for what is no
 file (a socket, a link that leads nowhere or out of the root), and an `Unreadable` for what exists and cannot
-be sent. The order is that of the keys' UTF-8 bytes, because a directory sorts as its name and "/". What could
-not be read is never taken for empty or missing.
+be sent. The order is that of the keys' UTF-8 bytes, because a directory sorts as its name and "/". What
+cannot be read is never taken for empty or missing.
 
-Memory is that of the largest single directory and of the depth, never of the tree; descriptors are at most
-`_OPEN_LEVELS` and the tree's own. Nothing but directories is opened. Files may change at any time: who reads
-one compares its `stat` with the entry. The same directory is read as often as symlinks lead to it.
+Memory grows with the largest single directory and with the depth, not with the tree; at most `_OPEN_LEVELS`
+descriptors are open beside those of `Tree`. Only directories are opened. Files may change at any time: the
+reader of a file compares its `stat` with the entry. A directory is read once for each symlink to it, too.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 __all__ = ["SourceMissing", "read_ahead", "scan"]
 
 _SURELY_SHORT = KEY_MAX_BYTES // 4  # characters, of four bytes at most
-_BATCH = 1000  # files between two questions whether to stop
+_BATCH = 1000  # files between two checks whether to stop
 _AHEAD_ITEMS, _AHEAD_SECONDS = 20_000, 0.1
 _OPEN_LEVELS = 32  # directories kept open; those above are opened again on the way back
 _DEEPEST_PREFIX = 4096  # characters; no key below can fit, and each level holds its whole prefix
@@ -56,7 +56,8 @@ P = ParamSpec("P")
 
 
 class _Level:
-    """A directory on the branch that is being walked. `rest` are its names not yet taken, in order.
+    """A directory on the branch that is being walked. `rest`: its names that are still to be scanned, in
+    order.
 
     The last character of a name says what it is: "/" a directory, NUL something that `odd` explains, else a
     regular file. (No name holds a NUL, and it sorts before everything, so it moves nothing.) For a symlink to
@@ -72,7 +73,7 @@ class _Level:
         self.path = path  # from the root, without symlinks
         self.odd: dict[str, tuple[ScanItem, ...] | str] = {}
         self.rest: Iterator[str] = iter(())
-        self.last = ""  # the name taken before
+        self.last = ""  # the name scanned before
         self.lstat: Callable[..., os.stat_result] = os.stat
 
     def close(self) -> None:
@@ -82,8 +83,8 @@ class _Level:
 
 
 def read_ahead(items: Iterator[ScanItem]) -> Iterator[ScanItem]:
-    """The same items; what a tenth of a second gives of them is read before the first is yielded. Each file's
-    `lstat` lets go of the interpreter, and beside a busy thread each of these is two changes of thread."""
+    """Yields the same items, but first reads for a tenth of a second. Each file's `lstat` releases the
+    interpreter, which beside a busy thread costs two changes of thread each time."""
     until = time.monotonic() + _AHEAD_SECONDS
     first = []
     for item in items:
@@ -102,14 +103,15 @@ def batches(
     path_filter: PathFilter | None = None,
     on_mount: OnMount | None = None,
 ) -> Iterator[Sequence[ScanItem]]:
-    """All of `source` (a path from the root, "" is the root) that the filter lets through, up to 1,000 items
-    at a time; a batch may be empty. A folder that the filter excludes is not opened. The keys of the files
-    ascend strictly.
+    """Yields what the filter lets through of `source` (a path from the root, "" is the root), in batches of
+    up to 1,000 items; a batch may be empty. A folder that the filter excludes is not opened. The keys of the
+    files ascend strictly.
 
     Raises SourceMissing; FatalError with SourceNotADirectory, SourceOutsideRoot, SourceDangling (a symlink
-    that leads nowhere is no missing folder), or, at the end, SourceVanished: it was removed or replaced
-    during the scan, so what was yielded is not known to be all; Stopped, when `should_stop` says so, which is
-    asked once for each directory, each 1,000 names that are read, and each 1,000 files that are yielded.
+    that leads nowhere is no missing folder), or, at the end, SourceVanished: the source was removed or
+    replaced during the scan, so the items may be incomplete; Stopped, when `should_stop` says so, which is
+    called for each directory, after each 1,000 names that are read, and after each 1,000 files that are
+    yielded.
 
     `on_mount` gets the path of each mount point below the source, and the prefix of its keys, before any of
     its files is yielded. It costs two comparisons a directory.
@@ -145,7 +147,7 @@ def batches(
 
 
 def by_item(batches: Callable[P, Iterator[Iterable[ScanItem]]]) -> Callable[P, Iterator[ScanItem]]:
-    """The same function, whose batches are yielded item by item."""
+    """Makes a function that yields batches one that yields their items."""
 
     def items(*given: P.args, **named: P.kwargs) -> Iterator[ScanItem]:
         return chain.from_iterable(batches(*given, **named))
@@ -157,7 +159,7 @@ scan = by_item(batches)
 
 
 class _Walk:
-    """The branch being walked, from the source (`levels[0]`) down, and what may be done with its end."""
+    """The branch that is being walked, from the source (`levels[0]`) down to the directory that is read."""
 
     def __init__(
         self,
@@ -187,7 +189,8 @@ class _Walk:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def enter(self, fd: int, prefix: str, path: str) -> ScanItem | None:
-        """Read the names of an opened directory, make it the end of the branch; or say why not."""
+        """Reads the names of an opened directory and appends it to the branch. Returns an item if that is not
+        possible."""
         level = _Level(fd, prefix, path)
         self.levels.append(level)  # from here on `close` closes it
         try:
@@ -216,7 +219,8 @@ class _Walk:
             self._on_mount(level.path, level.prefix)
 
     def _note_mounts_on(self, way: str, prefix: str) -> None:
-        """What a symlink leads to may lie on a mount whose mount point the walk never enters."""
+        """Notes the mounts that the target of a symlink lies on: the walk may never enter their mount
+        points."""
         for point in self._points:
             if way.startswith(point + "/") and (point, prefix) != self._told and self._is_mounted(point):
                 self._told = point, prefix
@@ -233,10 +237,11 @@ class _Walk:
             os.close(fd)
 
     def next_items(self) -> tuple[list[ScanItem], str | None]:
-        """The last level's next items, and then: a directory to descend into, "" for more, None at its end.
+        """Returns the next items of the last level, and a directory to descend into; "" if there are more
+        items, None at the end of the level.
 
-        The hot path: one `stat` for each file, and little else. A name that is removed and made again while
-        the names are read may be listed twice, as two kinds even; it is taken once.
+        Hot path: one `stat` for each file, and little else. A name that is removed and created again while
+        the names are read may be listed twice, even as two kinds; it is yielded once.
         """
         level = self.levels[-1]
         fd, prefix, lstat, last = level.fd, level.prefix, level.lstat, level.last
@@ -297,7 +302,7 @@ class _Walk:
         return self.enter(fd, prefix, f"{level.path}/{name[:-1]}" if level.path else name[:-1])
 
     def leave(self) -> ScanItem | None:
-        """Go one level up; an item when that cannot be read on."""
+        """Goes one level up. Returns an item if the rest of that level cannot be read."""
         child = self.levels.pop()
         self._branch.discard(child.identity)
         try:
@@ -311,7 +316,7 @@ class _Walk:
         return None
 
     def _reopen(self, level: _Level, child: _Level) -> None:
-        """By ".." in one step, whatever the depth. If the child was moved or linked to: by the path."""
+        """Opens a level again, by ".." from its child; by its path if the child was moved or linked to."""
         if child.fd >= 0:
             level.fd = os.open("..", READ_DIRECTORY, dir_fd=child.fd)
             if identity(os.fstat(level.fd)) == level.identity:
@@ -345,7 +350,8 @@ class _Walk:
             level.lstat = StatAhead(self._pool, names)
 
     def _explain(self, level: _Level, name: str) -> str:
-        """Look at a name that is no plain file or directory, or no UTF-8; returns how it is listed."""
+        """Examines a name that is neither a plain file nor a directory, or no UTF-8. Returns how to list
+        it."""
         shown = escape_non_utf8(name)
         key = level.prefix + shown
         linked = False
@@ -364,7 +370,7 @@ class _Walk:
             found: tuple[ScanItem, ...] | str = (Skip(key, special(info)),)
         elif shown != name:
             found = (not_utf8(key + "/" * is_directory, is_directory, own_path, inode),)
-        elif not linked:  # the file system tells no types with the names
+        elif not linked:  # the file system does not list types
             return listed
         elif identity(info) in self._branch:
             listed, found = shown, (Skip(key, "symlink_loop"),)

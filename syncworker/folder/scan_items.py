@@ -1,7 +1,7 @@
-"""What the scan says of things that it does not send: one function for each, with the words for people.
+"""The items for what the scan does not send, with their messages: one function for each.
 
-A *skip* is no error. An *unreadable* is one, and what it stands for must not be taken for gone: the key
-itself, or with `is_directory` everything under it. Pure: no input or output.
+A *skip* is no error. An *unreadable* is one, and its objects must not be deleted: the one of the key itself,
+or with `is_directory` all below it. Pure: no input or output.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _sentence(what: str, error: OSError) -> str:
 
 
 def unread_directory(prefix: str, error: OSError, source: str = "") -> ScanItem:
-    """For a directory that could not be read. `prefix` "" is the source itself."""
+    """The item for a directory that could not be read. `prefix` "" is the source itself."""
     if error.errno == errno.ENOENT:
         return Skip(prefix[:-1], "vanished")
     what = f"The folder {prefix}" if prefix else f"The source folder {escape_non_utf8(source)}".rstrip()
@@ -64,7 +64,7 @@ def unread_file(key: str, error: OSError) -> ScanItem:
 def unread_link(key: str, error: OSError) -> tuple[ScanItem, ...]:
     if error.errno in _LOST_LINKS:
         return (Skip(key, _LOST_LINKS[error.errno]),)
-    # It may lead to a file or to a directory: neither `key` nor what is under it is known to be gone.
+    # It may lead to a file or a directory: neither `key` nor the keys below it may count as gone.
     message = _sentence(f"What the symlink {key} leads to", error)
     return Unreadable(key, _code(error), message, False), Unreadable(key + "/", _code(error), message, True)
 
@@ -80,13 +80,13 @@ def too_long(key: str, prefix_bytes: int = 0) -> ScanItem:
 
 
 def within(file: FileEntry, key_bytes_max: int) -> ScanItem:
-    """The file, if its key leaves room for the prefix of the mirror."""
+    """Returns the file if its key leaves room for the prefix of the mirror, else an item."""
     fits = len(file.key.encode()) <= key_bytes_max
     return file if fits else too_long(file.key, KEY_MAX_BYTES - key_bytes_max)
 
 
 def not_utf8(key: str, is_directory: bool, path: str, inode: int) -> ScanItem:
-    """`path` is from the uploads root, as the file system has it."""
+    """`path`: from the uploads root, as the file system has it."""
     message = (
         "The name is not UTF-8, and S3 keys are: rename it. In the uploads folder,"
         f" find . -inum {inode} finds it; bash writes it {in_bash(path)}"
@@ -95,7 +95,7 @@ def not_utf8(key: str, is_directory: bool, path: str, inode: int) -> ScanItem:
 
 
 def changed(key: str, info: os.stat_result) -> ScanItem:
-    """For a name that was a regular file when the names were read."""
+    """The item for a name that was a regular file when the names were read."""
     if stat.S_ISDIR(info.st_mode) or stat.S_ISLNK(info.st_mode):
         is_directory = stat.S_ISDIR(info.st_mode)
         message = f"{key} was replaced by something else while the folder was read: sync again."

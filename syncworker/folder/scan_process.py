@@ -1,10 +1,10 @@
-"""The scan in a process of its own: where a folder is large, reading it and planning share no interpreter.
+"""Scans in a process of its own, so that reading a large folder and planning do not share an interpreter.
 
-`scan_apart` yields what `scan` would yield and raises what it would raise. The scan is believed to be whole
-only when its process has said so: one that dies fails the job, and nothing is deleted; one that cannot even
-begin is done without. The process reads the same tree (the root is compared), writes nothing but to its pipe,
-has no key in its environment, and ends when its reader does. Measured (docs/design.md): worth it from some
-ten thousand files on, `WORTH_FILES`.
+`scan_apart` yields and raises the same as `scan`. The scan is complete only if its process has said so: if
+the process dies, the job fails, and nothing is deleted; if it cannot even begin, the scan runs in this
+process. The process reads the same tree (the root is compared), writes only to its pipe, has no key in its
+environment, and ends when its reader ends. Measured (docs/design.md): worth it from some ten thousand files
+on, `WORTH_FILES`.
 
 A frame of the pipe is its length and a value in `marshal`'s form: a list of items, a mount point (ahead of
 the items below it), or how the scan ended.
@@ -54,14 +54,14 @@ def scan_apart(
     path_filter: PathFilter | None = None,
     on_mount: OnMount | None = None,
 ) -> Iterator[Iterable[ScanItem]]:
-    """`scan`, read by another process. FatalError ScanFailed: that process ended before its end."""
+    """`scan` by another process. Raises FatalError ScanFailed if that process ends too early."""
     lines = ["\n".join(list_of) for list_of in (path_filter.lines if path_filter else ())]
     try:
         child = subprocess.Popen(
             [sys.executable, "-m", "syncworker.folder.scan_process", tree.root, source, *lines],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            # Safe path: no module of the folder that the worker was started in is taken for one of ours.
+            # Safe path: modules in the folder that the worker was started in are not imported.
             env={"PYTHONPATH": PROJECT, "PYTHONUTF8": "1", "PYTHONSAFEPATH": "1"},
             start_new_session=True,  # a signal to the job is for the worker alone, which then ends this one
         )
@@ -75,7 +75,7 @@ def scan_apart(
         durable_files.widen_pipe(fd, _PIPE_BYTES)
         frames = _frames(fd, should_stop)
         first = next(frames, None)
-        if not first:  # it has not begun: no Python there, no memory, no way to the root
+        if not first:  # the process has not begun: no Python, no memory, no access to the root
             yield scan(tree, source, should_stop, path_filter, on_mount)
             return
         if tuple(first) != tree.identity:
@@ -103,7 +103,7 @@ def scan_apart(
 
 
 def _raise_if_stopped(should_stop: Callable[[], bool]) -> None:
-    """Raises Stopped if the job is told to stop too: the signal to it may still be on its way."""
+    """Raises Stopped if the job is to stop as well: the signal may reach it later than the scan."""
     until = time.monotonic() + _ASK_SECONDS
     while not should_stop() and time.monotonic() < until:
         time.sleep(_ASK_SECONDS / 20)
@@ -112,7 +112,7 @@ def _raise_if_stopped(should_stop: Callable[[], bool]) -> None:
 
 
 def _frames(fd: int, should_stop: Callable[[], bool]) -> Iterator[Any]:
-    """The pieces that the pipe delivers, until it ends."""
+    """Yields the frames of the pipe, until it ends."""
     while header := _exactly(fd, _LENGTH.size, should_stop):
         (size,) = _LENGTH.unpack(header)
         data = _exactly(fd, size, should_stop)
@@ -122,7 +122,7 @@ def _frames(fd: int, should_stop: Callable[[], bool]) -> Iterator[Any]:
 
 
 def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
-    """Reads exactly that many bytes, or none when the pipe ends before."""
+    """Reads exactly `size` bytes; returns none if the pipe ends before."""
     data = bytearray()
     while len(data) < size:
         if should_stop():
@@ -137,15 +137,15 @@ def _exactly(fd: int, size: int, should_stop: Callable[[], bool]) -> bytes:
 
 
 def main(root: str, source: str, lines: list[str], out: BinaryIO) -> None:
-    """What the other process does. `lines`: none, or those of a filter, a text for each list."""
+    """Scans, in the other process. `lines`: none, or those of a filter, a text for each list."""
 
-    def tell(value: Any) -> None:
+    def send(value: Any) -> None:
         data = marshal.dumps(value)
         out.write(_LENGTH.pack(len(data)) + data)
         out.flush()
 
     batch: list[tuple[Any, ...]] = []
-    told_at = time.monotonic()
+    sent_at = time.monotonic()
     end = ("", "", "")
     path_filter = None
     if lines:
@@ -154,19 +154,19 @@ def main(root: str, source: str, lines: list[str], out: BinaryIO) -> None:
         path_filter = PathFilter(*(text.split("\n") if text else [] for text in lines))
     try:
         with Tree(root) as tree:
-            tell(list(tree.identity))
-            for items in batches(tree, source, lambda: False, path_filter, lambda *mount: tell(mount)):
+            send(list(tree.identity))
+            for items in batches(tree, source, lambda: False, path_filter, lambda *mount: send(mount)):
                 batch += map(tuple, items)
-                if len(batch) >= _BATCH or time.monotonic() - told_at > _FLUSH_SECONDS:
-                    tell(batch)
-                    batch, told_at = [], time.monotonic()
+                if len(batch) >= _BATCH or time.monotonic() - sent_at > _FLUSH_SECONDS:
+                    send(batch)
+                    batch, sent_at = [], time.monotonic()
     except SyncError as error:
         end = (type(error).__name__, error.code, error.message)
-    tell(batch)
-    tell(end)
+    send(batch)
+    send(end)
 
 
 if __name__ == "__main__":
     gc.disable()  # millions of records, and no cycle among them
-    with suppress(BrokenPipeError):  # nobody reads any more
+    with suppress(BrokenPipeError):  # the reader has ended
         main(sys.argv[1], sys.argv[2], sys.argv[3:], os.fdopen(1, "wb", closefd=False))

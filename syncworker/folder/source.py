@@ -1,6 +1,6 @@
-"""The folder as a whole: whether it is there, whether it is empty, what it has under a key at this moment.
+"""The folder as a whole: whether it exists, whether it is empty, what it has under a key now.
 
-An empty folder deletes a bucket, so "empty" is believed only when everything could be looked at: an
+An empty folder deletes a bucket, so a folder counts as empty only if everything in it could be read: an
 unreadable directory or dangling links are errors instead. Disks that are not mounted: worker/mount_check.py.
 """
 
@@ -24,8 +24,8 @@ _LINKS = frozenset({"symlink_outside", "symlink_dangling", "symlink_loop"})
 
 
 class ScanStart(NamedTuple):
-    """The beginning of a scan: what came before the first file, that file (None: there is none), whether the
-    folder exists, and the scan, which goes on from there."""
+    """The beginning of a scan: the items before the first file, that file (None: there is none), whether the
+    folder exists, and the iterator over the rest."""
 
     before: list[ScanItem]
     first: FileEntry | None
@@ -65,7 +65,7 @@ class Source:
         return ScanStart(before, None, True, iter(()))
 
     def scan_again(self) -> Iterator[ScanItem]:
-        """Scans again. Raises unless it is still the folder that the first scan began with."""
+        """Scans again. Raises FatalError unless it is still the folder of the first scan."""
         self.check_there()
         if self._is_missing:
             return iter(())
@@ -81,24 +81,24 @@ class Source:
         return identity(info)
 
     def believe_missing(self) -> None:
-        """The folder was looked for twice and is not there: `check_there` expects no more."""
+        """Called if the folder was missing twice: `check_there` then expects none."""
         self._is_missing = True
 
     def check_there(self) -> None:
-        """Raises unless the folder is still the one that the scan began with."""
+        """Raises FatalError unless the folder is still the one of the first scan."""
         if not self._is_missing and self._where() != self._identity:
             raise vanished()
 
     def has_file(self, key: str) -> bool:
-        """Whether the folder now has anything but a directory under this key. In doubt: True."""
+        """Whether something other than a directory exists under this key. In doubt: True."""
         return bool(self.with_files([key]))
 
     def with_files(self, keys: Sequence[str]) -> set[str]:
-        """Those of the keys under which it has anything but a directory now; when in doubt, it has.
+        """Returns the keys under which something other than a directory exists, including doubtful ones.
 
-        A file system that is blind to case (vfat, SMB, ext4 with casefold) or to normal forms finds a file
-        under names that it does not have, so each name must be an entry of its directory. Directories are
-        read after the files were looked for: a file that has come by then is found in both.
+        A file system that ignores case (vfat, SMB, ext4 with casefold) or normal forms finds a file under
+        other names than its own, so each name must be an entry of its directory. Directories are read after
+        the files were looked up, so that a file that appears in between is found in both.
         """
         there = [key for key in keys if self._may_have(key)]
         wanted: dict[str, set[str]] = {}
@@ -111,7 +111,7 @@ class Source:
         return {key for key in there if missing.isdisjoint(self._steps(key))}
 
     def _steps(self, key: str) -> list[tuple[str, str]]:
-        """(folder, name) of each name on the way to a key."""
+        """Returns (folder, name) of each name on the path of a key."""
         steps, folder = [], self.source
         for name in key.removesuffix("/").split("/"):
             steps.append((folder, name))
@@ -119,7 +119,7 @@ class Source:
         return steps
 
     def _own(self, folder: str, names: set[str]) -> set[str]:
-        """Which of the names a folder has as they are written; all of them when it cannot be read."""
+        """Returns those of the names that a folder has just so; all of them if it cannot be read."""
         try:
             fd = self.tree.open_dir(symlinks.resolve(self.tree, folder)[0])
         except OSError:
@@ -137,12 +137,12 @@ class Source:
         return mode is None or (mode != 0 and not stat.S_ISDIR(mode))
 
     def has_folder(self, key: str) -> bool:
-        """Whether it has a directory under this key. In doubt: True."""
+        """Whether a directory exists under this key. In doubt: True."""
         mode = self._mode(key)
         return mode is None or stat.S_ISDIR(mode)
 
     def entry(self, key: str) -> FileEntry | None:
-        """The regular file that is under this key now. None: there is none."""
+        """Returns the regular file under this key, None if there is none."""
         try:
             path, info = self._resolve(key)
         except OSError:
@@ -155,8 +155,8 @@ class Source:
         return symlinks.resolve(self.tree, f"{self.source}/{key}" if self.source else key)
 
     def _mode(self, key: str) -> int | None:
-        """The mode of what is under a key, symlinks followed: 0 for nothing, None when it cannot be told."""
-        # Not so for a `/` at the end: a store that is a file system takes `x/` for `x`, which we just sent.
+        """Returns the mode of what is under a key, symlinks followed: 0 for nothing, None if unknown."""
+        # A `/` at the end is allowed: a store that is a file system takes `x/` for `x`, which we just sent.
         if _impossible(key.removesuffix("/")):
             return 0
         try:
@@ -166,7 +166,7 @@ class Source:
 
 
 def refuse_unknown(items: list[ScanItem]) -> None:
-    """No file was found; raises unless it is certain that there is none."""
+    """Raises FatalError unless it is certain that the folder has no file."""
     for item in items:
         if isinstance(item, Unreadable):
             raise FatalError(
@@ -187,7 +187,8 @@ def vanished() -> FatalError:
 
 
 def _impossible(key: str) -> bool:
-    """A key that no file can have, though a path might lead somewhere: empty names, dots, too long a name."""
+    """Whether no file can have this key, though its path may lead somewhere: empty names, dots, long
+    names."""
     return "\0" in key or any(
         part in ("", ".", "..") or len(os.fsencode(part)) > 255 for part in key.split("/")
     )

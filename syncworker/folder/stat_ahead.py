@@ -1,11 +1,11 @@
-"""`lstat` of the files that come next, by several threads, where a call waits for a server.
+"""`lstat` of the next files by several threads, on file systems where a call waits for a server.
 
-On NFS, SMB or FUSE a call takes as long as the way to the server and back. When one is slow, the names behind
-it in its directory are asked for side by side. Where calls are quick (the client has read the attributes with
-the names) they are made one by one, because threads would only cost time.
+On NFS, SMB or FUSE a call takes a round trip to the server. When one is slow, the next names of the directory
+are looked up side by side. Where calls are quick (the client has read the attributes with the names), they
+are made one by one, because threads would only cost time.
 
-No call is under way when the scan goes on: its descriptors may be closed then. What was found is used for
-`_FRESH_SECONDS`, so that a file behind a large folder is not shown as it was before that folder was read.
+No call is running when the scan goes on, which may close descriptors. Results are used for `_FRESH_SECONDS`,
+so that a file after a large folder is not shown as it was before that folder was read.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class StatAhead:
         if found is None:
             found = _lstat(dir_fd, name)
             if time.monotonic() - now > _SLOW_SECONDS:
-                self._look(name, dir_fd)
+                self._stat_next(name, dir_fd)
         if isinstance(found, OSError):
             raise found
         return found
 
-    def _look(self, name: str, fd: int) -> None:
+    def _stat_next(self, name: str, fd: int) -> None:
         at = bisect_right(self._names, name)
         names = [each for each in self._names[at : at + _AHEAD_NAMES] if each[-1] not in "/\0"]
         parts = [names[start::THREADS] for start in range(min(THREADS, len(names)))]

@@ -1,8 +1,7 @@
-"""Where symlinks lead: a path that may hold some becomes one that holds none, inside the uploads root.
+"""Resolves symlinks: turns a path with symlinks into one without, inside the uploads root.
 
-A hint, not a promise: it may be wrong a moment later. Whoever opens what is found here walks it again by
-`Tree`, which follows no symlink, so that a race cannot lead out. Nothing outside the root is opened; its
-symlinks are only asked where they lead.
+The result may be wrong a moment later, so whoever opens it walks it again by `Tree`, which follows no
+symlink: a race cannot lead out of the root. Nothing outside the root is opened; only symlinks there are read.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ _MAX_LINKS = 40  # the kernel's own limit, path_resolution(7)
 
 
 class SourceMissing(SyncError):
-    """The source folder does not exist, and everything on the way to it could be looked at."""
+    """The source folder does not exist, and everything on its path could be read."""
 
 
 def resolve(tree: Tree, path: str, base: str = "") -> tuple[str, os.stat_result]:
-    """Follow every symlink in `path`, which starts at the directory `base` (walked as it is).
+    """Follows every symlink in `path`, which starts at the directory `base` (used as it is).
 
-    Returns a path without symlinks, and what is there. A path may lead out of the root and back in (an
-    absolute link does), but must end inside: else EXDEV, whether or not anything is there. A link that
-    leads nowhere: ENOENT; links in a circle: ELOOP.
+    Returns a path without symlinks, and its stat. A path may lead out of the root and back in (an absolute
+    link does), but must end inside: else raises EXDEV, whether or not the target exists. A link that leads
+    nowhere raises ENOENT, links in a circle ELOOP.
     """
     walked = base.split("/") if base else []
     ahead = path.split("/")[::-1]
@@ -59,7 +58,7 @@ def resolve(tree: Tree, path: str, base: str = "") -> tuple[str, os.stat_result]
 
 
 def _inside(root: str, absolute: str) -> str:
-    """The path below the root that an absolute path leads to. Only a hint: it is walked again."""
+    """Returns the path below the root that an absolute path leads to. It will be walked again."""
     real = os.path.realpath(absolute)
     prefix = root.rstrip("/") + "/"
     if not (real + "/").startswith(prefix):
@@ -68,7 +67,7 @@ def _inside(root: str, absolute: str) -> str:
 
 
 def find_source(tree: Tree, source: str) -> str:
-    """Follow the source name by name, so that a missing folder is told from a symlink that leads nowhere."""
+    """Resolves the source name by name, to tell a missing folder from a symlink that leads nowhere."""
     path = ""
     for name in source.split("/"):
         if name in ("", "."):

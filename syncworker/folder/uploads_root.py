@@ -1,16 +1,16 @@
-"""Safe opening below the uploads root: whatever is renamed or linked meanwhile, no call leaves the root.
+"""Opens files safely below the uploads root: no call leaves it, whatever is renamed or linked meanwhile.
 
 Paths are `str` (surrogateescape), relative to the root, `/`-separated, without `.`, `..` or empty names;
 `""` is the root itself. Every path is walked name by name from a descriptor of the root, opened once, and no
-name on the way may be a symlink: one that is swapped in fails with ELOOP instead of leading somewhere. What
-a symlink leads to is for `symlinks.py` to find.
+name on the way may be a symlink: if one is swapped in, the call fails with ELOOP. `symlinks.py` finds where
+symlinks lead.
 
-Descriptors of directories are remembered, at most `_REMEMBERED` of them. One is used again only while its
-path still names the same directory. Users are counted, and the last one closes it, so that forgetting one
-never closes it under another thread.
+At most `_REMEMBERED` descriptors of directories are kept open. One is used again only if its path still names
+the same directory. Users are counted, and the last one closes it, so that no thread closes a descriptor that
+another one uses.
 
-All errors are `OSError`; `VANISHED` and `CHANGED` say which of them mean "it is gone" and "it is something
-else now". Nothing is written here, and no descriptor is opened for writing.
+All errors are `OSError`; `VANISHED` and `CHANGED` list those that mean "it is gone" and "it is something else
+now". Nothing is written here, and no descriptor is opened for writing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def os_error(number: int, path: str) -> OSError:
 
 
 class _Directory:
-    """An open directory and how many use it; being remembered is one use."""
+    """An open directory and its number of users; being remembered is one use."""
 
     __slots__ = ("fd", "identity", "users")
 
@@ -107,7 +107,7 @@ class Tree:
         self.close()
 
     def close(self) -> None:
-        """Close every descriptor that no call is using just now. Later calls raise ValueError."""
+        """Closes every descriptor that no call is using now. Later calls raise ValueError."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -116,8 +116,8 @@ class Tree:
                 self._remembered.clear()
 
     def open_file(self, path: str) -> tuple[int, os.stat_result]:
-        """A descriptor of the regular file, for the caller to close, and what it is as of now. Never waits
-        for a FIFO's writer."""
+        """Opens a regular file. Returns a descriptor, for the caller to close, and its stat. Never waits for
+        a FIFO's writer."""
         parent, name = _split(path)
         directory = self._enter(parent)
         try:
@@ -134,7 +134,7 @@ class Tree:
         return fd, info
 
     def open_dir(self, path: str) -> int:
-        """A descriptor to read the directory's names with, for the caller to close."""
+        """Opens a directory to read its names. The caller closes the descriptor."""
         if not path:
             with self._directory("") as root:
                 return os.open(".", READ_DIRECTORY, dir_fd=root)
@@ -142,7 +142,7 @@ class Tree:
             return _open_directory(name, READ_DIRECTORY, directory)
 
     def lstat(self, path: str) -> os.stat_result | None:
-        """None when it does not exist. For `""`: whatever the root's path names now."""
+        """Returns None if it does not exist. `""`: whatever the root's path names now."""
         try:
             if not path:
                 return os.stat(self.root)
@@ -152,7 +152,7 @@ class Tree:
             return None
 
     def readlink(self, base: str, name: str) -> str | None:
-        """Where the link `name` in the directory `base` says that it leads; None when it is no link."""
+        """Returns the target of the link `name` in the directory `base`; None if it is no link."""
         try:
             with self._directory(base) as directory:
                 return os.readlink(name, dir_fd=directory)
@@ -176,7 +176,7 @@ class Tree:
             self._leave(directory)
 
     def _enter(self, path: str) -> _Directory:
-        """The directory, for `_leave`."""
+        """Returns the open directory; the caller must pass it to `_leave`."""
         directory = self._recall(path)
         if directory is None:
             directory = _Directory(self.open_name(path))
@@ -215,8 +215,8 @@ class Tree:
             self._remembered[path] = directory
 
     def open_name(self, path: str) -> int:
-        """An `O_PATH` descriptor of a directory below the root, walked anew so that it shows what is mounted
-        there now. For the caller to close."""
+        """Opens a directory below the root with `O_PATH`, by a new walk, so that it shows what is mounted
+        there now. The caller closes the descriptor."""
         with self._directory("") as root:
             fd = os.dup(root)
         for name in path.split("/"):
@@ -230,17 +230,17 @@ class Tree:
         return fd
 
     def _names(self, path: str, directory: _Directory) -> bool:
-        """Whether the path still leads to this very directory. One call, cheaper than the walk; it may pass
-        symlinks, but what it finds is only compared, never opened."""
+        """Whether the path still leads to this directory. One call, cheaper than the walk; it may follow
+        symlinks, but its result is only compared, never opened."""
         try:
             return identity(os.stat(path, dir_fd=self._root.fd)) == directory.identity
-        except OSError:  # gone, unreadable, longer than PATH_MAX: the walk tells, if anything is wrong
+        except OSError:  # gone, unreadable or longer than PATH_MAX: the walk raises the error
             return False
 
 
 def is_local(root: str, mounts: str = mount_table.MOUNTINFO) -> bool:
-    """Whether `root` (without symlinks) and all that is mounted below it is on disks of this machine. What is
-    not, or not known to be (NFS, SMB, FUSE), may keep any call waiting for as long as a server is away."""
+    """Whether `root` (without symlinks) and everything mounted below it is on disks of this machine. On other
+    or unknown file systems (NFS, SMB, FUSE) any call may wait as long as a server is away."""
     below = root.rstrip("/") + "/"
     types = {mount.point: mount.type for mount in mount_table.read(mounts)}
     own = max((point for point in types if below.startswith(point.rstrip("/") + "/")), key=len, default="")
@@ -248,13 +248,13 @@ def is_local(root: str, mounts: str = mount_table.MOUNTINFO) -> bool:
 
 
 def devices_in_memory(mounts: str = mount_table.MOUNTINFO) -> frozenset[int]:
-    """The devices whose files are always in memory (tmpfs): a read there never waits for a disk, though the
-    kernel cannot be asked so (`RWF_NOWAIT`)."""
+    """Returns the devices whose files are always in memory (tmpfs): a read never waits for a disk, although
+    `RWF_NOWAIT` does not work there."""
     return frozenset(mount.device for mount in mount_table.read(mounts) if mount.type == "tmpfs")
 
 
 def _split(path: str) -> tuple[str, str]:
-    """The directory and the name in it."""
+    """Splits a path into the directory and the name in it."""
     parent, _, name = path.rpartition("/")
     if name in _NOT_NAMES or path.startswith("/"):
         raise os_error(OUTSIDE, path)
@@ -269,7 +269,8 @@ def _let_go(directory: _Directory) -> None:
 
 
 def _open_directory(name: str, flags: int, directory: int) -> int:
-    """Linux answers ENOTDIR to O_DIRECTORY|O_NOFOLLOW on a symlink; that would look like a vanished one."""
+    """Opens a directory. For a symlink Linux answers ENOTDIR to O_DIRECTORY|O_NOFOLLOW, which would look as
+    if it had vanished: so raises ELOOP."""
     try:
         return os.open(name, flags, dir_fd=directory)
     except NotADirectoryError:
