@@ -42,14 +42,13 @@ from syncworker.system.control import Control
 from syncworker.system.pause import Pause
 from syncworker.system.stop_token import StopToken
 from syncworker.system.tls import ca_bundle_of
+from syncworker.transfer.attempt import Attempt, Order
 from syncworker.transfer.lane_count import DISK_READERS, READERS
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.readers import ReadResult
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool, Limits
-from syncworker.worker.attempt import Attempt, Order
 from syncworker.worker.dispatch import in_groups
-from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.sending import Sending
 
 T = TypeVar("T")
@@ -221,7 +220,6 @@ class Carrier:
             order=order,
             bucket=bucket,
             index=cast("Index", self.facts),
-            mounts=cast("MountCheck", None),
             progress=cast("Progress", self.flight),
             stop=stop,
             tree=tree,

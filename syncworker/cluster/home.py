@@ -25,12 +25,12 @@ from syncworker.plan.events import Candidate
 from syncworker.s3 import multipart
 from syncworker.settings import Settings
 from syncworker.system import processes
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.parts import Parts
 from syncworker.transfer.readers import Outcome, ReadResult, entry_of
 from syncworker.worker import late_writers
 from syncworker.worker.accounts import Accounts, largest
-from syncworker.worker.attempt import Attempt
 from syncworker.worker.dispatch import in_groups
 from syncworker.worker.second_look import send_counted
 from syncworker.worker.sending import Sending

@@ -22,10 +22,10 @@ from syncworker.plan.compare import Verdict
 from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
 from syncworker.settings import Settings
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.parts import Parts
 from syncworker.worker.accounts import Accounts
-from syncworker.worker.attempt import Attempt
 from syncworker.worker.elsewhere import Outlet
 from syncworker.worker.sending import Sending
 

@@ -88,17 +88,12 @@ class Tree:
             raise FatalError(
                 "UploadsRootUnreadable", f"The uploads folder {root} cannot be opened: {error.strerror}."
             ) from error
-        self.root = os.path.realpath(root)
+        self.root, self.identity = os.path.realpath(root), self._root.identity
         self.is_local = is_local(self.root)
         self.in_memory = devices_in_memory()
         self._remembered: OrderedDict[str, _Directory] = OrderedDict()
         self._lock = threading.Lock()  # of `_remembered`, `_closed` and every count of users
         self._closed = False
-
-    @property
-    def identity(self) -> Identity:
-        """Device and inode of the root, as it was opened."""
-        return self._root.identity
 
     def __enter__(self) -> Tree:
         return self

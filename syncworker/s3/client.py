@@ -146,7 +146,7 @@ class Client:
         tries = 0
         renewed = False
         while True:
-            tries = 1 if self.outage.is_asked_about and await self.outage.pass_by() else tries + 1
+            tries = 1 if self.outage.asking and await self.outage.pass_by() else tries + 1
             if operation in SENDS and (full := self.full_disk()) is not None:
                 raise full
             turn: Turn | None = None

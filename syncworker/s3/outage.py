@@ -53,7 +53,7 @@ class Outage:
         self._pause = pause or Pause()
         self._answered_at = 0.0
         self._back_at = -math.inf  # by the monotonic clock: setting the clock back must give no more tries
-        self._asking: asyncio.Task[bool] | None = None
+        self.asking: asyncio.Task[bool] | None = None  # whether it is back: `pass_by` waits for that
 
     @property
     def until(self) -> float | None:
@@ -75,18 +75,13 @@ class Outage:
 
     def forgive(self) -> None:
         """Restarts the time without a success, after a pause."""
-        if self._asking is None:
+        if self.asking is None:
             self.since = self.error = None
-
-    @property
-    def is_asked_about(self) -> bool:
-        """Whether the storage is being asked if it is back: `pass_by` waits."""
-        return self._asking is not None
 
     async def pass_by(self) -> bool:
         """Waits while the storage is being asked whether it is back; returns whether it was away. Raises
         FatalError when the patience has run out."""
-        return await asyncio.shield(self._asking) if self._asking is not None else False
+        return await asyncio.shield(self.asking) if self.asking is not None else False
 
     def has_lasted(self, seconds: float) -> bool:
         return self.since is not None and time.time() - self.since >= seconds
@@ -102,10 +97,10 @@ class Outage:
         out."""
         if self.until is None:
             return False
-        if self._asking is None:
+        if self.asking is None:
             # In a context of its own: once the job is to stop, a request that settles a write waits no
             # longer.
-            self._asking = asyncio.create_task(self._until_it_is_back(), context=contextvars.Context())
+            self.asking = asyncio.create_task(self._until_it_is_back(), context=contextvars.Context())
         return await self.pass_by()
 
     async def _until_it_is_back(self) -> bool:
@@ -136,7 +131,7 @@ class Outage:
                 pause = min(_PAUSE_MAX_SECONDS, pause * 2)
             return False
         finally:
-            self._asking = None
+            self.asking = None
 
     async def _ask_in_time(self) -> RetryError | None:
         try:

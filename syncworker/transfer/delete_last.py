@@ -15,8 +15,8 @@ from syncworker.model import ObjectEntry, Phase
 from syncworker.plan.planner import Kept
 from syncworker.plan.spool import Spool
 from syncworker.system.gather import side_by_side
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.delete_objects import Entry, Remover
-from syncworker.transfer.upload import Surroundings
 
 _FOLDERS_ASKED = 5
 _ASKED_AT_ONCE = 1000
@@ -27,7 +27,7 @@ class Sweep:
     stay."""
 
     def __init__(
-        self, attempt: Surroundings, folder: Source, deletes: Spool, remover: Remover, kept: Kept
+        self, attempt: Attempt, folder: Source, deletes: Spool, remover: Remover, kept: Kept
     ) -> None:
         self.folder, self.deletes, self.remover, self.kept = folder, deletes, remover, kept
         self.index, self.progress, self.bucket = attempt.index, attempt.progress, attempt.bucket

@@ -16,7 +16,7 @@ from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.s3 import deletions, xml_documents
 from syncworker.s3.deletions import DELETE_BATCH
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
-from syncworker.transfer.upload import Surroundings
+from syncworker.transfer.attempt import Attempt
 
 _FIRST = 2  # the least in a batch over plain http, and the most until we know whether answers name keys
 _SINGLES = 8 * SIDE_BY_SIDE
@@ -28,7 +28,7 @@ T = TypeVar("T", bound=tuple[Any, ...])
 class Remover:
     """Deletes from one bucket. `one_by_one`: only single deletes."""
 
-    def __init__(self, attempt: Surroundings, *, one_by_one: bool) -> None:
+    def __init__(self, attempt: Attempt, *, one_by_one: bool) -> None:
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.control, self.turn = attempt.stop.control, attempt.wait_interval
         self.one_by_one = one_by_one

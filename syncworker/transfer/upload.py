@@ -19,23 +19,18 @@ import hashlib
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
-from concurrent.futures import Executor
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from syncworker.errors import FileError, RetryError, Stopped, SyncError
-from syncworker.folder.uploads_root import Tree
-from syncworker.index.database import Index
 from syncworker.index.records import IndexRow
-from syncworker.jobs.progress import Operation, Progress, UploadResult
+from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import ObjectHeaders
-from syncworker.plan.differences import Changes
 from syncworker.plan.events import Candidate
 from syncworker.s3 import etag as etags
-from syncworker.s3.bucket import Bucket, Head
+from syncworker.s3.bucket import Head
 from syncworker.system.control import settling
-from syncworker.system.stop_token import StopToken
-from syncworker.transfer.blocking_keys import Obstacles
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.part_sums import NOT_TO_GO_ON, PartSums
 from syncworker.transfer.readers import Changed, ReadResult, describe, restat
 from syncworker.wire.body import UNSIGNED
@@ -68,42 +63,10 @@ def row_of(sent: UploadResult) -> IndexRow:
     return IndexRow.of(sent.file, sent.etag, sent.digest, sent.part_size, "", read_ns)
 
 
-class Surroundings(Protocol):
-    """What an attempt has for what sends and deletes: an `Attempt`, or what takes its place."""
-
-    @property
-    def bucket(self) -> Bucket: ...
-
-    @property
-    def index(self) -> Index: ...
-
-    @property
-    def tree(self) -> Tree: ...
-
-    @property
-    def progress(self) -> Progress: ...
-
-    @property
-    def pool(self) -> Executor: ...
-
-    @property
-    def stop(self) -> StopToken: ...
-
-    @property
-    def obstacles(self) -> Obstacles: ...
-
-    @property
-    def changes(self) -> Changes: ...
-
-    async def in_thread(self, function: Any, *values: Any) -> Any: ...
-
-    async def wait_interval(self) -> None: ...
-
-
 class Sender:
     """Sends to one bucket. Everything here runs in the event loop; reading and hashing run in `pool`."""
 
-    def __init__(self, attempt: Surroundings, headers: ObjectHeaders) -> None:
+    def __init__(self, attempt: Attempt, headers: ObjectHeaders) -> None:
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.tree, self.pool = attempt.tree, attempt.pool
         self.check, self.halted = attempt.stop.raise_stopped, attempt.stop.requested

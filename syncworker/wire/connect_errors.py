@@ -25,8 +25,9 @@ _CERTIFICATES = {  # X509_V_ERR_…: what is wrong, and its cure
     66: ("has a key that is too weak", "give the storage one with a longer key"),
     67: ("has an authority whose key is too weak", "give the storage one of another authority"),
     68: ("is signed in a way that is too weak", "give the storage one that is signed with SHA-256"),
-}
-_UNKNOWN = ("is of an authority that is not known here", "set AWS_CA_BUNDLE to that authority's file")
+} | dict.fromkeys(
+    (2, 20, 21), ("is of an authority that is not known here", "set AWS_CA_BUNDLE to that authority's file")
+)
 
 
 def connect_error(
@@ -55,8 +56,7 @@ def connect_error(
 
 
 def _about_certificate(host: str, error: ssl.SSLCertVerificationError) -> FatalError:
-    known = dict.fromkeys((2, 20, 21), _UNKNOWN) | _CERTIFICATES
-    what, cure = known.get(error.verify_code, ("is not trusted", "give the storage another"))
+    what, cure = _CERTIFICATES.get(error.verify_code, ("is not trusted", "give the storage another"))
     return FatalError("TlsError", f"the certificate of {host} {what} ({error.verify_message}): {cure}")
 
 

@@ -12,9 +12,9 @@ from syncworker.model import UNKNOWN, FileEntry
 from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import same_object
 from syncworker.plan.events import Candidate
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.readers import Outcome, ReadResult
 from syncworker.transfer.upload import row_of
-from syncworker.worker.attempt import Attempt
 from syncworker.worker.plans import Plans
 
 _REFUSED = 10_000

@@ -10,10 +10,10 @@ import asyncio
 import time
 
 from syncworker.plan.events import Candidate
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lane_count import READERS, ReaderCount
 from syncworker.transfer.readers import ReadResult, read
 from syncworker.transfer.upload import Sender
-from syncworker.worker.attempt import Attempt
 
 
 class DiskReads:

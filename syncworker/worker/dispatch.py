@@ -11,8 +11,8 @@ from syncworker.model import FileEntry
 from syncworker.plan.compare import Verdict
 from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
+from syncworker.transfer.attempt import Attempt
 from syncworker.worker.accounts import Accounts
-from syncworker.worker.attempt import Attempt
 from syncworker.worker.elsewhere import Elsewhere, Outlet
 from syncworker.worker.planning import Planning
 from syncworker.worker.plans import Plans

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 from syncworker.plan.events import Candidate
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lanes import Lanes
 from syncworker.worker.accounts import Accounts
-from syncworker.worker.attempt import Attempt
 from syncworker.worker.sending import Sending
 
 

@@ -14,7 +14,7 @@ from syncworker.model import ObjectEntry
 from syncworker.plan.breadth import Breadth
 from syncworker.plan.listing import Listing, page_of_folders, prefixes_of
 from syncworker.s3.xml_messages import PAGE_KEYS, Page
-from syncworker.worker.attempt import Attempt
+from syncworker.transfer.attempt import Attempt
 
 
 class Arriving:

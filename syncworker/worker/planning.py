@@ -10,7 +10,7 @@ from syncworker.model import KEY_MAX_BYTES, ScanItem
 from syncworker.plan.given import Outdated
 from syncworker.plan.listing import CUT_KEYS
 from syncworker.plan.planner import Event, Kept, Planner, RemoteOnlyKeys, Scope
-from syncworker.worker.attempt import Attempt
+from syncworker.transfer.attempt import Attempt
 from syncworker.worker.pages import Pages
 
 

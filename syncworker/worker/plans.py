@@ -12,7 +12,7 @@ from syncworker.plan.compare import Reason
 from syncworker.plan.events import Candidate
 from syncworker.plan.may_delete import Question
 from syncworker.plan.planner import Planner
-from syncworker.worker.attempt import Attempt
+from syncworker.transfer.attempt import Attempt
 from syncworker.worker.pages import Pages
 
 if TYPE_CHECKING:  # they cost each start; most jobs have no plan

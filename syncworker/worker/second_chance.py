@@ -6,10 +6,11 @@ from syncworker.errors import FileError, RetryError
 from syncworker.plan.compare import NEW
 from syncworker.plan.planner import Planner
 from syncworker.transfer import blocking_keys
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.delete_last import Sweep
 from syncworker.worker.accounts import Accounts
-from syncworker.worker.attempt import Attempt
 from syncworker.worker.dispatch import Dispatch
+from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.plans import Plans
 from syncworker.worker.sending import Sending
 
@@ -18,10 +19,16 @@ class SecondChance:
     """Runs after all other uploads, and before the first deletion."""
 
     def __init__(
-        self, attempt: Attempt, sending: Sending, accounts: Accounts, dispatch: Dispatch, plans: Plans
+        self,
+        attempt: Attempt,
+        sending: Sending,
+        accounts: Accounts,
+        dispatch: Dispatch,
+        plans: Plans,
+        mounts: MountCheck,
     ) -> None:
         self.attempt, self.sending, self.accounts = attempt, sending, accounts
-        self.dispatch, self.plans = dispatch, plans
+        self.dispatch, self.plans, self.mounts = dispatch, plans, mounts
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.stop = attempt.stop
 
@@ -61,7 +68,7 @@ class SecondChance:
         has_failed = self.progress.counts["files_failed"] or self.dispatch.incomplete
         if refused and not has_failed and not self.stop.requested():
             blocked = {work.file.key for work, _ in refused}
-            await self.attempt.in_thread(self.attempt.mounts.guard, sweep.deletes)
+            await self.attempt.in_thread(self.mounts.guard, sweep.deletes)
             if not await self.plans.may_delete(sweep.going, planner):
                 return
             removed = await sweep.clear_the_way(blocking_keys.in_the_way(sweep.deletes, blocked))

@@ -15,11 +15,11 @@ from syncworker.plan.compare import compare
 from syncworker.plan.differences import Difference, Listable, collect
 from syncworker.plan.events import Candidate
 from syncworker.plan.spool import Spool
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.delete_objects import Remover
 from syncworker.transfer.readers import Outcome, ReadResult
 from syncworker.transfer.upload import Vanished
 from syncworker.worker.accounts import Accounts, same_row
-from syncworker.worker.attempt import Attempt
 from syncworker.worker.planning import Planning
 from syncworker.worker.plans import Plans
 from syncworker.worker.sending import Sending

@@ -19,13 +19,13 @@ from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import AGAIN, Verdict
 from syncworker.plan.events import Candidate
 from syncworker.s3 import etag
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.readers import Outcome, ReadResult, read_cached
 from syncworker.transfer.update import Updater
 from syncworker.transfer.upload import Sender, Vanished
 from syncworker.transfer.upload_parts import PartSender
 from syncworker.worker.accounts import largest, same_row
-from syncworker.worker.attempt import Attempt
 
 if TYPE_CHECKING:
     from syncworker.worker.disk_reads import DiskReads

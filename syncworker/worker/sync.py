@@ -39,11 +39,11 @@ from syncworker.plan.differences import Changes
 from syncworker.plan.planner import Planner
 from syncworker.s3.bucket import Bucket
 from syncworker.system.stop_token import StopToken
+from syncworker.transfer.attempt import Attempt, Order
 from syncworker.transfer.delete_last import Sweep
 from syncworker.transfer.delete_objects import Remover
 from syncworker.transfer.lane_count import DISK_READERS, READERS
 from syncworker.worker.accounts import Accounts
-from syncworker.worker.attempt import Attempt, Order
 from syncworker.worker.dispatch import Dispatch
 from syncworker.worker.elsewhere import Elsewhere
 from syncworker.worker.mount_check import MountCheck
@@ -75,7 +75,6 @@ async def sync(
             order=order,
             bucket=bucket,
             index=index,
-            mounts=mounts,
             progress=progress,
             stop=stop,
             tree=tree,
@@ -83,7 +82,7 @@ async def sync(
             disk=disk,
             changes=changes,
         )
-        return await Sync(attempt, elsewhere).run()
+        return await Sync(attempt, mounts, elsewhere).run()
 
 
 def _best_scan(index: Index, tree: Tree) -> Callable[..., Iterator[ScanItem]]:
@@ -100,9 +99,9 @@ def _reasons(items: list[ScanItem]) -> Counter[str]:
 class Sync:
     """The phases of one attempt, and their order."""
 
-    def __init__(self, attempt: Attempt, elsewhere: Elsewhere | None) -> None:
+    def __init__(self, attempt: Attempt, mounts: MountCheck, elsewhere: Elsewhere | None) -> None:
         order, stop = attempt.order, attempt.stop
-        self.attempt, self.order, self.options = attempt, order, order.options
+        self.attempt, self.mounts, self.order, self.options = attempt, mounts, order, order.options
         self.index, self.progress, self.stop = attempt.index, attempt.progress, stop
         self.ending = Ending()
         self.pages = Pages(attempt)
@@ -114,13 +113,15 @@ class Sync:
             attempt.pause.blocking(stop.requested),
             _best_scan(attempt.index, attempt.tree),
             order.options.path_filter(),
-            attempt.mounts.note,
+            mounts.note,
         )
         headers = order.options.object_headers()
         self.accounts = Accounts(attempt, self.plans, headers)
         self.sending = Sending(attempt, self.accounts, headers)
         self.dispatch = Dispatch(attempt, self.sending, self.accounts, self.plans, self.planning, elsewhere)
-        self.second_chance = SecondChance(attempt, self.sending, self.accounts, self.dispatch, self.plans)
+        self.second_chance = SecondChance(
+            attempt, self.sending, self.accounts, self.dispatch, self.plans, mounts
+        )
         self.remover = Remover(attempt, one_by_one=order.wait_seconds > 0)
         self.second_look = SecondLook(
             attempt, self.sending, self.accounts, self.plans, self.folder, self.remover
@@ -132,7 +133,7 @@ class Sync:
         self.progress.phase(Phase.COMPARING, "comparing")
         try:
             await self.plans.open()
-            await attempt.in_thread(attempt.mounts.begin, attempt.tree)
+            await attempt.in_thread(self.mounts.begin, attempt.tree)
             await self.pages.choose()
             look = await self._look()
             if look.first is not None:
@@ -162,7 +163,7 @@ class Sync:
                 refuse_unknown(look.before)
                 if look.exists != existed or not (existed or self.options.scope is None):
                     raise vanished()  # after changes: a folder that is gone itself is no change to carry out
-                await self.attempt.in_thread(self.attempt.mounts.guard_bucket)
+                await self.attempt.in_thread(self.mounts.guard_bucket)
                 await self._allow_empty(look)
         return look
 
@@ -247,7 +248,7 @@ class Sync:
             self.ending = await self.second_look.recheck(self.ending, planner.cuts)
             if self.plans.question is None:
                 self.ending = await self.second_look.verify(self.ending)
-                await attempt.in_thread(attempt.mounts.forget_harmless)
+                await attempt.in_thread(self.mounts.forget_harmless)
         finally:
             planner.deletes.close()
 
@@ -261,7 +262,7 @@ class Sync:
                 " what the errors say, and resume the job",
             )
         await self.attempt.in_thread(self.folder.check_there)
-        await self.attempt.in_thread(self.attempt.mounts.guard, sweep.deletes)
+        await self.attempt.in_thread(self.mounts.guard, sweep.deletes)
         may_delete = await self.plans.may_delete(sweep.going, planner)
         failures = await sweep.delete_all() if sweep.deletes.count and may_delete else 0
         self.ending = self.ending._replace(kept=int(counts["objects_kept"]))

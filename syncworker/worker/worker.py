@@ -50,10 +50,10 @@ from syncworker.system.rates import Limit
 from syncworker.system.stop_token import StopToken
 from syncworker.system.tls import ca_bundle_of
 from syncworker.system.token_bucket import TokenBucket
+from syncworker.transfer.attempt import Order
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool, Limits
 from syncworker.worker import late_writers
-from syncworker.worker.attempt import Order
 from syncworker.worker.delay import ClientView
 from syncworker.worker.elsewhere import Elsewhere
 from syncworker.worker.mount_check import MountCheck

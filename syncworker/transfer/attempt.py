@@ -19,7 +19,6 @@ from syncworker.s3.bucket import Bucket
 from syncworker.system.pause import Pause
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.blocking_keys import Obstacles
-from syncworker.worker.mount_check import MountCheck
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
@@ -46,7 +45,6 @@ class Attempt:
     order: Order
     bucket: Bucket
     index: Index
-    mounts: MountCheck
     progress: Progress
     stop: StopToken
     tree: Tree
