@@ -148,8 +148,8 @@ def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
     return fields.get("Code", ""), fields.get("Message", ""), fields
 
 
-def parse_listing(body: bytes, prefix: str = "", asked: int = PAGE_KEYS) -> Page:
-    """Parses a page of ListObjectsV2, of which `asked` keys were requested.
+def parse_listing(body: bytes, prefix: str = "") -> Page:
+    """Parses a page of ListObjectsV2.
 
     The last page says `false`. Some stores say nothing: then a page without a token and with fewer keys than
     it might have is the last; else the listing continues with the token, or after the last key.
@@ -166,7 +166,7 @@ def parse_listing(body: bytes, prefix: str = "", asked: int = PAGE_KEYS) -> Page
     token = root.findtext(f"{ns}NextContinuationToken") or None
     more = _says_more(root, ns)
     if more is None:
-        if token is None and entries and len(entries) >= _most(root, ns, "MaxKeys", asked):
+        if token is None and entries and len(entries) >= _most(root, ns, "MaxKeys"):
             token = StartAfter(entries[-1].key)
         more = token is not None
     elif token is not None and not more:
@@ -186,10 +186,10 @@ def _says_more(root: ElementTree.Element, ns: str) -> bool | None:
     return said == {"true"}
 
 
-def _most(root: ElementTree.Element, ns: str, tag: str, asked: int) -> int:
+def _most(root: ElementTree.Element, ns: str, tag: str) -> int:
     """Returns how many entries a page may have: as many as asked for, or fewer if the store says so."""
     said = (root.findtext(f"{ns}{tag}") or "").strip()
-    return min(asked, int(said)) if said.isdecimal() and 0 < len(said) < 10 and int(said) else asked
+    return min(PAGE_KEYS, int(said)) if said.isdecimal() and 0 < len(said) < 10 and int(said) else PAGE_KEYS
 
 
 def _contradiction(how: str) -> RetryError:
@@ -281,7 +281,7 @@ def _next(
     most_tag, id_tag, id_parameter = names
     more = _says_more(root, ns)
     key = root.findtext(f"{ns}NextKeyMarker") or ""
-    if more is False or (more is None and not key and len(found) < _most(root, ns, most_tag, PAGE_KEYS)):
+    if more is False or (more is None and not key and len(found) < _most(root, ns, most_tag)):
         return None
     last = found[-1] if found else None
     if not key and more is None and last is not None:
@@ -315,7 +315,7 @@ def parse_parts(body: bytes) -> tuple[list[Part], dict[str, str] | None]:
     marker = root.findtext(f"{ns}NextPartNumberMarker") or (str(parts[-1].number) if parts else "")
     more = _says_more(root, ns)
     if more is None:
-        more = len(parts) >= _most(root, ns, "MaxParts", PAGE_KEYS)
+        more = len(parts) >= _most(root, ns, "MaxParts")
     return parts, {"part-number-marker": marker} if more and marker else None
 
 

@@ -28,8 +28,7 @@ class LaneController:
     """`lanes` is how many there should be now."""
 
     def __init__(self, least: int = LEAST, most: int = MOST) -> None:
-        self.least, self.most = least, most
-        self.lanes = least
+        self.lanes, self.most = least, most
         self._before: tuple[int, float] | None = None  # lanes and rate before the step that is being tried
         self._rest = 0
 
