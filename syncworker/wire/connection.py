@@ -34,7 +34,8 @@ _BLANKS_SECONDS = 3600.0  # how long an answer may consist of nothing but blanks
 _FRAMED = frozenset({"content-length", "transfer-encoding"})
 _NAMES: dict[bytes, str] = {}  # headers as they were sent -> in lower case
 _NAMES_MAX = 200
-_TOO_MANY, _TOO_LARGE = "too many headers", "a larger answer than was asked for"
+_TOO_MANY = "the storage sent too many headers"
+_TOO_LARGE = "the storage sent a larger answer than was asked for"
 _OVERHEAD = 8  # times the body: what chunks of one byte cost
 
 
@@ -115,16 +116,13 @@ class Connection(asyncio.BufferedProtocol):
         try:
             self.parser.feed_data(self.buffer[:nbytes])
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._refuse(f"no valid HTTP: {error.__class__.__name__}")
+            self.fail(RetryError("BadAnswer", f"the storage sent no valid HTTP: {error.__class__.__name__}"))
             return
         # The parser hands out a header when it is whole, so one without an end has to be counted here.
         if not self.headers_complete and self.received > MAX_HEADER_BYTES:
-            self._refuse(_TOO_MANY)
+            self.fail(RetryError("BadAnswer", _TOO_MANY))
         elif self.received > MAX_HEADER_BYTES + _OVERHEAD * (CHUNK + self.max_body):
-            self._refuse(_TOO_LARGE)
-
-    def _refuse(self, what: str) -> None:
-        self.fail(RetryError("BadAnswer", f"the storage sent {what}"))
+            self.fail(RetryError("BadAnswer", _TOO_LARGE))
 
     async def _go_on_reading(self, nbytes: int) -> None:
         """Limits the rate of answers: resumes reading when the bandwidth allows the bytes that have come."""
@@ -157,7 +155,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_header(self, name: bytes, value: bytes) -> None:
         self.header_bytes += len(name) + len(value)
         if self.header_bytes > MAX_HEADER_BYTES:
-            self._refuse(_TOO_MANY)
+            self.fail(RetryError("BadAnswer", _TOO_MANY))
             return
         known = _NAMES.get(name)
         if known is None:
@@ -177,7 +175,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_body(self, data: bytes) -> None:
         self.body_bytes += len(data)
         if self.body_bytes > self.max_body:
-            self._refuse(_TOO_LARGE)
+            self.fail(RetryError("BadAnswer", _TOO_LARGE))
             return
         if self.only_blanks and data.strip():
             self.only_blanks, self.marked_at, self.marked = False, self.active_at, self.received
