@@ -51,13 +51,11 @@ _DEEPEST_PREFIX = 4096  # characters; no key below can fit, and each level holds
 
 OnMount = Callable[[str, str], None]  # the path of a mount point, the prefix of the keys below it
 
-
 P = ParamSpec("P")
 
 
 class _Level:
-    """A directory on the branch that is being walked. `rest`: its names that are still to be scanned, in
-    order.
+    """A directory on the branch that is being walked. `rest`: its names still to be scanned, in order.
 
     The last character of a name says what it is: "/" a directory, NUL something that `odd` explains, else a
     regular file. (No name holds a NUL, and it sorts before everything, so it moves nothing.) For a symlink to
@@ -189,8 +187,7 @@ class _Walk:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
     def enter(self, fd: int, prefix: str, path: str) -> ScanItem | None:
-        """Reads the names of an opened directory and appends it to the branch. Returns an item if that is not
-        possible."""
+        """Reads the names of an opened directory and appends it to the branch; else returns an item."""
         level = _Level(fd, prefix, path)
         self.levels.append(level)  # from here on `close` closes it
         try:
@@ -237,8 +234,7 @@ class _Walk:
             os.close(fd)
 
     def next_items(self) -> tuple[list[ScanItem], str | None]:
-        """Returns the next items of the last level, and a directory to descend into; "" if there are more
-        items, None at the end of the level.
+        """Returns the last level's next items, and a directory to descend into; "": more items, None: end.
 
         Hot path: one `stat` for each file, and little else. A name that is removed and created again while
         the names are read may be listed twice, even as two kinds; it is yielded once.
