@@ -12,6 +12,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 
+from syncworker.s3 import sums
 from syncworker.wire.body import blocks
 
 MIB = 1 << 20
@@ -103,7 +104,4 @@ class _Cut:
 
 def md5_range(fd: int, offset: int, size: int) -> bytes:
     """Returns the MD5 of a range of a file. Raises EOFError if the file is shorter."""
-    digest = hashlib.md5(usedforsecurity=False)
-    for block in blocks(fd, offset, size, _READ):
-        digest.update(block)
-    return digest.digest()
+    return sums.of_range(fd, offset, size, [sums.MD5])[sums.MD5]

@@ -122,8 +122,8 @@ def combine(digests: Sequence[bytes], sizes: Sequence[int]) -> bytes:
 def of_range(
     fd: int, offset: int, size: int, algorithms: Collection[Algorithm], into: memoryview | None = None
 ) -> Mapping[Algorithm, bytes]:
-    """Returns the sums of a range of a file, which is read once, into `into` if that is given. Raises EOFError
-    if the file is shorter."""
+    """Returns the sums of a range of a file, which is read once, into `into` if that is given. Raises
+    EOFError if the file is shorter."""
     digests = {algorithm: new(algorithm) for algorithm in algorithms}
     block = memoryview(bytearray(min(size, _BLOCK))) if into is None else into[:0]
     done = 0
