@@ -82,7 +82,7 @@ SECTIONS: tuple[Section, ...] = (
             "ClusterNotInstalled": "`CLUSTER` is set, and the packages that it needs are not there. Install them where"
             " the service runs, as the message says, or leave `CLUSTER` empty",
             "BadClusterKeys": "A file that `CLUSTER_TLS_CA`, `CLUSTER_TLS_CERT` or `CLUSTER_TLS_KEY` names is missing, or"
-            " others can read the key. `cluster keys` makes them; `docs/cluster.md` has the set-up",
+            " others can read the key or write to one of the three. `cluster keys` makes them; `docs/cluster.md` has the set-up",
             "DestinationBusy": "Only one job may run on a bucket. Wait for the other, or cancel it",
             "LocalError": "A file of the job itself (status, report, index) could not be written: most often the"
             " disk of `jobs/` is full. Make space and resume",

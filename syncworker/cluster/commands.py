@@ -6,7 +6,6 @@ import asyncio
 import importlib.util
 import json
 import os
-import shutil
 import tempfile
 import threading
 from typing import Any
@@ -18,6 +17,7 @@ from syncworker.cluster.protocol import Lost, Stranger, Unreachable, Verb
 from syncworker.errors import UsageError
 from syncworker.settings import Settings
 from syncworker.system import processes
+from syncworker.system.scratch import Scratch, leave_with_owner
 
 PORT = 8786
 
@@ -47,26 +47,26 @@ def _address(text: str) -> str:
 class _Until:
     """The end that was asked for: a signal, or that of standard input."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, scratch: str = "") -> None:
-        self._loop, self._scratch, self._asked = loop, scratch, asyncio.Event()
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop, self._asked = loop, asyncio.Event()
         processes.on_stop(lambda _: self.ask())
 
     def ask(self) -> None:
         self._loop.call_soon_threadsafe(self._asked.set)
 
-    def at_eof(self) -> None:
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def _read(self) -> None:
-        while os.read(0, 4096):
-            pass
-        shutil.rmtree(self._scratch, ignore_errors=True)
-        os._exit(0)  # whoever started this process has ended: nothing here is anybody's any more
-
     async def wait(self, other: Any) -> None:
         asked = asyncio.ensure_future(self._asked.wait())
         await asyncio.wait({asked, asyncio.ensure_future(other)}, return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
+
+
+def _end_at_eof(scratch: Scratch) -> None:
+    """In a thread: whoever started this process has ended, and nothing here is anybody's any more."""
+    while os.read(0, 4096):
+        pass
+    scratch.remove()
+    leave_with_owner(tempfile.gettempdir())
+    os._exit(0)
 
 
 def scheduler(settings: Settings, bind: str, port: int) -> int:
@@ -76,16 +76,13 @@ def scheduler(settings: Settings, bind: str, port: int) -> int:
     async def run() -> None:
         from syncworker.cluster import dask_engine
 
-        opened = await dask_engine.open_scheduler(bind, port, files, scratch)
+        opened = await dask_engine.open_scheduler(bind, port, files, scratch.path)
         print(f"scheduler: {opened.address}", flush=True)
         await _Until(asyncio.get_running_loop()).wait(opened.finished())
         await opened.close()
 
-    scratch = tempfile.mkdtemp(prefix="s3-sync-scheduler-")
-    try:
+    with Scratch("scheduler") as scratch:
         asyncio.run(run())
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return 0
 
 
@@ -94,16 +91,16 @@ def worker(settings: Settings, address: str, bind: str | None, *, until_eof: boo
     _need_packages()
     files = keys.of_settings(settings)
     ended_by_scheduler = True
-    scratch = tempfile.mkdtemp(prefix="s3-sync-member-")
+    scratch = Scratch("member")
+    if until_eof:
+        threading.Thread(target=_end_at_eof, args=(scratch,), daemon=True).start()
 
     async def run() -> None:
         nonlocal ended_by_scheduler
         from syncworker.cluster import dask_engine
 
-        until = _Until(asyncio.get_running_loop(), scratch)
-        if until_eof:
-            until.at_eof()
-        opened = await dask_engine.open_worker(_address(address), files, settings, scratch, bind)
+        until = _Until(asyncio.get_running_loop())
+        opened = await dask_engine.open_worker(_address(address), files, settings, scratch.path, bind)
         print(f"worker: {opened.name} at {opened.address}, of {address}", flush=True)
         await until.wait(opened.finished())
         ended_by_scheduler = str(opened.status).endswith(("closed", "closing", "failed"))
@@ -114,7 +111,9 @@ def worker(settings: Settings, address: str, bind: str | None, *, until_eof: boo
     except OSError as error:
         raise UsageError("ClusterLost", f"the scheduler {address} cannot be reached: {error}") from error
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.remove()
+        if until_eof:
+            leave_with_owner(tempfile.gettempdir())
     return 1 if ended_by_scheduler else 0
 
 

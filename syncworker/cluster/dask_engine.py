@@ -5,7 +5,8 @@ used: its choice of a worker, its retries, its HTTP pages; a batch is for one me
 the job's process hears of it at once and decides itself. No HTTP port is opened.
 
 `CLUSTER=local:N`: scheduler in the job's process, members as its children; each ends when its standard input
-does, so none is left when the job's process is killed. A member that has died is replaced, a few times.
+does, and removes the folder of both, so nothing is left when the job's process is killed. A member that has
+died is replaced, a few times.
 """
 
 from __future__ import annotations
@@ -15,9 +16,7 @@ import contextlib
 import itertools
 import logging
 import os
-import shutil
 import sys
-import tempfile
 import time
 from typing import Any
 
@@ -33,6 +32,7 @@ from syncworker.cluster.keys import Files, RunKeys, of_settings
 from syncworker.cluster.protocol import Lost, Member, Stranger, Unreachable
 from syncworker.settings import Settings
 from syncworker.system import processes
+from syncworker.system.scratch import Scratch
 
 TTL_SECONDS = 10.0  # a member that its scheduler hears nothing of is gone
 _CONNECT_SECONDS = 5.0
@@ -293,7 +293,7 @@ class LocalCluster:
         self._dask: DaskCluster | None = None
         self._children: list[Any] = []
         self._replaced = 0
-        self._folder = tempfile.mkdtemp(prefix="s3-sync-cluster-")  # of what a member that is killed leaves
+        self._scratch = Scratch("cluster")  # the members' own are in it
         self._opening: asyncio.Task[None] | None = None
 
     async def members(self) -> list[Member]:
@@ -310,7 +310,7 @@ class LocalCluster:
         return await self._dask.members()
 
     async def _open(self) -> None:
-        self._scheduler = await open_scheduler("127.0.0.1", 0, self._keys.files, self._folder)
+        self._scheduler = await open_scheduler("127.0.0.1", 0, self._keys.files, self._scratch.path)
         self._dask = DaskCluster(self._scheduler.address, self._keys.files)
         self._children = [self._start() for _ in range(self.count)]
 
@@ -319,7 +319,7 @@ class LocalCluster:
         files = self._keys.files
         environ = self.environ | {
             "CLUSTER": "",
-            "TMPDIR": self._folder,
+            "TMPDIR": self._scratch.path,
             "CLUSTER_TLS_CA": files.ca,
             "CLUSTER_TLS_CERT": files.cert,
             "CLUSTER_TLS_KEY": files.key,
@@ -340,6 +340,7 @@ class LocalCluster:
             await asyncio.wait({self._opening})
         if self._dask is not None:
             await self._dask.close()
+        self._scratch.let_go()  # a member that ends need not ask whether its parent has died
         for child in self._children:
             _let_go(child)
         if self._scheduler is not None:
@@ -348,7 +349,7 @@ class LocalCluster:
             await asyncio.get_running_loop().run_in_executor(None, processes.end_member, child)
         self._children = []
         self._keys.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.remove()
 
 
 def _let_go(child: Any) -> None:

@@ -98,15 +98,17 @@ def test_a_member_that_is_killed_costs_nothing_but_its_batches(
     assert not members_of(clustered)
 
 
-def test_a_job_that_is_killed_leaves_no_member_and_is_resumed(
-    clustered: Shell, juicefs: Store, bucket: str
+def test_a_job_that_is_killed_leaves_no_member_and_no_folder_and_is_resumed(
+    clustered: Shell, juicefs: Store, bucket: str, tmp_path: Path
 ) -> None:
+    clustered.environment["TMPDIR"] = str(tmp_path)
     folder = tree(clustered.uploads / "photos", {f"n/{n}": 20_000 for n in range(1500)})
     process, job = clustered.begin(bucket)
     wait_for(lambda: list((clustered.jobs / ".dest").glob("*.members")), 60, "the note of members")
     process.kill()
     process.wait()
-    wait_for(lambda: not members_of(clustered), 10, "the end of the members")
+    wait_for(lambda: not members_of(clustered), 4, "the end of the members")
+    assert os.listdir(tmp_path) == []
     resumed = clustered.run("resume", job, "--quiet", timeout=90)
     assert resumed.returncode == 0, resumed.stderr
     assert listed(juicefs, bucket) == sums(folder)
@@ -143,6 +145,24 @@ def test_a_large_file_goes_by_all_of_them_and_is_completed_once(mirror: Mirror, 
     assert progress["files_uploaded"] == 301
     assert progress["bytes_uploaded"] == progress["bytes_done"] == progress["bytes_total"] == 300 + (96 << 20)
     assert mirror.sync().progress["files_uploaded"] == 0
+
+
+def test_a_job_that_is_killed_with_its_members_leaves_a_folder_that_the_next_one_removes(
+    clustered: Shell, bucket: str, tmp_path: Path
+) -> None:
+    clustered.environment["TMPDIR"] = str(tmp_path)
+    tree(clustered.uploads / "photos", SMALL)
+    process, job = clustered.begin(bucket)
+    members = wait_for(lambda: members_of(clustered), 60, "members")
+    for each in members:
+        each.suspend()  # so that they cannot tidy up
+    process.kill()
+    process.wait()
+    for each in members:
+        each.kill()
+    assert os.listdir(tmp_path)
+    assert clustered.run("resume", job, "--quiet", timeout=90).returncode == 0
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_cancel_reaches_the_members(clustered: Shell, bucket: str) -> None:
