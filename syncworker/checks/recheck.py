@@ -1,7 +1,7 @@
-"""What a run has done to the bucket, seen: listed once more, and held against what is remembered.
+"""Checks what a run has done: lists the bucket once more, and compares it with the index.
 
-Begun when all went well and something was written or deleted. What `differences.collect` finds is asked for,
-and mended once:
+Runs if all went well and something was written or deleted. Each difference that `differences.collect` finds
+is checked by HEAD, and repaired once:
 
 | remembered | listed | asked by HEAD | then |
 | --- | --- | --- | --- |
@@ -9,10 +9,10 @@ and mended once:
 | yes | none, but a stranger of its size and ETag | as remembered | the store renames keys: an error |
 | yes | another, or none | another, or none | the file, if it is there and has other content, is sent again |
 | no, and deleted by this job | yes | there | deleted again |
-| no, and it has no file | yes | | told in the report, and left for the next sync |
+| no, and it has no file | yes | | reported, and left for the next sync |
 
-Then each of them is asked for once more; what still differs fails the job (`Differs`). What a file has become
-since it was sent is no difference: the index tells what was sent, and the next sync sends the rest.
+Then each is checked once more; if one still differs, the job fails (`Differs`). A file that has changed since
+it was sent is no difference: the index has what was sent, and the next sync sends the rest.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from syncworker.transfer.upload import key_changed
 _SENT_AT_ONCE = 4  # each may hold a small file in memory
 
 
-class Mender(Protocol):
-    """Does what a difference needs."""
+class Repairer(Protocol):
+    """Repairs a difference."""
 
     async def send_again(self, file: FileEntry, found: Difference) -> IndexRow | None:
-        """Sends what a file is now, unless the bucket has that, and returns its row; None: it is gone."""
+        """Sends the file as it is now, unless the bucket has it, and returns its row; None: it is gone."""
         ...
 
     def may_go(self, obj: ObjectEntry) -> bool:
@@ -50,18 +50,18 @@ class Mender(Protocol):
 
 
 class Recheck:
-    """Whatever is raised, nothing was done that a resume does not mend."""
+    """Whatever it raises, a resume repairs what is left."""
 
     def __init__(
         self,
-        mender: Mender,
+        repairer: Repairer,
         index: Index,
         folder: Source,
         remover: Remover,
         changes: Changes,
         spool_dir: str,
     ) -> None:
-        self.mender, self.in_thread = mender, mender.in_thread
+        self.repairer, self.in_thread = repairer, repairer.in_thread
         self.index = index
         self.folder = folder
         self.remover = remover
@@ -69,26 +69,26 @@ class Recheck:
         self.changes = changes
         self.spool_dir = spool_dir
         self.left = 0  # objects of others, for the next sync
-        self._strangers: set[tuple[int, str]] = set()  # size and ETag of what nobody sent
+        self._strangers: set[tuple[int, str]] = set()  # size and ETag of objects that nobody here sent
         self._failed = 0
 
     async def run(self, collect: Callable[[Found], None]) -> None:
         """Returns when the bucket has what it should. FatalError `Differs`."""
-        with Found(self.spool_dir) as found, Found(self.spool_dir) as wrong, Found(self.spool_dir) as mended:
+        with Found(self.spool_dir) as found, Found(self.spool_dir) as wrong, Found(self.spool_dir) as fixed:
             try:
                 await self.in_thread(collect, found)
             except FatalError as error:
                 said = error.message.removesuffix(": nothing was deleted")
                 raise FatalError(error.code, f"all is sent, but could not be seen: {said}") from error
             for chunk in found.chunks(known=False):
-                await self._look_at_extra(chunk, wrong)
+                await self._check_extra(chunk, wrong)
             for chunk in found.chunks(known=True):
-                await side_by_side(lambda found: self._look_at(found, wrong), chunk)
+                await side_by_side(lambda found: self._check(found, wrong), chunk)
             lanes = 1 if self.remover.one_by_one else _SENT_AT_ONCE
             for chunk in wrong.chunks():
-                await side_by_side(lambda found: self._mend(found, mended), chunk, lanes)
-            for chunk in mended.chunks():
-                await side_by_side(self._look_again, chunk)
+                await side_by_side(lambda found: self._repair(found, fixed), chunk, lanes)
+            for chunk in fixed.chunks():
+                await side_by_side(self._check_again, chunk)
         if self._failed:
             raise FatalError(
                 "Differs",
@@ -97,33 +97,33 @@ class Recheck:
             )
 
     # -- what is listed, and should not be
-    async def _look_at_extra(self, chunk: list[Difference], wrong: Found) -> None:
+    async def _check_extra(self, chunk: list[Difference], wrong: Found) -> None:
         ordered = await self.in_thread(self.changes.deleted, {found.key for found in chunk})
         there = await self.in_thread(self.folder.with_files, [d.key for d in chunk])
         without = [d for d in chunk if d.key not in there]
 
-        async def look(found: Difference) -> None:
+        async def check(found: Difference) -> None:
             obj = found.listed
             assert obj is not None
-            if found.key in ordered and self.mender.may_go(obj):
+            if found.key in ordered and self.repairer.may_go(obj):
                 if await self._ask(found.key) is not None:
-                    self._tell(found, "not_deleted")
+                    self._report(found, "not_deleted")
                     wrong.append(found)
-            # Over plain http a bit may turn in a listed key.
+            # Over plain http a bit may flip in a listed key.
             elif self.bucket.uses_tls or await self._ask(found.key) is not None:
                 self.left += 1
                 if len(self._strangers) < CHUNK:
                     self._strangers.add((obj.size, obj.etag))
-                self._tell(found, "extra")
+                self._report(found, "extra")
 
-        await side_by_side(look, without)
+        await side_by_side(check, without)
 
     async def _ask(self, key: str) -> Head | None:
         self.control.check()
         return await ask(self.bucket, key)
 
     # -- what should be listed
-    async def _look_at(self, found: Difference, wrong: Found) -> None:
+    async def _check(self, found: Difference, wrong: Found) -> None:
         row = found.row
         assert row is not None
         if not await self.in_thread(self.folder.has_file, row.key):
@@ -137,7 +137,7 @@ class Recheck:
             self._fail("upload", row.key, key_changed())
 
     # -- once more
-    async def _mend(self, found: Difference, mended: Found) -> None:
+    async def _repair(self, found: Difference, fixed: Found) -> None:
         self.control.check()
         try:
             again = await (self._delete(found) if found.row is None else self._send(found))
@@ -147,10 +147,10 @@ class Recheck:
             self._fail("delete" if found.row is None else "upload", found.key, error)
             return
         if again is not None:
-            mended.append(again)
+            fixed.append(again)
 
     async def _delete(self, found: Difference) -> Difference | None:
-        """None: the folder has a file of this name again, and the object stays for the next sync."""
+        """None: the folder has a file of this name again, so the object stays."""
         await self.remover.turn()
         if await self.in_thread(self.folder.has_file, found.key):
             return None
@@ -158,24 +158,24 @@ class Recheck:
         return found
 
     async def _send(self, found: Difference) -> Difference | None:
-        """None: the file is gone, and the next sync deletes the object."""
+        """None: the file is gone; the next sync deletes the object."""
         file = await self.in_thread(self.folder.entry, found.key)
-        row = await self.mender.send_again(file, found) if file is not None else None
+        row = await self.repairer.send_again(file, found) if file is not None else None
         return None if row is None else Difference(row, None)
 
-    async def _look_again(self, found: Difference) -> None:
+    async def _check_again(self, found: Difference) -> None:
         if found.row is not None:
             head = await self._ask(found.key)
             if head is None or not _is_head_of(head, found.row):
                 lost = "the storage has another object, or none, than it was sent, twice"
                 self._fail("verify", found.key, FileError("Differs", lost))
         elif not found.key.endswith("/") and await self._ask(found.key) is not None:
-            # (A store that is a file system shows the folders it has as objects, and may not delete them.)
+            # (A store that is a file system lists its folders as objects, and may not delete them.)
             kept = "the storage was told twice to delete it, and has it"
             self._fail("verify", found.key, FileError("Differs", kept))
 
-    # -- telling
-    def _tell(self, found: Difference, what: str) -> None:
+    # -- reporting
+    def _report(self, found: Difference, what: str) -> None:
         obj = found.listed
         self.progress.seen(found.key, obj and obj.size, obj and obj.etag, what)
 
@@ -185,7 +185,7 @@ class Recheck:
 
 
 async def ask(bucket: Bucket, key: str) -> Head | None:
-    """The object under this key, None for none. By the listing, where HEAD is not allowed."""
+    """The object under this key, None for none. Lists it if HEAD is not allowed."""
     try:
         return await bucket.head(key)
     except FileError:

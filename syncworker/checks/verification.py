@@ -1,7 +1,7 @@
-"""`verify=1` and `verify=deep`: whether the mirror is what the folder is. Repairs nothing.
+"""`verify=1` and `verify=deep`: whether the mirror equals the folder. Repairs nothing.
 
 Runs after the last operation of a sync that went well. The folder is scanned and the bucket listed again, and
-the planner joins and compares them as it did at first. Then
+the planner joins and compares them as before. Then
 
 | file | object | verdict |
 | --- | --- | --- |
@@ -12,9 +12,8 @@ the planner joins and compares them as it did at first. Then
 
 - A listing is a hint: before a difference is reported, HEAD is asked. Over plain http a bit may flip on the
   way, so bytes that differ are read twice.
-- A file has changed if it is not what the index says was compared: by its stat, and where that leaves a
-  doubt by its hash. A file whose stat is the same and whose bytes are not is a difference: no sync would
-  notice it.
+- A file has changed if it is not the one that was compared, according to the index: by its stat, and in doubt
+  by its hash. Other bytes under the same stat are a difference: no sync would notice them.
 - Memory is bounded: `deep` compares ranges, `BYTES_IN_FLIGHT` of them at most.
 """
 
@@ -23,9 +22,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import Counter
-from collections.abc import Callable
 from itertools import islice
-from typing import TypeVar
 
 from syncworker.checks.recheck import ask
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
@@ -34,31 +31,28 @@ from syncworker.folder.uploads_root import VANISHED
 from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare
-from syncworker.plan.compare import Verdict
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate, Verdict
 from syncworker.plan.planner import Event
 from syncworker.plan.spool import Spool
 from syncworker.s3 import etag
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
 from syncworker.transfer.lanes import Budget
-from syncworker.transfer.readers import Changed, Outcome, describe, entry_of, read
+from syncworker.transfer.readers import Changed, Outcome, entry_of, read
 from syncworker.transfer.upload import Sender
-
-T = TypeVar("T")
 
 RANGE_BYTES = 4 << 20
 BYTES_IN_FLIGHT = 32 << 20
 _RANGES_AT_ONCE = 4  # of one object
-_EXTRAS = 1000  # at a time
+_EXTRAS = 1000  # checked together
 _READ = 1 << 20
 _READINGS = 2
-_CLOCK_NS = 10_000_000  # by so much may a file's times be behind the clock
+_CLOCK_NS = 10_000_000  # a file's times may be behind the clock by this much
 _ARCHIVED = "InvalidObjectState"  # Amazon S3 API Reference, GetObject
 
 
 class Verification:
-    """`sender` is that of the sync. `started_ns`: when it began. `alone`: nothing was compared before, so
-    only what has changed since then is no difference, and files are counted here."""
+    """`sender` and `started_ns` (when it began) are those of the sync. `alone`: nothing was compared before,
+    so files are counted here, and only those that have changed since then are no difference."""
 
     def __init__(
         self, sender: Sender, folder: Source, *, deep: bool, started_ns: int, one_by_one: bool, alone: bool
@@ -76,7 +70,7 @@ class Verification:
 
     # -- what the planner finds
     async def take(self, events: asyncio.Queue[list[Event] | None]) -> None:
-        """Looks at all that the planner finds. Differences are counted and reported; `finish` raises."""
+        """Checks all that the planner finds. Differences are counted and reported; `finish` raises."""
         counts = self.progress.counts
         while (batch := await events.get()) is not None:
             found: list[Candidate] = []
@@ -95,22 +89,22 @@ class Verification:
                     self._differs(value.key, FileError(value.code, value.message))
                 elif name == "error":
                     raise value
-            await side_by_side(self._look_at, found, self.lanes)
+            await side_by_side(self._check, found, self.lanes)
             self.progress.say(f"verified {counts['objects_verified']} of {counts['files_total']} objects")
 
     async def take_extras(self, extras: Spool) -> None:
         """The objects without a file: records that begin with the key."""
         if self._incomplete:
-            return  # it is not known what has no file
+            return  # it is not known which objects have no file
         keys = (record[0] for record in extras)
         while some := list(islice(keys, _EXTRAS)):
-            there = await self._in_pool(self.folder.with_files, some)
+            there = await self.sender.in_pool(self.folder.with_files, some)
             for key in there:
-                if await self._in_pool(self.folder.entry, key) is not None:
+                if await self.sender.in_pool(self.folder.entry, key) is not None:
                     self._has_changed(key)
-                else:  # a link that leads out, a socket: not mirrored, yet a sync leaves the object
-                    await self._look_at_extra(key, was_deleted=False)
-            await side_by_side(self._look_at_extra, [key for key in some if key not in there], self.lanes)
+                else:  # a link that leads out, a socket: not mirrored, but a sync keeps the object
+                    await self._check_extra(key, was_deleted=False)
+            await side_by_side(self._check_extra, [key for key in some if key not in there], self.lanes)
 
     def finish(self) -> str:
         """What was verified, for the job's message. FatalError `VerifyFailed`: there are differences."""
@@ -132,13 +126,10 @@ class Verification:
         )
 
     # -- an object with a file
-    async def _look_at(self, work: Candidate) -> None:
+    async def _check(self, work: Candidate) -> None:
         self.sender.check()
         try:
-            if self.deep and work.object is not None and work.object.size == work.file.size:
-                await self._read_back(work)
-            else:
-                await self._compare(work)
+            await self._examine(work)
         except (FileError, RetryError) as error:
             self.sender.check()  # given up because of a stop
             error.clear_traceback()
@@ -147,11 +138,17 @@ class Verification:
             else:
                 self._differs(work.file.key, error)
 
-    async def _compare(self, work: Candidate, *, asked: bool = False) -> None:
-        """By hash, where index and stat have not told. `asked`: the object is as HEAD says."""
+    async def _examine(self, work: Candidate, *, asked: bool = False) -> None:
+        if self.deep and work.object is not None and work.object.size == work.file.size:
+            await self._read_back(work)
+        else:
+            await self._compare(work, asked=asked)
+
+    async def _compare(self, work: Candidate, *, asked: bool) -> None:
+        """By hash, if index and stat do not suffice. `asked`: the object is the one that HEAD found."""
         file = work.file
         if work.object is not None:
-            result = await self._in_pool(
+            result = await self.sender.in_pool(
                 read, self.sender.tree, work, self.sender.etags_are_md5, self.sender.halted_in_thread
             )
             if result.outcome is Outcome.FAILED and not isinstance(result.error, Changed):
@@ -164,19 +161,15 @@ class Verification:
             ):
                 self._verified(1, result.file.size)
                 return
-        if not asked:
-            obj, row = await self._ask(file.key), self.index.find(file.key)
-            decision = compare.compare(file, obj, row)
-            if decision.verdict is Verdict.UNCHANGED and not self.deep:
-                self._verified(1, file.size)
-            else:
-                again = work._replace(object=obj, row=row, decision=decision)
-                same_size = obj is not None and obj.size == file.size
-                await (
-                    self._read_back(again) if self.deep and same_size else self._compare(again, asked=True)
-                )
+        if asked:
+            await self._conclude(work)
             return
-        await self._conclude(work)
+        obj, row = await self._ask(file.key), self.index.find(file.key)
+        decision = compare.compare(file, obj, row)
+        if decision.verdict is Verdict.UNCHANGED and not self.deep:
+            self._verified(1, file.size)
+        else:
+            await self._examine(work._replace(object=obj, row=row, decision=decision), asked=True)
 
     async def _ask(self, key: str) -> ObjectEntry | None:
         self.sender.check()
@@ -184,10 +177,10 @@ class Verification:
         return None if head is None else ObjectEntry(key, head.size, head.etag, "")
 
     async def _conclude(self, work: Candidate) -> None:
-        """The object is not the file's: because the file has changed, or is it a difference?"""
+        """Decides why the object is not the file's: the file has changed, or it is a difference."""
         key, obj = work.file.key, work.object
-        now = await self._in_pool(self.folder.entry, key)
-        if now is None or await self._in_pool(self._is_another, now, self.index.find(key)):
+        now = await self.sender.in_pool(self.folder.entry, key)
+        if now is None or await self.sender.in_pool(self._is_another, now, self.index.find(key)):
             self._has_changed(key, obj)
         elif obj is None:
             self._differs(key, FileError("ObjectMissing", "the storage has no object for this file"))
@@ -198,10 +191,10 @@ class Verification:
             )
 
     def _is_another(self, file: FileEntry, row: IndexRow | None) -> bool:
-        """Whether a file is not the one that was compared. Reads it where its stat leaves a doubt."""
+        """Whether a file is not the one that was compared. Reads it if its stat leaves a doubt."""
         if self.alone:
             return file.ctime_ns >= self.started_ns - _CLOCK_NS
-        if row is None:  # an index that is whole has a row for each file that was there
+        if row is None:  # a whole index has a row for each file that was there
             return self.index.is_whole or file.ctime_ns >= self.started_ns - _CLOCK_NS
         if compare.is_trusted(row, file):
             return False
@@ -222,8 +215,10 @@ class Verification:
         file = work.file
         assert work.object is not None
         try:
-            fd, info = await self._in_pool(self.sender.tree.open_file, file.path)
-        except FileNotFoundError:
+            fd, info = await self.sender.in_pool(self.sender.tree.open_file, file.path)
+        except FileError as error:
+            if getattr(error.__cause__, "errno", None) not in VANISHED:
+                raise
             self._has_changed(file.key, work.object)
             return
         try:
@@ -241,7 +236,7 @@ class Verification:
         operation = self.progress.begin("verify", file.key, file.size)
         differing: list[int] = []
 
-        async def look(offset: int) -> None:
+        async def compare_range(offset: int) -> None:
             size = min(RANGE_BYTES, file.size - offset)
             for _ in range(_READINGS):
                 self.sender.check()
@@ -250,7 +245,7 @@ class Verification:
                 await self._budget.acquire(size)
                 try:
                     body = await self.bucket.read_range(file.key, offset, size)
-                    if await self._in_pool(_is_at, fd, offset, body):
+                    if await self.sender.in_pool(_is_at, fd, offset, body):
                         operation.sent += size
                         return
                 finally:
@@ -258,20 +253,21 @@ class Verification:
             differing.append(offset)
 
         try:
-            await side_by_side(look, range(0, file.size, RANGE_BYTES), _RANGES_AT_ONCE)
+            await side_by_side(compare_range, range(0, file.size, RANGE_BYTES), _RANGES_AT_ONCE)
         finally:
             self.progress.end(operation)
         return not differing
 
     # -- an object without a file
-    async def _look_at_extra(self, key: str, *, was_deleted: bool = True) -> None:
-        """`was_deleted`: a sync deletes such an object, so one that is remembered had its file just now."""
+    async def _check_extra(self, key: str, *, was_deleted: bool = True) -> None:
+        """`was_deleted`: a sync would have deleted it. So if it is remembered, its file was there just
+        now."""
         try:
             obj = await self._ask(key)
             if obj is None:
                 return  # the listing lags behind
             row = self.index.find(key)
-            is_folder = key.endswith("/") and await self._in_pool(self.folder.has_folder, key[:-1])
+            is_folder = key.endswith("/") and await self.sender.in_pool(self.folder.has_folder, key[:-1])
             if was_deleted and not self.alone and row is not None and compare.same_object(row, obj):
                 self._has_changed(key, obj)
             elif is_folder or await self.bucket.retained(key):
@@ -295,19 +291,6 @@ class Verification:
     def _differs(self, key: str, error: SyncError, obj: ObjectEntry | None = None) -> None:
         self._differences[error.code] += 1
         self.progress.error("verify", key, error, obj and obj.size)
-
-    async def _in_pool(self, function: Callable[..., T], *values: object) -> T:
-        if await self.bucket.client.pause.wait():
-            self.sender.check()
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.sender.pool, function, *values)
-        except InterruptedError:
-            self.sender.check()
-            raise
-        except OSError as error:
-            if error.errno in VANISHED:
-                raise FileNotFoundError from error
-            raise describe(error) from error
 
 
 def _is_at(fd: int, offset: int, body: bytes) -> bool:

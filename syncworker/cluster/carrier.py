@@ -30,8 +30,8 @@ from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
 from syncworker.jobs.progress import Progress
 from syncworker.options.effective import Options
+from syncworker.plan.compare import Candidate
 from syncworker.plan.differences import Changes
-from syncworker.plan.events import Candidate
 from syncworker.s3.bucket import Bucket
 from syncworker.s3.client import Client
 from syncworker.s3.credentials import Chain, Given, KeySource

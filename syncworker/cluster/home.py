@@ -20,8 +20,7 @@ from syncworker.jobs.destination import Destination
 from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.jobs.status import set_cluster, timestamp
 from syncworker.model import FileEntry, Phase
-from syncworker.plan.compare import NEW
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import NEW, Candidate
 from syncworker.s3 import multipart
 from syncworker.settings import Settings
 from syncworker.system import processes

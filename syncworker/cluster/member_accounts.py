@@ -15,7 +15,7 @@ from syncworker.errors import RetryError, SyncError
 from syncworker.index.records import IndexRow, Part
 from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry, Phase
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate
 from syncworker.s3.signing import Keys
 from syncworker.transfer.readers import ReadResult
 

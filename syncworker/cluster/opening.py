@@ -18,15 +18,14 @@ from syncworker.errors import FatalError, SyncError
 from syncworker.jobs.destination import Destination
 from syncworker.jobs.record import Status
 from syncworker.jobs.store import Jobs
-from syncworker.plan.compare import Verdict
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate, Verdict
 from syncworker.s3 import etag
 from syncworker.settings import Settings
 from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.parts import Parts
 from syncworker.worker.accounts import Accounts
-from syncworker.worker.elsewhere import Outlet
+from syncworker.worker.dispatch import Outlet
 from syncworker.worker.sending import Sending
 
 MIN_BYTES = 1 << 30

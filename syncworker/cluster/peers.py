@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from syncworker.cluster import protocol
 from syncworker.cluster.protocol import WINDOW, Member, PartRun, Record, State
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate
 from syncworker.transfer.parts import Parts
 
 

@@ -33,8 +33,7 @@ from syncworker.cluster import source
 from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
-from syncworker.plan.compare import Decision, Reason, Verdict
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate, Decision, Reason, Verdict
 
 BATCH_FILES = 256
 BATCH_BYTES = 64 << 20

@@ -42,7 +42,7 @@ from syncworker.cluster.protocol import (
     Record,
 )
 from syncworker.cluster.roll_call import RollCall
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate
 from syncworker.system.gather import side_by_side
 from syncworker.transfer.open_uploads import SentPart
 from syncworker.transfer.parts import Parts

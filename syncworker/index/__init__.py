@@ -1,4 +1,4 @@
-"""What is remembered of a destination: a cache, never believed against the listing of the bucket.
+"""What is remembered of a destination: a cache, which the listing of the bucket always outweighs.
 
 Nothing here talks to S3 or reads the folder. Read first: `database`.
 """

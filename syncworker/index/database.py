@@ -15,8 +15,8 @@ this ETag; it never outweighs the bucket's listing.
 - `facts`: what can be found out about the destination again, for example whether its ETags are MD5s. What
   protects the destination is kept elsewhere (`worker/mount_check.py`).
 
-If the file cannot be written (a full disk), the job continues without it and sets `broken`. So it does when
-the file turns out to be damaged while it is used; the file is then removed at the end. A row that SQLite
+If the file cannot be written (a full disk), the job continues without it and sets `broken`. The same
+happens if the file turns out to be damaged in use; it is then removed at the end. A row that SQLite
 cannot hold (a time after the year 2262, an inode beyond 63 bits) is not remembered.
 """
 
@@ -26,7 +26,7 @@ import contextlib
 import os
 import sqlite3
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 from syncworker.index.records import Brief, IndexRow, Part, PendingUpload, fits, is_text
 from syncworker.index.rows import GivenRows, Rows
@@ -63,13 +63,13 @@ _TABLES = (
 
 
 class Index:
-    """The index of one destination. One process uses it at a time: the destination's lock says so."""
+    """The index of one destination. Only the process that holds the destination's lock uses it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
         self.broken: str | None = None
         self._damaged = False
-        self._refused = False  # a row that it cannot hold
+        self._refused = False  # whether a row could not be held
         self._pending: list[IndexRow] = []
         self._forget: list[str] = []
         self._give: dict[str, str] = {}
@@ -85,7 +85,7 @@ class Index:
                 self._db = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
                 self._db.executescript(_SCHEMA)
                 self._is_durable = True  # as far as it can be
-        self.knows_given = self._any_given("")  # of any object: that it was given something, or unknown
+        self.knows_given = self._any_given("")  # whether any object has a row in `given`
 
     def _open(self) -> sqlite3.Connection:
         fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -115,7 +115,7 @@ class Index:
         return db
 
     def _discard(self) -> None:
-        with contextlib.suppress(OSError):  # it stays: the next step finds that out
+        with contextlib.suppress(OSError):  # it stays, and cannot be opened
             for suffix in ("", "-wal", "-shm"):
                 durable_files.remove(self.path + suffix)
 
@@ -132,23 +132,25 @@ class Index:
         """Continues without the index, because the disk is full or the file is damaged; sets `broken`."""
         self.broken = self.broken or str(error)
         self._note(error)
+        self._drop_pending()
+
+    def _drop_pending(self) -> None:
         self._pending.clear()
         self._forget.clear()
         self._give.clear()
 
-    def _read(self, query: str, *values: str | int) -> list[Any] | None:
-        """All rows of an answer; None when it cannot be read."""
+    def _do(self, query: str, *values: str | int) -> list[Any] | None:
+        """All rows of the answer; None when the file cannot be read or written."""
         try:
             return self._db.execute(query, values).fetchall()
         except sqlite3.Error as error:
             self._fail(error)
             return None
 
-    def _write(self, query: str, *values: str | int) -> None:
-        try:
-            self._db.execute(query, values)
-        except sqlite3.Error as error:
-            self._fail(error)
+    def _text(self, query: str, *values: str | int) -> str | None:
+        """The first column of the first row; None when there is none."""
+        found = self._do(query, *values)
+        return found[0][0] if found else None
 
     # -- objects
     def remember(self, row: IndexRow) -> None:
@@ -183,9 +185,7 @@ class Index:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             self._fail(error)
-        self._pending.clear()
-        self._forget.clear()
-        self._give.clear()
+        self._drop_pending()
 
     def give(self, key: str, what: str) -> None:
         """Remembers what an object was given, "" for nothing; written with its row."""
@@ -199,7 +199,7 @@ class Index:
         """What an object that has a row was given."""
         if not self.knows_given:
             return ""
-        found = self._read("SELECT what FROM given WHERE key=?", key)
+        found = self._do("SELECT what FROM given WHERE key=?", key)
         if found is None:
             return UNKNOWN
         return str(found[0][0]) if found else ""
@@ -213,10 +213,10 @@ class Index:
         return self.knows_given and self._any_given(UNKNOWN)
 
     def _any_given(self, other_than: str) -> bool:
-        return bool(self._read("SELECT 1 FROM given WHERE what<>? LIMIT 1", other_than))
+        return bool(self._do("SELECT 1 FROM given WHERE what<>? LIMIT 1", other_than))
 
     def find(self, key: str) -> IndexRow | None:
-        found = self._read("SELECT * FROM objects WHERE key=?", key) if is_text(key) else None
+        found = self._do("SELECT * FROM objects WHERE key=?", key) if is_text(key) else None
         return IndexRow._make(found[0]) if found else None
 
     @property
@@ -230,7 +230,7 @@ class Index:
         return Rows(self._to_read, self._note, ranges, start=start, kind=IndexRow)
 
     def brief_rows(self) -> Rows[Brief]:
-        """Of all of them no more than a listing tells: takes half as long."""
+        """All rows, but only the columns that a listing has: takes half as long."""
         return Rows(self._to_read, self._note, kind=Brief)
 
     @property
@@ -239,22 +239,17 @@ class Index:
 
     def key_before(self, key: str) -> str | None:
         """The last key before this one."""
-        return self._key("SELECT max(key) FROM objects WHERE key<?", key)
+        return self._text("SELECT max(key) FROM objects WHERE key<?", key)
 
     def key_after(self, key: str, count: int) -> str | None:
         """The key that comes `count` rows after this one, or after where it would be."""
-        return self._key("SELECT key FROM objects WHERE key>=? ORDER BY key LIMIT 1 OFFSET ?", key, count)
-
-    def _key(self, query: str, *values: str | int) -> str | None:
-        found = self._read(query, *values)
-        return found[0][0] if found else None
+        return self._text("SELECT key FROM objects WHERE key>=? ORDER BY key LIMIT 1 OFFSET ?", key, count)
 
     def clear(self) -> None:
         """Forgets all objects and uploads, because the bucket is gone."""
-        self._pending.clear()
-        self._give.clear()
+        self._drop_pending()
         for table in ("given", "objects", "uploads", "parts"):
-            self._write(f"DELETE FROM {table}")  # noqa: S608
+            self._do(f"DELETE FROM {table}")  # noqa: S608
 
     # -- unfinished uploads; durable, because a forgotten one would stay in the bucket
     def begin_upload(self, upload: PendingUpload) -> None:
@@ -270,16 +265,16 @@ class Index:
             self._fail(error)
 
     def end_upload(self, key: str) -> None:
-        self._write("DELETE FROM uploads WHERE key=?", key)
-        self._write("DELETE FROM parts WHERE key=?", key)
+        self._do("DELETE FROM uploads WHERE key=?", key)
+        self._do("DELETE FROM parts WHERE key=?", key)
 
     def remember_part(self, part: Part) -> None:
         """Not durable: one that is forgotten is sent again."""
-        self._write("INSERT OR REPLACE INTO parts VALUES (?,?,?,?,?)", *part)
+        self._do("INSERT OR REPLACE INTO parts VALUES (?,?,?,?,?)", *part)
 
     def parts(self, upload: PendingUpload) -> dict[int, Part]:
         query = "SELECT * FROM parts WHERE key=? AND upload_id=?"
-        found = self._read(query, upload.key, upload.upload_id) or []
+        found = self._do(query, upload.key, upload.upload_id) or []
         return {row[2]: Part._make(row) for row in found}
 
     def upload(self, key: str) -> PendingUpload | None:
@@ -289,42 +284,29 @@ class Index:
         return self._uploads("SELECT * FROM uploads")
 
     def _uploads(self, query: str, *values: str) -> list[PendingUpload]:
-        return [PendingUpload._make(row) for row in self._read(query, *values) or []]
+        return [PendingUpload._make(row) for row in self._do(query, *values) or []]
 
     # -- facts
     def fact(self, name: str) -> str | None:
-        found = self._read("SELECT value FROM facts WHERE name=?", name)
-        return str(found[0][0]) if found else None
+        return self._text("SELECT value FROM facts WHERE name=?", name)
 
     def set_fact(self, name: str, value: str) -> None:
-        self._write("INSERT OR REPLACE INTO facts VALUES (?,?)", name, value)
+        self._do("INSERT OR REPLACE INTO facts VALUES (?,?)", name, value)
 
     def facts(self) -> dict[str, str]:
-        return dict(self._read("SELECT name, value FROM facts") or ())
+        return dict(self._do("SELECT name, value FROM facts") or ())
 
     def drop_facts(self, names: Iterable[str]) -> None:
         for name in names:
-            self._write("DELETE FROM facts WHERE name=?", name)
+            self._do("DELETE FROM facts WHERE name=?", name)
 
 
 class FrozenIndex(Index):
-    """What is known of a destination, to read: whatever a plan finds out is forgotten with it."""
+    """The index of a job that only plans: it is read, and never written."""
 
-    def __init__(self, path: str) -> None:
-        super().__init__(path)
-        self._cleared = False
+    _cleared = False
 
-    def remember(self, row: IndexRow) -> None: ...
-
-    def forget(self, keys: Iterable[str]) -> None: ...
-
-    def give(self, key: str, what: str) -> None: ...
-
-    def begin_upload(self, upload: PendingUpload) -> None: ...
-
-    def set_fact(self, name: str, value: str) -> None: ...
-
-    def drop_facts(self, names: Iterable[str]) -> None: ...
+    remember = forget = give = begin_upload = set_fact = drop_facts = cast("Any", lambda *_: None)
 
     def clear(self) -> None:
         self._cleared = True

@@ -20,8 +20,8 @@ _SELECT: dict[type, str] = {
 
 
 class Rows(Generic[R]):
-    """The rows of `objects` in key order: `at(key)` with ascending keys answers from one forward pass. Each
-    has the columns of its `kind`."""
+    """The rows of `objects` in key order: `at(key)` with ascending keys costs one forward pass. `kind`: which
+    columns are read."""
 
     def __init__(
         self,
@@ -34,7 +34,7 @@ class Rows(Generic[R]):
     ) -> None:
         self._on_error = on_error
         self._kind = kind
-        self.failed = False  # some could not be read
+        self.failed = False  # whether some could not be read
         self._rows: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._again: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._db: sqlite3.Connection | None = None
@@ -58,15 +58,15 @@ class Rows(Generic[R]):
         self.failed = True
         self._on_error(error)
 
-    def step(self) -> R | None:
-        """The row that comes next."""
+    def next_row(self) -> R | None:
+        """Returns the next row; None after the last."""
         row = self._current
         if row is not None:
             self._current = self._next()
         return row
 
-    def following(self) -> str | None:
-        """The key of the row that comes next."""
+    def next_key(self) -> str | None:
+        """Returns the key of the next row, which stays the next one."""
         return None if self._current is None else self._current[0]
 
     def _next(self) -> R | None:
@@ -89,7 +89,7 @@ class Rows(Generic[R]):
             current = self._current = self._next()
         return current if current is not None and current[0] == key else None
 
-    def take(self, key: str, count: int) -> list[R]:
+    def next_rows(self, key: str, count: int) -> list[R]:
         """The row of `key` and those that follow, `count` in all at most; none when there is no such row."""
         first = self.at(key)
         if first is None:
@@ -102,8 +102,8 @@ class Rows(Generic[R]):
         self._current = self._next()
         return rows
 
-    def give_back(self, rows: list[R]) -> None:
-        """Puts back the rows that `take` returned last: they come once more."""
+    def unread(self, rows: list[R]) -> None:
+        """Puts back the rows that `next_rows` returned last, so that they come once more."""
         if rows:
             ahead: list[R] = [] if self._current is None else [self._current]
             self._again = iter([*rows[1:], *ahead, *self._again])
@@ -127,19 +127,14 @@ class GivenRows:
     """What objects were given, by ranges of keys."""
 
     def __init__(self, path: str, on_error: Callable[[sqlite3.Error], None]) -> None:
-        self._on_error = on_error
+        self._path, self._on_error = path, on_error
         self._db: sqlite3.Connection | None = None
-        try:
-            self._db = sqlite3.connect(path, timeout=5, check_same_thread=False)
-        except sqlite3.Error as error:
-            on_error(error)
 
     def between(self, first: str, last: str) -> dict[str, str] | None:
         """By key, of those that were given anything; None when it cannot be read."""
-        if self._db is None:
-            return None
-        query = "SELECT key, what FROM given WHERE key BETWEEN ? AND ?"
         try:
+            self._db = self._db or sqlite3.connect(self._path, timeout=5, check_same_thread=False)
+            query = "SELECT key, what FROM given WHERE key BETWEEN ? AND ?"
             return dict(self._db.execute(query, (first, last)))
         except sqlite3.Error as error:
             self._on_error(error)
@@ -148,7 +143,6 @@ class GivenRows:
     def close(self) -> None:
         if self._db is not None:
             self._db.close()
-            self._db = None
 
 
 def count_objects(path: str, most: int) -> int | None:

@@ -1,11 +1,11 @@
-"""How many ranges of a listing are asked for side by side, and how long they are.
+"""How many ranges of a listing are requested side by side, and how long they are.
 
-A store far away answers each page in its own time, so that twice as many under way are listed twice as fast;
-one near by is busy with a single page, and most begin each range anew. Which it is, shows: more are begun as
-long as a page takes little longer than one alone, fewer when all together are hardly faster than one after
-the other. A store that answers sooner than a page is read here needs no company.
+A distant store answers each page after a delay, so two requests at once list twice as fast. A near one is
+busy with a single page, and most stores search for the start of each range. We find out by measuring: more
+ranges as long as a page takes little longer than one alone, fewer if all together are hardly faster than one
+after the other. A store that answers faster than we read a page needs no second request.
 
-Pure: no clock. The event loop records, the planner's thread asks: numbers that may be a page old.
+Pure: no clock. The event loop records, the planner's thread reads; the numbers may be a page old.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from __future__ import annotations
 PAGES_AHEAD = 64  # in memory, of all ranges
 _MOST = 64
 _READ_SECONDS = 0.0015  # of our own time, for a page
-_FIRST_SECONDS, _FIRST_MOST = 0.004, 12  # a range for each of these, before anything else is known
+_FIRST_SECONDS, _FIRST_MOST = 0.004, 12  # at first: a range for each 4 ms that the first page took
 _STEP = 1.5
-_LIKE_ALONE = 2.0  # times the quickest page: no longer than that, and more are tried
-_GAIN = 1.6  # times as fast as one after the other: less than that, and there are too many
-_REST_PAGES = 32  # after that
-_FULL = 500  # keys: pages of fewer are quicker, and tell nothing of the others
+_LIKE_ALONE = 2.0  # times the quickest page: while the mean is shorter, more are tried
+_GAIN = 1.6  # times as fast as one after the other: if the gain is smaller, there are too many
+_REST_PAGES = 32  # before more are tried after a reduction
+_FULL = 500  # keys: shorter pages are quicker, so they are not compared
 
 
 class Breadth:
@@ -32,16 +32,16 @@ class Breadth:
         self._rest = 0
 
     def go_on(self, ranges: str | None) -> None:
-        """Begins with as many as paid the last time, as far as that is known."""
+        """Starts with the number of the last sync, if it is known."""
         if ranges and ranges.isdecimal() and 0 < int(ranges) <= _MOST:
             self.ranges, self._began = int(ranges), True
 
     def record(self, seconds: float, keys: int) -> None:
-        """A page of so many keys took so long."""
+        """Records how long a page with this many keys took."""
         if not self._began:
             self._began = True
             most = min(_FIRST_MOST, int(seconds / _FIRST_SECONDS))
-            # A page without a key is no work for a store: it tells how far away it is.
+            # A page without keys is no work for the store, so its time is that of the way.
             self.ranges = max(1, most) if keys else _useful(seconds)
         if keys < _FULL:
             return
@@ -60,10 +60,10 @@ class Breadth:
 
     @property
     def pages_each(self) -> int:
-        """The more ranges, the shorter: the pages of all of them are held until their turn comes."""
+        """Fewer if there are more ranges, as the pages of all of them are held until they are read."""
         return max(1, PAGES_AHEAD // (2 * self.ranges))
 
 
 def _useful(seconds: float) -> int:
-    """As many as can be read in the time that one takes."""
+    """How many pages we can read in the time that one takes to arrive."""
     return min(_MOST, 2 + int(seconds / _READ_SECONDS))

@@ -1,6 +1,6 @@
 """Whether a file and an object have the same content: decided from a stat, a listing and what we remember.
 
-Pure functions; reading the file and asking the store are the caller's, when the verdict says so.
+Pure functions. If the verdict is `hash` or `head`, the caller reads the file or asks the store.
 
 `compare(file, object, row)`, the first row that fits:
 
@@ -37,7 +37,7 @@ class Verdict(StrEnum):
     UNCHANGED = "unchanged"
     ADOPT = "adopt"  # unchanged, and the row takes over the listing's LastModified
     UPLOAD = "upload"
-    UPDATE = "update"  # the content is the same, and what the object was given beside it is not
+    UPDATE = "update"  # the same content, but other headers, tags or class
     HASH = "hash"
     HEAD = "head"
 
@@ -56,11 +56,20 @@ class Decision(NamedTuple):
     reason: Reason | None = None
 
 
+class Candidate(NamedTuple):
+    """A file about which something must be done, and what was decided so far."""
+
+    file: FileEntry
+    object: ObjectEntry | None
+    row: IndexRow | None
+    decision: Decision
+
+
 _UNCHANGED = Decision(Verdict.UNCHANGED)
 _ADOPT = Decision(Verdict.ADOPT)
 NEW = Decision(Verdict.UPLOAD, Reason.NEW)
 UPDATE = Decision(Verdict.UPDATE, Reason.HEADERS)
-AGAIN = Decision(Verdict.UPLOAD, Reason.HEADERS)  # where the store cannot be asked to update it
+AGAIN = Decision(Verdict.UPLOAD, Reason.HEADERS)  # the store cannot update it
 _SIZE = Decision(Verdict.UPLOAD, Reason.SIZE)
 _CONTENT = Decision(Verdict.UPLOAD, Reason.CONTENT)
 _HASH = Decision(Verdict.HASH)
@@ -97,17 +106,17 @@ def compare(file: FileEntry, obj: ObjectEntry | None, row: IndexRow | None) -> D
         if is_trusted(row, file):
             if same_object(row, obj):
                 return _UNCHANGED
-            if not obj.etag and not row.modified and is_of_then(obj.modified, row.read_ns):
+            if not obj.etag and not row.modified and fits_upload_time(obj.modified, row.read_ns):
                 return _ADOPT
         if same_object(row, obj):
             return _HASH
     return _HASH if etags.parts_of(obj.etag) is not None else _HEAD
 
 
-def is_of_then(modified: str, read_ns: int) -> bool:
-    """Whether a LastModified fits an upload of what was read then (stores write whole seconds). A later one
-    may be somebody else's object: what the clocks of two machines or a slow upload make of ours is asked
-    once by HEAD."""
+def fits_upload_time(modified: str, read_ns: int) -> bool:
+    """Whether a LastModified fits an upload of a file that was read at `read_ns` (stores write whole
+    seconds). A later one may be of another client's object. If it is ours all the same (the clocks differ,
+    the upload was slow), one HEAD finds out."""
     try:
         listed = datetime.fromisoformat(modified).timestamp()
     except ValueError:
@@ -141,8 +150,8 @@ def match(hashes: dict[int, str], obj: ObjectEntry, row: IndexRow | None) -> tup
 
 
 def after_mismatch(obj: ObjectEntry, etags_are_md5: bool) -> Decision:
-    """No hash matched. A plain ETag of a store whose ETags are MD5s settles it; else one HEAD: is it an MD5
-    at all, and does the object's own metadata know the content's?"""
+    """Decides when no hash has matched. A plain ETag of a store whose ETags are MD5s proves other content.
+    Else a HEAD is needed: the ETag may be no MD5, and the object's metadata may have the content's MD5."""
     if etags_are_md5 and etags.parts_of(obj.etag) == 0:
         return _CONTENT
     return _HEAD

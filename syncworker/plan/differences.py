@@ -1,14 +1,14 @@
-"""What the bucket has that differs from what is remembered of it: listed, and held against the index's rows.
+"""Finds where the bucket differs from the index: lists the bucket, and compares it with the index's rows.
 
-`collect` lists the whole bucket, or only the pages around what a run has changed, where that is a small part
-of it. What it finds is a hint: a listing may lag, and over plain http a bit of it may turn. It changes
-nothing at the store; checks/recheck.py asks and mends.
+`collect` lists the whole bucket, or only the pages around the keys that a run has changed if they are a small
+part of it. A difference is a hint: a listing may lag, and over plain http a bit may flip. Nothing is changed
+here; checks/recheck.py asks the store about each difference and repairs it.
 
-- An index that is broken, or cannot hold every row, is helped out by what the run itself has sent; the rest
-  is then told as not remembered.
-- A store that does not list in byte order is joined by key (join.py); one that does not list by ranges as it
-  should is listed from one end to the other.
-- Memory does not grow with the bucket, nor with what is found: that waits on disk.
+- If the index is broken, or cannot hold every row, what the run itself has sent is used as well; all other
+  objects then count as not remembered.
+- A store that does not list in byte order is joined by key (join.py); if it does not list ranges correctly,
+  the whole bucket is listed.
+- Memory grows neither with the bucket nor with the differences, which wait on disk.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from syncworker.plan.listing import FetchRange, Listing, Pages, PendingPage, Pen
 from syncworker.plan.spool import Spool, Table
 from syncworker.s3.xml_messages import PAGE_KEYS
 
-CHUNK = 10_000  # of what was found, in memory at a time
-_RANGE_ROWS = 900  # around what changed: a page, and room for a few keys that are not known
+CHUNK = 10_000  # differences in memory
+_RANGE_ROWS = 900  # around a changed key: a page, and room for a few unknown keys
 _RANGES_AHEAD = 12
-_RANGE_PAGES = 20  # a range that has not ended by then has grown too much
-_KEYS = 10_000  # of changes, in memory: who changed more looks at the whole bucket
+_RANGE_PAGES = 20  # in a range; more means that the bucket has grown there
+_KEYS = 10_000  # changed keys in memory; after more changes the whole bucket is listed
 _BATCH = 1000
 _ROWS_UNCHECKED = 4096
 
@@ -44,7 +44,7 @@ _sent = itemgetter(*(IndexRow._fields.index(name) for name in Brief._fields))
 
 
 class Difference(NamedTuple):
-    """A key under which the bucket lists something else than is remembered. One of the two is there."""
+    """A key whose listed object is not the remembered one. At least one of the two is there."""
 
     row: IndexRow | None
     listed: ObjectEntry | None
@@ -57,29 +57,29 @@ class Difference(NamedTuple):
 
 
 class Changes:
-    """What a run has sent, and whose deletion it has ordered, in the order in which it happened."""
+    """What a run has sent, and the keys whose deletion it has ordered, in order."""
 
     def __init__(self, spool_dir: str) -> None:
         self.count = 0
         self._spool = Spool(spool_dir)
-        self._batch: list[tuple[str, int, str | None]] = []
+        self._batch: list[tuple[Any, ...]] = []
         self._keys: list[str] = []  # of those before the batch
 
     def sent(self, row: IndexRow) -> None:
-        self.count += 1
-        self._batch.append((row.key, row.size, row.etag))
-        if len(self._batch) >= _BATCH:
-            self._flush()
+        self._add(row.key, row.size, row.etag)
 
     def ordered(self, key: str) -> None:
-        """Its deletion."""
+        """Notes that its deletion was ordered."""
+        self._add(key, 0, None)
+
+    def _add(self, *change: Any) -> None:
         self.count += 1
-        self._batch.append((key, 0, None))
+        self._batch.append(change)
         if len(self._batch) >= _BATCH:
             self._flush()
 
     def _flush(self) -> None:
-        if self._batch:  # many in a record: one by one takes three times as long
+        if self._batch:  # many in one record, which takes a third of the time
             if len(self._keys) <= _KEYS:
                 self._keys += [record[0] for record in self._batch]
             self._spool.append(tuple(self._batch))
@@ -87,7 +87,7 @@ class Changes:
 
     @property
     def keys(self) -> list[str] | None:
-        """All of them, in order; None when they are many."""
+        """All keys, sorted; None if there are too many."""
         self._flush()
         return sorted(set(self._keys)) if len(self._keys) <= _KEYS else None
 
@@ -122,14 +122,14 @@ class Found:
         self._spool.append(tuple(part and tuple(part) for part in found))
 
     def become(self, found: Iterable[Difference]) -> None:
-        """These, and no others."""
+        """Replaces the differences by these."""
         self._spool.close()
         self._spool = Spool(self._directory)
         for difference in found:
             self.append(difference)
 
     def chunks(self, *, known: bool | None = None) -> Iterator[list[Difference]]:
-        """Some at a time: all, those with a row, or those without."""
+        """Yields them in lists: all, only those with a row (`known`), or only those without."""
         chosen = (d for d in map(_unpack, self._spool) if known is None or known is (d.row is not None))
         while chunk := list(islice(chosen, CHUNK)):
             yield chunk
@@ -141,12 +141,12 @@ def _unpack(record: tuple[Any, ...]) -> Difference:
 
 
 class NotInRanges(Exception):
-    """The store does not list by ranges as it should: only the whole listing tells."""
+    """The store does not list ranges correctly, so the whole bucket has to be listed."""
 
 
 class Listable(NamedTuple):
     """How a bucket is listed. `cuts`: keys at which the listing may be cut (listing.py), `breadth`: how many
-    ranges at a time; `files`: about how many objects it has."""
+    ranges side by side; `files`: about how many objects it has."""
 
     fetch: Callable[[str | None], PendingPage]
     fetch_range: FetchRange
@@ -164,8 +164,8 @@ def collect(
     check: Callable[[], None],
     concerns: Callable[[Difference], bool] = lambda _: True,
 ) -> None:
-    """Fills `found` with what differs and `concerns` the mirror. `check` raises when it is time to stop; what
-    fetching raises passes."""
+    """Fills `found` with the differences that concern the mirror (`concerns`). `check` raises when the job is
+    to stop. Errors of fetching are passed on."""
     if index.is_whole:
         small = _ranges_of(index, changes, bucket)
         for ranges in (small, None) if small else (None,):
@@ -195,8 +195,8 @@ def _listing(bucket: Listable, ranges: list[Range] | None) -> Pages:
     return Listing(bucket.fetch, bucket.fetch_range, bucket.cuts, bucket.breadth)
 
 
-class _Watch:
-    """Skips pages that are as the rows have them, and says what to do when the keys do not ascend."""
+class _Watch(join.Watcher):
+    """Skips pages that match the rows, and handles keys that do not ascend."""
 
     def __init__(self, index: Index, rows: Ascending | None = None, *, in_ranges: bool = False) -> None:
         self._index, self._rows, self._in_ranges = index, rows, in_ranges
@@ -206,14 +206,12 @@ class _Watch:
             raise NotInRanges
         self._index.set_fact("cuts", "[]")
 
-    def on_remote_only(self, key: str) -> None: ...
-
     def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
         return self._rows is not None and self._rows.skip_page_if_unchanged(page)
 
 
 def _fill(table: Table, index: Index, changes: Changes, check: Callable[[], None]) -> None:
-    """All that is known to have been sent: by this run, and as far as it goes what the index remembers."""
+    """Adds what is known to have been sent: by this run, and before it, as far as the index can be read."""
     for key, size, tag in changes:
         if tag is not None:
             table.add(ObjectEntry(key, size, tag, ""))
@@ -228,13 +226,13 @@ def _fill(table: Table, index: Index, changes: Changes, check: Callable[[], None
 
 # -- what differs
 def fits(row: IndexRow, obj: ObjectEntry) -> bool:
-    """Whether the listed object is the one that the row speaks of, as far as a listing tells."""
+    """Whether the listed object may be the one that the row describes."""
     if row.size != obj.size:
         return False
     if obj.etag:
         return obj.etag in (row.etag, row.digest)
     return compare.same_object(row, obj) or (
-        not row.modified and compare.is_of_then(obj.modified, row.read_ns)
+        not row.modified and compare.fits_upload_time(obj.modified, row.read_ns)
     )
 
 
@@ -250,10 +248,9 @@ def differences(
 
 
 class Ascending:
-    """The rows of an index one by one; a page that is wholly as remembered takes its rows at once, in C.
+    """Yields the rows of an index. Those of a page that matches them are skipped as a whole, in C.
 
-    As long as all pages are, only what a listing tells is read of the rows; whole rows from the first on that
-    is asked for by itself.
+    Only the columns that a listing has are read, until a row is yielded; from that one on, whole rows.
     """
 
     def __init__(self, index: Index, check: Callable[[], None], ranges: list[Range] | None = None) -> None:
@@ -265,11 +262,11 @@ class Ascending:
 
     def __iter__(self) -> Iterator[IndexRow]:
         count = 0
-        while (start := self._rows.following()) is not None:
+        while (start := self._rows.next_key()) is not None:
             if not count % _ROWS_UNCHECKED:
                 self._check()
             count += 1
-            row = (self._whole or self._widen(start)).step()
+            row = (self._whole or self._widen(start)).next_row()
             if row is None:
                 return
             yield row
@@ -281,19 +278,19 @@ class Ascending:
 
     def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
         rows = self._rows
-        if rows.following() != page[0].key:
+        if rows.next_key() != page[0].key:
             return False
-        known = rows.take(page[0].key, len(page))
+        known = rows.next_rows(page[0].key, len(page))
         listed = ObjectEntries.of(page)
         told = known if self._whole is None else list(map(_sent, known))
         if told == list(zip(listed.keys, listed.sizes, listed.etags, strict=True)) and all(listed.etags):
             return True
-        rows.give_back(known)  # type: ignore[arg-type]
+        rows.unread(known)  # type: ignore[arg-type]
         return False
 
     @property
     def failed(self) -> bool:
-        """Whether some could not be read."""
+        """Whether some rows could not be read."""
         return self._failed or self._rows.failed
 
     def close(self) -> None:
@@ -303,7 +300,8 @@ class Ascending:
 
 # -- only what changed
 def _ranges_of(index: Index, changes: Changes, bucket: Listable) -> list[Range]:
-    """Around what changed; none where the whole listing is no dearer, or ranges do not hold."""
+    """The ranges around the keys that changed. Empty if listing all costs no more, or the
+    store lists no ranges."""
     keys = changes.keys
     pages = bucket.files // PAGE_KEYS
     if keys is None or pages < 2 or not bucket.cuts or not all(map(is_text, keys)):

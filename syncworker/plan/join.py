@@ -7,8 +7,7 @@ tuple of file and index row). Promises:
 - `(local, None)` comes only when it is certain that the bucket does not hold the key: once the listing is
   complete and was in order up to there. Until then such files wait in a spool, so that a store that lists
   out of order never makes us send what it has.
-- A file at whose key objects lie below (`x`, where the bucket holds `x/…`) waits too: what is only in the
-  bucket is known before it comes.
+- A file `x` waits, too, if the bucket holds objects below `x/`: these are then known before it comes.
 - `(None, object)` comes last, after the whole of both streams.
 - At the first key out of order the rest of the listing goes into a table and the join goes on by key: the
   same pairs, in another order. Nothing that was yielded before has to be taken back.
@@ -21,7 +20,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from operator import itemgetter, lt
-from typing import Protocol
 
 from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntries, ObjectEntry
@@ -34,8 +32,8 @@ Pair = tuple[Local | None, ObjectEntry | None]
 _key = itemgetter(0)
 
 
-class Watcher(Protocol):
-    """Hears of the join while it goes on."""
+class Watcher:
+    """Hears of the join while it goes on. This one skips nothing."""
 
     def on_unordered(self) -> None:
         """Called at the first key out of order."""
@@ -46,6 +44,7 @@ class Watcher(Protocol):
     def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
         """Called with each new page. Returns True if the next files match the page one to one and are
         unchanged; `join` then skips both."""
+        return False
 
 
 class _OutOfOrder(Exception):
@@ -55,16 +54,15 @@ class _OutOfOrder(Exception):
 
 
 class _Ordered:
-    """The objects of a listing one by one, as long as they ascend. `certain`: all of the listing is here,
-    and it is known to ascend to its end."""
+    """The objects of a listing one by one, as long as they ascend. `certain`: the whole listing is here, and
+    ascends to its end."""
 
     def __init__(self, listing: Pages) -> None:
         self._listing = listing
         self._pages = listing.pages()
         self._page: Sequence[ObjectEntry] = ()
         self._at = 0
-        self._last = ""
-        self._started = False
+        self._last: str | None = None  # key
         self.certain = False
 
     def next(self, watcher: Watcher | None = None) -> ObjectEntry | None:
@@ -75,33 +73,33 @@ class _Ordered:
                 return None
             self._page, self._at = page, 0
             self.certain = self._listing.complete and self._ascends(page)
-            ascends = page and (not self._started or page[0].key > self._last)
+            ascends = page and (self._last is None or page[0].key > self._last)
             if ascends and watcher is not None and watcher.skip_page_if_unchanged(page):
-                self._at, self._last, self._started = len(page), page[-1].key, True
+                self._at, self._last = len(page), page[-1].key
         entry = self._page[self._at]
-        if self._started and entry.key <= self._last:
+        if self._last is not None and entry.key <= self._last:
             if entry.key == self._last:
                 raise duplicate(entry.key)
             raise _OutOfOrder(entry)
         self._at += 1
-        self._last, self._started = entry.key, True
+        self._last = entry.key
         return entry
 
     def _ascends(self, page: Sequence[ObjectEntry]) -> bool:
         keys = ObjectEntries.of(page).keys
-        if keys and self._started and keys[0] <= self._last:
+        if keys and self._last is not None and keys[0] <= self._last:
             return False
         return all(map(lt, keys, islice(keys, 1, None)))
 
     def has_below(self, key: str) -> bool:
-        """Whether the page in hand, all that is to come, names a key below `key` as a folder. The entry that
-        was handed out last is looked at too: it is the one that `key` is compared with."""
+        """Whether the rest of the listing, which is the current page, has a key below the folder `key`. The
+        entry that was handed out last counts, too: it is the one that `key` is compared with."""
         below = f"{key}/"
         at = bisect_left(self._page, below, lo=max(0, self._at - 1), key=_key)
         return at < len(self._page) and self._page[at].key.startswith(below)
 
     def rest(self) -> Iterator[ObjectEntry]:
-        """What has not been handed out, in whatever order."""
+        """Yields what has not been handed out, in any order."""
         yield from self._page[self._at :]
         for page in self._pages:
             yield from page
@@ -113,8 +111,9 @@ def join(
     spool: Callable[[], Spool],
     watcher: Watcher | None = None,
 ) -> Iterator[Pair]:
-    """Yields the pairs, as promised above, but for pages that the watcher skips. Closes its spools when it
-    ends, however it ends."""
+    """Yields the pairs as promised above, except those of pages that the watcher skips. Always closes its
+    spools."""
+    watcher = watcher or Watcher()
     held, extra = spool(), spool()
     table: Table | None = None
     try:
@@ -134,8 +133,7 @@ def join(
                     here = next(files, None)
                 elif here is None or there.key < here[0].key:
                     extra.append(tuple(there))
-                    if watcher is not None:
-                        watcher.on_remote_only(there.key)
+                    watcher.on_remote_only(there.key)
                     there = objects.next()
                 else:
                     yield here, there
@@ -143,8 +141,7 @@ def join(
                     there = objects.next(watcher)
                     here = next(files, None)
         except _OutOfOrder:
-            if watcher is not None:
-                watcher.on_unordered()
+            watcher.on_unordered()
             table = Table()
             _fill(table, extra, objects)
         if table is None:
@@ -162,7 +159,7 @@ def join(
 
 
 def _fill(table: Table, extra: Spool, objects: _Ordered) -> None:
-    """Into the table: what was only in the bucket so far, and the rest of the listing."""
+    """Adds what was only in the bucket so far, and the rest of the listing."""
     for record in extra:
         table.add(ObjectEntry._make(record))
     for entry in objects.rest():

@@ -1,14 +1,14 @@
-"""The whole listing of a bucket, page by page, believed only as far as it is consistent.
+"""Lists a whole bucket page by page, and checks that the listing is consistent.
 
-A listing is broken, and the job must fail without deleting anything, when it says there is more and gives no
-token, repeats a token or a page, or names a key twice. Keys out of byte order are no fault (SeaweedFS, S3
-Express and others list so) but change how they are joined: join.py.
+A listing is broken, and the job must fail without deleting anything, if it is truncated and has no token, or
+repeats a token, a page or a key. Keys out of byte order are no fault (SeaweedFS, S3 Express and others list
+so) but change how they are joined: join.py.
 
 Pages come one round trip after the other. Where keys to cut at are known (`cuts`), ranges between them are
 listed side by side with `start-after`, as many and as long as pays (breadth.py). At each border the two
 ranges must agree: what one range lists behind the border must be what the next one begins with. So each goes
 on where the one before has ended, whatever order the store lists in, and no key is lost or comes twice. If
-they do not agree (another order, a `start-after` that is ignored or refused, a change meanwhile), the ranges
+they do not agree (another order, a `start-after` that is ignored or refused, a change in between), the ranges
 are dropped, and the listing goes on from where it is, by tokens alone.
 
 A job that looks at some folders only lists what lies below these, one after the other, as if it were one
@@ -28,10 +28,10 @@ from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.s3.xml_messages import PAGE_KEYS, Page
 
-SPARE_KEYS = 20  # of a page, that show how the next range begins
+SPARE_KEYS = 20  # of a page, behind the cut: they show whether the next range agrees
 CUT_KEYS = PAGE_KEYS - SPARE_KEYS  # between two cuts
-_MOST_CUTS = 32  # passed over by a range: where keys are few, cuts behind them may still fit
-_EMPTY_PAGES = 1000  # in a row: some stores give a few, where much was deleted
+_MOST_CUTS = 32  # in one range: if few keys are left between them, it passes over many
+_EMPTY_PAGES = 1000  # in a row: some stores send a few where much was deleted
 
 
 class PendingPage(Protocol):
@@ -41,8 +41,8 @@ class PendingPage(Protocol):
 
 
 class PendingRange(Protocol):
-    """Pages of a range that have been asked for: up to the one that passes the end of the range, or the last
-    one of the bucket. Waits for each. `is_fetching`: a page is on its way."""
+    """The requested pages of a range, up to the one that passes its end, or the last of the bucket. Iterating
+    waits for each. `is_fetching`: a page is on its way."""
 
     @property
     def is_fetching(self) -> bool: ...
@@ -99,12 +99,12 @@ class Listing:
     ) -> None:
         self._fetch = fetch
         self._fetch_range = fetch_range
-        self._cuts = _ascending(cuts or ())  # those that no range has begun at
+        self._cuts = _ascending(cuts or ())  # not used yet
         self._breadth = breadth or Breadth()
         self._ahead: deque[_Range] = deque()
         self._behind: str | None = None  # where the next range begins
         self._begun_all = False
-        self._cut_keys = CUT_KEYS  # how many there are between two cuts, as far as was seen
+        self._cut_keys = CUT_KEYS  # between two cuts, as measured
         self._tokens: set[int] = set()
         self._last_ends: tuple[str, str] | None = None
         self._empty = 0
@@ -116,19 +116,21 @@ class Listing:
             self._cuts = chain((cut,), self._cuts)
             yield from self._side_by_side(self._fetch_range)
         else:
-            yield from self._by_tokens(self._fetch(None))
+            yield from self._by_tokens(self._checked(self._fetch(None)))
 
-    def _by_tokens(self, pending: PendingPage) -> Iterator[Sequence[ObjectEntry]]:
-        while True:
-            page = pending.result()
-            self._check(page)
-            if page.truncated:
-                pending = self._fetch(page.token)
-            else:
-                self.complete = True
+    def _by_tokens(self, page: Page) -> Iterator[Sequence[ObjectEntry]]:
+        """Lists this page and all that follow it."""
+        while page.truncated:
+            pending = self._fetch(page.token)
             yield page.entries
-            if self.complete:
-                return
+            page = self._checked(pending)
+        self.complete = True
+        yield page.entries
+
+    def _checked(self, pending: PendingPage) -> Page:
+        page = pending.result()
+        self._check(page)
+        return page
 
     def _check(self, page: Page) -> None:
         if page.truncated:
@@ -162,7 +164,7 @@ class Listing:
                     yield page.entries
                     self._begin_ranges(fetch_range, current)
                     continue
-                if not page.truncated:  # the last one of all, though there are cuts behind it
+                if not page.truncated:  # the bucket ends before its last cut
                     self._expect_nothing(self._ahead, max(_keys(page.entries)))
                     self.complete = True
                     yield page.entries
@@ -173,7 +175,7 @@ class Listing:
                         yield page.entries[:passed]
                     self._cut_keys = max(1, (keys + passed) // current.cuts)
                     break
-                yield from self._go_on(page)
+                yield from self._by_tokens(page)  # they do not agree
                 return
             else:
                 if current.high is not None:
@@ -183,7 +185,7 @@ class Listing:
                 return
 
     def _begin_ranges(self, fetch_range: FetchRange, current: _Range | None = None) -> None:
-        """Asks for as many ranges as pay; at least one if there is no current one."""
+        """Requests as many ranges as pay; at least one if there is no current one."""
         fetching = sum(range_.pending.is_fetching for range_ in self._ahead)
         fetching += current is not None and current.pending.is_fetching
         expected = sum(range_.pages for range_ in self._ahead)
@@ -218,20 +220,12 @@ class Listing:
         behind = entries[passed:]
         return first[: len(behind)] == behind[: len(first)] and bool(first)
 
-    def _go_on(self, page: Page) -> Iterator[Sequence[ObjectEntry]]:
-        """Continues from this page by tokens, because the ranges do not agree."""
-        self.complete = not page.truncated
-        pending = self._fetch(page.token) if page.truncated else None
-        yield page.entries
-        if pending is not None:
-            yield from self._by_tokens(pending)
-
     def _expect_nothing(self, ranges: Iterable[Iterable[Page]], end: str) -> None:
-        """The listing has ended: no range that was to come may list anything behind its last key."""
+        """Checks that no later range lists a key behind `end`, which is the last of the listing."""
         for pages in ranges:
             try:
                 first = next((page.entries for page in pages if page.entries), [])
-            except (FatalError, FileError):  # what is listed by tokens tells: the same error, or all keys
+            except (FatalError, FileError):  # the next listing, by tokens, gets the same error or all keys
                 self.refuses_ranges = True
                 continue
             if any(entry.key > end for entry in first):

@@ -20,14 +20,14 @@ from syncworker.options.effective import exceeds
 
 
 class Question(NamedTuple):
-    """What somebody is to answer by approving the plan. `code` is "" where the plan was asked for."""
+    """Why the job waits for its plan to be approved. `code` is "" if the plan was asked for."""
 
     code: str = ""
     message: str = ""
 
 
 class Rules(NamedTuple):
-    """What an attempt goes by. `limit`: `max_delete`, "" or `none` for no limit."""
+    """The rules of an attempt. `limit`: `max_delete`, "" or `none` for no limit."""
 
     is_plan: bool = False
     is_approved: bool = False
@@ -41,8 +41,8 @@ class Rules(NamedTuple):
     def question(
         self, deletions: int, listed: int, others: int, *, bucket: bool, empties: bool = False
     ) -> Question | None:
-        """None: they may go. `others`: how many of them the approved plan does not name; `bucket`: the bucket
-        itself is among what it does not name; `empties`: it is to go with them."""
+        """None: they may be deleted. `others`: how many of them the approved plan does not name; `bucket`: it
+        does not name the bucket, which is to be deleted, too; `empties`: the bucket is deleted with them."""
         if self.is_plan:
             return Question()
         if self.is_approved:

@@ -1,4 +1,4 @@
-"""`jobs/ID.plan.jsonl`, read: a plan that somebody has approved, and what it lets a job delete.
+"""`jobs/ID.plan.jsonl`: what a job would do (`Draft`), and what somebody has approved (`ApprovedPlan`).
 
 One line an operation, in the order of their keys, a bucket's deletion last; size, etag and modified are of
 the object as it was listed, null where there is none:
@@ -10,23 +10,81 @@ the object as it was listed, null where there is none:
 | delete | gone |
 | delete_bucket | gone; the key is the bucket |
 
-The status has the number of lines and the SHA-256 of the file: what is not that file is not believed. The
-deletions wait on disk, so memory does not grow with a plan.
+A draft notes operations in any order and leaves the whole plan under a temporary name, synced; `publish`
+renames it, together with the job's state. The status has the number of lines and the SHA-256 of the file: a
+file that does not match them is refused. What is noted, and the deletions of an approved plan, wait on disk,
+so memory does not grow with a plan.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from syncworker.errors import FatalError
 from syncworker.model import ObjectEntry
-from syncworker.plan.spool import Table
+from syncworker.plan.spool import Ordered, Table
 from syncworker.system import durable_files
 
 OPERATIONS = ("upload", "update", "delete", "delete_bucket")
+_FIELDS = ("op", "key", "size", "etag", "modified", "reason")
+
+
+class Draft:
+    """A plan in the making. `prefix` is that of the keys people see. OSError: the disk is full."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+        self.bucket: str | None = None  # is to be deleted
+        self.lines = 0
+        self._rows = Ordered()
+
+    def note(self, op: str, key: str, obj: ObjectEntry | None, reason: str) -> None:
+        key = self._prefix + key
+        listed = (None, None, None) if obj is None else (obj.size, obj.etag or None, obj.modified or None)
+        self._rows.append(key, (op, key, *listed, reason))
+        self.lines += 1
+
+    def delete(self, objects: Iterable[ObjectEntry]) -> None:
+        for obj in objects:
+            self.note("delete", obj.key, obj, "gone")
+
+    def delete_bucket(self, name: str) -> None:
+        self.bucket = name
+        self.lines += 1
+
+    def write(self, path: str) -> tuple[str, int]:
+        """Writes the plan under the temporary name of `path`. Returns its SHA-256 and number of lines."""
+        digest, lines = hashlib.sha256(), 0
+
+        def counted() -> Iterator[bytes]:
+            nonlocal lines
+            for record in self._records():
+                line = (json.dumps(dict(zip(_FIELDS, record, strict=True))) + "\n").encode()
+                digest.update(line)
+                lines += 1
+                yield line
+
+        durable_files.write_new(f"{path}.tmp", counted())
+        return digest.hexdigest(), lines
+
+    def _records(self) -> Iterator[tuple[Any, ...]]:
+        yield from self._rows
+        if self.bucket is not None:
+            yield "delete_bucket", self.bucket, None, None, None, "gone"
+
+    def close(self) -> None:
+        self._rows.close()
+
+
+def publish(path: str) -> None:
+    """Gives the plan that `Draft.write` has written its name, durably."""
+    durable_files.move_aside(f"{path}.tmp", path)
+    durable_files.sync_directory(os.path.dirname(path) or ".")
 
 
 class ApprovedPlan:
@@ -52,6 +110,8 @@ class ApprovedPlan:
         except FileNotFoundError:
             raise _damaged("is not there") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                raise  # of our own table
             raise _damaged(f"cannot be read ({error})") from error
         if digest.hexdigest() != plan.get("etag") or lines != plan.get("lines"):
             raise _damaged("is not what was written")
@@ -64,20 +124,15 @@ class ApprovedPlan:
             self._objects.add(ObjectEntry(key, line["size"], line["etag"] or "", line["modified"] or ""))
 
     def others(self, objects: Iterable[ObjectEntry]) -> int:
-        """How many of these it does not name, or names as they are no more."""
+        """How many of these it does not name as they are now."""
         return sum(not self.names(obj) for obj in objects)
 
     def names(self, obj: ObjectEntry) -> bool:
         known = self._objects.get(obj.key)
         if known is None:
-            return self._is_folder(obj.key, obj.size)
-        if known.etag != obj.etag:
-            return False
-        return bool(obj.etag) or known.modified == obj.modified
-
-    def _is_folder(self, key: str, size: int | None) -> bool:
-        """A store that is a file system may show the folders that the deleted objects were in."""
-        return key.endswith("/") and not size and self._objects.has_below(key)
+            # A store that is a file system may show the folders that the deleted objects were in.
+            return obj.key.endswith("/") and not obj.size and self._objects.has_below(obj.key)
+        return known.etag == obj.etag and (bool(obj.etag) or known.modified == obj.modified)
 
     def close(self) -> None:
         self._objects.close()

@@ -12,8 +12,8 @@ Events, in the order in which they are found:
 | complete | the scan and the listing have come to their ends |
 | error | what ended the plan instead |
 
-Objects without a file go to `deletes`, a spool that is whole once `complete` has come. The planner is never
-more than a few batches ahead of the event loop: `emit` blocks.
+Objects without a file go to `deletes`, a spool that is complete once the event `complete` was emitted. The
+planner is never more than a few batches ahead of the event loop: `emit` blocks.
 """
 
 from __future__ import annotations
@@ -23,23 +23,22 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from syncworker.errors import FatalError
 from syncworker.folder.scan_items import within
 from syncworker.index.database import Index
 from syncworker.index.records import IndexRow
-from syncworker.index.rows import Rows
-from syncworker.model import KEY_MAX_BYTES, FileEntry, ObjectEntry, ScanItem, Skip
+from syncworker.index.rows import GivenRows, Rows
+from syncworker.model import KEY_MAX_BYTES, FileEntry, ObjectEntries, ObjectEntry, ScanItem, Skip
 from syncworker.plan import compare, join, unchanged_pages
 from syncworker.plan.breadth import Breadth
-from syncworker.plan.compare import NEW, Verdict
-from syncworker.plan.events import Candidate
-from syncworker.plan.given import Outdated
+from syncworker.plan.compare import NEW, Candidate, Verdict
 from syncworker.plan.listing import CUT_KEYS, SPARE_KEYS, Listing, PendingPage, PendingRange
 from syncworker.plan.spool import Spool
 
-if TYPE_CHECKING:  # it costs each start; most jobs have no filter
+if TYPE_CHECKING:  # they cost each start; most jobs have no filter
+    from syncworker.options.object_headers import ObjectHeaders
     from syncworker.options.patterns import PathFilter
 
 BATCH = 2000
@@ -50,7 +49,7 @@ Event = tuple[str, Any]
 
 
 class PageSource(Protocol):
-    """The pages of the bucket, and how the store takes ranges side by side."""
+    """The pages of the bucket. `breadth`: how many ranges are listed side by side."""
 
     breadth: Breadth
 
@@ -65,7 +64,7 @@ class EventQueue(Protocol):
 
 
 class RemoteOnlyKeys(Protocol):
-    """Hears early of the keys of objects that seem to have no file."""
+    """Is given the keys of objects that seem to have no file, before this is certain."""
 
     def note_remote_only(self, key: str) -> None:
         """The object may be deleted."""
@@ -74,31 +73,57 @@ class RemoteOnlyKeys(Protocol):
         """The object stays all the same."""
 
 
-class Kept:
+class Outdated:
+    """Which objects were given other headers, tags or class than the options ask for now. Reads the index by
+    a connection of its own, in the planner's thread; `headers` is not shared with another thread."""
+
+    def __init__(self, rows: GivenRows, headers: ObjectHeaders) -> None:
+        self._rows, self._headers = rows, headers
+        self.close = rows.close
+
+    @classmethod
+    def of(cls, index: Index, headers: ObjectHeaders) -> Outdated | None:
+        """None: no object can be outdated, because nothing is asked for and no object was given anything."""
+        if index.broken is not None or not (headers.any or index.has_given()):
+            return None
+        return cls(index.given_rows(), headers)
+
+    def any_of(self, keys: Sequence[str]) -> bool:
+        """Whether one of these objects is, which all have rows and whose keys ascend."""
+        given = self._rows.between(keys[0], keys[-1])
+        if given is None:
+            return False  # the index is damaged: nothing is done to what is not known
+        return any(self._headers.differs(key, given.get(key, "")) for key in keys)
+
+
+class Kept(NamedTuple):
     """Which objects without a file stay: all of them, or those that a filter excludes."""
 
-    def __init__(self, *, deletes: bool, path_filter: PathFilter | None) -> None:
-        self._deletes, self._filter = deletes, path_filter
+    deletes: bool = True
+    path_filter: PathFilter | None = None
 
     def keeps(self, key: str) -> bool:
-        return not self._deletes or (self._filter is not None and self._filter.skips(key))
+        return not self.deletes or (self.path_filter is not None and self.path_filter.skips(key))
+
+
+KEEPS_NONE = Kept()
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """What is planned. `every`: unchanged files are work as well. `outdated`: which of these the store is to
-    update. `whole`: the mirror is looked at as a whole. `first_cuts`: where the first listing of all may be
+    update. `whole`: all of the mirror is listed. `first_cuts`: where the first listing of all may be
     cut."""
 
     key_bytes_max: int = KEY_MAX_BYTES
     every: bool = False
     whole: bool = True
     outdated: Outdated | None = None
-    kept: Kept | None = None
+    kept: Kept = KEEPS_NONE
     first_cuts: Iterable[str] = ()
 
 
-class Planner:
+class Planner(join.Watcher):
     """Joins folder, bucket and index in a thread of its own: `run` is the thread's whole life."""
 
     def __init__(
@@ -138,7 +163,7 @@ class Planner:
                 self._plan(self._rows)
             finally:
                 self._rows.close()
-                self._items, self._rows = iter(()), None  # their memory is free while files are sent
+                self._items, self._rows = iter(()), None  # frees their memory while files are sent
                 if self.outdated is not None:
                     self.outdated.close()
             self._event("complete", None)
@@ -147,7 +172,7 @@ class Planner:
             self._event(
                 "error", FatalError("LocalError", f"a local file of the job cannot be used: {reason}")
             )
-        except Exception as error:  # noqa: BLE001 - a thread's end must be told, whatever it was
+        except Exception as error:  # noqa: BLE001 - whatever ends the thread must be reported
             self._event("error", error)
         finally:
             self._flush()
@@ -155,10 +180,11 @@ class Planner:
 
     def _plan(self, rows: Rows[IndexRow]) -> None:
         suspects: list[tuple[FileEntry, IndexRow]] = []
-        for here, there in join.join(self._local(rows), self._open_listing(), self._spool, self):
+        pairs = join.join(self._local(rows), self._open_listing(), lambda: Spool(self.spool_dir), self)
+        for here, there in pairs:
             if here is None:
                 assert there is not None
-                if not self._keeps(there.key):
+                if not self.scope.kept.keeps(there.key):
                     self.deletes.append(tuple(there))
                 continue
             file, row = here
@@ -174,8 +200,8 @@ class Planner:
 
     @property
     def cuts(self) -> list[str]:
-        """Where the next listing may be cut into ranges; none where the store does not list in order, or
-        refuses to begin behind a key."""
+        """Where the next listing may be cut into ranges. Empty if the store does not list in order, or
+        refuses `start-after`."""
         refuses = self._listing is not None and self._listing.refuses_ranges
         if refuses or not (self._ordered and self.scope.whole):
             return []
@@ -183,8 +209,8 @@ class Planner:
         return self._cuts if behind_the_last > SPARE_KEYS else self._cuts[:-1]
 
     def _open_listing(self) -> Listing:
-        """By ranges, where an earlier sync found the store to list in order and left keys to cut at. On a
-        first sync the folder tells where to cut, if the store is so far away that ranges pay."""
+        """Lists by ranges if an earlier sync has found that the store lists in order, and left keys to cut
+        at. On a first sync the cuts come from the folder, if the store is so far away that ranges pay."""
         known = self.index.fact("cuts") if self.scope.whole else "[]"
         cuts: Iterable[str] = json.loads(known or "[]")
         if cuts:
@@ -194,26 +220,20 @@ class Planner:
         self._listing = Listing(self.pages.fetch, self.pages.fetch_range, cuts, self.breadth)
         return self._listing
 
-    def _spool(self) -> Spool:
-        return Spool(self.spool_dir)
-
-    def _keeps(self, key: str) -> bool:
-        return self.scope.kept is not None and self.scope.kept.keeps(key)
-
     def on_unordered(self) -> None:
         self._ordered = False
         self.index.set_fact("cuts", "[]")
 
     def on_remote_only(self, key: str) -> None:
         if self.remote_only is not None:
-            note = self.remote_only.note_kept if self._keeps(key) else self.remote_only.note_remote_only
-            note(key)
+            notes = self.remote_only
+            (notes.note_kept if self.scope.kept.keeps(key) else notes.note_remote_only)(key)
 
     def _local(self, rows: Rows[IndexRow]) -> Iterator[join.Local]:
         at, items, key_bytes_max = rows.at, self._items, self.scope.key_bytes_max
         while (item := next(self._again, None) or next(items, None)) is not None:
             if key_bytes_max < KEY_MAX_BYTES and isinstance(item, FileEntry):
-                item = within(item, key_bytes_max)  # what the scan could not know
+                item = within(item, key_bytes_max)  # the scan does not know the prefix
             if isinstance(item, FileEntry):
                 self._found += 1
                 self._found_bytes += item.size
@@ -233,17 +253,17 @@ class Planner:
             return False
         count = len(page)
         files = list(islice(chain(self._again, self._items), count))
-        known = rows.take(page[0].key, count) if files and files[0].key == page[0].key else []
+        known = rows.next_rows(page[0].key, count) if files and files[0].key == page[0].key else []
         size = unchanged_pages.unchanged(files, known, page)
-        if size is None or (self.outdated is not None and self.outdated.any_of(page)):
+        if size is None or (self.outdated is not None and self.outdated.any_of(ObjectEntries.of(page).keys)):
             self._again = iter([*files, *self._again])
-            rows.give_back(known)
+            rows.unread(known)
             return False
         self._found += count
         self._found_bytes += size
         self._same += count
         self._same_bytes += size
-        while self._seen + count >= self._next_cut:  # a page may be longer than the way to the next cut
+        while self._seen + count >= self._next_cut:  # a page may pass several cuts
             self._cut(files[self._next_cut - self._seen - 1].key)
         self._seen += count
         self.listed += count
@@ -258,7 +278,7 @@ class Planner:
         decision = compare.compare(file, obj, row)
         verdict = decision.verdict
         if (verdict is Verdict.UNCHANGED or verdict is Verdict.ADOPT) and not self.scope.every:
-            if self.outdated is not None and row is not None and self.outdated.has(file.key):
+            if self.outdated is not None and row is not None and self.outdated.any_of([file.key]):
                 self._event("work", Candidate(file, obj, row, compare.UPDATE))
                 return
             self._same += 1

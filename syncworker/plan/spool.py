@@ -1,4 +1,4 @@
-"""Records that wait on disk: for decisions that can be carried out only at the end, of any number.
+"""Any number of records on disk, for what can be decided or carried out only at the end.
 
 The files have no name from the moment they are made, so nothing remains after a crash. Records are written
 with `marshal`: tuples of strings, bytes and numbers, read by the same process that wrote them.
@@ -10,7 +10,7 @@ import errno
 import io
 import marshal
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import IO, Any
 
 from syncworker.model import ObjectEntry
@@ -37,7 +37,7 @@ class Spool:
             self._move_to_disk(self._memory)
 
     def _move_to_disk(self, memory: io.BytesIO) -> None:
-        import tempfile  # costs each start, and a small job does without
+        import tempfile  # slow to import, and a small job does not need it
 
         self._file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - `close` closes it
         self._file.write(memory.getbuffer())
@@ -52,82 +52,85 @@ class Spool:
                 position = self._file.tell()
                 yield record
         finally:
-            self._file.seek(0, 2)  # also when the reader gives up: what is appended goes to the end
+            self._file.seek(0, 2)  # also if the reader stops early: records are appended at the end
 
     def close(self) -> None:
         self._file.close()
 
 
-class Table:
-    """Objects by key, for a listing that does not come in order. On disk, whatever their number."""
+class _Database:
+    """A table of records by key, in a temporary file of SQLite's. OSError: the disk is full."""
 
-    def __init__(self) -> None:
+    def __init__(self, columns: str) -> None:
         # An empty name is SQLite's for a database in a temporary file that is removed when closed.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=OFF")
-        self._db.execute("PRAGMA synchronous=OFF")
-        self._db.execute(
-            "CREATE TABLE objects (key BLOB PRIMARY KEY, size INTEGER, etag TEXT, modified TEXT)"
-            " WITHOUT ROWID"
-        )
-        self._db.execute("BEGIN")
+        self._do("PRAGMA journal_mode=OFF")
+        self._do("PRAGMA synchronous=OFF")
+        self._do(f"CREATE TABLE records (key BLOB PRIMARY KEY, {columns}) WITHOUT ROWID")
+        self._do("BEGIN")
 
-    def add(self, entry: ObjectEntry) -> bool:
-        """False when the key is there already: a listing never names a key twice."""
-        key = _raw(entry.key)
-        cursor = self._db.execute("INSERT OR IGNORE INTO objects VALUES (?,?,?,?)", (key, *entry[1:]))
-        return cursor.rowcount == 1
+    def _do(self, query: str, *values: Any) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(query, values)
+        except sqlite3.Error as error:
+            raise OSError(errno.ENOSPC, str(error)) from error
 
-    def get(self, key: str) -> ObjectEntry | None:
-        row = self._db.execute(
-            "SELECT size, etag, modified FROM objects WHERE key=?", (_raw(key),)
-        ).fetchone()
-        return None if row is None else ObjectEntry(key, *row)
-
-    def has_below(self, folder: str) -> bool:
-        """Whether it has a key below `folder`, which ends in `/`."""
-        low, high = _raw(folder), _raw(f"{folder[:-1]}0")  # `0` comes right after `/`
-        return bool(
-            self._db.execute("SELECT 1 FROM objects WHERE key>? AND key<? LIMIT 1", (low, high)).fetchone()
-        )
-
-    def pop(self, key: str) -> ObjectEntry | None:
-        raw = _raw(key)
-        row = self._db.execute("SELECT size, etag, modified FROM objects WHERE key=?", (raw,)).fetchone()
-        if row is None:
-            return None
-        self._db.execute("DELETE FROM objects WHERE key=?", (raw,))
-        return ObjectEntry(key, *row)
-
-    def rest(self) -> Iterator[ObjectEntry]:
-        for key, *row in self._db.execute("SELECT * FROM objects ORDER BY key"):
-            yield ObjectEntry(key.decode("utf-8", "surrogateescape"), *row)
+    def _by_key(self) -> Iterator[tuple[str, Any]]:
+        for key, *columns in self._do("SELECT * FROM records ORDER BY key"):
+            yield key.decode("utf-8", "surrogateescape"), columns
 
     def close(self) -> None:
         self._db.close()
 
 
-class Ordered:
-    """Records by key: written in any order, read in that of the keys' bytes. A key that comes again has its
-    last record. OSError: the disk is full."""
+class Table(_Database):
+    """Objects by key, for a listing that does not come in order. On disk, whatever their number."""
 
     def __init__(self) -> None:
-        self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        super().__init__("size INTEGER, etag TEXT, modified TEXT")
+
+    def add(self, entry: ObjectEntry) -> bool:
+        """Returns False when the key is there already: a listing never names a key twice."""
+        key = _raw(entry.key)
+        return self._do("INSERT OR IGNORE INTO records VALUES (?,?,?,?)", key, *entry[1:]).rowcount == 1
+
+    def get(self, key: str) -> ObjectEntry | None:
+        row = self._do("SELECT size, etag, modified FROM records WHERE key=?", _raw(key)).fetchone()
+        return None if row is None else ObjectEntry(key, *row)
+
+    def has_below(self, folder: str) -> bool:
+        """Whether it has a key below `folder`, which ends in `/`."""
+        low, high = _raw(folder), _raw(f"{folder[:-1]}0")  # `0` comes right after `/`
+        query = "SELECT 1 FROM records WHERE key>? AND key<? LIMIT 1"
+        return self._do(query, low, high).fetchone() is not None
+
+    def pop(self, key: str) -> ObjectEntry | None:
+        entry = self.get(key)
+        if entry is not None:
+            self._do("DELETE FROM records WHERE key=?", _raw(key))
+        return entry
+
+    def rest(self) -> Iterator[ObjectEntry]:
+        return (ObjectEntry(key, *columns) for key, columns in self._by_key())
+
+
+class Ordered(_Database):
+    """Records by key: written in any order, read in that of the keys' bytes. The last record of a key
+    counts."""
+
+    def __init__(self) -> None:
+        super().__init__("record BLOB")
         self._batch: list[tuple[bytes, bytes]] = []
-        self._do("PRAGMA journal_mode=OFF")
-        self._do("PRAGMA synchronous=OFF")
-        self._do("CREATE TABLE records (key BLOB PRIMARY KEY, record BLOB) WITHOUT ROWID")
-        self._do("BEGIN")
 
     def append(self, key: str, record: Record) -> None:
         self._batch.append((_raw(key), marshal.dumps(record)))
         if len(self._batch) >= _BATCH:
             self._flush()
 
-    def __iter__(self) -> Iterator[tuple[str, Record]]:
+    def __iter__(self) -> Iterator[Record]:
         self._flush()
-        for key, record in self._do("SELECT * FROM records ORDER BY key"):
-            yield key.decode("utf-8", "surrogateescape"), marshal.loads(record)  # noqa: S302 - our own
+        for _, (record,) in self._by_key():
+            yield marshal.loads(record)  # noqa: S302 - our own
 
     def _flush(self) -> None:
         try:
@@ -135,15 +138,6 @@ class Ordered:
         except sqlite3.Error as error:
             raise OSError(errno.ENOSPC, str(error)) from error
         self._batch.clear()
-
-    def _do(self, query: str) -> Iterable[Any]:
-        try:
-            return self._db.execute(query)
-        except sqlite3.Error as error:
-            raise OSError(errno.ENOSPC, str(error)) from error
-
-    def close(self) -> None:
-        self._db.close()
 
 
 def _raw(key: str) -> bytes:

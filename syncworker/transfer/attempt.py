@@ -1,4 +1,4 @@
-"""What every stage of an attempt is given: the order, what it works on, and how it waits."""
+"""What each stage of an attempt is given: the order, the things it works on, and how it waits."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from syncworker.transfer.blocking_keys import Obstacles
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Order:
-    """What the request asks for, and the settings allow. `approved`: what the status says of the plan."""
+    """What the request asks for, and the settings allow. `approved`: the approved plan, as the status names
+    it."""
 
     uploads_dir: str
     source: str

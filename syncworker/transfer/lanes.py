@@ -22,7 +22,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, cast
 
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate
 from syncworker.s3 import etag
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import MOST, RATE_SECONDS, LaneController

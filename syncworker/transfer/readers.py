@@ -20,8 +20,7 @@ from syncworker.errors import FatalError, FileError, SyncError
 from syncworker.folder.uploads_root import VANISHED, Tree
 from syncworker.model import FileEntry, ObjectEntry
 from syncworker.plan import compare
-from syncworker.plan.compare import Decision, Verdict
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate, Decision, Verdict
 from syncworker.s3 import etag
 
 T = TypeVar("T")

@@ -24,7 +24,7 @@ from syncworker.errors import FileError
 from syncworker.index.records import IndexRow, PendingUpload
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import Given
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart
 from syncworker.s3.bucket import GIVEN, Head

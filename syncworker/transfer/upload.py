@@ -26,7 +26,7 @@ from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry
 from syncworker.options.object_headers import ObjectHeaders
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate
 from syncworker.s3 import etag as etags
 from syncworker.s3.bucket import Head
 from syncworker.system.control import settling

@@ -18,8 +18,7 @@ from syncworker.folder.uploads_root import VANISHED
 from syncworker.index.records import Part
 from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry
-from syncworker.plan.compare import NEW
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import NEW, Candidate
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart, sums, xml_documents, xml_messages
 from syncworker.s3.sums import CRC64NVME, MD5, SHA256

@@ -10,15 +10,14 @@ from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import UploadResult
 from syncworker.model import UNKNOWN, FileEntry
 from syncworker.options.object_headers import ObjectHeaders
-from syncworker.plan.compare import same_object
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate, same_object
 from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.readers import Outcome, ReadResult
 from syncworker.transfer.upload import row_of
 from syncworker.worker.plans import Plans
 
 _REFUSED = 10_000
-# What fails on the way to the store, or here: nothing stands in such an upload's way.
+# Network and local errors: no other object causes them, so no deletion would help.
 _NOT_REFUSED = frozenset(
     {"ConnectionLost", "Timeout", "ConnectTimeout", "ConnectFailed", "DnsError", "TlsError"}
     | {"ChangedWhileReading", "EntityTooLarge", "StoredWrongBytes", "OSError", *errno.errorcode.values()}
@@ -39,19 +38,13 @@ def same_row(result: ReadResult) -> IndexRow:
 
 
 class Accounts:
-    """The accounts of an attempt. `refusals`: failed uploads that another object may stand in the way of."""
+    """The accounts of an attempt. `refusals`: failed uploads that another object may have blocked."""
 
     def __init__(self, attempt: Attempt, plans: Plans, headers: ObjectHeaders) -> None:
-        self.index, self.progress, self.plans = attempt.index, attempt.progress, plans
+        self.index, self.progress = attempt.index, attempt.progress
         self.changes, self.obstacles, self.headers = attempt.changes, attempt.obstacles, headers
-        self.is_plan = plans.is_plan
+        self.is_plan, self.plan_upload, self.plan_update = plans.is_plan, plans.plan_upload, plans.plan_update
         self.refusals: list[tuple[Candidate, SyncError]] = []
-
-    def plan_upload(self, work: Candidate, file: FileEntry) -> None:
-        self.plans.plan_upload(work, file)
-
-    def plan_update(self, work: Candidate) -> None:
-        self.plans.plan_update(work)
 
     def is_outdated(self, result: ReadResult) -> bool:
         """Whether the file was only touched, and the object that we sent needs other headers."""

@@ -1,5 +1,5 @@
-"""What a job's status says of the storage, above all what a job that makes no progress waits for: writes in
-flight of a job that is to stop, a storage that is away or asks to slow down, or the end of a pause.
+"""What a job that makes no progress waits for: writes in flight before a stop, a storage that is down, silent
+or asks to slow down, or the end of a pause.
 
 `Progress` publishes it as `delay` and as the message of the status.
 """
@@ -13,7 +13,6 @@ from datetime import UTC, datetime
 from syncworker.escape import escape_surrogates
 from syncworker.model import Delay
 from syncworker.s3.client import Client
-from syncworker.s3.request import InFlight
 from syncworker.system.control import Control
 from syncworker.wire.throttle import TAKEN_SECONDS
 
@@ -49,23 +48,19 @@ class ClientView:
         return bandwidth.moved if bandwidth.on else None
 
     def delay(self) -> Delay | None:
-        return delay_of(self._control, self._client)
-
-
-def delay_of(control: Control, client: Client) -> Delay | None:
-    """What the job waits for now. None: it makes progress."""
-    if control.since is not None:
-        return _of_writes(control, client)
-    if client.pause.on:
-        return _of_pause(client)
-    return _of_outage(client) or _of_slow_down(client) or _of_silence(client)
+        """What the job waits for now. None: it makes progress."""
+        client = self._client
+        if self._control.since is not None:
+            return _of_writes(self._control, self._control.since, client)
+        if client.pause.on:
+            return _of_pause(client)
+        return _of_outage(client) or _of_slow_down(client) or _of_silence(client)
 
 
 def _of_pause(client: Client) -> Delay:
     message = f"paused since {_clock(client.pause.since)}"
-    if flights := list(client.in_flight.values()):
-        more = f" and {len(flights) - 1} more" if len(flights) > 1 else ""
-        message += f": what is in flight ends: {_doing(flights[0], client.name)}{more}"
+    if client.in_flight:
+        message += f": what is in flight ends: {_doing(client)}"
     return Delay("paused", client.pause.since, None, message)
 
 
@@ -104,28 +99,27 @@ def _of_silence(client: Client) -> Delay | None:
     return Delay("storage_silent", since, None, f"waiting: the storage is silent since {_clock(since)}")
 
 
+def _of_writes(control: Control, since: float, client: Client) -> Delay | None:
+    """For a stop that waits for writes in flight."""
+    if not client.in_flight:
+        return None
+    left = control.writes_until() - time.monotonic()
+    is_limited = left < float("inf")
+    until = time.time() + left if is_limited else None
+    word = "cancelling" if control.reason == "cancelled" else f"stopping ({control.reason})"
+    long = f"for {time.time() - since:.0f} s"
+    if is_limited:
+        long += f", {max(0.0, left):.0f} s more at most,"
+    message = f"{word}: waiting {long} for what is in flight to end: {_doing(client)}"
+    return Delay("writes_in_flight", since, until, message)
+
+
 def _clock(when: float) -> str:
     return f"{datetime.fromtimestamp(when, UTC):%H:%M:%S} UTC"
 
 
-def _of_writes(control: Control, client: Client) -> Delay | None:
-    """For a stop that waits for writes in flight."""
-    flights = list(client.in_flight.values())
-    if not flights or control.since is None:
-        return None
-    waited = time.time() - control.since
-    left = control.writes_until() - time.monotonic()
-    until = time.time() + left if left < float("inf") else None
-    more = f" and {len(flights) - 1} more" if len(flights) > 1 else ""
-    word = "cancelling" if control.reason == "cancelled" else f"stopping ({control.reason})"
-    long = (
-        f"for {waited:.0f} s"
-        if until is None
-        else f"for {waited:.0f} s, {max(0.0, left):.0f} s more at most,"
-    )
-    message = f"{word}: waiting {long} for what is in flight to end: {_doing(flights[0], client.name)}{more}"
-    return Delay("writes_in_flight", control.since, until, message)
-
-
-def _doing(flight: InFlight, bucket_name: str) -> str:
-    return f"{_DOING.get(flight.operation, 'checking')} {escape_surrogates(flight.key or bucket_name)}"
+def _doing(client: Client) -> str:
+    """The requests in flight: the first of them, and how many others."""
+    flight, *others = client.in_flight.values()
+    what = f"{_DOING.get(flight.operation, 'checking')} {escape_surrogates(flight.key or client.name)}"
+    return f"{what} and {len(others)} more" if others else what

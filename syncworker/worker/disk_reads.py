@@ -1,7 +1,8 @@
 """Reads files that are not in memory, in as many threads as make it faster.
 
-A disk in this machine is busy with a few reads, one at the other end of a network answers each in its own
-time. `ReaderCount` finds out which it is by the files that are read in a second (transfer/lane_count.py).
+A local disk is busy with a few reads; a network file system answers each after a delay, so that more at once
+are faster. `ReaderCount` finds the best number by the files that are read in a second
+(transfer/lane_count.py).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate
 from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lane_count import READERS, ReaderCount
 from syncworker.transfer.readers import ReadResult, read
@@ -17,7 +18,7 @@ from syncworker.transfer.upload import Sender
 
 
 class DiskReads:
-    """The files of a group are shared out to as many readers as there should be."""
+    """Divides the files of a group among as many readers as there should be."""
 
     def __init__(self, attempt: Attempt, sender: Sender) -> None:
         self._attempt, self._sender = attempt, sender
@@ -46,7 +47,7 @@ class DiskReads:
                 self._slots.release()
 
     def _adapt(self) -> None:
-        """Opens more slots, or closes some when the shares that hold them have ended."""
+        """Opens more slots, or closes some once the shares that hold them have ended."""
         wanted = self._count.readers
         while self._open < wanted:
             self._open += 1

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
 
 from syncworker.errors import FileError
 from syncworker.model import FileEntry
-from syncworker.plan.compare import Verdict
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate, Verdict
+from syncworker.plan.planner import Event
 from syncworker.s3 import etag
 from syncworker.transfer.attempt import Attempt
+from syncworker.transfer.lanes import Lanes
 from syncworker.worker.accounts import Accounts
-from syncworker.worker.elsewhere import Elsewhere, Outlet
 from syncworker.worker.planning import Planning
 from syncworker.worker.plans import Plans
 from syncworker.worker.sending import Sending
@@ -21,21 +21,44 @@ from syncworker.worker.sending import Sending
 GROUP_FILES = 32
 GROUP_BYTES = 1 << 20
 _HELD_FOLDERS = 10_000
-_WRITTEN_NS = 2_000_000_000  # a job after changes leaves a file alone that was modified so recently
+_WRITTEN_NS = 2_000_000_000  # a file that was modified so recently is left to the next job after changes
 
 
-def in_groups(works: list[Candidate]) -> Iterator[list[Candidate]]:
-    """Splits candidates into the groups that the lanes take."""
+def in_groups(works: Iterable[Candidate], most: int = GROUP_FILES) -> Iterator[list[Candidate]]:
+    """Splits candidates into the groups that the lanes take, of `most` files each. A file that is sent in
+    parts is a group by itself, so that hashing it holds up no other."""
     group: list[Candidate] = []
     size = 0
     for work in works:
+        if not etag.is_single(work.file.size):
+            yield [work]
+            continue
         group.append(work)
         size += work.file.size
-        if len(group) >= GROUP_FILES or size >= GROUP_BYTES:
+        if len(group) >= most or size >= GROUP_BYTES:
             yield group
             group, size = [], 0
     if group:
         yield group
+
+
+class Outlet(Protocol):
+    """Takes groups of files, as lanes do. `finish` follows the last: it returns when all is done, and nothing
+    that was begun elsewhere can still reach the storage."""
+
+    async def put(self, group: list[Candidate]) -> None: ...
+
+    async def finish(self) -> None: ...
+
+
+class Elsewhere(Protocol):
+    """What a cluster provides, so that other processes send files as well."""
+
+    def outlet(self, attempt: Attempt, sending: Sending, accounts: Accounts, lanes: Lanes) -> Outlet: ...
+
+    async def close(self) -> None:
+        """Ends all work for the job, however the job ended."""
+        ...
 
 
 class Dispatch:
@@ -69,40 +92,28 @@ class Dispatch:
         outlet: Outlet = lanes
         if self.elsewhere is not None:
             outlet = self.elsewhere.outlet(self.attempt, self.sending, self.accounts, lanes)
-        await self._dispatch(outlet)
+        most = 1 if self.wait_seconds else GROUP_FILES
+        while (batch := await self.planning.events.get()) is not None:  # until the planner ends
+            for group in in_groups(self._for_lanes(batch), most):
+                await outlet.put(group)
         await outlet.finish()
 
-    async def _dispatch(self, lanes: Outlet) -> None:
-        """Passes events on until the planner ends. After a halt it only empties the queue."""
-        group: list[Candidate] = []
-        size = 0
-        while (batch := await self.planning.events.get()) is not None:
-            for name, value in batch:
-                if name == "work" and not self._is_being_written(value.file):
-                    if self.stop.requested():
-                        continue
-                    if self.plans.is_plan and value.decision.verdict is Verdict.UPLOAD:
-                        self.plans.plan_upload(value, value.file)
-                        continue
-                    if value.object is None and self.obstacles.below(value.file.key):
-                        self.held_back.append(value)
-                        continue
-                    if not etag.is_single(value.file.size):
-                        await lanes.put([value])  # by itself: hashing it holds up no other
-                        continue
-                    group.append(value)
-                    size += value.file.size
-                    if len(group) >= (1 if self.wait_seconds else GROUP_FILES) or size >= GROUP_BYTES:
-                        await lanes.put(group)
-                        group, size = [], 0
-                else:
-                    try:
-                        self._note(name, value)
-                    except OSError as error:
-                        self.stop.fail(error)  # of the report's disk; the lanes still come to their ends
-            if group:
-                await lanes.put(group)
-                group, size = [], 0
+    def _for_lanes(self, batch: list[Event]) -> Iterator[Candidate]:
+        """Notes what needs no lane, and yields the other files; none after a halt."""
+        for name, value in batch:
+            if name != "work" or self._is_being_written(value.file):
+                try:
+                    self._note(name, value)
+                except OSError as error:
+                    self.stop.fail(error)  # of the report's disk; the lanes still come to their ends
+            elif self.stop.requested():
+                continue
+            elif self.plans.is_plan and value.decision.verdict is Verdict.UPLOAD:
+                self.plans.plan_upload(value, value.file)
+            elif value.object is None and self.obstacles.below(value.file.key):
+                self.held_back.append(value)
+            else:
+                yield value
 
     def _is_being_written(self, file: FileEntry) -> bool:
         """Whether a job after changes leaves the file to the next one, because it may still be written."""

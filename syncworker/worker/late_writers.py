@@ -1,8 +1,8 @@
 """Who may still write to a destination that no job holds: members of a cluster whose job's process has died.
 
 While a job has members, it keeps a file beside the destination's lock that names them, written once a second.
-The next job there waits until their leases are over, by that file, or their processes are known to have
-ended. So no old content arrives after a newer one. No file: nobody was there.
+The next job there waits until their leases have expired, according to that file, or their processes are
+known to have ended, so that no old content arrives after newer content. No file: there were no members.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from syncworker.storage_url import destination_id
 from syncworker.system import durable_files, processes
 
 LATE_SECONDS = 15.0  # a lease, what is in flight by then (cluster/protocol.py), and the age of the file
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 def note(destination: Destination, members: list[dict[str, Any]]) -> None:
-    """Names the members that work for the job that holds the destination; none: nobody is left."""
+    """Records the members that work for the job that holds the destination; none: removes the file."""
     if members:
         about = {"storage_url": destination.storage_url, "bucket": destination.bucket}
         about |= {"prefix": destination.prefix, "at": time.time(), "members": members}
@@ -33,19 +33,19 @@ def note(destination: Destination, members: list[dict[str, Any]]) -> None:
 
 
 async def wait(jobs_dir: str, destination: Destination, check: Callable[[], None]) -> None:
-    """Returns when nobody of an earlier job can write there any more. `check` raises when the job is to
+    """Returns when no member of an earlier job can write there any more. `check` raises when the job is to
     stop."""
     for path, about in _near(jobs_dir, destination):
         until = processes.awake_seconds() + LATE_SECONDS - _age(about)
         while processes.awake_seconds() < until and any(map(_may_live, about.get("members") or [])):
             check()
-            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.sleep(_POLL_SECONDS)
         if path == destination.members_path:
             durable_files.remove(path)
 
 
 def _age(about: dict[str, Any]) -> float:
-    """Seconds. Of a file of this boot it does not matter whether the clock was set since."""
+    """In seconds. If the file is of this boot, it does not matter whether the clock was set since."""
     if about.get("machine") == processes.machine():
         return processes.awake_seconds() - float(about["clock"])
     return max(0.0, time.time() - float(about.get("at") or 0.0))
@@ -72,7 +72,7 @@ def _near(jobs_dir: str, destination: Destination) -> Iterator[tuple[str, dict[s
 
 
 def _may_live(member: dict[str, Any]) -> bool:
-    """Whether a member's process may still be there: one of another machine always may."""
+    """Whether a member's process may still run; on another machine it always may."""
     if member.get("machine") != processes.machine() or not member.get("pid"):
         return True
     return processes.is_running(int(member["pid"]), float(member.get("started") or 0.0))

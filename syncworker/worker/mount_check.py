@@ -1,8 +1,7 @@
-"""A disk that is not mounted: what was mounted at or below a folder is remembered, and while it is missing
-nothing is deleted.
+"""Remembers which disks were mounted at or below a folder; while one is missing, nothing is deleted.
 
 `jobs/.dest/NAME.json` holds the facts that protect a destination, written by the worker that holds the
-destination's lock. It is no cache and survives the index:
+destination's lock. It is no cache, and is kept when the index is lost:
 
 - `mounts`: for each source the mount points that its syncs have seen, and the prefixes of the keys below
   them. A path is relative to the uploads root; the mount that the root itself lies on is absolute.
@@ -12,7 +11,7 @@ destination's lock. It is no cache and survives the index:
 
 Rules
 - A mount is remembered, durably, before a file below it is sent.
-- It is missing when it was not mounted at the job's start, is not mounted right before the deletions, or was
+- It is missing if it was not mounted at the job's start, is not mounted right before the deletions, or was
   not mounted when the walk came there.
 - While one is missing, nothing is deleted, with one exception: its directory was walked and nothing below it
   is to be deleted. When such a job ends `done`, that mount is forgotten, unless the walk saw it mounted.
@@ -25,6 +24,7 @@ import os
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import accumulate, chain
 from typing import Any
 
 from syncworker.errors import FatalError
@@ -54,7 +54,7 @@ class Facts:
     lost: bool = False
 
     def add(self, other: Facts) -> None:
-        """What another file of the same destination says, too."""
+        """Adds what another file of the same destination has."""
         self.root_device = self.root_device or other.root_device
         self.own_disk += [source for source in other.own_disk if source not in self.own_disk]
         for source, mounts in other.mounts.items():
@@ -65,18 +65,15 @@ class Facts:
 
 
 def parse(value: Mapping[str, Any]) -> Facts:
-    """ValueError: it is not what `save` wrote."""
+    """ValueError: it is not what `_save` wrote."""
     try:
         if value["version"] != _VERSION:
             raise ValueError("another version")
         facts = Facts(value["root_device"], value["own_disk"], value["mounts"], value["lost"])
-        texts = [*facts.own_disk, *([] if facts.root_device is None else [facts.root_device])]
-        for prefixes in facts.mounts.values():
-            for path, below in prefixes.items():
-                texts += [path, *below]
+        lists = [facts.own_disk, *(below for mounts in facts.mounts.values() for below in mounts.values())]
+        texts = [*chain.from_iterable(lists), "" if facts.root_device is None else facts.root_device]
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from error
-    lists = [facts.own_disk, *(below for prefixes in facts.mounts.values() for below in prefixes.values())]
     typed = all(isinstance(text, str) for text in texts) and all(isinstance(one, list) for one in lists)
     if not typed or not isinstance(facts.lost, bool):
         raise ValueError("not the types that were written")
@@ -103,7 +100,7 @@ def blocking(missing: Prefixes, walked: set[str], deletes: Iterable[str]) -> lis
 
 
 class MountCheck:
-    """The check of one job. Every method blocks on the disk, and no two are called at a time."""
+    """The check of one job. Every method blocks on the disk, and no two run at the same time."""
 
     def __init__(self, path: str, index: Index, source: str, options: Options) -> None:
         self._saves = not options.plan  # a plan changes nothing that a later sync goes by
@@ -141,7 +138,7 @@ class MountCheck:
         self._remember(path, prefix)
 
     def guard_bucket(self) -> None:
-        """Raises unless it is known that no disk is missing: the bucket is about to be deleted."""
+        """Raises unless it is known that no disk is missing. Called before the bucket is deleted."""
         if self._facts.lost:
             raise FatalError(
                 "DestinationFactsLost",
@@ -153,26 +150,23 @@ class MountCheck:
             raise _not_mounted(sorted(missing))
 
     def guard(self, deletes: Iterable[tuple[Any, ...]]) -> None:
-        """Raises when a missing disk forbids to delete these objects (their keys come first), or any."""
+        """Raises if a missing disk forbids the deletion of these objects (their keys come first), or any."""
         missing = self._missing() if self._options.delete else {}
         walked = {path for path in missing if path.startswith("/") or self._is_directory(path)}
         if found := blocking(missing, walked, (str(record[0]) for record in deletes)):
             raise _not_mounted(found)
-        # What the walk has seen mounted is not forgotten: it went since, and its objects are there.
-        self._harmless = [] if self._is_filtered else [path for path in missing if path not in self._seen]
+        # A mount that the walk has seen is not forgotten: it was unmounted since, and its objects are there.
+        self._harmless = (
+            [] if self._options.is_filtered else [path for path in missing if path not in self._seen]
+        )
 
     def forget_harmless(self) -> None:
-        """The job is done: what was missing, and was found to protect nothing, is forgotten."""
+        """Forgets the missing mounts that protect nothing. Called when the job is done."""
         if self._harmless:
             self._drop(self._harmless)
             self._save()
 
     # -- what is mounted
-    @property
-    def _is_filtered(self) -> bool:
-        """Whether the walk may leave out folders."""
-        return self._options.is_filtered
-
     @property
     def _known(self) -> Prefixes:
         return self._facts.mounts.setdefault(self._source, {})
@@ -188,28 +182,26 @@ class MountCheck:
         return found
 
     def _was_passed(self, path: str) -> bool:
-        """Whether the walk must have come there, and found no mount."""
-        if self._is_filtered or self._base is None or path in self._seen or path.startswith("/"):
-            return False
+        """Whether the walk must have come there, and has seen no mount."""
+        if self._options.is_filtered or self._base is None or path in self._seen or path.startswith("/"):
+            return False  # with filters it may leave out folders
         return path.startswith(f"{self._base}/" if self._base else "")
 
     def _way(self) -> list[str]:
         """The mount points that the source lies on, from that of the uploads root down."""
-        found = []
         root = os.open(self._tree.root, mount_table.NAME_DIRECTORY)
         try:
             above = mount_table.point_above(root)
         finally:
             os.close(root)
         path = ""
-        places = []
+        places: list[str] = []
         for name in self._source.split("/") if self._source else []:
             try:
                 path, _ = symlinks.resolve(self._tree, name, path)
             except OSError:
                 break
-            names = path.split("/")
-            places += ["/".join(names[: count + 1]) for count in range(len(names))]
+            places += accumulate(path.split("/"), "{}/{}".format)
         else:
             self._base = path
         found = [place for place in dict.fromkeys(places) if self._is_mounted(place)]
@@ -225,7 +217,7 @@ class MountCheck:
             return False
         try:
             return mount_table.is_mount_point(fd)
-        except OSError:  # it may not be searched, so the job fails anyway
+        except OSError:  # it cannot be searched, so the job fails anyway
             return False
         finally:
             os.close(fd)
@@ -253,7 +245,8 @@ class MountCheck:
             self._save()
 
     def _place_own_disk(self) -> None:
-        """A source that is on another device than the root: its mounts are known by now."""
+        """Drops the source from `own_disk` if it is on another device than the root: its mounts are known by
+        now."""
         if self._source not in self._facts.own_disk or self._base is None:
             return
         info = self._tree.lstat(self._base)
@@ -263,10 +256,7 @@ class MountCheck:
 
     # -- the file
     def _load(self) -> None:
-        if os.path.lexists(self._path):
-            self._facts = _read(self._path)
-        else:
-            self._facts = self._from_index()
+        self._facts = _read(self._path) if os.path.lexists(self._path) else self._from_index()
         if os.path.lexists(other := self._path + EARLIER):
             self._facts.add(_read(other))
             self._save()
@@ -276,13 +266,12 @@ class MountCheck:
     def _from_index(self) -> Facts:
         """An older version kept them in the index."""
         rows = self._index.facts()
-        own = [
-            name.removeprefix(_OWN_DISK) for name in rows if name.startswith(_OWN_DISK) and rows[name] == "1"
-        ]
+        disks = [name for name in rows if name.startswith(_OWN_DISK)]
+        own = [name.removeprefix(_OWN_DISK) for name in disks if rows[name] == "1"]
         facts = self._facts = Facts(rows.get("root_device"), own)
-        if moved := [name for name in rows if name == "root_device" or name.startswith(_OWN_DISK)]:
+        if disks or "root_device" in rows:
             self._save()
-            self._index.drop_facts(moved)
+            self._index.drop_facts(["root_device", *disks])
         return facts
 
     def _remember(self, path: str, prefix: str) -> None:

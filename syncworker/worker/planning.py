@@ -7,9 +7,8 @@ import threading
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from syncworker.model import KEY_MAX_BYTES, ScanItem
-from syncworker.plan.given import Outdated
 from syncworker.plan.listing import CUT_KEYS
-from syncworker.plan.planner import Event, Kept, Planner, RemoteOnlyKeys, Scope
+from syncworker.plan.planner import Event, Kept, Outdated, Planner, RemoteOnlyKeys, Scope
 from syncworker.transfer.attempt import Attempt
 from syncworker.worker.pages import Pages
 
@@ -36,7 +35,7 @@ class Planning:
             every=every,
             whole=options.scope is None,
             outdated=Outdated.of(self.index, options.object_headers()) if may_be_outdated else None,
-            kept=self.kept() if options.is_partial else None,
+            kept=self.kept(),
             first_cuts=self._first_cuts() if self.pages.is_long else (),
         )
         return Planner(self.index, self.pages, self.attempt.order.spool_dir, self, scope, remote_only)

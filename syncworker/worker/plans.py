@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING
 from syncworker.ending import Planned, plan_message
 from syncworker.index.rows import count_objects
 from syncworker.model import FileEntry, ObjectEntry
-from syncworker.plan.compare import Reason
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate, Reason
 from syncworker.plan.may_delete import Question
 from syncworker.plan.planner import Planner
 from syncworker.transfer.attempt import Attempt
 from syncworker.worker.pages import Pages
 
 if TYPE_CHECKING:  # they cost each start; most jobs have no plan
-    from syncworker.plan.draft import Draft
-    from syncworker.plan.plan_file import ApprovedPlan
+    from syncworker.plan.plan_file import ApprovedPlan, Draft
 
 Going = Callable[[], AsyncIterator[Sequence[ObjectEntry]]]  # objects without a file, some at a time
 
@@ -25,15 +23,14 @@ _ALL = 1 << 62
 
 
 class Plans:
-    """`plan`: the one that is carried out. `draft`: of the plan that was asked for, or of deletions that are
-    too many. `question`: why the job is to wait. `is_plan`: it is to change nothing, and says what it would
-    do."""
+    """`plan`: the approved plan that is carried out. `draft`: the plan that was asked for, or that of
+    deletions that are too many. `question`: why the job is to wait. `is_plan`: nothing is changed."""
 
     def __init__(self, attempt: Attempt, pages: Pages) -> None:
         self.attempt, self.pages = attempt, pages
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.rules = attempt.order.rules
-        self.is_plan = self.rules.is_plan and attempt.order.approved is None
+        self.is_plan = self.rules.is_plan
         self.plan: ApprovedPlan | None = None
         self.draft: Draft | None = None
         self.question: Question | None = None
@@ -51,7 +48,7 @@ class Plans:
             self.draft = self._new_draft()
 
     def _new_draft(self) -> Draft:
-        from syncworker.plan.draft import Draft
+        from syncworker.plan.plan_file import Draft
 
         return Draft(self.attempt.order.options.prefix)
 
@@ -61,12 +58,12 @@ class Plans:
                 plan.close()
 
     def undecide(self) -> None:
-        """What may go is asked anew: the bucket has more in it than the plan names."""
+        """Makes `may_delete` decide again, because the bucket has more in it than the plan names."""
         self._may = None
 
     async def may_delete(self, going: Going, planner: Planner | None) -> bool:
-        """Whether what is `going` may go (may_delete.py), decided once, before the first of it goes. Where it
-        may not, the plan names it. `planner`: None when the whole bucket is to go."""
+        """Whether the objects of `going` may be deleted (may_delete.py), decided once, before the first
+        deletion. If not, the draft names them. `planner`: None when the whole bucket is to be deleted."""
         if not self.rules.ask:
             return True
         if self._may is None:
@@ -99,7 +96,7 @@ class Plans:
         if not self.rules.ask:
             return True
         if not await self.pages.open(may_create=False, is_plan=self.draft is not None):
-            return False  # there is none: nothing to delete, and nothing to ask
+            return False  # no bucket: nothing to delete, and nothing to approve
         return await self.may_delete(self.pages.all_objects, None)
 
     def plan_upload(self, work: Candidate, file: FileEntry) -> None:
@@ -114,17 +111,17 @@ class Plans:
         self.progress.planned("update")
 
     async def write(self) -> Planned | None:
-        """What the job waits with; None where there is nothing to do, or nothing to ask."""
+        """Writes the draft. None: there is nothing to do, or nothing to approve."""
         draft, question = self.draft, self.question
         if draft is None or not draft.lines:
             return None
-        written = await self.attempt.in_thread(draft.write, self.attempt.order.plan_path)
+        etag, lines = await self.attempt.in_thread(draft.write, self.attempt.order.plan_path)
         code, message = question or Question()
         if not message:
             message = plan_message(
                 self.progress.counts,
                 self.bucket.name,
                 makes_bucket=self.pages.makes_bucket,
-                deletes_bucket=draft.deletes_bucket,
+                deletes_bucket=draft.bucket is not None,
             )
-        return Planned(written.etag, written.lines, code, message)
+        return Planned(etag, lines, code, message)

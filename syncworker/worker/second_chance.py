@@ -1,4 +1,4 @@
-"""Files whose upload the store refused or changed: tried again once what stood in their way is gone."""
+"""Sends files again whose upload the store refused, once the objects in their way are deleted."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class SecondChance:
         self.stop = attempt.stop
 
     async def resolve_renames(self) -> None:
-        """The bucket lists an object that nobody sent with the content of a file that is missing: does the
-        store know it under the file's key as well? Then it has renamed it; else somebody moved it."""
+        """For files that the bucket lacks while it lists an object of their content that nobody sent. If HEAD
+        finds the object under the file's key as well, the store has renamed it; else somebody moved it."""
         for work in self.dispatch.renamed:
             self.stop.control.check()
             try:
@@ -52,8 +52,8 @@ class SecondChance:
                 await self.sending.do_now(work)
 
     async def clear_blocking_keys(self, sweep: Sweep, planner: Planner) -> None:
-        """Deletes what is gone at the source and stands in the way of refused uploads, if they are all that
-        has failed; then tries again."""
+        """If nothing but refused uploads has failed, deletes the objects without a file that are in their
+        way, and sends them again."""
         for work in self.dispatch.held_back:
             if await self._hides_kept(work.file.key):
                 kept = "the storage has a folder under this name, with objects that are not to be deleted"

@@ -11,9 +11,8 @@ from syncworker.folder.source import Source
 from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry, Phase
 from syncworker.options.effective import DEEP
-from syncworker.plan.compare import compare
+from syncworker.plan.compare import Candidate, compare
 from syncworker.plan.differences import Difference, Listable, collect
-from syncworker.plan.events import Candidate
 from syncworker.plan.spool import Spool
 from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.delete_objects import Remover

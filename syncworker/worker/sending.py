@@ -1,8 +1,8 @@
 """What happens to one file: it is read, compared with the bucket's object, and sent.
 
-`Sending` counts nothing and remembers nothing: what has become of a file goes to its `Accounts`. Those of a
-job are in accounts.py; a member of a cluster has others, and hands what it is told to the job's process. So
-a file is treated alike wherever it is sent from.
+`Sending` neither counts nor remembers: the result for each file goes to its `Accounts`. Those of a job are in
+accounts.py; those of a cluster's member pass it on to the job's process. So a file is treated alike wherever
+it is sent from.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry, Phase
 from syncworker.options.object_headers import ObjectHeaders
-from syncworker.plan.compare import AGAIN, Verdict
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import AGAIN, Candidate, Verdict
 from syncworker.s3 import etag
 from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lanes import Lanes
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Accounts(Protocol):
-    """Takes the result of each file. `is_plan`: nothing is carried out, only told."""
+    """Takes the result of each file. `is_plan`: nothing is carried out, only planned."""
 
     is_plan: bool
 
@@ -70,7 +69,6 @@ class Sending:
         self.attempt, self.accounts = attempt, accounts
         self.bucket, self.index, self.progress = attempt.bucket, attempt.index, attempt.progress
         self.stop, self.pause = attempt.stop, attempt.pause
-        self.halted = attempt.stop.requested
         self.wait_seconds = attempt.order.wait_seconds
         self.sender = Sender(attempt, headers)
         self.part_sender = PartSender(self.sender)
@@ -90,16 +88,16 @@ class Sending:
 
     async def send_large(self, result: ReadResult) -> None:
         """Sends a large file, from a lane of its own. A cluster's member leaves it to the job's process."""
-        await self.send(result.work, result.file, result)
+        await self.send(result)
 
     async def read(self, group: list[Candidate]) -> list[ReadResult]:
-        """What reading the files has shown; fewer after a halt."""
-        # In the loop only where no call can wait for a server: the status has to stay fresh.
+        """Reads the files and returns the results; fewer after a halt."""
+        # In the event loop only if no call can wait for a server, so that the status stays up to date.
         is_local, md5 = self.attempt.tree.is_local, self.sender.etags_are_md5
         results, slow = [], []
         await self.pause.wait()
         for work in group:
-            if self.halted():
+            if self.stop.requested():
                 return []
             if work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size):
                 results.append(ReadResult(work, Outcome.LARGE, work.file))
@@ -122,12 +120,12 @@ class Sending:
     def handle_read(self, result: ReadResult, *, again: bool = False) -> Awaitable[None]:
         """Acts on the result of reading. Only what ends the job is raised. `again`: the file was read
         once more after a pause. No coroutine of its own, because each costs time for every file."""
-        work, file = result.work, result.file
-        if file.size > work.file.size:
-            self.progress.grown(work.file.size, file.size)
+        was, size = result.work.file.size, result.file.size
+        if size > was:
+            self.progress.grown(was, size)
         goes_now = again or not (self.wait_seconds or self.pause.outdates(result.read_ns))
         if result.outcome is Outcome.BODY and goes_now and not result.needs_head:
-            return self.send(work, file, result)
+            return self.send(result)
         return self._handle_other(result, goes_now)
 
     async def _handle_other(self, result: ReadResult, goes_now: bool) -> None:
@@ -150,29 +148,30 @@ class Sending:
             self.accounts.same(result._replace(digest=result.md5.hex(), part_size=0))
         elif result.outcome is Outcome.LARGE:
             if self.wait_seconds:
-                await self.send(work, file, result)
+                await self.send(result)
             else:
                 assert self.lanes is not None
                 await self.lanes.put_large(result)
         elif not goes_now:
-            # The wait comes before each operation: what is sent after it is what the file is by then.
+            # The wait comes before each operation, and the file may change in that time: read it again.
             await self.attempt.wait_interval()
             for now in await self.read([largest(work, file)]):
                 await self.handle_read(now, again=True)
         else:
-            await self.send(work, file, result)
+            await self.send(result)
 
     async def _known_by_metadata(self, result: ReadResult) -> bool:
         try:
             return await self.sender.is_known(result.work, result.file, result.md5)
         except (FileError, RetryError):
             self.stop.raise_stopped()
-            return False  # it is not allowed, or the answer is an error for ever: the upload tells
+            return False  # HEAD is forbidden or keeps failing: the upload reports the error
 
-    async def send(self, work: Candidate, file: FileEntry, result: ReadResult) -> None:
-        """One upload, counted and remembered. Raises what ends the job."""
+    async def send(self, result: ReadResult) -> None:
+        """Sends one file, counts and remembers it. Raises only what ends the job."""
+        work, file = result.work, result.file
         if self.accounts.is_plan:
-            self.accounts.plan_upload(result.work, file)
+            self.accounts.plan_upload(work, file)
             return
         if self.wait_seconds:
             await self.attempt.wait_interval()
@@ -226,6 +225,6 @@ class Sending:
     async def do_now(self, work: Candidate) -> None:
         for result in await self.read([work]):
             if result.outcome is Outcome.LARGE:
-                await self.send(result.work, result.file, result)
+                await self.send(result)
             else:
                 await self.handle_read(result)

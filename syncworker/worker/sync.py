@@ -8,11 +8,11 @@ loop                        groups of small files ─ read (pool) ─ PUT      3
                             large files ─ hash (pool) ─ parts              4 lanes         ┘
 loop     what the store renamed or refused, tried again (second_chance.py)
 loop     may anything be deleted? (plans.py) Then deletions, when all of that went well (delete_last.py)
-loop     what was written and deleted is looked at once more; with `verify`, all of it (second_look.py)
+loop     what was written and deleted is checked once more; with `verify`, all of it (second_look.py)
 ```
 Invariants
 - Nothing is deleted unless the listing was complete, the scan was complete, and no file failed. The bucket is
-  deleted only when the folder is known to hold no file, looked at twice.
+  deleted only when the folder is known to hold no file, after two scans.
 - After a fatal error or a stop no operation begins; those in flight end.
 - Memory is bounded: batches, bytes in flight, spools on disk; never the tree.
 """
@@ -44,8 +44,7 @@ from syncworker.transfer.delete_last import Sweep
 from syncworker.transfer.delete_objects import Remover
 from syncworker.transfer.lane_count import DISK_READERS, READERS
 from syncworker.worker.accounts import Accounts
-from syncworker.worker.dispatch import Dispatch
-from syncworker.worker.elsewhere import Elsewhere
+from syncworker.worker.dispatch import Dispatch, Elsewhere
 from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.pages import Pages
 from syncworker.worker.planning import Planning
@@ -92,10 +91,6 @@ def _best_scan(index: Index, tree: Tree) -> Callable[..., Iterator[ScanItem]]:
     return scan_apart if helps else scan
 
 
-def _reasons(items: list[ScanItem]) -> Counter[str]:
-    return Counter(item.reason for item in items if isinstance(item, Skip))
-
-
 class Sync:
     """The phases of one attempt, and their order."""
 
@@ -135,7 +130,7 @@ class Sync:
             await self.plans.open()
             await attempt.in_thread(self.mounts.begin, attempt.tree)
             await self.pages.choose()
-            look = await self._look()
+            look = await self._begin_scan()
             if look.first is not None:
                 rest = look.rest if self.folder.scan is scan_apart else read_ahead(look.rest)
                 await self._mirror(chain(look.before, [look.first], rest))
@@ -143,7 +138,7 @@ class Sync:
                 await self._mirror(iter(look.before), may_create=False)
             else:
                 await self._delete_bucket(look)
-            self.stop.control.check()  # it came with the last operation
+            self.stop.control.check()  # a stop may have come with the last operation
             return self.ending._replace(planned=await self.plans.write())
         except Stopped:
             self.stop.raise_if_requested()  # a request was given up because of a fatal error: raise that
@@ -152,8 +147,8 @@ class Sync:
             attempt.changes.close()
             self.plans.close()
 
-    async def _look(self) -> ScanStart:
-        """Begins the scan. A folder without a file is looked at twice, and may have to be refused."""
+    async def _begin_scan(self) -> ScanStart:
+        """Begins the scan. A folder without a file is scanned twice, and may have to be refused."""
         look: ScanStart = await self.attempt.in_thread(self.folder.start_scan)
         if look.first is None:
             refuse_unknown(look.before)
@@ -162,7 +157,7 @@ class Sync:
             if look.first is None:
                 refuse_unknown(look.before)
                 if look.exists != existed or not (existed or self.options.scope is None):
-                    raise vanished()  # after changes: a folder that is gone itself is no change to carry out
+                    raise vanished()  # a job after changes does not carry out that the folder itself is gone
                 await self.attempt.in_thread(self.mounts.guard_bucket)
                 await self._allow_empty(look)
         return look
@@ -173,7 +168,7 @@ class Sync:
         return not (self.options.is_partial or self.options.only_verifies)
 
     async def _allow_empty(self, look: ScanStart) -> None:
-        """Raises where a folder without a file may not be mirrored."""
+        """Raises if a folder without a file may not be mirrored."""
         if not self.order.may_delete_bucket and self.options.delete and await self._is_all_empty():
             if self._is_whole:
                 raise FatalError(
@@ -184,7 +179,8 @@ class Sync:
                 "BucketDeleteRefused",
                 "the folder holds no file of this mirror, and BUCKET_DELETE=refuse forbids to empty it",
             )
-        if not self.order.may_skip and (skipped := failing(_reasons(look.before))):
+        skipped = failing(Counter(item.reason for item in look.before if isinstance(item, Skip)))
+        if skipped and not self.order.may_skip:
             raise FatalError(
                 "FilesSkipped",
                 f"the folder holds nothing but what is skipped ({reasons(skipped)}): nothing was deleted,"
@@ -195,7 +191,7 @@ class Sync:
             self.folder.believe_missing()
 
     async def _is_all_empty(self) -> bool:
-        """Whether the mirror as a whole has no file, where this job is about some folders of it."""
+        """Whether the whole mirror has no file, if this job covers only some folders of it."""
         whole, attempt = self.options.without_scope(), self.attempt
         if whole is self.options:
             return True

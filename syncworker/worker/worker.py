@@ -1,7 +1,7 @@
 """One attempt of one job, from its lock to its final state: what `python -m syncworker run ID` does.
 
 Crash-only: starting and resuming are the same, because the bucket and the index tell what is left to do. The
-lock is held until the process ends; the status is written by nobody else meanwhile.
+lock is held until the process ends, and nobody else writes the status while it is held.
 """
 
 from __future__ import annotations
@@ -13,24 +13,17 @@ import sys
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import NamedTuple
 
 from syncworker import ending
 from syncworker.ending import Ending, Planned
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.escape import escape_control
 from syncworker.index.database import FrozenIndex, Index
+from syncworker.jobs import status as job_status
 from syncworker.jobs.ids import Conflict
 from syncworker.jobs.progress import Progress
 from syncworker.jobs.record import Fault, Status
-from syncworker.jobs.status import (
-    approved_plan,
-    begin,
-    recorded_state,
-    renew,
-    set_limit,
-    set_plan,
-    set_requests,
-)
 from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES, State
 from syncworker.options.effective import Options
@@ -55,7 +48,7 @@ from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool, Limits
 from syncworker.worker import late_writers
 from syncworker.worker.delay import ClientView
-from syncworker.worker.elsewhere import Elsewhere
+from syncworker.worker.dispatch import Elsewhere
 from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.sync import sync
 
@@ -69,6 +62,22 @@ EMBEDDED_ALONE = "the embedded storage runs with the server only: `make run`, or
 
 OnStatus = Callable[[Status], None]
 OpenElsewhere = Callable[[Settings, Jobs, Status], Elsewhere]
+_Outcome = tuple[State, Fault | None, str]  # the last: the message
+
+
+class _Job(NamedTuple):
+    """A job whose lock this process holds. `tell` gets each status that is published."""
+
+    settings: Settings
+    jobs: Jobs
+    status: Status
+    control: Control
+    tell: OnStatus
+    open_elsewhere: OpenElsewhere | None
+
+    @property
+    def plan_path(self) -> str:
+        return self.jobs.file(self.status["id"], "plan.jsonl")
 
 
 def run_job(
@@ -85,12 +94,12 @@ def run_job(
         if not lock.acquire(_LOCK_SECONDS):
             raise Conflict("JobRunning", f"job {job_id} has a worker already", job_id)
         status = jobs.load(job_id)
-        recorded = recorded_state(status)
+        recorded = job_status.recorded_state(status)
         if recorded in FINAL_STATES:
             how = "approve" if recorded is State.WAITING else "resume"
             raise Conflict("JobFinished", f"job {job_id} is {recorded}: use {how}", job_id)
         if recorded is State.RUNNING:  # its worker died before anybody looked
-            renew(status, auto_resume=bool(status.get("auto_resume")))
+            job_status.renew(status, auto_resume=bool(status.get("auto_resume")))
         tell = on_status or (lambda _: None)
         control = Control(jobs.file(job_id, "cancel"))
         processes.on_stop(control.stop)
@@ -99,113 +108,102 @@ def run_job(
             tell(jobs.finish(status, State.CANCELLED, None, "cancelled before it began"))
             return State.CANCELLED
         with jobs.destination(status).lock() as destination:
-            return _attempt(settings, jobs, status, control, destination, tell, elsewhere)
+            return _attempt(_Job(settings, jobs, status, control, tell, elsewhere), destination)
 
 
-def _attempt(
-    settings: Settings,
-    jobs: Jobs,
-    status: Status,
-    control: Control,
-    destination: LockChain,
-    tell: OnStatus,
-    elsewhere: OpenElsewhere | None,
-) -> State:
-    begin(status)
+def _attempt(job: _Job, destination: LockChain) -> State:
+    jobs, status = job.jobs, job.status
+    job_status.begin(status)
     jobs.write(status, durable=True)
-    tell(status)
+    job.tell(status)
     reserve = Reserve(jobs.path, _STATUS_BYTES)
     progress = Progress(jobs, status)
-    error: Fault | None = None
     try:
         if not (destination.acquire(_DESTINATION_SECONDS) and jobs.destination(status).adopt_files()):
             raise FatalError(
                 "DestinationBusy", "another job works on this bucket: try again when it has ended"
             )
-        ended = asyncio.run(_work(settings, jobs, status, control, progress, tell, elsewhere))
-        if ended.planned is None:
-            state, message = State.DONE, _done(ended, settings, status)
-        else:
-            state, error, message = _waiting(jobs, status, ended.planned)
-    except Stopped:
-        state, error, message = _stopped(control)
-    except SyncError as failure:
-        if isinstance(failure, RetryError) and control.stopping():
-            state, error, message = _stopped(control)  # given up because of the stop
-        else:
-            state, message = State.FAILED, failure.message
-            if isinstance(failure, RetryError):
-                message += ": tried again and again in vain; resume the job when the storage is well"
-            error = Fault(code=failure.code, message=message)
-    except OSError as failure:
-        traceback.print_exc()
-        state, message = State.FAILED, _about_the_disk(failure)
-        error = Fault(code="LocalError", message=message)
-    except Exception:  # noqa: BLE001 - the status must not say `running` for ever; the trace is in the log
-        traceback.print_exc()
-        state, message = (
-            State.FAILED,
-            "an error of this program: the job's log (or the shell's output) has it",
-        )
-        error = Fault(code="InternalError", message=message)
+        state, error, message = _outcome(job, asyncio.run(_work(job, progress)))
+    except Exception as failure:  # noqa: BLE001 - the status must not stay `running`, whatever it was
+        state, error, message = _outcome_of_failure(failure, job.control)
     sys.stderr.flush()
     try:
         progress.snapshot()
         progress.report.close()
-    except OSError as failure:  # a full disk, say: what has become of the bucket is true all the same
+    except OSError as failure:  # for example a full disk; what has become of the bucket is true all the same
         message += f" (the report lacks its last lines: {failure.strerror or failure})"
         print(message, file=sys.stderr, flush=True)
     if state in (State.DONE, State.WAITING):
-        _supersede(jobs, status)
+        try:
+            jobs.supersede(status)
+        except (OSError, SyncError) as failure:  # this job has done its work all the same
+            print(f"older jobs that wait could not be ended: {failure}", file=sys.stderr, flush=True)
     try:
         jobs.finish(status, state, error, message)
     except OSError:
-        reserve.release()  # a full disk: this is what it was for
+        reserve.release()  # the disk is full: this is what it was for
         jobs.finish(status, state, error, message)
-    tell(status)
+    job.tell(status)
     reserve.release()
     return state
 
 
-def _supersede(jobs: Jobs, status: Status) -> None:
-    try:
-        jobs.supersede(status)
-    except (OSError, SyncError) as failure:  # this job has done its work all the same
-        print(f"older jobs that wait could not be ended: {failure}", file=sys.stderr, flush=True)
-
-
-def _waiting(jobs: Jobs, status: Status, planned: Planned) -> tuple[State, Fault | None, str]:
-    """Publishes the plan. The status names none while its file is replaced: a worker that dies in between
-    leaves a job that plans anew."""
-    if status["plan"] is not None:
-        set_plan(status, None)
-        jobs.write(status, durable=True)
-    from syncworker.plan import draft
-
-    draft.publish(jobs.file(status["id"], "plan.jsonl"))
-    set_plan(status, {"etag": planned.etag, "lines": planned.lines, "approved_at": None})
-    error = Fault(code=planned.code, message=planned.message) if planned.code else None
-    return State.WAITING, error, planned.message
-
-
-def _done(ended: Ending, settings: Settings, status: Status) -> str:
-    """The final message of a sync that succeeded. FatalError: FAIL_ON_SKIPPED, and something was skipped."""
-    skipped, deleted = status["skipped"], status["progress"]["objects_deleted"]
+def _outcome(job: _Job, ended: Ending) -> _Outcome:
+    """The final state of a sync that succeeded, or waits. FatalError: FAIL_ON_SKIPPED, and something was
+    skipped."""
+    if ended.planned is not None:
+        return _waiting(job, ended.planned)
+    status, options = job.status, Options.of_status(job.status)
     text = ending.message(
         ended,
         source=status["source"],
         dest=status["dest"],
-        objects_deleted=deleted,
-        skipped=skipped,
-        equal=Options.of_status(status).equal,
+        objects_deleted=status["progress"]["objects_deleted"],
+        skipped=status["skipped"],
+        equal=options.equal,
     )
-    if Options.of_status(status).plan and not ended.verified:
+    if options.plan and not ended.verified:
         text = f"nothing to do: {text}"
     if ended.is_remarkable:
         print(f"syncworker: {escape_control(text)}", file=sys.stderr, flush=True)
-    if settings.fail_on_skipped and ending.failing(skipped):
+    if job.settings.fail_on_skipped and ending.failing(status["skipped"]):
         raise FatalError("FilesSkipped", f"{text}: FAIL_ON_SKIPPED=1 takes that for a failure")
-    return text
+    return State.DONE, None, text
+
+
+def _waiting(job: _Job, planned: Planned) -> _Outcome:
+    """Publishes the plan. The status names none while its file is replaced: if the worker dies in between,
+    the job plans again."""
+    if job.status["plan"] is not None:
+        job_status.set_plan(job.status, None)
+        job.jobs.write(job.status, durable=True)
+    from syncworker.plan import plan_file
+
+    plan_file.publish(job.plan_path)
+    job_status.set_plan(job.status, {"etag": planned.etag, "lines": planned.lines, "approved_at": None})
+    error = Fault(code=planned.code, message=planned.message) if planned.code else None
+    return State.WAITING, error, planned.message
+
+
+def _outcome_of_failure(failure: Exception, control: Control) -> _Outcome:
+    """The final state of an attempt that this error has ended."""
+    is_retry = isinstance(failure, RetryError)
+    if isinstance(failure, Stopped) or (is_retry and control.stopping()):  # given up because of the stop
+        if control.reason == "cancelled":
+            return State.CANCELLED, None, "cancelled"
+        message = f"stopped by {control.reason}: resume the job to go on"
+        return State.INTERRUPTED, Fault(code="Stopped", message=message), message
+    if isinstance(failure, SyncError):
+        message = failure.message
+        if is_retry:
+            message += ": tried again and again in vain; resume the job when the storage is well"
+        return State.FAILED, Fault(code=failure.code, message=message), message
+    traceback.print_exception(failure)
+    if isinstance(failure, OSError):
+        message = _about_the_disk(failure)
+        return State.FAILED, Fault(code="LocalError", message=message), message
+    message = "an error of this program: the job's log (or the shell's output) has it"
+    return State.FAILED, Fault(code="InternalError", message=message), message
 
 
 def _about_the_disk(failure: OSError) -> str:
@@ -214,28 +212,35 @@ def _about_the_disk(failure: OSError) -> str:
     return f"a local file of the job cannot be used: {failure.strerror or failure}"
 
 
-def _stopped(control: Control) -> tuple[State, Fault | None, str]:
-    if control.reason == "cancelled":
-        return State.CANCELLED, None, "cancelled"
-    message = f"stopped by {control.reason}: resume the job to go on"
-    return State.INTERRUPTED, Fault(code="Stopped", message=message), message
+def _order_of(job: _Job, options: Options, spool_dir: str) -> Order:
+    settings, status = job.settings, job.status
+    approved = job_status.approved_plan(status)
+    return Order(
+        uploads_dir=settings.uploads_dir,
+        source=status["source"],
+        wait_seconds=0.0 if options.plan else float(status["wait"]),
+        may_delete_bucket=settings.bucket_delete == "allow",
+        spool_dir=spool_dir,
+        options=options,
+        may_skip=not settings.fail_on_skipped,
+        rules=Rules(
+            is_plan=options.plan and not options.only_verifies,
+            is_approved=approved is not None,
+            limit=settings.max_delete if options.max_delete == "" else options.max_delete,
+        ),
+        plan_path=job.plan_path,
+        approved=approved,
+    )
 
 
-async def _work(
-    settings: Settings,
-    jobs: Jobs,
-    status: Status,
-    control: Control,
-    progress: Progress,
-    tell: OnStatus,
-    open_elsewhere: OpenElsewhere | None,
-) -> Ending:
+async def _work(job: _Job, progress: Progress) -> Ending:
+    settings, jobs, status, control = job.settings, job.jobs, job.status, job.control
     parse_storage_url(status["storage_url"], settings)  # ALLOWED_STORAGE_URLS may have been narrowed since
-    keys = _keys(settings, jobs, status, control)
+    keys = _keys(job)
     region = settings.aws_region
     place = Endpoint.of(status["storage_url"], region, settings.storage_addressing)
     ca_bundle = ca_bundle_of() if place.scheme == "https" else None
-    index_path = jobs.destination(status).index_path
+    destination = jobs.destination(status)
     options = Options.of_status(status)
     pause = Pause(jobs.file(status["id"], "pause"))
     stop = StopToken(control)
@@ -260,37 +265,18 @@ async def _work(
             )
             client = Client(pool, Target(status["dest"], region, options.prefix), keys, conditions)
             progress.storage = ClientView(control, client)
-            index = FrozenIndex(index_path) if options.plan else Index(index_path)
-            approved = approved_plan(status)
-            order = Order(
-                uploads_dir=settings.uploads_dir,
-                source=status["source"],
-                wait_seconds=0.0 if options.plan else float(status["wait"]),
-                may_delete_bucket=settings.bucket_delete == "allow",
-                spool_dir=os.path.dirname(index_path),
-                options=options,
-                may_skip=not settings.fail_on_skipped,
-                rules=Rules(
-                    is_plan=options.plan and not options.only_verifies,
-                    is_approved=approved is not None,
-                    limit=settings.max_delete if options.max_delete == "" else options.max_delete,
-                ),
-                plan_path=jobs.file(status["id"], "plan.jsonl"),
-                approved=approved,
-            )
-            mounts = MountCheck(jobs.destination(status).facts_path, index, status["source"], options)
-            _look(client, progress, stop.requested)
+            index = (FrozenIndex if options.plan else Index)(destination.index_path)
+            order = _order_of(job, options, os.path.dirname(index.path))
+            mounts = MountCheck(destination.facts_path, index, status["source"], options)
             watcher = asyncio.create_task(_watch(client, progress, stop.requested), name="watch for changes")
-            elsewhere = open_elsewhere(settings, jobs, status) if open_elsewhere else None
+            elsewhere = job.open_elsewhere(settings, jobs, status) if job.open_elsewhere else None
 
             async def begin() -> Ending:
-                await late_writers.wait(jobs.path, jobs.destination(status), stop.raise_if_requested)
+                await late_writers.wait(jobs.path, destination, stop.raise_if_requested)
                 return await sync(order, Bucket(client), index, mounts, progress, stop, elsewhere)
 
             work = asyncio.create_task(begin())
-            ticker = asyncio.create_task(
-                _tick(jobs, progress, control, client, writer, tell), name="ticker of the status"
-            )
+            ticker = asyncio.create_task(_tick(job, progress, client, writer), name="ticker of the status")
             assert pool.watchdog is not None
             try:
                 beside = {ticker, watcher, pool.watchdog}
@@ -298,7 +284,7 @@ async def _work(
                 if not work.done():
                     stop.end_with(_end_of(next(task for task in beside if task.done())))
                     pause.look(stopping=True)
-                    pool.close()  # what is in flight would have nobody who ends it
+                    pool.close()  # nothing else would end what is in flight
                 return await work
             finally:
                 if elsewhere is not None:
@@ -320,56 +306,53 @@ def _end_of(task: asyncio.Task[None]) -> Exception:
 
 
 async def _watch(client: Client, progress: Progress, stopping: Callable[[], bool]) -> None:
-    """What may change while a job runs: a pause, and limits. Beside the ticker, which may wait for a slow
-    disk."""
-    while True:
-        await asyncio.sleep(_TICK_SECONDS)
-        _look(client, progress, stopping)
-
-
-def _look(client: Client, progress: Progress, stopping: Callable[[], bool]) -> None:
+    """Follows what may change while a job runs: a pause, and limits. Not done by the ticker, which may wait
+    for a slow disk."""
     bandwidth, pause = client.pool.bandwidth, client.pause
-    bandwidth.look(stopping=stopping())
-    set_limit(progress.status, bandwidth.own, bandwidth.all_jobs)
-    if pause.look(stopping=stopping()):
-        progress.pause(pause.on)
-        if not pause.on:
-            client.go_on()
-    if pause.on:
-        client.pool.close_idle()
+    while True:  # first when the task begins, which is before the job's does
+        bandwidth.look(stopping=stopping())
+        job_status.set_limit(progress.status, bandwidth.own, bandwidth.all_jobs)
+        if pause.look(stopping=stopping()):
+            progress.pause(pause.on)
+            if not pause.on:
+                client.go_on()
+        if pause.on:
+            client.pool.close_idle()
+        await asyncio.sleep(_TICK_SECONDS)
 
 
-async def _tick(
-    jobs: Jobs, progress: Progress, control: Control, client: Client, writer: Executor, tell: OnStatus
-) -> None:
-    """Publishes the status, and ends what hangs once the job is to stop. Ends with the error of a disk: of
-    the jobs', or of the store's, which on a full one says nothing."""
-    loop = asyncio.get_running_loop()
-    pool, cancelled = client.pool, progress.status["cancel_requested"]
+async def _tick(job: _Job, progress: Progress, client: Client, writer: Executor) -> None:
+    """Publishes the status, and ends what hangs once the job is to stop. Raises the error of a disk: the
+    jobs', or that of the embedded storage, which answers nothing when its disk is full."""
+    jobs, control, pool = job.jobs, job.control, client.pool
+    cancelled = progress.status["cancel_requested"]
     while True:
         await asyncio.sleep(_TICK_SECONDS)
         if control.stopping():
             pool.give_up(writes=control.drops_writes())
             cancelled = control.reason == "cancelled"
-        set_requests(progress.status, cancelled=cancelled, paused=jobs.is_paused(progress.status["id"]))
+        job_status.set_requests(
+            progress.status, cancelled=cancelled, paused=jobs.is_paused(progress.status["id"])
+        )
         if client.waits_to_send(_SILENT_SECONDS) and (full := client.full_disk()) is not None:
             raise full
         if progress.due():
             status = progress.snapshot()
             progress.report.flush()
             # Rendered here, written in a thread: a slow disk must not hold up what is in flight.
+            loop = asyncio.get_running_loop()
             await loop.run_in_executor(writer, jobs.publish, status["id"], jobs.render(status))
-            tell(status)
+            job.tell(status)
 
 
-def _keys(settings: Settings, jobs: Jobs, status: Status, control: Control) -> KeySource:
+def _keys(job: _Job) -> KeySource:
     """The request's own keys, else the server's, which are sent to the configured storage only."""
-    secret = jobs.secrets.keys(status["id"])
-    if secret is not None:
-        return Given(*secret, origin="access_key and secret_key of the request")
-    if (profile := jobs.secrets.profile(status["id"])) is not None:
-        return Chain(control.stopping, profile=profile)
-    if not settings.is_own(status["storage_url"]):
+    settings, secrets, job_id = job.settings, job.jobs.secrets, job.status["id"]
+    if (given := secrets.keys(job_id)) is not None:
+        return Given(*given, origin="access_key and secret_key of the request")
+    if (profile := secrets.profile(job_id)) is not None:
+        return Chain(job.control.stopping, profile=profile)
+    if not settings.is_own(job.status["storage_url"]):
         raise FatalError(
             "NoCredentials",
             "the keys of this storage are gone: resume the job with access_key and secret_key",
@@ -378,4 +361,4 @@ def _keys(settings: Settings, jobs: Jobs, status: Status, control: Control) -> K
         return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys(settings))
     if settings.storage_url is None:  # its keys are made when it is first started
         raise FatalError("NoCredentials", EMBEDDED_ALONE)
-    return Chain(control.stopping)
+    return Chain(job.control.stopping)

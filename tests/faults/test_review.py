@@ -24,7 +24,7 @@ from syncworker.folder.uploads_root import Tree, devices_in_memory, is_local
 from syncworker.jobs.store import Jobs
 from syncworker.model import FileEntry, State
 from syncworker.plan import compare
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate
 from syncworker.request import Request
 from syncworker.system import durable_files
 from syncworker.system.stop_token import StopToken
@@ -270,7 +270,7 @@ import resource, sys
 from syncworker.errors import FileError
 from syncworker.jobs.store import Jobs
 from syncworker.jobs.progress import Progress
-from syncworker.plan.events import Candidate; from syncworker.transfer.readers import read_cached
+from syncworker.plan.compare import Candidate; from syncworker.transfer.readers import read_cached
 from syncworker.folder.scan import scan
 from syncworker.folder.source import Source
 from syncworker.request import Request
@@ -377,9 +377,13 @@ class Given(Dispatch):
         self.stop = StopToken(SimpleNamespace(stopping=lambda: False))
         self.wait_seconds, self.obstacles = 0.0, Obstacles()
         self.plans, self.is_after_changes = SimpleNamespace(is_plan=False), False
+        self.sending, self.elsewhere = SimpleNamespace(open_lanes=lambda: self), None
 
-    async def hand_out(self, group):
+    async def put(self, group):
         self.handed_out.append([work.file.key for work in group])
+
+    async def finish(self):
+        self.is_finished = True
 
     def dispatch(self):
         async def all_of_it():
@@ -387,8 +391,8 @@ class Given(Dispatch):
             self.planning = SimpleNamespace(events=events)
             for batch in (*self.given, None):
                 events.put_nowait(batch)
-            await self._dispatch(SimpleNamespace(put=self.hand_out))
-            assert events.empty()
+            await self.run()
+            assert events.empty() and self.is_finished
 
         asyncio.run(all_of_it())
 

@@ -256,8 +256,7 @@ def test_a_copy_by_parts(mirror: Mirror, store: Store, tmp_path: Path) -> None:
     from syncworker.folder.uploads_root import Tree
     from syncworker.index.database import Index
     from syncworker.model import FileEntry, ObjectEntry
-    from syncworker.plan.compare import UPDATE
-    from syncworker.plan.events import Candidate
+    from syncworker.plan.compare import UPDATE, Candidate
     from syncworker.s3.bucket import Bucket
     from syncworker.s3.client import Client
     from syncworker.s3.credentials import Given as Keys

@@ -25,8 +25,7 @@ from syncworker.cluster.protocol import (
     Unreachable,
 )
 from syncworker.model import FileEntry
-from syncworker.plan.compare import NEW
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import NEW, Candidate
 from syncworker.transfer.parts import Parts
 
 T = TypeVar("T")

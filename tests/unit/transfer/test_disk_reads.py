@@ -12,8 +12,7 @@ from typing import Any, cast
 import pytest
 
 from syncworker.model import FileEntry
-from syncworker.plan.compare import NEW
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import NEW, Candidate
 from syncworker.transfer.lane_count import DISK_READERS, READERS, ReaderCount
 from syncworker.worker import disk_reads
 from syncworker.worker.disk_reads import DiskReads

@@ -18,7 +18,7 @@ from syncworker.folder.uploads_root import Tree
 from syncworker.index.records import IndexRow
 from syncworker.jobs.progress import UploadResult
 from syncworker.model import FileEntry, ObjectEntry
-from syncworker.plan import compare, events
+from syncworker.plan import compare
 from syncworker.transfer import readers
 from syncworker.transfer.upload import row_of
 
@@ -158,7 +158,7 @@ def cut_short(path: Path) -> None:
 def read_one(path: Path, row: IndexRow | None = None, there: ObjectEntry | None = None) -> readers.ReadResult:
     info = path.stat()
     file = FileEntry("log", info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, "log")
-    work = events.Candidate(file, there, row, compare.compare(file, there, row))
+    work = compare.Candidate(file, there, row, compare.compare(file, there, row))
     with Tree(str(path.parent)) as tree:
         assert readers.read_cached(tree, work, etags_are_md5=True) is None
         return readers.read(tree, work, etags_are_md5=True, should_stop=lambda: False)

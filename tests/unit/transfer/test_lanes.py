@@ -11,8 +11,7 @@ from typing import cast
 import pytest
 
 from syncworker.model import FileEntry
-from syncworker.plan.compare import Decision, Reason, Verdict
-from syncworker.plan.events import Candidate
+from syncworker.plan.compare import Candidate, Decision, Reason, Verdict
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import LEAST
 from syncworker.transfer.lanes import BYTES_IN_FLIGHT, LARGE_LANES, Budget, Lanes
