@@ -21,7 +21,7 @@ FILE_MAX_BYTES = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """`line` counts from 1; None: the file as a whole."""
+    """`line` counts from 1; None: the whole file."""
 
     line: int | None
     message: str
@@ -72,7 +72,7 @@ class MirrorFile:
 
 
 def read(path: str, settings: Settings, environ: Environ) -> Contents:
-    """The file as it is now; no file has no mirrors."""
+    """Reads the file as it is now; a missing file has no mirrors."""
     try:
         with open(path, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
@@ -123,8 +123,8 @@ def _of_syntax(message: str, text: str) -> Mistake:
 
 
 class _Lines:
-    """Finds the lines of tables and keys in the text. A line inside a long string may be mistaken for one;
-    then only a message has a wrong line number."""
+    """Finds the lines of tables and keys in the text. It may mistake a line inside a long string for one;
+    then only the line number in a message is wrong."""
 
     _TABLE = re.compile(r"\s*\[\s*[\"']?([^\"'\]]+?)[\"']?\s*\]")
     _KEY = re.compile(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=")

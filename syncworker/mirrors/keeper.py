@@ -1,11 +1,12 @@
-"""The keeper: one thread that runs mirrors by their schedule, watches their folders, and has people told.
+"""The keeper: one thread that runs mirrors by their schedule, watches their folders, and notifies people.
 
-Every half second it reads `mirrors.toml` if that has changed, takes note of the jobs of each mirror that have
-ended, and starts what is due (`schedule.decide`). What it knows beyond that is in `.mirrors.json` (`memory`):
-the same file, clock and memory lead to the same runs, in whichever process.
+Every half second it reads `mirrors.toml` if that has changed, records the jobs of each mirror that have
+ended, and starts what is due (`schedule.decide`). All else that it knows is in `.mirrors.json` (`memory`):
+the same file, time and memory lead to the same runs in any process.
 
 A run is submitted before it is remembered: a server that dies in between starts it once more, which costs a
-look at the folder; the other way round it would be lost. Nothing here talks to a store or waits for a job.
+scan of the folder; the other way round the run would be lost. Nothing here talks to a store or waits for a
+job.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from syncworker.mirrors.memory import Memories, Memory, run_of
 from syncworker.mirrors.mirror import Mirror
 from syncworker.mirrors.news import WAITING, News
 from syncworker.mirrors.schedule import Act
-from syncworker.mirrors.view import in_words, is_overdue, view
+from syncworker.mirrors.view import in_words, is_overdue, time_text, view
 from syncworker.mirrors.watched import WatchedMirrors
 from syncworker.model import State
 from syncworker.request import RequestKeys
@@ -36,7 +37,7 @@ from syncworker.service.supervisor import Supervisor
 from syncworker.settings import Settings
 
 TICK_SECONDS = 0.5
-WHOLE_EVERY = timedelta(hours=24)  # of a watched mirror: what no event told of is found
+WHOLE_EVERY = timedelta(hours=24)  # a watched mirror is synced as a whole, in case an event was missed
 WATCH_JOBS_KEPT = 100
 FAR = datetime(9999, 1, 1, tzinfo=UTC)
 log = logging.getLogger("syncworker.mirrors")
@@ -76,7 +77,7 @@ class Keeper:
         self._news = News(self._jobs, sender or notify.Sender())
         self.counts = self._news.counts
         self._memories = Memories(self._jobs.path)
-        self._seen: dict[str, tuple[int, int, int]] = {}  # ended jobs that were noted, by their stamps
+        self._seen: dict[str, tuple[int, int, int]] = {}  # the stamps of ended jobs that were recorded
         self._next_runs: dict[str, datetime | None] = {}
         self._errors: dict[str, str] = {}
         self._watched = WatchedMirrors()
@@ -151,7 +152,7 @@ class Keeper:
         memory, next_run = self._memory(mirror), self._next_runs.get(mirror.name)
         shown = view(mirror, mirror.url(self._settings), memory, jobs, self._watched.get(mirror.name))
         return shown | {
-            "next_run_at": timestamp(next_run) if next_run else None,
+            "next_run_at": time_text(next_run),
             "overdue": is_overdue(mirror, memory, self._clock()),
             "error": self._errors.get(mirror.name) or shown["error"],
         }
@@ -197,7 +198,7 @@ class Keeper:
         asked = f"{in_words(mirror)} {mirror.schedule.zone}"
         if memory.schedule != asked:
             if memory.schedule and mirror.schedule.cron:
-                memory.last_due = now  # times of a schedule that is new have not been missed
+                memory.last_due = now  # earlier times of a new schedule were not missed
             elif memory.schedule and mirror.schedule.every is not None and memory.last_due is not None:
                 memory.last_due = max(memory.last_due, now - mirror.schedule.every)
             memory.schedule, memory.retry_at = asked, None
@@ -208,7 +209,7 @@ class Keeper:
         return None if mirror is None else self._memory(mirror)
 
     def _rests(self, mirror: Mirror, of_mirror: Mapping[str, Mapping[str, Entry]]) -> bool:
-        """Returns whether the mirror is known to have nothing to do, which is the usual case."""
+        """Returns whether the mirror is known to have nothing to do: the usual case."""
         idle, now = self._idle.get(mirror.name), self._clock()
         return (
             idle is not None
@@ -276,44 +277,35 @@ class Keeper:
             return
         memory.missed += count
         memory.last_missed = come
-        log.warning(
-            "mirror %s: %d runs were missed since %s, as no server ran: one makes up for them",
-            mirror.name,
-            count,
-            timestamp(since),
-        )
+        message = "mirror %s: %d runs were missed since %s, as no server ran: one makes up for them"
+        log.warning(message, mirror.name, count, timestamp(since))
 
     def _start(self, mirror: Mirror, memory: Memory, act: Act) -> bool:
         """Starts a run. Returns False if it has to be tried again in the next round."""
         try:
-            status = self._supervisor.submit(mirror.request(self._settings))
-        except Conflict:  # since the look
+            status = self._submit(mirror)
+        except Conflict:  # its destination has become busy
             self._skip(mirror, memory)
             return True
-        except UsageError as error:  # the folder leads out of the root by now, for example
-            self._complain(mirror, error.message)
-            return True
         except (SyncError, OSError) as error:  # the queue or the disk is full
-            self._complain(
-                mirror, error.message if isinstance(error, SyncError) else error.strerror or str(error)
-            )
-            return False
-        self._errors.pop(mirror.name, None)
+            self._complain(mirror, error)
+            return isinstance(error, UsageError)  # the folder now leads out of the root, for example
         self._note_whole(mirror, memory)
         memory.scheduled, memory.retry_at = status["id"], None
         memory.retries = memory.retries + 1 if act is Act.RETRY else 0
-        log.info(
-            "mirror %s: %s is job %s",
-            mirror.name,
-            "a retry" if act is Act.RETRY else "this run",
-            status["id"],
-        )
+        what = "a retry" if act is Act.RETRY else "this run"
+        log.info("mirror %s: %s is job %s", mirror.name, what, status["id"])
         return True
+
+    def _submit(self, mirror: Mirror, scope: tuple[str, ...] | None = None) -> Status:
+        status = self._supervisor.submit(replace(mirror.request(self._settings), scope=scope))
+        self._errors.pop(mirror.name, None)
+        return status
 
     # -- watching -----------------------------------------------------------------------------------------
 
     def _follow(self, mirror: Mirror, memory: Memory, now: datetime) -> None:
-        """Starts a job for what has changed in a watched folder, once it is quiet."""
+        """Starts a job for the changes in a watched folder, once it is quiet."""
         watched = self._watched.get(mirror.name)
         if watched is None or not watched.may_start(now):
             return
@@ -324,14 +316,12 @@ class Keeper:
         changes = watched.watcher.take()
         scope = None if changes.whole else changes.folders
         try:
-            request = mirror.request(self._settings)
-            status = self._supervisor.submit(replace(request, scope=scope))
-        except (SyncError, OSError) as error:  # also when it has become busy: when it is free
-            watched.watcher.give_back(changes)
+            status = self._submit(mirror, scope)
+        except (SyncError, OSError) as error:  # a busy destination: tried again when it is free
+            watched.watcher.restore(changes)
             if not isinstance(error, Conflict):
-                self._complain(mirror, getattr(error, "message", None) or str(error))
+                self._complain(mirror, error)
             return
-        self._errors.pop(mirror.name, None)
         if changes.whole:
             memory.last_whole = now
         what = "all" if scope is None else f"{len(scope)} changed folders"
@@ -350,14 +340,11 @@ class Keeper:
         if watched is None:
             return
         watched.note_end(state, now)
-        scoped = sorted(
-            job_id
-            for job_id, entry in jobs.items()
-            if entry.is_scoped and entry.ended and entry.state is not State.WAITING
-        )
-        self._supervisor.remove(scoped[:-WATCH_JOBS_KEPT])
+        ended = [j for j, each in jobs.items() if each.ended and each.state is not State.WAITING]
+        self._supervisor.remove(sorted(j for j in ended if jobs[j].is_scoped)[:-WATCH_JOBS_KEPT])
 
-    def _complain(self, mirror: Mirror, message: str) -> None:
+    def _complain(self, mirror: Mirror, error: SyncError | OSError) -> None:
+        message = error.message if isinstance(error, SyncError) else error.strerror or error
         text = f"a run could not be started: {message}"
         if self._errors.get(mirror.name) != text:
             log.error("mirror %s: %s", mirror.name, text)
@@ -383,7 +370,7 @@ class Keeper:
         is_whole_success = run["state"] == "done" and not run["scoped"]
         if is_whole_success:
             memory.last_success = max(finished, memory.last_success or finished)
-        if finished < memory.first_seen:  # of a time that nothing is remembered of
+        if finished < memory.first_seen:  # before anything was remembered
             return None
         if is_whole_success:
             self._news.note_success(mirror, memory, job_id, now)

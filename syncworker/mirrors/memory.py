@@ -1,14 +1,16 @@
-"""What is remembered of each mirror, in `jobs/.mirrors.json`: so that removing old jobs makes no false alarm.
+"""What is remembered of each mirror, in `jobs/.mirrors.json`, so that removing old jobs causes no false
+alarm.
 
-The file is written by the server's keeper alone, whole, by temporary file and rename. One that is damaged is
-as good as none: mirrors are then seen for the first time, and what ended before that is not reported again.
-No address is in it: `notify.digest` stands for one.
+Only the server's keeper writes the file, as a whole, by temporary file and rename. A damaged file counts as
+none: mirrors are then seen for the first time, and earlier ends of jobs are not reported again. The file
+holds no addresses: `notify.digest` stands for each.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -20,19 +22,19 @@ from syncworker.system import durable_files
 NAME = ".mirrors.json"
 RUNS = 30
 KEPT = timedelta(days=90)
-_TIMES = ("first_seen", "last_due", "last_success", "retry_at", "last_whole", "last_missed")
 
 
 @dataclass(slots=True)
 class Memory:
     """What is remembered of one mirror. `told`: the problems that were reported since the last success.
-    `outbox`: unsent messages, each with the digests of the addresses that have not received it."""
+    `outbox`: unsent messages, each with the digests of the addresses that have not received it. The type of a
+    field decides how it is read (`_READ`)."""
 
     first_seen: datetime
     schedule: str = ""
     last_due: datetime | None = None
     last_success: datetime | None = None
-    last_whole: datetime | None = None  # when the last job that looks at all of the folder was started
+    last_whole: datetime | None = None  # when the last job for the whole folder was started
     retry_at: datetime | None = None
     retries: int = 0
     skipped: int = 0
@@ -51,66 +53,48 @@ class Memory:
         return next((run for run in reversed(self.runs) if run.get("id") == job_id), None)
 
     def remember(self, run: dict[str, Any]) -> None:
-        """Adds a run, or replaces what was known of it; the newest RUNS are kept."""
+        """Adds a run, or replaces it; keeps the newest RUNS."""
         others = [known for known in self.runs if known.get("id") != run["id"]]
         self.runs = sorted([*others, run], key=lambda each: str(each.get("id")))[-RUNS:]
 
     def as_json(self) -> dict[str, Any]:
-        value = {name: getattr(self, name) for name in self.__slots__}
-        for name in _TIMES:
-            value[name] = timestamp(value[name]) if value[name] else None
-        return value
+        values = {name: getattr(self, name) for name in self.__slots__}
+        return {name: timestamp(v) if isinstance(v, datetime) else v for name, v in values.items()}
+
+
+_OF_STATUS = ("id", "state", "attempt", "started_at", "finished_at")
+_OF_PROGRESS = ("files_total", "bytes_total", "files_uploaded", "bytes_uploaded", "objects_deleted")
 
 
 def run_of(status: Status) -> dict[str, Any]:
     """What is remembered of a run that has ended."""
-    progress = status["progress"]
-    return {
-        "id": status["id"],
-        "state": status["state"],
-        "attempt": status.get("attempt"),
-        "scoped": status.get("scope") is not None,
-        "started_at": status.get("started_at"),
-        "finished_at": status.get("finished_at"),
-        "files_total": progress.get("files_total"),
-        "bytes_total": progress.get("bytes_total"),
-        "files_uploaded": progress.get("files_uploaded"),
-        "bytes_uploaded": progress.get("bytes_uploaded"),
-        "objects_deleted": progress.get("objects_deleted"),
-        "error": error_code(status),
-    }
+    run = {name: status.get(name) for name in _OF_STATUS}
+    run |= {name: status["progress"].get(name) for name in _OF_PROGRESS}
+    return run | {"scoped": status.get("scope") is not None, "error": error_code(status)}
+
+
+def _time(value: Any) -> datetime | None:
+    return datetime.fromisoformat(value).astimezone(UTC) if value else None
+
+
+_READ: dict[str, Callable[[Any], Any]] = {  # by the type of a field, from JSON or None
+    "datetime": _time,
+    "datetime | None": _time,
+    "str": lambda value: str(value or ""),
+    "int": lambda value: int(value or 0),
+    "dict[str, Any]": lambda value: value if isinstance(value, dict) else {},
+    "list[dict[str, Any]]": lambda value: [each for each in value or [] if isinstance(each, dict)],
+}
 
 
 def _of_json(value: Any) -> Memory | None:
     if not isinstance(value, dict):
         return None
     try:
-        times = {
-            name: datetime.fromisoformat(value[name]).astimezone(UTC) if value.get(name) else None
-            for name in _TIMES
-        }
-        first_seen = times.pop("first_seen")
-        if first_seen is None:
-            return None
-        lists: dict[str, Any] = {
-            name: [each for each in value.get(name, []) if isinstance(each, dict)]
-            for name in ("runs", "outbox")
-        }
-        counts: dict[str, Any] = {
-            name: int(value.get(name) or 0) for name in ("retries", "skipped", "missed")
-        }
-        texts: dict[str, Any] = {name: str(value.get(name) or "") for name in ("schedule", "scheduled")}
-        told = value.get("told")
-        return Memory(
-            first_seen,
-            **times,  # type: ignore[arg-type]
-            **lists,
-            **counts,
-            **texts,
-            told=told if isinstance(told, dict) else {},
-        )
+        memory = Memory(**{each.name: _READ[str(each.type)](value.get(each.name)) for each in fields(Memory)})
     except (ValueError, TypeError, OverflowError):
         return None
+    return memory if memory.first_seen else None
 
 
 class Memories:
@@ -127,8 +111,8 @@ class Memories:
         return self._of.setdefault(name, Memory(now))
 
     def forget_old(self, names: set[str], now: datetime) -> None:
-        """Forgets mirrors that have not been in the file for long. Not at once: while an editor writes the
-        file it may be empty, or not there, for an instant."""
+        """Forgets mirrors that have been missing from the file for long. Not at once: while an editor saves
+        the file, it may be empty or missing for an instant."""
         for name in set(self._of) - names:
             memory = self._of[name]
             moments = (memory.first_seen, memory.last_due, memory.last_success, memory.last_whole)
@@ -140,7 +124,7 @@ class Memories:
         return durable_files.render_json({"version": 1, "mirrors": mirrors})
 
     def save(self) -> None:
-        """OSError: a full disk; the next call tries again."""
+        """Raises OSError (a full disk); the next call tries again."""
         rendered = self._rendered()
         if rendered != self._written:
             durable_files.replace_bytes(self._path, rendered, durable=True)

@@ -1,8 +1,8 @@
 """One mirror: a table of `mirrors.toml`, each of its values checked.
 
-Its options are checked by the same table as those of `/sync`. Keys never stand in the file: `keys` names
-variables of the environment or `.env`, `profile` one of the AWS configuration. Values are never quoted in a
-message: an address in `notify` is a secret.
+Its options are checked by the same table as those of `/sync`. The file never holds access keys: `keys` names
+variables of the environment or `.env`, `profile` a profile of the AWS configuration. Messages never quote
+values: an address in `notify` is a secret.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Environ = Mapping[str, str | None]
 
 
 class Wrong(Exception):
-    """A mistake at a key of a table, None: at the table itself."""
+    """A mistake at a key of a table; None: at the table itself."""
 
     def __init__(self, key: str | None, message: str) -> None:
         super().__init__(message)
@@ -64,17 +64,14 @@ class Mirror:
     line: int = 0
 
     def request(self, settings: Settings) -> Request:
-        """Returns the request of a run, checked again, because the folder may now be a link that leads out.
-        Raises UsageError."""
-        access_key, secret_key, token = self.keys or (None, None, None)
+        """Returns the request of a run. Checks it again, as the folder may now be a link out of the uploads
+        root. Raises UsageError."""
         return spec.parse(
             settings,
             source=self.source,
             dest=self.dest,
             storage_url=self.storage_url,
-            access_key=access_key,
-            secret_key=secret_key,
-            session_token=token,
+            **(self.keys._asdict() if self.keys else {}),
             asked=self.asked,
             mirror=self.name,
             profile=self.profile,
@@ -144,19 +141,18 @@ def _text(table: Mapping[str, Any], key: str) -> str:
 
 
 def _option_text(table: Mapping[str, Any], key: str) -> str:
-    """The value of an option as the text that a query would hold."""
+    """The value of an option, as the text that it has in a query."""
     value = table.get(key, "")
-    if isinstance(value, list) and key in options.LISTS:
-        if not all(isinstance(line, str) and "\n" not in line and "\0" not in line for line in value):
+    if isinstance(value, list | str) and key in options.LISTS:
+        lines = [value] if isinstance(value, str) else value
+        if not all(isinstance(line, str) and "\n" not in line and "\0" not in line for line in lines):
             raise Wrong(key, f"{key} must be a list of texts without line ends")
-        return "\n".join(value)
+        return "\n".join(lines)
     if isinstance(value, bool):
         value = int(value)
     if not isinstance(value, str | int | float):
         raise Wrong(key, f"{key} must be text, a number, true or false")
     text = str(value)
-    if key in options.LISTS and "\n" in text:
-        raise Wrong(key, f"{key} must be a list of texts without line ends")
     return text.removesuffix(".0") if isinstance(value, float) else text
 
 

@@ -1,7 +1,7 @@
-"""What people are told of their mirrors: failed, waiting, overdue, recovered; each trouble once.
+"""What people are told about their mirrors: failed, waiting, overdue, recovered; each problem once.
 
-A message is remembered in the mirror's outbox before it is sent, and leaves it when every address has it: it
-is sent at least once, whenever the server dies.
+A message is put into the mirror's outbox before it is sent, and leaves it once every address has received it:
+it is sent at least once, whenever the server dies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from syncworker.jobs.store import Jobs
 from syncworker.mirrors import notify, schedule
 from syncworker.mirrors.memory import Memory
 from syncworker.mirrors.mirror import Mirror
-from syncworker.mirrors.view import is_overdue
+from syncworker.mirrors.view import is_overdue, time_text
 from syncworker.model import State
 
 TELL_AGAIN = timedelta(hours=20)  # a failure that lasts is reported about once a day, not at each retry
@@ -34,7 +34,7 @@ class Counts:
 
 
 class News:
-    """Keeps in each mirror's memory what was reported; the sender's threads deliver messages."""
+    """Records in each mirror's memory what was reported; the sender's threads deliver messages."""
 
     def __init__(self, jobs: Jobs, sender: notify.Sender) -> None:
         self.counts = Counts()
@@ -94,7 +94,7 @@ class News:
             "text": text,
             "job": job_id,
             "at": timestamp(now),
-            "last_success_at": timestamp(memory.last_success) if memory.last_success else None,
+            "last_success_at": time_text(memory.last_success),
             "left": [notify.digest(address) for address in mirror.notify],
         }
         memory.outbox = [*memory.outbox, entry][-100:]
@@ -117,16 +117,16 @@ class News:
     def take_results(self, memory_of: Callable[[str], Memory | None]) -> None:
         """Records the deliveries. `memory_of` returns None for a mirror that is no longer in the file."""
         while not self._sender.results.empty():
-            result = self._sender.results.get()
-            done, digest = result.delivery, notify.digest(result.delivery.address)
+            done, sent = self._sender.results.get()
+            digest = notify.digest(done.address)
             self._in_flight.discard((done.mirror, done.entry, digest))
-            self.counts.sent += result.sent
-            self.counts.failed += not result.sent
+            self.counts.sent += sent
+            self.counts.failed += not sent
             memory = memory_of(done.mirror)
             for entry in memory.outbox if memory is not None else ():
                 if entry["id"] == done.entry:
                     entry["left"] = [each for each in entry["left"] if each != digest]
-                    if result.sent and entry["job"]:
+                    if sent and entry["job"]:
                         self._jobs.note_notified(entry["job"])
 
 

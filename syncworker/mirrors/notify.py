@@ -1,12 +1,11 @@
-"""Tells people, by POST to the addresses of `notify`, what became of a mirror: failed, waiting for approval,
-overdue, recovered.
+"""Notifies people, by POST to the addresses of `notify`, that a mirror failed, waits for approval, is overdue
+or has recovered.
 
 - An address is a secret: it is never in a message, a log or an error; `digest` stands for it in files.
-- No redirect is followed. Every address of the host is checked right before it is connected to, and that one
-  is connected to: link-local addresses and those of metadata services are refused, as for a storage.
-- Three tries, with pauses that grow. An answer of 2xx is a success; whatever else is not, and no fault of the
-  job's.
-- The body is JSON that Slack, Mattermost, Discord, Gotify, Teams and ntfy's templates find their words in.
+- No redirect is followed. The host is resolved once; all its IP addresses are checked, and these are
+  connected to. Link-local addresses and those of metadata services are refused, as for a storage.
+- Three tries, with growing pauses. Only an answer of 2xx is a success. A failure never affects a job.
+- The body is JSON in which Slack, Mattermost, Discord, Gotify, Teams and ntfy's templates find their fields.
 """
 
 from __future__ import annotations
@@ -50,19 +49,13 @@ class Delivery:
         return f"Delivery({self.mirror}, {self.entry}, {self.number})"
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    delivery: Delivery
-    sent: bool
-
-
 def digest(address: str) -> str:
-    """What stands for an address in a file."""
+    """Stands for an address in a file."""
     return hashlib.sha256(address.encode()).hexdigest()[:24]
 
 
 def message(event: str, mirror: str, text: str, **more: Any) -> bytes:
-    """The body. `text`, `content` and `message` say the same: each receiver reads its own."""
+    """Returns the body. `text`, `content` and `message` say the same: receivers read different ones."""
     title = f"mirror {mirror}: {event}"
     words = f"{title}\n{text}"
     value = {
@@ -78,7 +71,7 @@ def message(event: str, mirror: str, text: str, **more: Any) -> bytes:
 
 def post(address: str, body: bytes, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
     """Sends and returns the status of the answer. Raises OSError, Refused or urllib3's errors."""
-    import urllib3  # for those who are told something
+    import urllib3  # costs memory, and few servers notify anybody
 
     parts = urlsplit(address)
     host, is_https = parts.hostname or "", parts.scheme == "https"
@@ -96,21 +89,12 @@ def post(address: str, body: bytes, timeout_seconds: float = TIMEOUT_SECONDS) ->
         headers |= urllib3.make_headers(basic_auth=login)
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
     timeout = urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds)
+    make_pool = urllib3.HTTPSConnectionPool if is_https else urllib3.HTTPConnectionPool
+    tls: dict[str, Any] = {"server_hostname": host, "assert_hostname": host, "cert_reqs": "CERT_REQUIRED"}
+    tls = tls if is_https else {}
     last: Exception | None = None
     for _, (ip, _port) in places[:4]:
-        pool: urllib3.HTTPConnectionPool
-        if is_https:
-            pool = urllib3.HTTPSConnectionPool(
-                ip,
-                port,
-                server_hostname=host,
-                assert_hostname=host,
-                cert_reqs="CERT_REQUIRED",
-                timeout=timeout,
-            )
-        else:
-            pool = urllib3.HTTPConnectionPool(ip, port, timeout=timeout)
-        with pool:
+        with make_pool(ip, port, timeout=timeout, **tls) as pool:
             try:
                 answer = pool.urlopen(
                     "POST", target, body, headers, retries=False, redirect=False, preload_content=False
@@ -125,12 +109,13 @@ def post(address: str, body: bytes, timeout_seconds: float = TIMEOUT_SECONDS) ->
 
 
 def why(error: Exception) -> str:
-    """A failure in words that hold no address: only its kind."""
+    """Describes a failure without an address: only its kind."""
     return f"refused: {error}" if isinstance(error, Refused) else type(error).__name__
 
 
 class Sender:
-    """Sends in threads, so that slow addresses delay nothing. Results are in `results`."""
+    """Sends in threads, so that slow addresses delay nothing. `results`: deliveries, and whether each was
+    sent."""
 
     def __init__(
         self,
@@ -138,7 +123,7 @@ class Sender:
         pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
         sleep: Callable[[float], Any] = time.sleep,
     ) -> None:
-        self.results: queue.SimpleQueue[Result] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[tuple[Delivery, bool]] = queue.SimpleQueue()
         self._send, self._pauses, self._sleep = send, pauses_seconds, sleep
         self._slots = threading.BoundedSemaphore(AT_A_TIME)
 
@@ -149,8 +134,8 @@ class Sender:
         sent = False
         try:
             sent = self._try(delivery)
-        finally:  # whatever went wrong: it is counted, and the next message is not held up by it
-            self.results.put(Result(delivery, sent))
+        finally:  # whatever went wrong: it is counted, and does not hold up the next message
+            self.results.put((delivery, sent))
 
     def _try(self, delivery: Delivery) -> bool:
         for pause in (*self._pauses[: TRIES - 1], None):
@@ -170,6 +155,6 @@ class Sender:
         """None: sent; else why not."""
         try:
             status = self._send(delivery.address, delivery.body)
-        except Exception as error:  # noqa: BLE001 - of a library, whose text quotes the address: no job's fault
+        except Exception as error:  # noqa: BLE001 - of a library, whose text quotes the address
             return why(error)
         return None if 200 <= status < 300 else f"HTTP status {status}"

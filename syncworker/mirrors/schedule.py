@@ -1,19 +1,19 @@
-"""When a mirror runs: pure functions of its schedule, the clock and what is remembered. Read no clock.
+"""When a mirror runs: pure functions of its schedule, the time and what is remembered. They read no clock.
 
-`decide` is this table, the first row that holds:
+`decide` is this table; the first row that matches applies:
 
 | what | then |
 | --- | --- |
 | no schedule | nothing |
-| the mirror's last job is `waiting` | nothing runs, and what falls due meanwhile is passed over |
+| the mirror's last job is `waiting` | nothing runs, and times that come until it ends are passed over |
 | a time of the schedule has come, the destination is busy | skipped and counted |
 | a time has come (several: the newest; missed ones are one) | a run |
 | a retry has come, the destination is busy | nothing: it comes when the destination is free |
 | a retry has come | a run |
 
-`last_due` is the newest time that was dealt with. It only moves forward, so a clock that is set back starts
-nothing twice; a `last_due` more than a day ahead shows that the clock had been wrong, and is given up. Missed
-runs, while no server ran or the machine slept, are one run: only the newest time counts.
+`last_due` is the newest time that was handled. It only moves forward, so a clock that is set back starts
+nothing twice; a `last_due` more than a day ahead comes from a wrong clock, and is dropped. All runs that were
+missed while no server ran or the machine slept become one run: only the newest time counts.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _MACROS = {
 }
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
 _CLOCK_WAS_WRONG = timedelta(days=1)
-MISSED_MOST = 1000  # are counted at once: a year of minutes is not counted through
+MISSED_MOST = 1000  # counted at once: counting a year of minutes would take long
 _PUNCTUAL = timedelta(minutes=1)
-# Looked back for the newest time that has come: the shortest window that holds one, so that a year of missed
-# minutes is not counted through.
+# How far to look back for the newest time that has come: the shortest window that holds one, instead of all
+# minutes of a missed year.
 _WINDOWS = tuple(timedelta(hours=hours) for hours in (1, 25, 24 * 32, 24 * 367))
 
 
@@ -57,7 +57,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What is remembered of a mirror's runs. Times are UTC. `retry_at`: when a failed run is tried again."""
+    """What is remembered of a mirror's runs, in UTC. `retry_at`: when a failed run is tried again."""
 
     first_seen: datetime
     last_due: datetime | None = None
@@ -73,7 +73,7 @@ class Act(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """`last_due` is to be remembered; `next_run` is when the mirror runs next, None: not by itself."""
+    """`last_due` is to be remembered; `next_run` is when the mirror runs next, None: never by itself."""
 
     act: Act
     last_due: datetime | None
@@ -118,18 +118,11 @@ def latest(schedule: Schedule, after: datetime, now: datetime) -> datetime | Non
     if now <= after:
         return None
     if schedule.every is not None:
-        return (
-            after + (now - after) // schedule.every * schedule.every
-            if now - after >= schedule.every
-            else None
-        )
+        count = (now - after) // schedule.every
+        return after + count * schedule.every if count else None
     for window in (*_WINDOWS, now - after):
         start = max(after, now - window)
-        newest = None
-        for moment in _times(schedule, start):
-            if moment > now:
-                break
-            newest = moment
+        newest = max(takewhile(lambda moment: moment <= now, _times(schedule, start)), default=None)
         if newest is not None or start == after:
             return newest
     return None
@@ -143,9 +136,8 @@ def missed(schedule: Schedule, after: datetime, until: datetime, now: datetime) 
         return 0
     if schedule.every is not None:
         return min((until - after) // schedule.every, MISSED_MOST)
-    return sum(
-        1 for _ in islice(takewhile(lambda moment: moment <= until, _times(schedule, after)), MISSED_MOST)
-    )
+    times = takewhile(lambda moment: moment <= until, _times(schedule, after))
+    return sum(1 for _ in islice(times, MISSED_MOST))
 
 
 def _times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
@@ -161,40 +153,24 @@ def _times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
 
 
 def decide(schedule: Schedule, past: Past, now: datetime, *, busy: bool, waiting: bool) -> Decision:
-    """What is to be done now; the table above."""
-    last_due = past.last_due
-    if schedule.cron is None and schedule.every is None:
-        return _retry(past, now, None, None, busy=busy, waiting=waiting)
-    if last_due is not None and last_due - now > _CLOCK_WAS_WRONG:
-        last_due = now
-    if schedule.every is not None and last_due is not None and last_due > now:
-        last_due = now  # an interval from now at the latest, whatever the clock had shown
-    if schedule.every is not None and last_due is None:
+    """Decides what to do now; the table above."""
+    last_due = past.last_due if schedule.cron or schedule.every else None
+    if last_due is not None and last_due > now and (schedule.every or last_due - now > _CLOCK_WAS_WRONG):
+        last_due = now  # of `every`: an interval from now at the latest, whatever the clock had shown
+    if schedule.every and last_due is None:
         come: datetime | None = now  # it never ran
     else:
         come = latest(schedule, last_due or min(past.first_seen, now), now)
     if come is None:
         next_run = following(schedule, max(now, last_due) if schedule.cron and last_due else last_due or now)
-        return _retry(past, now, last_due, next_run, busy=busy, waiting=waiting)
-    next_run = following(schedule, come)
-    while next_run is not None and next_run <= now:
-        next_run = following(schedule, next_run)
-    if waiting:
-        return Decision(Act.NOTHING, come, None)
-    return Decision(Act.SKIP if busy else Act.RUN, come, next_run)
-
-
-def _retry(
-    past: Past,
-    now: datetime,
-    last_due: datetime | None,
-    next_run: datetime | None,
-    *,
-    busy: bool,
-    waiting: bool,
-) -> Decision:
+    else:
+        last_due, next_run = come, following(schedule, come)
+        while next_run is not None and next_run <= now:
+            next_run = following(schedule, next_run)
     if waiting:
         return Decision(Act.NOTHING, last_due, None)
+    if come is not None:
+        return Decision(Act.SKIP if busy else Act.RUN, come, next_run)
     if past.retry_at is None:
         return Decision(Act.NOTHING, last_due, next_run)
     if past.retry_at <= now and not busy:

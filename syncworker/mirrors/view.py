@@ -1,4 +1,4 @@
-"""What `/mirrors` shows of a mirror: its words, its times, its last runs, what is wrong with it."""
+"""What `/mirrors` shows of a mirror: its schedule, its times, its last runs, its problems."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from syncworker.options import table
 def view(
     mirror: Mirror, url: str, memory: Memory, jobs: Mapping[str, Entry], watched: Watched | None
 ) -> dict[str, Any]:
-    """Returns the parts of the view that do not depend on the time. `jobs`: the mirror's jobs whose files
-    exist."""
+    """Returns the parts that do not depend on the time. `jobs`: the mirror's jobs whose files exist."""
+    waiting = max((job_id for job_id, entry in jobs.items() if entry.state is State.WAITING), default=None)
+    trouble = waiting and f"job {waiting} waits: the schedule stops until it is approved or cancelled"
     last = max(jobs, default="")
     if memory.runs and str(memory.runs[-1]["id"]) > last:
         last, state = memory.runs[-1]["id"], memory.runs[-1]["state"]
@@ -34,18 +35,16 @@ def view(
         "storage_url": url,
         "options": table.parse(mirror.asked),
         "schedule": for_people(mirror),
-        "next_run_at": None,
         "last_job": last or None,
         "last_state": state,
-        "waiting_job": _waiting(jobs),
-        "last_success_at": _time(memory.last_success),
-        "overdue": False,
+        "waiting_job": waiting,
+        "last_success_at": time_text(memory.last_success),
         "watching": bool(watched and watched.watcher.watching),
         "runs_skipped": memory.skipped,
         "runs_missed": memory.missed,
-        "last_missed_at": _time(memory.last_missed),
+        "last_missed_at": time_text(memory.last_missed),
         "runs": [{"files_total": None, "bytes_total": None} | run for run in memory.runs],
-        "error": _trouble(jobs) or (watched.watcher.error if watched is not None else None),
+        "error": trouble or (watched.watcher.error if watched is not None else None),
     }
 
 
@@ -53,21 +52,12 @@ def is_overdue(mirror: Mirror, memory: Memory, now: datetime) -> bool:
     return schedule.is_overdue(mirror.max_age, memory.first_seen, memory.last_success, now)
 
 
-def _time(moment: datetime | None) -> str | None:
+def time_text(moment: datetime | None) -> str | None:
     return timestamp(moment) if moment else None
 
 
-def _waiting(jobs: Mapping[str, Entry]) -> str | None:
-    return max((job_id for job_id, entry in jobs.items() if entry.state is State.WAITING), default=None)
-
-
-def _trouble(jobs: Mapping[str, Entry]) -> str | None:
-    job_id = _waiting(jobs)
-    return job_id and f"job {job_id} waits: the schedule stops until it is approved or cancelled"
-
-
 def in_words(mirror: Mirror) -> str:
-    """As it is remembered: another text is another schedule."""
+    """The text that is remembered: a different text is a different schedule."""
     if mirror.schedule.cron:
         return f"cron {mirror.schedule.cron}"
     if mirror.schedule.every is not None:

@@ -1,14 +1,14 @@
-"""Sees changes in a folder, by inotify: which folders have changed, for jobs that look at those alone.
+"""Watches a folder by inotify: which folders in it have changed, for jobs that sync only those.
 
-- A watch on each folder, those that the mirror's filters exclude left out. Folders that come are watched as
-  they come; what was made in one before its watch is found by listing it.
-- What cannot be known is said: an overflow of the kernel's queue, a mount or unmount, a folder that could
-  not be read make the next job a whole one (`whole`). A file system that reports nothing (NFS, SMB, shared
-  folders of virtual machines), or too few watches, is an `error`: nothing is watched then.
-- Quiet is two seconds without a change; noise is waited for 30 seconds at most.
+- Each folder has a watch, except those that the mirror's filters exclude. New folders get one at once; files
+  that were made in a folder before its watch are found by listing it.
+- When changes may have been missed, the next job is a whole one (`whole`): after an overflow of the kernel's
+  queue, a mount or unmount, or a folder that could not be read. A file system that reports no changes (NFS,
+  SMB, shared folders of virtual machines), or too few watches, is an `error`: nothing is watched then.
+- Two seconds without a change are quiet; changes that continue are waited for 30 seconds at most.
 
-Links to folders are not followed: what changes behind one is seen by the next whole job. Names are what the
-kernel has, in UTF-8 or not; a folder whose name no pattern can carry is reported as the one it is in.
+Links to folders are not followed: the next whole job sees changes behind them. Names are as the kernel has
+them, UTF-8 or not; for a folder whose name no pattern can express, the folder above it is reported.
 """
 
 from __future__ import annotations
@@ -23,24 +23,13 @@ from dataclasses import dataclass
 from inotify_simple import INotify
 from inotify_simple import flags as inotify
 
-from syncworker.system import mount_table
+from syncworker.system import folder_events, mount_table
 
 QUIET_SECONDS = 2.0
 NOISE_SECONDS = 30.0
 POLL_MILLISECONDS = 200
 MOUNTS_SECONDS = 2.0
-SCOPE_MAX = 200  # folders of one job; more than that are a whole one
-_MASK = (
-    inotify.CREATE
-    | inotify.DELETE
-    | inotify.MOVED_FROM
-    | inotify.MOVED_TO
-    | inotify.CLOSE_WRITE
-    | inotify.MODIFY
-    | inotify.ATTRIB
-    | inotify.ONLYDIR
-    | inotify.DONT_FOLLOW
-)
+SCOPE_MAX = 200  # folders of one job; more make it a whole one
 
 
 class CannotWatch(Exception):
@@ -56,17 +45,15 @@ class Changes:
 
 
 def refuse_silent(root: str, mounts: list[mount_table.Mount]) -> None:
-    """Raises CannotWatch where a folder is, or holds, a file system that reports no changes of others."""
-    real = os.path.realpath(root)
-    above = [mount for mount in mounts if f"{real}/".startswith(f"{mount.point.rstrip('/')}/")]
-    below = [mount for mount in mounts if mount.point.startswith(f"{real}/")]
-    for mount in (*sorted(above, key=lambda each: len(each.point))[-1:], *below):
-        if mount_table.is_silent(mount.type):
+    """Raises CannotWatch if a folder is on, or holds, a file system that does not report all changes."""
+    real, holder = os.path.realpath(root), mount_table.holder_of(root, mounts)
+    for mount in (holder, *(each for each in mounts if each.point.startswith(f"{real}/"))):
+        if mount is not None and mount_table.is_silent(mount.type):
             raise CannotWatch(f"changes on {mount.type} ({mount.point}) are not reported: use every instead")
 
 
 def as_scope(path: str) -> str:
-    """The folder itself, or the nearest one above whose name a pattern can carry; "" is all."""
+    """The folder, or the nearest one above it whose path a pattern can express; "" is all."""
     parts: list[str] = []
     for part in path.split("/") if path else []:
         if not part.isprintable() or any("\ud800" <= c <= "\udfff" for c in part):
@@ -76,7 +63,7 @@ def as_scope(path: str) -> str:
 
 
 def reduce(folders: set[str]) -> tuple[str, ...]:
-    """Without those that lie in another one."""
+    """Drops folders that lie in another one."""
     kept: list[str] = []
     for folder in sorted(folders, key=lambda each: each.split("/")):
         if not kept or not (kept[-1] == "" or folder == kept[-1] or folder.startswith(f"{kept[-1]}/")):
@@ -85,8 +72,8 @@ def reduce(folders: set[str]) -> tuple[str, ...]:
 
 
 class Watcher:
-    """One watched folder, `root`, by a thread of its own. `skips_folder` says which folders in it, by their
-    relative paths, are left out."""
+    """Watches one folder, `root`, in a thread of its own, except folders for whose relative paths
+    `skips_folder` is true."""
 
     def __init__(
         self,
@@ -102,11 +89,11 @@ class Watcher:
         self.watching = False
         self._skips_folder = skips_folder
         self._quiet, self._noise, self._clock = quiet_seconds, noise_seconds, clock
-        self._paths: dict[int, str] = {}  # watch: folder, relative
+        self._paths: dict[int, str] = {}  # watch -> relative folder
         self._watches: dict[str, int] = {}
         self._lock = threading.Lock()
         self._changed: set[str] = set()
-        self._whole = True  # nothing is known of the time before
+        self._whole = True  # what happened before is not known
         self._first = self._last = -1e9
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
@@ -120,23 +107,26 @@ class Watcher:
         self._stopping.set()
 
     def is_alive(self) -> bool:
-        """False: it has given up, `error` says why."""
+        """False: it has given up; `error` says why."""
         return self._thread.is_alive()
 
     def pending(self) -> Changes | None:
-        """Returns what a job should cover now; None: nothing has changed, or changes continue."""
+        """Returns what a job is to cover now; None: nothing has changed, or changes continue."""
         with self._lock:
             now = self._clock()
             if not self._whole and not self._changed:
                 return None
             if now - self._last < self._quiet and now - self._first < self._noise:
                 return None
-            if self._whole or len(folders := reduce(self._changed)) > SCOPE_MAX:
-                return Changes(True)
-            return Changes(False, folders)
+            return self._changes()
+
+    def _changes(self) -> Changes:
+        if self._whole or len(folders := reduce(self._changed)) > SCOPE_MAX:
+            return Changes(True)
+        return Changes(False, folders)
 
     def quiet_in(self) -> float:
-        """Seconds until what has changed is pending, if nothing more changes; 0: it is, or nothing has."""
+        """Seconds until changes are pending, if no more come; 0: they are, or there are none."""
         with self._lock:
             now = self._clock()
             left = min(self._last + self._quiet, self._first + self._noise) - now
@@ -145,14 +135,13 @@ class Watcher:
     def take(self) -> Changes:
         """Returns the changes so far and forgets them: a job that starts now covers them."""
         with self._lock:
-            folders = reduce(self._changed)
-            taken = Changes(True) if self._whole or len(folders) > SCOPE_MAX else Changes(False, folders)
+            taken = self._changes()
             self._whole, self._changed = False, set()
             self._first = -1e9
             return taken
 
-    def give_back(self, changes: Changes) -> None:
-        """The job could not be made."""
+    def restore(self, changes: Changes) -> None:
+        """Adds changes again: no job covers them."""
         with self._lock:
             if not self._changed:
                 self._first = self._clock()
@@ -160,7 +149,7 @@ class Watcher:
             self._changed |= set(changes.folders)
 
     def need_whole(self) -> None:
-        """The next job looks at everything."""
+        """Makes the next job a whole one."""
         with self._lock:
             self._whole = True
 
@@ -180,7 +169,7 @@ class Watcher:
             self._watches.clear()
 
     def _watch_until_lost(self) -> None:
-        """Sets all watches and reads events until events were lost; then all watches must be set again."""
+        """Sets all watches and reads events until some were lost; then all watches must be set again."""
         refuse_silent(self.root, mount_table.read())
         if not os.path.isdir(self.root):
             raise CannotWatch("the folder is not there: it is watched once it is")
@@ -210,22 +199,23 @@ class Watcher:
             if path and self._skips(path):
                 continue
             try:
-                watch = notifier.add_watch(os.path.join(self.root, path) if path else self.root, _mask(path))
+                mask = folder_events.CHANGES | (inotify.DONT_FOLLOW if path else 0)  # `root` may be a link
+                watch = notifier.add_watch(os.path.join(self.root, path), mask)
             except OSError as error:
                 if error.errno == errno.ENOSPC:
                     raise CannotWatch(_too_few(len(self._paths))) from None
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
-                    continue  # gone since it was listed, or a link
+                    continue  # removed since it was listed, or a link
                 if error.errno != errno.EACCES:
                     raise
-                self.need_whole()  # the job says which folder cannot be read
+                self.need_whole()  # the job reports the folder
                 continue
             self._paths[watch], self._watches[path] = path, watch
             ahead += self._folders_in(path)
 
     def _folders_in(self, path: str) -> Iterator[str]:
         try:
-            with os.scandir(os.path.join(self.root, path) if path else self.root) as entries:
+            with os.scandir(os.path.join(self.root, path)) as entries:
                 found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError:
             self.need_whole()
@@ -237,7 +227,7 @@ class Watcher:
         try:
             path.encode()
         except UnicodeEncodeError:
-            return False  # the job reports it
+            return False  # the job reports the name
         return self._skips_folder(path)
 
     def _take_event(self, notifier: INotify, watch: int, mask: int, name: str) -> bool:
@@ -262,7 +252,7 @@ class Watcher:
         if self._skips(path):
             return
         if mask & inotify.DELETE:
-            self._drop(notifier, path)  # it was empty: what had been in it is gone before it
+            self._drop(notifier, path)  # it was empty by then
         if mask & inotify.MOVED_FROM:
             self._forget(notifier, path)
         if mask & (inotify.MOVED_TO | inotify.CREATE):
@@ -271,7 +261,7 @@ class Watcher:
         self._note(path)
 
     def _forget(self, notifier: INotify, top: str) -> None:
-        """A folder was moved away: its watches would report what happens elsewhere."""
+        """Drops the watches of a folder that was moved away: they would report changes elsewhere."""
         if top not in self._watches:
             return
         below = f"{top}/"
@@ -296,11 +286,6 @@ class Watcher:
                 self._first = now
             self._changed.add(as_scope(folder))
             self._last = now
-
-
-def _mask(path: str) -> int:
-    """The watched folder itself may be reached by a link."""
-    return int(_MASK if path else _MASK & ~inotify.DONT_FOLLOW)
 
 
 def _opened() -> INotify:

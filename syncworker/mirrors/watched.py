@@ -1,4 +1,4 @@
-"""Mirrors whose folders are watched: the watcher of each, and when what it saw may be sent."""
+"""Mirrors whose folders are watched: the watcher of each, and when its changes may be sent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from syncworker.options import table
 from syncworker.options.effective import Options
 
 WATCH_AGAIN_SECONDS = 30.0  # a folder that could not be watched is tried again
-# After a job of a watched mirror that failed: the next one, a whole one, comes no sooner.
+# After a failed job of a watched mirror: the next one, a whole one, starts no sooner.
 FAILURE_PAUSES = tuple(timedelta(seconds=seconds) for seconds in (30, 120, 600, 1800, 3600))
 
 
@@ -34,32 +34,31 @@ class Watched:
         return self.watcher.watching and (self.not_before is None or now >= self.not_before)
 
     def note_end(self, state: str, now: datetime) -> None:
-        """A job of the mirror has ended so."""
+        """Records the final state of a job of the mirror."""
         if state == "done":
             self.failures, self.not_before = 0, None
-        else:  # whatever it was to look at may not be in the bucket
+        else:  # the changes that it was to send may not be in the bucket
             self.watcher.need_whole()
         if state in ("failed", "cancelled", "interrupted"):
             self.not_before = now + FAILURE_PAUSES[min(self.failures, len(FAILURE_PAUSES) - 1)]
             self.failures += 1
 
     def look_again_at_written(self, status: Status) -> None:
-        """Gives files that were being written during a job after changes to the next job."""
+        """Leaves files that were being written while a job for changes ran to the next job."""
         scope = status.get("scope")
         if scope and (status.get("skipped") or {}).get(BEING_WRITTEN):
-            self.watcher.give_back(Changes(False, tuple(scope)))
+            self.watcher.restore(Changes(False, tuple(scope)))
 
 
 class WatchedMirrors(dict[str, Watched]):
     """By name."""
 
     def update_from(self, mirrors: Mapping[str, Mirror], uploads_dir: str) -> None:
-        """Starts the watchers that are missing, replaces those that gave up, stops those no longer wanted."""
+        """Starts watchers that are missing, replaces those that gave up, stops those no longer wanted."""
         wanted = {name: mirror for name, mirror in mirrors.items() if mirror.watch}
         for name, watched in list(self.items()):
-            gave_up = (
-                not watched.watcher.is_alive() and time.monotonic() - watched.made_at > WATCH_AGAIN_SECONDS
-            )
+            is_old = time.monotonic() - watched.made_at > WATCH_AGAIN_SECONDS
+            gave_up = is_old and not watched.watcher.is_alive()
             if wanted.get(name) != watched.mirror or gave_up:
                 watched.watcher.stop()
                 del self[name]
@@ -72,9 +71,8 @@ class WatchedMirrors(dict[str, Watched]):
             watcher.start()
 
     def quiet_in(self) -> list[float]:
-        """In how many seconds it will have been quiet long enough in a folder, of each that has changed."""
-        seconds = [watched.watcher.quiet_in() for watched in self.values()]
-        return [each for each in seconds if each > 0]
+        """Seconds until the changes of each folder are pending, where there are any."""
+        return [seconds for watched in self.values() if (seconds := watched.watcher.quiet_in()) > 0]
 
     def stop(self) -> None:
         for watched in self.values():

@@ -1,10 +1,10 @@
-"""How fast this job's bodies go: its own limit, and its part of the one for all jobs (token_bucket.py).
+"""How fast this job sends bodies: its own limit, and its share of the one for all jobs (token_bucket.py).
 
-Bodies are cut into pieces of a fortieth of a second, and each piece waits its turn (`take`), one after the
-other whichever connection it is for. Fewer bodies are under way than without a limit: each gets 64 KiB a
-second or more, or there is one alone (`enter`). Without a limit `on` is False, and nothing else is called.
+Bodies are cut into pieces of a fortieth of a second. Pieces of all connections wait in one queue (`take`).
+Fewer bodies are in flight than without a limit, so that each gets 64 KiB a second or more, or one alone gets
+all (`enter`). Without a limit `on` is False, and nothing else is called.
 
-`look` has the files read again; it is called a few times a second, so a change holds within one.
+`look` reads the limits again; it is called a few times a second, so a change is in force within one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _PIECE_MAX_NS = 2_000_000_000
 _EARLY_SECONDS = 0.002  # shorter sleeps cost more than they tell
 _BUSY_AGO_NS = 500_000_000
 _TOLERATED_SECONDS = 0.04  # as in token_bucket.py
-_STALE_SECONDS = 0.75  # a draw that was not used by then is given up
+_STALE_SECONDS = 0.75  # a draw that was not used within it is dropped
 _ALONE_SECONDS = 2.0
 _AGAIN_SECONDS = 0.01
 
 
 class Turn:
-    """A body that may go. `used`: so much of it has gone; `leave`: all has, or it will not."""
+    """A body that may be sent. Call `used` for the bytes that were sent, `leave` when none will follow."""
 
     def __init__(self, bandwidth: Bandwidth, size: int) -> None:
         self._bandwidth: Bandwidth | None = bandwidth
@@ -52,8 +52,8 @@ class Turn:
 
 
 class Bandwidth:
-    """`own`, `all_jobs`: bytes a second, 0 for no limit. `moved`: bytes that have waited here; `wanted`: that
-    bodies under way have yet to send."""
+    """`own`, `all_jobs`: bytes a second, 0 for no limit. `moved`: bytes that were let through; `wanted`:
+    bytes that bodies in flight have yet to send."""
 
     def __init__(
         self, own: Limit | None = None, all_jobs: Limit | None = None, bucket: TokenBucket | None = None
@@ -65,20 +65,22 @@ class Bandwidth:
         self._inside = 0
         self._line = asyncio.Lock()
         self._own_schedule = Schedule(0)
-        self._drawn = 0  # bytes that may go from `_drawn_at` on, the next one at `_used_until`
+        self._drawn = 0  # bytes that may be sent from `_drawn_at` on, the next one at `_used_until`
         self._drawn_at = self._used_until = 0.0
         self._members, self._members_at = 1, 0.0
         self._complained = False
 
     # -- the limits
     def look(self, *, stopping: bool) -> None:
-        for limit in (self._own_limit, self._all_limit):
-            if limit is not None and (complaint := limit.look()):
-                print(f"bandwidth: {complaint}", file=sys.stderr, flush=True)
-        self.own = self._own_limit.rate if self._own_limit else 0
-        self.all_jobs = self._all_limit.rate if self._all_limit else 0
+        self.own, self.all_jobs = self._rate(self._own_limit), self._rate(self._all_limit)
         self.on = bool(self.own or self.all_jobs)
         self._wake(everybody=stopping)
+
+    @staticmethod
+    def _rate(limit: Limit | None) -> int:
+        if limit is not None and (complaint := limit.look()):
+            print(f"bandwidth: {complaint}", file=sys.stderr, flush=True)
+        return limit.rate if limit else 0
 
     @property
     def share(self) -> float:
@@ -91,12 +93,12 @@ class Bandwidth:
 
     # -- bodies
     async def enter(self, size: int, stopping: Callable[[], bool]) -> Turn:
-        """Waits until one body more may be under way, or the job is to stop."""
+        """Waits until one more body may be in flight, or the job is to stop."""
         if (self._turns or not self._has_room()) and not stopping():
             turn = asyncio.get_running_loop().create_future()
             self._turns.append(turn)
             try:
-                await turn  # who wakes it has counted it in
+                await turn  # `_wake` has counted it
             except BaseException:
                 if turn.done() and not turn.cancelled():
                     self.left(0)
@@ -125,7 +127,7 @@ class Bandwidth:
     def pieces(self, chunk: bytes) -> Iterator[memoryview]:
         view = memoryview(chunk)
         while view:
-            size = self.piece  # as it is by then
+            size = self.piece  # it may change between two pieces
             yield view[:size]
             view = view[size:]
 
@@ -136,7 +138,7 @@ class Bandwidth:
         return max(1, min(_PIECE_MAX, int(self.share * _PIECE_SECONDS)))
 
     async def take(self, size: int, is_over: Callable[[], bool] = lambda: False) -> None:
-        """Returns when that many bytes may go, or when they are no longer wanted."""
+        """Returns when `size` bytes may be sent, or are no longer wanted."""
         async with self._line:
             if is_over():
                 return
@@ -148,7 +150,7 @@ class Bandwidth:
         if self.own:
             now = time.monotonic_ns()
             is_busy = self._own_schedule.free_at_ns > now - _BUSY_AGO_NS
-            # A piece that was cut for a higher limit does not hold up the others for long.
+            # A piece that was cut under a higher limit must not hold up the others for long.
             duration = min(size * 1_000_000_000 // self.own, _PIECE_MAX_NS)
             at, self._own_schedule = self._own_schedule.book(now, duration, is_busy=is_busy)
             await _sleep_until(at / 1e9)
@@ -168,13 +170,13 @@ class Bandwidth:
             await _sleep_until(at)
 
     def _draw(self, size: int, bucket: TokenBucket) -> bool:
-        """No more than is wanted, because what is not used is nobody's. False: it is not our turn yet."""
+        """Draws no more than is wanted: bytes that are not used are lost. False: it is not our turn yet."""
         wanted = max(size, self.wanted)
         if self.own:
             wanted = min(wanted, max(size, int(self.own * DRAW_SECONDS)))
         try:
             drawn = bucket.draw(self.all_jobs, wanted)
-        except OSError as error:  # a full disk, say: this job alone keeps to the limit of all
+        except OSError as error:  # a full disk, for example: only this job keeps to the limit of all
             if not self._complained:
                 self._complained = True
                 print(f"bandwidth: not shared with other jobs: {error}", file=sys.stderr, flush=True)

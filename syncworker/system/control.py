@@ -1,10 +1,10 @@
-"""Whether to go on: the sentinel and the signals, as one question that any thread may ask.
+"""Whether the job is to stop: the sentinel and the signals, as one question that any thread may ask.
 
-Signal handlers only set a flag. `check` looks for the sentinel every time; `stopping`, asked in tight loops
-and before each small file, at most every 20 ms.
+Signal handlers only set a flag. `check` looks for the sentinel on each call; `stopping`, called in tight
+loops and before each small file, at most every 20 ms.
 
-A stop begins nothing and lets what writes end by itself, however long the storage takes within the limits of
-a request: half a write is the one thing that nobody could account for. So
+After a stop nothing begins. Writes in flight are waited for, within the time limits of a request, because
+nobody could know the result of half a write:
 
 | what was asked | what only reads | what writes |
 | --- | --- | --- |
@@ -12,8 +12,8 @@ a request: half a write is the one thing that nobody could account for. So
 | SIGTERM, SIGINT, also after a cancel | dropped at once | waited for, 10 s after the signal at most |
 | `now` in the sentinel, also later on | dropped at once | dropped at once |
 
-Finding out what a write has done (is the object what was sent?) is part of the write: what runs within
-`settling` is told to stop only when writes are dropped.
+Checking the result of a write (is the object what was sent?) is part of the write: code within `settling` is
+told to stop only when writes are dropped.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _settling: ContextVar[bool] = ContextVar("settling", default=False)
 
 @contextlib.contextmanager
 def settling() -> Iterator[None]:
-    """For what an answered write still needs to be counted: a stop waits for it as for the write itself."""
+    """Marks the checks of an answered write: a stop waits for them as for the write itself."""
     token = _settling.set(True)
     try:
         yield
@@ -72,7 +72,7 @@ class Control:
             self.reason, self.since = reason, time.time()
 
     def stopping(self) -> bool:
-        """Whether nothing new may begin; of what settles a write, whether it is to end as well."""
+        """Returns whether nothing new may begin; within `settling`, whether writes are to be dropped."""
         if self.reason is None:
             now = time.monotonic()
             if now - self._looked_at < _LOOK_SECONDS:
@@ -84,7 +84,7 @@ class Control:
         return not _settling.get() or self.drops_writes()
 
     def writes_until(self) -> float:
-        """When writes are dropped, by the monotonic clock; infinite: they are waited for."""
+        """Returns when writes are dropped, by the monotonic clock; infinite: they are waited for."""
         if self._now or (durable_files.read_start(self._sentinel, 16) or b"").strip() == NOW:
             self._now = True
             return 0.0
@@ -94,7 +94,7 @@ class Control:
         return self.reason is not None and time.monotonic() >= self.writes_until()
 
     def check(self) -> None:
-        """Raises Stopped when it is time, as of this very moment."""
+        """Raises Stopped when the job is to stop. Always looks for the sentinel."""
         self._looked_at = 0.0
         if self.stopping():
             raise Stopped(self.reason or "")

@@ -12,8 +12,8 @@ T = TypeVar("T")
 
 
 def call_in_daemon(name: str, function: Callable[..., T], *arguments: object) -> asyncio.Future[T]:
-    """The function's answer or its error. The threads of an executor would hold up the end of the job; this
-    one, called `name`, ends with the process at the latest."""
+    """Returns the future result of the function. Threads of an executor would hold up the end of the job;
+    this one, called `name`, ends with the process at the latest."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[T] = loop.create_future()
 
@@ -24,7 +24,7 @@ def call_in_daemon(name: str, function: Callable[..., T], *arguments: object) ->
             answer.set_result(cast(T, result))
         else:
             answer.set_exception(error)
-            answer.exception()  # seen, though nobody may wait any more
+            answer.exception()  # marks it as retrieved: perhaps nobody waits any more
 
     def ask() -> None:
         result, error = None, None
@@ -32,7 +32,7 @@ def call_in_daemon(name: str, function: Callable[..., T], *arguments: object) ->
             result = function(*arguments)
         except Exception as failure:  # noqa: BLE001 - raised again where it is waited for
             error = failure
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop has ended
             loop.call_soon_threadsafe(tell, result, error)
 
     threading.Thread(target=ask, name=name, daemon=True).start()

@@ -1,5 +1,5 @@
-"""How much room the disk of the embedded store has. A store whose disk is full answers nothing at all, so the
-disk is asked instead."""
+"""How much space is left on the embedded store's disk. When it is full the store does not answer at all, so
+the file system is asked instead."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from syncworker.errors import FatalError
 
 FULL_BYTES = 4 << 20  # juicefs keeps objects in blocks of this size, and waits without end to write one
-SCARCE = 0.95  # of the disk: from here on it is told
+SCARCE = 0.95  # of the disk used: a warning from here on
 
 
 class Space(NamedTuple):
@@ -25,7 +25,7 @@ class Space(NamedTuple):
 
 
 def look(folder: str) -> Space | None:
-    """How full the disk is. None: it cannot be asked. Space kept for root counts as used."""
+    """Returns how full the disk is; None: unknown. Space reserved for root counts as used."""
     try:
         disk = os.statvfs(folder)
     except OSError:

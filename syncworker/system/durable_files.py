@@ -6,8 +6,8 @@ Promises
   the new one survives a power cut once the call has returned (the directory is synced too). A failed write
   leaves the old file as it was.
 - `Lock`: held by at most one process (`flock` on the open file); the kernel frees it when the process ends,
-  however it ends. The file may be removed by its holder: who acquires a name that has been removed or made
-  anew meanwhile tries again, so there are never two holders of one name.
+  however it ends. Its holder may remove the file: `acquire` tries again when the file was removed or replaced
+  while it waited, so one name never has two holders.
 
 Not promised: anything on NFS, SMB or a virtual machine's shared folder (`self_test` tries and says so).
 """
@@ -22,14 +22,15 @@ import os
 import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Self
+from typing import Any, BinaryIO
 
 from syncworker.errors import FatalError
 
 SELF_TEST = ".self-test-"
 _RETRY_SECONDS = 0.01
 _LINE_BYTES = 64 << 10
-_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a link or a pipe of that name is no trap
+_LOCK_FLAGS = os.O_RDWR | os.O_CREAT | _ALWAYS
 
 
 def sync_directory(path: str) -> None:
@@ -50,28 +51,39 @@ def sync_file(fd: int) -> None:
 
 
 def move_aside(path: str, other: str) -> None:
-    """Gives a file another name, over what had it before."""
+    """Renames a file, over one that has that name."""
     os.replace(path, other)
 
 
 def write_all(fd: int, data: bytes) -> None:
-    """`os.write` may write less than it was given (a full disk, a signal): go on until all is written."""
+    """Writes all of `data`: `os.write` may write less (a full disk, a signal)."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
-def replace_bytes(path: str, data: bytes, *, durable: bool, mode: int = 0o600) -> None:
-    """Publishes `data` under `path`. One writer a path at a time: the temporary name is fixed, so that a
-    killed writer's left-over is overwritten by the next and never piles up."""
-    temporary = f"{path}.tmp"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+@contextlib.contextmanager
+def _making(path: str) -> Iterator[int]:
+    """Makes or empties a file of mode 0600 and syncs what the block writes; removes it when that fails."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         try:
-            write_all(fd, data)
+            yield fd
             os.fsync(fd)
         finally:
             os.close(fd)
+    except BaseException:
+        remove(path)
+        raise
+
+
+def replace_bytes(path: str, data: bytes, *, durable: bool) -> None:
+    """Publishes `data` under `path`, mode 0600. Only one writer a path: the temporary name is fixed, so the
+    next writer overwrites what a killed one has left, and nothing piles up."""
+    temporary = f"{path}.tmp"
+    with _making(temporary) as fd:
+        write_all(fd, data)
+    try:
         os.replace(temporary, path)
     except BaseException:
         remove(temporary)
@@ -81,25 +93,23 @@ def replace_bytes(path: str, data: bytes, *, durable: bool, mode: int = 0o600) -
 
 
 def write_new(path: str, pieces: Iterable[bytes]) -> None:
-    """Makes a file of mode 0600 anew, of any size, durably; it is removed when that fails."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(fd, "wb", buffering=1 << 16) as file:
-            for piece in pieces:
-                file.write(piece)
-            file.flush()
-            os.fsync(fd)
-    except BaseException:
-        remove(path)
-        raise
+    """Makes a file of mode 0600, of any size, and syncs it; removes it when that fails."""
+    with _making(path) as fd, os.fdopen(fd, "wb", buffering=1 << 16, closefd=False) as file:
+        file.writelines(pieces)
+
+
+def _open_regular(path: str) -> BinaryIO:
+    """Opens a regular file to read it. OSError: there is none, or (ELOOP, EINVAL) it is something else."""
+    fd = os.open(path, os.O_RDONLY | _ALWAYS)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "it is no file")
+    return os.fdopen(fd, "rb")
 
 
 def lines(path: str) -> Iterator[bytes]:
-    """The lines of a regular file with their ends; one that is longer than any of ours comes in pieces."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise OSError(errno.EINVAL, "it is no file")
+    """Yields the lines of a regular file with their ends; one that is longer than any of ours in pieces."""
+    with _open_regular(path) as file:
         while line := file.readline(_LINE_BYTES):
             yield line
 
@@ -114,44 +124,31 @@ def render_json(value: Mapping[str, Any]) -> bytes:
 
 
 def read_json(path: str) -> dict[str, Any] | None:
-    """The object in `path`; None when there is no file or no JSON object in it (an empty file after a power
-    cut, say): the reader treats both as "not known"."""
+    """Returns the object in `path`; None when there is no file or no JSON object in it (after a power cut it
+    may be empty, for example): the reader treats both as "not known"."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with _open_regular(path) as file:
+            value = json.loads(file.read(4 << 20))
     except OSError as error:
-        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES):
+        if error.errno in (errno.ENOENT, errno.ELOOP, errno.EACCES, errno.EINVAL):
             return None
         raise
-    try:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            return None
-        with os.fdopen(fd, "rb", closefd=False) as file:
-            data = file.read(4 << 20)
-    finally:
-        os.close(fd)
-    try:
-        value = json.loads(data)
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
 
 def read_start(path: str, size: int) -> bytes | None:
-    """The first bytes of a regular file; None when there is none, or it cannot be read."""
+    """Returns the first bytes of a regular file; None when there is none, or it cannot be read."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with _open_regular(path) as file:
+            return file.read(size)
     except OSError:
         return None
-    try:
-        return os.read(fd, size) if stat.S_ISREG(os.fstat(fd).st_mode) else None
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def is_other_than_file(path: str) -> bool:
-    """Whether the name is taken by a link, a directory or a device."""
+    """Returns whether `path` is a link, a directory or a device."""
     try:
         return not stat.S_ISREG(os.stat(path, follow_symlinks=False).st_mode)
     except FileNotFoundError:
@@ -168,14 +165,14 @@ def remove(path: str) -> bool:
 
 
 def widen_pipe(fd: int, size: int) -> None:
-    """Has a pipe hold so many bytes; it stays smaller where its user may have no more."""
+    """Makes a pipe hold `size` bytes; it stays smaller if its user's limit is reached."""
     with contextlib.suppress(OSError):
         fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, size)
 
 
 class Reserve:
-    """Space of a disk that is set aside, in a file without a name, so that a last small file can still be
-    written when the disk is full: `release`, then write. Where nothing can be set aside there is none."""
+    """Disk space that a file without a name reserves, so that a last small file can be written to a full
+    disk: `release`, then write. If nothing can be reserved, nothing is."""
 
     def __init__(self, directory: str, size: int) -> None:
         self._fd = -1
@@ -193,24 +190,15 @@ class Reserve:
 
 @contextlib.contextmanager
 def locked_file(path: str) -> Iterator[int | None]:
-    """A small file that is read and changed in place, made when it is not there, held under a kernel lock
-    meanwhile. None: another process holds it just now, or has removed it."""
-    fd = os.open(path, _LOCK_FLAGS, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        is_ours = False
-    else:
-        is_ours = _is_named(fd, path)
-    try:
-        yield fd if is_ours else None
-    finally:
-        os.close(fd)
+    """Opens a small file that is read and changed in place, under a kernel lock; makes it if it is missing.
+    None: another process holds the lock just now, or has removed the file."""
+    with Lock(path) as lock:
+        yield lock.fd if lock.acquire() else None
 
 
 def touch(path: str, content: bytes = b"") -> None:
-    """Makes an empty file, durably; nothing happens when it is there. With `content` it holds that."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    """Makes an empty file, durably, if there is none; with `content` the file then holds that."""
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | _ALWAYS, 0o600)
     try:
         if content:
             write_all(fd, content)
@@ -221,7 +209,7 @@ def touch(path: str, content: bytes = b"") -> None:
     sync_directory(os.path.dirname(path) or ".")
 
 
-class Lock:
+class Lock(contextlib.AbstractContextManager["Lock"]):
     """A kernel lock on a file, exclusive unless `shared`, held from `acquire` until `release` or the end of
     the process.
 
@@ -231,10 +219,10 @@ class Lock:
     def __init__(self, path: str, *, shared: bool = False) -> None:
         self.path = path
         self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
-        self._fd = -1
+        self.fd = -1
 
     def acquire(self, timeout_seconds: float = 0.0) -> bool:
-        """True when the lock is held. Probes take it shared for an instant, so a starter waits a little."""
+        """Returns whether the lock is held. Probes hold it shared for an instant: wait a bit."""
         deadline = time.monotonic() + timeout_seconds
         while not self._try():
             if time.monotonic() >= deadline:
@@ -247,28 +235,25 @@ class Lock:
         try:
             fcntl.flock(fd, self._kind | fcntl.LOCK_NB)
             if _is_named(fd, self.path):
-                self._fd = fd
+                self.fd = fd
                 return True
         except BlockingIOError:
             pass
         finally:
-            if self._fd != fd:
+            if self.fd != fd:
                 os.close(fd)
         return False
 
     def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
 
     def __exit__(self, *exc: object) -> None:
         self.release()
 
 
-class LockChain:
+class LockChain(contextlib.AbstractContextManager["LockChain"]):
     """Several locks as one: all are held, or none is."""
 
     def __init__(self, locks: Sequence[Lock]) -> None:
@@ -286,9 +271,6 @@ class LockChain:
         for lock in self._locks:
             lock.release()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.release()
 
@@ -303,9 +285,9 @@ def _is_named(fd: int, path: str) -> bool:
 
 
 def is_locked(path: str) -> bool:
-    """Whether somebody holds the lock now. Asked with a shared lock: probes never block each other."""
+    """Returns whether a process holds the lock now. Tries a shared lock: probes never block each other."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | _ALWAYS)
     except FileNotFoundError:
         return False
     try:
@@ -318,9 +300,9 @@ def is_locked(path: str) -> bool:
 
 
 def make_private_directory(path: str) -> None:
-    """Makes a directory only its owner, this process's user, may enter; one that others may write to is
-    refused, because what lies in it is believed. A fresh checkout under umask 002, which the group may
-    write to and which holds `.gitkeep` alone, is closed instead: nobody has put anything there."""
+    """Makes a directory that only its owner, this process's user, may enter. Refuses one that others may
+    write to, because its files are trusted. A fresh checkout under umask 002, which the group may write to
+    and which holds only `.gitkeep`, is closed instead: nobody has put anything there."""
     os.makedirs(path, mode=0o700, exist_ok=True)
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -332,7 +314,7 @@ def make_private_directory(path: str) -> None:
             )
         others = found.st_mode & 0o022
         if found.st_mode & 0o077 and not others & 0o002:
-            os.fchmod(fd, 0o700)  # first, so that nothing comes in after the look
+            os.fchmod(fd, 0o700)  # first, so that nothing is added after the check
         if others and (others & 0o002 or os.listdir(fd) != [".gitkeep"]):
             os.fchmod(fd, stat.S_IMODE(found.st_mode))
             raise FatalError(
@@ -345,9 +327,9 @@ def make_private_directory(path: str) -> None:
 
 
 def self_test(directory: str) -> None:
-    """Tries what the job protocol stands on: two locks of one file, and a rename over a file.
+    """Tries what the job protocol relies on: two locks of one file, and a rename over a file.
 
-    Raises FatalError when the file system of `directory` does not keep them.
+    Raises FatalError when they do not work on the file system of `directory`.
     """
     path = os.path.join(directory, f"{SELF_TEST}{os.getpid()}")
     try:

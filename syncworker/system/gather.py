@@ -1,4 +1,4 @@
-"""Many awaits side by side, but never more than some at a time."""
+"""Awaits many things at the same time, up to a limit."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SIDE_BY_SIDE = 16
 async def side_by_side(
     work: Callable[[T], Awaitable[None]], items: Iterable[T], lanes: int = SIDE_BY_SIDE
 ) -> None:
-    """Does the work for all items, a few at a time. After an error none is begun; the first error is raised
-    when those under way have ended."""
+    """Calls `work` for all items, `lanes` at the same time. After an error no other begins; raises the first
+    error when those in flight have ended."""
     left = iter(items)
 
     async def lane() -> None:

@@ -1,9 +1,9 @@
-"""Which directories are mount points, as the kernel says: `/proc/self/mountinfo`, mount ids of open files.
+"""Which directories are mount points, from the kernel: `/proc/self/mountinfo` and mount ids of open files.
 
-A mount point is told by mount ids, not by device numbers alone: a bind mount has the device of its parent,
-and a btrfs subvolume has a device of its own without being a mount. A directory that is mounted on itself
-(systemd does so for each of a unit's `ReadWritePaths`) shows what would be there without the mount, so it
-does not count. Where `/proc` is missing, device numbers decide.
+Mount ids decide, not device numbers: a bind mount has the device of its parent, and a btrfs subvolume has a
+device of its own without being a mount. A directory that is mounted on itself (systemd does so for each of a
+unit's `ReadWritePaths`) shows what would be there without the mount, so it does not count. Without `/proc`,
+device numbers decide.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import NamedTuple
 MOUNTINFO = "/proc/self/mountinfo"
 NAME_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # needs no read permission
 
-_SILENT = frozenset(  # file systems whose changes elsewhere the kernel is not told of
+_SILENT = frozenset(  # file systems on which other machines make changes that the kernel does not see
     ["nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "vboxsf", "prl_fs", "virtiofs", "ceph", "afs", "lustre"]
 )
 _SILENT_FUSE = frozenset(["sshfs", "rclone", "glusterfs", "vmhgfs-fuse", "s3fs", "juicefs", "gcsfuse"])
@@ -33,19 +33,19 @@ class Mount(NamedTuple):
 
 
 def is_silent(kind: str) -> bool:
-    """Whether a file system of this type may change without the kernel being told."""
+    """Whether a file system of this type may change without the kernel noticing."""
     return kind in _SILENT or kind.removeprefix("fuse.") in _SILENT_FUSE
 
 
-def type_of(path: str, mounts: list[Mount]) -> str:
-    """The type of the file system that a directory lies on; empty when the mounts do not tell."""
+def holder_of(path: str, mounts: list[Mount]) -> Mount | None:
+    """The mount that a directory lies on; None when it is unknown."""
     real = os.path.realpath(path)
-    above = [mount for mount in mounts if f"{real}/".startswith(f"{mount.point.rstrip('/')}/")]
-    return max(above, key=lambda mount: len(mount.point)).type if above else ""
+    above = [mount for mount in reversed(mounts) if f"{real}/".startswith(f"{mount.point.rstrip('/')}/")]
+    return max(above, key=lambda mount: len(mount.point), default=None)
 
 
 def read(path: str = MOUNTINFO) -> list[Mount]:
-    """All mounts in the order of the file, hidden ones too: the last one at a place is the one on top. Empty
+    """All mounts in the order of the file, hidden ones too: of several at one place the last is on top. Empty
     when the file cannot be read."""
     try:
         with open(path, encoding="utf-8", errors="surrogateescape") as lines:
@@ -76,7 +76,7 @@ def points_below(root: str) -> frozenset[str]:
 
 
 def point_above(fd: int) -> str | None:
-    """The absolute mount point that an open directory lies on; None: the root directory, or not known."""
+    """The absolute mount point that an open directory lies on; None: the root directory, or unknown."""
     mounts = {mount.id: mount for mount in read()}
     mount = mounts.get(_mount_id(fd) or -1)
     while mount and (parent := mounts.get(mount.parent)) and _is_same(mount, parent):
@@ -103,7 +103,7 @@ def is_mount_point(fd: int) -> bool:
 
 
 def _is_same(mount: Mount, parent: Mount) -> bool:
-    """Whether a mount shows the very directory that it hides."""
+    """Whether a mount shows the same directory that it hides."""
     way = mount.point.removeprefix(parent.point.rstrip("/")).strip("/")
     return mount.device == parent.device and mount.root.strip("/") == f"{parent.root}/{way}".strip("/")
 

@@ -1,11 +1,11 @@
-"""Whether a job is paused: the sentinel `ID.pause`, which one task looks for and everything new waits for.
+"""Whether a job is paused: one task looks for the sentinel `ID.pause`, and whatever is new waits here.
 
-While it is there nothing new begins: no request, no reading of files. What is in flight ends, with what finds
-out what it has done (`settling`). A stop wins: the job then counts as not paused, and all that waits here
-goes on to the check that ends the job.
+While it exists nothing new begins: no request, no reading of files. What is in flight ends, its checks
+(`settling`) included. A stop wins over a pause: the job counts as not paused, and all that waits here goes on
+to the check that ends the job.
 
-`look` is called by the event loop a few times a second; `wait` is for the loop, `blocking` for threads. To
-ask `on` costs an attribute, so hot paths ask that first.
+The event loop calls `look` a few times a second; `wait` is for the loop, `blocking` for threads. `on` is a
+plain attribute, so hot paths ask that first.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _THREAD_SECONDS = 0.05
 
 
 class Pause:
-    """`on`: nothing may begin. `since`: seconds since the epoch. `stale_ns`: what was read from a file before
-    this moment (`time.time_ns`) is read again, because a pause may have lasted for days."""
+    """`on`: nothing may begin. `since`: seconds since the epoch. `stale_ns`: files that were read before this
+    time (`time.time_ns`) are read again, because a pause may have lasted for days."""
 
     def __init__(self, sentinel: str | None = None) -> None:
         self._sentinel = sentinel
@@ -33,11 +33,11 @@ class Pause:
         self.stale_ns = 0
 
     def look(self, *, stopping: bool) -> bool:
-        """Looks for the sentinel; whether the answer differs from the last one."""
+        """Looks for the sentinel; returns whether that changed the pause."""
         return self.turn(not stopping and self._sentinel is not None and os.path.lexists(self._sentinel))
 
     def turn(self, on: bool) -> bool:
-        """Sets the pause; whether that changed it."""
+        """Sets the pause; returns whether that changed it."""
         if on == self.on:
             return False
         self.on = on
@@ -50,11 +50,11 @@ class Pause:
         return True
 
     def outdates(self, read_ns: int) -> bool:
-        """Whether a file that was read at that time must be read again before it is sent."""
+        """Returns whether a file that was read at that time must be read again before it is sent."""
         return self.on or read_ns < self.stale_ns
 
     async def wait(self) -> bool:
-        """Returns when the job may begin something, or is to stop; whether that took time."""
+        """Waits until the job may begin something, or is to stop; returns whether it had to wait."""
         waited = False
         while self.on and not is_settling():
             waited = True
@@ -62,10 +62,13 @@ class Pause:
         return waited
 
     def blocking(self, stopping: Callable[[], bool]) -> Callable[[], bool]:
-        """`stopping` for a thread, which asks it between two pieces of its work: it waits here."""
+        """Wraps `stopping` for a thread, which calls it between two pieces of work: it waits during a
+        pause."""
 
         def wait_then_ask() -> bool:
-            while self.on and not stopping():  # asked here as well: who ends the job may wait for this thread
+            while (
+                self.on and not stopping()
+            ):  # or the end of the job, which waits for this thread, would wait for ever
                 time.sleep(_THREAD_SECONDS)
             return stopping()
 

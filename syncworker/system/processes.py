@@ -1,14 +1,16 @@
-"""Processes: who one is, starting workers, signals. The only module that uses `psutil` and `signal`. What
-every worker asks is read from /proc here: importing psutil takes a tenth of its start-up.
+"""Processes: which one this is, starting workers, signals. The only module that uses `psutil` and `signal`.
+What every worker needs is read from /proc: importing psutil takes a tenth of its start-up.
 
-A pid alone is never believed: pids are used again. With the start time it names one process of one boot;
-both are compared before every signal.
+A pid alone is never trusted: pids are reused. With the start time it names one process of one boot; both are
+compared before every signal.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
+import itertools
 import math
 import os
 import signal
@@ -17,14 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from syncworker.paths import PROJECT
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 _ADDRESSES_SECONDS = 5.0
 _HOSTS = "/etc/hosts"
-_OBJECTS_BETWEEN_LOOKS = 50_000  # containers made, less those that are gone; Python's own is 700
+_GC_THRESHOLD = 50_000  # allocations less deallocations of containers; Python's own is 700
 _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _ENDED = frozenset("ZX")  # zombies, and what is about to be gone
@@ -32,14 +34,14 @@ _START_TOLERANCE_SECONDS = 1.0  # the start time is derived from the boot time, 
 
 
 def tune_gc() -> None:
-    """Has Python look for cycles among its objects less often: a worker makes millions of records, which are
-    none, and few cycles. Looking as often as it does by itself costs a sixth of a sync with nothing to do."""
+    """Raises the garbage collector's threshold: a worker creates millions of tuples and almost no reference
+    cycles. At Python's own threshold a sixth of a sync with nothing to do goes to the collector."""
     gc.freeze()  # what is there now stays
-    gc.set_threshold(_OBJECTS_BETWEEN_LOOKS, 10, 10)
+    gc.set_threshold(_GC_THRESHOLD, 10, 10)
 
 
 class _Stat(NamedTuple):
-    """What /proc/PID/stat tells of a process (proc(5)). `ticks`: user and system, of ended children too."""
+    """Fields of /proc/PID/stat (proc(5)). `ticks`: user and system time, ended children included."""
 
     state: str
     ticks: int
@@ -77,14 +79,14 @@ def host() -> str:
 
 
 def machine() -> str:
-    """Where a pid means the same process: other machines, and other containers here, may have this one's
-    name. Of this boot alone."""
+    """Names the pid namespace of this boot, in which a pid means the same process. Host names do not: other
+    machines and containers may have the same one."""
     with open("/proc/sys/kernel/random/boot_id") as file:
         return f"{file.read().strip()} {os.readlink('/proc/self/ns/pid')}"
 
 
 def awake_seconds() -> float:
-    """A clock that nobody sets, and that goes on while the machine sleeps."""
+    """A clock that cannot be set, and that runs on while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -92,38 +94,28 @@ _own: tuple[float, frozenset[str]] = (-math.inf, frozenset())  # when it was ask
 
 
 def own_addresses() -> frozenset[str]:
-    """The IP addresses of this machine, as text; what was found serves for a few seconds."""
+    """The IP addresses of this machine, as text; cached for a few seconds."""
     global _own
-    asked_at, known = _own
-    if time.monotonic() - asked_at > _ADDRESSES_SECONDS:
+    if time.monotonic() - _own[0] > _ADDRESSES_SECONDS:
         import psutil
 
-        found = psutil.net_if_addrs().values()
-        known = frozenset(
-            address.address.partition("%")[0]
-            for addresses in found
-            for address in addresses
-            if address.family in (socket.AF_INET, socket.AF_INET6)
-        )
+        found = itertools.chain(*psutil.net_if_addrs().values())
+        families = (socket.AF_INET, socket.AF_INET6)
+        known = frozenset(each.address.partition("%")[0] for each in found if each.family in families)
         _own = (time.monotonic(), known)
-    return known
+    return _own[1]
 
 
 @functools.cache
 def own_names() -> frozenset[str]:
-    """The names of this machine, lower-case: its host name, and those beside it in /etc/hosts. Other names in
-    that file may be those of several storages behind one proxy. No name server is asked."""
+    """The names of this machine, lower-case: its host name, and those on the same line of /etc/hosts. Other
+    names in that file may belong to several storages behind one proxy. Asks no name server."""
     own = host().lower()
     names = {own}
-    try:
-        with open(_HOSTS, encoding="utf-8", errors="replace") as file:
-            lines = file.read(1 << 20).lower().splitlines()
-    except OSError:
-        lines = []  # a machine without one
-    for line in lines:
-        on_line = line.partition("#")[0].split()[1:]
-        if own in on_line:
-            names.update(on_line)
+    with contextlib.suppress(OSError), open(_HOSTS, encoding="utf-8", errors="replace") as file:
+        for line in file.read(1 << 20).lower().splitlines():
+            if own in (on_line := line.partition("#")[0].split()[1:]):
+                names.update(on_line)
     return frozenset(names)
 
 
@@ -156,44 +148,36 @@ def send_signal(pid: int, started_at: float, number: int) -> bool:
 
 
 def resources(pid: int) -> tuple[int, float] | None:
-    """Resident memory in bytes and processor seconds (user and system, of its ended children too) of a
-    process, None when gone."""
+    """Resident memory in bytes and processor seconds (user and system, ended children included) of a process;
+    None when it is gone."""
     found = _stat(pid)
     return None if found is None else (found.rss_pages * _PAGE_BYTES, found.ticks / _TICKS_A_SECOND)
 
 
-def spawn_worker(job_id: str, log: IO[bytes], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    """`python -m syncworker run ID` in a session of its own, so that no signal to the server reaches it."""
+def _spawn(arguments: list[str], environ: Mapping[str, str], **streams: Any) -> subprocess.Popen[bytes]:
+    """`python -m syncworker …` in a session of its own, which no Ctrl-C or signal to this one reaches."""
     return subprocess.Popen(
-        [sys.executable, "-m", "syncworker", "run", job_id],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
+        [sys.executable, "-m", "syncworker", *arguments],
         cwd=PROJECT,
         env=dict(environ),
         start_new_session=True,
-        close_fds=True,
+        **streams,
     )
+
+
+def spawn_worker(job_id: str, log: IO[bytes], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    return _spawn(["run", job_id], environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def spawn_member(
-    argv: list[str], environ: Mapping[str, str], fds: tuple[int, ...]
+    arguments: list[str], environ: Mapping[str, str], fds: tuple[int, ...]
 ) -> subprocess.Popen[bytes]:
-    """`python -m syncworker …` as a child that holds these descriptors, and whose standard input ends with
-    this process. A session of its own: Ctrl-C is this process's to take."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "syncworker", *argv],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        cwd=PROJECT,
-        env=dict(environ),
-        start_new_session=True,
-        pass_fds=fds,
-    )
+    """A child that inherits these descriptors, and whose standard input ends with this process."""
+    return _spawn(arguments, environ, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=fds)
 
 
 def end_member(child: subprocess.Popen[bytes], seconds: float = 3.0) -> None:
-    """Waits until a child has ended whose standard input is closed; one that does not is killed."""
+    """Waits until a child whose standard input is closed has ended; kills it after `seconds`."""
     try:
         child.wait(seconds)
     except subprocess.TimeoutExpired:
@@ -228,21 +212,18 @@ def working_folder(pid: int) -> str | None:
 
 
 def listener(port: int) -> int | None:
-    """The pid of who listens on a TCP port; None when nobody does, or that cannot be told."""
+    """The pid of the process that listens on a TCP port; None when there is none, or it is not known."""
     import psutil
 
-    try:
-        for connection in psutil.net_connections(kind="tcp"):
-            local = connection.laddr
-            if connection.status == psutil.CONN_LISTEN and local and local[1] == port and connection.pid:
-                return int(connection.pid)
-    except psutil.Error:
-        pass  # another user's process: it stays unknown
+    with contextlib.suppress(psutil.Error):  # another user's process: it stays unknown
+        for each in psutil.net_connections(kind="tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr[1] == port and each.pid:
+                return int(each.pid)
     return None
 
 
 def port_holder(port: int) -> str | None:
-    """Who listens on a TCP port, for people: `nginx (pid 812)`; None when that cannot be told."""
+    """The process that listens on a TCP port, for people: `nginx (pid 812)`; None when it is not known."""
     import psutil
 
     pid = listener(port)

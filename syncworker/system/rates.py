@@ -1,7 +1,7 @@
 """Bytes a second: how people write them, and limits that may change while a job runs.
 
-A rate is `500000`, `512K`, `1.5M` or `1G` (of 1,024), `0` for no limit. A limit is what its file says, where
-there is one, else a default. A file that is empty or holds nonsense is ignored: what held before holds on.
+A rate is `500000`, `512K`, `1.5M` or `1G` (of 1,024), `0` for no limit. A limit comes from its file, or is a
+default where there is none. A file that is empty or holds no rate is ignored: the last limit stays in force.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FILE_MAX = 64
 
 
 def parse_rate(text: str) -> int:
-    """Bytes a second, 0 for no limit. ValueError: it is no rate."""
+    """Returns bytes a second, 0 for no limit. ValueError: it is no rate."""
     if not re.fullmatch(RATE, text):
         raise ValueError("must be bytes a second: 500000, 512K, 1.5M, 1G, or 0 for no limit")
     if text.isdigit():
@@ -28,19 +28,13 @@ def parse_rate(text: str) -> int:
 
 
 def as_asked(text: str) -> int | str:
-    """A rate as a status keeps it: a plain number as a number, one with a unit as its text."""
+    """Returns a rate as a status has it: a plain number as a number, one with a unit as text."""
     parse_rate(text)
     return int(text) if text.isdigit() else text
 
 
-def read_rate(path: str) -> int | None:
-    """The rate in a file. None: there is no file. ValueError: it holds no rate."""
-    data = durable_files.read_start(path, _FILE_MAX)
-    return None if data is None else parse_rate(data.decode("ascii", "replace").strip())
-
-
 class Limit:
-    """A limit that is looked up again and again. `rate`: bytes a second, 0 for none."""
+    """A limit that is read again and again. `rate`: bytes a second, 0 for none."""
 
     def __init__(self, path: str, default: int) -> None:
         self._path, self._default = path, default
@@ -48,13 +42,12 @@ class Limit:
         self.rate = default
 
     def look(self) -> str | None:
-        """Takes over what the file says now. The first time that it is nonsense: what is wrong."""
+        """Reads the file. Returns what is wrong with it, once, until it is right again."""
+        data, had_complained = durable_files.read_start(self._path, _FILE_MAX), self._complained
+        self._complained = False
         try:
-            rate = read_rate(self._path)
+            self.rate = self._default if data is None else parse_rate(data.decode("ascii", "replace").strip())
         except ValueError as error:
-            if self._complained:
-                return None
             self._complained = True
-            return f"{self._path} is ignored: it {error}"
-        self.rate, self._complained = self._default if rate is None else rate, False
+            return None if had_complained else f"{self._path} is ignored: it {error}"
         return None

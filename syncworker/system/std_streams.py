@@ -1,11 +1,11 @@
-"""Standard output and error that never fail: what cannot be written is lost, and counted.
+"""Standard output and error that never fail: text that cannot be written is dropped and counted.
 
-The log of a process is no reason for its work to fail: a full disk, a closed terminal or pipe, a terminal
-that somebody has stopped. `secure` is the first call of every entry point:
-- a descriptor 0, 1 or 2 that was closed is opened on /dev/null, because the next file that is opened would
-  get its number, and messages would be written into it;
-- `sys.stdout` and `sys.stderr` become streams that raise nothing and hold nothing back, so that nothing is
-  left to fail when Python ends.
+A job must not fail because its log cannot be written: a full disk, a closed terminal or pipe, a terminal
+that is stopped. `secure` is the first call of every entry point:
+- it opens /dev/null on each of the descriptors 0, 1 and 2 that is closed; otherwise the next file that is
+  opened would get that number, and messages would be written into it;
+- it replaces `sys.stdout` and `sys.stderr` by streams that raise nothing and buffer nothing, so that nothing
+  can fail when Python exits.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import threading
 from typing import TextIO
 
 _WAIT_SECONDS = 1.0  # for a reader that is slow
-_CHUNK_BYTES = select.PIPE_BUF  # a pipe that can be written to takes as many without blocking
+_CHUNK_BYTES = select.PIPE_BUF  # a writable pipe takes this many without blocking
 
 
 class Stream:
-    """Text to a descriptor. `lost` counts the writes that were lost, wholly or in part."""
+    """Writes text to a descriptor. `lost` counts the writes that failed, wholly or in part."""
 
     errors = "backslashreplace"
 
@@ -65,7 +65,7 @@ class Stream:
 
 
 def secure() -> None:
-    """Call it before any file is opened."""
+    """Must be called before any file is opened."""
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(fd)
@@ -78,7 +78,7 @@ def _secured(stream: TextIO | None, fd: int) -> TextIO:
 
 
 def lost_output() -> bool:
-    """Whether something that was printed has not gone out: what `--help` was asked for, for example."""
+    """Whether something that was printed, `--help` for example, could not be written."""
     return bool(getattr(sys.stdout, "lost", 0))
 
 

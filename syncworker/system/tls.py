@@ -1,5 +1,5 @@
-"""TLS: which certificates are believed, those of AWS_CA_BUNDLE and the like, else the system's; and `ssl`
-left out where nothing needs it."""
+"""TLS: which authorities are trusted (AWS_CA_BUNDLE and the like, else the system's), and starting without
+`ssl` where nothing needs it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
 
 def import_asyncio(url: str, *, with_tls: bool = False) -> None:
-    """Imports asyncio for a storage at `url`: without `ssl`, a tenth of a small job's start, where that is
-    spoken to over plain http. asyncio takes such a process for a Python that was built without TLS. `ssl`
-    itself stays importable (boto3 imports it). `with_tls`: something else needs TLS."""
+    """Imports asyncio for a storage at `url`. For plain http it does so without `ssl`, which takes a tenth of
+    a small job's start: asyncio then behaves as in a Python built without TLS. `ssl` itself stays importable
+    (boto3 imports it). `with_tls`: something else needs TLS."""
     if with_tls or url.startswith("https:") or "ssl" in sys.modules:
         return
     sys.modules["ssl"] = None  # type: ignore[assignment] # makes `import ssl` fail, as the import system promises
@@ -27,7 +27,7 @@ def import_asyncio(url: str, *, with_tls: bool = False) -> None:
 
 
 def ca_bundle_of() -> str | None:
-    """The file of authorities that boto3 would take: AWS_CA_BUNDLE, `ca_bundle` of the profile in
+    """The file of authorities that boto3 would use: AWS_CA_BUNDLE, `ca_bundle` of the profile in
     ~/.aws/config, REQUESTS_CA_BUNDLE. None: the system's."""
     if named := os.environ.get("AWS_CA_BUNDLE"):
         return named
@@ -40,7 +40,7 @@ def ca_bundle_of() -> str | None:
             os.path.expanduser(os.environ.get("AWS_CONFIG_FILE") or "~/.aws/config"), encoding="utf-8"
         )
     except (OSError, configparser.Error, UnicodeDecodeError):
-        config.clear()  # who gives the keys says so, if they come from there
+        config.clear()  # whoever reads the keys from there reports it
     for section in (f"profile {profile}", profile):
         if found := config.get(section, "ca_bundle", fallback=None):
             return os.path.expanduser(found)
@@ -48,7 +48,7 @@ def ca_bundle_of() -> str | None:
 
 
 def tls_context(ca_bundle: str | None) -> ssl.SSLContext:
-    """Certificates are always checked: against `ca_bundle` when given, else against the system's."""
+    """Returns a context that always checks certificates: against `ca_bundle`, or else the system's."""
     import ssl
 
     try:

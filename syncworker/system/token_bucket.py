@@ -1,14 +1,14 @@
 """One budget of bytes a second for many processes: a few bytes in a file, under a kernel lock. No daemon.
 
-The file says when the budget is free again. A process *draws*: it reserves a stretch of time from then on, at
-most a quarter of a second's bytes shared among those that draw, and sends them in that time. Each has one
-draw under way at a time, so they take turns: a share that one does not use is the others'. Who dies loses its
-draw and nothing else; the kernel frees the lock.
+The file says when the budget is free again. A process *draws*: it reserves the time from then on, at most a
+quarter of a second divided by the number of processes that draw, and sends its bytes in that time. Each
+process has one draw at a time, so they take turns, and a share that one does not use goes to the others. A
+process that dies loses its draw and nothing else; the kernel frees the lock.
 
-Times are of the monotonic clock, which all processes share and nobody sets. After a restart of the machine it
-begins anew, so the boot is in the file. A file that is damaged, of another boot, or that claims more than all
-processes could have drawn, is made anew. So is one whose lock is not free for `_LOCK_SECONDS` (its holder was
-stopped in the middle): what such a holder writes later goes into a file without a name.
+Times are those of the monotonic clock, which all processes share and nobody sets. It restarts with the
+machine, so the file names the boot. A file is replaced when it is damaged, of another boot, or claims more
+than all processes could have drawn; also when its lock is not free for `_LOCK_SECONDS` (its holder was
+stopped while it held it): what that holder writes later goes to a file without a name.
 
     magic, CRC-32 of the rest, boot, rate, schedule (ns), then (pid, when it last drew) of each
 """
@@ -26,11 +26,11 @@ from syncworker.system import durable_files
 
 DRAW_SECONDS = 0.25
 MEMBERS_MAX = 64
-_SEEN_NS = 2_000_000_000  # who has not drawn for so long shares no more
-_TOLERATED_NS = 40_000_000  # by so much may bytes be late, and go at once
+_SEEN_NS = 2_000_000_000  # a process that has not drawn for so long has no share
+_TOLERATED_NS = 40_000_000  # bytes that are late by less are sent at once
 _BEHIND_MAX_NS = 500_000_000
-_FASTER = 0.03  # until what was late has been made up for
-_BUSY_NS = 500_000_000  # one that drew so lately draws all the time
+_FASTER = 0.03  # until the delay has been made up for
+_BUSY_NS = 500_000_000  # a process that drew within it sends without pauses
 _LOCK_SECONDS = 1.0
 _MAGIC = b"bucket1\n"
 _FRAME, _HEAD, _MEMBER = struct.Struct("=8sI"), struct.Struct("=36sdqqI"), struct.Struct("=Iq")
@@ -38,7 +38,7 @@ _SIZE = _FRAME.size + _HEAD.size + MEMBERS_MAX * _MEMBER.size
 
 
 class Draw(NamedTuple):
-    """So many bytes may go from `at_ns` on, at the rate of the budget, which `members` share now."""
+    """`size` bytes may be sent from `at_ns` on, at the rate of the budget, which `members` share now."""
 
     size: int
     at_ns: int
@@ -46,14 +46,14 @@ class Draw(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """When the next bytes may go, and what was lost by being late, to be made up for."""
+    """When the next bytes may be sent, and how much time was lost by delays, to be made up for."""
 
     free_at_ns: int
     behind_ns: int = 0
 
     def book(self, now: int, duration: int, *, is_busy: bool) -> tuple[int, Schedule]:
-        """(when these bytes may go, the schedule after them). What was late goes a little faster than the
-        rate, never in a burst; `is_busy` is False after a time in which nobody wanted to send."""
+        """Returns when these bytes may be sent, and the schedule after them. Delayed bytes are sent a little
+        faster than the rate, never in a burst; `is_busy` is False after a time without anything to send."""
         late = max(0, now - self.free_at_ns)
         if not is_busy:
             at, behind = max(now, self.free_at_ns), 0
@@ -85,8 +85,8 @@ class TokenBucket:
         self._locked_since: float | None = None
 
     def draw(self, rate: int, wanted: int) -> Draw | None:
-        """At most `wanted` bytes. None: the lock is held just now, try again in a moment.
-        OSError: the file cannot be used."""
+        """Draws at most `wanted` bytes. None: the lock is held just now, try again in a moment. OSError: the
+        file cannot be used."""
         with durable_files.locked_file(self._path) as fd:
             if fd is None:
                 self._renew_if_stuck()
@@ -107,7 +107,7 @@ class TokenBucket:
             self._locked_since = None
 
     def _load(self, data: bytes, now: int, rate: int) -> _State:
-        """What the file says, as far as it can be true now."""
+        """Reads the file's content; a fresh state if it cannot be true now."""
         fresh = _State(rate, Schedule(now), {})
         if len(data) < _FRAME.size + _HEAD.size:
             return fresh
@@ -118,18 +118,13 @@ class TokenBucket:
         boot, before, free_at, behind, count = _HEAD.unpack_from(rest)
         if boot != self._boot or not before > 0 or count > MEMBERS_MAX or not 0 <= behind <= _BEHIND_MAX_NS:
             return fresh
-        members = dict(
-            _MEMBER.unpack_from(rest, _HEAD.size + number * _MEMBER.size) for number in range(count)
-        )
-        if before != rate and free_at > now:  # the bytes that are drawn already take longer now, or shorter
+        if before != rate and free_at > now:  # bytes that are already drawn take longer now, or shorter
             free_at = now + int((free_at - now) * before / rate)
         if free_at - now > (MEMBERS_MAX + 1) * 1e9 * max(DRAW_SECONDS, 1 / rate):
             return fresh
-        return _State(
-            rate,
-            Schedule(free_at, behind),
-            {pid: at for pid, at in members.items() if now - _SEEN_NS < at <= now},
-        )
+        members = (_MEMBER.unpack_from(rest, _HEAD.size + each * _MEMBER.size) for each in range(count))
+        seen = {pid: at for pid, at in members if now - _SEEN_NS < at <= now}
+        return _State(rate, Schedule(free_at, behind), seen)
 
     def _dump(self, state: _State) -> bytes:
         newest = sorted(state.members.items(), key=lambda item: -item[1])[:MEMBERS_MAX]
@@ -140,7 +135,7 @@ class TokenBucket:
 
 
 def _reserve(state: _State, now: int, rate: int, wanted: int, pid: int) -> tuple[Draw, _State]:
-    """Pure: the next stretch of time that is free."""
+    """Reserves the next free time. Pure."""
     is_busy = now - state.members.get(pid, -_BUSY_NS) < _BUSY_NS
     members = state.members | {pid: now}
     size = max(1, min(wanted, int(rate * DRAW_SECONDS / len(members))))
