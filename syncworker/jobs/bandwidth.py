@@ -1,4 +1,4 @@
-"""The limits of bandwidth that are set while jobs run: `ID.bandwidth` of one, `bandwidth` of all together."""
+"""Limits of bandwidth that change while jobs run: `ID.bandwidth` for one, `bandwidth` for all together."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def set_rate(jobs: Jobs, job_id: str | None, rate: int | str) -> None:
 
 
 def limits(jobs: Jobs, status: Status | None, all_jobs: int) -> dict[str, int | None]:
-    """Returns the bytes a second that hold now, None for no limit: of a job, and of all together, for which
-    `all_jobs` is the default. Where a file is nonsense: what the job's worker goes by."""
+    """Returns the limits in force, in bytes a second, None for no limit: of a job, and of all together, for
+    which `all_jobs` is the default. If a file holds no rate: the limit that the job's worker applies."""
     held = (status["limit"] if status else None) or {}
     limits = {"all_jobs": Limit(jobs.bandwidth_path(), all_jobs)}
     if status:

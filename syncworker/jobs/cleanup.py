@@ -1,10 +1,10 @@
 """Removing files from the job directory: of old jobs, and what a `kill -9` left behind.
 
 `clear` removes what belongs to no living job, above all keys: the files of a job that was never published or
-is half removed, the keys of a job that has ended, temporary files of keys. It is for a process that is about
-to make jobs: a starting server, a shell's `start`. It holds the lock of job creation, under which all these
-files are made, so a job that is just being made is not touched. Nor are files whose name is no job's, and
-jobs that have a status, whatever it says.
+is half removed, the keys of a job that has ended, temporary files of keys. A process that is about to make
+jobs calls it: a starting server, a shell's `start`. It holds the creation lock, so it never touches a job
+that is just being made. It leaves files whose name is no job's, and jobs that have a status, whatever it
+says.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TEMPORARY_KEYS = "secret.tmp"
 def clear(jobs: Jobs) -> None:
     with jobs.creation_lock() as guard:
         if not guard.acquire(timeout_seconds=1.0):
-            return  # somebody makes jobs: the next start clears
+            return  # another process makes jobs: the next start clears
         names = set(os.listdir(jobs.path))
         for name in sorted(names):
             # What cannot be removed (a folder of that name, a disk that fails) is no reason not to start.
@@ -36,7 +36,7 @@ def _clear(jobs: Jobs, name: str, names: set[str]) -> None:
     job_id, _, suffix = name.partition(".")
     if name.startswith(durable_files.SELF_TEST):
         pid = name.removeprefix(durable_files.SELF_TEST).partition(".")[0]
-        if not os.path.exists(f"/proc/{pid}"):  # else another server tries the directory right now
+        if not os.path.exists(f"/proc/{pid}"):  # else another server tests the directory right now
             durable_files.remove(os.path.join(jobs.path, name))
     elif not ID_PATTERN.fullmatch(job_id) or suffix not in (*SUFFIXES, _TEMPORARY_KEYS):
         return
@@ -47,7 +47,7 @@ def _clear(jobs: Jobs, name: str, names: set[str]) -> None:
 
 
 def drop_old_keys(jobs: Jobs) -> None:
-    """Removes the keys of all jobs that need them no more."""
+    """Removes the keys of all jobs that no longer need them."""
     for name in os.listdir(jobs.path):
         job_id, _, suffix = name.partition(".")
         if suffix == "secret" and ID_PATTERN.fullmatch(job_id):
@@ -62,8 +62,8 @@ def prune(
     *,
     besides: str | None = None,
 ) -> int:
-    """Removes the files of finished jobs, the oldest first, and returns of how many. The newest `keep`, the
-    job `besides` and jobs that wait for approval stay. Calls `on_prune` with the ids before."""
+    """Removes the files of finished jobs, the oldest first, and returns the number of jobs. Keeps the newest
+    `keep`, the job `besides`, and jobs that wait for approval. First calls `on_prune` with the ids."""
     states = FINAL_STATES - {State.WAITING}
     finished = sorted(job_id for job_id, entry in jobs.entries().items() if entry.state in states)
     old = finished[: max(0, len(finished) - keep)]

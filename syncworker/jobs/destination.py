@@ -10,11 +10,11 @@ from syncworker.jobs.status import prefix_of
 from syncworker.storage_url import destination_id, earlier_destination_id
 from syncworker.system import durable_files
 
-EARLIER = ".earlier"  # the end of a file of facts that another spelling of the address had
+EARLIER = ".earlier"  # the suffix of a facts file from another spelling of the address
 
 
 class Destination:
-    """Of one job, in the job directory at `path`."""
+    """The destination of one job; `path` is the job directory."""
 
     def __init__(self, path: str, status: Mapping[str, Any]) -> None:
         self.path = path
@@ -39,16 +39,15 @@ class Destination:
         return self._file(".dest", ".members", self.prefix)
 
     def lock(self) -> durable_files.LockChain:
-        """Of the bucket, or of a prefix in it: that alone is held by one job; what it lies in, the bucket
-        and shorter prefixes, is held together with other jobs below them."""
+        """The lock of the bucket, or of a prefix in it, which one job holds alone. It shares the locks of the
+        bucket and of shorter prefixes with other jobs below them."""
         around = ["", *(self.prefix[: at + 1] for at, c in enumerate(self.prefix) if c == "/")]
         paths = [self._file(".dest", ".lock", prefix) for prefix in around]
         return durable_files.LockChain([durable_files.Lock(path, shared=path != paths[-1]) for path in paths])
 
     def adopt_files(self) -> bool:
-        """For the holder of the lock: what an earlier version has kept of it, under a name that
-        only this spelling of the address had, goes on under the name of all spellings. False: a worker of
-        that version uses it."""
+        """For the holder of the lock: renames the files of an earlier version, whose names depended on the
+        spelling of the address. False: a worker of that version uses them."""
         earlier = earlier_destination_id(self.storage_url, self.bucket)
         name = destination_id(self.storage_url, self.bucket)
         if earlier == name or self.prefix:  # prefixes are younger than those names
@@ -59,10 +58,10 @@ class Destination:
             for kept, beside in ((".dest/{}.json", ()), (".index/{}.sqlite", ("-wal", "-shm"))):
                 old, new = (os.path.join(self.path, kept.format(each)) for each in (earlier, name))
                 if os.path.lexists(new) and new == self.facts_path:
-                    new += EARLIER  # what protects is never given up: worker/mount_check.py takes it over
+                    new += EARLIER  # facts protect data, so they are kept: worker/mount_check.py merges them
                 if os.path.lexists(new):
                     continue
-                for suffix in (*beside, ""):  # the file itself last: until then all is done again
+                for suffix in (*beside, ""):  # the file itself last: until then a retry moves all of them
                     if os.path.lexists(old + suffix):
                         durable_files.move_aside(old + suffix, new + suffix)
         return True

@@ -1,7 +1,7 @@
-"""The counters and the status of a running job, and its report. One thread owns them: the event loop's.
+"""The counters and the status of a running job, and its report. Only the event loop's thread uses them.
 
-Counters only grow within an attempt; `bytes_done` never shrinks, though a part that is sent again takes back
-what it had counted. The status is published at most four times a second, and at least every two seconds.
+Counters only grow within an attempt; `bytes_done` never shrinks, although a part that is sent again takes
+back what it had counted. The status is published at most four times a second, and at least every two seconds.
 """
 
 from __future__ import annotations
@@ -11,20 +11,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, get_args
 
 from syncworker.errors import SyncError
 from syncworker.escape import escape_surrogates
 from syncworker.jobs import totals
-from syncworker.jobs.record import (
-    Counters,
-    CurrentOperation,
-    FailedOperation,
-    Fault,
-    Resources,
-    Status,
-    Wait,
-)
+from syncworker.jobs.record import Counters, CurrentOperation, FailedOperation, Fault, Resources, Status, Wait
 from syncworker.jobs.report import Report
 from syncworker.jobs.speed import Rate, SpeedSteps
 from syncworker.jobs.status import publish, set_message, set_phase, timestamp
@@ -58,7 +50,7 @@ _PLANNED: dict[str, _Planned] = {
 _PHASES_KEPT = 40  # a job may be paused and continued any number of times
 _VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
 
-_SEEN = {  # when the bucket was looked at once more, and what was done
+_SEEN = {  # what the second listing of the bucket has found, and what was done
     "missing": "the storage did not have it any more: sent again",
     "other": "the storage had another object: sent again",
     "not_deleted": "the storage had it still: deleted again",
@@ -71,8 +63,8 @@ _SEEN = {  # when the bucket was looked at once more, and what was done
 
 class UploadResult(NamedTuple):
     """An object that the store now has. `etag` is the store's, `digest` ours, in ETag form with its part
-    size; `read_ns` is when the file was opened to be read. `changes`: it was written to meanwhile, and is
-    sent as it was then: its row is never trusted."""
+    size; `read_ns` is when the file was opened to be read. `changes`: it was being written to, and is sent as
+    it was then: its row is never trusted."""
 
     file: FileEntry
     etag: str
@@ -83,7 +75,7 @@ class UploadResult(NamedTuple):
 
 
 class Operation:
-    """One upload or delete in flight. `sent` may go back when a part is tried again."""
+    """One upload or delete in flight. `sent` may shrink when a part is sent again."""
 
     __slots__ = ("key", "op", "sent", "size", "started")
 
@@ -93,40 +85,28 @@ class Operation:
         self.started = time.monotonic()
 
 
-class StorageView(Protocol):
-    """What the status says of the storage, and of the client that talks to it."""
+class StorageView:
+    """What the status says of the storage and its client: here, before the job has connected to one."""
 
     def requests(self) -> tuple[Mapping[tuple[str, int], int], int]:
-        """Returns how many requests were made, by operation and HTTP status, and how many were repeats."""
-
-    def throttled_seconds(self) -> float:
-        """Returns the seconds in which the storage asked to slow down."""
-
-    def paced_bytes(self) -> int | None:
-        """Returns the bytes that were sent under a limit of bandwidth; None: there is no limit."""
-
-    def delay(self) -> Delay | None:
-        """Returns what the job waits for now."""
-
-
-class NoStorage:
-    """Before the job has connected to one."""
-
-    def requests(self) -> tuple[Mapping[tuple[str, int], int], int]:
+        """Returns the number of requests by operation and HTTP status, and how many were repeats."""
         return {}, 0
 
     def throttled_seconds(self) -> float:
+        """Returns the seconds during which the storage asked to slow down."""
         return 0.0
 
     def paced_bytes(self) -> int | None:
+        """Returns the bytes that were sent under a limit of bandwidth; None: there is no limit."""
         return None
 
     def delay(self) -> Delay | None:
+        """Returns what the job waits for now."""
         return None
 
 
 class Progress:
-    """Counters, what is in flight, errors, report lines; knows when the status is due."""
+    """Counters, operations in flight, errors, report lines; knows when the status is due."""
 
     def __init__(self, jobs: Jobs, status: Status) -> None:
         self.jobs = jobs
@@ -135,28 +115,28 @@ class Progress:
         self.counts: Counters = status["progress"]
         self.flight: dict[int, Operation] = {}
         self.failed_before: dict[str, int] = {}  # code -> how many
-        self.ended_at: float | None = None  # when the last operation did
-        self.bytes_settled = 0  # bytes of files that are finished with
+        self.ended_at: float | None = None  # when the last operation ended
+        self.bytes_done_total = 0  # bytes of files that are done
         self.report = Report(jobs.file(status["id"], "report.jsonl"), self._key_prefix)
         self._room_for_errors = _ERRORS_BYTES
         self._started = time.monotonic()
         self._published_at = 0.0
         self._dirty = True
         self._rate = Rate(self._started)
-        self._moved = 0  # bytes that went over the network, for the rate
+        self._moved = 0  # bytes that were sent, for the rate
         self._busy_seconds = 0.0  # of the operations that have ended
         self._earlier = totals.clean(status.get("metrics"))  # of earlier attempts
         self._speed = SpeedSteps(self._started)
         self._note_phase()
         self._phase_since = self._started
         self._phase_seconds: dict[str, float] = {}
-        self._behind: tuple[Phase, str] | None = None  # while paused: its phase else, and its message
-        self.reads_back = False  # what is left to do is to read all objects back
-        self.storage: StorageView = NoStorage()  # set once there is one
+        self._behind: tuple[Phase, str] | None = None  # while paused: phase and message without the pause
+        self.reads_back = False  # only reading all objects back is left to do
+        self.storage = StorageView()  # set once there is one
 
     # -- what happened
     def pause(self, on: bool) -> None:
-        """The phase is `paused` from now on, or what it would be by now."""
+        """Sets the phase to `paused`, or to what it would be without the pause."""
         if on:
             before = Phase(self.status["phase"] or Phase.STARTING), self.status["message"]
             self.phase(Phase.PAUSED, "paused")
@@ -179,20 +159,20 @@ class Progress:
             self._published_at = 0.0
 
     def _note_phase(self) -> None:
-        """Has the time line say when this phase began. Of very many the first and the last ones are kept."""
+        """Adds this phase to the time line. Of very many phases it keeps the first and the last ones."""
         phases = self.status["timeline"]["phases"]
         phases.append({"phase": self.status["phase"] or Phase.STARTING.value, "at": timestamp()})
         if len(phases) > _PHASES_KEPT:
             del phases[_PHASES_KEPT // 2]
 
     def _end_phase(self, now: float) -> None:
-        """Has the time since the last call counted for the phase it was spent in."""
+        """Adds the time since the last call to the current phase."""
         name = self.status["phase"] or Phase.STARTING.value
         self._phase_seconds[name] = self._phase_seconds.get(name, 0.0) + now - self._phase_since
         self._phase_since = now
 
     def say(self, message: str) -> None:
-        """What people read while nothing is in flight."""
+        """Sets the message that people read while nothing is in flight."""
         if self._behind is None:
             set_message(self.status, message)
             self._dirty = True
@@ -208,32 +188,32 @@ class Progress:
             self.counts["bytes_total"] += now - was
 
     def unchanged(self, count: int, size: int) -> None:
-        self._settle("files_unchanged", count, size)
+        self._count_done("files_unchanged", count, size)
 
     def skipped(self, key: str, reason: str, size: int = 0) -> None:
-        self._settle("files_skipped", 1, size)
+        self._count_done("files_skipped", 1, size)
         skipped = self.status["skipped"]
         skipped[reason] = skipped.get(reason, 0) + 1
         self.report.add("skip", key, None, None, 0.0, {"code": reason, "message": f"not sent: {reason}"})
 
-    def uploaded(self, sent: UploadResult, settled: int, seconds: float) -> None:
-        """`settled`: the bytes by which the file was counted in `bytes_total`."""
-        self._settle("files_uploaded", 1, settled)
+    def uploaded(self, sent: UploadResult, counted: int, seconds: float) -> None:
+        """`counted`: the file's bytes in `bytes_total`."""
+        self._count_done("files_uploaded", 1, counted)
         note = None
         if sent.changes:
             self.counts["files_changing"] += 1
             note = f"sent as it was at {timestamp(datetime.fromtimestamp(sent.read_ns / 1e9, UTC))}"
         self.report.add("upload", sent.file.key, sent.file.size, sent.etag, seconds, note)
 
-    def updated(self, file: FileEntry, etag: str, settled: int, seconds: float) -> None:
-        """An object whose content was the file's, and that the store has given other headers; `settled` as
-        of `uploaded`."""
-        self._settle("files_updated", 1, settled)
+    def updated(self, file: FileEntry, etag: str, counted: int, seconds: float) -> None:
+        """The store has given other headers to an object with the file's content; `counted` as for
+        `uploaded`."""
+        self._count_done("files_updated", 1, counted)
         self.report.add("update", file.key, file.size, etag, seconds)
 
     def failed(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
         """A file that counts as failed."""
-        self._settle("files_failed", 1, 0)
+        self._count_done("files_failed", 1, 0)
         self.error(op, key, error, size)
 
     def error(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
@@ -253,7 +233,7 @@ class Progress:
         self.report.add("delete", key, size, None, seconds)
 
     def verified_objects(self, count: int, size: int) -> None:
-        """Objects that were found to be their files'."""
+        """Objects that hold what their files do."""
         self.counts["objects_verified"] += count
         self.counts["bytes_verified"] += size
         self._dirty = True
@@ -263,7 +243,7 @@ class Progress:
         self.seen(key, size, None, "archived")
 
     def seen(self, key: str, size: int | None, etag: str | None, what: str, seconds: float = 0.0) -> None:
-        """What was not as it should be when the bucket was looked at once more; the object as it is now."""
+        """An object that the second listing of the bucket has found to be wrong, as it is now."""
         self.report.add("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
 
     def planned(self, op: str, size: int = 0) -> None:
@@ -274,12 +254,12 @@ class Progress:
         self._dirty = True
 
     def kept(self, count: int = 1) -> None:
-        """Objects that were to be deleted and stay."""
+        """Objects that should have been deleted and were kept."""
         self.counts["objects_kept"] += count
         self._dirty = True
 
     def came_back(self, key: str, size: int | None) -> None:
-        """An object that was to be deleted, and whose file is there again."""
+        """An object that should have been deleted, whose file exists again."""
         self.kept()
         what = Fault(code="kept", message="not deleted: there is a file of this name again")
         self.report.add("skip", key, size, None, 0.0, what)
@@ -288,13 +268,13 @@ class Progress:
         self.counts["bytes_resumed"] += size
 
     def sent(self, size: int) -> None:
-        """Bytes of an upload that the store has taken, whole objects or parts."""
+        """Bytes that the store has accepted, of whole objects or parts."""
         self.counts["bytes_uploaded"] += size
 
-    def _settle(self, counter: _Counter, count: int, size: int) -> None:
+    def _count_done(self, counter: _Counter, count: int, size: int) -> None:
         self.counts[counter] += count
         self.counts["files_done"] += count
-        self.bytes_settled += size
+        self.bytes_done_total += size
         self._dirty = True
 
     def begin(self, op: str, key: str, size: int) -> Operation:
@@ -316,12 +296,12 @@ class Progress:
         return silent >= _HEARTBEAT_SECONDS or (self._dirty and silent >= PUBLISH_SECONDS)
 
     def snapshot(self) -> Status:
-        """The status as it is to be published now. Also brings the derived counters up to date."""
+        """Returns the status to publish now. Also updates the derived counters."""
         now = time.monotonic()
         self._published_at, self._dirty = now, bool(self.flight)
         counts = self.counts
         in_flight = self._in_flight()
-        done = max(counts["bytes_done"], self.bytes_settled + in_flight)
+        done = max(counts["bytes_done"], self.bytes_done_total + in_flight)
         counts["bytes_done"] = min(done, counts["bytes_total"])
         counts["elapsed_seconds"] = round(now - self._started, 3)
         self._speed.add(now, self._moved + in_flight)
@@ -329,7 +309,7 @@ class Progress:
         counts["bytes_per_second"] = round(rate, 1)
         left = counts["bytes_total"] - counts["bytes_verified" if self.reads_back else "bytes_done"]
         known = counts["scan_complete"] and rate > 0 and self._behind is None
-        # `wait` asks for a pause after each file: it counts as well, and is no part of the speed of sending.
+        # `wait` asks for a pause after each file, which adds to the time left but does not slow down sending.
         pauses = self.status["wait"] * (counts["files_total"] - counts["files_done"])
         pace = self._moved / self._busy_seconds if pauses and self._moved and self._busy_seconds else rate
         counts["eta_seconds"] = round(max(0, left) / pace + pauses, 1) if known else None
@@ -359,16 +339,15 @@ class Progress:
         return self.status
 
     def _in_flight(self) -> int:
-        """Bytes sent of what is in flight."""
+        """Bytes sent by the operations in flight."""
         return sum(operation.sent for operation in self.flight.values())
 
     def _measured(self) -> tuple[Resources, totals.Tally]:
-        """What the worker costs now, and what it has done, earlier attempts of the job included."""
+        """The worker's resources now, and its tally, earlier attempts of the job included."""
         rss_bytes, cpu_seconds = processes.resources(os.getpid()) or (None, 0.0)
         resources = Resources(rss_bytes=rss_bytes, cpu_seconds=round(cpu_seconds, 2))
         requests, retries = self.storage.requests()
-        metrics = totals.empty()
-        totals.add(metrics, self._earlier)
+        metrics = totals.clean(self._earlier)
         totals.add(
             metrics,
             {
@@ -386,7 +365,7 @@ class Progress:
 
 
 def _shown(operations: list[Operation]) -> Iterator[CurrentOperation]:
-    """The first ones, as many as there is room for: a status is read many times a second."""
+    """The first operations, as many as there is space for: a status is read many times a second."""
     room = _CURRENT_BYTES
     for operation in operations[:_CURRENT_SHOWN]:
         key = escape_surrogates(operation.key)

@@ -1,7 +1,5 @@
 """The fields of a job's status, as its file has them. jobs/status.py makes and changes it."""
 
-from __future__ import annotations
-
 from typing import Any, TypedDict
 
 from syncworker.jobs import totals

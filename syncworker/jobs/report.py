@@ -1,7 +1,7 @@
 """`ID.report.jsonl`: a line for each operation, appended as the job runs.
 
-Lines are kept until there are many, or until the status is published: made one after the other, they cost
-less. Only whole lines are written: where the disk is full, the file is cut back to the last whole one.
+Lines are collected until there are many, or until the status is published: rendering many in a row costs
+less. Only whole lines are written: on a full disk the file is cut back to the last whole one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Line = tuple[float, str, str, int | None, str | None, float, Fault | str | None
 
 
 class Report:
-    """The report at `path`; `key_prefix` comes before each key that people see."""
+    """The report at `path`; people see each key with `key_prefix` before it."""
 
     def __init__(self, path: str, key_prefix: str) -> None:
         self._path, self._key_prefix = path, key_prefix
@@ -42,7 +42,7 @@ class Report:
         seconds: float,
         more: Fault | str | None = None,
     ) -> None:
-        """Adds a line; `more` is the error, or a note."""
+        """Adds a line; `more` is an error or a note."""
         if op not in _ON_BUCKETS:
             key = self._key_prefix + key
         self._lines.append((time.time(), op, key, size, etag, seconds, more))
@@ -64,7 +64,7 @@ class Report:
         )
 
     def flush(self) -> None:
-        """Writes the lines that were added. Raises OSError; they stay, for the next time."""
+        """Writes the lines that were added. Raises OSError; the next call then writes them."""
         if not self._lines:
             return
         if self._fd is None:
@@ -80,7 +80,7 @@ class Report:
         self._lines.clear()
 
     def close(self) -> None:
-        """Writes all lines durably: the final state comes next, and survives a power cut."""
+        """Writes all lines durably, because the final state comes next, which survives a power cut."""
         self.flush()
         if self._fd is not None:
             fd, self._fd = self._fd, None

@@ -1,4 +1,4 @@
-"""`ID.secret`: the keys that a request brought along, or the name of the profile that holds them."""
+"""`ID.secret`: the keys of a request, or the name of the profile that holds them."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Secrets:
         return RequestKeys(str(value["access_key"]), str(value["secret_key"]), str(token) if token else None)
 
     def profile(self, job_id: str) -> str | None:
-        """The profile of the AWS configuration that the job's keys are read from."""
+        """The profile of the AWS configuration that holds the job's keys."""
         name = (durable_files.read_json(self.file(job_id)) or {}).get("profile")
         return name if isinstance(name, str) else None
 
     def has_any(self, job_id: str) -> bool:
-        """Whether the job has keys of its own, or a profile to read them from."""
+        """Whether the job has keys of its own, or a profile."""
         return self.keys(job_id) is not None or self.profile(job_id) is not None
 
     def exists(self, job_id: str) -> bool:

@@ -1,11 +1,11 @@
-"""How fast bytes move: over the last seconds and over the whole attempt. The caller reads the clock."""
+"""Bytes a second: over the last few seconds, and over the whole attempt. The caller reads the clock."""
 
 from __future__ import annotations
 
 from syncworker.jobs.record import Speed
 
 _RATE_SECONDS = 5.0
-_STEPS = 60  # the whole attempt, however long, in as many steps
+_STEPS = 60  # at most, however long the attempt is
 
 
 class Rate:
@@ -19,8 +19,8 @@ class Rate:
         self._samples.clear()
 
     def add(self, now: float, moved: int, paced: int | None) -> float:
-        """Takes the bytes that have moved so far, and returns the rate. `paced` counts each piece of a body,
-        where one may take longer than those seconds; None: bandwidth has no limit."""
+        """Takes the bytes that were moved so far, and returns the rate. Under a limit of bandwidth a body may
+        take longer than those seconds, so `paced` counts each piece of it; None: there is no limit."""
         if (paced is not None) != self._is_paced:
             self._is_paced = paced is not None
             self._samples.clear()
@@ -33,8 +33,8 @@ class Rate:
 
 
 class SpeedSteps:
-    """Bytes that went over the network in each step of the attempt. Steps become twice as long when there are
-    too many of them."""
+    """Bytes that were sent in each step of the attempt. When there are too many steps, they become twice as
+    long."""
 
     def __init__(self, started: float) -> None:
         self._started = started

@@ -1,14 +1,14 @@
 """The status of a job: its fields, what its state means, and how a job's life changes it. Touches no file.
 
-Nobody else makes a status or assigns a field of one, but for the counters in `progress`, which are those of
-`Progress`. A status that an older version wrote lacks the fields that have come since: `get` reads these.
+Only this module makes a status or assigns a field of one; `Progress` owns the counters in `progress`. A
+status from an older version lacks newer fields: read these with `get`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, TypeGuard
+from typing import Any, TypeGuard, cast
 
 from syncworker.errors import UsageError
 from syncworker.jobs import totals
@@ -33,34 +33,11 @@ KEYS_KEPT_SECONDS = 7 * 86400.0  # of a job that has failed; a resume asks for t
 _SHELL_SECONDS = 10.0
 DIED: Fault = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
 
-PROGRESS: Counters = {
-    "scan_complete": False,
-    "files_total": 0,
-    "files_done": 0,
-    "bytes_total": 0,
-    "bytes_done": 0,
-    "files_unchanged": 0,
-    "files_uploaded": 0,
-    "objects_deleted": 0,
-    "files_failed": 0,
-    "files_skipped": 0,
-    "bytes_uploaded": 0,
-    "bytes_resumed": 0,
-    "files_updated": 0,
-    "objects_kept": 0,
-    "files_changing": 0,
-    "files_to_upload": 0,
-    "bytes_to_upload": 0,
-    "files_to_update": 0,
-    "objects_to_delete": 0,
-    "objects_verified": 0,
-    "bytes_verified": 0,
-    "objects_unverified": 0,
-    "throttled_seconds": 0.0,
-    "bytes_per_second": 0.0,
-    "eta_seconds": None,
-    "elapsed_seconds": 0.0,
-}
+# Every counter of record.py at 0, or None.
+PROGRESS = cast(
+    Counters,
+    {name: kind() if isinstance(kind, type) else None for name, kind in Counters.__annotations__.items()},
+)
 
 
 def timestamp(now: datetime | None = None) -> str:
@@ -70,7 +47,8 @@ def timestamp(now: datetime | None = None) -> str:
 
 
 def effective_state(recorded: State | None, lock_held: bool, sentinel: bool) -> State:
-    """What a job is, from what its status says, whether its worker lives, and whether cancel was asked for.
+    """Returns a job's true state, from its status, whether its worker lives, and whether cancel was
+    requested.
 
     | recorded | lock | sentinel | state |
     | --- | --- | --- | --- |
@@ -106,8 +84,8 @@ def recorded_state(status: Mapping[str, Any] | None) -> State | None:
 
 
 def begun_state(status: Status) -> State | None:
-    """The recorded state; but a job that a shell made and did not begin within ten seconds counts as begun:
-    its shell died, and nobody else will run it."""
+    """Returns the recorded state. A job that a shell made and did not begin within ten seconds counts as
+    begun: its shell died, and nobody else will run it."""
     recorded = recorded_state(status)
     if recorded is State.QUEUED and status.get("auto_resume") is False:
         since = datetime.fromisoformat(status["updated_at"])
@@ -117,14 +95,13 @@ def begun_state(status: Status) -> State | None:
 
 
 def needs_no_keys(status: Status | None, now: datetime | None = None) -> bool:
-    """Whether a job's own keys are of no use any more, or have waited for a resume for too long. A waiting
-    job may be approved at any time, and what a server resumes by itself needs them whenever it starts."""
+    """Returns whether a job's own keys are no longer needed, or were kept for a resume for too long. A
+    waiting job may be approved at any time, and a job that a server resumes by itself needs them whenever it
+    starts."""
     state = recorded_state(status)
     if status is None or state in KEYLESS:
         return state in KEYLESS
-    if state is not State.FAILED and not (
-        state is State.INTERRUPTED and status.get("auto_resume") is not True
-    ):
+    if state is not State.FAILED and (state is not State.INTERRUPTED or status.get("auto_resume") is True):
         return False
     try:
         ended = datetime.fromisoformat(status["finished_at"] or "")
@@ -134,8 +111,8 @@ def needs_no_keys(status: Status | None, now: datetime | None = None) -> bool:
 
 
 def is_status_of(status: dict[str, Any], job_id: str) -> TypeGuard[Status]:
-    """Whether an object is the status of this job, as far as anything is done by what it says: its id names
-    files, its destination too."""
+    """Returns whether an object is the status of this job. Checks the fields that decide what is done: its id
+    and its destination name files, for example."""
     if status.get("id") != job_id or recorded_state(status) is None:
         return False
     if not isinstance(status.get("progress"), dict) or not isinstance(status.get("plan") or {}, dict):
@@ -160,7 +137,7 @@ def prefix_of(status: Mapping[str, Any]) -> str:
 
 
 def aim_of(status: Status) -> tuple[str, Any, dict[str, Any]]:
-    """The destination, the folders that are looked at, and the options that decide what it is to hold."""
+    """The destination, the folders in scope, and the options that decide what the destination is to hold."""
     asked = dict(status.get("options") or {})
     for name in ("plan", "max_delete", "forget_mounts", "verify", "bandwidth"):
         asked.pop(name, None)
@@ -168,7 +145,7 @@ def aim_of(status: Status) -> tuple[str, Any, dict[str, Any]]:
 
 
 def approved_plan(status: Status) -> Plan | None:
-    """The plan that somebody has approved: the job deletes nothing else."""
+    """The plan that was approved: the job deletes nothing else."""
     plan = status.get("plan")
     return plan if plan and plan.get("approved_at") else None
 
@@ -226,7 +203,7 @@ def new_status(job_id: str, request: Request, now: datetime, *, auto_resume: boo
 
 
 def begin(status: Status) -> None:
-    """Turns the status into that of a worker's life: this process, now, `starting`."""
+    """Turns the status into that of an attempt by this process, now, `starting`."""
     pid, started = processes.me()
     status["state"], status["phase"] = State.RUNNING.value, Phase.STARTING.value
     status["message"] = "starting"
@@ -237,7 +214,7 @@ def begin(status: Status) -> None:
 
 
 def renew(status: Status, *, auto_resume: bool) -> None:
-    """Turns the status of an ended job, or of one whose worker has died, into that of its next attempt,
+    """Turns the status of a job that has ended, or whose worker has died, into that of its next attempt,
     `queued`. Drops a plan that was not approved."""
     if recorded_state(status) not in FINAL_STATES:
         _count_end(status, State.INTERRUPTED, DIED)
@@ -249,7 +226,7 @@ def renew(status: Status, *, auto_resume: bool) -> None:
 
 
 def approve(status: Status, plan: Plan, *, auto_resume: bool) -> None:
-    """Turns the status of a job that waits into that of the attempt that carries out its plan."""
+    """Turns the status of a waiting job into that of the attempt that carries out its plan."""
     renew(status, auto_resume=auto_resume)
     status["plan"] = {**plan, "approved_at": timestamp()}
     status["message"] = "approved: waiting for a free worker"
@@ -257,7 +234,7 @@ def approve(status: Status, plan: Plan, *, auto_resume: bool) -> None:
 
 def finish(status: Status, state: State, error: Fault | None, message: str) -> None:
     """Turns the status into that of an attempt that has ended."""
-    if recorded_state(status) not in FINAL_STATES:  # else it is written again, on a disk that was full
+    if recorded_state(status) not in FINAL_STATES:  # else it is the second try, after a full disk
         _count_end(status, state, error)
     status["state"], status["phase"], status["message"] = state.value, None, message
     status["error"], status["finished_at"] = error, timestamp()
@@ -273,7 +250,7 @@ def _count_end(status: Status, state: State, error: Fault | None) -> None:
     status["metrics"] = metrics
 
 
-# -- single fields, which the modules that know them set here
+# -- single fields, for the modules that know their values
 def set_requests(status: Status, *, cancelled: bool, paused: bool) -> None:
     status["cancel_requested"], status["pause_requested"] = cancelled, paused
 
@@ -321,6 +298,6 @@ def publish(
     resources: Resources,
     metrics: totals.Tally,
 ) -> None:
-    """Sets what a worker derives from its counters before it publishes the status."""
+    """Sets what a worker derives before it publishes the status."""
     status["current"], status["delay"] = current, delay
     status["timeline"]["speed"], status["resources"], status["metrics"] = speed, resources, metrics

@@ -2,13 +2,12 @@
 
 `Catalog.entries` is as exact as reading all status files at the time of the call. It reads a file again when
 its inode, time or size has changed, and lists the directory again unless the directory's own time shows that
-no name was created, renamed or removed. It returns what is *recorded*; `Jobs.observe` finds out whether a
+no name was created, renamed or removed. It returns *recorded* states; `Jobs.observe` finds out whether a
 recorded worker lives. `Catalog.glance` skips the `stat` of ended jobs, so it shows a job that a shell resumes
 up to two seconds late (half a second in a server, whose supervisor refreshes twice a second).
 
-`follow` makes both cheaper and exact: the catalog is given the names that have changed and reads only these.
-Every ten seconds it reads all of them again. An `Entry` is replaced by another object after each change of
-its job's files.
+`follow` makes both cheaper and exact: the catalog is told the names that have changed and reads only these.
+Every ten seconds it reads all of them again. Each change of a job's files gives the job a new `Entry` object.
 
 The statuses themselves are not kept (up to 100 kB each). Nothing here writes.
 """
@@ -29,13 +28,13 @@ from syncworker.model import FINAL_STATES, State
 from syncworker.storage_url import destination_id
 from syncworker.system import durable_files
 
-# Directory times come from the kernel's coarse clock (4 to 10 ms): a change right after a look may leave the
-# same time. A time is believed to cover all changes only when it was this old at the look.
-_SETTLED_NS = 50_000_000
+# Directory times come from the kernel's coarse clock (4 to 10 ms): a change right after a listing may leave
+# the time as it was. A time covers all changes only if it was this old when the directory was listed.
+_STABLE_NS = 50_000_000
 _GLANCE_SECONDS = 2.0
 _FOLLOWED_SECONDS = 10.0
 _NEVER = float("-inf")
-_TOLD = (".json", ".cancel", ".pause", ".lock")  # what an entry, and whether it is one, depends on
+_SUFFIXES = (".json", ".cancel", ".pause", ".lock")  # of the files that decide what an entry says
 Changed = Callable[[], set[str] | None]
 
 
@@ -47,21 +46,19 @@ class Entry(NamedTuple):
     state: State | None
     auto_resume: bool
     destination: str
-    cancelled: bool  # the sentinel is there
-    paused: bool = False  # that sentinel is there
+    cancelled: bool  # whether the sentinel exists
+    paused: bool = False  # whether that sentinel exists
     prefix: str = ""
     source: str = ""
     dest: str = ""
-    error: str = ""  # the code of why it ended so
+    error: str = ""  # the code of its error
     mirror: str = ""  # the named mirror that it is a run of
-    is_scoped: bool = False  # it looks at changed folders only
+    is_scoped: bool = False  # it syncs changed folders only
 
     def overlaps(self, destination: str, prefix: str) -> bool:
-        """Whether this job's part of a bucket and that one have something in common: two prefixes in one
-        bucket do not, unless one begins with the other."""
-        if self.destination != destination:
-            return False
-        return prefix.startswith(self.prefix) or self.prefix.startswith(prefix)
+        """Whether the job's destination is equal to that one, contains it or lies in it."""
+        is_nested = prefix.startswith(self.prefix) or self.prefix.startswith(prefix)
+        return self.destination == destination and is_nested
 
     @property
     def told(self) -> tuple[bool, bool]:
@@ -73,7 +70,7 @@ class Entry(NamedTuple):
 
     @property
     def needs_a_look(self) -> bool:
-        """Whether the job may be in another state by now than it says: it lives, or is to wait no longer."""
+        """Whether the true state may differ from the recorded one: it lives, or is to wait no longer."""
         return not self.ended or (self.state is State.WAITING and self.cancelled)
 
 
@@ -82,28 +79,30 @@ class Catalog:
         self._path = path
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
-        self._listed_ns = -1  # the directory's time at the last whole look, when that covers all changes
-        self._looked_at = self._glanced_at = -_GLANCE_SECONDS  # when the last whole look, and any, began
+        self._listed_ns = -1  # the directory's time at the last whole refresh, if that covers all changes
+        self._refreshed_at = (
+            self._glanced_at
+        ) = -_GLANCE_SECONDS  # when the last whole refresh, and the last of any kind, began
         self._unsettled: frozenset[str] = frozenset()
         self._changed: Changed | None = None
-        self._listed_at = _NEVER  # when all was looked at last, if the changes since then are told
+        self._listed_at = _NEVER  # when all was read last, while changes are followed
 
     @property
     def is_followed(self) -> bool:
         return self._changed is not None
 
     def follow(self, changed: Changed) -> None:
-        """From now on, calls `changed` for the names that changed since its last call; None: unknown."""
+        """From now on calls `changed` for the names that changed since its last call; None: unknown."""
         with self._lock:
             self._changed, self._listed_at = changed, _NEVER
-            self._looked_at = self._glanced_at = -_GLANCE_SECONDS
+            self._refreshed_at = self._glanced_at = -_GLANCE_SECONDS
 
     def entries(self) -> Mapping[str, Entry]:
-        """Every job by its id, in no order. The mapping given out never changes."""
+        """Every job by its id, in no order. The mapping that is returned never changes."""
         asked_at = time.monotonic()
         with self._lock:
-            if self._looked_at <= asked_at:  # else another caller has looked while this one waited
-                self._look(whole=True)
+            if self._refreshed_at <= asked_at:  # else another caller has refreshed while this one waited
+                self._refresh(whole=True)
             return MappingProxyType(self._entries)
 
     def glance(self) -> Mapping[str, Entry]:
@@ -112,7 +111,7 @@ class Catalog:
             return MappingProxyType(self._entries)
 
     def unsettled(self) -> dict[str, Entry]:
-        """The jobs of `glance` that need a look."""
+        """The jobs of `glance` whose true state may differ."""
         with self._glancing():
             return {job_id: self._entries[job_id] for job_id in self._unsettled}
 
@@ -121,54 +120,53 @@ class Catalog:
         asked_at = time.monotonic()
         with self._lock:
             if self._glanced_at <= asked_at:
-                self._look(whole=asked_at - self._looked_at > _GLANCE_SECONDS)
+                self._refresh(whole=asked_at - self._refreshed_at > _GLANCE_SECONDS)
             yield
 
     def forget(self) -> None:
         """Makes the next call read everything: this process has resumed an ended job."""
         with self._lock:
-            self._looked_at = self._glanced_at = -_GLANCE_SECONDS
+            self._refreshed_at = self._glanced_at = -_GLANCE_SECONDS
 
-    def _look(self, *, whole: bool) -> None:
+    def _refresh(self, *, whole: bool) -> None:
         began, now_ns = time.monotonic(), time.time_ns()
         if self._changed is not None:
             names = self._changed()
-            if names is None:  # a live job may have been written since: its stamp alone is not trusted
+            if names is None:  # a live job may have been written: its stamp alone is not trusted
                 self._entries = {j: e for j, e in self._entries.items() if j not in self._unsettled}
             if names is None or began - self._listed_at > _FOLLOWED_SECONDS:
-                self._become(self._list(whole=True))
+                self._install(self._list(whole=True))
                 self._listed_at = began if names is not None else _NEVER
             self._update(names or set())
-            self._looked_at = self._glanced_at = began
+            self._refreshed_at = self._glanced_at = began
             return
         changed_ns = os.stat(self._path).st_mtime_ns
         if changed_ns != self._listed_ns:
-            self._become(self._list(whole=whole))
-            covers_all = whole and now_ns - changed_ns > _SETTLED_NS
+            self._install(self._list(whole=whole))
+            covers_all = whole and now_ns - changed_ns > _STABLE_NS
             self._listed_ns = changed_ns if covers_all else -1
             self._glanced_at = began
             if whole:
-                self._looked_at = began
+                self._refreshed_at = began
 
     def _update(self, names: set[str]) -> None:
         """Reads only the jobs whose files have these names."""
-        touched = {name.partition(".")[0] for name in names if name.endswith(_TOLD)}
+        touched = {name.partition(".")[0] for name in names if name.endswith(_SUFFIXES)}
         touched = {job_id for job_id in touched if ID_PATTERN.fullmatch(job_id)}
         if not touched:
             return
-        entries = dict(self._entries)  # what was given out never changes
+        entries = dict(self._entries)  # a mapping that was returned never changes
         for job_id in touched:
             entries.pop(job_id, None)
             path = f"{self._path}/{job_id}"
             with contextlib.suppress(FileNotFoundError):
-                entry = _read(f"{path}.json", _stamp(f"{path}.json"))
-                told = (os.path.lexists(f"{path}.cancel"), os.path.lexists(f"{path}.pause"))
-                entries[job_id] = entry._replace(cancelled=told[0], paused=told[1])
+                told = os.path.lexists(f"{path}.cancel"), os.path.lexists(f"{path}.pause")
+                entries[job_id] = _read(f"{path}.json", _stamp(f"{path}.json"), told)
         self._entries = entries
         lively = {job_id for job_id in touched if job_id in entries and entries[job_id].needs_a_look}
         self._unsettled = self._unsettled - touched | lively
 
-    def _become(self, entries: dict[str, Entry]) -> None:
+    def _install(self, entries: dict[str, Entry]) -> None:
         self._entries = entries
         self._unsettled = frozenset(job_id for job_id, entry in entries.items() if entry.needs_a_look)
 
@@ -194,8 +192,8 @@ class Catalog:
             except FileNotFoundError:
                 continue  # removed since the listing
             if known is None or known.stamp != stamp:
-                known = _read(path, stamp)
-            if known.told != told:
+                known = _read(path, stamp, told)
+            elif known.told != told:
                 known = known._replace(cancelled=told[0], paused=told[1])
             entries[job_id] = known
         return entries
@@ -206,7 +204,7 @@ def _stamp(path: str) -> tuple[int, int, int]:
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 
-def _read(path: str, stamp: tuple[int, int, int]) -> Entry:
+def _read(path: str, stamp: tuple[int, int, int], told: tuple[bool, bool]) -> Entry:
     status = durable_files.read_json(path) or {}
     try:
         state = State(status.get("state", ""))
@@ -216,19 +214,7 @@ def _read(path: str, stamp: tuple[int, int, int]) -> Entry:
         error_code = (status.get("error") or {}).get("code")
         words = (status.get("source"), status.get("dest"), error_code, status.get("mirror"))
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
-        return Entry(stamp, None, False, "", False)  # no status of ours
+        return Entry(stamp, None, False, "", *told)  # no status of ours
     source, dest, error, mirror = (word if isinstance(word, str) else "" for word in words)
-    return Entry(
-        stamp,
-        state,
-        status.get("auto_resume") is True,
-        destination,
-        False,
-        False,
-        prefix,
-        source,
-        dest,
-        error,
-        mirror,
-        status.get("scope") is not None,
-    )
+    resumes, is_scoped = status.get("auto_resume") is True, status.get("scope") is not None
+    return Entry(stamp, state, resumes, destination, *told, prefix, source, dest, error, mirror, is_scoped)

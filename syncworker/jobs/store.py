@@ -1,22 +1,22 @@
 """The job directory: the only channel between server, worker and shell.
 
 The protocol
-- A job is created under a free id: its lock file (made with O_EXCL: the id is ours), its secret if the
-  request carried keys, then its status `queued`, durably. From the status on, the job exists.
+- A job is created under a free id: its lock file (made with O_EXCL, which reserves the id), its secret if the
+  request carried keys, then its status `queued`, durably. Once it has a status, the job exists.
 - The worker takes `ID.lock` (an exclusive kernel lock) for its whole life, then the lock of the destination,
   `.dest/NAME.lock`. It writes `ID.json`. Nobody else writes it while the lock is held.
 - A process that finds the lock free may take it and correct the status: `running` without a worker becomes
   `interrupted`, or `cancelled` if the sentinel exists (`effective_state` in status.py, applied by `observe`).
 - `ID.cancel` is desired state, not a message: anyone may create it; only resume removes it, holding the lock
-  (approving does not: a job that has it becomes `cancelled`). So no cancel is lost, and no resume takes back
+  (approving does not: a job that has it becomes `cancelled`). So no cancel is lost, and a resume never undoes
   the cancel of a worker that is still stopping.
 - `ID.pause` is desired state too: anyone may create and remove it. A queued job that has it is not started.
   It stays through resume and restarts; a job that ends `done` or `cancelled` removes it.
-- `ID.plan.jsonl` is written by the worker, under another name and renamed; its hash and its approval are in
-  the status.
-- Creating a job, resuming and approving one, hold `.create.lock`, so that two of them cannot both find a
+- The worker writes `ID.plan.jsonl` under another name and renames it; its hash and approval are in the
+  status.
+- Creating, resuming and approving a job each hold `.create.lock`, so that two of them cannot both find a
   destination free.
-- A lock file goes away only with its job (`prune`), by the holder of the lock.
+- A lock file is removed only with its job (`prune`), by the holder of the lock.
 
 Nothing here talks to S3 or starts a process.
 """
@@ -25,35 +25,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from syncworker.errors import SyncError
+from syncworker.jobs import status as statuses
 from syncworker.jobs.destination import Destination
 from syncworker.jobs.ids import ID_PATTERN, Conflict, NoSuchJob, check_id, new_id
 from syncworker.jobs.record import Fault, Status
 from syncworker.jobs.secrets import Secrets
-from syncworker.jobs.status import (
-    DIED,
-    KEYLESS,
-    aim_of,
-    approve,
-    begun_state,
-    effective_state,
-    finish,
-    is_status_of,
-    needs_no_keys,
-    new_status,
-    prefix_of,
-    recorded_state,
-    renew,
-    set_auto_resume,
-    set_message,
-    set_notified,
-    set_requests,
-    set_updated,
-)
 from syncworker.jobs.status_cache import Catalog, Entry
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
 from syncworker.request import Request, RequestKeys
@@ -76,7 +57,7 @@ SUFFIXES = (
     "lock",
 )  # removed in this order
 _PLAN = ".plan.jsonl"
-_PROBE_SECONDS = 1.0  # how long a taker of a lock outwaits the probes of others
+_PROBE_SECONDS = 1.0  # a probe of another process may hold a lock for an instant
 
 
 class Jobs:
@@ -84,7 +65,7 @@ class Jobs:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.watching = False  # a server lives here: a worker that dies alone was killed on purpose
+        self.watching = False  # in a server: a worker that dies while it runs was killed on purpose
         self.secrets = Secrets(path)
         self.catalog = Catalog(path)
 
@@ -107,12 +88,12 @@ class Jobs:
         return durable_files.Lock(self.file(job_id, "lock"))
 
     def creation_lock(self) -> durable_files.Lock:
-        """Held while a job is made or resumed."""
+        """Held while a job is created or resumed."""
         return durable_files.Lock(os.path.join(self.path, ".create.lock"))
 
     @contextlib.contextmanager
     def creating(self) -> Iterator[None]:
-        """Holds the creation lock. Raises SyncError when others keep it for long."""
+        """Holds the creation lock. Raises SyncError if it is not free within five seconds."""
         with self.creation_lock() as lock:
             if not lock.acquire(timeout_seconds=5.0):
                 raise SyncError("Busy", "another job is being created: try again")
@@ -130,9 +111,9 @@ class Jobs:
         return sorted(self.entries())  # oldest first
 
     def read(self, job_id: str) -> Status | None:
-        """The status as it is recorded, with whether cancel was asked for; None when there is none."""
+        """The recorded status, with the requests to cancel and pause; None when there is none."""
         status = durable_files.read_json(self.file(check_id(job_id), "json"))
-        if status is None or not is_status_of(status, job_id):
+        if status is None or not statuses.is_status_of(status, job_id):
             return None
         if durable_files.is_other_than_file(self.file(job_id, "lock")):
             return None
@@ -140,7 +121,7 @@ class Jobs:
         return status
 
     def load(self, job_id: str) -> Status:
-        """The same. Raises NoSuchJob when there is none."""
+        """Like `read`, but raises NoSuchJob when there is none."""
         status = self.read(job_id)
         if status is None:
             raise NoSuchJob(job_id)
@@ -148,7 +129,7 @@ class Jobs:
 
     def _note_requests(self, job_id: str, status: Status) -> None:
         cancelled = bool(status.get("cancel_requested")) or self.is_cancelled(job_id)
-        set_requests(status, cancelled=cancelled, paused=self.is_paused(job_id))
+        statuses.set_requests(status, cancelled=cancelled, paused=self.is_paused(job_id))
 
     def is_cancelled(self, job_id: str) -> bool:
         return os.path.lexists(self.file(job_id, "cancel"))
@@ -164,25 +145,25 @@ class Jobs:
         self.publish(status["id"], self.render(status), durable=durable)
 
     def render(self, status: Status) -> bytes:
-        """A status as its file holds it, updated now."""
-        set_updated(status)
+        """The content of a status file, updated now."""
+        statuses.set_updated(status)
         return durable_files.render_json(status)
 
     def publish(self, job_id: str, rendered: bytes, *, durable: bool = False) -> None:
         durable_files.replace_bytes(self.file(job_id, "json"), rendered, durable=durable)
 
     def create(self, request: Request, *, from_shell: bool = False) -> Status:
-        """A new job, `queued`. Raises Conflict when its destination is taken."""
+        """Creates a job, `queued`. Raises Conflict when its destination is busy."""
         with self.creating():
             self._refuse_taken(request.storage_url, request.dest, request.options.get("prefix", ""))
             now = datetime.now(UTC)
             job_id = self._reserve(now)
-            status = new_status(job_id, request, now, auto_resume=not from_shell)
+            status = statuses.new_status(job_id, request, now, auto_resume=not from_shell)
             try:
                 self.secrets.keep(job_id, request)
                 self.write(status, durable=True)
             except BaseException:  # the caller gets an error, so no job and no key may remain
-                with contextlib.suppress(OSError):  # `leftovers` removes what stays
+                with contextlib.suppress(OSError):  # `cleanup.clear` removes what stays
                     self.delete(job_id)
                 raise
         return status
@@ -203,7 +184,7 @@ class Jobs:
             if not entry.overlaps(wanted, prefix) or job_id == besides or entry.ended:
                 continue
             status = self.observe(job_id)
-            if recorded_state(status) not in FINAL_STATES:
+            if statuses.recorded_state(status) not in FINAL_STATES:
                 raise Conflict(
                     "DestinationBusy",
                     f"job {job_id} on bucket {dest} is {status['state']}: wait for it or cancel it",
@@ -211,95 +192,91 @@ class Jobs:
                 )
 
     def observe(self, job_id: str) -> Status:
-        """The truth about a job, written down where it was not. Raises NoSuchJob."""
+        """Returns a job's true status, and corrects its file if that differs. Raises NoSuchJob."""
         status = self.load(job_id)
-        recorded = begun_state(status)
+        recorded = statuses.begun_state(status)
         if recorded is State.WAITING and not self.is_cancelled(job_id):
             return status
         if recorded in FINAL_STATES and recorded is not State.WAITING:
             self.drop_keys_of_ended(job_id)
             return status
-        if effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id)) == (
-            recorded_state(status)
-        ):
+        state = statuses.effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id))
+        if state == statuses.recorded_state(status):
             if recorded is State.QUEUED and status["pause_requested"]:
-                set_message(status, "paused: it begins once it is continued")
+                statuses.set_message(status, "paused: it begins once it is continued")
             return status
         with self.lock(job_id) as lock:
             if not lock.acquire():
                 return status  # a worker has just taken the lock: its last status still holds
-            return self._settle(job_id, status)
+            return self._write_effective_state(job_id, status)
 
-    def _settle(self, job_id: str, status: Status) -> Status:
-        """Holding the lock: reads again, and writes the effective state when it differs."""
+    def _write_effective_state(self, job_id: str, status: Status) -> Status:
+        """For the holder of the lock: reads again, and writes the effective state if it differs."""
         status = self.read(job_id) or status
-        state = effective_state(begun_state(status), False, self.is_cancelled(job_id))
-        if state == recorded_state(status):
+        state = statuses.effective_state(statuses.begun_state(status), False, self.is_cancelled(job_id))
+        if state == statuses.recorded_state(status):
             return status
         error, message = None, "cancelled"
         if state is not State.CANCELLED:
-            error, message = DIED.copy(), "interrupted: the worker died"
+            error, message = statuses.DIED.copy(), "interrupted: the worker died"
             if self.watching:
-                set_auto_resume(status, False)
+                statuses.set_auto_resume(status, False)
         try:
             return self.finish(status, state, error, message)
-        except OSError:  # a full disk: it is true all the same, and will be written when there is space
+        except OSError:  # a full disk: the state is true, and is written once there is space
             return status
 
     def finish(self, status: Status, state: State, error: Fault | None, message: str) -> Status:
-        """A final state, durably; keys are removed when they are of no more use. For the lock's holder."""
-        if state in KEYLESS:  # before the state: a resume must not find a pause that was over
+        """Writes a final state, durably, and removes keys that are no longer needed. For the lock's
+        holder."""
+        if state in statuses.KEYLESS:  # before the state: a resume must not find a pause that was over
             durable_files.remove(self.file(status["id"], "pause"))
-        finish(status, state, error, message)
+        statuses.finish(status, state, error, message)
         self._note_requests(status["id"], status)
         self.write(status, durable=True)
-        if state in KEYLESS:
+        if state in statuses.KEYLESS:
             self.secrets.drop(status["id"])
         return status
 
     def all(self, *, newest_first: bool = False) -> Iterator[Status]:
-        """Every job as `observe` gives it, oldest first unless asked else."""
-        for job_id in sorted(self.entries(), reverse=newest_first):
-            try:
-                yield self.observe(job_id)
-            except NoSuchJob:  # pruned since the listing, or not readable
-                continue
+        """Every job as `observe` returns it, oldest first by default."""
+        return self._observed(sorted(self.entries(), reverse=newest_first))
 
     def active(self) -> list[Status]:
-        """Queued and running jobs, oldest first, each as `observe` gives it."""
-        found = []
-        for job_id in sorted(self.catalog.unsettled()):
-            try:
-                found.append(self.observe(job_id))
-            except NoSuchJob:  # pruned since the listing
-                continue
-        return [status for status in found if recorded_state(status) not in FINAL_STATES]
+        """Queued and running jobs, oldest first, as `observe` returns them."""
+        found = self._observed(sorted(self.catalog.unsettled()))
+        return [status for status in found if statuses.recorded_state(status) not in FINAL_STATES]
+
+    def _observed(self, job_ids: Iterable[str]) -> Iterator[Status]:
+        for job_id in job_ids:
+            with contextlib.suppress(NoSuchJob):  # pruned since the listing, or not readable
+                yield self.observe(job_id)
 
     def cancel(self, job_id: str, *, now: bool = False) -> Status:
-        """Asks for the end of a job; one that is queued or waits for approval ends at once. `now`: writes in
-        flight are not waited for. Raises Conflict when it has ended."""
+        """Asks a job to end; one that is queued or waits for approval ends at once. `now`: do not wait for
+        writes in flight. Raises Conflict when it has ended."""
         self.refuse_ended(job_id, besides=State.WAITING)
-        # Over a cancel that waits, too; an ordinary one later on takes nothing back.
+        # Also changes an earlier cancel without `now`; a later one does not change it back.
         durable_files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
         return self.observe(job_id)
 
     def pause(self, job_id: str) -> Status:
-        """Asks for nothing new to begin. Raises Conflict when the job has ended."""
+        """Asks a job to begin nothing new. Raises Conflict when it has ended."""
         self.refuse_ended(job_id)
         durable_files.touch(self.file(job_id, "pause"))
         return self.observe(job_id)
 
     def go_on(self, job_id: str) -> Status:
-        """Takes a pause back. Raises Conflict when the job has ended."""
+        """Ends a pause. Raises Conflict when the job has ended."""
         self.refuse_ended(job_id)
         if durable_files.remove(self.file(job_id, "pause")):
             durable_files.sync_directory(self.path)
         return self.observe(job_id)
 
     def refuse_ended(self, job_id: str, besides: State | None = None) -> Status:
-        """Its status. Raises Conflict when it has ended."""
+        """Returns the job's status. Raises Conflict when it has ended."""
         status = self.observe(job_id)
-        state = recorded_state(status)
+        state = statuses.recorded_state(status)
         if state in FINAL_STATES and state is not besides:
             raise Conflict("JobFinished", f"job {job_id} has ended: it is {state}", job_id)
         return status
@@ -311,13 +288,13 @@ class Jobs:
         """
         with self.creating():
             status = self.observe(job_id)
-            if recorded_state(status) not in RESUMABLE_STATES:
-                is_waiting = recorded_state(status) is State.WAITING
+            if statuses.recorded_state(status) not in RESUMABLE_STATES:
+                is_waiting = statuses.recorded_state(status) is State.WAITING
                 advice = "approve or cancel it" if is_waiting else "nothing to resume"
                 raise Conflict("NotResumable", f"job {job_id} is {status['state']}: {advice}", job_id)
             with self._taking(status, keys):
                 durable_files.remove(self.file(job_id, "cancel"))
-                renew(status, auto_resume=not shell)
+                statuses.renew(status, auto_resume=not shell)
         return status
 
     def prepare_approved(
@@ -325,12 +302,12 @@ class Jobs:
     ) -> Status:
         """Makes a waiting job `queued` again, to carry out its plan: the approval is in the status, durably.
 
-        `etag`: of the plan that was read. Raises Conflict unless it waits, for that plan.
+        `etag`: of the plan that was read. Raises Conflict unless the job waits for approval of that plan.
         """
         with self.creating():
             status = self.observe(job_id)
             plan = status.get("plan")
-            if recorded_state(status) is not State.WAITING or not plan:
+            if statuses.recorded_state(status) is not State.WAITING or not plan:
                 raise Conflict(
                     "NotWaiting", f"job {job_id} is {status['state']}: there is nothing to approve", job_id
                 )
@@ -339,14 +316,15 @@ class Jobs:
                     "PlanChanged", f"the plan of job {job_id} is another one by now: read it again", job_id
                 )
             with self._taking(status, keys):
-                approve(status, plan, auto_resume=not shell)
+                statuses.approve(status, plan, auto_resume=not shell)
         return status
 
     @contextlib.contextmanager
     def _taking(self, status: Status, keys: RequestKeys | None) -> Iterator[None]:
-        """Holds the lock of an ended job whose destination is free, to make it queued again; writes it."""
+        """Holds the lock of an ended job whose destination is free; then writes its status, `queued`
+        again."""
         job_id = status["id"]
-        self._refuse_taken(status["storage_url"], status["dest"], prefix_of(status), besides=job_id)
+        self._refuse_taken(status["storage_url"], status["dest"], statuses.prefix_of(status), besides=job_id)
         with self.lock(job_id) as lock:
             if not lock.acquire(timeout_seconds=_PROBE_SECONDS):
                 raise Conflict("JobRunning", f"the worker of job {job_id} has not ended yet", job_id)
@@ -357,15 +335,17 @@ class Jobs:
             self.catalog.forget()
 
     def supersede(self, status: Status) -> None:
-        """Ends older jobs that wait for the same approval: the plan of `status`, which is about to wait or to
-        be done, makes theirs out of date."""
+        """Ends older jobs with the same aim that wait for approval: `status`, which is about to be `waiting`
+        or `done`, makes their plans out of date."""
         names = os.listdir(self.path)
         for job_id in sorted(n.removesuffix(_PLAN) for n in names if n.endswith(_PLAN)):
             if job_id >= status["id"] or not ID_PATTERN.fullmatch(job_id):
                 continue
             with self.lock(job_id) as lock:
                 older = self.read(job_id) if lock.acquire() else None
-                if older and recorded_state(older) is State.WAITING and aim_of(older) == aim_of(status):
+                if not older or statuses.recorded_state(older) is not State.WAITING:
+                    continue
+                if statuses.aim_of(older) == statuses.aim_of(status):
                     message = f"the newer job {status['id']} takes the place of this one"
                     error = Fault(code="Superseded", message=message)
                     self.finish(older, State.CANCELLED, error, message)
@@ -374,26 +354,26 @@ class Jobs:
         """Records that people were notified of the job's end, unless it has been resumed."""
         with self.lock(job_id) as lock:
             status = self.read(job_id) if lock.acquire(timeout_seconds=_PROBE_SECONDS) else None
-            if status is not None and recorded_state(status) in FINAL_STATES:
-                set_notified(status)
+            if status is not None and statuses.recorded_state(status) in FINAL_STATES:
+                statuses.set_notified(status)
                 self.write(status, durable=False)
 
     def drop_keys_of_ended(self, job_id: str) -> None:
-        """Removes the keys of a job that no longer needs them: its worker was killed before it removed them,
-        or nobody has resumed the job for a week."""
-        if not self.secrets.exists(job_id) or not needs_no_keys(self.read(job_id)):
+        """Removes keys that a job no longer needs: its worker was killed before it removed them, or nobody
+        has resumed the job for a week."""
+        if not self.secrets.exists(job_id) or not statuses.needs_no_keys(self.read(job_id)):
             return
         with self.lock(job_id) as lock:
-            if lock.acquire() and needs_no_keys(self.read(job_id)):  # else it is resumed now
+            if lock.acquire() and statuses.needs_no_keys(self.read(job_id)):  # else it is resumed now
                 self.secrets.drop(job_id)
 
     def delete(self, job_id: str, *, only_ended: bool = False) -> bool:
         """Removes a job's files, the lock last. False when its lock is held, or, with `only_ended`, when it
-        has been resumed since somebody looked."""
+        has been resumed."""
         with self.lock(job_id) as lock:
             if not lock.acquire():
                 return False
-            if only_ended and recorded_state(self.read(job_id)) not in {*FINAL_STATES, None}:
+            if only_ended and statuses.recorded_state(self.read(job_id)) not in {*FINAL_STATES, None}:
                 return False
             for suffix in SUFFIXES:
                 durable_files.remove(self.file(job_id, suffix))

@@ -1,9 +1,9 @@
 """What a job has done over all its attempts, as counts that only grow: a worker writes its tally into the
 status (`metrics`), the server sums them up for `/metrics`.
 
-A tally is four groups of names with a number each. It is read from files, so `clean` takes nothing for
-granted: what is no number or is negative is left out, and a group never has many more than NAMES_MAX names
-that are not known before, because each becomes a series in somebody's database. No input or output here.
+A tally is four groups of names with a number each. It is read from files, so `clean` checks all of it: it
+drops values that are no numbers or negative, and a group never has many more than NAMES_MAX names beyond the
+known ones, because each becomes a series in a user's database. No input or output here.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def empty() -> Tally:
 
 
 def add(total: Tally, more: Mapping[str, Mapping[str, float]]) -> None:
-    """Adds in place. A name too many, or an odd one, counts as `other`."""
+    """Adds in place. Names beyond the limit, and odd ones, count as `other`."""
     for group in GROUPS:
         known = total[group]
         for name, value in more.get(group, {}).items():
@@ -40,13 +40,10 @@ def add(total: Tally, more: Mapping[str, Mapping[str, float]]) -> None:
 
 
 def clean(value: Any) -> Tally:
-    """What is valid of a tally that was read from somewhere."""
-    found = empty()
-    if not isinstance(value, dict):
-        return found
+    """Returns the valid part of a tally that was read from a file."""
+    found, groups = empty(), value if isinstance(value, dict) else {}
     for group in GROUPS:
-        names = value.get(group)
-        if isinstance(names, dict):
+        if isinstance(names := groups.get(group), dict):
             add(found, {group: {str(name): number for name, number in names.items() if _is_count(number)}})
     return found
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from syncworker.escape import escape_surrogates
+from syncworker.jobs.progress import StorageView
 from syncworker.model import Delay
 from syncworker.s3.client import Client
 from syncworker.system.control import Control
@@ -31,7 +32,7 @@ _DOING = {
 }
 
 
-class ClientView:
+class ClientView(StorageView):
     """Shows `Progress` how the client sees the storage."""
 
     def __init__(self, control: Control, client: Client) -> None:
