@@ -1,13 +1,13 @@
 """Which jobs of the history are wanted: by state, folder, bucket, mirror, time and a word.
 
-Times are told by ids, which begin with theirs (UTC): what is given as a time becomes the beginning of an id,
-and a beginning stands for all ids that have it: `until` a day is until that day's end.
+An id begins with the job's time (UTC), so a time becomes the beginning of an id, which stands for all ids
+that begin so: `until` a day means until the end of that day.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
@@ -42,32 +42,27 @@ class JobFilter:
             and (not self.mirror or entry.mirror == self.mirror)
             and (not self.since or job_id >= self.since)
             and (not self.until or job_id <= self.until + _AFTER_ALL)
-            and (not self.q or _holds(self.q.casefold(), (job_id, entry.source, entry.dest, entry.error)))
+            and (not self.q or self._is_found((job_id, entry.source, entry.dest, entry.error)))
         )
 
-
-def _holds(word: str, texts: tuple[str, ...]) -> bool:
-    return any(word in text.casefold() for text in texts)
+    def _is_found(self, texts: tuple[str, ...]) -> bool:
+        return any(self.q.casefold() in text.casefold() for text in texts)
 
 
 def parse(given: Mapping[str, Any]) -> JobFilter:
-    """From the parameters of `/jobs` and the flags of `list`. Raises UsageError naming the one at fault."""
+    """From the parameters of `/jobs` or the flags of `list`. Raises UsageError that names the wrong one."""
     return JobFilter(
-        state=_parsed("state", given, _state),
+        state=_state(given["state"]) if given.get("state") else None,
         source=given["source"].strip("/") if given.get("source") else None,
         dest=given.get("dest") or "",
         mirror=given.get("mirror") or "",
-        since=_parsed("since", given, parse_time) or "",
-        until=_parsed("until", given, parse_time) or "",
+        since=parse_time("since", given.get("since") or ""),
+        until=parse_time("until", given.get("until") or ""),
         q=given.get("q") or "",
     )
 
 
-def _parsed(name: str, given: Mapping[str, Any], parse: Callable[[str, str], Any]) -> Any:
-    return parse(name, given[name]) if given.get(name) else None
-
-
-def _state(_name: str, text: str) -> State:
+def _state(text: str) -> State:
     try:
         return State(text)
     except ValueError:
@@ -75,8 +70,9 @@ def _state(_name: str, text: str) -> State:
 
 
 def parse_time(name: str, text: str) -> str:
-    """RFC 3339 with a time zone, a date (UTC), or the beginning of an id, as the beginning of an id."""
-    if _ID_BEGINNING.fullmatch(text):
+    """Turns RFC 3339 with a time zone, a date (UTC), the beginning of an id, or "" into the beginning of an
+    id."""
+    if not text or _ID_BEGINNING.fullmatch(text):
         return text
     try:
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):

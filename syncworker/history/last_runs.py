@@ -1,7 +1,7 @@
 """How the last job of each mirror ended, and when one last succeeded: from statuses, for `/metrics`.
 
-A mirror here is a folder and what it is mirrored into: bucket, prefix, storage. `add` may be given a job any
-number of times and in any order; the result is the same. A job that did a part of its mirror (`scope`) is no
+A mirror here is a folder and its destination: bucket, prefix, storage. `add` may be called for a job any
+number of times and in any order; the result is the same. A job for a part of its mirror (`scope`) is no
 success of the whole. Pure functions; the caller knows the jobs and keeps the records.
 """
 
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from syncworker import ending
 from syncworker.model import FINAL_STATES, State
 
-RECORDS_MAX = 1000  # mirrors that are told of, those that ended last
-FORGOTTEN_SECONDS = 90 * 86400.0  # a mirror no file of whose jobs is there any more, after its last end
+RECORDS_MAX = 1000  # mirrors that are reported: those that ended last
+FORGOTTEN_SECONDS = 90 * 86400.0  # after its last end, for a mirror whose jobs are all removed
 
 
 class Mirror(NamedTuple):
@@ -27,7 +27,7 @@ class Mirror(NamedTuple):
 
 class LastRun(NamedTuple):
     """Times in seconds since the epoch; `success_at` 0: never. The rest is of the job that ended last.
-    `skipped`: what cannot be mirrored; files that vanished while it ran are none of it."""
+    `skipped`: files that cannot be mirrored, without those that vanished while it ran."""
 
     state: str
     ended_at: float
@@ -41,11 +41,11 @@ Runs = dict[Mirror, LastRun]
 
 
 def of_status(status: Mapping[str, Any]) -> tuple[Mirror, LastRun] | None:
-    """None: the job has not ended, its status does not say when, or another has taken its place."""
+    """None: the job has not ended, its status does not say when, or it was superseded."""
     try:
         state = State(status["state"])
         if state not in FINAL_STATES or (status.get("error") or {}).get("code") == "Superseded":
-            return None  # what took its place tells
+            return None  # the newer job counts
         ended_at = datetime.fromisoformat(status["finished_at"]).timestamp()
         progress = status["progress"]
         run = LastRun(
@@ -71,7 +71,7 @@ def add(runs: Runs, mirror: Mirror, run: LastRun) -> None:
 
 
 def newest(runs: Runs, since: float = 0.0) -> Runs:
-    """At most RECORDS_MAX of them, the ones that ended last, none that ended before `since`."""
+    """The RECORDS_MAX runs that ended last, none before `since`."""
     found = sorted(runs.items(), key=lambda item: item[1].ended_at, reverse=True)[:RECORDS_MAX]
     return {mirror: run for mirror, run in found if run.ended_at >= since}
 
@@ -81,7 +81,7 @@ def to_json(runs: Runs) -> list[list[Any]]:
 
 
 def of_json(value: Any) -> Runs:
-    """What is valid of records that were read from somewhere."""
+    """Returns the valid records of those that were read from a file."""
     runs: Runs = {}
     for row in value if isinstance(value, list) else []:
         if not isinstance(row, list) or len(row) != len(Mirror._fields) + len(LastRun._fields):

@@ -1,8 +1,8 @@
 """The sums over all jobs, removed ones included: what `/metrics` counts.
 
-Each status carries its job's tally (totals.py). `Ledger` adds up the tallies of the jobs that exist and of
-those that have been removed; it keeps the latter in `.totals.json`. So no counter goes down when old jobs are
-removed or the server restarts.
+Each status holds its job's tally (totals.py). `Ledger` adds up the tallies of the jobs that exist and of
+those that were removed, which it keeps in `.totals.json`. So no counter goes down when old jobs are removed
+or the server restarts.
 
 - Before jobs are removed, `retire` adds them to the totals and lists them there as leaving, in one atomic
   write. A job that still exists and is listed as leaving is not counted twice, even if the server died in
@@ -34,7 +34,7 @@ TOTALS = ".totals.json"
 
 
 class _Known(NamedTuple):
-    """What has been read of a job."""
+    """What was read of a job."""
 
     entry: Entry | None
     tally: Tally
@@ -53,7 +53,7 @@ class Ledger:
         self._path = os.path.join(jobs.path, TOTALS)
         self._lock = threading.Lock()
         self._known: dict[str, _Known] = {}
-        self._settled: tuple[Tally, Runs] | None = None  # the sums of all that has ended; None: not known yet
+        self._sums: tuple[Tally, Runs] | None = None  # the sums of all ended jobs; None: not known yet
         kept = durable_files.read_json(self._path) or {}
         self._gone = totals.clean(kept.get("metrics"))
         self._gone_runs = last_runs.of_json(kept.get("last_runs"))
@@ -72,9 +72,9 @@ class Ledger:
             self._write(durable=True)
 
     def sum(self) -> Tally:
-        """Over all jobs there are and were."""
+        """The tally over all jobs that exist or existed."""
         with self._lock:
-            self._look()
+            self._refresh()
             found = totals.empty()
             totals.add(found, self._ended()[0])
             for known in self._known.values():
@@ -83,13 +83,13 @@ class Ledger:
             return found
 
     def last_runs(self) -> Runs:
-        """Of each mirror that the jobs know or knew: the same mapping until another one has ended."""
+        """The last run of each mirror; the same mapping until another job has ended."""
         with self._lock:
-            self._look()
+            self._refresh()
             return self._ended()[1]
 
     def _ended(self) -> tuple[Tally, Runs]:
-        if self._settled is None:
+        if self._sums is None:
             total, runs = totals.empty(), dict(self._gone_runs)
             totals.add(total, self._gone)
             for known in self._known.values():
@@ -97,10 +97,10 @@ class Ledger:
                     totals.add(total, known.tally)
                     if known.run is not None:
                         last_runs.add(runs, *known.run)
-            self._settled = total, last_runs.newest(runs)
-        return self._settled
+            self._sums = total, last_runs.newest(runs)
+        return self._sums
 
-    def _look(self) -> None:
+    def _refresh(self) -> None:
         """Reads the statuses that have changed, and adds jobs that others removed to the totals."""
         there = self._jobs.entries()
         lost = self._known.keys() - there.keys() - self._leaving
@@ -114,11 +114,11 @@ class Ledger:
             known = self._known.get(job_id)
             if known is None or known.entry is not entry:
                 if entry.ended or (known is not None and known.ended):
-                    self._settled = None
+                    self._sums = None
                 self._known[job_id] = self._read(job_id, entry)
 
     def _keep(self, known: _Known) -> None:
-        self._settled = None
+        self._sums = None
         totals.add(self._gone, known.tally)
         if known.run is not None:
             last_runs.add(self._gone_runs, *known.run)
@@ -137,5 +137,5 @@ class Ledger:
         }
         try:
             durable_files.replace_json(self._path, value, durable=durable)
-        except OSError as error:  # a full disk, which removing jobs makes room on: the sums live on in memory
+        except OSError as error:  # a full disk: removing jobs must go on; the sums stay in memory
             log.warning("%s cannot be written: %s", self._path, error.strerror)

@@ -1,8 +1,8 @@
-"""A job's report, page by page, and the end of its log: what HTTP shows of them.
+"""A job's report, page by page, and the end of its log, as HTTP shows them.
 
-A page of the report begins behind a number of lines and ends at its limit, at four megabytes, or, while it
-searches, after two seconds; it says how many lines lie before the next one. Where a page ended is remembered,
-so that reading on costs nothing. Only whole lines are given out: the worker may be writing the last one.
+A page of the report begins after a number of lines. It ends at its limit, at four megabytes, or, in a search,
+after two seconds, and says how many lines come before the next page. The end of each page is remembered, so
+that reading on costs nothing. A page has only whole lines: the worker may be writing the last one.
 """
 
 from __future__ import annotations
@@ -79,9 +79,9 @@ class ReportReader:
         errors: bool = False,
         below: str = "",
     ) -> Page:
-        """The next `limit` lines that are of this `op` and hold `q` in key, code or message, in any case;
-        `errors`: only of what failed; `below`: only of a plan's lines whose keys begin so, and `after` counts
-        from the first of them. No report: an empty page."""
+        """The next `limit` lines that have this `op`, and `q` in key, code or message, in any case. `errors`:
+        only failed operations. `below`: only the lines of a plan whose keys begin so; `after` counts from the
+        first of them. No report: an empty page."""
         try:
             file = open(path, "rb")  # noqa: SIM115 - closed below
         except FileNotFoundError:
@@ -114,7 +114,7 @@ class ReportReader:
         return Page(b"".join(matches), None)
 
     def _seek(self, file: BinaryIO, name: _Name, after: int) -> int:
-        """Goes to where so many lines have been read; how many there are, if they are fewer."""
+        """Moves to the end of line `after`; returns `after`, or the number of lines if there are fewer."""
         with self._lock:
             place = self._places.get((name, after))
         if place is not None:
@@ -141,7 +141,7 @@ class ReportReader:
 
 
 def _has_failed(value: dict[str, object]) -> bool:
-    """Skipped files are told with a reason in `error`, and are no failures."""
+    """A skipped file has its reason in `error`, and is no failure."""
     return isinstance(value.get("error"), dict) and value.get("op") != "skip"
 
 
@@ -152,7 +152,8 @@ def _texts(value: dict[str, object]) -> Iterator[str]:
 
 
 def log_tail(path: str) -> str:
-    """The last 64 KiB of a log from a line's start, control characters as escapes; "" where there is none."""
+    """The last 64 KiB of a log from the start of a line, control characters escaped; "" if there is no
+    log."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size

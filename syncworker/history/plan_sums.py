@@ -1,9 +1,9 @@
 """A plan of any length, by folder: what it would do below each one, and its biggest lines.
 
-The size in a line is that of the object, so what is new has none. A plan's lines come in the order of their
-keys' bytes (the bucket's deletion last), so the lines below a folder are one stretch of the file, found by
-halving; its sums are made in one pass in constant memory. Each call of `look` takes one second at most and
-says whether the sums are complete; the next call continues where it stopped.
+The size in a line is that of the object, so a new file has none. The lines are sorted by the bytes of their
+keys (the bucket's deletion comes last), so the lines below a folder are contiguous; a binary search finds
+them, and one pass sums them in constant memory. Each call of `look` takes at most a second and returns
+whether the sums are complete; the next call continues where it stopped.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _OPS = {b"upload": "upload", b"update": "update", b"delete": "delete", b"delete_
 
 
 class Line(NamedTuple):
-    """`key` as it stands in the file: JSON, without its quotes."""
+    """`key` as in the file: JSON, without its quotes."""
 
     op: bytes
     key: bytes
     size: int
 
     def is_below(self, escaped: bytes) -> bool:
-        """Whether its key begins so; the bucket's deletion is in no folder."""
+        """Whether its key begins so; the bucket's deletion is below no folder."""
         return self.op != b"delete_bucket" and self.key.startswith(escaped)
 
 
 def parse(line: bytes) -> Line:
-    """ValueError: it is none of a plan's lines."""
+    """Raises ValueError if it is no line of a plan."""
     match = _LINE.match(line)
     if match is None:
         raise ValueError("not a line of a plan")
@@ -55,12 +55,12 @@ def _raw(text: str) -> bytes:
 
 
 def escape(text: str) -> bytes:
-    """As it stands within a key of a plan's line."""
+    """Returns `text` as it is in a key of a plan's line."""
     return json.dumps(text)[1:-1].encode()
 
 
 def first_below(file: BinaryIO, folder: str) -> int:
-    """Where the first line begins whose key is not less than `folder`; the file's size: there is none."""
+    """The offset of the first line whose key is not less than `folder`; the file's size if there is none."""
     wanted = _raw(folder)
     low, high = 0, os.fstat(file.fileno()).st_size
     while low < high:
@@ -83,7 +83,7 @@ def first_below(file: BinaryIO, folder: str) -> int:
 
 
 class _Pass:
-    """Over the lines below one folder. The folders in it come one after another."""
+    """One pass over the lines below one folder. The folders in it come one after another."""
 
     def __init__(self, below: str, inode: int) -> None:
         self._inode = inode
@@ -103,7 +103,7 @@ class _Pass:
         escaped = escape(self._below)
         with open(path, "rb") as file:
             if os.fstat(file.fileno()).st_ino != self._inode:
-                raise FileNotFoundError(path)  # there is another plan since
+                raise FileNotFoundError(path)  # the plan was replaced
             if self._offset < 0:
                 self._offset = first_below(file, self._below) if self._below else 0
             file.seek(self._offset)
@@ -121,12 +121,8 @@ class _Pass:
     def _take(self, line: bytes, found: Line, skip: int) -> None:
         self._lines += 1
         op = _OPS.get(found.op, "update")
-        biggest = self._biggest[op]
         size = float("inf") if found.op == b"delete_bucket" else found.size
-        if len(biggest) < BIGGEST_MAX:
-            heapq.heappush(biggest, (size, -self._lines, line))
-        elif size > biggest[0][0]:
-            heapq.heapreplace(biggest, (size, -self._lines, line))
+        _keep_largest(self._biggest[op], (size, -self._lines, line), BIGGEST_MAX)  # of equal ones the first
         if found.op == b"delete_bucket":
             return  # it is in no folder
         end = found.key.find(b"/", skip) + 1
@@ -143,17 +139,14 @@ class _Pass:
             sums["delete_bytes"] += found.size
 
     def _close(self) -> None:
-        """One folder has ended. Kept are those of which most is deleted, then those of which most is sent."""
+        """Ends a folder. Keeps the folders with the most deletions, then those with the most uploads."""
         if not self._at:
             return
         self._count += 1
         sums, self._sums = self._sums, _no_sums()
         item = (sums["deletes"], sums["uploads"] + sums["updates"], -self._count, self._at, sums)
         self._at = b""
-        if len(self._folders) < FOLDERS_MAX:
-            heapq.heappush(self._folders, item)
-        else:
-            heapq.heappushpop(self._folders, item)
+        _keep_largest(self._folders, item, FOLDERS_MAX)
 
     def answer(self) -> dict[str, Any]:
         folders = [{"folder": _text(raw), **sums} for *_, raw, sums in sorted(self._folders, reverse=True)]
@@ -171,19 +164,23 @@ class _Pass:
         }
 
 
+def _keep_largest(heap: list[Any], item: Any, most: int) -> None:
+    (heapq.heappush if len(heap) < most else heapq.heappushpop)(heap, item)
+
+
 def _no_sums() -> dict[str, int]:
     return {"deletes": 0, "delete_bytes": 0, "uploads": 0, "updates": 0}
 
 
 class PlanSums:
-    """Of plans that somebody looks at. Safe to use from any thread."""
+    """The sums of plans that were asked for. Safe to use from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._passes: OrderedDict[tuple[str, int, int, str], _Pass] = OrderedDict()
 
     def look(self, path: str, below: str) -> dict[str, Any]:
-        """`complete` false: look again, and it goes on. FileNotFoundError: no plan; ValueError: damaged."""
+        """`complete` false: call again to continue. FileNotFoundError: no plan; ValueError: damaged."""
         until = time.monotonic() + LOOK_SECONDS
         stamp = os.stat(path)
         key = (path, stamp.st_ino, stamp.st_mtime_ns, below)
