@@ -198,7 +198,9 @@ def test_the_log_names_the_client(behind: Site, capfd: pytest.CaptureFixture[str
     assert ' 192.0.2.7 "GET /healthz" 200' in capfd.readouterr().err
 
 
-def test_nobody_is_believed_who_was_not_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_forwarded_headers_of_an_unlisted_proxy_are_ignored(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     site = Site(tmp_path, API_TOKEN=TOKEN)
     try:
         site.get("/healthz", X_Forwarded_For="192.0.2.7")

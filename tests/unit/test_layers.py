@@ -252,7 +252,7 @@ def test_nothing_imports_upwards_or_sideways() -> None:
     assert seen > MODULES_AT_LEAST
 
 
-def test_a_rooms_door_holds_its_docstring_alone() -> None:
+def test_the_init_of_a_room_contains_only_its_docstring() -> None:
     """Else importing one of its modules would bring in all: the server would come to know the engine."""
     doors = [name for name, path in MODULES.items() if path.name == "__init__.py" and name]
     assert len(doors) >= 12

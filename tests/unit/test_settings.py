@@ -122,7 +122,7 @@ def test_the_own_storage_is_known_in_every_spelling() -> None:
         ("API_TOKN", "API_TOKEN"),
     ],
 )
-def test_a_misspelt_setting_is_refused_in_the_file_and_told_in_the_environment(
+def test_a_misspelt_setting_is_refused_in_the_file_and_reported_in_the_environment(
     tmp_path: Path, name: str, meant: str
 ) -> None:
     env_file = tmp_path / ".env"
@@ -196,7 +196,7 @@ def test_lists_are_split_at_commas() -> None:
     assert load(ALLOWED_HOSTS=" a , b:80,, ").allowed_hosts == ("a", "b:80")
 
 
-def test_what_holds_keys_is_never_part_of_what_is_synced(tmp_path: Path) -> None:
+def test_files_with_keys_are_never_synced(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "uploads")
     (tmp_path / "uploads").mkdir()
     with pytest.raises(UsageError, match="JOBS_DIR: must not be inside UPLOADS_DIR"):

@@ -158,7 +158,7 @@ def test_aliases_are_taken_and_never_made(name: str) -> None:
     "name, rule",
     [("a..b", "two dots"), ("192.168.1.1", "IP address"), ("ab", "3 to 63"), ("a/b", "3 to 63")],
 )
-def test_the_rule_that_a_bucket_name_breaks_is_said(name: str, rule: str) -> None:
+def test_the_message_names_the_rule_that_a_bucket_name_breaks(name: str, rule: str) -> None:
     with pytest.raises(UsageError, match=rule):
         request.parse_dest(name)
 
@@ -331,7 +331,7 @@ def test_options_are_kept_as_asked_and_left_out_when_they_were_not() -> None:
 
 
 @pytest.mark.parametrize("text", ["2", "true", "01", " 1", "1.0", "-1", "\u0661"])
-def test_an_option_that_is_none_of_its_words_is_refused_by_name(text: str) -> None:
+def test_an_option_with_an_unknown_word_is_refused_by_name(text: str) -> None:
     assert code(table.parse, {"forget_mounts": text}) == "forget_mounts"
 
 

@@ -39,7 +39,7 @@ class Greeted:
         return self.home.refusal(answer, 0.0, 0.0)
 
 
-def test_who_sees_the_same_files_is_taken_though_one_has_gone_and_others_are_asked_about_by_now(
+def test_a_member_that_sees_the_same_files_is_accepted_though_one_file_has_gone(
     tmp_path: Path,
 ) -> None:
     root = tree(tmp_path / "uploads", {name: name for name in "abcdef"})
@@ -54,7 +54,7 @@ def test_who_sees_the_same_files_is_taken_though_one_has_gone_and_others_are_ask
 
 
 @pytest.mark.parametrize("is_there", [True, False])
-def test_who_sees_another_tree_is_not(tmp_path: Path, is_there: bool) -> None:
+def test_a_member_that_sees_another_tree_is_refused(tmp_path: Path, is_there: bool) -> None:
     root = tree(tmp_path / "here", {"a": "1", "b": "2"})
     tree(tmp_path / "uploads", {"a": "1", "b": "2"} if is_there else {})
     with Tree(str(root)) as here:

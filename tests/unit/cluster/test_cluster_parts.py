@@ -186,7 +186,7 @@ def test_an_error_here_waits_for_what_is_under_way_elsewhere() -> None:
     assert ways.scene.home.error is None
 
 
-def test_a_part_that_cannot_be_noted_ends_the_job_and_nobody_waits_for_the_rest() -> None:
+def test_a_part_that_cannot_be_recorded_ends_the_job_without_waiting_for_others() -> None:
     """A full disk, say: the index takes nothing."""
     ways = Ways(7, 2)
 
@@ -221,7 +221,7 @@ def test_an_error_elsewhere_is_the_files() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", protocol.pack(1), protocol.pack(("ready", [(1, 99)], False))])
-def test_an_answer_of_another_form_is_none(data: bytes) -> None:
+def test_a_malformed_answer_is_ignored(data: bytes) -> None:
     with pytest.raises(ValueError, match="answer"):
         protocol.unpack_parts(data, [1])
 

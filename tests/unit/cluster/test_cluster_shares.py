@@ -139,7 +139,7 @@ def test_a_file_that_kills_members_is_found_and_fails_alone() -> None:
     assert len(scene.members) <= 3 + 9  # three, then one for each time the batch is halved
 
 
-def test_without_members_the_job_goes_on_alone_or_fails() -> None:
+def test_without_members_the_job_continues_alone_or_fails() -> None:
     scene = Scene(1, 0)
     run(scene.play(100, []))
     assert len(scene.home.settled) == 100
@@ -173,7 +173,7 @@ def test_the_barrier_waits_for_the_lease_of_a_lost_member_and_asks_for_what_it_h
     assert scene.home.marks[-1] == 0  # nobody is left who could write
 
 
-def test_a_job_that_stops_says_who_may_still_write() -> None:
+def test_a_job_that_stops_names_the_members_that_may_still_write() -> None:
     scene = Scene(3, 2)
 
     async def main() -> None:
@@ -191,7 +191,7 @@ def test_a_job_that_stops_says_who_may_still_write() -> None:
     assert scene.home.marks[-1] == 1
 
 
-def test_a_refused_member_gets_nothing_and_is_greeted_anew_later() -> None:
+def test_a_refused_member_gets_nothing_and_is_asked_again_later() -> None:
     scene = Scene(4, 2)
     asked_at: list[float] = []
 
@@ -218,7 +218,7 @@ def test_a_refused_member_gets_nothing_and_is_greeted_anew_later() -> None:
     assert len(scene.home.settled) == 300
 
 
-def test_where_all_members_are_refused_nobody_waits_for_the_patience() -> None:
+def test_a_job_whose_members_are_all_refused_does_not_wait_for_others() -> None:
     scene = Scene(4, 2)
     scene.home.refusal = lambda *_: "sees another tree"  # type: ignore[method-assign]
 
@@ -234,12 +234,12 @@ def test_where_all_members_are_refused_nobody_waits_for_the_patience() -> None:
 
 
 @pytest.mark.parametrize("data", [b"", b"nonsense", protocol.pack(1), protocol.pack(("ready", [(9,)]))])
-def test_an_answer_of_another_form_is_none(data: bytes) -> None:
+def test_a_malformed_answer_is_ignored(data: bytes) -> None:
     with pytest.raises(ValueError, match="answer"):
         protocol.unpack_answer(data, [work(1)])
 
 
-def test_an_answer_to_another_batch_is_none() -> None:
+def test_an_answer_to_another_batch_is_ignored() -> None:
     answer = protocol.pack_answer("ready", [Record(Kind.SENT, work(2).file)])
     with pytest.raises(ValueError, match="another batch"):
         protocol.unpack_answer(answer, [work(1)])

@@ -50,7 +50,7 @@ async def ask(cluster: DaskCluster | LocalCluster) -> bool:
     return False
 
 
-def test_who_gives_up_waiting_does_not_begin_the_connection_anew(tmp_path: Path) -> None:
+def test_a_wait_that_is_cancelled_does_not_restart_the_connection(tmp_path: Path) -> None:
     async def main() -> None:
         keys = RunKeys()
         async with slow_way(keys.files, tmp_path) as address:
@@ -84,7 +84,7 @@ def test_a_scheduler_here_that_takes_long_to_start_is_started_once(monkeypatch: 
     assert started == [1]
 
 
-def test_who_connects_and_shows_no_certificate_takes_no_descriptors(tmp_path: Path) -> None:
+def test_a_connection_without_a_certificate_keeps_no_descriptor(tmp_path: Path) -> None:
     """As any other user of the machine can."""
     most = dask_engine._NAMELESS_MOST
 

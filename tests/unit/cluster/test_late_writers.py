@@ -37,7 +37,7 @@ def waits(jobs: Path, prefix: str = "") -> float:
     return 0.0
 
 
-def test_nobody_was_there(tmp_path: Path) -> None:
+def test_without_earlier_members_nothing_waits(tmp_path: Path) -> None:
     assert waits(tmp_path) == 0.0
 
 
@@ -51,7 +51,7 @@ def test_members_of_another_machine_are_waited_for_until_their_time_is_over(
     assert not list((tmp_path / ".dest").glob("*.members"))
 
 
-def test_a_clock_that_was_set_back_makes_nobody_wait_for_ever(
+def test_a_clock_that_was_set_back_does_not_prolong_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late_writers.note(destination(tmp_path), [ELSEWHERE])
@@ -62,7 +62,7 @@ def test_a_clock_that_was_set_back_makes_nobody_wait_for_ever(
     assert waits(tmp_path) == 0.0
 
 
-def test_a_clock_that_was_set_forward_makes_nobody_too_early(
+def test_a_clock_that_was_set_forward_does_not_shorten_the_wait(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     late_writers.note(destination(tmp_path), [ELSEWHERE])
@@ -87,14 +87,12 @@ def test_members_here_are_waited_for_while_they_live(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("of", "mine", "seconds"), [("a/", "", 1.0), ("a/", "a/b/", 1.0), ("a/", "b/", 0.0)])
-def test_a_prefix_that_contains_or_lies_in_it_waits_too(
-    tmp_path: Path, of: str, mine: str, seconds: float
-) -> None:
+def test_a_job_on_an_overlapping_prefix_waits_too(tmp_path: Path, of: str, mine: str, seconds: float) -> None:
     late_writers.note(destination(tmp_path, of), [ELSEWHERE])
     assert waits(tmp_path, mine) == seconds
 
 
-def test_when_nobody_is_left_the_note_is_gone(tmp_path: Path) -> None:
+def test_the_note_is_removed_when_no_member_is_left(tmp_path: Path) -> None:
     late_writers.note(destination(tmp_path), [ELSEWHERE])
     late_writers.note(destination(tmp_path), [])
     assert waits(tmp_path) == 0.0

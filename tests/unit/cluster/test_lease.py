@@ -10,7 +10,7 @@ from syncworker.cluster.member_accounts import clock
 from syncworker.system.stop_token import StopToken
 
 
-def test_a_process_that_stood_still_begins_nothing_when_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_was_frozen_begins_nothing_when_it_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     """At once: before any task of its own has had its turn."""
     now = clock()
     lease = Lease()

@@ -100,7 +100,7 @@ def test_a_stop_ends_the_scan_and_its_process(root: Path) -> None:
     assert children() == []
 
 
-def test_who_stops_reading_leaves_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reader_that_stops_early_leaves_no_process(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scan_process, "_PIPE_BYTES", 4096)  # it cannot write all of it beforehand, and end
     with Tree(str(root)) as opened:
         items = scan_apart(opened, "photos", never)

@@ -137,7 +137,7 @@ def test_both_normal_forms_of_a_name_are_two_files(root):
     assert files(scanned(root)) == ["e\u0301", "\u00e9"]
 
 
-def test_an_entry_holds_what_stat_says(root):
+def test_an_entry_has_the_values_of_stat(root):
     write(root / "photos/2024/a.jpg", "12345")
     info = (root / "photos/2024/a.jpg").stat()
     assert scanned(root, "photos") == [
@@ -190,7 +190,7 @@ def test_each_file_costs_one_stat_and_each_directory_none(root, monkeypatch):
         ("in/../..", FatalError("SourceOutsideRoot", "")),
     ],
 )
-def test_the_source_is_found_inside_the_root_or_the_reason_is_told(root, source, found):
+def test_the_source_is_found_inside_the_root_or_the_error_says_why_not(root, source, found):
     write(root / "in/to/f")
     write(root / "here")
     for name, target in {
@@ -397,7 +397,7 @@ def test_names_that_are_no_utf8_are_unreadable_with_a_printable_key(root):
     json.dumps(items, ensure_ascii=False).encode()  # valid Unicode everywhere
 
 
-def test_a_file_whose_name_looks_like_an_escaped_one_is_sent_all_the_same(root):
+def test_a_file_whose_name_looks_escaped_is_sent(root):
     write(root / "bad\\xff")
     (root / os.fsdecode(b"bad\xff")).write_text("x")
     items = scanned(root)
@@ -519,7 +519,7 @@ def test_files_in_a_directory_that_may_be_listed_but_not_searched_are_unreadable
     }
 
 
-def test_behind_a_link_into_an_unreadable_directory_neither_a_file_nor_a_directory_is_taken_for_gone(root):
+def test_a_link_into_an_unreadable_directory_makes_nothing_count_as_gone(root):
     write(root / "dark/f")
     write(root / "s/a")
     (root / "s/l").symlink_to("../dark/f")
@@ -616,7 +616,7 @@ def test_a_file_whose_stat_fails_is_unreadable(root, monkeypatch):
     assert others(items) == {"b": "EIO"}
 
 
-def test_a_file_system_that_tells_no_types_is_scanned_all_the_same(root, monkeypatch):
+def test_a_file_system_without_entry_types_is_scanned(root, monkeypatch):
     for name in ("a.x", "a/f", "a/b/f", "c"):
         write(root / name)
     (root / "l").symlink_to("a")
@@ -832,14 +832,14 @@ def test_whether_to_stop_is_asked_for_each_directory_and_each_thousand_files(roo
 
 
 @pytest.mark.parametrize("after", range(5))
-def test_when_told_to_stop_the_scan_stops_and_closes_what_it_opened(root, after):
+def test_a_stop_ends_the_scan_which_closes_what_it_opened(root, after):
     fill(root / "a", 2100)
     answers = iter([False] * after + [True])
     with Tree(str(root)) as tree, pytest.raises(Stopped):
         list(scan(tree, "", lambda: next(answers)))
 
 
-def test_a_scan_that_is_given_up_closes_what_it_opened(root):
+def test_a_scan_that_is_abandoned_closes_what_it_opened(root):
     write(root / "a/b/c/f")
     with Tree(str(root)) as tree:
         items = scan(tree, "", never)

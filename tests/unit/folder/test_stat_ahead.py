@@ -78,7 +78,7 @@ class SlowServer:
 REAL = os.stat
 
 
-def test_sixteen_calls_are_under_way_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sixteen_calls_run_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(600):
         (tmp_path / f"{number:03d}").touch()
     server = SlowServer(monkeypatch)
@@ -94,7 +94,7 @@ def test_on_a_local_file_system_no_thread_is_started(tmp_path: Path, monkeypatch
     assert not server.threads
 
 
-def test_a_file_that_cannot_be_asked_for_is_told_as_ever(
+def test_a_file_whose_stat_fails_is_reported_as_without_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(60):

@@ -162,14 +162,14 @@ def test_what_is_no_regular_file_is_not_opened_as_one(root, make, number):
 
 
 @pytest.mark.parametrize("path", ["missing", "a/missing", "missing/f", "a/b/f/x"])
-def test_what_is_gone_says_so_and_has_no_stat(root, path):
+def test_a_removed_path_is_missing_and_has_no_stat(root, path):
     with Tree(str(root)) as tree:
         assert refusal(tree.open_file, path) in VANISHED
         assert refusal(tree.open_dir, path) in VANISHED
         assert tree.lstat(path) is None
 
 
-def test_lstat_tells_a_link_from_what_it_leads_to_and_knows_the_root(root):
+def test_lstat_tells_a_link_from_its_target_and_knows_the_root(root):
     (root / "link").symlink_to("a")
     with Tree(str(root)) as tree:
         assert stat.S_ISLNK(tree.lstat("link").st_mode)

@@ -101,7 +101,7 @@ def test_what_is_searched_is_found_however_it_is_written(tmp_path: Path) -> None
     assert ReportReader().page(str(path), after=0, limit=100, op="upload").lines == b""
 
 
-def test_another_plan_is_summed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_replaced_plan_is_summed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also when it takes the place of one of which a part was read."""
     path, other, sums = tmp_path / "plan", tmp_path / "other", PlanSums()
     write(path, [("delete", f"a/{number:05}", 1) for number in range(5000)])
@@ -115,7 +115,7 @@ def test_another_plan_is_summed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (answer["lines"], [numbers(one) for one in answer["folders"]]) == (10, [[10, 20, 0, 0]])
 
 
-def test_a_damaged_plan_is_told(tmp_path: Path) -> None:
+def test_a_damaged_plan_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "plan"
     path.write_bytes(line("delete", "a/b", 1) + b'{"op": "del\n')
     with pytest.raises(ValueError, match="not a line"):

@@ -230,7 +230,7 @@ def gone(path: str) -> None:
 @pytest.mark.parametrize(
     "harm", [damage_all, truncate, other_version, other_schema, a_link, odd_wal, empty, gone, a_fifo]
 )
-def test_an_index_that_cannot_be_used_is_made_anew(path: str, harm: object) -> None:
+def test_an_unusable_index_is_replaced(path: str, harm: object) -> None:
     keep(path, *(row(f"{n:04}") for n in range(2000)))
     harm(path)  # type: ignore[operator]
     assert works(path)
@@ -245,7 +245,7 @@ def test_a_link_in_its_place_is_not_followed(path: str, tmp_path: Path) -> None:
     assert not os.path.islink(path)
 
 
-def test_without_a_place_to_be_the_job_goes_on_without_it(path: str, tmp_path: Path) -> None:
+def test_a_job_runs_without_an_index_that_cannot_be_created(path: str, tmp_path: Path) -> None:
     os.mkdir(path)
     for place in (path, str(tmp_path / "none" / "index")):
         index = Index(place)
@@ -310,7 +310,7 @@ def test_one_that_another_process_has_locked_does_not_stop_the_job(path: str) ->
         index.close()
 
 
-def test_a_read_only_file_in_a_read_only_folder_is_gone_on_without(tmp_path: Path) -> None:
+def test_a_job_runs_without_a_read_only_index_in_a_read_only_folder(tmp_path: Path) -> None:
     folder = tmp_path / "closed"
     folder.mkdir()
     path = str(folder / "index")
@@ -333,7 +333,7 @@ def test_a_read_only_file_in_a_read_only_folder_is_gone_on_without(tmp_path: Pat
     assert read(path, "a") == [row("a")]
 
 
-def test_a_full_disk_is_gone_on_without(path: str) -> None:
+def test_a_job_runs_without_an_index_on_a_full_disk(path: str) -> None:
     index = Index(path)
     index._db.execute("PRAGMA max_page_count=8")
     for n in range(3000):

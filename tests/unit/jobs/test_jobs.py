@@ -472,7 +472,7 @@ def test_a_file_that_is_no_jobs_status_disturbs_no_other_job(directory: Jobs, tm
 
 
 @pytest.mark.parametrize("error", ["text", ["list"], 1])
-def test_a_status_whose_error_is_none_of_ours_hides_no_other_job(tmp_path: Path, error: object) -> None:
+def test_a_status_with_a_malformed_error_hides_no_other_job(tmp_path: Path, error: object) -> None:
     store = Jobs(str(tmp_path))
     store.prepare()
     odd, fine = write_finished(tmp_path, 2)

@@ -61,7 +61,7 @@ def test_the_keys_of_what_has_ended_go_and_those_that_are_needed_stay(directory:
         (State.QUEUED, 30, True, True),
     ],
 )
-def test_keys_that_nobody_has_asked_for_in_a_week_go(
+def test_keys_are_removed_after_a_week_without_a_resume(
     directory: Jobs, state: State, days: float, auto_resume: bool, kept: bool
 ) -> None:
     job_id = job(directory, "one", None if state is State.QUEUED else state)
@@ -122,7 +122,7 @@ def test_what_belongs_to_no_job_goes_and_what_is_no_jobs_stays(directory: Jobs) 
     }
 
 
-def test_while_somebody_makes_a_job_nothing_is_removed(directory: Jobs) -> None:
+def test_nothing_is_removed_while_another_process_creates_a_job(directory: Jobs) -> None:
     Path(directory.file(GONE, "secret")).write_text("x")
     with directory.creation_lock() as lock:
         assert lock.acquire()

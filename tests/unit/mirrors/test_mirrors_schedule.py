@@ -136,7 +136,7 @@ def test_a_cron_line_means_what_debians_cron_means(line: str, wanted: list[str])
 @pytest.mark.parametrize(
     "line", ["", "* * * *", "* * * * * *", "60 * * * *", "0 0 31 2 *", "@reboot", "a b c d e"]
 )
-def test_a_line_that_never_comes_or_is_none_is_refused(line: str) -> None:
+def test_a_cron_line_that_is_invalid_or_never_comes_is_refused(line: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         schedule.parse_cron(line)
 

@@ -122,7 +122,7 @@ def test_the_hashes_that_could_prove_the_content_equal(
     assert compare.wanted_hashes(there, row) == wanted
 
 
-def test_the_defaults_of_other_tools_are_tried_for_an_object_that_somebody_else_sent() -> None:
+def test_part_sizes_of_other_tools_are_tried_for_an_object_of_another_program() -> None:
     size = 60 << 20
     sizes = compare.wanted_hashes(obj(f"{MD5}-8", size), None)
     assert sizes[0] == 8 << 20

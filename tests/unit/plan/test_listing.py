@@ -159,7 +159,7 @@ def test_a_listing_that_ends_before_keys_that_it_lists_elsewhere_is_broken():
         list(Listing(store.fetch, store.fetch_range, ["050", "090"], wide()).pages())
 
 
-def test_what_lies_behind_the_last_cut_is_asked_for_beside_the_others():
+def test_the_range_after_the_last_cut_is_listed_with_the_others():
     store = Store({f"{n:04d}" for n in range(1100)}, 1000)
     listing = Listing(store.fetch, store.fetch_range, ["0979"], wide())
     assert sum(len(page) for page in listing.pages()) == 1100
@@ -208,13 +208,13 @@ def asked_of(waiting, working, lanes=1, pages=400, first=1000):
     return ranges
 
 
-def test_a_store_far_away_is_asked_for_as_many_pages_as_can_be_read_meanwhile():
+def test_a_far_store_is_asked_for_as_many_pages_as_can_be_parsed_in_that_time():
     assert set(asked_of(0.05, 0.001)[60:]) == {35, 36}
     assert min(asked_of(0.05, 0.001, first=0)) >= 35  # an empty bucket: as many at once
     assert asked_of(0.3, 0.001)[-1] == 64
 
 
-def test_a_store_that_lists_one_page_after_the_other_is_asked_for_few_at_a_time():
+def test_a_store_that_lists_pages_one_by_one_gets_few_requests_at_once():
     """juicefs gateway: 0.047 s alone, 0.14 s of four, 0.2 s of six, 0.5 s of twelve."""
     ranges = asked_of(0.0, 0.047)
     assert ranges[0] == 11
@@ -241,7 +241,7 @@ def test_the_next_listing_begins_with_as_many_ranges_as_paid():
         assert breadth.ranges == 3
 
 
-def test_pages_that_are_held_are_few_whatever_the_number_of_ranges():
+def test_few_pages_are_in_memory_whatever_the_number_of_ranges():
     breadth = Breadth()
     for ranges in range(1, 65):
         breadth.ranges = ranges
@@ -277,7 +277,7 @@ def test_ranges_that_answer_sooner_than_they_are_read_wait():
     assert asked["a"] <= 100 + 32
 
 
-def test_what_fetching_a_range_raises_reaches_who_reads_it():
+def test_an_error_while_a_range_is_fetched_reaches_its_reader():
     async def failing():
         yield Page([], "t", True)
         raise FatalError("AccessDenied", "no")
@@ -291,7 +291,7 @@ def test_what_fetching_a_range_raises_reaches_who_reads_it():
         asyncio.run(run())
 
 
-def test_ranges_are_given_up_at_the_first_border_that_does_not_hold():
+def test_ranges_are_dropped_at_the_first_border_that_is_crossed():
     store = Store({"a/b", "a-b", "a.c", "b"}, 2, tree_order)
     listing = Listing(store.fetch, store.fetch_range, ["a-b"], wide())
     found = [entry.key for page in listing.pages() for entry in page]

@@ -144,7 +144,7 @@ def test_any_two_sets_joined_in_any_order_of_listing_are_the_sets_themselves(
 
 
 @given(files=KEY_SETS, objects=KEY_SETS, size=st.integers(1, 5))
-def test_what_is_only_in_the_folder_is_told_only_when_the_bucket_is_known_not_to_hold_it(
+def test_a_file_is_new_only_once_the_bucket_is_known_not_to_have_its_key(
     files: set[str], objects: set[str], size: int
 ) -> None:
     """Asked of the store at the moment that the pair comes: all pages are in hand."""
@@ -267,7 +267,7 @@ def test_empty_pages_in_between_are_no_fault() -> None:
 
 
 @pytest.mark.parametrize("files", [[], ["a"], ["a", "b", "x"], ["x", "y"]])
-def test_a_page_that_cannot_be_had_ends_the_join_before_any_object_is_given_up(files: list[str]) -> None:
+def test_no_object_counts_as_without_a_file_after_a_page_that_failed(files: list[str]) -> None:
     answers = iter([done(Page([obj("a"), obj("q")], "t", True)), done(RetryError("Timeout", "silent"))])
     spools = Spools()
     given: list[Any] = []
@@ -277,7 +277,7 @@ def test_a_page_that_cannot_be_had_ends_the_join_before_any_object_is_given_up(f
     assert spools.closed
 
 
-def test_a_scan_that_fails_ends_the_join_before_any_object_is_given_up() -> None:
+def test_no_object_counts_as_without_a_file_after_a_scan_that_failed() -> None:
     def scan() -> Iterator[plan.Local]:
         yield local("a")
         raise OSError("the disk")
@@ -289,7 +289,7 @@ def test_a_scan_that_fails_ends_the_join_before_any_object_is_given_up() -> None
     assert spools.closed
 
 
-def test_a_join_that_is_given_up_closes_its_files(tmp_path: Path) -> None:
+def test_a_join_that_is_abandoned_closes_its_files(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     pairs = plan.join([local("b")], Listing(Store([["c"], ["a"]])), lambda: Spool(str(tmp_path)))
     next(pairs)

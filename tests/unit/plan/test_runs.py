@@ -89,7 +89,7 @@ def test_a_page_is_unchanged_only_if_each_of_its_files_is(
 
 
 @pytest.mark.parametrize("store", ["etags", "times"])
-def test_a_page_as_it_was_left_is_told_at_once(store: str) -> None:
+def test_an_unchanged_page_is_recognised_as_a_whole(store: str) -> None:
     items, rows, objects = zip(*(trio(f"{n:03}", store) for n in range(9)), strict=True)
     assert unchanged_pages.unchanged(items, rows, objects) == 63
 
@@ -160,7 +160,7 @@ def test_a_plan_is_the_same_with_and_without(
     assert quick == slow
 
 
-def test_one_change_costs_one_page_and_the_others_are_told_at_once() -> None:
+def test_one_change_costs_one_page_and_the_others_are_recognised_as_a_whole() -> None:
     """Whatever the change is: the folder, the index and the bucket come into step again at the next page."""
     every = [trio(f"{n:03}") for n in range(100)]
     for gone in ("file", "row", "object", "nothing"):
@@ -174,7 +174,7 @@ def test_one_change_costs_one_page_and_the_others_are_told_at_once() -> None:
         assert [key for key, *_ in found["deletes"]] == (["033"] if gone == "file" else [])
 
 
-def test_the_keys_to_cut_at_lie_as_far_apart_whichever_way_the_files_were_looked_at(
+def test_cut_keys_are_equally_far_apart_whichever_way_files_were_compared(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(planner, "CUT_KEYS", 25)
@@ -218,7 +218,7 @@ def test_pages_that_are_longer_than_the_way_between_two_cuts_are_cut_as_often(
         (2, None, False, False),  # of a mirror that is looked at in part
     ],
 )
-def test_the_folder_tells_where_to_cut_the_first_listing_of_a_store_far_away(
+def test_the_first_listing_of_a_far_store_is_cut_at_names_of_the_folder(
     tmp_path: Path, ranges: int, cuts: str | None, whole: bool, takes: bool
 ) -> None:
     index = Index(str(tmp_path / "index.sqlite3"))

@@ -71,7 +71,7 @@ def test_a_larger_file_never_has_smaller_parts(one: int, other: int) -> None:
         ("0x8D4BCC2E4835CD0", None),
     ],
 )
-def test_an_etag_tells_by_its_form_of_how_many_parts_it_speaks(text: str, parts: int | None) -> None:
+def test_an_etag_has_the_number_of_parts_in_its_form(text: str, parts: int | None) -> None:
     assert etag.parts_of(text) == parts
 
 
@@ -128,7 +128,7 @@ def test_a_file_larger_than_a_block_is_hashed_as_it_is() -> None:
     assert found == {part: multipart(data, part) if part else plain(data) for part in found}
 
 
-def test_a_file_that_became_shorter_is_told_and_never_hashed_as_it_is() -> None:
+def test_a_file_that_became_shorter_is_reported_and_never_hashed() -> None:
     with opened(b"short") as fd:
         with pytest.raises(EOFError):
             etag.hash_file(fd, 6, [0], lambda: False)
@@ -136,6 +136,6 @@ def test_a_file_that_became_shorter_is_told_and_never_hashed_as_it_is() -> None:
             etag.md5_range(fd, 3, 3)
 
 
-def test_hashing_ends_when_it_is_told_to() -> None:
+def test_a_stop_ends_hashing() -> None:
     with opened(b"x" * 100) as fd, pytest.raises(InterruptedError):
         etag.hash_file(fd, 100, [0], lambda: True)

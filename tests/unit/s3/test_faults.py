@@ -67,7 +67,7 @@ def test_the_table_of_answers(
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "AccessDenied"), (404, "NotFound"), (400, "Http400")])
-def test_an_answer_without_a_body_has_a_code_all_the_same(status: int, code: str) -> None:
+def test_an_answer_without_a_body_has_a_code(status: int, code: str) -> None:
     assert classify("HeadObject", status, "", "", {}).code == code
 
 
@@ -76,7 +76,7 @@ def test_what_the_store_says_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize(("off", "words"), [(3600, "60 minutes behind"), (-7200, "120 minutes ahead of")])
-def test_a_wrong_clock_is_told_with_how_wrong_it_is(off: float, words: str) -> None:
+def test_a_wrong_clock_is_reported_with_its_difference(off: float, words: str) -> None:
     headers = {"date": formatdate(time.time() + off, usegmt=True)}
     error = classify("PutObject", 403, "RequestTimeTooSkewed", "", headers)
     assert isinstance(error, FatalError)
@@ -84,7 +84,7 @@ def test_a_wrong_clock_is_told_with_how_wrong_it_is(off: float, words: str) -> N
 
 
 @pytest.mark.parametrize("date", [{}, {"date": "yesterday"}, {"date": ""}, {"date": "0"}])
-def test_a_wrong_clock_is_told_though_the_store_has_no_date(date: dict[str, str]) -> None:
+def test_a_wrong_clock_is_reported_even_without_the_date_of_the_store(date: dict[str, str]) -> None:
     error = classify("PutObject", 403, "RequestTimeTooSkewed", "", date)
     assert isinstance(error, FatalError)
     assert "clock" in error.message

@@ -295,7 +295,7 @@ def test_an_upload_begins_with_an_id_under_either_name_of_the_answer() -> None:
             xml_messages.parse_upload_id(f"<{root} {NS}><UploadId/></{root}>".encode())
 
 
-def test_what_was_not_deleted_is_told_with_its_reason() -> None:
+def test_each_key_that_was_not_deleted_is_reported_with_its_reason() -> None:
     body = f"""<DeleteResult {NS}><Deleted><Key>fine</Key></Deleted>
       <Error><Key>a</Key><Code>AccessDenied</Code><Message>no</Message></Error>
       <Error><Key>b</Key><VersionId>v</VersionId><Code>InternalError</Code></Error></DeleteResult>""".encode()
@@ -307,7 +307,7 @@ def test_what_was_not_deleted_is_told_with_its_reason() -> None:
     assert xml_messages.parse_delete_result(b"<DeleteResult><Deleted/></DeleteResult>").named == set()
 
 
-def test_an_error_is_read_with_all_its_fields_and_anything_else_is_none() -> None:
+def test_an_error_is_parsed_with_all_its_fields_and_other_bodies_give_none() -> None:
     body = f"<Error {NS}><Code>X</Code><Message> m </Message><Region>eu</Region></Error>".encode()
     assert xml_messages.parse_error(body) == ("X", "m", {"Code": "X", "Message": "m", "Region": "eu"})
     for other in (b"", b"<html/>", b"oops", listing("")):
@@ -331,7 +331,7 @@ def test_a_delete_document_names_each_key_exactly(objects: list[tuple[str, str |
 
 
 @pytest.mark.parametrize("said", ["urue", "galse", "1"])
-def test_a_page_that_does_not_say_whether_it_is_the_last_is_broken(said: str) -> None:
+def test_a_page_without_is_truncated_is_broken(said: str) -> None:
     with pytest.raises(RetryError, match="goes on"):
         xml_messages.parse_listing(
             f"<ListBucketResult><IsTruncated>{said}</IsTruncated></ListBucketResult>".encode()

@@ -238,7 +238,9 @@ def test_connections_are_kept_and_used_again(serve: Callable[[Script], Server]) 
     assert server.connections == 1
 
 
-def test_as_many_connections_as_there_are_exchanges_at_a_time(serve: Callable[[Script], Server]) -> None:
+def test_there_are_as_many_connections_as_exchanges_at_the_same_time(
+    serve: Callable[[Script], Server],
+) -> None:
     server = serve(always(OK))
 
     async def run() -> None:
@@ -268,7 +270,7 @@ def test_a_connection_that_the_store_will_close_is_not_used_again(
     assert server.connections == 2
 
 
-def test_a_head_has_no_body_whatever_length_it_tells(serve: Callable[[Script], Server]) -> None:
+def test_an_answer_to_head_has_no_body_whatever_its_content_length(serve: Callable[[Script], Server]) -> None:
     replies = [
         b"HTTP/1.1 200 OK\r\nContent-Length: 5000000\r\n\r\n",
         b"HTTP/1.1 404 None\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -290,7 +292,7 @@ def test_a_head_has_no_body_whatever_length_it_tells(serve: Callable[[Script], S
 
 
 @pytest.mark.parametrize("method", ["PUT", "HEAD"])
-def test_a_hundred_continue_comes_before_the_answer_and_is_none(
+def test_a_hundred_continue_is_not_taken_for_the_answer(
     serve: Callable[[Script], Server], method: str
 ) -> None:
     interim = b"HTTP/1.1 100 Continue\r\nX-Interim: 1\r\n\r\nHTTP/1.1 102 Processing\r\n\r\n"
@@ -473,7 +475,7 @@ GARBAGE = [
 
 @pytest.mark.parametrize("reply", GARBAGE)
 @pytest.mark.parametrize("method", ["GET", "HEAD"])
-def test_garbage_is_told_soon_and_said_to_be_garbage(
+def test_garbage_is_reported_soon_and_as_garbage(
     serve: Callable[[Script], Server], reply: bytes, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     def script(peer: Peer) -> None:
@@ -565,7 +567,7 @@ def test_a_body_that_must_not_come_and_comes_late_is_never_the_next_ones_answer(
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1388\r\n" + b"x" * 5000, "larger"),
     ],
 )
-def test_an_answer_that_is_too_large_is_given_up(
+def test_an_answer_that_is_too_large_is_dropped(
     serve: Callable[[Script], Server], reply: bytes, word: str
 ) -> None:
     def script(peer: Peer) -> None:
@@ -606,7 +608,9 @@ SILENCES = {
 
 
 @pytest.mark.parametrize("kind", SILENCES)
-def test_a_store_that_falls_silent_is_given_up(serve: Callable[[Script], Server], kind: str) -> None:
+def test_a_request_to_a_store_that_falls_silent_times_out(
+    serve: Callable[[Script], Server], kind: str
+) -> None:
     started = time.monotonic()
     found = one(serve(answers(SILENCES[kind])), QUICK)
     assert isinstance(found, RetryError)
@@ -614,7 +618,7 @@ def test_a_store_that_falls_silent_is_given_up(serve: Callable[[Script], Server]
     assert 0.4 < time.monotonic() - started < 3
 
 
-def test_a_store_that_does_not_read_is_given_up(serve: Callable[[Script], Server]) -> None:
+def test_a_request_to_a_store_that_does_not_read_times_out(serve: Callable[[Script], Server]) -> None:
     hold = threading.Event()
 
     def script(peer: Peer) -> None:
@@ -691,12 +695,12 @@ def test_a_stop_lets_what_writes_end(method: str, serve: Callable[[Script], Serv
     assert stopping(serve(in_a_second), method, writes=True).code == "Dropped"
 
 
-def test_a_stop_lets_a_read_end_that_tells_what_a_write_has_done(serve: Callable[[Script], Server]) -> None:
+def test_a_stop_lets_the_check_of_a_write_end(serve: Callable[[Script], Server]) -> None:
     assert stopping(serve(in_a_second), "GET", writes=False, settles=True).status == 200
     assert stopping(serve(in_a_second), "GET", writes=True, settles=True).code == "Dropped"
 
 
-def test_nothing_is_sent_once_more_after_a_stop(serve: Callable[[Script], Server]) -> None:
+def test_nothing_is_retried_after_a_stop(serve: Callable[[Script], Server]) -> None:
     """A server that closes a connection while it lies idle gets the request again; not when all is to end."""
     asked: list[bytes] = []
 
@@ -772,7 +776,7 @@ def test_blanks_before_a_document_are_life_where_they_are_expected(serve: Callab
     assert one(serve(script), limits, "POST").code == "Timeout"
 
 
-def test_blanks_do_not_come_for_ever(
+def test_endless_blanks_are_cut_off(
     serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connection, "_BLANKS_SECONDS", 1.0)
@@ -820,7 +824,7 @@ def test_a_new_connection_that_is_closed_is_an_error_at_once(serve: Callable[[Sc
     assert server.connections == 1
 
 
-def test_a_port_that_nobody_listens_on_is_told_with_its_reason() -> None:
+def test_a_refused_connection_is_reported_with_its_reason() -> None:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = sock.getsockname()[1]
@@ -833,7 +837,7 @@ def test_a_port_that_nobody_listens_on_is_told_with_its_reason() -> None:
     assert time.monotonic() - started < 1
 
 
-def test_a_connection_that_is_never_accepted_is_given_up() -> None:
+def test_a_connection_that_is_never_accepted_times_out() -> None:
     with socket.socket() as sock, contextlib.ExitStack() as full:
         sock.bind(("127.0.0.1", 0))
         sock.listen(0)
@@ -907,7 +911,7 @@ def test_the_families_of_addresses_are_tried_in_turn() -> None:
     assert pool._interleaved([*six, *four]) == [six[0], four[0], six[1], four[1], four[2]]
 
 
-def test_a_certificate_file_that_cannot_be_read_is_told() -> None:
+def test_an_unreadable_certificate_file_is_reported() -> None:
     with pytest.raises(FatalError, match="AWS_CA_BUNDLE"):
         pool.tls_context("/nonexistent/ca.pem")
     with tempfile.NamedTemporaryFile() as file, pytest.raises(FatalError, match="AWS_CA_BUNDLE"):
@@ -952,7 +956,7 @@ def test_the_proxy_is_the_environments(
         ("http://p:99999", "BadProxy"),
     ],
 )
-def test_a_proxy_that_cannot_be_used_is_told(variable: str, url: str, code: str) -> None:
+def test_a_proxy_that_cannot_be_used_is_reported(variable: str, url: str, code: str) -> None:
     with pytest.raises(FatalError) as caught:
         proxies.proxy_of("http", "store", 9000, {variable: url})
     assert (caught.value.code, variable in caught.value.message) == (code, True)

@@ -120,7 +120,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     site.close()
 
 
-def test_the_bucket_is_told_by_the_index_and_made_by_nobody(site: Site) -> None:
+def test_the_index_names_the_bucket_and_nothing_creates_it(site: Site) -> None:
     target = "/folders?source=a&dest=bucket"
     assert site.get(target).json["bucket"] == {"dest": "bucket", "objects_known": None, "more": False}
     path = site.jobs.destination({"storage_url": "http://127.0.0.1:9", "dest": "bucket"}).index_path
@@ -163,12 +163,12 @@ def test_what_a_filter_leaves_is_counted_as_a_sync_counts_it(
 
 
 @pytest.mark.parametrize("query", ["exclude=%5B", "include=!a"])
-def test_a_pattern_that_is_none_is_named(site: Site, query: str) -> None:
+def test_an_invalid_pattern_is_named(site: Site, query: str) -> None:
     answer = site.get(f"/folders?source=a&{query}")
     assert (answer.status, answer.problem["param"]) == (400, query.partition("=")[0])
 
 
-def test_the_look_ends_in_time_with_its_process_and_there_is_one_at_a_time(
+def test_a_preview_ends_in_time_with_its_process_and_only_one_runs(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A folder whose reading never ends: the process tells nothing, as on a disk that hangs."""

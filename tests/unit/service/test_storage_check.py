@@ -41,7 +41,7 @@ def test_every_store_is_there(store: Store, make_service: Callable[..., Service]
     assert reply.status == 200 and reply.json()["status"] == "ok"
 
 
-def test_one_head_without_keys_holds_for_ten_seconds(
+def test_the_result_of_one_head_without_keys_serves_for_ten_seconds(
     make_service: Callable[..., Service], juicefs: Store, make_proxy: Callable[[Store], RecordingProxy]
 ) -> None:
     proxy = make_proxy(juicefs)
@@ -59,7 +59,7 @@ def test_one_head_without_keys_holds_for_ten_seconds(
     ("answer", "status"),
     [(Answer(500), 503), (Answer(503), 503), (Cut(), 503), (Answer(501), 200), (Answer(403), 200)],
 )
-def test_a_storage_that_fails_is_told(
+def test_a_storage_that_fails_is_reported(
     make_service: Callable[..., Service],
     juicefs: Store,
     make_proxy: Callable[[Store], RecordingProxy],
@@ -76,7 +76,7 @@ def test_a_storage_that_fails_is_told(
     assert service.get("/healthz").status == service.get("/healthz?storage=0").status == 200
 
 
-def test_a_storage_that_nobody_listens_for_is_told_without_its_address(tmp_path: Path) -> None:
+def test_a_storage_that_refuses_connections_is_reported_without_its_address(tmp_path: Path) -> None:
     port = free_ports(1)[0]
     site = Site(tmp_path, STORAGE_URL=f"http://127.0.0.1:{port}", API_TOKEN="t" * 20)
     try:
@@ -121,7 +121,7 @@ def test_bad_values_are_refused(tmp_path: Path) -> None:
         site.close()
 
 
-def test_a_result_is_asked_for_anew_after_ten_seconds_and_a_check_that_hangs_is_not_doubled() -> None:
+def test_a_check_is_repeated_after_ten_seconds_unless_the_last_one_hangs() -> None:
     now, asked, hang = [100.0], [], threading.Event()
     answers: list[str | None] = []
 

@@ -24,14 +24,14 @@ from botocore.exceptions import ClientError, ConnectionClosedError, EndpointConn
 from stores import list_keys
 
 
-def test_a_store_holds_what_it_is_given_and_a_removed_bucket_is_gone(store, bucket):
+def test_a_store_keeps_what_it_gets_and_a_removed_bucket_is_gone(store, bucket):
     fill(store, bucket, {"a": b"1", "d/e": b"2", "sp ace/ü": b""})
     assert contents(store, bucket) == {"a": b"1", "d/e": b"2", "sp ace/ü": b""}
     store.remove_bucket(bucket)
     assert not exists(store, bucket)
 
 
-def test_the_capability_flags_say_what_the_store_does(store, bucket):
+def test_the_capability_flags_match_what_the_store_does(store, bucket):
     client = store.new_client(retries={"total_max_attempts": 1})
     client.create_bucket(Bucket=bucket)
     for key in ("a-b", "a/b", "n/y"):

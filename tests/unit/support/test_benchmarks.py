@@ -53,7 +53,7 @@ def test_the_chart_is_xml_with_a_bar_for_each_contender():
     assert {"a < b", "ours", "quick & greedy", "slow <frugal>"} <= set(texts)
 
 
-def test_the_tables_say_what_is_met_and_what_is_not():
+def test_the_tables_show_which_aims_are_met():
     found = result("x", "a title", Options(), ROWS, against_best(ROWS, Limits(0.5, 0.2)))
     for text in (report.terminal(found), report.markdown(found)):
         assert "wall 0.50 (<= 0.5 x best peer): met" in text

@@ -44,7 +44,7 @@ BREAKS = [
 
 
 @pytest.mark.parametrize(("rule", "change"), BREAKS)
-def test_a_counter_that_lies_is_found(real, rule, change):
+def test_a_wrong_counter_is_found(real, rule, change):
     status, report = copy.deepcopy(real)
     assert lies(status, report) == []
     status["progress"].update(change)

@@ -88,7 +88,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(
     assert os.listdir(tmp_path) == ["status.json"]
 
 
-def test_a_short_write_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: write(fd, bytes(data[:7])))
     durable_files.replace_json(str(tmp_path / "a"), {"text": "x" * 1000}, durable=False)
@@ -146,7 +146,7 @@ while got < rounds:
 """
 
 
-def test_many_fight_for_a_lock_that_is_removed_and_made_anew_and_never_two_hold_it(tmp_path: Path) -> None:
+def test_two_processes_never_hold_a_lock_that_is_removed_and_remade(tmp_path: Path) -> None:
     fighters = [python(FIGHTER, tmp_path / "lock", tmp_path / "held", 120) for _ in range(8)]
     for fighter in fighters:
         fighter.communicate(timeout=120)
@@ -271,6 +271,6 @@ def test_a_directory_of_another_user_is_refused(tmp_path: Path, monkeypatch: pyt
         durable_files.make_private_directory(str(path))
 
 
-def test_a_fifo_in_the_place_of_a_lock_keeps_nobody_waiting(tmp_path: Path) -> None:
+def test_a_fifo_in_place_of_a_lock_blocks_no_process(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "lock")
     assert not durable_files.is_locked(str(tmp_path / "lock"))

@@ -48,7 +48,7 @@ def test_a_disk_that_is_busy_with_a_few_reads_is_asked_for_few() -> None:
     assert tried.count(READERS) > 0.8 * len(tried)
 
 
-def test_a_store_that_is_slower_than_the_disk_begins_no_more_readers() -> None:
+def test_a_store_that_is_slower_than_the_disk_adds_no_readers() -> None:
     assert set(readers_of(0.02, 1e6, is_idle=True)) == {READERS}
 
 

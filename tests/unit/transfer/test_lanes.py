@@ -143,7 +143,7 @@ def test_a_group_is_read_only_when_the_one_before_has_been_taken() -> None:
     assert furthest <= LEAST + GROUP
 
 
-def test_one_at_a_time_reads_a_file_when_the_one_before_is_done() -> None:
+def test_one_at_a_time_reads_a_file_after_the_one_before_is_done() -> None:
     async def look(result: ReadResult) -> None:
         for _ in range(5):
             assert play.was_read[-1] == result.file.key
@@ -155,7 +155,7 @@ def test_one_at_a_time_reads_a_file_when_the_one_before_is_done() -> None:
     assert play.done == play.was_read
 
 
-def test_where_reading_is_slow_several_groups_are_read_at_a_time() -> None:
+def test_several_groups_are_read_at_the_same_time_from_a_slow_disk() -> None:
     play = Play(slow_reads=True)
     play.run(groups(40, files=4))
     assert play.most_reading >= 8
@@ -202,7 +202,7 @@ def test_the_bytes_in_memory_are_bounded() -> None:
     assert size * 4 < play.most_held <= BYTES_IN_FLIGHT
 
 
-def test_a_lane_that_waits_holds_nothing_of_the_file_before() -> None:
+def test_a_waiting_lane_keeps_nothing_of_its_last_file_in_memory() -> None:
     play = Play()
 
     async def look() -> None:

@@ -44,11 +44,11 @@ def test_a_step_that_gains_too_little_is_taken_back() -> None:
     assert lanes[-1] == 72
 
 
-def test_where_nothing_moves_no_more_are_tried() -> None:
+def test_no_lanes_are_added_while_no_bytes_move() -> None:
     assert set(play(LaneController(), [0.0] * (MOST + 1), 20)) == {LEAST}
 
 
-def test_who_has_no_work_or_is_asked_to_slow_down_tries_nothing() -> None:
+def test_no_lanes_are_added_without_work_or_when_the_store_is_throttling() -> None:
     pace = LaneController()
     for rate in (1.0, 100.0, 10_000.0):
         pace.record_rate(rate, is_busy=False)
@@ -131,7 +131,7 @@ def test_a_cancel_does_not_wait_for_the_turns_that_a_store_gives(store: Store, m
     assert len(seen) < 200
 
 
-def test_who_waits_for_a_place_when_the_job_is_told_to_stop_sends_nothing() -> None:
+def test_a_request_that_waits_for_a_place_is_not_sent_after_a_stop() -> None:
     """A slow store that was asked for too much: its lanes would go on one after the other, for minutes."""
     told: list[str] = []
 
@@ -152,7 +152,7 @@ def test_who_waits_for_a_place_when_the_job_is_told_to_stop_sends_nothing() -> N
 @pytest.mark.parametrize(
     "answer", [FileError("AccessDenied", "no"), RetryError("InternalError", "500"), None]
 )
-def test_a_store_that_asks_no_more_to_slow_down_is_not_asked_slowly_for_ever(
+def test_the_rate_recovers_once_the_store_stops_throttling(
     monkeypatch: pytest.MonkeyPatch, answer: SyncError | None
 ) -> None:
     """Also where nothing succeeds: a store that is a file system fails each key below another object."""

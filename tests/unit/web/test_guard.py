@@ -101,7 +101,7 @@ BROWSER = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.
         ("GET", "[::1]", {"User_Agent": BROWSER}, 202),
     ],
 )
-def test_a_browser_that_cannot_say_for_which_page_starts_no_job_with_a_get(
+def test_a_get_of_a_browser_that_names_no_origin_starts_no_job(
     tmp_path: Path, method: str, host: str, headers: dict[str, str], status: int
 ) -> None:
     site = Site(tmp_path, ALLOWED_HOSTS="nas.test,localhost,[::1]")
@@ -430,7 +430,7 @@ def test_loopbacks_names_pass_whatever_is_allowed(tmp_path: Path) -> None:
     assert not middleware.is_allowed_host("evil.test", allowed)
 
 
-def test_a_wrong_token_is_told_as_wrong(tmp_path: Path) -> None:
+def test_a_wrong_token_is_reported_as_wrong(tmp_path: Path) -> None:
     site = Site(tmp_path, API_TOKEN="a-token-of-the-test")
     try:
         assert "a token is needed" in site.get("/runnings").problem["detail"]

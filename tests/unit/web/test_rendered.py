@@ -120,7 +120,7 @@ def test_a_lock_that_is_no_file_makes_a_job_unreadable_at_once(jobs: Jobs) -> No
         statuses.one(job_id)
 
 
-def test_a_kept_answer_holds_no_key(jobs: Jobs) -> None:
+def test_a_cached_answer_contains_no_key(jobs: Jobs) -> None:
     keys = ("AKID-OF-THE-REQUEST", "secret-of-the-request", "token-of-the-request")
     statuses = Statuses(jobs)
     status = made(jobs, access_key=keys[0], secret_key=keys[1], session_token=keys[2])
@@ -262,7 +262,7 @@ def test_a_folder_that_is_another_one_is_listed_from_then_on(tmp_path: Path) -> 
     assert set(jobs.entries()) == set()
 
 
-def test_where_the_kernel_is_not_told_nothing_is_followed(
+def test_a_file_system_that_reports_no_changes_is_not_followed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert folder_events.open_events(str(tmp_path)) is not None
@@ -305,7 +305,7 @@ def test_of_a_live_job_the_stamp_alone_is_not_trusted(tmp_path: Path) -> None:
         assert b"paused.." in listed(statuses.active())
 
 
-def test_a_change_that_the_kernel_has_not_told_shows_within_seconds(tmp_path: Path) -> None:
+def test_a_change_without_an_event_shows_within_seconds(tmp_path: Path) -> None:
     jobs = Jobs(str(tmp_path / "jobs"))
     jobs.prepare()
     jobs.catalog.follow(set)  # never a name

@@ -78,7 +78,9 @@ def test_an_exception_is_500_without_its_trace(site: Site, monkeypatch: pytest.M
     assert b"inside" not in answer.body
 
 
-def test_a_jobs_folder_that_fails_is_said_in_a_sentence(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jobs_folder_that_fails_is_reported_in_one_sentence(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device", "/secret/place")
 
@@ -320,7 +322,7 @@ def test_keys_in_a_form_give_no_warning(site: Site) -> None:
     assert answer.status == 202 and "warning" not in answer.json
 
 
-def test_a_name_server_that_does_not_answer_holds_a_request_two_seconds_at_most(
+def test_a_silent_name_server_delays_a_request_by_two_seconds_at_most(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     released = threading.Event()
@@ -349,7 +351,7 @@ BAD_IDS = [
 
 @pytest.mark.parametrize("path", ["/get", "/cancel", "/resume"])
 @pytest.mark.parametrize("job_id", BAD_IDS)
-def test_an_id_that_is_none_is_400(site: Site, path: str, job_id: str) -> None:
+def test_a_malformed_id_is_400(site: Site, path: str, job_id: str) -> None:
     answer = site.get(f"{path}?id={job_id}")
     assert (answer.status, answer.problem["param"]) == (400, "id")
 
