@@ -279,6 +279,8 @@ def delete_keys(client: Any, bucket: str, keys: Iterable[str]) -> None:
 
 def empty_bucket(client: Any, bucket: str, *, versioning: bool = False) -> None:
     """Remove every object, version, delete marker and unfinished upload."""
+    # Versions go one by one: only where there are any.
+    versioning = versioning and "Status" in client.get_bucket_versioning(Bucket=bucket)
     for _round in range(10):
         uploads = list_uploads(client, bucket)
         for upload in uploads:

@@ -60,6 +60,7 @@ def room(name: str) -> str:
     return name.split(".", maxsplit=1)[0]
 
 
+@functools.cache
 def imports(name: str) -> set[str]:
     """The full names that a module imports, wherever in it: `a.b` for `from a import b`."""
     found: set[str] = set()
@@ -72,6 +73,7 @@ def imports(name: str) -> set[str]:
     return found
 
 
+@functools.cache
 def ours(name: str) -> set[str]:
     """The modules of ours that a module imports."""
     found = set()
@@ -87,6 +89,7 @@ def outside(name: str) -> set[str]:
     return {full.split(".")[0] for full in imports(name)}
 
 
+@functools.cache
 def calls(name: str) -> set[str]:
     """`os.replace` and the like: every attribute of a plain name that a module uses."""
     return {
