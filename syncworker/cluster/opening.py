@@ -74,7 +74,9 @@ class ClusterOutlet:
         self.settings, self.home, self.limits = settings, home, limits
         self.lanes = home.lanes
         self._shares: Shares | None = None
+        self._is_closed = False
         self._files = self._bytes = 0
+        self._large: set[str] = set()  # counted before it was opened
         self._offered: list[Parts] = []
 
     async def put(self, group: list[Candidate]) -> None:
@@ -84,8 +86,9 @@ class ClusterOutlet:
             self.home.samples.append((out or large)[-1].file)
         self._files += len(out)
         self._bytes += sum(work.file.size for work in (*out, *large))
-        if self._shares is None and self._is_worth_it() and (out or large):
-            self._open()
+        if self._shares is None and (out or large):
+            self._large.update(work.file.key for work in large)
+            self._open_if_worth_it()
         if not out:
             await self.lanes.put(group)
             return
@@ -116,8 +119,9 @@ class ClusterOutlet:
             return False
         return not self.home.accounts.obstacles.may_be_blocked(work.file.key)
 
-    def _is_worth_it(self) -> bool:
-        return self._files >= self.settings.cluster_min_files or self._bytes >= MIN_BYTES
+    def _open_if_worth_it(self) -> None:
+        if self._files >= self.settings.cluster_min_files or self._bytes >= MIN_BYTES:
+            self._open()
 
     def _has_members(self) -> bool:
         """Whether any was ever there: from then on it is for `Shares` to say who does what."""
@@ -138,10 +142,16 @@ class ClusterOutlet:
             self._shares.offer(parts)
 
     def offer(self, parts: Parts) -> None:
-        """Members may have parts of a large file: those that are there, or are to come."""
+        """Members may have parts of a large file: those that are there, or are to come. One that was compared
+        first is known to be sent only now."""
         self._offered.append(parts)
         if self._shares is not None:
             self._shares.offer(parts)
+        elif parts.file.key not in self._large and not self._is_closed:
+            self._large.add(parts.file.key)
+            self.home.samples.append(parts.file)
+            self._bytes += parts.file.size
+            self._open_if_worth_it()
 
     def withdraw(self, parts: Parts) -> None:
         self._offered = [each for each in self._offered if each is not parts]
@@ -157,6 +167,7 @@ class ClusterOutlet:
             await self.close()
 
     async def close(self) -> None:
+        self._is_closed = True
         shares, self._shares = self._shares, None
         if shares is not None:
             await asyncio.shield(shares.close())

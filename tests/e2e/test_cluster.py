@@ -19,6 +19,7 @@ from proxy import Request
 from stores import Store, list_keys, list_uploads
 
 from syncworker.cluster.member import Sealed
+from syncworker.cluster.protocol import BATCH_FILES, WINDOW
 
 SMALL = {f"d{n % 7}/f{n:04d}": f"content {n}" for n in range(900)}
 
@@ -70,32 +71,40 @@ def members_of(shell: Shell) -> list[psutil.Process]:
     return found
 
 
-def test_a_member_that_is_killed_costs_nothing_but_its_batches(
-    clustered: Shell, juicefs: Store, bucket: str
-) -> None:
-    folder = tree(clustered.uploads / "photos", SMALL)
-    tree(clustered.uploads / "photos", {"old": "goes"})
-    clustered.sync(bucket)
-    tree(clustered.uploads / "photos", {"old": None, **{f"n/{n}": 20_000 for n in range(1500)}})
-    process, job = clustered.begin(bucket)
+def at_work(shell: Shell, job: str) -> list[int]:
+    """The process ids of members that have a file in flight, by the job's status."""
+    with contextlib.suppress(FileNotFoundError):
+        members = (shell.status(job)["cluster"] or {}).get("workers", [])
+        return [member["pid"] for member in members if member["in_flight"]]
+    return []
 
-    def has_begun() -> bool:
-        with contextlib.suppress(FileNotFoundError):
-            status = clustered.status(job)
-            return sum(worker["in_flight"] for worker in (status["cluster"] or {}).get("workers", [])) > 0
-        return False
 
-    wait_for(has_begun, 60, "a member at work")
-    members_of(clustered)[0].kill()
-    assert process.wait(90) == 0, clustered.log(job)
-    assert listed(juicefs, bucket) == sums(folder)
-    status = clustered.status(job)
+def test_a_member_that_is_killed_costs_nothing_but_its_batches(mirror: Mirror) -> None:
+    """One that is at work: one that is only starting has nothing. No file arrives before its death."""
+    mirror.shell.environment |= environment()
+    mirror.make({"old": "goes"})
+    mirror.sync()
+    mirror.make({"old": None, **{f"n/{n}": 5_000 for n in range(1500)}})
+    go_on = threading.Event()
+
+    def hold(request: Request) -> None:
+        if request.kind == "PUT":
+            go_on.wait(90)
+
+    mirror.proxy.on_request(hold)
+    process, job = mirror.shell.begin(mirror.bucket)
+    psutil.Process(wait_for(lambda: at_work(mirror.shell, job), 60, "a member at work")[0]).kill()
+    go_on.set()
+    assert process.wait(90) == 0, mirror.shell.log(job)
+    assert_same(mirror.contents, expected(mirror.folder))
+    status = mirror.shell.status(job)
     assert status["cluster"]["lost"] == 1
+    assert 0 < status["cluster"]["resent"] <= WINDOW * BATCH_FILES
     assert status["progress"]["files_uploaded"] == 1500
     assert status["progress"]["objects_deleted"] == 1
-    uploads = [line["key"] for line in clustered.report(job) if line["op"] == "upload"]
+    uploads = [line["key"] for line in mirror.shell.report(job) if line["op"] == "upload"]
     assert len(uploads) == len(set(uploads)) == 1500
-    assert not members_of(clustered)
+    assert not members_of(mirror.shell)
 
 
 def test_a_job_that_is_killed_leaves_no_member_and_no_folder_and_is_resumed(
@@ -115,6 +124,11 @@ def test_a_job_that_is_killed_leaves_no_member_and_no_folder_and_is_resumed(
     assert not list((clustered.jobs / ".dest").glob("*.members"))
 
 
+def numbers(mirror: Mirror) -> set[int | None]:
+    """Of the parts that were begun: what a storage does with a part is tried with the first one alone."""
+    return {request.part for request in mirror.proxy.of_kind("UploadPart")}
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("dies", [False, True], ids=["all live", "a member dies"])
 def test_a_large_file_goes_by_all_of_them_and_is_completed_once(mirror: Mirror, *, dies: bool) -> None:
@@ -131,9 +145,9 @@ def test_a_large_file_goes_by_all_of_them_and_is_completed_once(mirror: Mirror, 
     mirror.proxy.on_request(hold)
     process, job = mirror.shell.begin(mirror.bucket)
     # Two at a time are the job's process's own.
-    wait_for(lambda: mirror.proxy.kinds()["UploadPart"] >= 6, 60, "parts on their way")
+    wait_for(lambda: len(numbers(mirror)) >= 6, 60, "parts on their way")
     if dies:
-        members_of(mirror.shell)[0].kill()
+        psutil.Process(wait_for(lambda: at_work(mirror.shell, job), 60, "a member at work")[0]).kill()
     go_on.set()
     assert process.wait(90) == 0, mirror.shell.log(job)
     assert_same(mirror.contents, expected(mirror.folder))
@@ -163,6 +177,32 @@ def test_a_job_that_is_killed_with_its_members_leaves_a_folder_that_the_next_one
     assert os.listdir(tmp_path)
     assert clustered.run("resume", job, "--quiet", timeout=90).returncode == 0
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("is_there", [False, True], ids=["new", "changed"])
+def test_a_large_file_that_is_all_there_is_goes_by_members_too(mirror: Mirror, *, is_there: bool) -> None:
+    """Its later parts wait until members have some: two at a time are the job's process's own."""
+    if is_there:
+        mirror.make({"large": 64 << 20})
+        mirror.sync()
+    mirror.shell.environment |= environment()
+    mirror.make({"large": 64 << 20})
+    go_on = threading.Event()
+
+    def hold(request: Request) -> None:
+        if request.kind == "UploadPart" and (request.part or 0) > 2:
+            go_on.wait(90)
+
+    mirror.proxy.reset()
+    mirror.proxy.on_request(hold)
+    process, job = mirror.shell.begin(mirror.bucket)
+    wait_for(lambda: len(numbers(mirror)) >= 5, 60, "parts of members on their way")
+    go_on.set()
+    assert process.wait(90) == 0, mirror.shell.log(job)
+    assert sum(worker["bytes_done"] for worker in mirror.shell.status(job)["cluster"]["workers"]) > 0
+    assert_same(mirror.contents, expected(mirror.folder))
+    assert mirror.proxy.kinds()["CompleteMultipartUpload"] == 1
 
 
 def test_a_cancel_reaches_the_members(clustered: Shell, bucket: str) -> None:
