@@ -18,16 +18,20 @@ from stores import Store, all_stores
 from truth import Watch, check_truth
 
 NAMES = tuple(all_stores())
-# Thousands of tests are collected into objects that stay: each look for cycles would go through all of them.
-gc.disable()
 # An example takes as long as the machine lets it.
 hypothesis.settings.register_profile("tests", deadline=None)
 hypothesis.settings.load_profile("tests")
 
 
-def pytest_collection_finish() -> None:
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[object]:
+    """Thousands of tests become objects that stay: no look for cycles is to go through them, now or later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 class StorePool:
