@@ -80,9 +80,8 @@ class Catalog:
         self._lock = threading.Lock()
         self._entries: dict[str, Entry] = {}
         self._listed_ns = -1  # the directory's time at the last whole refresh, if that covers all changes
-        self._refreshed_at = (
-            self._glanced_at
-        ) = -_GLANCE_SECONDS  # when the last whole refresh, and the last of any kind, began
+        # When the last whole refresh, and the last of any kind, began.
+        self._refreshed_at = self._glanced_at = -_GLANCE_SECONDS
         self._unsettled: frozenset[str] = frozenset()
         self._changed: Changed | None = None
         self._listed_at = _NEVER  # when all was read last, while changes are followed
