@@ -162,7 +162,7 @@ class Watcher:
         except CannotWatch as error:
             self.error = str(error)
         except OSError as error:
-            self.error = f"the folder cannot be watched: {error.strerror or error}"
+            self.error = _why(error, len(self._paths))
         finally:
             self.watching = False
             self._paths.clear()
@@ -175,7 +175,7 @@ class Watcher:
             raise CannotWatch("the folder is not there: it is watched once it is")
         self._paths.clear()
         self._watches.clear()
-        with _opened() as notifier:
+        with INotify() as notifier:
             mounts = mount_table.points_below(os.path.realpath(self.root))
             self._add(notifier, "")
             self.error, self.watching = None, True
@@ -202,8 +202,6 @@ class Watcher:
                 mask = folder_events.CHANGES | (inotify.DONT_FOLLOW if path else 0)  # `root` may be a link
                 watch = notifier.add_watch(os.path.join(self.root, path), mask)
             except OSError as error:
-                if error.errno == errno.ENOSPC:
-                    raise CannotWatch(_too_few(len(self._paths))) from None
                 if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                     continue  # removed since it was listed, or a link
                 if error.errno != errno.EACCES:
@@ -288,19 +286,13 @@ class Watcher:
             self._last = now
 
 
-def _opened() -> INotify:
-    try:
-        return INotify()
-    except OSError as error:
-        if error.errno == errno.EMFILE:
-            raise CannotWatch(
-                "too many inotify instances: raise fs.inotify.max_user_instances (sysctl), then reload"
-            ) from None
-        raise
-
-
-def _too_few(used: int) -> str:
-    return (
-        f"out of inotify watches after {used} folders: raise fs.inotify.max_user_watches,"
-        f" `sysctl fs.inotify.max_user_watches={max(524_288, 4 * used)}`"
-    )
+def _why(error: OSError, used: int) -> str:
+    """Why the folder cannot be watched; `used`: how many watches it has."""
+    if error.errno == errno.EMFILE:
+        return "too many inotify instances: raise fs.inotify.max_user_instances (sysctl), then reload"
+    if error.errno == errno.ENOSPC:
+        return (
+            f"out of inotify watches after {used} folders: raise fs.inotify.max_user_watches,"
+            f" `sysctl fs.inotify.max_user_watches={max(524_288, 4 * used)}`"
+        )
+    return f"the folder cannot be watched: {error.strerror or error}"
