@@ -326,6 +326,7 @@ checks.positive_data_acceptance.enabled = false
 """
 
 
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize(
     "examples, seed", [("4", "1"), pytest.param("30", "", marks=pytest.mark.long)], ids=["few", "many"]
 )
