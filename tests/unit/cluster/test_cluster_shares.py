@@ -6,6 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from collections import Counter
+from collections.abc import Awaitable, Callable
 
 import pytest
 from cluster_double import FakeHome, FakeMember, Folder, ThreadCluster, run, work
@@ -253,3 +255,71 @@ def test_batches_and_answers_come_back_as_they_went() -> None:
         "ready",
         records,
     )
+
+
+class Begun(Scene):
+    """Remembers when members began a request, and when each answered."""
+
+    def __init__(self, seed: int, count: int) -> None:
+        super().__init__(seed, count)
+        self.begun: list[float] = []
+        self.answers: Counter[int] = Counter()
+        for number, member in enumerate(self.members):
+            member._put = self._noting(member._put)  # type: ignore[method-assign]
+            member.hear = self._counting(number, member.hear)  # type: ignore[method-assign]
+
+    def _noting(self, put: Callable[[str, int], Awaitable[None]]) -> Callable[[str, int], Awaitable[None]]:
+        async def noted(key: str, version: int) -> None:
+            self.begun.append(asyncio.get_running_loop().time())
+            await put(key, version)
+
+        return noted
+
+    def _counting(self, number: int, hear: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+        def counted(request: bytes) -> bytes:
+            self.answers[number] += 1
+            return hear(request)
+
+        return counted
+
+    async def work_for(self, files: int, seconds: float, then: Callable[[float], None]) -> float:
+        """Has members work, calls `then` with the time, and returns that, after whatever they began since."""
+        doing = Shares(self.cluster, self.home, Limits("job", 1000))
+        putting = asyncio.ensure_future(doing.put([work(n) for n in range(files)]))
+        await asyncio.sleep(seconds)
+        now = asyncio.get_running_loop().time()
+        then(now)
+        await asyncio.sleep(7.0)  # nobody is lost yet, whose files others had
+        self.home.stopping = True
+        await putting
+        await doing.close()
+        return now
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_when_a_job_is_cancelled_its_members_begin_nothing_after_half_a_second(seed: int) -> None:
+    scene = Begun(seed, 8)
+    at = run(scene.work_for(8000, 5.0, lambda _: setattr(scene.home, "stopping", True)))
+    assert sum(at - 1.0 < begun <= at for begun in scene.begun) > 50
+    assert max(scene.begun) <= at + 0.5
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_when_a_job_is_heard_no_more_its_members_begin_nothing_after_four_seconds(seed: int) -> None:
+    """As when its process was killed on another machine."""
+    scene = Begun(seed, 8)
+
+    def cut(now: float) -> None:
+        for member in scene.members:
+            member.cut_until = now + 1000.0
+
+    at = run(scene.work_for(8000, 5.0, cut))
+    assert at + 1.0 < max(scene.begun) <= at + 4.0
+
+
+def test_of_64_members_each_is_heard_thrice_a_second_though_some_are_frozen() -> None:
+    scene = Begun(6, 64)
+    for member in scene.members[:4]:
+        member.frozen_until = SOON * 10
+    run(scene.work_for(64 * 700, 10.0, lambda _: None))
+    assert min(scene.answers[number] for number in range(4, 64)) >= 3 * 17
