@@ -136,6 +136,9 @@ class ClusterOutlet:
         except SyncError as error:
             self.home.fail(FatalError(error.code, error.message))
             return
+        except OSError as error:  # no room for its folder, no descriptor left: of the job, not of a file
+            self.home.fail(error)
+            return
         print(f"cluster: {self.settings.cluster} is opened", file=sys.stderr, flush=True)
         self._shares = self.home.shares = Shares(cluster, self.home, self.limits)
         for parts in self._offered:
