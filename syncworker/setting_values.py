@@ -4,47 +4,41 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from syncworker.errors import UsageError
 from syncworker.paths import PROJECT
 
-
-def text(value: str) -> str:
-    return value
+N = TypeVar("N", int, float)
 
 
 def optional(value: str) -> str | None:
     return value or None
 
 
-def integer(low: int, high: int) -> Callable[[str], int]:
-    def parse(value: str) -> int:
+def _number(
+    kind: Callable[[str], N], noun: str, low: float, high: float, unit: str = ""
+) -> Callable[[str], N]:
+    def parse(value: str) -> N:
         try:
-            number = int(value)
+            number = kind(value)
         except ValueError:
-            raise ValueError("must be a whole number") from None
+            raise ValueError(f"must be {noun}") from None
         if not low <= number <= high:
-            raise ValueError(f"must be between {low} and {high}")
+            raise ValueError(f"must be between {low:.12g} and {high:.12g}{unit}")
         return number
 
     return parse
+
+
+def integer(low: int, high: int) -> Callable[[str], int]:
+    return _number(int, "a whole number", low, high)
 
 
 def optional_seconds(low: float, high: float) -> Callable[[str], float | None]:
-    def parse(value: str) -> float | None:
-        if not value:
-            return None
-        try:
-            number = float(value)
-        except ValueError:
-            raise ValueError("must be a number of seconds") from None
-        if not low <= number <= high:
-            raise ValueError(f"must be between {low:g} and {high:g} seconds")
-        return number
-
-    return parse
+    parse = _number(float, "a number of seconds", low, high, " seconds")
+    return lambda value: parse(value) if value else None
 
 
 def flag(value: str) -> bool:
@@ -55,16 +49,17 @@ def flag(value: str) -> bool:
     raise ValueError("must be 1 or 0")
 
 
-def folder(value: str) -> str:
-    if not value or "\0" in value:
-        raise ValueError("must be a folder")
-    return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
+def _path(what: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if not value or "\0" in value:
+            raise ValueError(f"must be {what}")
+        return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
+
+    return parse
 
 
-def file(value: str) -> str:
-    if not value or "\0" in value:
-        raise ValueError("must be the path of a file")
-    return os.path.normpath(os.path.join(PROJECT, os.path.expanduser(value)))
+folder = _path("a folder")
+file = _path("the path of a file")
 
 
 def rate(value: str) -> int:
@@ -119,7 +114,7 @@ def base_path(value: str) -> str:
 def networks(value: str) -> tuple[Any, ...]:
     if not value:
         return ()
-    from syncworker.forwarded import parse_networks  # only where there are some: a worker's start is short
+    from syncworker.forwarded import parse_networks  # imported late, for a worker's quick start
 
     return parse_networks(value)
 

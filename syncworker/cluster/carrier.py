@@ -296,5 +296,5 @@ def _keys(given: Any, settings: Settings) -> KeySource:
     if given is not None:
         return HeardKeys(Keys(*given))
     if settings.minio_access_key and settings.minio_secret_key:
-        return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys(settings))
+        return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys())
     return Chain()

@@ -1,6 +1,6 @@
-"""The options as an attempt acts on them: read from the status, with what their absence means.
+"""The options that an attempt acts on: read from the status, with defaults for those that are absent.
 
-What may be asked, and how it is checked, is in `table`. Reads no clock, file or socket.
+`table` has the options that may be given and how they are checked. Reads no clock, file or socket.
 """
 
 from __future__ import annotations
@@ -10,20 +10,17 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from syncworker.ending import EQUAL
-from syncworker.options.object_headers import ObjectHeaders
+from syncworker.options.object_headers import OPTION_HEADERS, ObjectHeaders
 from syncworker.system.rates import parse_rate
 
 if TYPE_CHECKING:
-    from fractions import Fraction
-
     from syncworker.options.patterns import PathFilter
 
 DEEP = "deep"
-_OF_OBJECTS = ("storage_class", "acl", "sse", "sse_kms_key_id", "tags")
 
 
 class Options(NamedTuple):
-    """The options of an attempt: one field for each row of TABLE that the engine acts on."""
+    """One field for each row of TABLE that the engine acts on."""
 
     prefix: str = ""
     exclude: tuple[str, ...] = ()
@@ -38,40 +35,38 @@ class Options(NamedTuple):
     tags: str = ""
     header: tuple[str, ...] = ()
     verify: int | str = 0  # 1, or DEEP
-    scope: tuple[str, ...] | None = None  # the folders that alone are looked at; "" is all of the source
-    plan: bool = False  # to be made; no more once it was approved
+    scope: tuple[str, ...] | None = None  # the only folders that are mirrored; "" is all of the source
+    plan: bool = False  # a plan is to be made; False once it was approved
     max_delete: int | str = ""
 
     @classmethod
     def of_status(cls, status: Mapping[str, Any]) -> Options:
         asked = status.get("options") or {}
-        scope = None if status.get("scope") is None else tuple(status["scope"])
         is_approved = bool((status.get("plan") or {}).get("approved_at"))
-        # Of a plan, what the first attempt planned with, the one after its approval carries out with.
+        # What the first attempt of a plan planned with, the attempt after its approval acts on.
         acting = 2 if is_approved and asked.get("plan") == 1 else 1
+        rest: dict[str, Any] = {
+            name: asked.get(name, "") for name in ("prefix", "max_delete", *OPTION_HEADERS)
+        }
+        rest |= {name: tuple(asked.get(name, ())) for name in ("exclude", "include", "header")}
         return cls(
-            prefix=asked.get("prefix", ""),
-            exclude=tuple(asked.get("exclude", ())),
-            include=tuple(asked.get("include", ())),
             delete=asked.get("delete", 1) == 1,
             forget_mounts=asked.get("forget_mounts") == 1 and status.get("attempt") == acting,
-            header=tuple(asked.get("header", ())),
             verify=asked.get("verify", 0),
-            scope=scope,
+            scope=None if status.get("scope") is None else tuple(status["scope"]),
             plan=asked.get("plan") == 1 and not is_approved,
-            max_delete=asked.get("max_delete", ""),
             bandwidth=parse_rate(str(asked.get("bandwidth", 0))),
-            **{name: asked.get(name, "") for name in _OF_OBJECTS},
+            **rest,
         )
 
     @property
     def is_partial(self) -> bool:
-        """Whether the mirror is less than the whole bucket made equal; then the bucket is never deleted."""
+        """Whether the mirror covers only a part of the bucket; then the bucket is never deleted."""
         return self.scope is not None or bool(self.prefix or self.exclude or self.include or not self.delete)
 
     @property
     def equal(self) -> str:
-        """What is true of the bucket when such a sync is done."""
+        """Returns what is true of the bucket when a sync with these options is done."""
         if not self.delete:
             return "all of the folder is in the bucket, and nothing was deleted"
         if self.scope is not None:
@@ -82,7 +77,7 @@ class Options(NamedTuple):
 
     @property
     def only_verifies(self) -> bool:
-        """`plan` and `verify`: a pure check."""
+        """Whether the job is a pure check: `plan` and `verify` together."""
         return self.plan and bool(self.verify)
 
     def without_scope(self) -> Options:
@@ -101,7 +96,7 @@ class Options(NamedTuple):
         return PathFilter(list(self.include), list(self.exclude), scope_lines(self.scope or ()))
 
     def object_headers(self) -> ObjectHeaders:
-        asked = {name: getattr(self, name) for name in _OF_OBJECTS}
+        asked = {name: getattr(self, name) for name in OPTION_HEADERS}
         return ObjectHeaders(header=self.header, **asked)
 
 
@@ -128,7 +123,7 @@ def scope_lines(scope: Sequence[str]) -> list[str]:
 
 
 def _literal(path: str) -> str:
-    """A path as a pattern that matches it alone."""
+    """Returns a pattern that matches only this path."""
     return re.sub(r"([\\*?\[\] !#])", r"\\\1", path)
 
 
@@ -136,10 +131,8 @@ def exceeds(limit: int | str, deletions: int, listed: int) -> bool:
     """Returns whether this many deletions, of this many listed objects, exceed `max_delete`."""
     if isinstance(limit, int):
         return deletions > limit
-    return limit.endswith("%") and 100 * deletions > fraction(limit[:-1]) * listed
+    if not limit.endswith("%"):
+        return False
+    from fractions import Fraction  # imported late: rarely needed
 
-
-def fraction(text: str) -> Fraction:
-    from fractions import Fraction  # costs each start, and is rarely needed
-
-    return Fraction(text)
+    return 100 * deletions > Fraction(limit[:-1]) * listed

@@ -1,8 +1,8 @@
-"""What an object is given beside its bytes: type, headers, class, access, encryption, tags, metadata.
+"""The headers of an object: type, storage class, access, encryption, tags, metadata.
 
 `ObjectHeaders.of` makes the headers of PutObject and CreateMultipartUpload: our own metadata, the type that
-the name tells, what the job's options ask for, and of `header` the lines whose pattern matches the file, the
-last one of a name. An empty value of such a line means that the header is not sent.
+belongs to the name, what the job's options ask for, and the `header` lines whose pattern matches the file. Of
+two lines with one header name the last wins. An empty value means that the header is not sent.
 
 Sources: Amazon S3 API Reference, PutObject (names, canned ACLs), "Object tagging" (10 tags, 128 and 256
 characters), "Working with object metadata" (2 KB).
@@ -10,7 +10,6 @@ characters), "Working with object metadata" (2 KB).
 
 from __future__ import annotations
 
-import base64
 import binascii
 import hashlib
 import json
@@ -50,7 +49,16 @@ _META = "x-amz-meta-"
 _RULE = re.compile(r"(?P<pattern>(?:\\.|[^\\ ])+) +(?P<name>[^:\s]+) *:(?P<value>.*)", re.DOTALL)
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
-# An error of the store with this code is about this option, if it was asked for.
+# The options that are one header each, whatever the file.
+OPTION_HEADERS = {
+    "storage_class": "x-amz-storage-class",
+    "acl": "x-amz-acl",
+    "sse": "x-amz-server-side-encryption",
+    "sse_kms_key_id": "x-amz-server-side-encryption-aws-kms-key-id",
+    "tags": "x-amz-tagging",
+}
+_SSE_OPTIONS = ("sse", "sse_kms_key_id")
+# If the store answers with this error code, it refuses this option.
 _ABOUT = {
     "InvalidStorageClass": ("storage_class",),
     "AccessControlListNotSupported": ("acl",),
@@ -58,7 +66,6 @@ _ABOUT = {
     "InvalidTag": ("tags",),
     "MetadataTooLarge": ("header",),
 }
-_ABOUT_ANY = ("storage_class", "acl", "sse", "sse_kms_key_id", "tags")
 _REFUSALS = frozenset(
     {
         "NotImplemented",
@@ -72,7 +79,7 @@ _REFUSALS = frozenset(
 
 
 class Rule(NamedTuple):
-    """A line of `header`: files that the pattern matches get this header. The name is in lower case."""
+    """A line of `header`: the files that match the pattern get this header. `name` is in lower case."""
 
     pattern: str
     name: str
@@ -80,7 +87,7 @@ class Rule(NamedTuple):
 
 
 def parse_rule(line: str) -> Rule:
-    """ValueError with what is wrong."""
+    """Raises ValueError that says what is wrong."""
     if not line.isascii() or any(ord(c) < 32 or ord(c) == 127 for c in line):
         raise ValueError("holds a character that is no printable ASCII")
     found = _RULE.fullmatch(line)
@@ -96,7 +103,7 @@ def parse_rule(line: str) -> Rule:
 
 
 def parse_rules(lines: list[str]) -> list[Rule]:
-    """ValueError: a line that is not taken, or more than 2 KB in all."""
+    """Raises ValueError for a wrong line, or for more than 2 KB in all."""
     from syncworker.options import patterns
 
     rules = []
@@ -112,7 +119,7 @@ def parse_rules(lines: list[str]) -> list[Rule]:
 
 
 def parse_tags(text: str) -> list[tuple[str, str]]:
-    """`a=b&c=d`. ValueError with what is wrong."""
+    """Parses `a=b&c=d`. Raises ValueError that says what is wrong."""
     if any(ord(c) < 32 or ord(c) == 127 for c in text):
         raise ValueError("must not hold control characters")
     pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=True, errors="strict")
@@ -127,7 +134,7 @@ def parse_tags(text: str) -> list[tuple[str, str]]:
 
 
 class Given(NamedTuple):
-    """What an object was given: hashes of its headers and tags, and what a copy has to carry."""
+    """What an object was given: hashes of its headers and tags, and the values that a copy has to repeat."""
 
     headers: str = ""
     tags: str = ""
@@ -146,7 +153,7 @@ class Given(NamedTuple):
     def of(cls, text: str) -> Given:
         try:
             return cls(**json.loads(text)) if text else cls()
-        except (ValueError, TypeError):  # of a later version: at worst the object is updated
+        except (ValueError, TypeError):  # written by a later version: at worst the object is updated
             return cls()
 
 
@@ -157,30 +164,15 @@ def _hashed(value: object) -> str:
 class ObjectHeaders:
     """The headers of one job's objects."""
 
-    def __init__(
-        self,
-        *,
-        storage_class: str = "",
-        acl: str = "",
-        sse: str = "",
-        sse_kms_key_id: str = "",
-        tags: str = "",
-        header: Sequence[str] = (),
-    ) -> None:
-        asked = {"storage_class": storage_class, "acl": acl, "sse": sse}
-        asked |= {"sse_kms_key_id": sse_kms_key_id, "tags": tags, "header": ", ".join(header)}
-        self._asked = {name: text for name, text in asked.items() if text}  # for messages
-        fixed = {
-            "x-amz-storage-class": storage_class,
-            "x-amz-acl": acl,
-            "x-amz-server-side-encryption": sse,
-            "x-amz-server-side-encryption-aws-kms-key-id": sse_kms_key_id,
-            "x-amz-tagging": _encoded(tags),
-        }
-        self._fixed = {name: value for name, value in fixed.items() if value}
+    def __init__(self, *, header: Sequence[str] = (), **asked: str) -> None:
+        """`asked`: values of OPTION_HEADERS' options, "" for one that was not given."""
+        texts = {**asked, "header": ", ".join(header)}
+        self._asked = {name: text for name, text in texts.items() if text}  # for messages
+        fixed = {**asked, "tags": _encoded(asked.get("tags", ""))}
+        self._fixed = {OPTION_HEADERS[name]: text for name, text in fixed.items() if text}
         self._rules: list[tuple[PathFilter, str, str]] = []
         self._texts: dict[tuple[int, ...], str] = {}  # by the rules that match
-        self.taken = False  # the store has taken an object with these
+        self.taken = False  # whether the store has accepted an object with these headers
         if header:
             from syncworker.options.patterns import PathFilter
 
@@ -190,16 +182,16 @@ class ObjectHeaders:
 
     @property
     def fingerprint(self) -> str:
-        """Of what the options ask for: an upload that was begun with another is begun anew."""
-        rules = [(path_filter.lines, name, value) for path_filter, name, value in self._rules]
-        if not rules and not self._fixed:
+        """Identifies what the options ask for. An unfinished upload with another fingerprint is restarted."""
+        if not self.any:
             return ""
+        rules = [(path_filter.lines, name, value) for path_filter, name, value in self._rules]
         text = json.dumps([self._fixed, rules], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def given(self, key: str) -> str:
-        """What an object is given beyond its own metadata and the type that its name tells, as text to be
-        remembered; "" for nothing. Values that no update has to carry are hashed."""
+        """Returns, as text for the index, what an object is given beyond its own metadata and the type of its
+        name; "" for nothing. Values that no update has to carry are hashed."""
         if not self.any:
             return ""
         matched = tuple(n for n, (path_filter, _, _) in enumerate(self._rules) if not path_filter.skips(key))
@@ -211,16 +203,13 @@ class ObjectHeaders:
             given = Given(
                 headers=_hashed(sorted(headers.items())) if headers else "",
                 tags=_hashed(self._fixed["x-amz-tagging"]) if "x-amz-tagging" in self._fixed else "",
-                storage_class=self._asked.get("storage_class", ""),
-                sse=self._asked.get("sse", ""),
-                sse_kms_key_id=self._asked.get("sse_kms_key_id", ""),
-                acl=self._asked.get("acl", ""),
+                **{name: self._asked.get(name, "") for name in ("storage_class", "acl", *_SSE_OPTIONS)},
             )
             text = self._texts[matched] = given.text
         return text
 
     def given_after(self, key: str, before: str) -> str:
-        """What an object was given that was given `before` and has been updated: see `of_copy`."""
+        """Returns what an object that was given `before` has been given by an update (`of_copy`)."""
         was, now = Given.of(before), Given.of(self.given(key))
         return now._replace(
             storage_class=now.storage_class or was.storage_class,
@@ -230,37 +219,30 @@ class ObjectHeaders:
         ).text
 
     def differs(self, key: str, given: str) -> bool:
-        """Whether an object that was given this is to be updated. An option that is absent is a reason only
-        of headers and tags; an ACL never is."""
+        """Whether an object that was given this has to be updated. The absence of an option is a reason only
+        for headers and tags; an ACL is never one."""
         wanted = self.given(key)
         if given in (wanted, UNKNOWN):
             return False
         was, is_to_be = Given.of(given), Given.of(wanted)
         if (was.headers, was.tags) != (is_to_be.headers, is_to_be.tags):
             return True
-        return any(
-            asked and asked != had
-            for asked, had in (
-                (is_to_be.storage_class, was.storage_class),
-                (is_to_be.sse, was.sse),
-                (is_to_be.sse_kms_key_id, was.sse_kms_key_id),
-            )
-        )
+        names = ("storage_class", *_SSE_OPTIONS)
+        return any(getattr(is_to_be, name) not in ("", getattr(was, name)) for name in names)
 
     def of_copy(self, file: FileEntry, md5: str, given: str, head: Mapping[str, str]) -> dict[str, str]:
-        """The headers of a copy of an object onto itself, which resets what it is not given: those of a PUT,
-        and of class, encryption and ACL what the object has, where the options do not ask for another.
-        `md5`: base64, "" if unknown; `head`: the headers that the store has answered to HEAD with."""
+        """Returns the headers of a copy of an object onto itself, which resets everything that it is not
+        given: those of a PUT, and the object's own class, encryption and ACL unless the options ask for
+        others. `md5`: base64, "" if unknown; `head`: the headers of the store's answer to HEAD."""
         was = Given.of(given)
-        headers = self.of(file, base64.b64decode(md5))
+        headers = self.of(file, binascii.a2b_base64(md5))
         stored = head.get("x-amz-storage-class", "")
         kept = {
             "x-amz-storage-class": was.storage_class or (stored if stored != "STANDARD" else ""),
             "x-amz-acl": was.acl,
         }
-        if "x-amz-server-side-encryption" not in headers:
-            for name in ("x-amz-server-side-encryption", "x-amz-server-side-encryption-aws-kms-key-id"):
-                kept[name] = head.get(name, "")
+        if OPTION_HEADERS["sse"] not in headers:
+            kept |= {name: head.get(name, "") for name in map(OPTION_HEADERS.__getitem__, _SSE_OPTIONS)}
         headers = {name: value for name, value in kept.items() if value} | headers
         if "x-amz-tagging" in headers or was.tags:
             headers["x-amz-tagging-directive"] = "REPLACE"
@@ -280,36 +262,27 @@ class ObjectHeaders:
         return {name: value for name, value in headers.items() if value} if self._rules else headers
 
     def blame(self, error: SyncError) -> None:
-        """Of a request that gives an object its headers: raises an error about an option as that."""
-        if (blamed := self._blamed(error)) is not error:
-            raise blamed from error
-
-    def _blamed(self, error: SyncError) -> SyncError:
-        """The error of a PutObject; fatal if it is about an option, because no other file fares better."""
-        names: list[str]
+        """Called with the error of a request that gives an object its headers. If an option caused it, raises
+        a fatal error that says so, because no other file fares better."""
+        names: Sequence[str]
         if isinstance(error, RetryError):
-            # SeaweedFS without keys answers a request for encryption so, each time.
-            is_refusal = error.code == "InternalError" and "sse" in self._asked and not self.taken
-            if not is_refusal:
-                return error
-            names = [name for name in ("sse", "sse_kms_key_id") if name in self._asked]
-        elif not self._asked or not isinstance(error, FileError | FatalError):
-            return error
+            # SeaweedFS without keys answers so to every request for encryption.
+            names = _SSE_OPTIONS if error.code == "InternalError" and "sse" in self._asked else ()
+            names = () if self.taken else names
+        elif not isinstance(error, FileError | FatalError):
+            return
         elif error.code in _REFUSALS:
-            names = [name for name in _ABOUT_ANY if name in self._asked]
-        elif error.code.startswith("KMS."):
-            names = [name for name in ("sse", "sse_kms_key_id") if name in self._asked]
+            names = tuple(OPTION_HEADERS)
         else:
-            names = [name for name in _ABOUT.get(error.code, ()) if name in self._asked]
-        if not names:
-            return error
-        asked = ", ".join(f"{name}={self._asked[name]}" for name in names)
-        because = "perhaps because of" if error.code in (*_REFUSALS, "InternalError") else "because of"
-        return FatalError(
-            "OptionRefused",
-            f"the storage refuses an object, {because} {asked} ({error.code}: {error.message}): sync without"
-            " it, or with what this storage knows",
-        )
+            names = _SSE_OPTIONS if error.code.startswith("KMS.") else _ABOUT.get(error.code, ())
+        asked = ", ".join(f"{name}={self._asked[name]}" for name in names if name in self._asked)
+        if asked:
+            because = "perhaps because of" if error.code in (*_REFUSALS, "InternalError") else "because of"
+            raise FatalError(
+                "OptionRefused",
+                f"the storage refuses an object, {because} {asked} ({error.code}: {error.message}): sync"
+                " without it, or with what this storage knows",
+            ) from error
 
 
 def _seconds(mtime_ns: int) -> str:

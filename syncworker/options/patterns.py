@@ -47,11 +47,11 @@ _CLASSES = {
 
 
 class Malformed(ValueError):
-    """A line that git takes and that can never match; the message says what is wrong with it."""
+    """A line that can never match, although git accepts it; the message says why."""
 
 
 class Pattern:
-    """One line that means something. `regex` matches whole paths without `/` at their end."""
+    """A line that is no comment. `regex` matches whole paths without `/` at their end."""
 
     __slots__ = ("folders_only", "negated", "regex")
 
@@ -72,7 +72,7 @@ class Pattern:
 
 
 def check(lines: list[str], *, may_negate: bool) -> None:
-    """Raises Malformed for the first line that is not taken, and for a list that is too long."""
+    """Raises Malformed for the first wrong line, and for a list that is too long."""
     if len(lines) > LINES_MAX or sum(len(line.encode()) for line in lines) > BYTES_MAX:
         raise Malformed(f"more than {LINES_MAX} lines or {BYTES_MAX} bytes")
     for line in lines:
@@ -86,7 +86,7 @@ def check(lines: list[str], *, may_negate: bool) -> None:
 
 
 def parse(line: str) -> Pattern | None:
-    """None: a blank line or a comment. Raises Malformed."""
+    """Returns None for a blank line or a comment. Raises Malformed."""
     if "\n" in line or "\0" in line:
         raise Malformed("holds a line end or NUL")
     text = _without_spaces_at_the_end(line.removesuffix("\r"))
@@ -94,7 +94,7 @@ def parse(line: str) -> Pattern | None:
 
 
 def _without_spaces_at_the_end(line: str) -> str:
-    """The end is what follows the last character that is no space, or the last escaped one."""
+    """Removes the spaces at the end, except an escaped one."""
     return re.match(r"(?s)(?:\\.|[^\\ ]| +(?=[^ ])|\\\Z)*", line)[0]  # type: ignore[index]
 
 
@@ -103,7 +103,7 @@ def _literal(text: str) -> str:
 
 
 class _Translation:
-    """Of one glob into a regular expression."""
+    """Translates one glob into a regular expression."""
 
     def __init__(self, glob: str) -> None:
         self._glob, self._at = glob, 0
@@ -149,9 +149,8 @@ class _Translation:
         self._at += negated
         ranges: list[tuple[int, int]] = []
         before: str | None = None
-        first = True
-        while first or not glob.startswith("]", self._at):
-            first = False
+        begin = self._at
+        while self._at == begin or not glob.startswith("]", self._at):
             if self._at >= len(glob):
                 raise Malformed("has a `[` without its `]`")
             c = glob[self._at]
@@ -175,7 +174,7 @@ class _Translation:
         return _regex_of(ranges, negated)
 
     def _named(self) -> list[tuple[int, int]] | None:
-        """`[:digit:]`, behind its `[`; None: it is no such thing, and `[` stands for itself."""
+        """Parses `[:digit:]` after its `[`. None: this is no class name, and `[` stands for itself."""
         end = self._glob.find("]", self._at + 1)
         if end < 0:
             raise Malformed("has a `[` without its `]`")
@@ -190,7 +189,7 @@ class _Translation:
 
 
 def _regex_of(ranges: list[tuple[int, int]], negated: bool) -> str:
-    """A class, never `/`."""
+    """Returns a character class that never matches `/`."""
     slash = ord("/")
     if negated:
         return f"[^{_class_of([*ranges, (slash, slash)])}]"
@@ -205,7 +204,7 @@ def _class_of(ranges: list[tuple[int, int]]) -> str:
 
 
 class Patterns:
-    """A list of lines. `verdict` is about one path alone, not about the folders that it is in."""
+    """A list of lines. `verdict` judges one path alone, not the folders that it is in."""
 
     def __init__(self, lines: list[str]) -> None:
         found = [pattern for line in lines if (pattern := parse(line)) is not None]
@@ -214,11 +213,11 @@ class Patterns:
         self._of_folders = _compiled(found, folders=True)
 
     def verdict(self, path: str, *, is_folder: bool) -> bool | None:
-        """True: it is matched, False: it is re-included, None: no line is about it."""
+        """True: a line matches the path, False: a line re-includes it, None: neither."""
         lines = self._of_folders if is_folder else self._of_files
         try:
             matches = lines.Match(path)
-        except UnicodeEncodeError:  # a key of others
+        except UnicodeEncodeError:  # a key that another program made
             matches = lines.Match(_NOT_TEXT.sub("\ufffd", path))
         if not matches:  # the first expression matches everything
             raise FatalError("FilterFailed", "exclude or include needs too much memory: use fewer stars")
@@ -242,14 +241,15 @@ def _compiled(patterns: list[Pattern], *, folders: bool) -> re2.Set:
 
 
 class PathFilter:
-    """What a mirror looks at: all, or what `include` matches; of that, what `exclude` does not match.
+    """Decides which paths belong to the mirror: those that `include` matches (all without `include`), without
+    those that `exclude` matches.
 
-    Paths are relative to the source, without `/` at their end. Folders are remembered: ask for the files of
-    one together.
+    Paths are relative to the source, without `/` at their end. The results of folders are cached: asking for
+    the files of one folder together is fastest.
     """
 
     def __init__(self, include: list[str], exclude: list[str], scope: Sequence[str] = ()) -> None:
-        """`scope`: lines of their own that exclude, whatever a line of `exclude` re-includes."""
+        """`scope`: lines that exclude paths, even those that a line of `exclude` re-includes."""
         self.lines = (include, exclude, list(scope))
         self._scope = Patterns(list(scope)) if scope else None
         self._include = Patterns(include) if include else None
@@ -258,16 +258,17 @@ class PathFilter:
         self._last, self._state = "", self._folders[""]
 
     def skips_folder(self, path: str) -> bool:
-        """Whether nothing in this folder is ever looked at."""
+        """Whether nothing in this folder belongs to the mirror."""
         return self._of_folder(path)[0]
 
     def skips_listed(self, path: str) -> bool:
-        """`skips` of a file; of a folder, whose path ends in `/`, whether it need not be walked."""
+        """For a file, the same as `skips`; for a folder (its path ends in `/`), whether the walk may skip
+        it."""
         return self.skips_folder(path[:-1]) if path.endswith("/") else self.skips(path)
 
     def skips(self, path: str) -> bool:
-        """Whether the file, or the object of this key, is not looked at. A key with `/` at its end is a
-        folder marker: it goes with its folder."""
+        """Whether the file, or the object with this key, is outside of the mirror. A key with `/` at its end
+        is a folder marker and belongs to its folder."""
         folder = path[: max(0, path.rfind("/"))]
         if folder != self._last:
             self._last, self._state = folder, self._of_folder(folder)
@@ -284,7 +285,7 @@ class PathFilter:
         return self._exclude.verdict(path, is_folder=is_folder) is True
 
     def _of_folder(self, path: str) -> tuple[bool, bool]:
-        """(excluded, included), of a folder by itself or by one that it is in."""
+        """Returns (excluded, included) of a folder, through itself or a folder that it is in."""
         known = self._folders.get(path)
         if known is not None:
             return known

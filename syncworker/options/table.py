@@ -1,29 +1,31 @@
 """The options of a sync: one table of name, parser, flag and JSON Schema, for HTTP, shell, OpenAPI and docs.
 
-`parse` checks what was asked and keeps it as asked (numbers as numbers); an option that was not asked, or is
-empty, is left out. A new option is a row here and the code that acts on it. Reads no clock, file or socket.
+`parse` checks the values and keeps them as given (numbers as numbers). It leaves out options that were not
+given or are empty. A new option is a row here and the code that acts on it. Reads no clock, file or socket.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from syncworker.errors import UsageError
-from syncworker.options.effective import DEEP, fraction
+from syncworker.options.effective import DEEP
 from syncworker.options.object_headers import ACLS, ENCRYPTIONS, parse_rules, parse_tags
 from syncworker.system.rates import RATE, RATE_MAX, as_asked
 
 WAIT_MAX_SECONDS = 3600.0
 PREFIX_MAX_BYTES = 900
+_WAIT = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE]-?[0-9]+)?"
+_MAX_DELETE = r"[0-9]{1,15}|(100(\.0{1,6})?|0?[0-9]{1,2}(\.[0-9]{1,6})?)%|none"
+T = TypeVar("T")
 
 
 class Option(NamedTuple):
-    """`parse` takes the text of a query or a flag and raises UsageError. `bare` is the value of a flag that
-    is given alone, None where it needs one. `schema` is what JSON may carry, with the description. `is_list`:
-    it may be given several times; its text is one value a line."""
+    """`parse` takes the text of a query or a flag and may raise UsageError. `bare` is the value of a flag
+    without a value; None: it needs one. `schema` describes what JSON may carry. `is_list`: the option may be
+    given several times; its text has one value a line."""
 
     name: str
     parse: Callable[[str], Any]
@@ -39,46 +41,38 @@ class Option(NamedTuple):
 
 def parse_wait(text: str) -> float:
     """Seconds between two operations: 0 to 3600, decimals allowed."""
-    try:
-        if not re.fullmatch(r"\+?[0-9]*\.?[0-9]*(?:[eE]-?[0-9]+)?", text):
-            raise ValueError
-        wait = float(text)
-    except ValueError:
-        wait = math.nan
-    if not 0 <= wait <= WAIT_MAX_SECONDS:  # false for nan as well
+    wait = float(text) if re.fullmatch(_WAIT, text) else -1
+    if not 0 <= wait <= WAIT_MAX_SECONDS:
         raise UsageError("BadWait", "wait must be a number of seconds from 0 to 3600", param="wait")
     return wait
 
 
-def one_of(name: str, *numbers: int) -> Callable[[str], int]:
-    """A parser of one of these numbers."""
+def _matching(name: str, pattern: str, what: str, convert: Callable[[str], T]) -> Callable[[str], T]:
+    """Returns a parser of texts that match the pattern; `what` completes the message."""
 
-    def parse(text: str) -> int:
-        if text not in {str(number) for number in numbers}:
-            words = " or ".join(str(number) for number in numbers)
-            raise UsageError("BadOption", f"{name} must be {words}", param=name)
-        return int(text)
+    def parse(text: str) -> T:
+        if not re.fullmatch(pattern, text):
+            raise UsageError("BadOption", f"{name} must be {what}", param=name)
+        return convert(text)
 
     return parse
 
 
-def _verify(text: str) -> int | str:
-    if text not in ("0", "1", DEEP):
-        raise UsageError("BadOption", f"verify must be 0, 1 or {DEEP}", param="verify")
-    return text if text == DEEP else int(text)
+def _number_or_word(text: str) -> int | str:
+    return int(text) if text.isdigit() else text
 
 
-def parse_max_delete(text: str) -> int | str:
-    """A count, a percentage of the objects listed, or `none`."""
-    if text == "none":
-        return text
-    if re.fullmatch(r"[0-9]{1,15}", text):
-        return int(text)
-    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,6})?%", text) and fraction(text[:-1]) <= 100:
-        return text
-    raise UsageError(
-        "BadOption", "max_delete must be a count, a percentage (10%) or none", param="max_delete"
-    )
+def zero_or_one(name: str) -> Callable[[str], int]:
+    return _matching(name, "[01]", "0 or 1", int)
+
+
+def _word(name: str, words: Sequence[str]) -> Callable[[str], str]:
+    return _matching(name, "|".join(words), f"one of {', '.join(words)}", str)
+
+
+parse_max_delete = _matching(
+    "max_delete", _MAX_DELETE, "a count, a percentage (10%) or none", _number_or_word
+)
 
 
 def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
@@ -95,26 +89,8 @@ def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
     return parse
 
 
-def _matching(name: str, pattern: str, what: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if not re.fullmatch(pattern, text):
-            raise UsageError("BadOption", f"{name} must be {what}", param=name)
-        return text
-
-    return parse
-
-
-def _word(name: str, words: Sequence[str]) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        if text not in words:
-            raise UsageError("BadOption", f"{name} must be one of {', '.join(words)}", param=name)
-        return text
-
-    return parse
-
-
 def _checked(name: str, check: Callable[[str], object]) -> Callable[[str], str]:
-    """As it was asked, if `check` raises no ValueError."""
+    """Returns a parser that keeps the text if `check` raises no ValueError."""
 
     def parse(text: str) -> str:
         try:
@@ -142,12 +118,16 @@ def _rate(text: str) -> int | str:
         raise UsageError("BadBandwidth", f"bandwidth {error}", param="bandwidth") from None
 
 
-def flag_schema(description: str, default: int) -> dict[str, Any]:
-    return {
-        "description": description,
-        "anyOf": [{"type": "integer", "enum": [0, 1]}, {"type": "string", "enum": ["0", "1", ""]}],
-        "default": default,
-    }
+def either(description: str, number: dict[str, Any], pattern: str, **more: Any) -> dict[str, Any]:
+    """The schema of a number that a query or a form carries as text; an empty text counts as not given."""
+    texts = {"type": "string", "pattern": f"^({pattern})?$"}
+    return {"description": description, "anyOf": [number, texts], **more}
+
+
+def flag_schema(description: str, default: int, *words: str) -> dict[str, Any]:
+    texts = {"type": "string", "enum": ["0", "1", *words, ""]}
+    kinds = [{"type": "integer", "enum": [0, 1]}, texts]
+    return {"description": description, "anyOf": kinds, "default": default}
 
 
 def _text_schema(description: str, example: str) -> dict[str, Any]:
@@ -163,7 +143,7 @@ def _list_schema(description: str, examples: list[str]) -> dict[str, Any]:
 
 
 def parse_prefix(text: str) -> str:
-    """A key prefix with `/` at its end."""
+    """Returns the key prefix with `/` at its end. Raises UsageError."""
 
     def refuse(why: str) -> UsageError:
         return UsageError("BadPrefix", f"prefix {why}", param="prefix")
@@ -185,15 +165,12 @@ TABLE = (
         "wait",
         parse_wait,
         "seconds between two operations, 0 (default) to 3600",
-        {
-            "description": "Seconds between two operations, which then run one at a time; 0: full parallel"
-            " speed",
-            "anyOf": [
-                {"type": "number", "minimum": 0, "maximum": 3600},
-                {"type": "string", "pattern": r"^(\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE]-?[0-9]+)?)?$"},
-            ],
-            "default": 0,
-        },
+        either(
+            "Seconds between two operations, which then run one at a time; 0: full parallel speed",
+            {"type": "number", "minimum": 0, "maximum": 3600},
+            _WAIT,
+            default=0,
+        ),
     ),
     Option(
         "prefix",
@@ -229,7 +206,7 @@ TABLE = (
     ),
     Option(
         "delete",
-        one_of("delete", 0, 1),
+        zero_or_one("delete"),
         "0: adds and changes, deletes nothing",
         flag_schema("0: adds and changes, deletes nothing", 1),
         bare="1",
@@ -238,23 +215,17 @@ TABLE = (
         "max_delete",
         parse_max_delete,
         "a count, 10%% of the objects listed, or none: before more are deleted, the job waits for approval",
-        {
-            "description": "A count, a percentage of the objects listed, or `none`: if a sync would delete"
-            " more, it deletes nothing and is `waiting`, its plan holding the deletions. By default"
-            " MAX_DELETE",
-            "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999},
-                {
-                    "type": "string",
-                    "pattern": r"^([0-9]{1,15}|(100(\.0{1,6})?|0?[0-9]{1,2}(\.[0-9]{1,6})?)%|none|)$",
-                },
-            ],
-            "examples": ["10%"],
-        },
+        either(
+            "A count, a percentage of the objects listed, or `none`: if a sync would delete more, it deletes"
+            " nothing and is `waiting`, its plan holding the deletions. By default MAX_DELETE",
+            {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999},
+            _MAX_DELETE,
+            examples=["10%"],
+        ),
     ),
     Option(
         "plan",
-        one_of("plan", 0, 1),
+        zero_or_one("plan"),
         "1: changes nothing, writes what it would do (see `plan ID`) and waits for approval",
         flag_schema(
             "1: changes nothing at the storage, writes a plan (`/plan`) and ends `waiting` for `/approve`,"
@@ -265,23 +236,22 @@ TABLE = (
     ),
     Option(
         "verify",
-        _verify,
+        _matching("verify", f"[01]|{DEEP}", f"0, 1 or {DEEP}", _number_or_word),
         "1: at the end each object is compared with its file; deep: read back as well",
-        {
-            "description": "1: after the last operation the mirror is listed again and each object compared"
-            " with its file; `deep`: each object is read back and compared byte by byte. Repairs"
-            " nothing: a difference fails the job (`VerifyFailed`)",
-            "anyOf": [
-                {"type": "integer", "enum": [0, 1]},
-                {"type": "string", "enum": ["0", "1", "deep", ""]},
-            ],
-            "default": 0,
-        },
+        flag_schema(
+            "1: after the last operation the mirror is listed again and each object compared with its file;"
+            " `deep`: each object is read back and compared byte by byte. Repairs nothing: a difference"
+            " fails the job (`VerifyFailed`)",
+            0,
+            DEEP,
+        ),
         bare="1",
     ),
     Option(
         "storage_class",
-        _matching("storage_class", "[A-Z0-9_-]{1,64}", "a class as S3 names them, STANDARD_IA for example"),
+        _matching(
+            "storage_class", "[A-Z0-9_-]{1,64}", "a class as S3 names them, STANDARD_IA for example", str
+        ),
         "storage class of every object that is sent",
         _text_schema("The storage class of every object that is sent", "STANDARD_IA"),
     ),
@@ -299,7 +269,7 @@ TABLE = (
     ),
     Option(
         "sse_kms_key_id",
-        _matching("sse_kms_key_id", "[!-~]{1,2048}", "the id of a key, without spaces"),
+        _matching("sse_kms_key_id", "[!-~]{1,2048}", "the id of a key, without spaces", str),
         "the key for sse=aws:kms",
         _text_schema("The key for `sse=aws:kms` and `aws:kms:dsse`", "alias/backups"),
     ),
@@ -326,20 +296,17 @@ TABLE = (
         "bandwidth",
         _rate,
         "bytes a second of this job: 500000, 512K, 1.5M; 0 (default): no limit of its own",
-        {
-            "description": "Bytes a second of this job, bodies sent and, with `verify=deep`, read: `500000`,"
-            " `512K`, `1.5M`, `1G` (of 1,024); 0: no limit but that for all jobs. `/limit` changes it while"
-            " the job runs",
-            "anyOf": [
-                {"type": "integer", "minimum": 0, "maximum": RATE_MAX},
-                {"type": "string", "pattern": f"^({RATE})?$"},
-            ],
-            "examples": ["1.5M"],
-        },
+        either(
+            "Bytes a second of this job, bodies sent and, with `verify=deep`, read: `500000`, `512K`, `1.5M`,"
+            " `1G` (of 1,024); 0: no limit but that for all jobs. `/limit` changes it while the job runs",
+            {"type": "integer", "minimum": 0, "maximum": RATE_MAX},
+            RATE,
+            examples=["1.5M"],
+        ),
     ),
     Option(
         "forget_mounts",
-        one_of("forget_mounts", 0, 1),
+        zero_or_one("forget_mounts"),
         "1: forget disks that are not mounted now; once, a resume does not repeat it",
         flag_schema(
             "1: forget the mounts that are missing now. This happens once: a resume does not repeat it",
@@ -357,21 +324,21 @@ NUMBERS = frozenset(  # JSON may carry them as numbers
 LISTS = frozenset(option.name for option in TABLE if option.is_list)
 
 
+def check_line(name: str, line: str) -> str:
+    """Returns a value of a list option. Raises UsageError if it would be more than one line."""
+    if "\n" in line or "\0" in line:
+        raise UsageError("BadPattern", f"{name}: a line holds a line end or NUL", param=name)
+    return line
+
+
 def of_flags(given: Mapping[str, Any]) -> dict[str, str]:
-    """The texts of options from the values of their flags. UsageError: a line holds a line end."""
-    texts: dict[str, str] = {}
-    for option in TABLE:
-        value = given[option.name]
-        if option.is_list and any("\n" in line or "\0" in line for line in value):
-            raise UsageError(
-                "BadPattern", f"{option.name}: a line holds a line end or NUL", param=option.name
-            )
-        texts[option.name] = "\n".join(value) if option.is_list else value
-    return texts
+    """Returns the texts of the options, by name, from the values of their flags. Raises UsageError."""
+    texts: dict[str, str] = {name: given[name] for name in NAMES}
+    return texts | {name: "\n".join(check_line(name, line) for line in given[name]) for name in LISTS}
 
 
 def parse(given: Mapping[str, str | None]) -> dict[str, Any]:
-    """The options that were asked, by name. Raises UsageError that names the one at fault."""
+    """Returns the options that were asked for, by name. Raises UsageError that names the wrong one."""
     found = {}
     for option in TABLE:
         if text := given.get(option.name):

@@ -52,7 +52,7 @@ def _sync_mirror(service: Service, given: Parameters) -> Answer:
 
 
 def cancel(service: Service, given: Parameters) -> Answer:
-    now = table.one_of("now", 0, 1)(given.get("now") or "0")
+    now = table.zero_or_one("now")(given.get("now") or "0")
     status = service.jobs.cancel(parameters.job_id(given), now=bool(now))
     service.supervisor.wake()
     return 202, status, {}

@@ -21,7 +21,7 @@ KNOWN_MAX = 100_000  # objects of an index that are counted for a warning
 
 def healthz(service: Service, given: Parameters) -> Answer:
     """Needs no token: what it says of the storage names nothing."""
-    if table.one_of("storage", 0, 1)(given.get("storage") or "0"):
+    if table.zero_or_one("storage")(given.get("storage") or "0"):
         trouble = service.storage_check.trouble()
         if trouble is not None:
             raise Unwell("StorageAway", trouble)

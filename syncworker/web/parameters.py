@@ -49,9 +49,8 @@ def of_request(environ: dict[str, Any], known: Collection[str]) -> dict[str, str
         if name not in known:
             raise UsageError("UnknownParameter", _unknown(shown, known), param=shown)
         if name in table.LISTS:
-            if "\n" in value or "\0" in value:
-                raise UsageError("BadPattern", f"{name}: a line holds a line end or NUL", param=name)
-            found[name] = f"{found[name]}\n{value}" if found.get(name) else value
+            line = table.check_line(name, value)
+            found[name] = f"{found[name]}\n{line}" if found.get(name) else line
             continue
         if name in found:
             raise UsageError("RepeatedParameter", f"{name} is given more than once", param=name)

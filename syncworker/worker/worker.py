@@ -358,7 +358,7 @@ def _keys(job: _Job) -> KeySource:
             "the keys of this storage are gone: resume the job with access_key and secret_key",
         )
     if settings.minio_access_key and settings.minio_secret_key:
-        return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys(settings))
+        return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys())
     if settings.storage_url is None:  # its keys are made when it is first started
         raise FatalError("NoCredentials", EMBEDDED_ALONE)
     return Chain(job.control.stopping)
