@@ -17,18 +17,17 @@ class SyncError(Exception):
         self.message = message
 
     def clear_traceback(self) -> None:
-        """Forgets where it was raised: a traceback holds the frames that it came through, and what they hold,
-        a file's body say."""
+        """Clears the traceback, whose frames would keep, for example, a file's body in memory."""
         error: BaseException | None = self
         seen: set[int] = set()
-        while error is not None and id(error) not in seen:  # one that was raised from itself is a circle
+        while error is not None and id(error) not in seen:  # causes may form a circle
             seen.add(id(error))
             error.__traceback__ = None
             error = error.__cause__ or error.__context__
 
 
 class RetryError(SyncError):
-    """The network or the store failed in a way that may pass: try again later, with fewer in flight."""
+    """A failure of the network or the store that may pass: try again later, with fewer requests in flight."""
 
     def __init__(self, code: str, message: str, *, throttled: bool = False) -> None:
         super().__init__(code, message)
@@ -36,15 +35,15 @@ class RetryError(SyncError):
 
 
 class FileError(SyncError):
-    """This file or key cannot be done now; the others can. Recorded, and the job goes on."""
+    """This file or key failed; others may succeed. It is recorded, and the job goes on."""
 
 
 class FatalError(SyncError):
-    """Nothing can be done until somebody changes something: stop the job at once."""
+    """Nothing works until somebody changes something: stop the job at once."""
 
 
 class UsageError(SyncError):
-    """What was asked for is not valid, or not allowed. `param` names the parameter at fault, if one is."""
+    """The request is not valid, or not allowed. `param` names the wrong parameter, if there is one."""
 
     def __init__(self, code: str, message: str, *, param: str | None = None) -> None:
         super().__init__(code, message)

@@ -1,13 +1,13 @@
-"""What a proxy in front changes of a request: its path, who asks, and whether over https.
+"""Requests through a reverse proxy: their path, the client's address, and whether the client uses https.
 
-- API_BASE_PATH (`/s3sync/`): what lies below it is served as what lies below `/`, which goes on being
-  served: a proxy may cut the path off or pass it on, and what asks on this machine need not know it. The path
-  without its last slash leads to the one with it, because the pages' links are relative.
-- TRUSTED_PROXIES: of a request that comes from one of these, the client is the last address in
-  X-Forwarded-For that is not itself a trusted one, and X-Forwarded-Proto says whether it came over https.
-  From others neither is believed; nobody behind here ever sees these headers.
+- API_BASE_PATH (`/s3sync/`): paths below it are served like paths below `/`, which are still served: a proxy
+  may remove the base path or keep it, and clients on this machine need not know it. The path without its last
+  slash redirects to the one with it, because the pages' links are relative.
+- TRUSTED_PROXIES: if a request comes from one of these, the client is the last address in X-Forwarded-For
+  that is not trusted itself, and X-Forwarded-Proto is the client's scheme. Both headers are ignored from
+  others, and later layers never see them.
 
-`Host` is never taken from a header of a proxy: it has to pass on its own.
+`Host` is never taken from a forwarding header: the proxy has to send the right one.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _HEADERS = ("FORWARDED", "X_REAL_IP", "X_SCRIPT_NAME", *(f"X_FORWARDED_{part}" f
 
 
 def parse_base_path(text: str) -> str:
-    """API_BASE_PATH with a slash at both ends. ValueError: it is no plain path."""
+    """Returns API_BASE_PATH with a slash at both ends. Raises ValueError if it is no plain path."""
     if not _BASE_PATH.fullmatch(text):
         raise ValueError("must be a path like /s3sync/")
     return text.rstrip("/") + "/"
 
 
 def parse_networks(text: str) -> tuple[Network, ...]:
-    """TRUSTED_PROXIES: addresses, and networks as `10.0.0.0/8`. ValueError: one of them is none."""
+    """Parses TRUSTED_PROXIES: addresses, and networks such as `10.0.0.0/8`. Raises ValueError."""
     names = [name.strip() for name in text.split(",") if name.strip()]
     try:
         return tuple(ipaddress.ip_network(name.strip("[]")) for name in names)
@@ -44,7 +44,7 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 
 
 def strip_base_path(environ: Environ, base_path: str) -> bool:
-    """Takes the base path off the request's. False: the request is for it without its last slash."""
+    """Removes the base path from the request's path. Returns False if only the last slash is missing."""
     path = environ.get("PATH_INFO", "")
     if base_path == "/":
         return True
@@ -56,8 +56,7 @@ def strip_base_path(environ: Environ, base_path: str) -> bool:
 
 
 def believe(environ: Environ, trusted: Sequence[Network]) -> None:
-    """Puts the client's address and scheme where they are looked for, if a trusted proxy tells them, and
-    takes its headers away."""
+    """Sets the client's address and scheme from a trusted proxy's headers. Removes these headers always."""
     told = {name: environ.pop(f"HTTP_{name}", "") for name in _HEADERS}
     if not trusted or not _is_one(_address(environ.get("REMOTE_ADDR", "")), trusted):
         return
@@ -67,7 +66,7 @@ def believe(environ: Environ, trusted: Sequence[Network]) -> None:
     for hop in reversed(told["X_FORWARDED_FOR"].split(",")):
         address = _address(hop.strip())
         if address is None:
-            return  # what lies before it was told by nobody who is trusted
+            return  # no trusted proxy wrote the addresses before this one
         environ["REMOTE_ADDR"] = str(address)
         if not _is_one(address, trusted):
             return
@@ -79,8 +78,7 @@ def _address(text: str) -> Address | None:
         found = ipaddress.ip_address((match[1] or match[2]) if match else text.partition("%")[0])
     except ValueError:
         return None
-    mapped = getattr(found, "ipv4_mapped", None)
-    return mapped or found
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def _is_one(address: Address | None, networks: Sequence[Network]) -> bool:

@@ -1,7 +1,7 @@
-"""The words of the project as types: states, entries, actions. No input or output here.
+"""The terms of the project as types: states, phases, entries. No input or output here.
 
-A *file entry* is what the scan found, an *object entry* what the listing found, a *row* what the index
-remembers of the last time. Keys are `str`; they sort by code point, which is the order of their UTF-8 bytes.
+The scan yields *file entries*, the listing *object entries*; the index keeps a *row* for each file of the
+last sync. Keys are `str`; they sort by code point, which is the order of their UTF-8 bytes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from enum import StrEnum
 from itertools import repeat
 from typing import NamedTuple, overload
 
-UNKNOWN = "?"  # what an object was given that we have not sent, or do not remember
+UNKNOWN = "?"  # what an object was given is not known: we did not send it, or not recorded it
 KEY_MAX_BYTES = 1024  # S3: Object key names, at most 1,024 bytes of UTF-8
 
 
@@ -43,7 +43,7 @@ DELAYS = ("storage_down", "storage_silent", "slow_down", "writes_in_flight")  # 
 
 
 class Delay(NamedTuple):
-    """What a job that does not get on waits for; times in seconds since the epoch, `until` None: no limit."""
+    """What a job without progress waits for; times in seconds since the epoch, `until` None: no limit."""
 
     reason: str
     since: float
@@ -63,15 +63,15 @@ class FileEntry(NamedTuple):
 
 
 class Skip(NamedTuple):
-    """Something in the folder that is not sent, and is no error: a socket, a symlink that leads out."""
+    """Something in the folder that is not sent, without an error: a socket, a symlink that leads out."""
 
     key: str
     reason: str
 
 
 class Unreadable(NamedTuple):
-    """Something that exists and cannot be sent: an unreadable directory (`is_directory`: then what is under
-    `key` is unknown, and `key` ends in `/`), a name that is no UTF-8, a key that is too long."""
+    """Something that cannot be sent: a name that is not UTF-8, a key that is too long, or an unreadable
+    directory (`is_directory`; `key` ends in `/`, and what is below it is unknown)."""
 
     key: str
     code: str
@@ -83,8 +83,8 @@ ScanItem = FileEntry | Skip | Unreadable
 
 
 class ObjectEntry(NamedTuple):
-    """An object in the bucket. `etag` is without quotes, lower case, "" when the store lists none;
-    `modified` is the listed LastModified, as the store wrote it."""
+    """An object in the bucket. `etag` has no quotes and lower case, "" if the store lists none; `modified` is
+    the listed LastModified, as the store wrote it."""
 
     key: str
     size: int
@@ -93,8 +93,8 @@ class ObjectEntry(NamedTuple):
 
 
 class ObjectEntries(Sequence[ObjectEntry]):
-    """The object entries of a listing's page, kept as columns: most pages are compared as a whole, and an
-    entry is made when somebody looks at it."""
+    """The object entries of a page of a listing, as columns: most pages are compared as a whole. Entries are
+    created when they are accessed."""
 
     __slots__ = ("etags", "keys", "modified", "sizes")
 
@@ -105,12 +105,12 @@ class ObjectEntries(Sequence[ObjectEntry]):
         etags: tuple[str, ...] = (),
         modified: tuple[str, ...] = (),
     ) -> None:
-        """Columns of one length."""
+        """All columns have the same length."""
         self.keys, self.sizes, self.etags, self.modified = keys, sizes, etags, modified
 
     @classmethod
     def of(cls, entries: Iterable[ObjectEntry]) -> ObjectEntries:
-        """The same, as columns."""
+        """Returns the entries as columns."""
         return entries if isinstance(entries, ObjectEntries) else cls(*zip(*entries, strict=True))
 
     def __len__(self) -> int:

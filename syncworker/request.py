@@ -1,7 +1,7 @@
-"""What may be asked for: the parameters of a sync, checked before anything is written or started.
+"""The parameters of a sync, checked before anything is written or started.
 
-A `Request` is valid by construction. Nothing here talks to the network or writes; whether the storage's
-address is one that may be talked to, `wire.endpoint.check_storage_url` says.
+A `Request` is valid by construction. Nothing here writes or uses the network: `wire.resolver` checks whether
+the storage's address is allowed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _IPV4 = re.compile(r"\d+\.\d+\.\d+\.\d+")
 
 
 class RequestKeys(NamedTuple):
-    """The keys that a request carries for its own job; the token is set for temporary ones."""
+    """The keys that a request carries for its own job; temporary keys have a token."""
 
     access_key: str
     secret_key: str
@@ -38,32 +38,21 @@ class RequestKeys(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Request:
     """One sync: the folder below the uploads root, the bucket, the storage, seconds between operations, and
-    the other options that were asked, by name.
-
-    `access_key`, `secret_key` and `session_token` are set only when the request carried its own.
-    """
+    the other options that were given, by name. `keys` is set only if the request carried its own."""
 
     source: str
     dest: str
     storage_url: str
     wait: float
-    access_key: str | None = None
-    secret_key: str | None = field(default=None, repr=False)
+    keys: RequestKeys | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    session_token: str | None = field(default=None, repr=False)
     mirror: str | None = None  # the named mirror that this is a run of
-    profile: str | None = None  # of the AWS configuration, which its keys are read from
-    scope: tuple[str, ...] | None = None  # the folders below `source` that alone are looked at
-
-    @property
-    def keys(self) -> RequestKeys | None:
-        if self.access_key is None or self.secret_key is None:
-            return None
-        return RequestKeys(self.access_key, self.secret_key, self.session_token)
+    profile: str | None = None  # the profile of the AWS configuration that has its keys
+    scope: tuple[str, ...] | None = None  # the only folders below `source` that are mirrored
 
 
 def parse_source(text: str, uploads_dir: str) -> str:
-    """A folder relative to the uploads root, "" for the root itself; it need not exist."""
+    """Returns the folder relative to the uploads root, "" for the root itself. It need not exist."""
 
     def refuse(why: str) -> UsageError:
         return UsageError("BadSource", f"source {why}", param="source")
@@ -93,8 +82,8 @@ def parse_source(text: str, uploads_dir: str) -> str:
 
 
 def parse_dest(text: str) -> str:
-    """A bucket name, DEST_DEFAULT for none. Names that only old buckets have (capitals, underscores, up to
-    255 characters) are taken: whether there is such a bucket, the job finds out; it makes none."""
+    """Returns the bucket name, DEST_DEFAULT for "". Names that only old buckets have (capitals, underscores,
+    up to 255 characters) are accepted: the job uses such a bucket if it exists, and never creates it."""
     if not text:
         return DEST_DEFAULT
     broken = None
@@ -110,15 +99,15 @@ def parse_dest(text: str) -> str:
 
 
 def without_line_end(key: str) -> str:
-    """A key as it is in a file, less the line end that files have at their end."""
+    """Returns the key without the line end of the file that it was read from."""
     return key.removesuffix("\n").removesuffix("\r") if key.endswith("\n") else key
 
 
 def parse_keys(
     access_key: str | None, secret_key: str | None, session_token: str | None = None
 ) -> RequestKeys | None:
-    """Both keys, with or without a token, or nothing; none may carry what a header or a credential scope
-    cannot."""
+    """Returns both keys, with a token if there is one, or None if nothing is given. Raises UsageError, also
+    for characters that a header or a credential scope cannot hold."""
     given = {"access_key": access_key, "secret_key": secret_key, "session_token": session_token}
     values = {name: without_line_end(value) for name, value in given.items() if value}
     for name, value in values.items():
@@ -138,7 +127,7 @@ def parse_keys(
 
 
 def parse_storage_url(text: str | None, settings: Settings) -> str:
-    """The storage to talk to; the configured one when none is named. Resolution: `wire.endpoint`."""
+    """Returns the storage's URL, the configured one if none is given. It resolves no name."""
     if not text:
         return settings.default_storage_url
     url = storage_url.parse_url(text)
@@ -151,7 +140,7 @@ def parse_storage_url(text: str | None, settings: Settings) -> str:
 
 
 def _below(url: str, prefix: str) -> bool:
-    """Whether a URL is a prefix or continues it at a boundary: https://a does not cover https://a.evil."""
+    """Whether a URL is the prefix or continues it at a boundary: https://a does not cover https://a.evil."""
     prefix = prefix.rstrip("/")
     return url == prefix or url.startswith((f"{prefix}/", f"{prefix}:"))
 
@@ -162,16 +151,13 @@ def parse(
     source: str | None = None,
     dest: str | None = None,
     storage_url: str | None = None,
-    access_key: str | None = None,
-    secret_key: str | None = None,
-    session_token: str | None = None,
+    keys: RequestKeys | None = None,
     asked: Mapping[str, str | None] | None = None,
     mirror: str | None = None,
     profile: str | None = None,
 ) -> Request:
-    """All parameters of a sync, checked together; `asked` are the texts of its options, by name. What is
-    empty or None has its default. Raises UsageError naming the parameter."""
-    keys = parse_keys(access_key, secret_key, session_token)
+    """Checks all parameters of a sync together; `asked` has the texts of its options, by name. What is empty
+    or None has its default. Raises UsageError that names the parameter."""
     url = parse_storage_url(storage_url, settings)
     if keys is None and profile is None and not settings.is_own(url):
         raise UsageError(
@@ -180,23 +166,14 @@ def parse(
             " server's own keys go to its own storage only",
             param="access_key",
         )
-    chosen = table.parse(asked or {})
-    wait = chosen.pop("wait", 0.0)
+    options = table.parse(asked or {})
+    wait = options.pop("wait", 0.0)
     folder = parse_source(source or "", settings.uploads_dir)
-    return Request(
-        source=folder,
-        dest=parse_dest(dest or ""),
-        storage_url=url,
-        wait=wait,
-        options=chosen,
-        mirror=mirror,
-        profile=profile,
-        **(keys._asdict() if keys else {}),
-    )
+    return Request(folder, parse_dest(dest or ""), url, wait, keys, options, mirror, profile)
 
 
 def warn_of_empty(source: str | None, dest: str | None) -> list[str]:
-    """Says what an empty value means: it is often a variable of a script that is not set. None: not given."""
+    """Returns what an empty value means: a script's variable was often not set. None: not given."""
     found = []
     if source == "":
         found.append("source was empty: it means the whole uploads folder")
@@ -206,7 +183,7 @@ def warn_of_empty(source: str | None, dest: str | None) -> list[str]:
 
 
 def warn_of_missing(request: Request, settings: Settings) -> list[str]:
-    """Says what a sync of a folder that does not exist will do: its name is often mistyped."""
+    """Returns what a sync of a folder that does not exist will do: its name was often mistyped."""
     if not request.source or os.path.lexists(os.path.join(settings.uploads_dir, request.source)):
         return []
     return [f"the folder {request.source} does not exist: {_cost_of_missing(request, settings)}"]

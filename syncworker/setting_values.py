@@ -1,4 +1,4 @@
-"""The kinds of values that settings have. Each parses a text; a ValueError says what it must be."""
+"""Parsers for the values of settings. Each takes a text and raises ValueError that says what it must be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The URL of a storage: checked, in one spelling, and as the name of a destination's files."""
+"""Checks and normalizes the URL of a storage, and derives the names of a destination's files from it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ _LOOPBACK_NAMES = frozenset(
 
 
 def parse_url(text: str) -> str:
-    """A storage URL in one spelling: lower-case scheme and host, no default port, no trailing slash."""
+    """Returns a storage URL with lower-case scheme and host, no default port, no trailing slash. Raises
+    UsageError."""
 
     def refuse(why: str) -> UsageError:
         return UsageError("BadStorageUrl", f"storage_url {why}", param="storage_url")
@@ -52,8 +53,8 @@ def parse_url(text: str) -> str:
 
 
 def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address that a host stands for as it is written, in any form that the C library takes (`127.1`,
-    `0x7f.1`, `017700000001`, `2130706433`, IPv4-mapped IPv6); None for a name."""
+    """Returns the address of a host that is written as one, in any form of the C library (`127.1`, `0x7f.1`,
+    `017700000001`, `2130706433`, IPv4-mapped IPv6); None for a name."""
     try:
         ip = ipaddress.ip_address(host)
     except ValueError:
@@ -65,10 +66,10 @@ def literal_address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address 
 
 
 def canonical_url(url: str) -> str:
-    """A storage URL in the form that destinations are compared by; it is never connected to. Two URLs that
-    mean one storage have one form, as far as that can be known without asking a name server: addresses by
-    what they mean; loopback, this machine's own addresses and its own name are one host. Other names are
-    compared as names: many storages share one address behind a proxy."""
+    """Returns the form of a storage URL that destinations are compared by; no request goes there. All URLs of
+    one storage have the same form, as far as that is known without a name server: an address in any spelling
+    is the same; loopback, this machine's own addresses and its own name are one host. Other names are only
+    compared as text: many storages share one address behind a proxy."""
     parts = urlsplit(parse_url(url))
     name = (parts.hostname or "").rstrip(".")
     ip = literal_address(name)
@@ -83,13 +84,13 @@ def canonical_url(url: str) -> str:
 
 
 def destination_id(storage_url: str, bucket: str, prefix: str = "") -> str:
-    """A file name for a destination: the same for every spelling of a storage's address, different for every
-    bucket and every prefix in it."""
+    """Returns a file name for a destination: the same for every spelling of a storage's address, another for
+    every bucket and every prefix in it."""
     return _file_name(canonical_url(storage_url), bucket, prefix)
 
 
 def earlier_destination_id(storage_url: str, bucket: str) -> str:
-    """The name that earlier versions gave a destination, which knew three spellings of loopback."""
+    """Returns the name that earlier versions gave a destination: they knew three spellings of loopback."""
     parts = urlsplit(parse_url(storage_url))
     host = parts.netloc
     bare = host.rsplit(":", 1)[0] if parts.port else host

@@ -71,7 +71,7 @@ class Mirror:
             source=self.source,
             dest=self.dest,
             storage_url=self.storage_url,
-            **(self.keys._asdict() if self.keys else {}),
+            keys=self.keys,
             asked=self.asked,
             mirror=self.name,
             profile=self.profile,

@@ -1,6 +1,6 @@
-"""The commands that run a job here: start, resume and approve, in the foreground, on the screen.
+"""The commands that run a job in the foreground: start, resume and approve.
 
-Access keys are never taken from the command line, where every user of the machine can read them.
+Access keys are never taken from the command line, which every user of the machine can read.
 """
 
 from __future__ import annotations
@@ -32,27 +32,26 @@ from syncworker.wire import resolver
 
 def start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     warn_of_misspelt()
-    if arguments.mirror is not None:
-        return _start_mirror(arguments, settings, jobs)
-    access_key, secret_key, session_token = _keys(arguments)
-    request = spec.parse(
-        settings,
-        source=arguments.source,
-        dest=arguments.dest,
-        storage_url=arguments.storage_url,
-        access_key=access_key,
-        secret_key=secret_key,
-        session_token=session_token,
-        asked=table.of_flags(vars(arguments)),
+    request = _request_of_mirror(arguments, settings) if arguments.mirror is not None else None
+    if request is None:
+        request = spec.parse(
+            settings,
+            source=arguments.source,
+            dest=arguments.dest,
+            storage_url=arguments.storage_url,
+            keys=_keys(arguments),
+            asked=table.of_flags(vars(arguments)),
+        )
+        resolver.check_storage_url(request.storage_url)
+        for text in spec.warn_of_empty(arguments.source, arguments.dest):
+            complain(text)
+    return _foreground(
+        settings, jobs, request.storage_url, lambda: jobs.create(request, from_shell=True), arguments
     )
-    resolver.check_storage_url(request.storage_url)
-    for text in spec.warn_of_empty(arguments.source, arguments.dest):
-        complain(text)
-    return _create(settings, jobs, request, arguments)
 
 
-def _start_mirror(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
-    """A run of a named mirror, with or without a server."""
+def _request_of_mirror(arguments: argparse.Namespace, settings: Settings) -> Request:
+    """Returns the request of a named mirror. Raises UsageError."""
     from syncworker.mirrors import file
 
     asked = ("source", "dest", "storage_url", "keys_from_stdin", *table.NAMES)
@@ -68,15 +67,7 @@ def _start_mirror(arguments: argparse.Namespace, settings: Settings, jobs: Jobs)
     if mirror is None:
         why = "it has a mistake" if found.mistakes else "there is no mirror of this name"
         raise UsageError("NoSuchMirror", f"{settings.mirrors_file}: {why}", param="mirror")
-    request = mirror.request(settings)
-    return _create(settings, jobs, request, arguments)
-
-
-def _create(settings: Settings, jobs: Jobs, request: Request, arguments: argparse.Namespace) -> int:
-    def make() -> Status:
-        return jobs.create(request, from_shell=True)
-
-    return _foreground(settings, jobs, request.storage_url, make, arguments)
+    return mirror.request(settings)
 
 
 def resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
@@ -102,7 +93,7 @@ def _go_on(
 ) -> int:
     """Runs an ended job again in the foreground; `make` queues it."""
     warn_of_misspelt()
-    keys = spec.parse_keys(*_keys(arguments))
+    keys = _keys(arguments)
     status = jobs.observe(arguments.id)
     if keys is None and not settings.is_own(status["storage_url"]) and not jobs.secrets.has_any(arguments.id):
         raise UsageError(
@@ -114,19 +105,16 @@ def _go_on(
     return _foreground(settings, jobs, status["storage_url"], lambda: make(keys), arguments)
 
 
-def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None, str | None]:
-    """Returns the request's own access key, secret key and session token; None where not given."""
+def _keys(arguments: argparse.Namespace) -> RequestKeys | None:
+    """Returns the keys of another storage; None if none are given."""
+    names = ("SYNC_ACCESS_KEY", "SYNC_SECRET_KEY", "SYNC_SESSION_TOKEN")
     if not arguments.keys_from_stdin:
-        return (
-            os.environ.get("SYNC_ACCESS_KEY"),
-            os.environ.get("SYNC_SECRET_KEY"),
-            os.environ.get("SYNC_SESSION_TOKEN"),
-        )
+        return spec.parse_keys(*(os.environ.get(name) for name in names))
     if sys.stdin is not None and sys.stdin.isatty():
         from getpass import getpass
 
-        asked = getpass("access key: "), getpass("secret key: ")
-        return *asked, getpass("session token (none: press Enter): ") or None
+        asked = ("access key: ", "secret key: ", "session token (none: press Enter): ")
+        return spec.parse_keys(*map(getpass, asked))
     lines = sys.stdin.read(16384).splitlines() if sys.stdin is not None else []
     if len(lines) not in (2, 3) or not all(lines):
         raise UsageError(
@@ -134,7 +122,7 @@ def _keys(arguments: argparse.Namespace) -> tuple[str | None, str | None, str | 
             "--keys-from-stdin: give two lines, the access key and the secret key, and a third where there is"
             " a session token",
         )
-    return lines[0], lines[1], lines[2] if len(lines) == 3 else None
+    return spec.parse_keys(*lines)
 
 
 def _foreground(
@@ -144,7 +132,7 @@ def _foreground(
     make: Callable[[], Status],
     arguments: argparse.Namespace,
 ) -> int:
-    """Makes a queued job and runs it here, on the screen."""
+    """Runs the job that `make` queues, with its progress on the screen. Returns the exit status."""
     jobs.prepare()
     cleanup.clear(jobs)
     # The imports come before the job: if one fails, no queued job is left that nobody runs and that keeps its
@@ -157,9 +145,8 @@ def _foreground(
         (Output(sys.stderr) if as_json else output).print(job_id)
     try:
         with nullcontext() if as_json or quiet else Display(output) as display:
-            show = display.show if display else None
-            state = run_job(jobs, job_id, show)
-    except KeyboardInterrupt:  # before the worker had set its handlers: nobody would run the queued job
+            state = run_job(jobs, job_id, display.show if display else None)
+    except KeyboardInterrupt:  # before the worker has set its handlers: nobody would run the queued job
         state = State(jobs.cancel(job_id)["state"])
     status = jobs.observe(job_id)
     if as_json:
@@ -182,12 +169,7 @@ def _prune(settings: Settings, jobs: Jobs, job_id: str) -> None:
     try:
         with jobs.creation_lock() as guard:
             if guard.acquire(timeout_seconds=1.0) and not is_served(jobs):
-                cleanup.prune(
-                    jobs,
-                    settings.keep_jobs,
-                    PRUNE_AT_MOST,
-                    lambda leaving: Ledger(jobs).retire(leaving),
-                    besides=job_id,
-                )
+                retire = Ledger(jobs).retire
+                cleanup.prune(jobs, settings.keep_jobs, PRUNE_AT_MOST, retire, besides=job_id)
     except OSError as error:  # the job is done all the same, and the next one tries again
         complain(f"files of old jobs could not be removed: {error.strerror or error}")

@@ -23,17 +23,9 @@ from syncworker.web.operations import KEYS
 def sync(service: Service, given: Parameters) -> Answer:
     if given.get("mirror"):
         return _sync_mirror(service, given)
-    source, dest = given.get("source"), given.get("dest")
-    request = spec.parse(
-        service.settings,
-        source=source,
-        dest=dest,
-        storage_url=given.get("storage_url"),
-        access_key=given.get("access_key"),
-        secret_key=given.get("secret_key"),
-        session_token=given.get("session_token"),
-        asked=given,
-    )
+    source, dest, url = given.get("source"), given.get("dest"), given.get("storage_url")
+    keys = spec.parse_keys(*map(given.get, KEYS))
+    request = spec.parse(service.settings, source=source, dest=dest, storage_url=url, keys=keys, asked=given)
     if not service.settings.is_own(request.storage_url):
         storage_check.check_storage_url(request.storage_url)
     warnings = spec.warn_of_empty(source, dest) + spec.warn_of_missing(request, service.settings)
@@ -96,7 +88,7 @@ def _keys(
 ) -> spec.RequestKeys | None:
     """Returns the request's keys. Raises UsageError if a job in one of these states needs keys and has
     none."""
-    keys = spec.parse_keys(*(given.get(name) for name in KEYS))
+    keys = spec.parse_keys(*map(given.get, KEYS))
     status = service.jobs.observe(job_id)
     if keys is None and not service.jobs.secrets.has_any(job_id):
         keys = service.keeper.keys_of(status)

@@ -223,7 +223,7 @@ def test_keys_come_in_pairs_of_plain_characters(
 def test_the_servers_keys_go_to_its_own_storage_only(tmp_path: Path) -> None:
     config = load(tmp_path, STORAGE_URL="https://s3.example.com")
     own = {"source": "", "dest": "bucket", "storage_url": "https://S3.example.com:443/"}
-    assert request.parse(config, **own).access_key is None
+    assert request.parse(config, **own).keys is None
     with pytest.raises(UsageError) as caught:
         request.parse(config, source="", dest="bucket", storage_url="https://s3.example.com.evil.test")
     assert caught.value.param == "access_key"
@@ -232,10 +232,9 @@ def test_the_servers_keys_go_to_its_own_storage_only(tmp_path: Path) -> None:
         source="",
         dest="bucket",
         storage_url="https://other.test",
-        access_key="k",
-        secret_key="s3cret",
+        keys=request.RequestKeys("k", "s3cret"),
     )
-    assert (other.storage_url, other.access_key) == ("https://other.test", "k")
+    assert (other.storage_url, other.keys) == ("https://other.test", ("k", "s3cret", None))
     assert "s3cret" not in repr(other)
 
 

@@ -25,12 +25,12 @@ from syncworker.jobs.ids import Conflict, NoSuchJob
 from syncworker.jobs.status import effective_state
 from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES, RESUMABLE_STATES, State
-from syncworker.request import Request
+from syncworker.request import Request, RequestKeys
 from syncworker.storage_url import earlier_destination_id
 from syncworker.system import durable_files
 
 REQUEST = Request("photos", "bucket", "http://127.0.0.1:9000", 0.0)
-KEYED = Request("photos", "bucket", "http://127.0.0.1:9000", 0.5, "AKID", "S3CRET")
+KEYED = Request("photos", "bucket", "http://127.0.0.1:9000", 0.5, RequestKeys("AKID", "S3CRET"))
 SHAPE = {
     "version", "id", "state", "phase", "source", "dest", "storage_url", "wait", "options", "pid",
     "skipped", "mirror", "scope", "plan", "cluster",

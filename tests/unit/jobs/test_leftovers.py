@@ -13,7 +13,7 @@ from syncworker.jobs import cleanup
 from syncworker.jobs.status import timestamp
 from syncworker.jobs.store import Jobs
 from syncworker.model import State
-from syncworker.request import Request
+from syncworker.request import Request, RequestKeys
 from syncworker.system import durable_files
 
 GONE = "20260101T000000-00000001"
@@ -28,7 +28,7 @@ def directory(tmp_path: Path) -> Jobs:
 
 def job(directory: Jobs, dest: str, state: State | None = None) -> str:
     """A job with keys of its own, ended so, its worker killed before it could remove them."""
-    status = directory.create(Request("a", dest, "http://127.0.0.1:9", 0.0, "access", "secret"))
+    status = directory.create(Request("a", dest, "http://127.0.0.1:9", 0.0, RequestKeys("access", "secret")))
     if state is not None:
         directory.finish(status, state, None, str(state))
         durable_files.replace_json(directory.file(status["id"], "secret"), {"access_key": "a"}, durable=False)

@@ -56,7 +56,7 @@ def test_a_mirror_is_taken_with_all_that_it_may_say(tmp_path: Path) -> None:
     assert (photos.schedule.cron, str(photos.schedule.zone)) == ("0 3 * * *", "Europe/Berlin")
     assert (offsite.schedule.every, offsite.retries, offsite.watch) == (timedelta(minutes=15), 3, True)
     request = offsite.request(serving.load(tmp_path))
-    assert (request.mirror, request.access_key, request.secret_key) == ("offsite", "AKIDOFF", "very-secret")
+    assert (request.mirror, request.keys) == ("offsite", ("AKIDOFF", "very-secret", None))
     assert photos.request(serving.load(tmp_path)).options == {
         "prefix": "vm1/",
         "exclude": ["*.tmp", "!keep.tmp"],

@@ -21,7 +21,7 @@ from syncworker.jobs.record import Status
 from syncworker.jobs.status import begin, recorded_state
 from syncworker.jobs.store import Jobs
 from syncworker.model import State
-from syncworker.request import Request
+from syncworker.request import Request, RequestKeys
 from syncworker.system import durable_files, folder_events, mount_table
 from syncworker.system.folder_events import FolderEvents
 from syncworker.web.problem_details import to_json
@@ -123,7 +123,7 @@ def test_a_lock_that_is_no_file_makes_a_job_unreadable_at_once(jobs: Jobs) -> No
 def test_a_cached_answer_contains_no_key(jobs: Jobs) -> None:
     keys = ("AKID-OF-THE-REQUEST", "secret-of-the-request", "token-of-the-request")
     statuses = Statuses(jobs)
-    status = made(jobs, access_key=keys[0], secret_key=keys[1], session_token=keys[2])
+    status = made(jobs, keys=RequestKeys(*keys))
     for _ in range(2):
         for body in (statuses.one(status["id"]).body, listed(statuses.active())):
             assert b"of-the-request" not in body and b"OF-THE-REQUEST" not in body
