@@ -1,4 +1,4 @@
-"""The command line: its commands and options, and the help that teaches them. What they do is in `cli`."""
+"""The command line: its commands, options and help texts. `cli` calls the commands."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ with the Python that runs the project: it is written into the script, as are JOB
 
 
 def count(text: str) -> int:
-    """A whole number from 1, as --limit takes it."""
+    """Parses a whole number from 1, for --limit and --port."""
     if not (text.isascii() and text.isdigit() and len(text) <= 6 and int(text) > 0):
         raise argparse.ArgumentTypeError("must be a whole number from 1 to 999999")
     return int(text)
@@ -168,7 +168,7 @@ def _columns() -> int:
 
 
 class _NotAsked:
-    """A command in the place of which another is given."""
+    """Stands for a command that was not asked for."""
 
     def add_argument(self, *_: Any, **__: Any) -> None: ...
 
@@ -223,6 +223,9 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     plan = command("plan", "what a waiting job would do, a line each", PLAN_EXAMPLES)
     for keyed in (start, resume, approve):
         keyed.add_argument("--keys-from-stdin", action="store_true", help="read the keys, a line each")
+        keyed.add_argument(
+            "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"
+        )
     cancel = command(
         "cancel", "end a job after the operations in flight (touch JOBS_DIR/ID.cancel)", CANCEL_EXAMPLES
     )
@@ -252,10 +255,6 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     for single in (run, resume, approve, plan, cancel, pause, going_on):
         single.add_argument("id", metavar="ID", help="as start and list print it")
     show.add_argument("id", metavar="ID", help="as start and list print it, or its beginning")
-    for keyed in (start, resume, approve):
-        keyed.add_argument(
-            "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"
-        )
     for machine in (start, resume, approve, plan, cancel, pause, going_on, limit, listing, show):
         machine.add_argument("--json", action="store_true", help="for programs: the same JSON as over HTTP")
     cluster = command("cluster", "processes and machines that send files for jobs", CLUSTER_NOTE)

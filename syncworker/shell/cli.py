@@ -1,11 +1,10 @@
-"""The shell commands: which there are, and where each is: in `run`, `foreground`, `control`, `show`.
+"""The shell commands and the modules that have them: `run`, `foreground`, `control`, `show`.
 
-Exit status: of start, run, resume, approve and `show --follow` the end of the job (run.EXIT); 2 for all that
-is refused before a job runs, whatever the reason; 130 for Ctrl-C where no job is ours to stop. A job's id and
-what is shown of it go to stdout, messages to stderr; with --json stdout has one JSON object and nothing else
-(`plan`: one a line).
+Exit status: start, run, resume, approve and `show --follow` return how the job ended (run.EXIT); 2 means
+refused before a job ran; 130 means Ctrl-C without a job of ours. A job's id and progress go to stdout,
+messages to stderr; with --json stdout has one JSON object and nothing else (`plan`: one per line).
 
-Each command's module is imported when it is called: `run` is what the server starts for every job.
+A command's module is imported when the command is called, because the server starts `run` for every job.
 """
 
 from __future__ import annotations

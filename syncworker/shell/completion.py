@@ -1,8 +1,7 @@
-"""Completion of the shell commands in bash: a script made from the parser itself, never behind it.
+"""Completion of the shell commands in bash: a script generated from the parser, so that both always agree.
 
-What completes job ids looks into JOBS_DIR with the shell's own means and starts no Python: Tab answers at
-once. `cancel`, `pause` and `continue` are offered what has not ended, `resume` what can go on. Nothing here
-runs anything.
+The script completes job ids by reading JOBS_DIR with bash alone; it starts no Python, so Tab answers at once.
+`cancel`, `pause` and `continue` complete jobs that have not ended, `resume` those that can be resumed.
 """
 
 from __future__ import annotations
@@ -96,7 +95,7 @@ _syncworker_register
 
 
 def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    """argparse has no public way to ask for them; shtab and argcomplete look at the same attributes."""
+    """Reads private attributes: argparse has no public way; shtab and argcomplete read the same."""
     [action] = [a for a in parser._actions if isinstance(a, argparse._SubParsersAction)]
     return dict(action.choices)
 
@@ -107,7 +106,7 @@ def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
 
 
 def _values(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
-    """(option, shell code that completes its value) of each option that takes one."""
+    """Yields (option, shell code that completes its value) for each option that takes a value."""
     for action in parser._actions:
         for option in action.option_strings:
             if action.choices:
@@ -119,7 +118,7 @@ def _values(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, s
 
 
 def _words(name: str, parser: argparse.ArgumentParser) -> str:
-    """What may follow a command: its options, and what its own argument can be."""
+    """Returns the words that may follow a command: its options and the values of its argument."""
     words = " ".join(_options(parser))
     for action in parser._actions:
         if action.dest == "id" or (name == "limit" and action.dest == "job"):
@@ -134,7 +133,7 @@ def _cases(pairs: Iterable[tuple[str, str]], indent: str) -> str:
 
 
 def bash(settings: Settings, python: str) -> str:
-    """The script. `python`: the interpreter that the function `syncworker` runs."""
+    """Returns the script. `python`: the interpreter that the function `syncworker` runs."""
     parser = arguments.parser()
     commands = _subparsers(parser)
     values = [pair for name, command in commands.items() for pair in _values(name, command)]

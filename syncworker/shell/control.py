@@ -1,4 +1,4 @@
-"""The commands that act on a job wherever it runs: cancel, pause, continue and limit."""
+"""The commands that act on any job, whoever runs it: cancel, pause, continue and limit."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ def cancel(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> in
     status = jobs.cancel(arguments.id, now=arguments.now)
     after = "at once" if arguments.now else "after the operations in flight"
     text = f"is {status['state']}" if recorded_state(status) in FINAL_STATES else f"will end {after}"
-    return _told_of(status, text, as_json=arguments.json)
+    return _print_result(status, text, as_json=arguments.json)
 
 
 def pause(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
     text = "is paused: what is in flight ends, and nothing begins until `continue`"
-    return _told_of(jobs.pause(arguments.id), text, as_json=arguments.json)
+    return _print_result(jobs.pause(arguments.id), text, as_json=arguments.json)
 
 
 def go_on(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
-    return _told_of(jobs.go_on(arguments.id), "goes on", as_json=arguments.json)
+    return _print_result(jobs.go_on(arguments.id), "goes on", as_json=arguments.json)
 
 
 def limit(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
@@ -52,7 +52,6 @@ def limit(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     return printed(Output(sys.stdout), text)
 
 
-def _told_of(status: Status, text: str, *, as_json: bool) -> int:
-    return printed(
-        Output(sys.stdout), json.dumps(status, indent=2) if as_json else f"job {status['id']} {text}"
-    )
+def _print_result(status: Status, text: str, *, as_json: bool) -> int:
+    text = json.dumps(status, indent=2) if as_json else f"job {status['id']} {text}"
+    return printed(Output(sys.stdout), text)

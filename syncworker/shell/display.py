@@ -1,10 +1,10 @@
 """A job on the screen: a progress bar on a terminal, plain lines when piped, the table of `list`.
 
 Invariants
-- Showing never harms the job: a screen that is closed, full or stopped is drawn by a thread of its own, which
-  goes quiet at the first error. The job only leaves its newest status in a slot.
-- No text is ever given to rich as markup; what it says comes from `wording`, where hostile names are escaped.
-- rich is imported where it draws and nowhere else: a worker without a display never pays for it.
+- A display never harms the job: the screen, which may be closed, full or stopped, is drawn by a thread of its
+  own that ends at the first error. The job only puts its newest status into a slot.
+- No text is given to rich as markup; the texts come from `formats`, which escapes hostile names.
+- rich is imported only where it draws: a worker without a display does not load it.
 
 Nothing here reads job files or decides anything about a job.
 """
@@ -43,10 +43,10 @@ _COLOURS = {
 
 
 class Output:
-    """A stream of the process as bytes on its descriptor, None when it was closed before the start.
+    """Writes bytes to the descriptor of a stream. `stream` is None if it was closed before the start.
 
-    Writing never raises: the first failure is kept in `error`, and nothing is written after it. Unbuffered,
-    so that nothing is left to fail when Python ends.
+    Writing never raises: the first failure is kept in `error`, and nothing is written after it. There is no
+    buffer, so nothing can fail when Python ends.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -62,14 +62,14 @@ class Output:
         while view and self._fd >= 0 and self.error is None:
             try:
                 view = view[os.write(self._fd, view) :]
-            except BlockingIOError:  # somebody made the terminal non-blocking
+            except BlockingIOError:  # another program made the terminal non-blocking
                 select.select([], [self._fd], [])
             except OSError as error:
                 self.error = error
         return len(text)
 
     def flush(self) -> None:
-        """Nothing is held back."""
+        """Does nothing: there is no buffer."""
 
     def isatty(self) -> bool:
         return self.is_terminal
@@ -82,14 +82,14 @@ class Output:
 
 
 def console(output: Output) -> Console:
-    """rich on an Output: no markup, no emoji names, no highlighting; width and NO_COLOR are rich's."""
+    """Returns rich's console on an Output, without markup, emoji names and highlighting."""
     from rich.console import Console
 
     return Console(file=output, force_terminal=True, markup=False, emoji=False, highlight=False)  # type: ignore[arg-type]
 
 
 def print_table(output: Output, statuses: Iterable[Status]) -> None:
-    """`list`: a rich table as wide as the terminal, else aligned columns of any width."""
+    """Prints a table as wide as the terminal; without a terminal, aligned columns of any width."""
     rows = [formats.row(status) for status in statuses]
     if output.is_terminal:
         _print_rich_table(output, rows)
@@ -108,7 +108,7 @@ def _print_rich_table(output: Output, rows: Sequence[tuple[str, ...]]) -> None:
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in formats.HEADER:
-        # The id is what people copy: it is never cut.
+        # The id is never cut, because people copy it.
         table.add_column(name, no_wrap=True, overflow="ellipsis", min_width=24 if name == "ID" else None)
     for cells in rows:
         texts = [Text(cell) for cell in cells]
@@ -118,8 +118,8 @@ def _print_rich_table(output: Output, rows: Sequence[tuple[str, ...]]) -> None:
 
 
 def panel(status: Status, speeds: Sequence[float] = ()) -> RenderableType:
-    """The progress display: two bars, speed, keys in flight, errors; every line is cut at the width.
-    `speeds`: those of the last while, drawn beside each other."""
+    """Returns the progress display: two bars, speed, keys in flight, errors. Lines are cut at the terminal's
+    width. `speeds`: the latest ones, drawn as a row of bars."""
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -138,9 +138,9 @@ def panel(status: Status, speeds: Sequence[float] = ()) -> RenderableType:
         ("files", p["files_done"], p["files_total"], formats.files_text(status)),
         ("bytes", p["bytes_done"], p["bytes_total"], formats.bytes_text(status)),
     ):
-        # A bar is full only when all is done and known: nothing to do yet is an empty bar.
+        # While there is nothing to do yet, the bar is empty, not full.
         bars.add_row(text(label), ProgressBar(total=max(total, 1), completed=done), text(shown_text))
-    # What matters first: a narrow terminal cuts the names.
+    # Names come last: a narrow terminal cuts them.
     head = filter(None, (formats.activity(status), formats.rate_text(status)))
     names = f"{escape.escape_control(status['source'] or '.')} to {escape.escape_control(status['dest'])}"
     lines = [text(f"{', '.join(head)}: {names}, {formats.duration(p['elapsed_seconds'])}", "bold")]
@@ -162,7 +162,7 @@ def panel(status: Status, speeds: Sequence[float] = ()) -> RenderableType:
 
 
 def _moved(status: Status) -> tuple[object, ...]:
-    """What must differ for a new plain line: not the clock, not the speed."""
+    """Returns what must change before a new plain line is printed: not the time, not the speed."""
     p = formats.progress(status)
     still = ("bytes_per_second", "eta_seconds", "elapsed_seconds")
     return (
@@ -175,10 +175,10 @@ def _moved(status: Status) -> tuple[object, ...]:
 
 
 class Display:
-    """Shows statuses as they come, each through `show`, from a thread of its own; a context manager.
+    """A context manager that draws the statuses passed to `show`, in a thread of its own.
 
-    `show` returns at once, whatever the screen does; of statuses that come faster than they can be drawn, the
-    newest is. On a terminal the bar is taken away at the end.
+    `show` never waits for the screen. If statuses come faster than they can be drawn, only the newest is
+    drawn. On a terminal the bar is removed at the end.
     """
 
     def __init__(self, output: Output) -> None:
@@ -201,7 +201,7 @@ class Display:
         self._thread.join(_CLOSE_SECONDS)
 
     def show(self, status: Status) -> None:
-        """Takes a copy: the worker goes on writing in its own."""
+        """Copies the status, which the worker goes on changing."""
         with self._changed:
             self._latest = copy.deepcopy(status)
             self._changed.notify()
@@ -230,7 +230,7 @@ class Display:
 
         # Messages to the same terminal are printed above the bar; a stderr that goes elsewhere stays there.
         same = sys.stderr is not None and sys.stderr.isatty()
-        draws = self._output.encoding.lower().replace("-", "") == "utf8"  # else there are no such characters
+        draws = self._output.encoding.lower().replace("-", "") == "utf8"  # others lack the characters
         with Live(
             console=console(self._output),
             auto_refresh=False,

@@ -1,8 +1,8 @@
-"""What is said of a job, as text: sizes, times, one-line states, the summary at the end. Pure functions.
+"""A job as text: sizes, times, one-line states, the summary at the end. Pure functions.
 
-Invariant: names of files and messages of stores are hostile. Every text that came from outside passes
-`shown`, which turns what is not printable (control characters, escape sequences, direction marks, bytes that
-are no UTF-8) into backslash escapes, so that it stays on its line and does nothing to a terminal.
+Invariant: names of files and messages of stores are hostile. Every text from outside passes `escape_control`,
+which turns what is not printable (control characters, escape sequences, direction marks, bytes that are not
+UTF-8) into backslash escapes, so that it stays on its line and cannot control a terminal.
 
 Nothing here reads, writes or knows about terminals: that is `display`.
 """
@@ -23,7 +23,7 @@ HEADER = ("ID", "STATE", "SOURCE", "DEST", "FILES", "BYTES", "NOTE")
 
 
 def size(count: float) -> str:
-    """Bytes for people, in binary units: `512 B`, `1.5 MiB`."""
+    """Returns bytes in binary units: `512 B`, `1.5 MiB`."""
     if count < 1024:
         return f"{count:.0f} B"
     for unit in ("KiB", "MiB", "GiB", "TiB"):
@@ -47,7 +47,7 @@ def duration(seconds: float) -> str:
 
 
 def progress(status: Status) -> Counters:
-    """The counters; those that the job's version did not know yet are as in a new job."""
+    """Returns the counters; those that an older version did not write are as in a new job."""
     return {**PROGRESS, **(status.get("progress") or {})}
 
 
@@ -56,7 +56,7 @@ def counted(count: int, noun: str) -> str:
 
 
 def activity(status: Status) -> str:
-    """What the job is doing in a word: its phase while it runs, else its state."""
+    """Returns the job's phase while it runs, else its state."""
     word = status.get("phase") if status["state"] == "running" else None
     word = str(word or status["state"]).replace("_", " ")
     if status.get("cancel_requested") and status["state"] in ("queued", "running"):
@@ -67,25 +67,28 @@ def activity(status: Status) -> str:
 
 
 def error_count(status: Status) -> int:
-    """`errors` is cut at 100, `files_failed` counts no failed deletion: the greater is nearer."""
+    """Returns a lower bound: `errors` ends at 100, and `files_failed` counts no failed deletion."""
     return max(len(status.get("errors") or ()), int(progress(status)["files_failed"]))
 
 
+def _more(status: Status) -> str:
+    """Returns the `+` behind a total while the folder is still being listed."""
+    return "+" if status["state"] == "running" and not progress(status)["scan_complete"] else ""
+
+
 def files_text(status: Status) -> str:
-    """`310/1200`; the total is followed by `+` while the folder is still being listed."""
+    """Returns `310/1200`, or `310/1200+`."""
     p = progress(status)
-    more = "+" if status["state"] == "running" and not p["scan_complete"] else ""
-    return f"{p['files_done']}/{p['files_total']}{more}"
+    return f"{p['files_done']}/{p['files_total']}{_more(status)}"
 
 
 def bytes_text(status: Status) -> str:
     p = progress(status)
-    more = "+" if status["state"] == "running" and not p["scan_complete"] else ""
-    return f"{size(p['bytes_done'])} of {size(p['bytes_total'])}{more}"
+    return f"{size(p['bytes_done'])} of {size(p['bytes_total'])}{_more(status)}"
 
 
 def rate_text(status: Status) -> str:
-    """Speed and time left, as far as they are known."""
+    """Returns speed and time left, as far as they are known."""
     p = progress(status)
     parts = [f"{size(p['bytes_per_second'])}/s"] if p["bytes_per_second"] else []
     if p["eta_seconds"] is not None:
@@ -94,7 +97,7 @@ def rate_text(status: Status) -> str:
 
 
 def limits(values: Mapping[str, int | None], *, with_job: bool = True) -> str:
-    """`this job: 512.0 KiB/s, all jobs together: no limit`."""
+    """Returns `this job: 512.0 KiB/s, all jobs together: no limit`."""
 
     def rate(name: str) -> str:
         return f"{size(values[name] or 0)}/s" if values[name] else "no limit"
@@ -104,20 +107,20 @@ def limits(values: Mapping[str, int | None], *, with_job: bool = True) -> str:
 
 
 def error_line(line: Mapping[str, Any]) -> str:
-    """A line of the report that has an error: `2026-…Z upload a/b.jpg: AccessDenied, …`."""
+    """Formats a report line that has an error: `2026-…Z upload a/b.jpg: AccessDenied, …`."""
     error = line["error"]
     what = f"{line.get('time')} {line.get('op')} {escape_control(line.get('key'))}"
     return f"{what}: {escape_control(error.get('code'))}, {escape_control(error.get('message'))}"
 
 
 def plot(speeds: Sequence[float]) -> str:
-    """Speeds as a row of bars, the highest a full one: `▁▂█▅`."""
+    """Returns speeds as a row of bars, the highest full: `▁▂█▅`."""
     top = max(speeds, default=0.0)
     return "".join(_BARS[min(7, int(speed / top * 8))] if top > 0 else _BARS[0] for speed in speeds)
 
 
 def operation(item: CurrentOperation) -> str:
-    """One line of `current`: `upload 2024/a.jpg (1.0 MiB of 5.0 MiB)`."""
+    """Formats an item of `current`: `upload 2024/a.jpg (1.0 MiB of 5.0 MiB)`."""
     text = f"{escape_control(item.get('op', ''))} {escape_control(item.get('key', ''))}"
     if item.get("size") and item.get("bytes_done") is not None:
         text += f" ({size(item['bytes_done'])} of {size(item['size'])})"
@@ -125,12 +128,12 @@ def operation(item: CurrentOperation) -> str:
 
 
 def delay(status: Status) -> str:
-    """What a running job waits for, "" while it gets on."""
+    """Returns what a running job waits for, "" while it makes progress."""
     return escape_control(status["message"]) if status["state"] == "running" and status.get("delay") else ""
 
 
 def error_lines(status: Status) -> list[str]:
-    """The first errors, a line each."""
+    """Returns the first errors, a line each."""
     errors = status.get("errors") or []
     lines = [
         escape_control(f"{e.get('op', '')} {e.get('key', '')}: {e.get('code', '')}: {e.get('message', '')}")
@@ -142,7 +145,7 @@ def error_lines(status: Status) -> list[str]:
 
 
 def line(status: Status) -> str:
-    """The state of a job on one plain line."""
+    """Returns the state of a job on one plain line."""
     p = progress(status)
     parts = [f"{files_text(status)} files", bytes_text(status), rate_text(status)]
     if p["objects_deleted"]:
@@ -161,7 +164,7 @@ def line(status: Status) -> str:
 
 
 def summary(status: Status) -> str:
-    """What an ended job has done, on one line."""
+    """Returns what an ended job has done, on one line."""
     p = progress(status)
     parts = [
         f"{files_text(status)} files ({p['files_unchanged']} unchanged, {p['files_uploaded']} uploaded)",
@@ -178,7 +181,7 @@ def summary(status: Status) -> str:
 
 
 def _skipped(status: Status) -> str:
-    """With the reasons, which an older job does not have."""
+    """Returns the number of skipped files, with the reasons if the job's version recorded them."""
     return escape_control(
         skipped_text(status.get("skipped") or {}) or f"{progress(status)['files_skipped']} skipped"
     )
@@ -192,31 +195,26 @@ def error_text(status: Status) -> str:
 
 
 def details(status: Status) -> list[tuple[str, str]]:
-    """What `show` says: (label, text), the label empty where a line continues the one above."""
+    """Returns what `show` prints: (label, text); the label is empty where a line continues the one above."""
     p = progress(status)
-    who = f", pid {status['pid']} on {escape_control(status['host'])}" if status["state"] == "running" else ""
-    attempt = f", attempt {status['attempt']}" if status["attempt"] > 1 else ""
+    state = activity(status)
+    if status["state"] == "running":
+        state = f"running, {state}, pid {status['pid']} on {escape_control(status['host'])}"
+    if status["attempt"] > 1:
+        state += f", attempt {status['attempt']}"
     rows = [
         ("job", escape_control(status["id"])),
-        ("state", (f"{status['state']}, " if status["state"] == "running" else "") + activity(status)),
+        ("state", state),
         ("source", escape_control(status["source"] or ".")),
         ("dest", f"{escape_control(status['dest'])} at {escape_control(status['storage_url'])}"),
     ]
-    rows[1] = (rows[1][0], rows[1][1] + who + attempt)
     limit = status.get("limit") or {}
     if any(limit.values()):
         rows.append(("limit", limits(limit)))
     if status["wait"]:
         rows.append(("wait", f"{status['wait']} s between two operations"))
-    rows += [
-        (name, escape_control(text))
-        for name, text in (
-            ("created", status["created_at"]),
-            ("started", status["started_at"]),
-            ("finished", status["finished_at"]),
-        )
-        if text
-    ]
+    times = {"created": "created_at", "started": "started_at", "finished": "finished_at"}
+    rows += [(label, escape_control(text)) for label, name in times.items() if (text := status.get(name))]
     rows += [
         ("files", f"{files_text(status)}: {p['files_unchanged']} unchanged, {p['files_uploaded']} uploaded,"
          f" {p['files_failed']} failed, {_skipped(status)}"),
@@ -237,7 +235,7 @@ PLAN_HEADER = f"{'OP':13}  {'REASON':7}  {'OBJECT':>10}  KEY"
 
 
 def plan_row(line: Mapping[str, Any]) -> str:
-    """A line of a plan; the size is that of the object that is there."""
+    """Formats a line of a plan; the size is that of the existing object."""
     object_size = "-" if line.get("size") is None else size(line["size"])
     op, reason, key = (escape_control(line.get(name)) for name in ("op", "reason", "key"))
     return f"{op:13}  {reason:7}  {object_size:>10}  {key}"
@@ -254,7 +252,7 @@ def plan_sums(status: Status) -> str:
 
 
 def row(status: Status) -> tuple[str, ...]:
-    """A line of `list`; the columns are HEADER's."""
+    """Returns a row of `list`; HEADER has the columns."""
     note = error_text(status) or rate_text(status)
     if not note and status["state"] not in ("queued", "running"):
         note = f"in {duration(progress(status)['elapsed_seconds'])}"

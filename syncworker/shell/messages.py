@@ -1,4 +1,4 @@
-"""What commands say on stderr: refusals, warnings, and why a job has not ended well."""
+"""Messages of commands on stderr: refusals, warnings, and why a job did not succeed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from syncworker.model import State
 from syncworker.shell import formats
 from syncworker.shell.display import Output
 
-BROKEN_PIPE = 141  # what a shell reports of a program that SIGPIPE ended
+BROKEN_PIPE = 141  # the exit status that a shell reports for a program ended by SIGPIPE
 
 
 def complain(message: str) -> None:
@@ -45,7 +45,7 @@ def explain(status: Status) -> None:
 
 
 def printed(output: Output, text: str | None = None) -> int:
-    """Prints, and returns as an exit status whether all that was printed has gone out."""
+    """Prints the text, if any. Returns the exit status: 0 if everything was written."""
     if text is not None:
         output.print(text)
     if output.error is None:

@@ -1,6 +1,6 @@
 """`run`, which the server starts for every job, and the exit status of all commands that run one.
 
-It imports nothing of the display: a worker's whole life may take half a second.
+It imports nothing of the display, because a small job takes only half a second.
 """
 
 from __future__ import annotations
@@ -46,5 +46,5 @@ def run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     except Conflict:
         status = jobs.observe(arguments.id)
         if recorded_state(status) is State.CANCELLED and status["started_at"] is None:
-            return EXIT[State.CANCELLED]  # while this worker started: as it was asked, so nothing is said
+            return EXIT[State.CANCELLED]  # cancelled while this worker started: nothing to report
         raise

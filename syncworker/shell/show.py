@@ -9,7 +9,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import islice
 from typing import Any
 
@@ -31,7 +31,7 @@ from syncworker.system import durable_files
 
 LIST_FILTERS = ("state", "source", "dest", "mirror", "since", "until", "q")
 POLL_SECONDS = 0.25
-PLAN_LINES = 1000  # printed at a time
+PLAN_LINES = 1000  # in one write
 
 
 def plan(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
@@ -42,15 +42,12 @@ def plan(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
     output = Output(sys.stdout)
     if not arguments.json:
         output.print(formats.PLAN_HEADER)
-    batch: list[str] = []
-    for line in durable_files.lines(jobs.file(arguments.id, "plan.jsonl")):
-        batch.append(line.decode().rstrip() if arguments.json else formats.plan_row(json.loads(line)))
-        if len(batch) >= PLAN_LINES:
-            output.print("\n".join(batch))
-            batch.clear()
-        if output.error is not None:
-            break
-    if batch:
+    plan_lines = durable_files.lines(jobs.file(arguments.id, "plan.jsonl"))
+    texts = (
+        line.decode().rstrip() if arguments.json else formats.plan_row(json.loads(line))
+        for line in plan_lines
+    )
+    while output.error is None and (batch := list(islice(texts, PLAN_LINES))):
         output.print("\n".join(batch))
     return printed(output, None if arguments.json else escape.escape_control(formats.plan_sums(status)))
 
@@ -61,7 +58,7 @@ def list_jobs(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) ->
     whole = arguments.all or bool(filters)
     found: list[Status] = []
     following: str | None = None
-    if os.path.isdir(jobs.path):  # looking makes no directory
+    if os.path.isdir(jobs.path):  # without it, none is created
         if whole:
             matches = _matching(jobs, wanted)
             found = list(islice(matches, arguments.limit))
@@ -87,19 +84,19 @@ def list_jobs(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) ->
 
 def _matching(jobs: Jobs, wanted: JobFilter) -> Iterator[Status]:
     """Yields the jobs that match a filter, newest first, each observed again."""
-    jobs.active()  # has the ends written down that nobody has noticed yet
+    jobs.active()  # records the ends that nobody has noticed yet
     for job_id, entry in sorted(jobs.entries().items(), reverse=True):
         if wanted.takes(job_id, entry):
             try:
                 status = jobs.observe(job_id)
-            except NoSuchJob:  # removed meanwhile, or no status of ours
+            except NoSuchJob:  # just removed, or its file is damaged
                 continue
             if wanted.state in (None, status["state"]):
                 yield status
 
 
 def _one_id(text: str, jobs: Jobs) -> str:
-    """The id of the only job whose id begins so."""
+    """Returns the id of the only job whose id begins with `text`. Raises UsageError."""
     if ID_PATTERN.fullmatch(text):
         return text
     if not re.fullmatch(r"[0-9]{1,8}|[0-9]{8}T[0-9]{0,6}|[0-9]{8}T[0-9]{6}-[0-9a-f]{0,8}", text):
@@ -121,12 +118,8 @@ def _show_errors(job_id: str, jobs: Jobs, as_json: bool) -> int:
     output = Output(sys.stdout)
     if jobs.read(job_id) is None:
         raise NoSuchJob(job_id)
-    try:
-        file = open(jobs.file(job_id, "report.jsonl"), "rb")  # noqa: SIM115 - closed below
-    except FileNotFoundError:
-        return 0
-    with file:
-        for line in file:
+    with suppress(FileNotFoundError):  # nothing was reported
+        for line in durable_files.lines(jobs.file(job_id, "report.jsonl")):
             if b'"error": ' not in line or not line.endswith(b"\n"):
                 continue
             try:
