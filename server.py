@@ -1,6 +1,6 @@
-"""The HTTP server: takes the port, wires up what it is made of, and stops it again. `make run` starts it.
+"""The HTTP server: takes the port, connects its parts, and stops them again. `make run` starts it.
 
-What there is to call is the table in `web/routes.py`. Stopping the server stops no job.
+`web/operations.py` has the table of routes. Stopping the server stops no job.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any
 
 import bottle
 
@@ -41,7 +40,7 @@ log = logging.getLogger("server")
 
 
 def main() -> int:
-    """Exit status: 0 after SIGTERM or SIGINT, 2 when something must be changed before it can start."""
+    """Returns the exit status: 0 after SIGTERM or SIGINT, 2 if something must be changed before the start."""
     std_streams.secure()
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # a full queue is not worth a line a request
@@ -58,9 +57,8 @@ def main() -> int:
 def _serve() -> int:
     config = settings.load()
     middleware.check_exposure(config)
-    starting = _Starting()
-    try:
-        server = http_server.Server(starting, config.api_host, config.api_port)
+    try:  # the port first, so that a second server ends before it touches anything
+        server = http_server.Server(config.api_host, config.api_port)
     except (OSError, ValueError) as error:
         raise UsageError("CannotListen", _why_not_listening(config, error)) from error
     jobs = Jobs(config.jobs_dir)
@@ -76,31 +74,30 @@ def _serve() -> int:
     for warning in (*middleware.warnings(config, token), *settings.misspelt(os.environ)):
         log.warning("%s", warning)
     os.makedirs(config.uploads_dir, exist_ok=True)
+    store: embedded_store.Embedded | None = None
     if config.storage_url:
         place = Endpoint.of(config.storage_url, config.aws_region)
-        proxy_of(place.scheme, place.host, place.port)  # told now, not by every job
-    store = (
-        None if config.storage_url else embedded_store.Embedded(config, os.path.join(paths.PROJECT, ".env"))
-    )
+        proxy_of(place.scheme, place.host, place.port)  # a wrong proxy setting stops the start, not every job
+    else:
+        store = embedded_store.Embedded(config)
     spawn = supervision.spawner(jobs, os.environ)
     ledger = Ledger(jobs)
     is_up = store.is_up if store else lambda: True
     supervisor = Supervisor(config, jobs, spawn, store_is_up=is_up, on_prune=ledger.retire)
+    closing = threading.Event()
     if store:
         store.start(has_workers=supervisor.has_workers)
-    closing = threading.Event()
-    if store is None:
+    else:
         arguments = (config, supervisor.has_workers_on, closing)
         threading.Thread(target=embedded_store.end_unused, args=arguments, name="unused", daemon=True).start()
-    state = store.state if store else lambda: "external"
     keeper = make_keeper(config, supervisor)
-    app = make_app(config, supervisor, state, ledger=ledger, keeper=keeper, token_needed=token is not None)
-    starting.install(middleware.Guard(app, config, token))
+    state = store.state if store else lambda: "external"
+    app = make_app(config, supervisor, ledger, keeper, state, token_needed=token is not None)
     processes.on_stop(lambda _name: server.stop())
     supervisor.start()
     keeper.start()
     print_banner(config, token, server.port)
-    server.run()
+    server.run(middleware.Guard(app, config, token))
     closing.set()
     keeper.stop()
     supervisor.stop()
@@ -111,42 +108,24 @@ def _serve() -> int:
 
 
 def make_keeper(config: Settings, supervisor: Supervisor) -> Keeper:
-    file = MirrorFile(config.mirrors_file, config, settings.variables)
-    return Keeper(config, supervisor, file)
+    return Keeper(config, supervisor, MirrorFile(config.mirrors_file, config, settings.variables))
 
 
 def make_app(
     config: Settings,
     supervisor: Supervisor,
+    ledger: Ledger,
+    keeper: Keeper,
     store: Callable[[], str] = lambda: "external",
     *,
-    ledger: Ledger | None = None,
-    keeper: Keeper | None = None,
     token_needed: bool = False,
 ) -> bottle.Bottle:
-    """The routes as a WSGI application. It trusts its caller: put `guard.Guard` before it."""
-    keeper = keeper or make_keeper(config, supervisor)
-    numbers = Metrics(supervisor.jobs, ledger or Ledger(supervisor.jobs), config, keeper)
+    """Returns the routes as a WSGI application. It checks no caller: wrap it in `middleware.Guard`."""
+    numbers = Metrics(supervisor.jobs, ledger, config, keeper)
     check = StorageCheck(lambda limit: connect(config, limit))
     folders, statuses = Folders(config.uploads_dir), Statuses(supervisor.jobs)
     service = Service(config, supervisor, store, numbers, folders, keeper, token_needed, check, statuses)
     return application(service)
-
-
-class _Starting:
-    """The port is taken first, so that a second server finds out before it touches anything; requests are
-    answered only after `become`, because nothing accepts connections before `Server.run`."""
-
-    def __init__(self) -> None:
-        self._application: middleware.Application | None = None
-
-    def install(self, application: middleware.Application) -> None:
-        self._application = application
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
-        if self._application is None:
-            raise RuntimeError("a request before the start has ended")
-        return self._application(environ, start_response)
 
 
 def _why_not_listening(config: Settings, error: Exception) -> str:
@@ -167,13 +146,13 @@ def print_banner(config: Settings, token: str | None, port: int) -> None:
         print(f"names:   {names} (others are refused: ALLOWED_HOSTS)")
     print(f"uploads: {config.uploads_dir}   jobs: {config.jobs_dir}")
     print(f"storage: {storage}")
-    if token and config.api_token != token:  # made here: nobody knows it yet
+    if token and config.api_token != token:  # generated: nobody knows it yet
         print(f"log in:  {url}/login?token={token}")
     elif token:
         print(f"log in:  {url}/login?token=API_TOKEN, or send `Authorization: Bearer API_TOKEN`")
     elif not config.storage_url and Folders(config.uploads_dir).look("")["empty"] is False:
         print(f"try:     {url}/sync   {url}/runnings")
-    else:  # a click on /sync would delete a bucket, or replace what somebody keeps in a storage of their own
+    else:  # a click on /sync would delete a bucket, or change one in somebody's own storage
         print(f"try:     {url}/ (the dashboard)")
     sys.stdout.flush()
 

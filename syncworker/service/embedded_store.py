@@ -1,13 +1,12 @@
 """The embedded S3 server: `juicefs gateway` on 127.0.0.1:MINIO_PORT, used when STORAGE_URL is not set.
 
-It outlives the server, because workers that outlive the server need it: it runs in a session of its own, and
-`STORAGE_DIR/gateway.json` says which process it is (pid and start time), on which port, and with which keys
-(a digest). The next server adopts it when all of that matches, and replaces it when it does not and no worker
-runs. A server that stops in order, with no worker left, stops it too. When it dies it is started again, after
-0.2 s, then longer, up to 10 s.
+It runs in a session of its own and outlives the server, because workers that outlive the server need it.
+`STORAGE_DIR/gateway.json` has its pid, start time, port, and a digest of its keys. The next server adopts it
+if port and keys match; if not, replaces it as soon as no worker runs. A server that stops without workers
+stops it too. If it dies, it is restarted after 0.2 s, then after longer pauses, up to 10 s.
 
-Its keys are made once and kept beside its data, in `STORAGE_DIR/keys.env` (0600), where workers and other
-clients find them, and where no other storage's settings are; keys that are set are used instead.
+Its keys are generated once, into `STORAGE_DIR/keys.env` (0600), where workers and other clients find them.
+Keys from the settings are used instead, if set.
 """
 
 from __future__ import annotations
@@ -34,18 +33,20 @@ from syncworker.system import durable_files, processes
 
 STOP_SECONDS = 10.0
 BACKOFF_SECONDS = (0.2, 10.0)
-SETTLED_SECONDS = 30.0  # one that lived this long starts with the shortest pause again
+STABLE_SECONDS = 30.0  # after a life this long, the next pause is the shortest again
 LOG_MAX_BYTES = 10 << 20
 _CHECK_SECONDS = 0.1
 _UNUSED_SECONDS = 1.0
 log = logging.getLogger("syncworker.service.embedded_store")
 
 
-def ensure_keys(config: Settings, env_file: str) -> tuple[str, str]:
+def ensure_keys(config: Settings, env_file: str | None) -> tuple[str, str]:
     """Returns (access key, secret key) of the embedded store; generates them in its folder if none are
     set."""
     if not (config.minio_access_key and config.minio_secret_key):
-        _make_keys(settings.embedded_keys_file(config.storage_dir))
+        keys_file = settings.embedded_keys_file(config.storage_dir)
+        if not os.path.exists(keys_file):
+            _make_keys(keys_file)
         config = settings.load(env_file=env_file)
     if not (config.minio_access_key and config.minio_secret_key):
         raise UsageError(
@@ -63,8 +64,6 @@ def ensure_keys(config: Settings, env_file: str) -> tuple[str, str]:
 
 
 def _make_keys(path: str) -> None:
-    if os.path.exists(path):
-        return
     text = "# keys of the embedded storage, made at the first start\n"
     text += f"MINIO_ACCESS_KEY={secrets.token_hex(10).upper()}\n"
     text += f"MINIO_SECRET_KEY={secrets.token_urlsafe(30)}\n"
@@ -75,39 +74,63 @@ def end_unused(config: Settings, is_used: Callable[[str], bool], closing: thread
     """Stops the storage that a server left running before STORAGE_URL was set, as soon as no job uses it
     (`is_used` is called with its URL). Returns when there is none, or when `closing` is set. Does not touch a
     storage of another server."""
-    keeper = Embedded(config, "")
-    if not os.path.isdir(config.storage_dir) or not keeper.hold():
+    lock = _lock_of(config)
+    if not os.path.isdir(config.storage_dir) or not lock.acquire():
         return
     try:
-        left = keeper.left_over()
-        while left is not None and not closing.is_set():
+        while (left := _left_over(config)) is not None and not closing.is_set():
             pid, started_at, state = left
             port = int(state.get("port") or config.minio_port)
             if not is_used(f"http://127.0.0.1:{port}"):
                 _end(pid, started_at)
-                durable_files.remove(os.path.join(config.storage_dir, "gateway.json"))
+                durable_files.remove(_state_file(config))
                 log.info("no job uses the embedded storage any more: it has ended (pid %d)", pid)
             closing.wait(_UNUSED_SECONDS)
-            left = keeper.left_over()
     finally:
-        keeper.release()
+        lock.release()
+
+
+def _lock_of(config: Settings) -> durable_files.Lock:
+    """Returns the lock of the server that runs the storage."""
+    return durable_files.Lock(os.path.join(config.storage_dir, "server.lock"))
+
+
+def _state_file(config: Settings) -> str:
+    return os.path.join(config.storage_dir, "gateway.json")
+
+
+def _left_over(config: Settings) -> tuple[int, float, dict[str, Any]] | None:
+    """Returns (pid, start time, its state file) of a gateway that an earlier server left on our folder."""
+    state = durable_files.read_json(_state_file(config)) or {}
+    pid, started_at = state.get("pid"), state.get("started_at")
+    if isinstance(pid, int) and isinstance(started_at, float) and processes.is_running(pid, started_at):
+        return pid, started_at, state
+    # A server that was killed right after it started the gateway had no time to write its pid.
+    pid = processes.listener(int(state.get("port") or config.minio_port))
+    started_at = processes.started_at(pid) if pid else None
+    # (By its folder, because juicefs rewrites its command line and cuts it short.)
+    if pid and started_at and processes.working_folder(pid) == os.path.realpath(config.storage_dir):
+        return pid, started_at, state
+    return None
 
 
 class Embedded:
-    """`start` and `close` belong to one thread; `is_up` and `state` may be asked from any."""
+    """`start` and `close` belong to one thread; `is_up` and `state` may be called from any."""
 
-    def __init__(self, config: Settings, env_file: str) -> None:
+    def __init__(self, config: Settings, env_file: str | None = None) -> None:
         self._config = config
         self._env_file = env_file
         self._folder = config.storage_dir
+        self._meta = f"badger://{self._folder}/meta"
+        self._objects = f"{self._folder}/objects/"  # without the slash, the volume's name is glued to it
         self._port = config.minio_port
         self._keys = ("", "")
-        self._pid = 0
+        self.pid = 0
         self._started_at = 0.0
         self._child: subprocess.Popen[bytes] | None = None
         self._up = False
         self._closing = threading.Event()
-        self._lock = durable_files.Lock(os.path.join(self._folder, "server.lock"))
+        self._lock = _lock_of(config)
         self._thread = threading.Thread(target=self._watch, name="embedded", daemon=True)
 
     def is_up(self) -> bool:
@@ -116,38 +139,26 @@ class Embedded:
     def state(self) -> str:
         return "up" if self._up else "starting" if self._alive() else "down"
 
-    @property
-    def pid(self) -> int:
-        return self._pid
-
-    @property
-    def _meta(self) -> str:
-        return f"badger://{self._folder}/meta"
-
-    @property
-    def _objects(self) -> str:
-        return f"{self._folder}/objects/"  # without the slash, the volume's name is glued to the folder's
-
     # -- start --------------------------------------------------------------------------------------------
 
     def start(self, has_workers: Callable[[], bool] = lambda: False) -> None:
         """Adopts the running storage, or starts one. Raises UsageError if the port or the folder is in
         use."""
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        if not self.hold():
+        if not self._lock.acquire():
             raise UsageError(
                 "StorageInUse",
                 f"another server already runs the storage in {self._folder}: stop it, or set STORAGE_DIR",
             )
         self._keys = ensure_keys(self._config, self._env_file)
-        left = self.left_over()
+        left = _left_over(self._config)
         if left is not None and not self._adopt(*left) and has_workers():
             raise UsageError(
                 "StorageInUse",
                 f"the embedded storage (pid {left[0]}) runs with another port or other keys, and jobs use it:"
                 " set MINIO_PORT and the keys as they were, or wait for the jobs to end",
             )
-        if self._pid == 0:
+        if self.pid == 0:
             if left is not None:
                 _end(left[0], left[1])
             self._refuse_taken_port()
@@ -155,31 +166,10 @@ class Embedded:
             self._spawn()
         self._thread.start()
 
-    def hold(self) -> bool:
-        """Whether the folder is ours alone now."""
-        return self._lock.acquire()
-
-    def release(self) -> None:
-        self._lock.release()
-
-    def left_over(self) -> tuple[int, float, dict[str, Any]] | None:
-        """Returns (pid, start time, what is known) of a gateway that an earlier server left on our folder."""
-        state = durable_files.read_json(self._file("gateway.json")) or {}
-        pid, started_at = state.get("pid"), state.get("started_at")
-        if isinstance(pid, int) and isinstance(started_at, float) and processes.is_running(pid, started_at):
-            return pid, started_at, state
-        # A server that was killed right after it started the gateway has not written which one it is.
-        pid = processes.listener(int(state.get("port") or self._port))
-        started_at = processes.started_at(pid) if pid else None
-        # (By its folder: juicefs rewrites its command line, and cuts it short.)
-        if pid and started_at and processes.working_folder(pid) == os.path.realpath(self._folder):
-            return pid, started_at, state
-        return None
-
     def _adopt(self, pid: int, started_at: float, state: dict[str, Any]) -> bool:
         if state.get("port") != self._port or state.get("keys") != self._digest():
             return False
-        self._pid, self._started_at = pid, started_at
+        self.pid, self._started_at = pid, started_at
         self._write_state()
         log.info("the embedded storage runs already (pid %d)", pid)
         return True
@@ -221,9 +211,13 @@ class Embedded:
         command += ["--log", self._file("gateway.log"), "--bucket", self._objects]
         command += [self._meta, f"127.0.0.1:{self._port}"]
         keys = {"MINIO_ROOT_USER": self._keys[0], "MINIO_ROOT_PASSWORD": self._keys[1]}
-        self._pid, self._started_at = 0, 0.0
-        self._write_state()  # port and keys, before there is a process they are true of
-        with open(self._log_file(), "ab") as output:
+        self.pid, self._started_at = 0, 0.0
+        self._write_state()  # port and keys, before the process exists
+        log_file = self._file("gateway.log")
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.getsize(log_file) > LOG_MAX_BYTES:
+                durable_files.move_aside(log_file, f"{log_file}.1")
+        with open(log_file, "ab") as output:
             self._child = subprocess.Popen(
                 command,
                 cwd=self._folder,
@@ -233,8 +227,8 @@ class Embedded:
                 stderr=output,
                 start_new_session=True,
             )
-        self._pid = self._child.pid
-        self._started_at = processes.started_at(self._pid) or 0.0
+        self.pid = self._child.pid
+        self._started_at = processes.started_at(self.pid) or 0.0
         self._write_state()
 
     def _environ(self) -> dict[str, str]:
@@ -245,44 +239,38 @@ class Embedded:
     def _file(self, name: str) -> str:
         return os.path.join(self._folder, name)
 
-    def _log_file(self) -> str:
-        path = self._file("gateway.log")
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.getsize(path) > LOG_MAX_BYTES:
-                durable_files.move_aside(path, f"{path}.1")
-        return path
-
     def _digest(self) -> str:
         return hashlib.sha256("\n".join(self._keys).encode()).hexdigest()
 
     def _write_state(self) -> None:
-        state = {"pid": self._pid, "started_at": self._started_at, "port": self._port, "keys": self._digest()}
-        durable_files.replace_json(self._file("gateway.json"), state, durable=False)
+        state = {"pid": self.pid, "started_at": self._started_at, "port": self._port, "keys": self._digest()}
+        durable_files.replace_json(_state_file(self._config), state, durable=False)
 
     # -- life ---------------------------------------------------------------------------------------------
 
     def _alive(self) -> bool:
         if self._child is not None:
             return self._child.poll() is None
-        return self._pid > 0 and processes.is_running(self._pid, self._started_at)
+        return self.pid > 0 and processes.is_running(self.pid, self._started_at)
 
     def _watch(self) -> None:
-        """Says when it is up, and starts it again when it has died."""
+        """Notices when it is up, and restarts it when it has died."""
         pause, born = BACKOFF_SECONDS[0], time.monotonic()
         while not self._closing.wait(_CHECK_SECONDS if self._up else _CHECK_SECONDS / 4):
             if self._alive():
                 if not self._up and _answers(self._port):
                     self._up = True
-                    log.info("the embedded storage is up (pid %d)", self._pid)
+                    log.info("the embedded storage is up (pid %d)", self.pid)
                 continue
             self._up = False
-            if time.monotonic() - born > SETTLED_SECONDS:
+            if time.monotonic() - born > STABLE_SECONDS:
                 pause = BACKOFF_SECONDS[0]
+            holder = processes.port_holder(self._port)
             log.error(
                 "the embedded storage has died; it is started again in %.1f s (see %s)%s",
                 pause,
                 self._file("gateway.log"),
-                self._who_has_the_port(),
+                f"; port {self._port} is taken by {holder}" if holder else "",
             )
             if self._closing.wait(pause):
                 return
@@ -292,10 +280,6 @@ class Embedded:
             except (OSError, FatalError):
                 log.exception("the embedded storage cannot be started")
 
-    def _who_has_the_port(self) -> str:
-        holder = processes.port_holder(self._port)
-        return f"; port {self._port} is taken by {holder}" if holder else ""
-
     def close(self, *, stop: bool) -> None:
         """Ends the supervision. With `stop`, ends the storage too; else it keeps running for the workers that
         use it."""
@@ -304,13 +288,13 @@ class Embedded:
             self._thread.join(timeout=15)
         self._up = False
         if stop and self._alive():
-            _end(self._pid, self._started_at)
+            _end(self.pid, self._started_at)
             if self._child is not None:
                 self._child.wait()
-            durable_files.remove(self._file("gateway.json"))
+            durable_files.remove(_state_file(self._config))
         elif self._alive():
-            log.info("jobs still run: the embedded storage stays (pid %d)", self._pid)
-        self.release()
+            log.info("jobs still run: the embedded storage stays (pid %d)", self.pid)
+        self._lock.release()
 
 
 def _program() -> str:
@@ -325,7 +309,7 @@ def _program() -> str:
 
 
 def _answers(port: int) -> bool:
-    """Whether something speaks HTTP there."""
+    """Returns whether the gateway on this port is healthy."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
     try:
         connection.request("GET", "/minio/health/live")

@@ -1,23 +1,26 @@
-"""The folders below the uploads root and their sizes, for people who choose one; never slower than a moment.
+"""The folders below the uploads root and their sizes, for people who choose one in the dashboard.
 
-What is shown may be some seconds old, and incomplete: it says so. Deciding what to sync is `scan`'s, which
-reads the folder again and whole. A walk is bounded in time, runs in a thread of its own, and no request waits
-for it longer than a moment: a disk that hangs keeps that thread and no other.
+Sizes may be some seconds old, or incomplete, and are marked so. A sync does not use them: it reads the folder
+again. A walk has a time limit and a thread of its own, and a request waits for it only a moment: a disk that
+hangs blocks that thread and no other.
 
-Links to files and folders inside the root are followed, as a sync does; what leads out is not looked at.
+Like a sync, a walk follows links to files and folders inside the root, and ignores links that lead out.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from syncworker.errors import SyncError
+from syncworker.escape import escape_surrogates
 from syncworker.folder.scan_process import scan_apart
 from syncworker.folder.uploads_root import Tree
 from syncworker.model import FileEntry
@@ -35,7 +38,7 @@ FILTER_SECONDS = 2.0
 
 @dataclass(slots=True)
 class Size:
-    """What a walk has counted; `complete` if it reached the end and could read everything."""
+    """The counts of a walk; `complete` if it reached the end and could read everything."""
 
     files: int = 0
     size: int = 0
@@ -62,7 +65,7 @@ def measure(path: str, root: str, size: Size, deadline: float) -> None:
                     if time.monotonic() > deadline:
                         return
         except OSError:
-            readable = False  # then it is not known to be empty
+            readable = False  # so it may not be empty
     size.complete = readable
 
 
@@ -75,7 +78,7 @@ def _count(entry: os.DirEntry[str], root: str, size: Size, ahead: list[str]) -> 
             return
         found = entry.stat()
     except OSError:
-        return  # gone meanwhile, or a link to nothing
+        return  # just deleted, or a dangling link
     if stat.S_ISDIR(found.st_mode):
         ahead.append(entry.path)
     elif stat.S_ISREG(found.st_mode):
@@ -146,7 +149,7 @@ class Folders:
                             size.size += item.size
                 size.complete = True
             except (SyncError, OSError):
-                pass  # the time is over, or the folder is gone: what was counted so far is told
+                pass  # the time is over, or the folder is gone: the counts so far are returned
             finally:
                 self._filtering.release()  # not before its process has ended
 
@@ -157,7 +160,7 @@ class Folders:
 
     def _walk(self) -> None:
         deadline = time.monotonic() + WALK_SECONDS
-        names = list(self._names())
+        names = list(islice(self._names(), FOLDERS_MAX))
         with self._lock:
             self._all_listed = len(names) < FOLDERS_MAX
             self._found = {name: self._found.get(name, Size()) for name in names}
@@ -171,24 +174,10 @@ class Folders:
             self._walked_at, self._thread = time.monotonic(), None
 
     def _names(self) -> Iterator[str]:
-        """Folders whose names a request can carry."""
-        root, count = os.path.realpath(self._root), 0
-        try:
-            with os.scandir(root) as entries:
-                for entry in entries:
-                    inside = os.path.realpath(entry.path).startswith(root.rstrip("/") + "/")
-                    if inside and entry.is_dir() and _is_text(entry.name):
-                        yield entry.name
-                        count += 1
-                        if count >= FOLDERS_MAX:
-                            return
-        except OSError:
-            return  # no root: no folders
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+        """Yields the folders whose names a request can carry."""
+        root = os.path.realpath(self._root).rstrip("/") + "/"
+        with contextlib.suppress(OSError), os.scandir(root) as entries:  # without a root, no folders
+            for entry in entries:
+                inside = os.path.realpath(entry.path).startswith(root)
+                if inside and entry.is_dir() and escape_surrogates(entry.name) == entry.name:
+                    yield entry.name

@@ -1,8 +1,8 @@
-"""Is the storage there? One HEAD of its root, without keys: any answer but a server error means yes.
+"""Checks whether the storage answers: one HEAD of its root, without keys. Only a server error counts as no.
 
-It is what `/healthz?storage=1` asks, so anybody may ask, and often: a check takes two seconds at most, its
-result holds for ten, one check runs at a time, and only a few requests wait for it. What is wrong is said
-without a name or an address. It says nothing of keys and buckets: a sync finds out.
+`/healthz?storage=1` calls it, so anybody may, and often: a check takes two seconds at most, its result is
+cached for ten, one check runs at a time, and only a few requests wait for it. Its messages contain no name
+and no address. It does not check keys and buckets: a sync does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ RESOLVE_SECONDS = 2.0
 _RESOLVING = threading.BoundedSemaphore(4)  # fewer than the threads that answer
 _WAITING_MAX = 4  # fewer than the threads that answer
 
-# A connection, what to ask for there, with which headers.
+# A connection, and the target and headers of the request on it.
 Connection = tuple[http.client.HTTPConnection, str, dict[str, str]]
 
 
@@ -97,7 +97,7 @@ def _ask(connect: Callable[[float], Connection]) -> str | None:
         connection.close()
     if status == http.client.PROXY_AUTHENTICATION_REQUIRED:
         return "the proxy wants other keys"
-    # 501: it does not know such a HEAD, and is there all the same.
+    # 501: it answers, although it does not support this HEAD.
     return f"the storage answers with {status}" if status >= 500 and status != 501 else None
 
 

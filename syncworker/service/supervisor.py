@@ -1,19 +1,19 @@
 """The supervisor: one thread that owns the queue and the workers.
 
 Every half second, and at once when a child ends or a job is added, it
-1. reaps the children that ended, and has every running job observed (its lock probed), adopted ones included;
+1. reaps the children that ended, and observes every running job (probes its lock), adopted ones included;
 2. starts queued jobs, oldest first, while fewer than MAX_RUNNING_JOBS run;
 3. removes the files of the oldest finished jobs, and the keys of jobs that failed a week ago.
 
-A job that waits for approval is none of its business until somebody approves it, whatever server starts.
+It ignores a job that waits for approval until somebody approves it.
 
-Which jobs are its own: those whose status says `auto_resume`. A server's jobs are made so; a shell's are not,
-because the shell that queued one starts it itself. They are shown and keep their destination, nothing more.
+It starts only jobs whose status has `auto_resume`. A server creates its jobs so; a shell does not, because it
+starts its job itself. A shell's jobs are shown and keep their destination, nothing more.
 
-A worker that dies alone, while the server lives on, was killed by somebody who meant it: its job loses
-`auto_resume`; after two seconds when it was told to stop, because a machine that goes down tells all at once.
-One that died together with the server keeps it, and the next server resumes it. A worker that lives on is
-found by its lock, and counted.
+If a worker dies while the server lives, somebody killed it on purpose, and its job loses `auto_resume`. If
+the worker got SIGTERM, this happens two seconds later, because a machine that shuts down signals all
+processes. A job whose worker died together with the server keeps `auto_resume`, and the next server resumes
+it. A worker that survived the server is found by its lock, and counted.
 
 Nothing here waits for a worker, and no request waits for this thread: requests write job files and wake it.
 """
@@ -44,12 +44,12 @@ from syncworker.storage_url import canonical_url
 from syncworker.system import durable_files, processes
 
 TICK_SECONDS = 0.5
-KILLED_SECONDS = 2.0  # an interrupted job whose server still lives after this long was stopped on purpose
+KILLED_SECONDS = 2.0  # if the server still lives so long after the worker, the job was stopped on purpose
 START_TRIES = 3
-_PROBE_SECONDS = 0.5  # a shell that asks whether a server runs takes the lock for an instant
+_PROBE_SECONDS = 0.5  # a shell that checks for a server holds the lock for an instant
 SUBMIT_SECONDS = 3.0
 DROP_KEYS_SECONDS = 600.0
-PRUNE_AT_MOST = 200  # jobs removed in one round, so that the ends of workers are still noticed in time
+PRUNE_AT_MOST = 200  # jobs removed in one round, so that ended workers are still noticed in time
 log = logging.getLogger("syncworker.service.supervisor")
 
 
@@ -63,7 +63,8 @@ class Counts(NamedTuple):
 
 
 def spawner(jobs: Jobs, environ: Mapping[str, str]) -> Callable[[str], subprocess.Popen[bytes]]:
-    """Starts workers with this environment without the server's token; their output goes to their log."""
+    """Returns a function that starts a job's worker, in this environment without the server's token. The
+    worker's output goes to the job's log."""
     worker_environ = {name: value for name, value in environ.items() if name != "API_TOKEN"}
 
     def spawn(job_id: str) -> subprocess.Popen[bytes]:
@@ -101,10 +102,8 @@ class Supervisor:
         self._drop_keys_at = 0.0
         self._submitting = threading.Lock()
         self._stopping = False
-        self._wake_read, self._wake_write = os.pipe()
-        for fd in (self._wake_read, self._wake_write):
-            os.set_blocking(fd, False)
-            weakref.finalize(self, os.close, fd)
+        self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        weakref.finalize(self, os.close, self._wake_fd)
         self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
 
     # -- what requests call -------------------------------------------------------------------------------
@@ -112,28 +111,22 @@ class Supervisor:
     def submit(self, request: Request) -> Status:
         """Creates and queues a job. Raises QueueFull, or Conflict if its destination is busy."""
         with self._submission_slot():
-            status = self.jobs.create(request)
-        self.wake()
-        return status
+            return self.jobs.create(request)
 
     def resume(self, job_id: str, keys: RequestKeys | None) -> Status:
         """Queues an ended job again. Raises QueueFull, Conflict, NoSuchJob."""
         with self._submission_slot():
-            status = self.jobs.prepare_resume(job_id, keys)
-        self.wake()
-        return status
+            return self.jobs.prepare_resume(job_id, keys)
 
     def approve(self, job_id: str, keys: RequestKeys | None, etag: str) -> Status:
         """Queues a waiting job to carry out its plan. Raises QueueFull, Conflict, NoSuchJob."""
         with self._submission_slot():
-            status = self.jobs.prepare_approved(job_id, keys, etag=etag)
-        self.wake()
-        return status
+            return self.jobs.prepare_approved(job_id, keys, etag=etag)
 
     @contextlib.contextmanager
     def _submission_slot(self) -> Iterator[None]:
-        """Lets one submission in at once, so that the queue's limit holds; only briefly, because requests
-        wait here."""
+        """Admits one submission at a time, so that the queue's limit holds, and then wakes the thread. Waits
+        only briefly, because requests wait here."""
         if not self._submitting.acquire(timeout=SUBMIT_SECONDS):
             raise SyncError("Busy", "another job is being created: try again")
         try:
@@ -141,6 +134,7 @@ class Supervisor:
             yield
         finally:
             self._submitting.release()
+        self.wake()
 
     def _refuse_full(self) -> None:
         """Raises QueueFull. A job whose worker was started no longer counts, even if its status is still
@@ -165,11 +159,8 @@ class Supervisor:
         return Counts(states.count(State.QUEUED), states.count(State.RUNNING))
 
     def wake(self) -> None:
-        """Has the thread look now."""
-        try:
-            os.write(self._wake_write, b"!")
-        except BlockingIOError:
-            pass  # the pipe is full of wake-ups: it will look
+        """Starts the next round at once."""
+        os.eventfd_write(self._wake_fd, 1)
 
     def wait_until_idle(self, within_seconds: float) -> bool:
         """Waits up to `within_seconds` for all workers to exit; returns whether they did."""
@@ -188,7 +179,7 @@ class Supervisor:
         )
 
     def has_workers_on(self, url: str) -> bool:
-        """Whether a worker lives whose job is on this storage."""
+        """Returns whether a worker of a job on this storage lives."""
         return any(
             self.jobs.is_alive(status["id"]) and canonical_url(status["storage_url"]) == canonical_url(url)
             for status in self.jobs.active()
@@ -198,7 +189,7 @@ class Supervisor:
 
     def start(self) -> None:
         """Corrects the states that the last server left, resumes jobs (AUTO_RESUME), starts the thread."""
-        self.jobs.watching = False  # what the last server left died with it
+        self.jobs.watching = False  # workers that ended now died with the last server
         self._seen_active = {status["id"] for status in self.jobs.active()}
         if self._settings.auto_resume:
             self._resume_interrupted()
@@ -210,16 +201,12 @@ class Supervisor:
             if entry.state is State.INTERRUPTED and entry.auto_resume:
                 try:
                     self.jobs.prepare_resume(job_id)
-                except (
-                    SyncError,
-                    OSError,
-                ) as error:  # one that cannot be resumed keeps no server from starting
-                    log.warning("job %s is not resumed: %s", job_id, error)
-                else:
                     log.info("job %s was interrupted: it is resumed", job_id)
+                except (SyncError, OSError) as error:  # it must not keep the server from starting
+                    log.warning("job %s is not resumed: %s", job_id, error)
 
     def stop(self) -> None:
-        """Ends the thread; workers stay, in their own sessions."""
+        """Ends the thread. Workers go on, in sessions of their own."""
         self._stopping = True
         self.wake()
         if self._thread.is_alive():
@@ -229,22 +216,19 @@ class Supervisor:
         while not self._stopping:
             try:
                 self.tick()
-            except Exception:  # a full disk, say: what still runs needs its supervision
+            except Exception:  # a full disk, for example: running jobs still need supervision
                 log.exception("the supervisor failed, and goes on")
                 time.sleep(TICK_SECONDS)
             self._wait()
 
     def _wait(self) -> None:
         poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
+        poll.register(self._wake_fd, select.POLLIN)
         for _, pidfd in self._children.values():
             poll.register(pidfd, select.POLLIN)
         poll.poll(TICK_SECONDS * 1000)
-        try:
-            while os.read(self._wake_read, 4096):
-                pass
-        except BlockingIOError:
-            pass  # read empty
+        with contextlib.suppress(BlockingIOError):  # nobody woke it
+            os.eventfd_read(self._wake_fd)
 
     # -- one round ----------------------------------------------------------------------------------------
 
@@ -282,25 +266,20 @@ class Supervisor:
         have died."""
         found = []
         for job_id, entry in sorted(self.jobs.entries().items()):
-            if not entry.needs_a_look or (
-                entry.state is State.QUEUED and entry.auto_resume and not entry.cancelled
-            ):
+            is_waiting = entry.state is State.QUEUED and entry.auto_resume and not entry.cancelled
+            if not entry.needs_a_look or is_waiting:
                 continue
-            try:
-                status = self.jobs.observe(job_id)
-            except NoSuchJob:
-                continue
-            if recorded_state(status) in (State.QUEUED, State.RUNNING):
-                found.append(status)
-        return found
+            with contextlib.suppress(NoSuchJob):
+                found.append(self.jobs.observe(job_id))
+        return [status for status in found if recorded_state(status) in (State.QUEUED, State.RUNNING)]
 
     def _notice_ends(self, active: set[str]) -> None:
         now = self._clock()
         for job_id in self._seen_active - active:
             self._pruned_all = False
             if self._state_of(job_id) is State.INTERRUPTED:
-                # Told to stop (SIGTERM), it may be the machine that goes down: we shall know in a moment. Not
-                # told, it was killed, and we live.
+                # After a SIGTERM the machine may be shutting down: wait a moment. Else the worker was killed
+                # alone, because we live.
                 told = error_code(self.jobs.read(job_id)) == "Stopped"
                 self._interrupted[job_id] = now if told else now - KILLED_SECONDS
         self._seen_active = active
@@ -312,7 +291,7 @@ class Supervisor:
     def _leave_interrupted(self, job_id: str) -> None:
         with self.jobs.lock(job_id) as lock:
             if not lock.acquire():
-                return  # resumed meanwhile
+                return  # the job was just resumed
             status = self.jobs.read(job_id)
             if status and recorded_state(status) is State.INTERRUPTED and status.get("auto_resume"):
                 set_auto_resume(status, False)
@@ -327,15 +306,11 @@ class Supervisor:
             return
         taken = [e for e in entries.values() if e.state is State.RUNNING]
         taken += [entries[job_id] for job_id in self._children if job_id in entries]
-        waiting = (
-            job_id
-            for job_id, entry in sorted(entries.items())
-            if entry.state is State.QUEUED and entry.auto_resume and not entry.paused
-        )
-        for job_id in waiting:
+        for job_id, wanted in sorted(entries.items()):
             if free <= 0:
                 return
-            wanted = entries[job_id]
+            if wanted.state is not State.QUEUED or not wanted.auto_resume or wanted.paused:
+                continue
             if job_id in self._children or any(e.overlaps(wanted.destination, wanted.prefix) for e in taken):
                 continue
             if self._failed_starts.get(job_id, (0, 0.0))[1] > self._clock():
@@ -345,8 +320,7 @@ class Supervisor:
                 free -= 1
 
     def _start_one(self, job_id: str) -> bool:
-        """Starts a job's worker; returns whether a slot is now taken, by it or by a worker that another
-        process started."""
+        """Starts a job's worker. Returns whether the job has a worker now, ours or another process's."""
         try:
             status = self.jobs.observe(job_id)
         except NoSuchJob:
@@ -369,7 +343,7 @@ class Supervisor:
         return True
 
     def _start_failed(self, job_id: str, why: str) -> None:
-        """Tries again a little later; after START_TRIES times the job has failed."""
+        """Has the start tried again a little later; after START_TRIES failures the job fails."""
         times = self._failed_starts.get(job_id, (0, 0.0))[0] + 1
         log.error("job %s: %s (%d of %d tries)", job_id, why, times, START_TRIES)
         if times < START_TRIES:

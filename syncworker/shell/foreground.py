@@ -107,9 +107,12 @@ def _go_on(
 
 def _keys(arguments: argparse.Namespace) -> RequestKeys | None:
     """Returns the keys of another storage; None if none are given."""
-    names = ("SYNC_ACCESS_KEY", "SYNC_SECRET_KEY", "SYNC_SESSION_TOKEN")
     if not arguments.keys_from_stdin:
-        return spec.parse_keys(*(os.environ.get(name) for name in names))
+        return spec.parse_keys(
+            os.environ.get("SYNC_ACCESS_KEY"),
+            os.environ.get("SYNC_SECRET_KEY"),
+            os.environ.get("SYNC_SESSION_TOKEN"),
+        )
     if sys.stdin is not None and sys.stdin.isatty():
         from getpass import getpass
 

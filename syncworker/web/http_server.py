@@ -1,15 +1,15 @@
 """The HTTP server below the routes: waitress, with limits that keep one bad client from stopping the rest.
 
 Set here: small headers and bodies, many connections (poll instead of select), no name of the software. Added
-here, because waitress has none of it:
-- a deadline for a request that comes in slowly: each byte resets waitress's own timeout, so one header line a
-  second holds a connection for ever;
-- a client that asks on and on and reads no answer is cut when 4 MB wait for it, and one that reads nothing of
-  a waiting answer after half a minute: waitress would let each block a thread, for ever;
-- near the limit of connections, those that say nothing are closed first;
+here, because waitress lacks it:
+- a deadline for a request that arrives slowly: each byte resets waitress's own timeout, so that one header
+  line a second holds a connection without end;
+- a client that sends requests and reads no answer is cut when 4 MB wait for it, and one that reads nothing of
+  a waiting answer after half a minute: in waitress each blocks a thread without end;
+- near the limit of connections, silent ones are closed first;
 - errors found while parsing look like all others (`problem_details.py`);
 - after such an error the connection is closed only when the client has stopped sending (two seconds at most):
-  closing at once would make the kernel throw away the answer that says why.
+  if it were closed at once, the kernel would discard the answer.
 
 Handlers must return at once: there are eight threads.
 """
@@ -37,7 +37,7 @@ from syncworker.web.problem_details import SECURITY_HEADERS, problem
 BODY_MAX_BYTES = 256 * 1024  # two lists of 32 KiB, three characters a byte: percent-encoded, or as \u00e9
 HEADER_MAX_BYTES = 16 * 1024
 CONNECTIONS = 1000
-THREADS = 8  # that answer
+THREADS = 8  # for answers
 HEADER_SECONDS = 5.0
 BODY_SECONDS = 20.0
 LINGER_SECONDS = 2.0
@@ -56,8 +56,8 @@ _DETAILS = {
 class _Parser(HTTPRequestParser):  # type: ignore[misc]  # waitress has no types
     def parse_header(self, header_plus: bytes) -> None:
         super().parse_header(header_plus)
-        # What a proxy in front may read as another request than we do: both lengths in one request, an
-        # encoding that is named twice or in a version that has none.
+        # Requests that a proxy in front may understand differently: with both lengths, with an encoding given
+        # twice, or with one in a version that has none.
         encodings = _TRANSFER_ENCODING.findall(header_plus)
         if encodings and (
             "CONTENT_LENGTH" in self.headers
@@ -83,26 +83,26 @@ class _ErrorTask(ErrorTask):  # type: ignore[misc]
 class _Channel(HTTPChannel):  # type: ignore[misc]
     parser_class = _Parser
     error_task_class = _ErrorTask
-    lingers = False  # an error was answered: read on for a moment before closing
+    lingers = False  # after an error: read on for a moment before closing
     lingering_since = 0.0
-    receiving: Any = None  # the request that was coming in at the last look
+    receiving: Any = None  # the request that was arriving at the last check
     receiving_since = 0.0
     overfull = False
-    unread = 0  # bytes of answers that waited for the client at the last look, and since when none has gone
+    unread = 0  # bytes of answers that waited for the client at the last check; unread_since: unchanged since
     unread_since = 0.0
 
     def _flush_outbufs_below_high_watermark(self) -> None:
-        """Called before an answer is queued behind others. Waitress would block one of its few threads here
-        until the client reads; we give the connection up, and `check` closes it."""
+        """Called before an answer is queued behind others. Waitress would block one of its few threads until
+        the client reads; here the connection is given up, and `check` closes it."""
         if self.total_outbufs_len > UNREAD_MAX_BYTES:
             self.overfull = True
-            self.connected = False  # nothing more is written, and no further request of it is begun
+            self.connected = False  # nothing more is written, and no further request is handled
 
     def handle_close(self) -> None:
         if self.lingers and not self.lingering_since and self.connected:
             self.will_close = False
             self.lingering_since = time.time()
-            with contextlib.suppress(OSError):  # gone already: the next read says so
+            with contextlib.suppress(OSError):  # closed already: the next read reports it
                 self.socket.shutdown(socket.SHUT_WR)
             return
         super().handle_close()
@@ -119,13 +119,13 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
             self.will_close = True
 
     def check(self, now: float) -> None:
-        """Closes the connection when its time is over."""
+        """Closes the connection if one of its time limits is over."""
         if self.lingering_since:
             if now - self.lingering_since > LINGER_SECONDS:
                 self.will_close = True
             return
         if self.overfull or self._is_stalled(now):
-            # `will_close` is acted on when the socket can be written to, which this one never can.
+            # `will_close` takes effect when the socket becomes writable, which this one never does.
             super().handle_close()
             return
         request = self.request
@@ -159,9 +159,9 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
 
 
 class Server:
-    """Listens from construction on (OSError: the port is taken); `run` serves until `stop`."""
+    """Listens from construction on (OSError: the port is taken), but accepts connections only in `run`."""
 
-    def __init__(self, application: Any, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int) -> None:
         _allow_open_files(4 * CONNECTIONS)
         adjustments = Adjustments(
             host=host.strip("[]"),
@@ -173,7 +173,7 @@ class Server:
             channel_timeout=10,
             max_request_header_size=HEADER_MAX_BYTES,
             max_request_body_size=BODY_MAX_BYTES + 1,
-            clear_untrusted_proxy_headers=False,  # `forwarded` takes them, and takes them away
+            clear_untrusted_proxy_headers=False,  # `forwarded` reads and removes them
         )
         self._map: dict[int, Any] = {}
         self._dispatcher = ThreadedTaskDispatcher()
@@ -184,7 +184,7 @@ class Server:
         try:
             for sockinfo in adjustments.listen:
                 listener = _Server(
-                    application, self._map, dispatcher=self._dispatcher, adj=adjustments, sockinfo=sockinfo
+                    None, self._map, dispatcher=self._dispatcher, adj=adjustments, sockinfo=sockinfo
                 )
                 self._listeners.append(listener)
         except BaseException:
@@ -192,8 +192,10 @@ class Server:
             raise
         self.port = int(self._listeners[0].effective_port)
 
-    def run(self) -> None:
+    def run(self, application: Any) -> None:
         """Serves until `stop`, then finishes open answers for two seconds at most and returns."""
+        for listener in self._listeners:
+            listener.application = application
         self._dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             wasyncore.loop(timeout=1.0, map=self._map, use_poll=True, count=1)
@@ -211,10 +213,10 @@ class Server:
             wasyncore.close_all(self._map, ignore_all=True)
 
     def stop(self) -> None:
-        """For signal handlers and other threads: only a flag and a wake-up."""
+        """Sets a flag and wakes `run`. For signal handlers and other threads."""
         with self._closing:
             self._stopping = True
-            if not self._closed:  # else the pipe is closed, and its number perhaps another file's
+            if not self._closed:  # else the pipe's number may belong to another file
                 self._listeners[0].pull_trigger()
 
 

@@ -23,14 +23,12 @@ from bench import Service, contents, tree, wait_for
 from stores import Store
 from test_mirrors import Nightly, Receiver
 
-import server
 from syncworker.jobs import cleanup
 from syncworker.jobs import store as jobs
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.keeper import Keeper
 from syncworker.model import State
 from syncworker.service.supervisor import Supervisor
-from syncworker.web import http_server, middleware
 
 pytestmark = pytest.mark.long
 
@@ -100,7 +98,7 @@ YEAR: dict[str, tuple[str, list[datetime]]] = {
 
 
 class Year:
-    """The routes behind a real HTTP server, a keeper by a clock of ours, workers that are done at once."""
+    """A keeper by a clock of ours, and workers that are done at once."""
 
     def __init__(self, base: Path) -> None:
         self.now = BEGIN
@@ -113,8 +111,6 @@ class Year:
         Path(config.mirrors_file).write_text(text)
         file = MirrorFile(config.mirrors_file, config, dict)
         self.keeper = Keeper(config, self.supervisor, file, clock=lambda: self.now)
-        self.app = server.make_app(config, self.supervisor, keeper=self.keeper)
-        self.http = http_server.Server(middleware.Guard(self.app, config, None), "127.0.0.1", 0)
 
     def step(self) -> None:
         self.keeper.tick()

@@ -17,6 +17,7 @@ from typing import Any
 
 import server
 from syncworker import settings
+from syncworker.history.ledger import Ledger
 from syncworker.jobs import status as job_status
 from syncworker.jobs import store
 from syncworker.model import State
@@ -97,10 +98,12 @@ class Site:
         self.jobs = store.Jobs(self.settings.jobs_dir)
         self.jobs.prepare()
         self.supervisor = Supervisor(self.settings, self.jobs, Workers(base).spawn)
-        self.app = server.make_app(self.settings, self.supervisor, token_needed=token is not None)
-        self.http = http_server.Server(middleware.Guard(self.app, self.settings, token), "127.0.0.1", 0)
+        ledger, keeper = Ledger(self.jobs), server.make_keeper(self.settings, self.supervisor)
+        self.app = server.make_app(self.settings, self.supervisor, ledger, keeper, token_needed=bool(token))
+        self.http = http_server.Server("127.0.0.1", 0)
         self.port = self.http.port
-        self._thread = threading.Thread(target=self.http.run, daemon=True)
+        guard = middleware.Guard(self.app, self.settings, token)
+        self._thread = threading.Thread(target=self.http.run, args=(guard,), daemon=True)
         self._thread.start()
 
     def close(self) -> None:
