@@ -29,7 +29,6 @@ class Option(NamedTuple):
 
     name: str
     parse: Callable[[str], Any]
-    help: str
     schema: Mapping[str, Any]
     bare: str | None = None
     is_list: bool = False
@@ -37,6 +36,15 @@ class Option(NamedTuple):
     @property
     def flag(self) -> str:
         return f"--{self.name.replace('_', '-')}"
+
+    @property
+    def help(self) -> str:
+        """Returns the flag's help for argparse: the description of the schema, and its words."""
+        words = ", ".join(filter(None, self.schema.get("enum", ())))
+        text = self.schema["description"].replace("%", "%%").replace("`", "") + (
+            f": {words}" if words else ""
+        )
+        return f"{text}; may be repeated" if self.is_list else text
 
 
 def parse_wait(text: str) -> float:
@@ -164,7 +172,6 @@ TABLE = (
     Option(
         "wait",
         parse_wait,
-        "seconds between two operations, 0 (default) to 3600",
         either(
             "Seconds between two operations, which then run one at a time; 0: full parallel speed",
             {"type": "number", "minimum": 0, "maximum": 3600},
@@ -175,7 +182,6 @@ TABLE = (
     Option(
         "prefix",
         parse_prefix,
-        "key prefix: the mirror is what lies below it, the rest of the bucket is not touched",
         _text_schema(
             "A key prefix, `/` is added at its end: the mirror is what lies below it. Nothing else in the"
             " bucket is listed, changed or deleted, and the bucket itself never is",
@@ -185,7 +191,6 @@ TABLE = (
     Option(
         "exclude",
         _patterns("exclude", may_negate=True),
-        "gitignore line: matching files are not sent, matching objects not deleted; may be repeated",
         _list_schema(
             "Lines of .gitignore, relative to the source: matching files are not sent, matching objects not"
             " deleted; `!` re-includes. A folder that is excluded is not walked",
@@ -196,7 +201,6 @@ TABLE = (
     Option(
         "include",
         _patterns("include", may_negate=False),
-        "gitignore line: if given, only matching files and objects belong to the mirror; may be repeated",
         _list_schema(
             "Lines of .gitignore, none with `!`: if given, only matching files and objects that `exclude`"
             " does not match belong to the mirror",
@@ -207,14 +211,12 @@ TABLE = (
     Option(
         "delete",
         zero_or_one("delete"),
-        "0: adds and changes, deletes nothing",
         flag_schema("0: adds and changes, deletes nothing", 1),
         bare="1",
     ),
     Option(
         "max_delete",
         parse_max_delete,
-        "a count, 10%% of the objects listed, or none: before more are deleted, the job waits for approval",
         either(
             "A count, a percentage of the objects listed, or `none`: if a sync would delete more, it deletes"
             " nothing and is `waiting`, its plan holding the deletions. By default MAX_DELETE",
@@ -226,10 +228,9 @@ TABLE = (
     Option(
         "plan",
         zero_or_one("plan"),
-        "1: changes nothing, writes what it would do (see `plan ID`) and waits for approval",
         flag_schema(
-            "1: changes nothing at the storage, writes a plan (`/plan`) and ends `waiting` for `/approve`,"
-            " or `done` if there is nothing to do",
+            "1: changes nothing at the storage, writes a plan and ends `waiting` for its approval, or `done`"
+            " if there is nothing to do",
             0,
         ),
         bare="1",
@@ -237,7 +238,6 @@ TABLE = (
     Option(
         "verify",
         _matching("verify", f"[01]|{DEEP}", f"0, 1 or {DEEP}", _number_or_word),
-        "1: at the end each object is compared with its file; deep: read back as well",
         flag_schema(
             "1: after the last operation the mirror is listed again and each object compared with its file;"
             " `deep`: each object is read back and compared byte by byte. Repairs nothing: a difference"
@@ -252,37 +252,31 @@ TABLE = (
         _matching(
             "storage_class", "[A-Z0-9_-]{1,64}", "a class as S3 names them, STANDARD_IA for example", str
         ),
-        "storage class of every object that is sent",
         _text_schema("The storage class of every object that is sent", "STANDARD_IA"),
     ),
     Option(
         "acl",
         _word("acl", ACLS),
-        "canned ACL of every object that is sent",
         {"description": "The canned ACL of every object that is sent", "type": "string", "enum": [*ACLS, ""]},
     ),
     Option(
         "sse",
         _word("sse", ENCRYPTIONS),
-        "encryption at the storage: AES256, aws:kms or aws:kms:dsse",
         {"description": "Encryption at the storage", "type": "string", "enum": [*ENCRYPTIONS, ""]},
     ),
     Option(
         "sse_kms_key_id",
         _matching("sse_kms_key_id", "[!-~]{1,2048}", "the id of a key, without spaces", str),
-        "the key for sse=aws:kms",
         _text_schema("The key for `sse=aws:kms` and `aws:kms:dsse`", "alias/backups"),
     ),
     Option(
         "tags",
         _checked("tags", parse_tags),
-        "tags of every object that is sent: a=b&c=d",
-        _text_schema("The tags of every object that is sent, at most ten", "team=photo&keep=1"),
+        _text_schema("The tags of every object that is sent, `a=b&c=d`, at most ten", "team=photo&keep=1"),
     ),
     Option(
         "header",
         _rules,
-        "PATTERN NAME: VALUE, a header for files that match the gitignore pattern; may be repeated",
         _list_schema(
             "Lines of `PATTERN NAME: VALUE`: files that match the gitignore pattern (a space in it is `\\ `)"
             " get the header; the last match of a name wins, an empty value means that it is not sent."
@@ -295,10 +289,9 @@ TABLE = (
     Option(
         "bandwidth",
         _rate,
-        "bytes a second of this job: 500000, 512K, 1.5M; 0 (default): no limit of its own",
         either(
             "Bytes a second of this job, bodies sent and, with `verify=deep`, read: `500000`, `512K`, `1.5M`,"
-            " `1G` (of 1,024); 0: no limit but that for all jobs. `/limit` changes it while the job runs",
+            " `1G` (of 1,024); 0: no limit but that for all jobs. It may be changed while the job runs",
             {"type": "integer", "minimum": 0, "maximum": RATE_MAX},
             RATE,
             examples=["1.5M"],
@@ -307,7 +300,6 @@ TABLE = (
     Option(
         "forget_mounts",
         zero_or_one("forget_mounts"),
-        "1: forget disks that are not mounted now; once, a resume does not repeat it",
         flag_schema(
             "1: forget the mounts that are missing now. This happens once: a resume does not repeat it",
             0,

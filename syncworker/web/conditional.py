@@ -1,4 +1,4 @@
-"""Answers that are not sent again: ETag, If-None-Match and 304, by RFC 9110."""
+"""Conditional requests: ETag, If-None-Match and 304, by RFC 9110."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import bottle
 
-# A browser replaces what it has kept of these by what a 304 says, and by the guard's own policy when it says
-# nothing.
+# With a 304, a browser replaces the headers that it has cached, also by those that the guard adds.
 _KEPT = ("ETag", "Cache-Control", "Vary", "Content-Security-Policy")
 
 

@@ -1,4 +1,4 @@
-"""What a handler works with, what it gets and what it answers."""
+"""The types of handlers: the service they use, their parameters, their answers, their errors."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ Answer = tuple[int, Mapping[str, Any] | bytes, dict[str, str]]  # bytes: with th
 
 
 class Unwell(SyncError):
-    """What /healthz was asked for is not as it should be."""
+    """Something that /healthz checked is not well."""
 
 
 class NotFound(SyncError):
-    """What was named is not there."""
+    """There is nothing of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,5 +53,5 @@ class Service:
 
     @property
     def base_path(self) -> str:
-        """What addresses begin with, as clients see them."""
+        """What all paths begin with, as clients see them."""
         return self.settings.api_base_path

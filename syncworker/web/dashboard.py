@@ -1,7 +1,7 @@
-"""The dashboard's files, and the page that asks for the token: read once, at start, from a fixed list.
+"""The dashboard's files and the log-in page: read once, at start, from a fixed list.
 
-No path of a request ever becomes part of a file's name. The pages carry no script and no style of their own
-(the one of the log-in page is named by its hash), and may load from and talk to this server alone.
+No path of a request ever becomes part of a file's name. The pages have no inline script and no inline style
+(but the log-in page's, which is allowed by its hash), and can load from and talk to this server only.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _POLICY = (
 
 
 def accepts_gzip(accepted: str) -> bool:
-    """Of a client with this Accept-Encoding."""
+    """Returns whether a client with this Accept-Encoding takes gzip."""
     return _GZIP.search(accepted.lower()) is not None
 
 
@@ -34,7 +34,7 @@ class Page:
     packed: bytes = b""  # the body by gzip; empty: there is none
 
     def answer(self, accepted: str) -> tuple[bytes, dict[str, str]]:
-        """Body and headers for a client with this Accept-Encoding."""
+        """Returns body and headers for a client with this Accept-Encoding."""
         if self.packed and accepts_gzip(accepted):
             return self.packed, self.headers | {"Content-Encoding": "gzip"}
         return self.body, self.headers
@@ -47,14 +47,14 @@ def _read(name: str) -> bytes:
 
 def _page(name: str, content_type: str) -> Page:
     headers = {"Content-Type": content_type, "Content-Security-Policy": _POLICY}
-    # It says nothing about any job: a browser may keep it, and asks whether it has changed.
+    # It has no data of jobs, so a browser may cache it, and asks each time whether it has changed.
     headers |= {"Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
     body = _read(name)
     return Page(body, headers, gzip.compress(body, mtime=0))
 
 
 _SCRIPT = "text/javascript; charset=utf-8"
-# How a part is added to the pages is said at the top of app.js.
+# The first lines of app.js explain how to add a part.
 # fmt: off
 _MODULES = (
     "app", "api", "actions", "card", "form", "history", "job", "labels",
@@ -78,7 +78,7 @@ def _login_page() -> Page:
         " frame-ancestors 'none'"
     )
     headers = {"Content-Type": "text/html; charset=utf-8", "Content-Security-Policy": policy}
-    # Under `no-referrer` a form is sent with `Origin: null`, which the guard takes for another site's.
+    # Under `no-referrer` a form is sent with `Origin: null`, which the guard refuses.
     return Page(body, headers | {"Referrer-Policy": "same-origin"})
 
 

@@ -1,4 +1,4 @@
-"""What an error of a handler becomes for a client: its status, its members, its headers."""
+"""Turns an error of a handler into an answer: status, members, headers."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def error_response(
 
 
 def unrouted(error: bottle.HTTPError) -> bytes:
-    """Answers the errors that Bottle finds: an unknown path, a path that is not UTF-8, an exception in a
+    """Answers errors that Bottle raises: an unknown path, a path that is not UTF-8, an exception in a
     handler."""
     details = {
         404: NOTHING_HERE,

@@ -1,11 +1,13 @@
-"""The routes that act: each returns the job as it is then, and leaves the work to its worker.
+"""The routes that act: each returns the job's new status, and leaves the work to the job's worker.
 
-They write job files and nothing else: they never talk to a store, never wait for a worker, and for a name to
-resolve two seconds at most.
+They write job files and nothing else. They never talk to a store or wait for a worker, and wait two seconds
+at most for a name to be resolved.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 from syncworker import request as spec
@@ -30,7 +32,7 @@ def sync(service: Service, given: Parameters) -> Answer:
         storage_check.check_storage_url(request.storage_url)
     warnings = spec.warn_of_empty(source, dest) + spec.warn_of_missing(request, service.settings)
     status = service.supervisor.submit(request)
-    return 202, status | warned(warnings), {"Location": f"{service.base_path}get?id={quote(status['id'])}"}
+    return _accepted(service, status | warned(warnings))
 
 
 def _sync_mirror(service: Service, given: Parameters) -> Answer:
@@ -39,7 +41,11 @@ def _sync_mirror(service: Service, given: Parameters) -> Answer:
         raise UsageError(
             "BadParameter", f"{beside[0]} cannot stand beside mirror: mirrors.toml says it", param=beside[0]
         )
-    status = service.keeper.run(given["mirror"])
+    return _accepted(service, service.keeper.run(given["mirror"]))
+
+
+def _accepted(service: Service, status: Mapping[str, Any]) -> Answer:
+    """Answers with a job that was queued."""
     return 202, status, {"Location": f"{service.base_path}get?id={quote(status['id'])}"}
 
 
@@ -72,15 +78,13 @@ def limit(service: Service, given: Parameters) -> Answer:
 def resume(service: Service, given: Parameters) -> Answer:
     job_id = parameters.job_id(given)
     keys = _keys(service, given, job_id, RESUMABLE_STATES)
-    status = service.supervisor.resume(job_id, keys)
-    return 202, status, {"Location": f"{service.base_path}get?id={quote(job_id)}"}
+    return _accepted(service, service.supervisor.resume(job_id, keys))
 
 
 def approve(service: Service, given: Parameters) -> Answer:
     job_id = parameters.job_id(given)
     keys = _keys(service, given, job_id, frozenset({State.WAITING}))
-    status = service.supervisor.approve(job_id, keys, given.get("etag") or "")
-    return 202, status, {"Location": f"{service.base_path}get?id={quote(job_id)}"}
+    return _accepted(service, service.supervisor.approve(job_id, keys, given.get("etag") or ""))
 
 
 def _keys(

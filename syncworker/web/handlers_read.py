@@ -38,7 +38,7 @@ def _page(service: Service, given: Parameters) -> tuple[list[str], str | None]:
     if before and not ID_PATTERN.fullmatch(before):
         raise UsageError("BadId", "before must be the id of a job: `next` of the page before", param="before")
     asked = replace(filters.parse(given), before=before)
-    service.statuses.active()  # has the ends written down that nobody has noticed yet
+    service.statuses.active()  # records the ends that nobody has noticed yet
     entries = service.jobs.entries()
     fitting = (job_id for job_id in sorted(entries, reverse=True) if asked.takes(job_id, entries[job_id]))
     found = list(islice(fitting, limit + 1))
@@ -60,7 +60,7 @@ def history_tag(service: Service, given: Parameters) -> str:
 
 
 def report(service: Service, given: Parameters) -> Answer:
-    """A page of the report; `Link` has the next one."""
+    """Answers with a page of the report; `Link` has the next one."""
     job_id = _known_id(service, given)
     asked = _lines_asked(given)
     return _lines(service, "report", service.jobs.file(job_id, "report.jsonl"), job_id, asked)
@@ -82,7 +82,7 @@ def _lines_asked(given: Parameters) -> dict[str, Any]:
 
 
 def _lines(service: Service, route: str, path: str, job_id: str, asked: dict[str, Any]) -> Answer:
-    """A page of lines of a job's file; `Link` has the next one."""
+    """Answers with a page of lines of a job's file; `Link` has the next one."""
     page = service.reports.page(path, **asked)
     headers = {"Content-Type": "application/x-ndjson"}
     if page.following is not None:
@@ -98,7 +98,7 @@ def _plan_of(service: Service, job_id: str) -> Plan | None:
 
 
 def plan(service: Service, given: Parameters) -> Answer:
-    """A page of the plan; `Link` has the next one."""
+    """Answers with a page of the plan; `Link` has the next one."""
     job_id = _known_id(service, given)
     asked = _lines_asked(given)
     about = _plan_of(service, job_id)
@@ -129,7 +129,7 @@ def log_of_job(service: Service, given: Parameters) -> Answer:
 
 
 def _known_id(service: Service, given: Parameters) -> str:
-    """Of a job that there is."""
+    """Returns the id of an existing job. Raises NoSuchJob."""
     job_id = parameters.job_id(given)
     if service.jobs.read(job_id) is None:
         raise NoSuchJob(job_id)

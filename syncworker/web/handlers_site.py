@@ -1,4 +1,4 @@
-"""The routes that tell of the service itself: health, folders, mirrors, metrics, pages, description."""
+"""The routes about the service itself: health, folders, mirrors, metrics, pages, description."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from syncworker.web import dashboard, metrics, openapi
 from syncworker.web.context import Answer, NotFound, Parameters, Service, Unwell
 
 NAME = "s3-sync-api"
-KNOWN_MAX = 100_000  # objects of an index that are counted for a warning
+KNOWN_MAX = 100_000  # objects of an index that are counted for the form's warning
 
 
 def healthz(service: Service, given: Parameters) -> Answer:
-    """Needs no token: what it says of the storage names nothing."""
+    """Needs no token, so it names neither the storage nor its address."""
     if table.zero_or_one("storage")(given.get("storage") or "0"):
         trouble = service.storage_check.trouble()
         if trouble is not None:

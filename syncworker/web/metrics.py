@@ -1,20 +1,20 @@
-"""`/metrics`: what all jobs have done, in Prometheus' text format.
+"""`/metrics`: the sums of what all jobs have done, in Prometheus' text format.
 
 The numbers come from job files alone; the sums (`history/ledger.py`) outlive removed jobs and this server.
 
-What somebody is to be woken for begins at 0: every code of an error that is known before (known_errors.py),
-every end of an attempt. A series that were born at 1 would hide the first failure from `increase()`.
-`syncworker_last_*` alone carry names of folders and buckets: of 1,000 mirrors at most (last_runs.py).
-They outlive the files of their jobs as the counters do. No series carries a job's id.
+Counters that people set alerts on begin at 0: every error code that is known before (known_errors.py), every
+end of an attempt. A series that began at 1 would hide the first failure from `increase()`.
+Only `syncworker_last_*` has names of folders and buckets: of 1,000 mirrors at most (last_runs.py). They
+outlive the files of their jobs as the counters do. No series has a job's id.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -53,20 +53,39 @@ _LAST: tuple[tuple[str, str, Callable[[LastRun], float]], ...] = (
 )
 
 
-class _Jobs(Collector):
-    """All metrics except those of `_last`, collected again for each scrape."""
+class _Families(Collector):
+    """What `generate_latest` takes."""
 
-    def __init__(self, jobs: Jobs, ledger: Ledger, settings: Settings, keeper: Keeper | None) -> None:
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        return self._families
+
+
+class Metrics:
+    def __init__(self, jobs: Jobs, ledger: Ledger, settings: Settings, keeper: Keeper) -> None:
         self._jobs, self._ledger, self._settings, self._keeper = jobs, ledger, settings, keeper
+        self._process = ProcessCollector(registry=None)  # process_*: the server itself
+        self._rendered: tuple[Runs, bytes] = ({}, b"")  # of the last runs: long, and rarely changed
 
-    def collect(self) -> Iterator[Metric]:
+    def render(self) -> bytes:
+        counted = generate_latest(_Families(self._counted()))
+        runs = self._ledger.last_runs()  # after the counters, so that it has every end that they have
+        known, rendered = self._rendered
+        if known is not runs:
+            rendered = generate_latest(_Families(_last(runs, self._settings)))
+            self._rendered = runs, rendered
+        return counted + rendered
+
+    def _counted(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("syncworker_build_info", "The version of the service", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
         yield from self._now()
-        if self._keeper is not None:
-            yield from _mirrors(self._keeper)
+        yield from _mirrors(self._keeper)
         yield from _counters(self._ledger.sum())
+        yield from self._process.collect()
 
     def _now(self) -> Iterator[Metric]:
         config, active = self._settings, self._jobs.active()
@@ -94,16 +113,32 @@ def _gauge(name: str, meaning: str, value: float) -> Metric:
     return GaugeMetricFamily(f"syncworker_{name}", meaning, value)
 
 
-def _by(name: str, meaning: str, label: str, values: Iterable[str], seen: list[Any]) -> Metric:
-    """How often each of these values was seen."""
-    family = GaugeMetricFamily(f"syncworker_{name}", meaning, labels=[label])
-    for value in values:
-        family.add_metric([str(value)], seen.count(value))
+def _labelled(
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
+    name: str,
+    meaning: str,
+    label: str,
+    numbers: Iterable[tuple[str, float]],
+) -> Metric:
+    """Returns a family of one label, from (value of the label, number)."""
+    family = kind(f"syncworker_{name}", meaning, labels=[label])
+    for value, number in numbers:
+        family.add_metric([value], number)
     return family
 
 
+def _by(name: str, meaning: str, label: str, values: Iterable[str], seen: Sequence[object]) -> Metric:
+    """Counts how often each of these values was seen."""
+    numbers = ((str(value), seen.count(value)) for value in values)
+    return _labelled(GaugeMetricFamily, name, meaning, label, numbers)
+
+
+def _summed(name: str, meaning: str, label: str, sums: Iterable[tuple[str, float]]) -> Metric:
+    return _labelled(CounterMetricFamily, name, meaning, label, sums)
+
+
 def _clusters(active: list[Status]) -> Iterator[Metric]:
-    """The members that running jobs have on other processes and machines."""
+    """Yields the members that running jobs have in other processes and on other machines."""
     clusters = [cluster for status in active if (cluster := status.get("cluster"))]
     members = [member for cluster in clusters for member in cluster.get("workers", [])]
     what = "Members of clusters that running jobs have, by state"
@@ -146,28 +181,21 @@ def _last(runs: Runs, settings: Settings) -> Iterator[Metric]:
 
 
 def _mirrors(keeper: Keeper) -> Iterator[Metric]:
-    """Few by their nature: an operator names each."""
+    """Yields a series for each named mirror. They are few: an operator names each."""
     views = keeper.overview()["mirrors"]
-    success = GaugeMetricFamily(
-        "syncworker_mirror_last_success_timestamp_seconds",
-        "When a mirror's newest whole and successful run ended",
-        labels=["mirror"],
-    )
-    overdue = GaugeMetricFamily(
-        "syncworker_mirror_overdue", "1: older than max_age without a success", labels=["mirror"]
-    )
-    for view in views:
-        if view["last_success_at"]:
-            success.add_metric([view["name"]], datetime.fromisoformat(view["last_success_at"]).timestamp())
-        overdue.add_metric([view["name"]], int(view["overdue"]))
-    yield from (success, overdue)
-    skipped = ((view["name"], view["runs_skipped"]) for view in views)
+
+    def of(field: str) -> Iterator[tuple[str, Any]]:
+        return ((view["name"], view[field]) for view in views)
+
+    ends = ((name, datetime.fromisoformat(at).timestamp()) for name, at in of("last_success_at") if at)
+    what = "When a mirror's newest whole and successful run ended"
+    yield _labelled(GaugeMetricFamily, "mirror_last_success_timestamp_seconds", what, "mirror", ends)
+    what = "1: older than max_age without a success"
+    yield _labelled(GaugeMetricFamily, "mirror_overdue", what, "mirror", of("overdue"))
     what = "Runs that were due while the destination was busy"
-    yield _summed("mirror_runs_skipped", what, "mirror", skipped)
-    missed = ((view["name"], view["runs_missed"]) for view in views)
-    yield _summed(
-        "mirror_runs_missed", "Times of a mirror's schedule at which no server ran", "mirror", missed
-    )
+    yield _summed("mirror_runs_skipped", what, "mirror", of("runs_skipped"))
+    what = "Times of a mirror's schedule at which no server ran"
+    yield _summed("mirror_runs_missed", what, "mirror", of("runs_missed"))
     sent = (("sent", keeper.counts.sent), ("failed", keeper.counts.failed))
     yield _summed("notifications", "Messages to addresses of notify, by result", "result", sent)
 
@@ -193,39 +221,3 @@ def _counters(total: Tally) -> Iterator[Metric]:
         operation, _, status = name.partition(" ")
         requests.add_metric([operation, status], number)
     yield requests
-
-
-def _summed(name: str, meaning: str, label: str, sums: Iterable[tuple[str, float]]) -> Metric:
-    family = CounterMetricFamily(f"syncworker_{name}", meaning, labels=[label])
-    for value, number in sums:
-        family.add_metric([value], number)
-    return family
-
-
-class _Families(CollectorRegistry):
-    """These, once."""
-
-    def __init__(self, families: Iterable[Metric]) -> None:
-        super().__init__()
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families
-
-
-class Metrics:
-    def __init__(self, jobs: Jobs, ledger: Ledger, settings: Settings, keeper: Keeper | None = None) -> None:
-        self._registry = CollectorRegistry()
-        self._registry.register(_Jobs(jobs, ledger, settings, keeper))
-        ProcessCollector(registry=self._registry)  # process_*: the server itself
-        self._ledger, self._settings = ledger, settings
-        self._rendered: tuple[Runs, bytes] = ({}, b"")  # of what rarely changes, and may be long
-
-    def render(self) -> bytes:
-        counted = generate_latest(self._registry)
-        runs = self._ledger.last_runs()  # after the counters: an end that these tell of is in it
-        known, rendered = self._rendered
-        if known is not runs:
-            rendered = generate_latest(_Families(_last(runs, self._settings)))
-            self._rendered = runs, rendered
-        return counted + rendered

@@ -36,8 +36,8 @@ from syncworker.errors import UsageError
 from syncworker.escape import escape_ascii
 from syncworker.settings import LOOPBACK_NAMES, Settings
 from syncworker.web import dashboard
+from syncworker.web.operations import ACTING_PATHS
 from syncworker.web.problem_details import SECURITY_HEADERS, problem
-from syncworker.web.routes import ACTING_PATHS
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]

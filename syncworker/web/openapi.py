@@ -1,8 +1,8 @@
-"""The API as an OpenAPI 3.1 document: what `/openapi.json` answers with, and what `docs/api.md` is made of.
+"""The API as an OpenAPI 3.1 document: the answer of `/openapi.json`, and the source of `docs/api.md`.
 
-`operations.OPERATIONS` says what each route is for, takes and answers; what all routes share (HEAD, forms and
-JSON bodies, the errors of the layers below the routes) is added by `document`. That it is true of the server,
-in both directions, is `tests/docs/test_openapi.py`'s to see.
+`operations.OPERATIONS` describes each route; `document` adds what all routes share: HEAD, forms and JSON
+bodies, the errors of the layers below the routes. `tests/docs/test_openapi.py` checks that the document and
+the server agree, in both directions.
 """
 
 from __future__ import annotations
@@ -49,21 +49,26 @@ SHARED_ERRORS = {
 }
 _BODY_ERRORS = (413, 415)
 _STARTS = ("/sync", "/resume")  # `Location` is where the job's status is
-_HEADERS: dict[str, Schema] = {
-    "ETag": {"description": "Give it as `If-None-Match`", "required": True, "schema": {"type": "string"}},
-    "Location": {
-        "description": "Where the job's status is",
-        "required": True,
-        "schema": {"type": "string", "pattern": r"^/get\?id="},
-    },
-    "Retry-After": {"description": "Seconds to wait", "required": True, "schema": {"type": "string"}},
-    "WWW-Authenticate": {"description": "How to log in", "required": True, "schema": {"type": "string"}},
+
+
+def _header(description: str, **schema: str) -> Schema:
+    return {"description": description, "required": True, "schema": {"type": "string", **schema}}
+
+
+_HEADERS = {
+    "ETag": _header("Give it as `If-None-Match`"),
+    "Location": _header("Where the job's status is", pattern=r"^/get\?id="),
+    "Retry-After": _header("Seconds to wait"),
+    "WWW-Authenticate": _header("How to log in"),
 }
 
 
 def document(*, token_needed: bool = False, base_path: str = "/") -> dict[str, Any]:
-    """The whole document. `token_needed`: whether this server asks for one; `base_path`: API_BASE_PATH."""
-    paths = {path: _path_item(path, operation, token_needed) for path, operation in OPERATIONS.items()}
+    """Returns the document. `token_needed`: whether this server needs a token; `base_path`: API_BASE_PATH."""
+    paths: dict[str, dict[str, Any]] = {
+        path: {m.lower(): _method(path, m.lower(), operation, token_needed) for m in operation.methods}
+        for path, operation in OPERATIONS.items()
+    }
     if token_needed:
         paths["/login"] = {"get": _login("get"), "post": _login("post")}
     return {
@@ -87,16 +92,12 @@ def document(*, token_needed: bool = False, base_path: str = "/") -> dict[str, A
     }
 
 
-def _path_item(path: str, operation: Operation, token_needed: bool) -> dict[str, Any]:
-    methods = ("get", "post") if operation.acts else ("get", "head", "post")
-    return {method: _method(path, method, operation, token_needed) for method in methods}
-
-
 def _method(path: str, method: str, operation: Operation, token_needed: bool) -> dict[str, Any]:
     name = path.strip("/").replace(".", "_").replace("/", "_") or "dashboard"
-    answers: dict[str, Any] = {}
-    for status, (description, content) in operation.answers.items():
-        answers[str(status)] = _answer(path, status, description, content, operation, method)
+    answers: dict[str, Any] = {
+        str(status): _answer(path, *described, operation.conditional, method)
+        for status, described in operation.answers.items()
+    }
     if operation.conditional:
         answers["304"] = {
             "description": "Nothing has changed since the answer with this ETag",
@@ -168,17 +169,15 @@ def _body(operation: Operation) -> dict[str, Any]:
 
 
 def _or_null(schema: Schema) -> Schema:
-    """In JSON null is as good as not given."""
+    """In JSON null means not given."""
     if "anyOf" in schema:
         return {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
     return nullable(schema)
 
 
-def _answer(
-    path: str, status: int, description: str, content: str, operation: Operation, method: str
-) -> dict[str, Any]:
+def _answer(path: str, description: str, content: str, has_etag: bool, method: str) -> dict[str, Any]:
     answer: dict[str, Any] = {"description": description}
-    headers = ["ETag"] if operation.conditional else []
+    headers = ["ETag"] if has_etag else []
     if path in _STARTS:
         headers.append("Location")
         links = {"get": "Its status", "cancel": "Cancel it", "resume": "Resume it when it has ended"}

@@ -1,5 +1,5 @@
-"""What each route is for, what it takes, what it answers: the table that the server's routes, the OpenAPI
-document and `docs/api.md` are made from. The handlers are paired with it in `routes`."""
+"""The table of routes: purpose, parameters, answers. The server's routes, the OpenAPI document and
+`docs/api.md` are made from it. `routes` has the handlers."""
 
 from __future__ import annotations
 
@@ -19,22 +19,26 @@ _QUEUE = "The queue is full, or another job is just being made: try again"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """`answers`: status -> (description, schema name or content type). `overrides`: parameters that mean
-    something else here."""
+    """`answers`: status -> (description, schema name or content type). `acts`: HEAD is refused, because
+    browsers and link checkers send it unasked. `overrides`: parameters that mean something else here."""
 
     summary: str
     description: str
     answers: dict[int, tuple[str, str]]
     parameters: tuple[str, ...] = ()
     acts: bool = False
-    conditional: bool = False  # has an ETag, knows If-None-Match
+    conditional: bool = False  # answers have an ETag, and If-None-Match is obeyed
     errors: dict[int, str] = field(default_factory=dict)
     overrides: dict[str, Schema] = field(default_factory=dict)
 
     @property
     def required(self) -> tuple[str, ...]:
-        """An id is needed wherever one is taken, but where it means something else."""
+        """A route that has an id needs it, unless it means something else there."""
         return ("id",) if "id" in self.parameters and "id" not in self.overrides else ()
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        return ("GET", "POST") if self.acts else ("GET", "HEAD", "POST")
 
     def schema(self, name: str) -> Schema:
         return self.overrides.get(name) or PARAMETERS[name]
@@ -42,9 +46,8 @@ class Operation:
 
 def _or_empty(schema: Schema) -> Schema:
     """A value, or the empty text, which counts as not given."""
-    described = {"description": schema["description"]}
     bare = {name: item for name, item in schema.items() if name != "description"}
-    return {**described, "anyOf": [bare, {"const": ""}]}
+    return {"description": schema["description"], "anyOf": [bare, {"const": ""}]}
 
 
 _TIMES = "a time with its zone, a date (UTC), or the beginning of an id"
@@ -85,13 +88,11 @@ PARAMETERS: dict[str, Schema] = {
     ),
     "storage": table.flag_schema("1: also check whether the storage answers", 0),
     "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
-    "limit": {
-        "description": "How many at most; 50 when not given or empty",
-        "anyOf": [
-            {"type": "integer", "minimum": 1, "maximum": 500},
-            {"type": "string", "pattern": "^(0{0,3}[1-9][0-9]?|0{0,3}[1-4][0-9][0-9]|0{0,3}500|)$"},
-        ],
-    },
+    "limit": table.either(
+        "How many at most; 50 when not given or empty",
+        {"type": "integer", "minimum": 1, "maximum": 500},
+        "0{0,3}[1-9][0-9]?|0{0,3}[1-4][0-9][0-9]|0{0,3}500",
+    ),
     "before": _or_empty(text("Only jobs older than this one: `next` of the page before", pattern=ID_PATTERN)),
     "mirror": text("Only jobs of this named mirror"),
     "since": text(f"Not older than: {_TIMES}", examples=["2026-11-22"]),
@@ -107,23 +108,19 @@ PARAMETERS: dict[str, Schema] = {
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
     ),
     "errors": table.flag_schema("1: only lines of what failed or was found wrong", 0),
-    "after": {
-        "description": "How many lines have been read already",
-        "anyOf": [
-            {"type": "integer", "minimum": 0, "maximum": 9_999_999_999},
-            {"type": "string", "pattern": "^[0-9]{0,10}$"},
-        ],
-        "default": 0,
-    },
+    "after": table.either(
+        "How many lines have been read already",
+        {"type": "integer", "minimum": 0, "maximum": 9_999_999_999},
+        "[0-9]{1,10}",
+        default=0,
+    ),
 }
 
-_LINES: Schema = {
-    "description": "How many lines at most; 1,000 when not given or empty",
-    "anyOf": [
-        {"type": "integer", "minimum": 1, "maximum": 10_000},
-        {"type": "string", "pattern": "^(0{0,5}[1-9][0-9]{0,3}|0{0,5}10000|)$"},
-    ],
-}
+_LINES = table.either(
+    "How many lines at most; 1,000 when not given or empty",
+    {"type": "integer", "minimum": 1, "maximum": 10_000},
+    "0{0,5}[1-9][0-9]{0,3}|0{0,5}10000",
+)
 OPERATIONS: dict[str, Operation] = {
     "/sync": Operation(
         "Start a sync",
@@ -188,11 +185,7 @@ OPERATIONS: dict[str, Operation] = {
         " `jobs/ID.bandwidth` or `jobs/bandwidth`.",
         {200: ("What holds from now on", "Limit")},
         acts=True,
-        errors={
-            **_NO_JOB,
-            409: "The job has ended",
-            503: "Another job is just being made: try again",
-        },
+        errors={**_NOT_ENDED, 503: "Another job is just being made: try again"},
         parameters=("id", "bandwidth"),
         overrides={
             "id": _or_empty(text("The id of a job; none: the limit for all jobs", pattern=ID_PATTERN))
@@ -325,3 +318,4 @@ OPERATIONS: dict[str, Operation] = {
         if path != "/"
     },
 }
+ACTING_PATHS = frozenset(path for path, operation in OPERATIONS.items() if operation.acts)

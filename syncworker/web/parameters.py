@@ -1,8 +1,8 @@
 """The parameters of a request: from the query, a form or a JSON object, strictly.
 
-A name that the route does not know, one that is given twice and is no list, text that is no
-UTF-8, a broken percent escape, a control character: each is refused by name. Nothing is guessed, because two
-readers that guess differently are how a check is passed by.
+Refused, with the parameter's name: an unknown name, a name that is given twice and is no list, text that is
+not UTF-8, a broken percent escape, a control character. Nothing is guessed: two programs that guess
+differently are a way around a check.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _unknown(name: str, known: Collection[str]) -> str:
 def _pairs(data: bytes, where: str, known: Collection[str]) -> list[tuple[str, str]]:
     """`a=1&b=2`, as browsers write forms: `+` is a space, everything percent-encoded UTF-8."""
     for after in _AFTER_SEMICOLON.finditer(data):
-        if (name := after[1].decode()) in known:  # else the value before it takes it in, a key for example
+        if (name := after[1].decode()) in known:  # else it would become part of the value before it
             raise UsageError(
                 "BadEncoding", f"{name}: parameters are parted by `&`, and `;` is written %3B", param=name
             )
@@ -114,7 +114,7 @@ def _body(environ: dict[str, Any], known: Collection[str]) -> list[tuple[str, st
 
 
 class _Object(list[tuple[str, Any]]):
-    """A JSON object as pairs, not a dict: a name that is given twice must be seen."""
+    """A JSON object as pairs, because a dict would hide a name that is given twice."""
 
 
 def _json(data: bytes, known: Collection[str]) -> list[tuple[str, str]]:
@@ -143,7 +143,7 @@ def _text(name: str, item: Any) -> str:
             raise UsageError("BadEncoding", f"{name!r} is not valid UTF-8", param=name[:64]) from None
         return item
     if name in _NUMBERS and isinstance(item, int | float) and not isinstance(item, bool):
-        # 5.0 is a whole number in JSON Schema, and some languages write every number so.
+        # 5.0 is an integer in JSON Schema, and some languages write every number so.
         return str(int(item)) if isinstance(item, float) and item.is_integer() else str(item)
     wanted = "a number or a string" if name in _NUMBERS else "a string"
     shown = name[:64].encode("utf-8", "replace").decode()

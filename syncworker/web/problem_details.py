@@ -1,7 +1,7 @@
 """Errors and answers as bytes: `application/problem+json` (RFC 9457) and plain JSON, indented, UTF-8.
 
-Used by the routes, by the layer before them and by the server below them, so that every error looks the same
-whoever finds it. No error carries a stack trace, a path of this machine's or a secret.
+Used by the routes, the layer before them and the server below them, so that all errors look the same. No
+error contains a stack trace, a path of this machine or a secret.
 """
 
 from __future__ import annotations
@@ -23,19 +23,16 @@ SECURITY_HEADERS = (
 def to_json(value: Mapping[str, Any]) -> bytes:
     try:
         return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()
-    except UnicodeEncodeError:  # half a surrogate pair: a name that is no UTF-8
+    except UnicodeEncodeError:  # a surrogate: a name that is not UTF-8
         return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def status_line(status: int) -> str:
-    return f"{status} {HTTPStatus(status).phrase}"
-
-
 def problem(status: int, code: str, detail: str, **more: Any) -> tuple[bytes, str, list[tuple[str, str]]]:
-    """(body, status line, headers) of an error. `more`: `param`, `job`, whatever helps a program."""
+    """Returns (body, status line, headers) of an error. `more`: `param`, `job`, whatever helps a program."""
+    title = HTTPStatus(status).phrase
     value = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": title,
         "status": status,
         "detail": detail,
         "code": code,
@@ -43,4 +40,4 @@ def problem(status: int, code: str, detail: str, **more: Any) -> tuple[bytes, st
     }
     body = to_json(value)
     headers = [("Content-Type", "application/problem+json"), ("Content-Length", str(len(body)))]
-    return body, status_line(status), headers
+    return body, f"{status} {title}", headers

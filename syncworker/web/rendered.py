@@ -1,14 +1,15 @@
-"""Statuses as answers show them, each rendered once for every change of its job.
+"""A cache of statuses as JSON: each is rendered once after every change of its job.
 
-What is kept of a job holds as long as its catalog entry is the very same object (each change of its status
-or of a sentinel makes another one) and the rule of `Jobs.observe` would change nothing: of a running job its
-lock is asked each time. So no answer is older than the job's file, or than the death of its worker; whatever
-is not certain is observed anew, and so is everything where the kernel tells no changes. Kept is what
-`observe` gives and nothing else: no keys, no log, no report.
+A cached status is used as long as the job's catalog entry is the same object (each change of the status or of
+a sentinel makes a new one) and `Jobs.observe` would change nothing: the lock of a running job is probed each
+time. So no answer is older than the job's file, or than the death of its worker. Whatever is uncertain is
+observed again, and so is everything on file systems that report no changes. Only what `observe` returns is
+cached: no keys, no log, no report.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import threading
@@ -29,7 +30,7 @@ _INDENT = b"\n    "
 
 
 class Rendered(NamedTuple):
-    """`body` is an answer of its own, `item` the same as an item of `jobs` in another."""
+    """`body` is a whole answer, `item` the same as an item of a list of jobs."""
 
     state: State | None
     body: bytes
@@ -41,16 +42,16 @@ class Statuses:
 
     def __init__(self, jobs: Jobs, most_bytes: int = KEPT_MAX_BYTES) -> None:
         self._jobs, self._most = jobs, most_bytes
-        self._kept: dict[str, tuple[Entry, Rendered]] = {}  # what was rendered last at the end
+        self._kept: dict[str, tuple[Entry, Rendered]] = {}  # the latest at the end
         self._bytes = 0
         self._lock = threading.Lock()
 
     def one(self, job_id: str) -> Rendered:
-        """As `Jobs.observe` has it. Raises NoSuchJob."""
+        """Returns what `Jobs.observe` returns. Raises NoSuchJob."""
         return self._of(job_id, self._entries().get(job_id))
 
     def active(self) -> list[bytes]:
-        """The items of queued and running jobs, oldest first."""
+        """Returns the items of queued and running jobs, oldest first."""
         unsettled = self._jobs.catalog.unsettled()
         found = self._there(sorted(unsettled), unsettled if self._jobs.catalog.is_followed else {})
         return [one.item for one in found if one.state not in FINAL_STATES]
@@ -60,20 +61,18 @@ class Statuses:
         return [one.item for one in self._there(job_ids, self._entries())]
 
     def _entries(self) -> Mapping[str, Entry]:
-        """Empty where they cost more than they save."""
+        """Returns the catalog; empty where the cache would cost more than it saves."""
         return self._jobs.entries() if self._jobs.catalog.is_followed else {}
 
     def _there(self, job_ids: Iterable[str], entries: Mapping[str, Entry]) -> list[Rendered]:
         found = []
         for job_id in job_ids:
-            try:
+            with contextlib.suppress(NoSuchJob):  # just removed
                 found.append(self._of(job_id, entries.get(job_id)))
-            except NoSuchJob:  # removed meanwhile
-                continue
         return found
 
     def _of(self, job_id: str, entry: Entry | None) -> Rendered:
-        """`entry` was read earlier: if the observed status is newer, it is not kept."""
+        """`entry` was read earlier. If the observed status is newer, it is not cached."""
         known = self._kept.get(job_id)
         if known is not None and known[0] is entry and self._holds(job_id, entry):
             return known[1]
@@ -85,10 +84,10 @@ class Statuses:
         return rendered
 
     def _holds(self, job_id: str, entry: Entry) -> bool:
-        """Whether `Jobs.observe` would give what the status says."""
+        """Returns whether `Jobs.observe` would change nothing."""
         if entry.state is State.RUNNING:
             return self._jobs.is_alive(job_id)
-        if entry.state is State.QUEUED:  # one that a shell has made counts as begun after a while
+        if entry.state is State.QUEUED:  # a shell's job may have lost its shell
             return entry.auto_resume and not entry.cancelled
         if entry.state is State.WAITING:
             return not entry.cancelled
@@ -132,6 +131,6 @@ class Packed:
 
 
 def listed(items: list[bytes], last: str = "") -> bytes:
-    """`{"count", "jobs"}` as `to_json` writes it; `last`: further members, as they stand in JSON."""
+    """Returns `{"count", "jobs"}` as `to_json` writes it; `last`: further members as JSON."""
     jobs = b"[\n    " + b",\n    ".join(items) + b"\n  ]" if items else b"[]"
     return b'{\n  "count": %d,\n  "jobs": %b%b\n}\n' % (len(items), jobs, last.encode())

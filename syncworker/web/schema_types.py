@@ -1,5 +1,4 @@
-"""JSON Schema (2020-12, as OpenAPI 3.1 uses it) in few words: what the tables of parameters and answers are
-written with."""
+"""Short functions for JSON Schema (2020-12, as in OpenAPI 3.1), for the tables of parameters and answers."""
 
 from __future__ import annotations
 
@@ -36,7 +35,7 @@ def time(description: str) -> Schema:
 
 
 def record(description: str, properties: dict[str, Schema], *optional: str) -> Schema:
-    """An object that has all of these, `optional` ones only at times."""
+    """An object that has all of these, but `optional` ones not always."""
     required = [name for name in properties if name not in optional]
     return {"type": "object", "description": description, "properties": properties, "required": required}
 

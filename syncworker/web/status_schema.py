@@ -68,86 +68,6 @@ PROGRESS = record(
         "elapsed_seconds": number("Seconds since the attempt began"),
     },
 )
-OPERATION = record(
-    "An operation in flight.",
-    {
-        "op": text("`upload`, `delete`, …"),
-        "key": text("The object's key"),
-        "size": integer("Bytes of the whole"),
-        "bytes_done": integer("Bytes sent so far"),
-    },
-)
-FILE_ERROR = record(
-    "What went wrong with one file or object.",
-    {
-        "time": time("When"),
-        "op": text("The operation that failed"),
-        "key": text("The object's key"),
-        "code": text("A short word for programs: an S3 error code or one of the service's"),
-        "message": text("A sentence for people"),
-    },
-)
-ERROR = nullable(
-    record(
-        "Why the job is not `done`; null when there is nothing to say.",
-        {"code": text("A short word for programs"), "message": text("A sentence for people")},
-    )
-)
-DELAY = nullable(
-    record(
-        "What a running job waits for while it does not get on; null while it does.",
-        {
-            "reason": text(
-                "`writes_in_flight`: the job is to stop, and what writes is waited for; `storage_down`: no"
-                " request succeeds; `storage_silent`: no byte moves; `slow_down`: the storage asks for fewer"
-                " requests; `paused`: somebody has paused the job"
-            ),
-            "since": time("Since when"),
-            "until": nullable(time("How long at most; null: as long as a request may take")),
-        },
-    )
-)
-LIMIT = nullable(
-    record(
-        "The limits that hold now.",
-        {
-            "bandwidth": nullable(integer("Bytes a second of this job; null: no limit of its own")),
-            "all_jobs": nullable(integer("Bytes a second of all running jobs together; null: no limit")),
-        },
-    )
-)
-RESOURCES = record(
-    "What the worker of this attempt costs, as it measured at `updated_at`; null before it has.",
-    {
-        "rss_bytes": nullable(integer("Resident memory")),
-        "cpu_seconds": nullable(number("Processor time, user and system")),
-    },
-)
-METRICS = record(
-    "What the job has done over all its attempts; these only grow. `/metrics` has their sums over all jobs.",
-    {
-        "counts": counts("Files, objects and bytes by what became of them, attempts, retries, `cpu_seconds`"),
-        "errors": counts("Errors by code"),
-        "phase_seconds": counts("Seconds by phase"),
-        "requests": counts("Requests to the store by operation and HTTP status: `PutObject 200`"),
-    },
-)
-TIMELINE = record(
-    "How this attempt went on: its phases, and what it sent or read over the whole run.",
-    {
-        "phases": rows(
-            "When each phase began, oldest first; of more than forty the first and the last ones",
-            record("A phase.", {"phase": text("Its name"), "at": time("When it began")}),
-        ),
-        "speed": record(
-            "The bytes of each step since the attempt began; sixty steps at most, then they are longer.",
-            {
-                "step_seconds": integer("How long a step is", minimum=1),
-                "bytes": rows("What went over the network", integer("Bytes")),
-            },
-        ),
-    },
-)
 STATUS = record(
     "A job, as its file `jobs/ID.json` holds it.",
     {
@@ -217,12 +137,86 @@ STATUS = record(
 ALL: dict[str, Schema] = {
     "Status": STATUS,
     "Progress": PROGRESS,
-    "Operation": OPERATION,
-    "Delay": DELAY,
-    "Limit": LIMIT,
-    "FileError": FILE_ERROR,
-    "Error": ERROR,
-    "Resources": RESOURCES,
-    "Timeline": TIMELINE,
-    "Metrics": METRICS,
+    "Operation": record(
+        "An operation in flight.",
+        {
+            "op": text("`upload`, `delete`, …"),
+            "key": text("The object's key"),
+            "size": integer("Bytes of the whole"),
+            "bytes_done": integer("Bytes sent so far"),
+        },
+    ),
+    "Delay": nullable(
+        record(
+            "What a running job waits for while it does not get on; null while it does.",
+            {
+                "reason": text(
+                    "`writes_in_flight`: the job is to stop and waits for its writes; `storage_down`: no"
+                    " request succeeds; `storage_silent`: no byte moves; `slow_down`: the storage asks for"
+                    " fewer requests; `paused`: somebody has paused the job"
+                ),
+                "since": time("Since when"),
+                "until": nullable(time("How long at most; null: as long as a request may take")),
+            },
+        )
+    ),
+    "Limit": nullable(
+        record(
+            "The limits that hold now.",
+            {
+                "bandwidth": nullable(integer("Bytes a second of this job; null: no limit of its own")),
+                "all_jobs": nullable(integer("Bytes a second of all running jobs together; null: no limit")),
+            },
+        )
+    ),
+    "FileError": record(
+        "What went wrong with one file or object.",
+        {
+            "time": time("When"),
+            "op": text("The operation that failed"),
+            "key": text("The object's key"),
+            "code": text("A short word for programs: an S3 error code or one of the service's"),
+            "message": text("A sentence for people"),
+        },
+    ),
+    "Error": nullable(
+        record(
+            "Why the job is not `done`; null when there is nothing to say.",
+            {"code": text("A short word for programs"), "message": text("A sentence for people")},
+        )
+    ),
+    "Resources": record(
+        "What the worker of this attempt costs, as it measured at `updated_at`; null before it has.",
+        {
+            "rss_bytes": nullable(integer("Resident memory")),
+            "cpu_seconds": nullable(number("Processor time, user and system")),
+        },
+    ),
+    "Timeline": record(
+        "How this attempt went on: its phases, and what it sent or read over the whole run.",
+        {
+            "phases": rows(
+                "When each phase began, oldest first; of more than forty the first and the last ones",
+                record("A phase.", {"phase": text("Its name"), "at": time("When it began")}),
+            ),
+            "speed": record(
+                "The bytes of each step since the attempt began; sixty steps at most, then they are longer.",
+                {
+                    "step_seconds": integer("How long a step is", minimum=1),
+                    "bytes": rows("What went over the network", integer("Bytes")),
+                },
+            ),
+        },
+    ),
+    "Metrics": record(
+        "What the job has done in all its attempts; these only grow. `/metrics` has the sums of all jobs.",
+        {
+            "counts": counts(
+                "Files, objects and bytes by what became of them, attempts, retries, `cpu_seconds`"
+            ),
+            "errors": counts("Errors by code"),
+            "phase_seconds": counts("Seconds by phase"),
+            "requests": counts("Requests to the store by operation and HTTP status: `PutObject 200`"),
+        },
+    ),
 }

@@ -18,6 +18,7 @@ import waitress.utilities
 from bench import PROJECT, Service, tree, wait_for
 from stores import Store
 
+import server
 from syncworker import settings
 from syncworker.folder import scan_items
 from syncworker.history.ledger import Ledger
@@ -25,8 +26,10 @@ from syncworker.jobs import store
 from syncworker.jobs.report import Report
 from syncworker.model import Phase, State
 from syncworker.s3 import error_codes as faults
+from syncworker.service import supervisor
 from syncworker.shell import arguments, completion
-from syncworker.web import http_server, metrics, routes, status_schema
+from syncworker.web import http_server, metrics, status_schema
+from syncworker.web.operations import OPERATIONS
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import error_codes
@@ -306,7 +309,7 @@ def test_the_routes_of_the_readme_are_the_routes_with_their_parameters() -> None
         for row in rows(README, "| route | parameters | answer |")
     }
     served = {
-        route.path: list(route.parameters) for route in routes.ROUTES if not route.path.startswith("/static/")
+        path: list(said.parameters) for path, said in OPERATIONS.items() if not path.startswith("/static/")
     }
     assert set(listed) == set(served)
     for path, parameters in served.items():
@@ -314,7 +317,7 @@ def test_the_routes_of_the_readme_are_the_routes_with_their_parameters() -> None
 
 
 def test_every_address_that_is_shown_is_a_route() -> None:
-    paths = {*(route.path for route in routes.ROUTES), "/login", ""}
+    paths = {*OPERATIONS, "/login", ""}
     shown = {path.rstrip("/") or "/" for path in re.findall(r"localhost:5000(/[a-z.]*|(?=[^0-9]))", ALL)}
     assert shown - {"/"} <= paths, shown
 
@@ -366,9 +369,9 @@ def test_the_readme_can_be_read_in_five_minutes() -> None:
 def test_every_metric_that_the_documents_name_exists(tmp_path: Path) -> None:
     there = store.Jobs(str(tmp_path / "jobs"))
     there.prepare()
-    numbers = metrics.Metrics(
-        there, Ledger(there), settings.load({"STORAGE_DIR": there.path}, "/nonexistent")
-    )
+    config = settings.load({"STORAGE_DIR": there.path}, "/nonexistent")
+    keeper = server.make_keeper(config, supervisor.Supervisor(config, there, supervisor.spawner(there, {})))
+    numbers = metrics.Metrics(there, Ledger(there), config, keeper)
     shown = numbers.render().decode()
     exported = set(re.findall(r"^# TYPE (\S+)", shown, re.MULTILINE))
     assert len(exported) > 10

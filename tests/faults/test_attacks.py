@@ -32,7 +32,7 @@ from syncworker.options import table
 from syncworker.service import storage_check
 from syncworker.service.supervisor import Supervisor
 from syncworker.system import durable_files
-from syncworker.web import http_server, middleware, parameters, routes
+from syncworker.web import http_server, middleware, operations, parameters
 from syncworker.wire import resolver
 
 TOKEN = "the-token-of-the-attack-tests"
@@ -282,7 +282,11 @@ def by_prefix(site: Site) -> bool:
 
 
 PARAMETERS = [
-    Row("a HEAD that acts", sends(method="HEAD"), replaced(routes.Route, "methods", ("GET", "POST", "HEAD"))),
+    Row(
+        "a HEAD that acts",
+        sends(method="HEAD"),
+        replaced(operations.Operation, "methods", ("GET", "POST", "HEAD")),
+    ),
     Row("a parameter given twice", sends(target=SYNC + "&dest=other-bucket"), lenient),
     Row("a parameter with two names", sends(target=SYNC + "&Dest=other-bucket"), lenient),
     Row(
