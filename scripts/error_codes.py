@@ -1,7 +1,7 @@
 """Every code of an error in the source, and what is said with it: read from the syntax trees, so that nothing
 is missed that a `raise` can write.
 
-A code is the first argument of an error's class, the second of `Refusal`, `problem`,
+A code is the first argument of an error's class, the second of `Reply`, `problem`,
 `error_response` and `Unreadable`, and the value of "code" in a dictionary or a `Fault`. Codes that are no
 constants are those that a store or the kernel chooses: PASSED_ON has the expressions, and one that is not in
 it is an error here.
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODULES_AT_LEAST = 80  # of the service: fewer means that they were looked for in the wrong place
-SECOND = {"Refusal", "problem", "error_response", "Unreadable"}
+SECOND = {"Reply", "problem", "error_response", "Unreadable"}
 PASSED_ON = {
     "code",
     "error.code",
@@ -24,7 +24,7 @@ PASSED_ON = {
     "item.code",
     "last.code",
     "planned.code",
-    "refusal.code",
+    "reply.code",
     "_code(error)",
 }
 PASSED_ON |= {

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from syncworker.errors import UsageError
 from syncworker.paths import PROJECT
+from syncworker.system.rates import parse_rate
 
 N = TypeVar("N", int, float)
 
@@ -63,8 +64,6 @@ file = _path("the path of a file")
 
 
 def rate(value: str) -> int:
-    from syncworker.system.rates import parse_rate
-
     return parse_rate(value) if value else 0
 
 
@@ -103,20 +102,6 @@ def cluster(value: str) -> str:
 
 def words(value: str) -> tuple[str, ...]:
     return tuple(item.strip() for item in value.split(",") if item.strip())
-
-
-def base_path(value: str) -> str:
-    from syncworker.forwarded import parse_base_path
-
-    return parse_base_path(value)
-
-
-def networks(value: str) -> tuple[Any, ...]:
-    if not value:
-        return ()
-    from syncworker.forwarded import parse_networks  # imported late, for a worker's quick start
-
-    return parse_networks(value)
 
 
 def most_deletions(value: str) -> int | str:

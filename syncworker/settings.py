@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar, cast
 
+from syncworker import forwarded
 from syncworker import setting_values as value
 from syncworker.errors import UsageError
 from syncworker.paths import PROJECT
@@ -50,11 +51,12 @@ class Settings(NamedTuple):
     )
     # Begins and ends with a slash.
     api_base_path: str = _row(
-        "/", value.base_path, "path below which a proxy in front shows the pages and routes"
+        "/", forwarded.parse_base_path, "path below which a proxy in front shows the pages and routes"
     )
-    # IPv4Network and IPv6Network.
-    trusted_proxies: tuple[Any, ...] = _row(
-        "", value.networks, "addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed"
+    trusted_proxies: tuple[forwarded.Network, ...] = _row(
+        "",
+        forwarded.parse_networks,
+        "addresses and networks whose X-Forwarded-For and X-Forwarded-Proto are believed",
     )
     allowed_storage_urls: tuple[str, ...] = _row(
         "", value.words, "prefixes that `storage_url` must start with; empty: any"

@@ -34,15 +34,13 @@ ENCRYPTIONS = ("AES256", "aws:kms", "aws:kms:dsse")
 TAGS_MAX, TAG_KEY_MAX, TAG_VALUE_MAX = 10, 128, 256
 HEADERS_MAX_BYTES = 2048
 _TEXTS_MAX = 10_000
-_NAMES = frozenset(
-    {
-        "cache-control",
-        "content-disposition",
-        "content-encoding",
-        "content-language",
-        "content-type",
-        "expires",
-    }
+HEADER_NAMES = (
+    "cache-control",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-type",
+    "expires",
 )
 _OUR_METADATA = frozenset({"x-amz-meta-md5chksum", "x-amz-meta-mtime"})
 _META = "x-amz-meta-"
@@ -97,8 +95,8 @@ def parse_rule(line: str) -> Rule:
     if name in _OUR_METADATA:
         raise ValueError(f"sets {name}, which this service sets itself")
     is_metadata = name.startswith(_META) and len(name) > len(_META) and _TOKEN.fullmatch(name)
-    if name not in _NAMES and not is_metadata:
-        raise ValueError(f"sets {name}: only {', '.join(sorted(_NAMES))} and x-amz-meta-… can be set")
+    if name not in HEADER_NAMES and not is_metadata:
+        raise ValueError(f"sets {name}: only {', '.join(HEADER_NAMES)} and x-amz-meta-… can be set")
     return Rule(found["pattern"], name, " ".join(found["value"].split()))
 
 

@@ -15,6 +15,7 @@ from typing import NamedTuple, TypeVar
 
 from syncworker.errors import FatalError, FileError, RetryError
 from syncworker.model import ObjectEntries, ObjectEntry
+from syncworker.options.object_headers import HEADER_NAMES, OPTION_HEADERS
 from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.client import TRIES, Client
 from syncworker.s3.request import S3Request
@@ -25,17 +26,8 @@ from syncworker.wire.endpoint import why_never_created
 T = TypeVar("T")
 
 _UNREADABLE = frozenset({"BadAnswer", "BrokenListing"})
-GIVEN = (  # the headers of HEAD that an object was given with its content
-    "cache-control",
-    "content-disposition",
-    "content-encoding",
-    "content-language",
-    "content-type",
-    "expires",
-    "x-amz-storage-class",
-    "x-amz-server-side-encryption",
-    "x-amz-server-side-encryption-aws-kms-key-id",
-)
+# The headers of HEAD that an object was given with its content.
+GIVEN = (*HEADER_NAMES, *(OPTION_HEADERS[name] for name in ("storage_class", "sse", "sse_kms_key_id")))
 MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
 _NO_VERSIONS = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
 

@@ -29,7 +29,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
 
 from syncworker.errors import SyncError
 from syncworker.jobs import cleanup
@@ -55,11 +54,6 @@ log = logging.getLogger("syncworker.service.supervisor")
 
 class QueueFull(SyncError):
     """As many jobs wait as MAX_QUEUED_JOBS allows."""
-
-
-class Counts(NamedTuple):
-    queued: int
-    running: int
 
 
 def spawner(jobs: Jobs, environ: Mapping[str, str]) -> Callable[[str], subprocess.Popen[bytes]]:
@@ -154,9 +148,9 @@ class Supervisor:
             for job_id in job_ids:
                 self.jobs.delete(job_id, only_ended=True)
 
-    def counts(self) -> Counts:
-        states = [entry.state for entry in self.jobs.glance().values() if not entry.ended]
-        return Counts(states.count(State.QUEUED), states.count(State.RUNNING))
+    def counts(self) -> dict[str, int]:
+        states = [entry.state for entry in self.jobs.glance().values()]
+        return {state.value: states.count(state) for state in (State.QUEUED, State.RUNNING)}
 
     def wake(self) -> None:
         """Starts the next round at once."""

@@ -21,25 +21,20 @@ KNOWN_MAX = 100_000  # objects of an index that are counted for the form's warni
 
 def healthz(service: Service, given: Parameters) -> Answer:
     """Needs no token, so it names neither the storage nor its address."""
-    if table.zero_or_one("storage")(given.get("storage") or "0"):
-        trouble = service.storage_check.trouble()
-        if trouble is not None:
-            raise Unwell("StorageAway", trouble)
+    asked = table.zero_or_one("storage")(given.get("storage") or "0")
+    if asked and (trouble := service.storage_check.trouble()) is not None:
+        raise Unwell("StorageAway", trouble)
     if given.get("mirror"):
         return _health_of_mirror(service, given["mirror"])
-    counts = service.supervisor.counts()
-    return (
-        200,
-        {
-            "status": "ok",
-            "service": NAME,
-            "version": __version__,
-            "jobs": {"queued": counts.queued, "running": counts.running},
-            "storage": service.store(),
-            "storage_space": _room(service),
-        },
-        {},
-    )
+    health = {
+        "status": "ok",
+        "service": NAME,
+        "version": __version__,
+        "jobs": service.supervisor.counts(),
+        "storage": service.store(),
+        "storage_space": _room(service),
+    }
+    return 200, health, {}
 
 
 def _health_of_mirror(service: Service, name: str) -> Answer:
@@ -74,13 +69,12 @@ def folders(service: Service, given: Parameters) -> Answer:
         "bucket_delete": service.settings.bucket_delete,
         "storage_space": _room(service),
     }
+    source = spec.parse_source(given.get("source", ""), service.settings.uploads_dir)
     if "source" in given:
-        source = spec.parse_source(given["source"], service.settings.uploads_dir)
         value["chosen"] = service.folders.look(source)
     asked: Parameters = {name: text for name, text in given.items() if name in ("exclude", "include")}
     path_filter = Options.of_status({"options": table.parse(asked)}).path_filter()
     if path_filter is not None:
-        source = spec.parse_source(given.get("source", ""), service.settings.uploads_dir)
         value["filtered"] = service.folders.filtered(source, path_filter)
     if "dest" in given:
         dest = spec.parse_dest(given["dest"])

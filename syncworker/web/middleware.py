@@ -61,7 +61,9 @@ _SEPARATES = re.compile("[=&;,?#@:]|%(?:3d|26|3b|2c|3f|23|40|3a|25)", re.IGNOREC
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Reply:
+    """An answer that the application below does not see: a refusal, a redirect, the log-in."""
+
     status: int
     code: str
     detail: str
@@ -106,11 +108,11 @@ def is_allowed_host(host: str | None, allowed: frozenset[str]) -> bool:
     return bool(match and match[1] in allowed and 0 < int(match[2]) <= 65535)
 
 
-def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | None:
+def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Reply | None:
     """The rows of the table above but the last two."""
     host = environ.get("HTTP_HOST")
     if not is_allowed_host(host, allowed):
-        return Refusal(
+        return Reply(
             403,
             "HostNotAllowed",
             "the Host header names no address of this server: open it as http://localhost:PORT,"
@@ -118,22 +120,22 @@ def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Refusal | No
         )
     target = environ.get("REQUEST_URI", "/")
     if not target.startswith("/") and target != "*":
-        return Refusal(403, "ProxyRequest", "this server is no proxy")
+        return Reply(403, "ProxyRequest", "this server is no proxy")
     if "HTTP_UPGRADE" in environ:
-        return Refusal(403, "UpgradeRefused", "this server speaks HTTP/1.1 and nothing else")
+        return Reply(403, "UpgradeRefused", "this server speaks HTTP/1.1 and nothing else")
     site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is not None and site.lower() not in ("same-origin", "none"):
-        return Refusal(403, "CrossSite", "a page of another site may not use this server")
+        return Reply(403, "CrossSite", "a page of another site may not use this server")
     origin = environ.get("HTTP_ORIGIN")
     own = [f"{environ.get('wsgi.url_scheme', 'http')}://{host}".lower()]
     if site is not None and site.lower() == "same-origin":
         # A proxy in front of us speaks TLS; the browser sees no other site.
         own.append(f"https://{host}".lower())
     if origin is not None and origin.lower() not in own:
-        return Refusal(403, "CrossOrigin", "a page of another origin may not use this server")
+        return Reply(403, "CrossOrigin", "a page of another origin may not use this server")
     for name in ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ"):
         if re.search("prefetch|prerender|preview", environ.get(name, ""), re.IGNORECASE):
-            return Refusal(403, "Prefetch", "nothing is answered to a prefetch: requests here act")
+            return Reply(403, "Prefetch", "nothing is answered to a prefetch: requests here act")
     return None
 
 
@@ -142,16 +144,16 @@ def _is_acting_get(environ: Environ) -> bool:
     return environ["REQUEST_METHOD"] == "GET" and path in ACTING_PATHS
 
 
-def refusal_of_preview(environ: Environ) -> Refusal | None:
+def refusal_of_preview(environ: Environ) -> Reply | None:
     """Refuses a GET that acts from a program whose User-Agent says that it previews links."""
     if not _is_acting_get(environ) or not _PREVIEWERS.search(environ.get("HTTP_USER_AGENT", "")):
         return None
-    return Refusal(
+    return Reply(
         403, "Preview", "a program that previews links may not use this, as requests here act: use POST"
     )
 
 
-def refusal_of_unknown_origin(environ: Environ) -> Refusal | None:
+def refusal_of_unknown_origin(environ: Environ) -> Reply | None:
     """Refuses a state-changing GET from a browser that sends neither `Sec-Fetch-Site` nor `Origin`. Browsers
     send `Sec-Fetch-Site` only to https and to this machine's own names, and no `Origin` with the GET of an
     `<img>`. So under a plain http name of the network, a request of the address bar and one of a hostile page
@@ -166,7 +168,7 @@ def refusal_of_unknown_origin(environ: Environ) -> Refusal | None:
         or is_loopback(match[1] if match else named)
     ):
         return None
-    return Refusal(
+    return Reply(
         403,
         "PageUnknown",
         "over plain http a browser does not tell which page asks for this: use the dashboard, or POST, or"
@@ -213,7 +215,7 @@ class Login:
     def is_token(self, text: str) -> bool:
         return hmac.compare_digest(text.encode("utf-8", "surrogateescape"), self._token)
 
-    def refusal(self, environ: Environ) -> Refusal | None:
+    def refusal(self, environ: Environ) -> Reply | None:
         scheme, _, value = environ.get("HTTP_AUTHORIZATION", "").partition(" ")
         is_wrong = scheme.lower() == "bearer"
         if is_wrong and self.is_token(value.strip()):
@@ -229,19 +231,19 @@ class Login:
                 "this is not the token of the server: send the one in API_TOKEN, or, with auto,"
                 " in .api-token in the jobs folder"
             )
-        return Refusal(
+        return Reply(
             401,
             "Unauthorized",
             "a token is needed: send `Authorization: Bearer TOKEN`, or open the link that the server printed",
             (("WWW-Authenticate", 'Bearer realm="syncworker"'),),
         )
 
-    def answer(self, environ: Environ) -> Refusal:
+    def answer(self, environ: Environ) -> Reply:
         """Answers `/login` with the token in the link's query or the page's form: redirects to the dashboard
         and sets the cookie, for our path only and, over https, for https only."""
         if environ["REQUEST_METHOD"] not in ("GET", "POST"):
             detail = "the login link is opened with GET, its form is sent with POST"
-            return Refusal(405, "MethodNotAllowed", detail, (("Allow", "GET, POST"),))
+            return Reply(405, "MethodNotAllowed", detail, (("Allow", "GET, POST"),))
         text = environ.get("QUERY_STRING", "")
         if environ["REQUEST_METHOD"] == "POST":
             text = environ["wsgi.input"].read(FORM_MAX_BYTES).decode("latin-1")
@@ -252,12 +254,12 @@ class Login:
         cookie = f"{self.cookie_name}={self.cookie_value}; Path={path}; HttpOnly; SameSite=Strict"
         cookie += "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
         year = "; Max-Age=31536000"
-        return Refusal(303, "LoggedIn", "", (("Location", path), ("Set-Cookie", cookie + year)))
+        return Reply(303, "LoggedIn", "", (("Location", path), ("Set-Cookie", cookie + year)))
 
 
-def _wrong_token(detail: str) -> Refusal:
+def _wrong_token(detail: str) -> Reply:
     challenge = 'Bearer realm="syncworker", error="invalid_token"'
-    return Refusal(401, "Unauthorized", detail, (("WWW-Authenticate", challenge),))
+    return Reply(401, "Unauthorized", detail, (("WWW-Authenticate", challenge),))
 
 
 # -- the layer -------------------------------------------------------------------------------------------
@@ -285,24 +287,24 @@ class Guard:
             write_access_line(environ, status, time.monotonic() - started)
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
-        refusal = self._refusal(environ)
-        if refusal is None and not is_whole:
-            refusal = Refusal(308, "Moved", "", (("Location", self._base_path),))
-        if refusal is None:
+        reply = self._reply(environ)
+        if reply is None and not is_whole:
+            reply = Reply(308, "Moved", "", (("Location", self._base_path),))
+        if reply is None:
             return self._application(environ, answer)
-        body, status, headers = problem(refusal.status, refusal.code, refusal.detail)
-        if refusal.status < 400:
+        body, status, headers = problem(reply.status, reply.code, reply.detail)
+        if reply.status < 400:
             body, headers = b"", [("Content-Length", "0")]
-        elif refusal.status == 401 and _wants_page(environ):
+        elif reply.status == 401 and _wants_page(environ):
             page = dashboard.LOGIN
             body, headers = page.body, [*page.headers.items(), ("Content-Length", str(len(page.body)))]
-        answer(status, headers + list(refusal.headers))
+        answer(status, headers + list(reply.headers))
         return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
 
-    def _refusal(self, environ: Environ) -> Refusal | None:
-        refusal = refusal_of_origin(environ, self._allowed) or refusal_of_preview(environ)
-        if refusal is not None:
-            return refusal
+    def _reply(self, environ: Environ) -> Reply | None:
+        reply = refusal_of_origin(environ, self._allowed) or refusal_of_preview(environ)
+        if reply is not None:
+            return reply
         if self._login is None:
             return refusal_of_unknown_origin(environ)
         if environ.get("PATH_INFO") == "/login":

@@ -73,7 +73,7 @@ def f():
     raise errors.UsageError("Plain", f"the file {x} is", param="x")
     message = "kept before"
     raise UsageError("InAVariable", message)
-    return Refusal(403, "AsAnAnswer", "no")
+    return Reply(403, "AsAnAnswer", "no")
     error = {"code": "InADictionary", "message": "in it"}
     raise UsageError(error.code, error.message)
 """
