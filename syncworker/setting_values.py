@@ -108,9 +108,10 @@ def most_deletions(value: str) -> int | str:
     from syncworker.options.table import parse_max_delete
 
     try:
-        return parse_max_delete(value) if value else ""
+        limit: int | str = parse_max_delete("max_delete", value) if value else ""
     except UsageError:
         raise ValueError("must be a count, a percentage (10%) or none") from None
+    return limit
 
 
 def url(value: str) -> str | None:

@@ -83,9 +83,8 @@ class Mirror:
 
     def place(self, settings: Settings) -> tuple[str, str]:
         """Its destination, and the prefix below which the mirror lies there."""
-        prefix = self.asked.get("prefix", "")
-        where = destination_id(self.url(settings), self.dest)
-        return where, options.parse_prefix(prefix) if prefix else ""
+        prefix = options.parse({"prefix": self.asked.get("prefix")}).get("prefix", "")
+        return destination_id(self.url(settings), self.dest), prefix
 
 
 def of_table(name: str, table: Any, settings: Settings, environ: Environ, line: int) -> Mirror:

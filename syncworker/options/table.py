@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from syncworker.errors import UsageError
 from syncworker.options.effective import DEEP
@@ -19,16 +19,15 @@ WAIT_MAX_SECONDS = 3600.0
 PREFIX_MAX_BYTES = 900
 _WAIT = r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE]-?[0-9]+)?"
 _MAX_DELETE = r"[0-9]{1,15}|(100(\.0{1,6})?|0?[0-9]{1,2}(\.[0-9]{1,6})?)%|none"
-T = TypeVar("T")
 
 
 class Option(NamedTuple):
-    """`parse` takes the text of a query or a flag and may raise UsageError. `bare` is the value of a flag
-    without a value; None: it needs one. `schema` describes what JSON may carry. `is_list`: the option may be
-    given several times; its text has one value a line."""
+    """`parse` takes the name and the text of a query or a flag; it may raise UsageError. `bare` is the value
+    of a flag without a value; None: it needs one. `schema` describes what JSON may carry. `is_list`: the
+    option may be given several times; its text has one value a line."""
 
     name: str
-    parse: Callable[[str], Any]
+    parse: Callable[[str, str], Any]
     schema: Mapping[str, Any]
     bare: str | None = None
     is_list: bool = False
@@ -41,24 +40,23 @@ class Option(NamedTuple):
     def help(self) -> str:
         """Returns the flag's help for argparse: the description of the schema, and its words."""
         words = ", ".join(filter(None, self.schema.get("enum", ())))
-        text = self.schema["description"].replace("%", "%%").replace("`", "") + (
-            f": {words}" if words else ""
-        )
+        text = self.schema["description"] + (f": {words}" if words else "")
+        text = text.replace("%", "%%").replace("`", "")
         return f"{text}; may be repeated" if self.is_list else text
 
 
-def parse_wait(text: str) -> float:
+def parse_wait(name: str, text: str) -> float:
     """Seconds between two operations: 0 to 3600, decimals allowed."""
     wait = float(text) if re.fullmatch(_WAIT, text) else -1
     if not 0 <= wait <= WAIT_MAX_SECONDS:
-        raise UsageError("BadWait", "wait must be a number of seconds from 0 to 3600", param="wait")
+        raise UsageError("BadWait", "wait must be a number of seconds from 0 to 3600", param=name)
     return wait
 
 
-def _matching(name: str, pattern: str, what: str, convert: Callable[[str], T]) -> Callable[[str], T]:
+def _matching(pattern: str, what: str, convert: Callable[[str], Any] = str) -> Callable[[str, str], Any]:
     """Returns a parser of texts that match the pattern; `what` completes the message."""
 
-    def parse(text: str) -> T:
+    def parse(name: str, text: str) -> Any:
         if not re.fullmatch(pattern, text):
             raise UsageError("BadOption", f"{name} must be {what}", param=name)
         return convert(text)
@@ -70,60 +68,43 @@ def _number_or_word(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def zero_or_one(name: str) -> Callable[[str], int]:
-    return _matching(name, "[01]", "0 or 1", int)
+zero_or_one = _matching("[01]", "0 or 1", int)
+parse_max_delete = _matching(_MAX_DELETE, "a count, a percentage (10%) or none", _number_or_word)
 
 
-def _word(name: str, words: Sequence[str]) -> Callable[[str], str]:
-    return _matching(name, "|".join(words), f"one of {', '.join(words)}", str)
+def _patterns(name: str, text: str) -> list[str]:
+    from syncworker.options import patterns  # RE2 is for those who ask for it
+
+    lines = text.split("\n")
+    try:
+        patterns.check(lines, may_negate=name == "exclude")
+    except patterns.Malformed as error:
+        raise UsageError("BadPattern", f"{name}: {error}", param=name) from None
+    return lines
 
 
-parse_max_delete = _matching(
-    "max_delete", _MAX_DELETE, "a count, a percentage (10%) or none", _number_or_word
-)
+def _tags(name: str, text: str) -> str:
+    try:
+        parse_tags(text)
+    except ValueError as error:
+        raise UsageError("BadOption", f"{name}: {error}", param=name) from None
+    return text
 
 
-def _patterns(name: str, *, may_negate: bool) -> Callable[[str], list[str]]:
-    def parse(text: str) -> list[str]:
-        from syncworker.options import patterns  # RE2 is for those who ask for it
-
-        lines = text.split("\n")
-        try:
-            patterns.check(lines, may_negate=may_negate)
-        except patterns.Malformed as error:
-            raise UsageError("BadPattern", f"{name}: {error}", param=name) from None
-        return lines
-
-    return parse
-
-
-def _checked(name: str, check: Callable[[str], object]) -> Callable[[str], str]:
-    """Returns a parser that keeps the text if `check` raises no ValueError."""
-
-    def parse(text: str) -> str:
-        try:
-            check(text)
-        except ValueError as error:
-            raise UsageError("BadOption", f"{name}: {error}", param=name) from None
-        return text
-
-    return parse
-
-
-def _rules(text: str) -> list[str]:
+def _rules(name: str, text: str) -> list[str]:
     lines = text.split("\n")
     try:
         parse_rules(lines)
     except ValueError as error:
-        raise UsageError("BadHeader", f"header: {error}", param="header") from None
+        raise UsageError("BadHeader", f"header: {error}", param=name) from None
     return lines
 
 
-def _rate(text: str) -> int | str:
+def _rate(name: str, text: str) -> int | str:
     try:
         return as_asked(text)
     except ValueError as error:
-        raise UsageError("BadBandwidth", f"bandwidth {error}", param="bandwidth") from None
+        raise UsageError("BadBandwidth", f"bandwidth {error}", param=name) from None
 
 
 def either(description: str, number: dict[str, Any], pattern: str, **more: Any) -> dict[str, Any]:
@@ -132,7 +113,7 @@ def either(description: str, number: dict[str, Any], pattern: str, **more: Any) 
     return {"description": description, "anyOf": [number, texts], **more}
 
 
-def flag_schema(description: str, default: int, *words: str) -> dict[str, Any]:
+def flag_schema(description: str, default: int = 0, *words: str) -> dict[str, Any]:
     texts = {"type": "string", "enum": ["0", "1", *words, ""]}
     kinds = [{"type": "integer", "enum": [0, 1]}, texts]
     return {"description": description, "anyOf": kinds, "default": default}
@@ -142,19 +123,27 @@ def _text_schema(description: str, example: str) -> dict[str, Any]:
     return {"type": "string", "description": description, "examples": [example]}
 
 
-def _list_schema(description: str, examples: list[str]) -> dict[str, Any]:
-    return {
-        "description": description,
-        "anyOf": [{"type": "array", "items": {"type": "string"}, "maxItems": 1000}, {"type": "string"}],
-        "examples": [examples],
-    }
+def _flag(name: str, description: str, default: int = 0) -> Option:
+    return Option(name, zero_or_one, flag_schema(description, default), bare="1")
 
 
-def parse_prefix(text: str) -> str:
+def _word(name: str, words: Sequence[str], description: str) -> Option:
+    parse = _matching("|".join(words), f"one of {', '.join(words)}")
+    return Option(name, parse, {"description": description, "type": "string", "enum": [*words, ""]})
+
+
+def _lines(name: str, parse: Callable[[str, str], list[str]], description: str, *examples: str) -> Option:
+    array = {"type": "array", "items": {"type": "string"}, "maxItems": 1000}
+    kinds = [array, {"type": "string"}]
+    schema = {"description": description, "anyOf": kinds, "examples": [[*examples]]}
+    return Option(name, parse, schema, is_list=True)
+
+
+def parse_prefix(name: str, text: str) -> str:
     """Returns the key prefix with `/` at its end. Raises UsageError."""
 
     def refuse(why: str) -> UsageError:
-        return UsageError("BadPrefix", f"prefix {why}", param="prefix")
+        return UsageError("BadPrefix", f"prefix {why}", param=name)
 
     prefix = text if text.endswith("/") else f"{text}/"
     if any(ord(c) < 32 or 127 <= ord(c) < 160 for c in text):
@@ -188,32 +177,23 @@ TABLE = (
             "backups/vm1/",
         ),
     ),
-    Option(
+    _lines(
         "exclude",
-        _patterns("exclude", may_negate=True),
-        _list_schema(
-            "Lines of .gitignore, relative to the source: matching files are not sent, matching objects not"
-            " deleted; `!` re-includes. A folder that is excluded is not walked",
-            ["*.tmp", "/cache/"],
-        ),
-        is_list=True,
+        _patterns,
+        "Lines of .gitignore, relative to the source: matching files are not sent, matching objects not"
+        " deleted; `!` re-includes. A folder that is excluded is not walked",
+        "*.tmp",
+        "/cache/",
     ),
-    Option(
+    _lines(
         "include",
-        _patterns("include", may_negate=False),
-        _list_schema(
-            "Lines of .gitignore, none with `!`: if given, only matching files and objects that `exclude`"
-            " does not match belong to the mirror",
-            ["*.jpg", "/albums/"],
-        ),
-        is_list=True,
+        _patterns,
+        "Lines of .gitignore, none with `!`: if given, only matching files and objects that `exclude` does"
+        " not match belong to the mirror",
+        "*.jpg",
+        "/albums/",
     ),
-    Option(
-        "delete",
-        zero_or_one("delete"),
-        flag_schema("0: adds and changes, deletes nothing", 1),
-        bare="1",
-    ),
+    _flag("delete", "0: adds and changes, deletes nothing", 1),
     Option(
         "max_delete",
         parse_max_delete,
@@ -225,19 +205,14 @@ TABLE = (
             examples=["10%"],
         ),
     ),
-    Option(
+    _flag(
         "plan",
-        zero_or_one("plan"),
-        flag_schema(
-            "1: changes nothing at the storage, writes a plan and ends `waiting` for its approval, or `done`"
-            " if there is nothing to do",
-            0,
-        ),
-        bare="1",
+        "1: changes nothing at the storage, writes a plan and ends `waiting` for its approval, or `done` if"
+        " there is nothing to do",
     ),
     Option(
         "verify",
-        _matching("verify", f"[01]|{DEEP}", f"0, 1 or {DEEP}", _number_or_word),
+        _matching(f"[01]|{DEEP}", f"0, 1 or {DEEP}", _number_or_word),
         flag_schema(
             "1: after the last operation the mirror is listed again and each object compared with its file;"
             " `deep`: each object is read back and compared byte by byte. Repairs nothing: a difference"
@@ -249,42 +224,29 @@ TABLE = (
     ),
     Option(
         "storage_class",
-        _matching(
-            "storage_class", "[A-Z0-9_-]{1,64}", "a class as S3 names them, STANDARD_IA for example", str
-        ),
+        _matching("[A-Z0-9_-]{1,64}", "a class as S3 names them, STANDARD_IA for example"),
         _text_schema("The storage class of every object that is sent", "STANDARD_IA"),
     ),
-    Option(
-        "acl",
-        _word("acl", ACLS),
-        {"description": "The canned ACL of every object that is sent", "type": "string", "enum": [*ACLS, ""]},
-    ),
-    Option(
-        "sse",
-        _word("sse", ENCRYPTIONS),
-        {"description": "Encryption at the storage", "type": "string", "enum": [*ENCRYPTIONS, ""]},
-    ),
+    _word("acl", ACLS, "The canned ACL of every object that is sent"),
+    _word("sse", ENCRYPTIONS, "Encryption at the storage"),
     Option(
         "sse_kms_key_id",
-        _matching("sse_kms_key_id", "[!-~]{1,2048}", "the id of a key, without spaces", str),
+        _matching("[!-~]{1,2048}", "the id of a key, without spaces"),
         _text_schema("The key for `sse=aws:kms` and `aws:kms:dsse`", "alias/backups"),
     ),
     Option(
         "tags",
-        _checked("tags", parse_tags),
+        _tags,
         _text_schema("The tags of every object that is sent, `a=b&c=d`, at most ten", "team=photo&keep=1"),
     ),
-    Option(
+    _lines(
         "header",
         _rules,
-        _list_schema(
-            "Lines of `PATTERN NAME: VALUE`: files that match the gitignore pattern (a space in it is `\\ `)"
-            " get the header; the last match of a name wins, an empty value means that it is not sent."
-            " Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Content-Type, Expires"
-            " and x-amz-meta-…, 2 KB in all",
-            ["*.html Cache-Control: no-cache"],
-        ),
-        is_list=True,
+        "Lines of `PATTERN NAME: VALUE`: files that match the gitignore pattern (a space in it is `\\ `) get"
+        " the header; the last match of a name wins, an empty value means that it is not sent."
+        " Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Content-Type, Expires and"
+        " x-amz-meta-…, 2 KB in all",
+        "*.html Cache-Control: no-cache",
     ),
     Option(
         "bandwidth",
@@ -297,14 +259,9 @@ TABLE = (
             examples=["1.5M"],
         ),
     ),
-    Option(
+    _flag(
         "forget_mounts",
-        zero_or_one("forget_mounts"),
-        flag_schema(
-            "1: forget the mounts that are missing now. This happens once: a resume does not repeat it",
-            0,
-        ),
-        bare="1",
+        "1: forget the mounts that are missing now. This happens once: a resume does not repeat it",
     ),
 )
 NAMES = tuple(option.name for option in TABLE)
@@ -336,7 +293,7 @@ def parse(given: Mapping[str, str | None]) -> dict[str, Any]:
         if text := given.get(option.name):
             if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):  # in a shell's arguments
                 raise UsageError("BadEncoding", f"{option.name} is not valid UTF-8", param=option.name)
-            found[option.name] = option.parse(text)
+            found[option.name] = option.parse(option.name, text)
     if "sse_kms_key_id" in found and not str(found.get("sse", "")).startswith("aws:kms"):
         raise UsageError(
             "BadOption", "sse_kms_key_id needs sse=aws:kms or aws:kms:dsse", param="sse_kms_key_id"

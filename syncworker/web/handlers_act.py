@@ -50,7 +50,7 @@ def _accepted(service: Service, status: Mapping[str, Any]) -> Answer:
 
 
 def cancel(service: Service, given: Parameters) -> Answer:
-    now = table.zero_or_one("now")(given.get("now") or "0")
+    now = table.zero_or_one("now", given.get("now") or "0")
     status = service.jobs.cancel(parameters.job_id(given), now=bool(now))
     service.supervisor.wake()
     return 202, status, {}

@@ -75,7 +75,7 @@ def _lines_asked(given: Parameters) -> dict[str, Any]:
         "op": op,
         "q": given.get("q") or "",
         "below": given.get("below") or "",
-        "errors": table.zero_or_one("errors")(given.get("errors") or "0"),
+        "errors": table.zero_or_one("errors", given.get("errors") or "0"),
         "after": parameters.number("after", given.get("after"), 0, 0, AFTER_MAX),
         "limit": parameters.number("limit", given.get("limit"), pages.LINES_DEFAULT, 1, pages.LINES_MAX),
     }

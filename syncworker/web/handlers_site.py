@@ -21,7 +21,7 @@ KNOWN_MAX = 100_000  # objects of an index that are counted for the form's warni
 
 def healthz(service: Service, given: Parameters) -> Answer:
     """Needs no token, so it names neither the storage nor its address."""
-    asked = table.zero_or_one("storage")(given.get("storage") or "0")
+    asked = table.zero_or_one("storage", given.get("storage") or "0")
     if asked and (trouble := service.storage_check.trouble()) is not None:
         raise Unwell("StorageAway", trouble)
     if given.get("mirror"):

@@ -83,10 +83,8 @@ PARAMETERS: dict[str, Schema] = {
     **{option.name: dict(option.schema) for option in table.TABLE},
     "id": text("The id of a job", pattern=ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
     "etag": text("Only this plan: the `ETag` of `/plan`, or `etag` of the status's `plan`"),
-    "now": table.flag_schema(
-        "1: writes are dropped, too; the resume finds out whether the storage has them", 0
-    ),
-    "storage": table.flag_schema("1: also check whether the storage answers", 0),
+    "now": table.flag_schema("1: writes are dropped, too; the resume finds out whether the storage has them"),
+    "storage": table.flag_schema("1: also check whether the storage answers"),
     "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
     "limit": table.either(
         "How many at most; 50 when not given or empty",
@@ -107,7 +105,7 @@ PARAMETERS: dict[str, Schema] = {
         "Only keys that begin so, `2024/` for example; `after` counts from the first of them",
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
     ),
-    "errors": table.flag_schema("1: only lines of what failed or was found wrong", 0),
+    "errors": table.flag_schema("1: only lines of what failed or was found wrong"),
     "after": table.either(
         "How many lines have been read already",
         {"type": "integer", "minimum": 0, "maximum": 9_999_999_999},

@@ -8,6 +8,7 @@ import ipaddress
 import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -143,7 +144,7 @@ def test_any_text_is_an_id_of_plain_characters_or_refused(text: str) -> None:
 def test_any_bucket_wait_and_keys_are_plain_or_refused(dest: str, wait: str, key: str) -> None:
     for parse, text, promise in (
         (request.parse_dest, dest, lambda v: re.fullmatch(r"[A-Za-z0-9._-]{3,255}", v) and ".." not in v),
-        (table.parse_wait, wait, lambda v: 0 <= v <= 3600),
+        (partial(table.parse_wait, "wait"), wait, lambda v: 0 <= v <= 3600),
         (
             lambda v: request.parse_keys(v, v),
             key,

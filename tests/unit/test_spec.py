@@ -168,7 +168,7 @@ def test_the_message_names_the_rule_that_a_bucket_name_breaks(name: str, rule: s
     [("0", 0), ("0.0", 0), ("1", 1), ("0.25", 0.25), (".5", 0.5), ("3600", 3600), ("1e-3", 0.001), ("+1", 1)],
 )
 def test_waits_that_are_taken(text: str, seconds: float) -> None:
-    assert table.parse_wait(text) == seconds
+    assert table.parse_wait("wait", text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_waits_that_are_taken(text: str, seconds: float) -> None:
     ],
 )
 def test_waits_that_are_refused(text: str) -> None:
-    assert code(table.parse_wait, text) == "wait"
+    assert code(table.parse_wait, "wait", text) == "wait"
 
 
 @pytest.mark.parametrize(
