@@ -47,14 +47,13 @@ def error_response(
 def unrouted(error: bottle.HTTPError) -> bytes:
     """Answers errors that Bottle raises: an unknown path, a path that is not UTF-8, an exception in a
     handler."""
-    details = {
-        404: NOTHING_HERE,
-        400: "the path is not valid UTF-8",
-        500: "something went wrong here: the server's log says what",
-    }
-    status = error.status_code
-    code = {404: "NotFound", 400: "BadRequest", 405: "MethodNotAllowed"}.get(status, "InternalError")
-    body, _, fields = problem(status, code, details.get(status, "the request cannot be answered"))
+    code, detail = {
+        404: ("NotFound", NOTHING_HERE),
+        400: ("BadRequest", "the path is not valid UTF-8"),
+        405: ("MethodNotAllowed", "the request cannot be answered"),
+        500: ("InternalError", "something went wrong here: the server's log says what"),
+    }.get(error.status_code, ("InternalError", "the request cannot be answered"))
+    body, _, fields = problem(error.status_code, code, detail)
     for name, value in fields:
         bottle.response.set_header(name, value)
     return body

@@ -90,15 +90,15 @@ def approve(service: Service, given: Parameters) -> Answer:
 def _keys(
     service: Service, given: Parameters, job_id: str, states: frozenset[State]
 ) -> spec.RequestKeys | None:
-    """Returns the request's keys. Raises UsageError if a job in one of these states needs keys and has
-    none."""
+    """Returns the keys for a job: the request's, or those of its mirror if none are stored. Raises UsageError
+    if a job in one of these states needs keys and has none."""
     keys = spec.parse_keys(*map(given.get, KEYS))
     status = service.jobs.observe(job_id)
-    if keys is None and not service.jobs.secrets.has_any(job_id):
-        keys = service.keeper.keys_of(status)
+    if keys is not None or service.jobs.secrets.has_any(job_id):
+        return keys
+    keys = service.keeper.keys_of(status)
     is_own = service.settings.is_own(status["storage_url"])
-    needs_keys = recorded_state(status) in states and not is_own
-    if keys is None and needs_keys and not service.jobs.secrets.has_any(job_id):
+    if keys is None and recorded_state(status) in states and not is_own:
         raise UsageError(
             "MissingParameter",
             f"job {job_id} goes to {status['storage_url']}, which is not the configured storage: give its"

@@ -22,16 +22,16 @@ process.
 
 `GET` and `POST` both work on every route; `HEAD` on those that change nothing. Parameters come in the query,
 in a form or in a JSON object; a name that the route does not know, or one that is given twice, is refused. An
-empty value, or null in JSON, is as good as none.
+empty value, or null in JSON, means not given.
 Other methods are answered 405, an unknown path 404. Answers are JSON, indented, UTF-8. Errors are
 `application/problem+json` (RFC 9457).
 
-There is no long poll: eight threads answer all requests, and a handful of waiting clients would stop the
-rest. Ask again instead, with `If-None-Match`: while nothing has changed the answer is an empty 304.
+There is no long poll: eight threads answer all requests, and a few waiting clients would block the rest. Poll
+instead, with `If-None-Match`: while nothing has changed, the answer is an empty 304.
 
 Requests whose `Host` is not one of `ALLOWED_HOSTS`, or that a page of another site makes, are answered 403 on
-every path. With `API_TOKEN` set, all but `/healthz` needs `Authorization: Bearer TOKEN`, or the cookie that
-`/login` trades the token for."""
+every path. With `API_TOKEN` set, all paths but `/healthz` need `Authorization: Bearer TOKEN`, or the cookie
+that `/login` gives in exchange for the token."""
 
 LOGIN = (
     "`/login?token=TOKEN`, the link that the server prints when it starts, or a POST of a form with `token`:"
@@ -221,7 +221,7 @@ def _login(method: str) -> dict[str, Any]:
     token = {"type": "string", "description": "The value of API_TOKEN"}
     found: dict[str, Any] = {
         "operationId": "login" if method == "get" else "login_post",
-        "summary": "Trade the token for the dashboard's cookie",
+        "summary": "Exchange the token for the dashboard's cookie",
         "description": LOGIN,
         "security": [],
         "responses": answers,

@@ -29,7 +29,7 @@ _SPACE = nullable(text("The disk of the embedded storage; null: there is none", 
 _SIZE = {
     "files": integer("Files counted"),
     "bytes": integer("Their bytes"),
-    "complete": flag("All was counted; else there may be more"),
+    "complete": flag("Everything was counted; else there may be more"),
 }
 
 ALL: dict[str, Schema] = {
@@ -83,9 +83,7 @@ ALL: dict[str, Schema] = {
             "The bucket asked about; null when none was.",
             {
                 "dest": text("The bucket"),
-                "objects_known": nullable(
-                    integer("Objects after the last sync; null when none is remembered")
-                ),
+                "objects_known": nullable(integer("Objects after the last sync; null: not known")),
                 "more": flag("There are more than `objects_known`"),
             },
         )
@@ -95,7 +93,7 @@ ALL: dict[str, Schema] = {
             "What `exclude` and `include` leave of the source; null: none were given, or another such count"
             " runs.",
             {
-                "files": integer("Files that a sync would look at"),
+                "files": integer("Files that a sync would compare"),
                 "bytes": integer("Their sizes"),
                 "complete": flag("The folder was read to its end in time"),
             },
@@ -105,7 +103,7 @@ ALL: dict[str, Schema] = {
         "The named mirrors.",
         {
             "count": integer("How many follow"),
-            "mirrors": rows("The mirrors, as the file has them", ref("Mirror")),
+            "mirrors": rows("The mirrors, in the file's order", ref("Mirror")),
             "error": nullable(text("The first mistake in `mirrors.toml`; the last good file holds")),
             "mistakes": rows(
                 "All mistakes in it",
@@ -117,15 +115,17 @@ ALL: dict[str, Schema] = {
         },
     ),
     "Mirror": record(
-        "A named mirror, as `mirrors.toml` has it, and how it goes.",
+        "A named mirror of `mirrors.toml`, and its runs.",
         {
             "name": text("Its name"),
             "source": text("The folder below the uploads root"),
             "dest": text("The bucket"),
             "storage_url": text("The S3 endpoint"),
-            "options": {"type": "object", "description": "The options of its runs, as they were asked"},
+            "options": {"type": "object", "description": "The options of its runs, as given"},
             "schedule": text("When it runs, in words"),
-            "next_run_at": nullable(time("When it runs next by itself; null: not by itself, or it waits")),
+            "next_run_at": nullable(
+                time("When it runs next by its schedule; null: it has none, or it waits")
+            ),
             "last_job": nullable(text("The id of its newest job", pattern=ID_PATTERN)),
             "last_state": nullable(text("The state of that job")),
             "waiting_job": nullable(text("The id of its job that waits to be approved", pattern=ID_PATTERN)),
@@ -145,15 +145,15 @@ ALL: dict[str, Schema] = {
             "id": JOB_ID,
             "state": text("How it ended"),
             "attempt": nullable(integer("Which attempt that was")),
-            "scoped": flag("It looked at changed folders only"),
+            "scoped": flag("It mirrored changed folders only"),
             "started_at": nullable(time("When it began")),
             "finished_at": nullable(time("When it ended")),
-            "files_total": nullable(integer("Files it looked at; null: not remembered then")),
+            "files_total": nullable(integer("Files it compared; null: not recorded then")),
             "bytes_total": nullable(integer("Their bytes")),
             "files_uploaded": nullable(integer("Files sent")),
             "bytes_uploaded": nullable(integer("Bytes sent")),
             "objects_deleted": nullable(integer("Objects deleted")),
-            "error": nullable(text("The code of why it ended so")),
+            "error": nullable(text("The code of its error")),
         },
     ),
     "PlanSums": record(

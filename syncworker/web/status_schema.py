@@ -1,7 +1,7 @@
 """A job's status as JSON Schema: every field, its type, its unit, and null where a value may be unknown.
 
-Fields are only ever added. No object is closed, so that an older client's copy stays true; that no status has
-a field which is missing here is a test's to see.
+Fields are only ever added. No object is closed, so that an older client's copy stays valid. A test checks
+that no status has a field which is missing here.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ PROGRESS = record(
     {
         "scan_complete": flag("The folder has been read to its end: the totals are final"),
         "files_total": integer("Files found so far"),
-        "files_done": integer("Files finished with, in whichever way"),
+        "files_done": integer("Files finished, in any way"),
         "bytes_total": integer("Bytes of the files found so far"),
-        "bytes_done": integer("Bytes finished with, those in flight included"),
+        "bytes_done": integer("Bytes finished, those in flight included"),
         "files_unchanged": integer("Files the bucket had already"),
         "files_uploaded": integer("Files sent"),
-        "objects_deleted": integer("Objects deleted, because no file is there for them"),
+        "objects_deleted": integer("Objects deleted because they have no file"),
         "files_failed": integer("Files that could not be sent"),
         "files_skipped": integer("Files that are not to be sent: vanished, sockets, links that lead out"),
         "bytes_uploaded": integer("Bytes sent and taken by the store"),
@@ -54,12 +54,12 @@ PROGRESS = record(
         "objects_kept": integer(
             "Objects to be deleted that stay: their file came back, or the storage keeps them"
         ),
-        "files_changing": integer("Files sent as they were when opened: they are written to all the time"),
+        "files_changing": integer("Files that change all the time, sent as they were when opened"),
         "files_to_upload": integer("Of a plan: files that it would send"),
         "bytes_to_upload": integer("Of a plan: their bytes"),
         "files_to_update": integer("Of a plan: objects whose headers it would change"),
         "objects_to_delete": integer("Of a plan: objects that it would delete"),
-        "objects_verified": integer("With `verify`: objects that were found to be their files'"),
+        "objects_verified": integer("With `verify`: objects that equal their files"),
         "bytes_verified": integer("With `verify`: the bytes of these"),
         "objects_unverified": integer("With `verify=deep`: archived objects, which were not read back"),
         "throttled_seconds": number("Seconds in which the storage asked to slow down"),
@@ -102,7 +102,7 @@ STATUS = record(
         ),
         "cluster": {
             "type": ["object", "null"],
-            "description": "The machines that work on it; null: this one",
+            "description": "The machines that work on it; null: only this one",
         },
         "pid": nullable(integer("The worker's process id")),
         "pid_started_at": nullable(number("When that process started, seconds since the epoch")),
@@ -124,10 +124,12 @@ STATUS = record(
         "resources": ref("Resources"),
         "timeline": ref("Timeline"),
         "metrics": ref("Metrics"),
-        "notified_at": nullable(time("When people were told of how this attempt of a mirror's job ended")),
+        "notified_at": nullable(
+            time("When people were notified of the end of this attempt, for a mirror's job")
+        ),
         "message": text("What happens or happened, for people"),
         "warning": text(
-            "Only in an answer: the request may not mean what it says, or its address held a secret key"
+            "Only in an answer: an empty or mistyped value may be a mistake, or the address held a secret key"
         ),
     },
     "warning",
@@ -148,7 +150,7 @@ ALL: dict[str, Schema] = {
     ),
     "Delay": nullable(
         record(
-            "What a running job waits for while it does not get on; null while it does.",
+            "What a running job without progress waits for; null while it makes progress.",
             {
                 "reason": text(
                     "`writes_in_flight`: the job is to stop and waits for its writes; `storage_down`: no"
@@ -181,26 +183,26 @@ ALL: dict[str, Schema] = {
     ),
     "Error": nullable(
         record(
-            "Why the job is not `done`; null when there is nothing to say.",
+            "Why the job is not `done`; null when there is no reason.",
             {"code": text("A short word for programs"), "message": text("A sentence for people")},
         )
     ),
     "Resources": record(
-        "What the worker of this attempt costs, as it measured at `updated_at`; null before it has.",
+        "What the worker of this attempt uses, as measured at `updated_at`; null before that.",
         {
             "rss_bytes": nullable(integer("Resident memory")),
             "cpu_seconds": nullable(number("Processor time, user and system")),
         },
     ),
     "Timeline": record(
-        "How this attempt went on: its phases, and what it sent or read over the whole run.",
+        "The course of this attempt: its phases, and what it sent or read over the whole run.",
         {
             "phases": rows(
-                "When each phase began, oldest first; of more than forty the first and the last ones",
+                "When each phase began, oldest first; if there are more than forty, the first and the last",
                 record("A phase.", {"phase": text("Its name"), "at": time("When it began")}),
             ),
             "speed": record(
-                "The bytes of each step since the attempt began; sixty steps at most, then they are longer.",
+                "The bytes of each step since the attempt began. Steps grow so that there are sixty at most.",
                 {
                     "step_seconds": integer("How long a step is", minimum=1),
                     "bytes": rows("What went over the network", integer("Bytes")),
@@ -211,9 +213,7 @@ ALL: dict[str, Schema] = {
     "Metrics": record(
         "What the job has done in all its attempts; these only grow. `/metrics` has the sums of all jobs.",
         {
-            "counts": counts(
-                "Files, objects and bytes by what became of them, attempts, retries, `cpu_seconds`"
-            ),
+            "counts": counts("Files, objects and bytes by result, attempts, retries, `cpu_seconds`"),
             "errors": counts("Errors by code"),
             "phase_seconds": counts("Seconds by phase"),
             "requests": counts("Requests to the store by operation and HTTP status: `PutObject 200`"),
