@@ -67,7 +67,7 @@ class Settings(NamedTuple):
     storage_patience: int = _row(
         "900",
         value.integer(0, 86_400),
-        "seconds that a job waits while a storage that had answered is away; 0: fails after its tries",
+        "seconds that a job waits for a storage that has answered before; 0: fails after its tries",
     )
     storage_dir: str = _row("app/storage", value.folder, "where the embedded S3 server keeps its data")
     minio_port: int = _row("9000", value.integer(1, 65535), "port of the embedded S3 server")
@@ -84,7 +84,7 @@ class Settings(NamedTuple):
     storage_addressing: str = _row(
         "auto",
         value.one_of("auto", "path", "virtual"),
-        "where the bucket stands: path; virtual, in the host; auto knows, or turns when asked",
+        "where the bucket's name goes: path; virtual, in the host; auto knows, or switches when asked",
     )
     max_running_jobs: int = _row(
         str(max(2, os.cpu_count() or 1)), value.integer(1, 1000), "workers at one time"
@@ -92,7 +92,7 @@ class Settings(NamedTuple):
     max_queued_jobs: int = _row("1000", value.integer(1, 1_000_000), "jobs that may wait")
     keep_jobs: int = _row("1000", value.integer(1, 1_000_000), "finished jobs whose files are kept")
     auto_resume: bool = _row(
-        "1", value.flag, "1: a starting server resumes what its own or the machine's end cut"
+        "1", value.flag, "1: a starting server resumes what the end of a server or machine interrupted"
     )
     bucket_delete: str = _row(
         "allow", value.one_of("allow", "refuse"), "refuse: an empty folder fails the job"
@@ -124,13 +124,13 @@ class Settings(NamedTuple):
     cluster_min_files: int = _row(
         "10000",
         value.integer(0, 1_000_000_000),
-        "files to be sent before the cluster is opened for a job, or 1 GiB of them; 0: all wait for it",
+        "number of files to send, or 1 GiB of them, from which a job uses the cluster; 0: all wait for it",
     )
     cluster_alone: bool = _row(
-        "1", value.flag, "0: a job fails when the cluster is gone, and does not go on alone"
+        "1", value.flag, "0: a job fails when the cluster is gone, instead of going on alone"
     )
     cluster_patience: int = _row(
-        "60", value.integer(1, 86_400), "seconds without any member that it waits before"
+        "60", value.integer(1, 86_400), "seconds that a job waits without any member before that"
     )
     cluster_keys: str = _row(
         "send",
