@@ -68,7 +68,7 @@ examples:
   python -m syncworker resume 20261122T131242-9f3a61c2
   python -m syncworker list --state interrupted             # what can be resumed
 
-What the bucket has already is not sent again. A job that is done has nothing to resume: start a new one.
+What is already in the bucket is not sent again. A job that is done cannot be resumed: start a new one.
 """
 APPROVE_EXAMPLES = """\
 examples:
@@ -76,8 +76,8 @@ examples:
   python -m syncworker plan 20261122T131242-9f3a61c2
   python -m syncworker approve 20261122T131242-9f3a61c2
 
-It uploads what differs now, and deletes what the plan names and is still gone. If more would have to go, it
-deletes nothing and waits again, with a new plan.
+It uploads what differs now. It deletes what the plan names, if its file is still missing. If more would have
+to be deleted, it deletes nothing and waits again, with a new plan.
 """
 PLAN_EXAMPLES = """\
 examples:
@@ -91,22 +91,22 @@ example:
   python -m syncworker cancel 20261122T131242-9f3a61c2
   python -m syncworker cancel --now 20261122T131242-9f3a61c2
 
-The worker finishes what it is writing, however long the storage takes, and begins nothing; with --now it
-drops that, too. A queued job ends at once. `resume` goes on with it later. To stop a worker without
-cancelling its job, send it SIGTERM: `kill PID`; it waits for what is in flight 10 s at most.
+The worker finishes the writes in flight, however long the storage takes, and starts nothing new; with --now
+it aborts them. A queued job ends at once. `resume` continues it later. To stop a worker without cancelling
+its job, send SIGTERM: `kill PID`; it waits for operations in flight 10 s at most.
 """
 PAUSE_EXAMPLES = """\
 example:
   python -m syncworker pause 20261122T131242-9f3a61c2
 
-What is in flight ends, and the connections close. The job keeps its bucket, and stays paused through a resume
-and a restart of the machine, until `continue`. `cancel` ends it all the same.
+Operations in flight finish, and the connections close. The job keeps its bucket, and stays paused through a
+resume and a restart of the machine, until `continue`. `cancel` still ends it.
 """
 CONTINUE_EXAMPLES = """\
 example:
   python -m syncworker continue 20261122T131242-9f3a61c2
 
-It goes on within a second; a queued one begins when a worker is free.
+The job continues within a second; a queued job starts when a worker is free.
 """
 LIMIT_EXAMPLES = """\
 examples:
@@ -114,32 +114,32 @@ examples:
   python -m syncworker limit 20261122T131242-9f3a61c2 512K        # this job
   python -m syncworker limit                                      # what holds
 
-RATE is bytes a second, of 1,024 with K, M or G; 0 takes the limit away. It holds within a second, and is kept
-in JOBS_DIR/bandwidth and JOBS_DIR/ID.bandwidth, which may be written by hand as well.
+RATE is bytes a second, of 1,024 with K, M or G; 0 removes the limit. It takes effect within a second, and is
+kept in JOBS_DIR/bandwidth and JOBS_DIR/ID.bandwidth, which may also be written by hand.
 """
 RUN_NOTE = """\
 example:
   python -m syncworker run 20261122T131242-9f3a61c2
 
-For the server, and for whoever wants a job's worker under a supervisor of their own. Nothing is shown: the
-status is in JOBS_DIR/ID.json, messages go to stderr.
+For the server, or another supervisor that starts a job's worker. Nothing is displayed: the status is in
+JOBS_DIR/ID.json, messages go to stderr.
 """
 CLUSTER_NOTE = """\
 example:
   python -m syncworker cluster worker tls://files.example.org:8786
 
-  cluster keys FOLDER [NAME …]     an authority and, for each name, a certificate with its key, into FOLDER
-  cluster scheduler                what members and jobs meet at; all three need CLUSTER_TLS_CA, _CERT, _KEY
-  cluster worker tls://HOST:8786   a member, until the scheduler is gone (exit status 1)
-  cluster status                   who is there, of the scheduler that CLUSTER names
+  cluster keys FOLDER [NAME …]     makes an authority and a certificate with its key for each name, in FOLDER
+  cluster scheduler                connects members and jobs; all three need CLUSTER_TLS_CA, _CERT, _KEY
+  cluster worker tls://HOST:8786   runs a member, until the scheduler is gone (exit status 1)
+  cluster status                   shows the members of the scheduler that CLUSTER names
 
 docs/cluster.md has the set-up."""
 COMPLETION_NOTE = """\
 example:
   eval "$(python -m syncworker completion)"        # now; for good, put the line into ~/.bashrc
 
-with the Python that runs the project: it is written into the script, as are JOBS_DIR and UPLOADS_DIR. Then
-`python -m syncworker` is completed, and a function `syncworker` does the same from any folder.
+Call it with the Python that runs the project: the script contains its path, JOBS_DIR and UPLOADS_DIR. It
+completes `python -m syncworker`, and defines a function `syncworker` that does the same from any folder.
 """
 
 
@@ -201,7 +201,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     start.add_argument("--source", help="folder below UPLOADS_DIR; default: all of it")
     start.add_argument("--dest", help=f"name of the bucket; default: {DEST_DEFAULT}")
     start.add_argument("--storage-url", help="S3 endpoint, if not the configured one; it needs its own keys")
-    start.add_argument("--mirror", help="a run of this mirror of mirrors.toml, which says all the rest")
+    start.add_argument("--mirror", help="run this mirror of mirrors.toml, which has the other options")
     for option in table.TABLE:
         if option.is_list:
             start.add_argument(option.flag, action="append", default=[], help=option.help)
@@ -211,7 +211,7 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     run = command("run", "run a queued job without a display, as the server does", RUN_NOTE)
     resume = command(
         "resume",
-        "go on with an interrupted, failed or cancelled job, in the foreground",
+        "resume an interrupted, failed or cancelled job, in the foreground",
         f"{KEYS}\n{JSON_LAST}\n{RESUME_EXAMPLES}",
     )
     approve = command(
@@ -220,25 +220,27 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
         f"{KEYS}\n{JSON_LAST}\n{APPROVE_EXAMPLES}",
     )
     approve.add_argument("--etag", help="only this plan, as /plan and the status name it")
-    plan = command("plan", "what a waiting job would do, a line each", PLAN_EXAMPLES)
+    plan = command("plan", "show what a waiting job would do, one operation per line", PLAN_EXAMPLES)
     for keyed in (start, resume, approve):
-        keyed.add_argument("--keys-from-stdin", action="store_true", help="read the keys, a line each")
+        keyed.add_argument("--keys-from-stdin", action="store_true", help="read the keys, one per line")
         keyed.add_argument(
             "--quiet", action="store_true", help="for cron: print nothing when all is well, errors to stderr"
         )
     cancel = command(
-        "cancel", "end a job after the operations in flight (touch JOBS_DIR/ID.cancel)", CANCEL_EXAMPLES
+        "cancel", "cancel a job after the operations in flight (touch JOBS_DIR/ID.cancel)", CANCEL_EXAMPLES
     )
     cancel.add_argument(
-        "--now", action="store_true", help="drop what is in flight as well (echo now > JOBS_DIR/ID.cancel)"
+        "--now",
+        action="store_true",
+        help="abort operations in flight as well (echo now > JOBS_DIR/ID.cancel)",
     )
-    pause = command("pause", "have nothing new begin (touch JOBS_DIR/ID.pause)", PAUSE_EXAMPLES)
-    going_on = command("continue", "go on with a paused job (rm JOBS_DIR/ID.pause)", CONTINUE_EXAMPLES)
+    pause = command("pause", "start nothing new (touch JOBS_DIR/ID.pause)", PAUSE_EXAMPLES)
+    going_on = command("continue", "continue a paused job (rm JOBS_DIR/ID.pause)", CONTINUE_EXAMPLES)
     limit = command("limit", "show or set how fast a job, or all of them together, may send", LIMIT_EXAMPLES)
     limit.add_argument("job", metavar="ID", nargs="?", help="as start and list print it; default: all jobs")
     limit.add_argument("rate", metavar="RATE", nargs="?", help="bytes a second: 500000, 512K, 1.5M, 0")
-    listing = command("list", "the jobs that are queued and running, oldest first", LIST_EXAMPLES)
-    listing.add_argument("--all", action="store_true", help="the ended ones too, newest first")
+    listing = command("list", "list the queued and running jobs, oldest first", LIST_EXAMPLES)
+    listing.add_argument("--all", action="store_true", help="ended jobs too, newest first")
     listing.add_argument(
         "--state", choices=[state.value for state in State], help="jobs in that state only, newest first"
     )
@@ -247,11 +249,11 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     listing.add_argument("--mirror", help="jobs of this named mirror only")
     listing.add_argument("--since", help="not older: 2026-11-22, 2026-11-22T13:00:00Z, or an id's beginning")
     listing.add_argument("--until", help="not newer; a date means its end")
-    listing.add_argument("--q", metavar="TEXT", help="only what has it in id, folder, bucket or error code")
+    listing.add_argument("--q", metavar="TEXT", help="jobs with this in id, folder, bucket or error code")
     listing.add_argument("--limit", type=count, metavar="N", help="no more than N of them")
-    show = command("show", "one job in full", SHOW_EXAMPLES)
+    show = command("show", "show one job in full", SHOW_EXAMPLES)
     show.add_argument("--follow", action="store_true", help="watch it until its end; exit status as of start")
-    show.add_argument("--errors", action="store_true", help="all that failed or was skipped, a line each")
+    show.add_argument("--errors", action="store_true", help="list everything that failed or was skipped")
     for single in (run, resume, approve, plan, cancel, pause, going_on):
         single.add_argument("id", metavar="ID", help="as start and list print it")
     show.add_argument("id", metavar="ID", help="as start and list print it, or its beginning")
@@ -264,6 +266,6 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
     cluster.add_argument("--port", type=count, help="port of the scheduler; default 8786")
     cluster.add_argument("--until-eof", action="store_true", help="worker: end when standard input ends")
     cluster.add_argument("--json", action="store_true", help="status: for programs")
-    shell = command("completion", "print what makes a shell complete these commands", COMPLETION_NOTE)
+    shell = command("completion", "print a script that completes these commands in bash", COMPLETION_NOTE)
     shell.add_argument("shell", nargs="?", choices=["bash"], default="bash", help="bash, the default")
     return made
