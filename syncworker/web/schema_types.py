@@ -25,6 +25,10 @@ def flag(description: str) -> Schema:
     return {"type": "boolean", "description": description}
 
 
+def anything(description: str) -> Schema:
+    return {"type": "object", "description": description}
+
+
 def nullable(schema: Schema) -> Schema:
     values = {"enum": [*schema["enum"], None]} if "enum" in schema else {}
     return {**schema, **values, "type": [schema["type"], "null"]}

@@ -6,6 +6,7 @@ from syncworker.web import status_schema
 from syncworker.web.schema_types import (
     ID_PATTERN,
     Schema,
+    anything,
     flag,
     integer,
     nullable,
@@ -70,10 +71,7 @@ ALL: dict[str, Schema] = {
             {
                 "source": text("The folder"),
                 "exists": flag("It is there, and is a folder"),
-                "empty": {
-                    "type": ["boolean", "null"],
-                    "description": "No file at any depth: a sync deletes the bucket. Null: unknown",
-                },
+                "empty": nullable(flag("No file at any depth: a sync deletes the bucket. Null: unknown")),
                 **_SIZE,
             },
         )
@@ -121,7 +119,7 @@ ALL: dict[str, Schema] = {
             "source": text("The folder below the uploads root"),
             "dest": text("The bucket"),
             "storage_url": text("The S3 endpoint"),
-            "options": {"type": "object", "description": "The options of its runs, as given"},
+            "options": anything("The options of its runs, as given"),
             "schedule": text("When it runs, in words"),
             "next_run_at": nullable(
                 time("When it runs next by its schedule; null: it has none, or it waits")

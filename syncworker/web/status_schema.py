@@ -10,6 +10,7 @@ from syncworker.model import Phase, State
 from syncworker.web.schema_types import (
     ID_PATTERN,
     Schema,
+    anything,
     counts,
     flag,
     integer,
@@ -29,116 +30,102 @@ STATES = text(
     " (nothing was deleted, and a plan waits to be approved).",
     enum=[state.value for state in State],
 )
-PHASES = {
-    "type": ["string", "null"],
-    "description": "What a running job does; null otherwise",
-    "enum": [*(phase.value for phase in Phase), None],
-}
+PHASES = nullable(text("What a running job does; null otherwise", enum=[phase.value for phase in Phase]))
 
-PROGRESS = record(
-    "Counters of the current attempt; they only grow within it.",
-    {
-        "scan_complete": flag("The folder has been read to its end: the totals are final"),
-        "files_total": integer("Files found so far"),
-        "files_done": integer("Files finished, in any way"),
-        "bytes_total": integer("Bytes of the files found so far"),
-        "bytes_done": integer("Bytes finished, those in flight included"),
-        "files_unchanged": integer("Files the bucket had already"),
-        "files_uploaded": integer("Files sent"),
-        "objects_deleted": integer("Objects deleted because they have no file"),
-        "files_failed": integer("Files that could not be sent"),
-        "files_skipped": integer("Files that are not to be sent: vanished, sockets, links that lead out"),
-        "bytes_uploaded": integer("Bytes sent and taken by the store"),
-        "bytes_resumed": integer("Bytes of parts that an earlier attempt had sent"),
-        "files_updated": integer("Objects whose headers, tags or class were changed, and not their bytes"),
-        "objects_kept": integer(
-            "Objects to be deleted that stay: their file came back, or the storage keeps them"
-        ),
-        "files_changing": integer("Files that change all the time, sent as they were when opened"),
-        "files_to_upload": integer("Of a plan: files that it would send"),
-        "bytes_to_upload": integer("Of a plan: their bytes"),
-        "files_to_update": integer("Of a plan: objects whose headers it would change"),
-        "objects_to_delete": integer("Of a plan: objects that it would delete"),
-        "objects_verified": integer("With `verify`: objects that equal their files"),
-        "bytes_verified": integer("With `verify`: the bytes of these"),
-        "objects_unverified": integer("With `verify=deep`: archived objects, which were not read back"),
-        "throttled_seconds": number("Seconds in which the storage asked to slow down"),
-        "bytes_per_second": number("Speed over the last seconds"),
-        "eta_seconds": nullable(number("Seconds left at this speed; null while unknown")),
-        "elapsed_seconds": number("Seconds since the attempt began"),
-    },
-)
-STATUS = record(
-    "A job, as its file `jobs/ID.json` holds it.",
-    {
-        "version": integer("Version of this shape", const=1),
-        "id": JOB_ID,
-        "state": STATES,
-        "phase": PHASES,
-        "source": text("The folder below the uploads root; empty: all of it"),
-        "dest": text("The bucket"),
-        "storage_url": text("The S3 endpoint"),
-        "wait": number("Seconds between two operations; 0: full parallel speed", maximum=3600),
-        "skipped": counts("Files that are not mirrored, by reason"),
-        "options": {
-            "type": "object",
-            "description": "What else was asked for, as it was asked; what was not is left out",
-        },
-        "mirror": nullable(text("The named mirror that the job belongs to; null for none")),
-        "scope": {
-            "type": ["array", "null"],
-            "description": "The folders that the job looks at; null: all of them",
-            "items": {"type": "string"},
-        },
-        "plan": nullable(
-            record(
-                "The plan that waits or was approved (`/plan`); null: none.",
-                {
-                    "etag": text("SHA-256 of the file"),
-                    "lines": integer("How many lines it has"),
-                    "approved_at": nullable(time("When somebody approved it")),
-                },
-            )
-        ),
-        "cluster": {
-            "type": ["object", "null"],
-            "description": "The machines that work on it; null: only this one",
-        },
-        "pid": nullable(integer("The worker's process id")),
-        "pid_started_at": nullable(number("When that process started, seconds since the epoch")),
-        "host": text("The machine"),
-        "attempt": integer("1, and one more for each resume", minimum=1),
-        "auto_resume": flag("The server may start it again by itself"),
-        "created_at": time("When the job was asked for"),
-        "started_at": nullable(time("When this attempt began")),
-        "updated_at": time("When this was written"),
-        "finished_at": nullable(time("When it ended")),
-        "cancel_requested": flag("A cancel has been asked for"),
-        "pause_requested": flag("The job is paused, or about to be; a queued one is not started"),
-        "progress": ref("Progress"),
-        "current": rows("Operations in flight, the first twenty", ref("Operation")),
-        "delay": ref("Delay"),
-        "limit": ref("Limit"),
-        "errors": rows("The first hundred errors; the report file has all", ref("FileError")),
-        "error": ref("Error"),
-        "resources": ref("Resources"),
-        "timeline": ref("Timeline"),
-        "metrics": ref("Metrics"),
-        "notified_at": nullable(
-            time("When people were notified of the end of this attempt, for a mirror's job")
-        ),
-        "message": text("What happens or happened, for people"),
-        "warning": text(
-            "Only in an answer: an empty or mistyped value may be a mistake, or the address held a secret key"
-        ),
-    },
-    "warning",
-    "timeline",
-)
 
 ALL: dict[str, Schema] = {
-    "Status": STATUS,
-    "Progress": PROGRESS,
+    "Status": record(
+        "A job, as its file `jobs/ID.json` holds it.",
+        {
+            "version": integer("Version of this shape", const=1),
+            "id": JOB_ID,
+            "state": STATES,
+            "phase": PHASES,
+            "source": text("The folder below the uploads root; empty: all of it"),
+            "dest": text("The bucket"),
+            "storage_url": text("The S3 endpoint"),
+            "wait": number("Seconds between two operations; 0: full parallel speed", maximum=3600),
+            "skipped": counts("Files that are not mirrored, by reason"),
+            "options": anything("The other options, as given; those that were not given are left out"),
+            "mirror": nullable(text("The named mirror that the job belongs to; null for none")),
+            "scope": nullable(rows("The folders that are mirrored; null: all of them", {"type": "string"})),
+            "plan": nullable(
+                record(
+                    "The plan that waits or was approved (`/plan`); null: none.",
+                    {
+                        "etag": text("SHA-256 of the file"),
+                        "lines": integer("How many lines it has"),
+                        "approved_at": nullable(time("When somebody approved it")),
+                    },
+                )
+            ),
+            "cluster": nullable(anything("The machines that work on it; null: only this one")),
+            "pid": nullable(integer("The worker's process id")),
+            "pid_started_at": nullable(number("When that process started, seconds since the epoch")),
+            "host": text("The machine"),
+            "attempt": integer("1, and one more for each resume", minimum=1),
+            "auto_resume": flag("The server may start it again by itself"),
+            "created_at": time("When the job was asked for"),
+            "started_at": nullable(time("When this attempt began")),
+            "updated_at": time("When this was written"),
+            "finished_at": nullable(time("When it ended")),
+            "cancel_requested": flag("A cancel has been asked for"),
+            "pause_requested": flag("The job is paused, or about to be; a queued one is not started"),
+            "progress": ref("Progress"),
+            "current": rows("Operations in flight, the first twenty", ref("Operation")),
+            "delay": ref("Delay"),
+            "limit": ref("Limit"),
+            "errors": rows("The first hundred errors; the report file has all", ref("FileError")),
+            "error": ref("Error"),
+            "resources": ref("Resources"),
+            "timeline": ref("Timeline"),
+            "metrics": ref("Metrics"),
+            "notified_at": nullable(
+                time("When people were notified of the end of this attempt, for a mirror's job")
+            ),
+            "message": text("What happens or happened, for people"),
+            "warning": text(
+                "Only in an answer: the request may be a mistake, or its address held a secret key"
+            ),
+        },
+        "warning",
+        "timeline",
+    ),
+    "Progress": record(
+        "Counters of the current attempt; they only grow within it.",
+        {
+            "scan_complete": flag("The folder has been read to its end: the totals are final"),
+            "files_total": integer("Files found so far"),
+            "files_done": integer("Files finished, in any way"),
+            "bytes_total": integer("Bytes of the files found so far"),
+            "bytes_done": integer("Bytes finished, those in flight included"),
+            "files_unchanged": integer("Files the bucket had already"),
+            "files_uploaded": integer("Files sent"),
+            "objects_deleted": integer("Objects deleted because they have no file"),
+            "files_failed": integer("Files that could not be sent"),
+            "files_skipped": integer("Files that are not to be sent: vanished, sockets, links that lead out"),
+            "bytes_uploaded": integer("Bytes sent and taken by the store"),
+            "bytes_resumed": integer("Bytes of parts that an earlier attempt had sent"),
+            "files_updated": integer(
+                "Objects whose headers, tags or class were changed, and not their bytes"
+            ),
+            "objects_kept": integer(
+                "Objects to be deleted that stay: their file came back, or the storage keeps them"
+            ),
+            "files_changing": integer("Files that change all the time, sent as they were when opened"),
+            "files_to_upload": integer("Of a plan: files that it would send"),
+            "bytes_to_upload": integer("Of a plan: their bytes"),
+            "files_to_update": integer("Of a plan: objects whose headers it would change"),
+            "objects_to_delete": integer("Of a plan: objects that it would delete"),
+            "objects_verified": integer("With `verify`: objects that equal their files"),
+            "bytes_verified": integer("With `verify`: the bytes of these"),
+            "objects_unverified": integer("With `verify=deep`: archived objects, which were not read back"),
+            "throttled_seconds": number("Seconds in which the storage asked to slow down"),
+            "bytes_per_second": number("Speed over the last seconds"),
+            "eta_seconds": nullable(number("Seconds left at this speed; null while unknown")),
+            "elapsed_seconds": number("Seconds since the attempt began"),
+        },
+    ),
     "Operation": record(
         "An operation in flight.",
         {

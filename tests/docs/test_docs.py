@@ -208,11 +208,11 @@ def test_the_files_of_a_job_are_those_that_are_removed_with_it() -> None:
 def test_the_fields_of_the_status_are_those_of_the_document() -> None:
     text = page("job-files.md")
     fields = named(rows(text, "| field | meaning |"))
-    assert set(fields) == set(status_schema.STATUS["properties"]) - {"warning"}
+    assert set(fields) == set(status_schema.ALL["Status"]["properties"]) - {"warning"}
     counters = named(rows(text, "| in `progress` | meaning |"))
-    assert set(counters) == set(status_schema.PROGRESS["properties"])
-    for name in ("OPERATION", "FILE_ERROR", "ERROR", "RESOURCES", "METRICS"):
-        for field in getattr(status_schema, name)["properties"]:
+    assert set(counters) == set(status_schema.ALL["Progress"]["properties"])
+    for name in ("Operation", "FileError", "Error", "Resources", "Metrics"):
+        for field in status_schema.ALL[name]["properties"]:
             assert f"`{field}`" in text, (name, field)
     for word in (*State, *Phase):
         assert f"`{word}`" in text, word
