@@ -174,12 +174,11 @@ def parse(
 
 def warn_of_empty(source: str | None, dest: str | None) -> list[str]:
     """Returns what an empty value means: a script's variable was often not set. None: not given."""
-    found = []
-    if source == "":
-        found.append("source was empty: it means the whole uploads folder")
-    if dest == "":
-        found.append(f"dest was empty: it means the bucket {DEST_DEFAULT}")
-    return found
+    meanings = {
+        "source was empty: it means the whole uploads folder": source,
+        f"dest was empty: it means the bucket {DEST_DEFAULT}": dest,
+    }
+    return [meaning for meaning, value in meanings.items() if value == ""]
 
 
 def warn_of_missing(request: Request, settings: Settings) -> list[str]:

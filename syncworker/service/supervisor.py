@@ -249,11 +249,15 @@ class Supervisor:
             else:
                 self._failed_starts.pop(job_id, None)
 
+    def _observed(self, job_id: str) -> Status | None:
+        """Returns the job's status as it is now; None if the job was removed."""
+        with contextlib.suppress(NoSuchJob):
+            return self.jobs.observe(job_id)
+        return None
+
     def _state_of(self, job_id: str) -> State | None:
-        try:
-            return recorded_state(self.jobs.observe(job_id))
-        except NoSuchJob:
-            return None
+        status = self._observed(job_id)
+        return recorded_state(status) if status else None
 
     def _observe(self) -> list[Status]:
         """Observes running jobs, and queued ones that are to be cancelled or belong to a shell, which may
@@ -261,10 +265,8 @@ class Supervisor:
         found = []
         for job_id, entry in sorted(self.jobs.entries().items()):
             is_waiting = entry.state is State.QUEUED and entry.auto_resume and not entry.cancelled
-            if not entry.needs_a_look or is_waiting:
-                continue
-            with contextlib.suppress(NoSuchJob):
-                found.append(self.jobs.observe(job_id))
+            if entry.needs_a_look and not is_waiting and (status := self._observed(job_id)):
+                found.append(status)
         return [status for status in found if recorded_state(status) in (State.QUEUED, State.RUNNING)]
 
     def _notice_ends(self, active: set[str]) -> None:
@@ -315,11 +317,8 @@ class Supervisor:
 
     def _start_one(self, job_id: str) -> bool:
         """Starts a job's worker. Returns whether the job has a worker now, ours or another process's."""
-        try:
-            status = self.jobs.observe(job_id)
-        except NoSuchJob:
-            return False
-        if recorded_state(status) is not State.QUEUED or not status.get("auto_resume"):
+        status = self._observed(job_id)
+        if not status or recorded_state(status) is not State.QUEUED or not status.get("auto_resume"):
             return False
         if self.jobs.is_paused(job_id):
             return False

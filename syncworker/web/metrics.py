@@ -113,28 +113,24 @@ def _gauge(name: str, meaning: str, value: float) -> Metric:
     return GaugeMetricFamily(f"syncworker_{name}", meaning, value)
 
 
+def _by(name: str, meaning: str, label: str, values: Iterable[str], seen: Sequence[object]) -> Metric:
+    """Counts how often each of these values was seen."""
+    numbers = ((str(value), seen.count(value)) for value in values)
+    return _labelled(name, meaning, label, numbers, GaugeMetricFamily)
+
+
 def _labelled(
-    kind: type[GaugeMetricFamily] | type[CounterMetricFamily],
     name: str,
     meaning: str,
     label: str,
     numbers: Iterable[tuple[str, float]],
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily] = CounterMetricFamily,
 ) -> Metric:
-    """Returns a family of one label, from (value of the label, number)."""
+    """Returns a family with one label, from (value of the label, number)."""
     family = kind(f"syncworker_{name}", meaning, labels=[label])
     for value, number in numbers:
         family.add_metric([value], number)
     return family
-
-
-def _by(name: str, meaning: str, label: str, values: Iterable[str], seen: Sequence[object]) -> Metric:
-    """Counts how often each of these values was seen."""
-    numbers = ((str(value), seen.count(value)) for value in values)
-    return _labelled(GaugeMetricFamily, name, meaning, label, numbers)
-
-
-def _summed(name: str, meaning: str, label: str, sums: Iterable[tuple[str, float]]) -> Metric:
-    return _labelled(CounterMetricFamily, name, meaning, label, sums)
 
 
 def _clusters(active: list[Status]) -> Iterator[Metric]:
@@ -189,29 +185,29 @@ def _mirrors(keeper: Keeper) -> Iterator[Metric]:
 
     ends = ((name, datetime.fromisoformat(at).timestamp()) for name, at in of("last_success_at") if at)
     what = "When a mirror's newest whole and successful run ended"
-    yield _labelled(GaugeMetricFamily, "mirror_last_success_timestamp_seconds", what, "mirror", ends)
+    yield _labelled("mirror_last_success_timestamp_seconds", what, "mirror", ends, GaugeMetricFamily)
     what = "1: older than max_age without a success"
-    yield _labelled(GaugeMetricFamily, "mirror_overdue", what, "mirror", of("overdue"))
+    yield _labelled("mirror_overdue", what, "mirror", of("overdue"), GaugeMetricFamily)
     what = "Runs that were due while the destination was busy"
-    yield _summed("mirror_runs_skipped", what, "mirror", of("runs_skipped"))
+    yield _labelled("mirror_runs_skipped", what, "mirror", of("runs_skipped"))
     what = "Times of a mirror's schedule at which no server ran"
-    yield _summed("mirror_runs_missed", what, "mirror", of("runs_missed"))
+    yield _labelled("mirror_runs_missed", what, "mirror", of("runs_missed"))
     sent = (("sent", keeper.counts.sent), ("failed", keeper.counts.failed))
-    yield _summed("notifications", "Messages to addresses of notify, by result", "result", sent)
+    yield _labelled("notifications", "Messages to addresses of notify, by result", "result", sent)
 
 
 def _counters(total: Tally) -> Iterator[Metric]:
     counts = total["counts"]
     results = ((result, counts.get(f"files_{result}", 0)) for result in _FILES)
-    yield _summed("files", "Files finished with, by result", "result", results)
+    yield _labelled("files", "Files finished with, by result", "result", results)
     ends = ((state.value, counts.get(totals.ENDED + state.value, 0)) for state in sorted(FINAL_STATES))
-    yield _summed("attempts_ended", "Attempts of jobs that have ended, by how", "state", ends)
+    yield _labelled("attempts_ended", "Attempts of jobs that have ended, by how", "state", ends)
     for name, source, meaning in _COUNTERS:
         yield CounterMetricFamily(f"syncworker_{name}", meaning, counts.get(source, 0))
     errors = sorted((dict.fromkeys(CODES, 0) | total["errors"]).items())
-    yield _summed("errors", "Errors of files and of whole jobs, by code", "code", errors)
+    yield _labelled("errors", "Errors of files and of whole jobs, by code", "code", errors)
     phases = sorted(total["phase_seconds"].items())
-    yield _summed("phase_seconds", "Seconds of workers, by phase", "phase", phases)
+    yield _labelled("phase_seconds", "Seconds of workers, by phase", "phase", phases)
     requests = CounterMetricFamily(
         "syncworker_s3_requests",
         "Answers of stores, by operation and HTTP status",

@@ -7,7 +7,7 @@ the server agree, in both directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from syncworker import __version__
@@ -175,35 +175,35 @@ def _or_null(schema: Schema) -> Schema:
     return nullable(schema)
 
 
+def _response(
+    method: str, description: str, content: str, schema: Schema, headers: Sequence[str]
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"description": description}
+    if headers:
+        found["headers"] = {name: _HEADERS[name] for name in headers}
+    if method != "head":
+        found["content"] = {content: {"schema": schema}}
+    return found
+
+
 def _answer(path: str, description: str, content: str, has_etag: bool, method: str) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": description}
-    headers = ["ETag"] if has_etag else []
+    schema = ref(content) if content in schemas.ALL else {"type": "string" if "/" in content else content}
+    headers = ["ETag"] if has_etag else ["Location"] if path in _STARTS else []
+    answer = _response(
+        method, description, content if "/" in content else "application/json", schema, headers
+    )
     if path in _STARTS:
-        headers.append("Location")
         links = {"get": "Its status", "cancel": "Cancel it", "resume": "Resume it when it has ended"}
         answer["links"] = {
             name: {"operationId": name, "parameters": {"id": "$response.body#/id"}, "description": why}
             for name, why in links.items()
         }
-    if headers:
-        answer["headers"] = {name: _HEADERS[name] for name in headers}
-    if method != "head":
-        if "/" in content:
-            answer["content"] = {content: {"schema": {"type": "string"}}}
-        else:
-            schema = ref(content) if content in schemas.ALL else {"type": content}
-            answer["content"] = {"application/json": {"schema": schema}}
     return answer
 
 
 def _error(status: int, description: str, method: str) -> dict[str, Any]:
-    headers = {503: "Retry-After", 401: "WWW-Authenticate"}
-    answer: dict[str, Any] = {"description": description}
-    if method != "head":
-        answer["content"] = {"application/problem+json": {"schema": ref("Problem")}}
-    if status in headers:
-        answer["headers"] = {headers[status]: _HEADERS[headers[status]]}
-    return answer
+    headers = {503: ["Retry-After"], 401: ["WWW-Authenticate"]}.get(status, [])
+    return _response(method, description, "application/problem+json", ref("Problem"), headers)
 
 
 def _login(method: str) -> dict[str, Any]:
