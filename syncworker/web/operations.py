@@ -14,7 +14,7 @@ from syncworker.web.schema_types import ID_PATTERN, Schema, text
 KEYS = RequestKeys._fields
 _NO_JOB = {404: "No such job"}
 _NOT_ENDED = {**_NO_JOB, 409: "The job has ended"}
-_QUEUE = "The queue is full, or another job is just being made: try again"
+_QUEUE = "The queue is full, or another job is just being created: try again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +54,24 @@ _TIMES = "a time with its zone, a date (UTC), or the beginning of an id"
 REPORTED = ("upload", "update", "delete", "create_bucket", "delete_bucket", "verify", "skip")
 PARAMETERS: dict[str, Schema] = {
     "source": text(
-        "The folder below the uploads root; by default, or empty, all of it. It need not exist: a missing"
-        " folder, or one without any file, has the bucket deleted. No absolute path, no `..`, no NUL, no link"
-        " out.",
+        "The folder below the uploads root; by default, or empty, all of it. It need not exist: if it is"
+        " missing or has no file, the bucket is deleted. No absolute path, no `..`, no NUL, no link that"
+        " leads out.",
         default="",
         pattern=r"^(?!/)(?![\s\S]*(?:^|/)\.\.(?:/|$))[^\u0000]*$",
         maxLength=4000,
         examples=["photos"],
     ),
     "dest": text(
-        "The bucket: 3 to 63 lower-case letters, digits, dots and hyphens; made when it is missing. Other"
-        " names that old buckets have (capitals, underscores) are used where there is one, never made.",
+        "The bucket: 3 to 63 lower-case letters, digits, dots and hyphens; created if it is missing. Names"
+        " that only old buckets have (capitals, underscores) are accepted, but never created.",
         default=DEST_DEFAULT,
         pattern=r"^(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[A-Za-z0-9._\-]{3,255}$|^$",
         examples=["mybucket"],
     ),
     "storage_url": text(
         "Another S3 endpoint than the configured one; then the keys must be given too. Link-local addresses"
-        " are refused, and what ALLOWED_STORAGE_URLS leaves out."
+        " are refused, and URLs that ALLOWED_STORAGE_URLS does not allow."
     ),
     "access_key": text("The access key for this job alone", pattern=r"^[!-+\--.0-~]*$", maxLength=1024),
     "secret_key": text(
@@ -83,7 +83,7 @@ PARAMETERS: dict[str, Schema] = {
     **{option.name: dict(option.schema) for option in table.TABLE},
     "id": text("The id of a job", pattern=ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
     "etag": text("Only this plan: the `ETag` of `/plan`, or `etag` of the status's `plan`"),
-    "now": table.flag_schema("1: writes are dropped, too; the resume finds out whether the storage has them"),
+    "now": table.flag_schema("1: writes are aborted, too; a resume checks whether the storage has them"),
     "storage": table.flag_schema("1: also check whether the storage answers"),
     "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
     "limit": table.either(
@@ -96,13 +96,13 @@ PARAMETERS: dict[str, Schema] = {
     "since": text(f"Not older than: {_TIMES}", examples=["2026-11-22"]),
     "until": text(f"Not newer than: {_TIMES}; a date means its end", examples=["2026-11-22T13:00:00Z"]),
     "q": text(
-        "Only what holds this text, in any case: of jobs id, folder, bucket or error code, of a report key or"
+        "Only what contains this text, in any case: jobs by id, folder, bucket or error code, lines by key or"
         " error",
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
     ),
     "op": _or_empty(text("Only lines of this operation", enum=[*REPORTED])),
     "below": text(
-        "Only keys that begin so, `2024/` for example; `after` counts from the first of them",
+        "Only keys with this prefix, for example `2024/`; `after` counts from the first of them",
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
     ),
     "errors": table.flag_schema("1: only lines of what failed or was found wrong"),
@@ -123,8 +123,8 @@ OPERATIONS: dict[str, Operation] = {
     "/sync": Operation(
         "Start a sync",
         "Starts a job that makes the bucket an exact mirror of the folder: new and changed files are"
-        " uploaded, objects without a file are deleted, last and only when nothing failed. A folder that is"
-        " missing or holds no file has the whole bucket deleted. Every parameter has a default, which an"
+        " uploaded, objects without a file are deleted, last and only when nothing failed. If the folder is"
+        " missing or holds no file, the whole bucket is deleted. Every parameter has a default, which an"
         " empty value selects too; `warning` in the answer says what an empty `source` or `dest` meant, or"
         " that the folder does not exist.",
         {202: ("The job, queued", "Status")},
@@ -133,7 +133,7 @@ OPERATIONS: dict[str, Operation] = {
         overrides={"mirror": text("A run of this named mirror, now; nothing else may be given beside it")},
         errors={
             409: "A job on this bucket is queued or running; `job` is its id",
-            503: "As many jobs wait as MAX_QUEUED_JOBS allows, or another is just being made: try again",
+            503: "MAX_QUEUED_JOBS jobs wait already, or another is just being created: try again",
         },
     ),
     "/runnings": Operation(
@@ -181,9 +181,9 @@ OPERATIONS: dict[str, Operation] = {
         "Of one job, or of all running jobs together if no `id` is given. It takes effect within a second,"
         " and stays. Without `bandwidth`, returns the limits in force. The same as writing the value into"
         " `jobs/ID.bandwidth` or `jobs/bandwidth`.",
-        {200: ("What holds from now on", "Limit")},
+        {200: ("The limits in force", "Limit")},
         acts=True,
-        errors={**_NOT_ENDED, 503: "Another job is just being made: try again"},
+        errors={**_NOT_ENDED, 503: "Another job is just being created: try again"},
         parameters=("id", "bandwidth"),
         overrides={
             "id": _or_empty(text("The id of a job; none: the limit for all jobs", pattern=ID_PATTERN))
@@ -212,8 +212,8 @@ OPERATIONS: dict[str, Operation] = {
         acts=True,
         errors={
             **_NO_JOB,
-            409: "The job does not wait, or for another plan (`PlanChanged`), or another job has the bucket"
-            " (`job`)",
+            409: "The job is not waiting, or has another plan now (`PlanChanged`), or another job has the"
+            " bucket (`job`)",
             503: _QUEUE,
         },
     ),
@@ -287,8 +287,8 @@ OPERATIONS: dict[str, Operation] = {
     "/folders": Operation(
         "The folders that can be synced",
         "With their sizes. With `source`, whether that folder is empty; with `dest`, how many objects the"
-        " bucket is remembered to hold; with `exclude` and `include`, what these leave of it. No store is"
-        " asked, and nothing takes longer than three seconds.",
+        " bucket had after the last sync; with `exclude` and `include`, what these leave of the folder. No"
+        " request goes to a store, and an answer takes three seconds at most.",
         {200: ("The folders", "Folders")},
         ("source", "dest", "storage_url", "exclude", "include"),
         conditional=True,
