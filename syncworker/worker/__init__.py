@@ -1,4 +1,4 @@
-"""When things happen: a job's lock, the order of its phases, its final state.
+"""Runs a job: takes its lock, runs its phases in order, and records its final state.
 
-Read first: `worker`, then `sync`, then `sending`: what one file needs; `accounts`: what became of it.
+Read first: `worker`, then `sync`, `sending` (the steps for one file) and `accounts` (their result).
 """

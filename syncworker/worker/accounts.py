@@ -1,4 +1,4 @@
-"""Records the result of each file in the counters, the report and the index. Nothing else writes it there."""
+"""Records the result of each file in the counters, the report and the index; no other module does."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _NOT_REFUSED = frozenset(
 
 
 def largest(work: Candidate, file: FileEntry) -> Candidate:
-    """The candidate with the size that its file is counted by: the scan's, or more if the file has grown."""
+    """Returns the candidate with its counted size: the scan's, or the present one if the file has grown."""
     return work._replace(file=file) if file.size > work.file.size else work
 
 
 def same_row(result: ReadResult) -> IndexRow:
-    """The index row of a file whose content the bucket already has."""
+    """Returns the index row of a file whose content the bucket already has."""
     obj, file = result.work.object, result.file
     assert obj is not None
     read_ns = 0 if result.changes else result.read_ns
@@ -38,7 +38,7 @@ def same_row(result: ReadResult) -> IndexRow:
 
 
 class Accounts:
-    """The accounts of an attempt. `refusals`: failed uploads that another object may have blocked."""
+    """Records the results of an attempt. `refusals`: failed uploads that another object may have blocked."""
 
     def __init__(self, attempt: Attempt, plans: Plans, headers: ObjectHeaders) -> None:
         self.index, self.progress = attempt.index, attempt.progress
@@ -47,7 +47,7 @@ class Accounts:
         self.refusals: list[tuple[Candidate, SyncError]] = []
 
     def is_outdated(self, result: ReadResult) -> bool:
-        """Whether the file was only touched, and the object that we sent needs other headers."""
+        """Returns whether the file was only touched, and the object that we sent needs other headers."""
         obj, row = result.work.object, result.work.row
         if row is None or obj is None or result.changes or not same_object(row, obj):
             return False
@@ -67,7 +67,7 @@ class Accounts:
         self.progress.failed("upload", file.key, error, file.size)
 
     def refused(self, work: Candidate, error: SyncError) -> None:
-        """Notes an upload that the store refused: an object that is to be deleted may stand in its way."""
+        """Records an upload that the store refused; an object that is to be deleted may block it."""
         blocked = self.obstacles.may_be_blocked(work.file.key) and error.code not in _NOT_REFUSED
         if blocked and len(self.refusals) < _REFUSED:
             self.refusals.append((work, error))
@@ -76,7 +76,7 @@ class Accounts:
 
     def sent(self, result: ReadResult, sent: UploadResult, started: float) -> None:
         self.remember_sent(result, sent)
-        # A file that has shrunk since the scan counts as it was counted then.
+        # A file that has shrunk since the scan keeps the size that was counted then.
         counted = largest(result.work, result.file).file.size
         if sent.file.size > counted:
             self.progress.grown(counted, sent.file.size)

@@ -1,5 +1,5 @@
-"""What a job that makes no progress waits for: writes in flight before a stop, a storage that is down, silent
-or asks to slow down, or the end of a pause.
+"""Finds out why a job makes no progress: writes in flight before a stop, a pause, or a storage that is down,
+is silent, or asks to slow down.
 
 `Progress` publishes it as `delay` and as the message of the status.
 """
@@ -33,7 +33,7 @@ _DOING = {
 
 
 class ClientView(StorageView):
-    """Shows `Progress` how the client sees the storage."""
+    """Gives `Progress` the client's view of the storage."""
 
     def __init__(self, control: Control, client: Client) -> None:
         self._control, self._client = control, client
@@ -49,7 +49,7 @@ class ClientView(StorageView):
         return bandwidth.moved if bandwidth.on else None
 
     def delay(self) -> Delay | None:
-        """What the job waits for now. None: it makes progress."""
+        """Returns what the job waits for now; None if it makes progress."""
         client = self._client
         if self._control.since is not None:
             return _of_writes(self._control, self._control.since, client)
@@ -66,7 +66,7 @@ def _of_pause(client: Client) -> Delay:
 
 
 def _of_outage(client: Client) -> Delay | None:
-    """For an outage: no request has succeeded for a while, and the storage did not ask to slow down."""
+    """Returns an outage: no request has succeeded for a while, and the storage did not ask to slow down."""
     outage = client.outage
     if outage.since is None or outage.error is None or not outage.has_lasted(_NOTICED_SECONDS):
         return None
@@ -92,7 +92,7 @@ def _of_slow_down(client: Client) -> Delay | None:
 
 
 def _of_silence(client: Client) -> Delay | None:
-    """For a silence: requests are under way, but no byte moves."""
+    """Returns a silence: requests are in flight, but no byte is transferred."""
     seconds = client.pool.silent_seconds()
     if seconds < _SILENT_SECONDS:
         return None
@@ -101,7 +101,7 @@ def _of_silence(client: Client) -> Delay | None:
 
 
 def _of_writes(control: Control, since: float, client: Client) -> Delay | None:
-    """For a stop that waits for writes in flight."""
+    """Returns the delay of a stop that waits for writes in flight."""
     if not client.in_flight:
         return None
     left = control.writes_until() - time.monotonic()
@@ -120,7 +120,7 @@ def _clock(when: float) -> str:
 
 
 def _doing(client: Client) -> str:
-    """The requests in flight: the first of them, and how many others."""
+    """Describes the requests in flight: the first one, and the number of others."""
     flight, *others = client.in_flight.values()
     what = f"{_DOING.get(flight.operation, 'checking')} {escape_surrogates(flight.key or client.name)}"
     return f"{what} and {len(others)} more" if others else what

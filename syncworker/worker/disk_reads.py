@@ -1,8 +1,8 @@
-"""Reads files that are not in memory, in as many threads as make it faster.
+"""Reads files that are not in memory, in as many threads as increase the throughput.
 
-A local disk is busy with a few reads; a network file system answers each after a delay, so that more at once
-are faster. `ReaderCount` finds the best number by the files that are read in a second
-(transfer/lane_count.py).
+A few concurrent reads keep a local disk busy. A network file system answers each read after a delay, so more
+concurrent reads are faster. `ReaderCount` (transfer/lane_count.py) measures the files read per second and
+finds the best number.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from syncworker.transfer.upload import Sender
 
 
 class DiskReads:
-    """Divides the files of a group among as many readers as there should be."""
+    """Divides the files of a group among the best number of readers."""
 
     def __init__(self, attempt: Attempt, sender: Sender) -> None:
         self._attempt, self._sender = attempt, sender
@@ -26,7 +26,7 @@ class DiskReads:
         self._slots, self._open, self._surplus = asyncio.Semaphore(READERS), READERS, 0
 
     async def read(self, group: list[Candidate]) -> list[ReadResult]:
-        """The results of reading the files. Fewer than the files once the job halts."""
+        """Reads the files and returns the results: fewer than there are files if the job halts."""
         readers = self._count.readers
         shares = [group[i::readers] for i in range(min(readers, len(group)))]
         found = await asyncio.gather(*map(self._read_share, shares))
@@ -47,7 +47,7 @@ class DiskReads:
                 self._slots.release()
 
     def _adapt(self) -> None:
-        """Opens more slots, or closes some once the shares that hold them have ended."""
+        """Opens more slots, or closes some when the shares that hold them end."""
         wanted = self._count.readers
         while self._open < wanted:
             self._open += 1

@@ -1,4 +1,4 @@
-"""Passes the planner's candidates to the lanes, and notes what needs no lane."""
+"""Passes the planner's candidates to the lanes, and records the events that need no lane."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from syncworker.worker.sending import Sending
 GROUP_FILES = 32
 GROUP_BYTES = 1 << 20
 _HELD_FOLDERS = 10_000
-_WRITTEN_NS = 2_000_000_000  # a file that was modified so recently is left to the next job after changes
+_WRITTEN_NS = 2_000_000_000  # a job started by changes leaves files that are younger to the next one
 
 
 def in_groups(works: Iterable[Candidate], most: int = GROUP_FILES) -> Iterator[list[Candidate]]:
-    """Splits candidates into the groups that the lanes take, of `most` files each. A file that is sent in
-    parts is a group by itself, so that hashing it holds up no other."""
+    """Splits candidates into groups of at most `most` files for the lanes. A file that is sent in parts is a
+    group by itself, so that hashing it delays no other file."""
     group: list[Candidate] = []
     size = 0
     for work in works:
@@ -43,8 +43,8 @@ def in_groups(works: Iterable[Candidate], most: int = GROUP_FILES) -> Iterator[l
 
 
 class Outlet(Protocol):
-    """Takes groups of files, as lanes do. `finish` follows the last: it returns when all is done, and nothing
-    that was begun elsewhere can still reach the storage."""
+    """Takes groups of files, as lanes do. `finish` is called after the last group. It returns when all files
+    are done and no request of another process can still reach the storage."""
 
     async def put(self, group: list[Candidate]) -> None: ...
 
@@ -52,7 +52,7 @@ class Outlet(Protocol):
 
 
 class Elsewhere(Protocol):
-    """What a cluster provides, so that other processes send files as well."""
+    """Lets the other processes of a cluster send files as well."""
 
     def outlet(self, attempt: Attempt, sending: Sending, accounts: Accounts, lanes: Lanes) -> Outlet: ...
 
@@ -62,10 +62,10 @@ class Elsewhere(Protocol):
 
 
 class Dispatch:
-    """Keeps what the later phases need. `incomplete`: something in the folder could not be read, so nothing
-    may be deleted; `badly_named`: how many files have names that are not UTF-8; `held_folders`: their folders
+    """Collects the facts for the later phases. `incomplete`: part of the folder could not be read, so nothing
+    may be deleted; `badly_named`: number of files whose names are not UTF-8; `held_folders`: their folders
     ("" or ends in "/"), in which nothing may be deleted; `renamed`: files that the store may keep under
-    another key; `held_back`: files where the bucket has a folder of objects to be deleted."""
+    another key; `held_back`: files `x` for which the bucket has objects without a file below `x/`."""
 
     def __init__(
         self,
@@ -99,13 +99,13 @@ class Dispatch:
         await outlet.finish()
 
     def _for_lanes(self, batch: list[Event]) -> Iterator[Candidate]:
-        """Notes what needs no lane, and yields the other files; none after a halt."""
+        """Records the events that need no lane, and yields the other files; none after a halt."""
         for name, value in batch:
             if name != "work" or self._is_being_written(value.file):
                 try:
                     self._note(name, value)
                 except OSError as error:
-                    self.stop.fail(error)  # of the report's disk; the lanes still come to their ends
+                    self.stop.fail(error)  # the report's disk failed; the lanes still finish
             elif self.stop.requested():
                 continue
             elif self.plans.is_plan and value.decision.verdict is Verdict.UPLOAD:
@@ -116,7 +116,7 @@ class Dispatch:
                 yield value
 
     def _is_being_written(self, file: FileEntry) -> bool:
-        """Whether a job after changes leaves the file to the next one, because it may still be written."""
+        """Returns whether the file may still be written to, so that a job started by changes skips it."""
         return self.is_after_changes and 0 <= time.time_ns() - file.mtime_ns < _WRITTEN_NS
 
     def _note(self, name: str, value: Any) -> None:

@@ -1,8 +1,8 @@
-"""Who may still write to a destination that no job holds: members of a cluster whose job's process has died.
+"""Waits for cluster members that may still write to a destination although their job's process has died.
 
-While a job has members, it keeps a file beside the destination's lock that names them, written once a second.
-The next job there waits until their leases have expired, according to that file, or their processes are
-known to have ended, so that no old content arrives after newer content. No file: there were no members.
+A job that has members lists them in a file beside the destination's lock, and rewrites it once a second.
+The next job on the destination waits until the leases in that file have expired or the processes are known
+to have ended, so that no old content arrives after newer content. No file: there were no members.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from syncworker.jobs.destination import Destination
 from syncworker.storage_url import destination_id
 from syncworker.system import durable_files, processes
 
-LATE_SECONDS = 15.0  # a lease, what is in flight by then (cluster/protocol.py), and the age of the file
+LATE_SECONDS = 15.0  # a lease, its last requests in flight (cluster/protocol.py), and the file's age
 _POLL_SECONDS = 0.1
 
 
 def note(destination: Destination, members: list[dict[str, Any]]) -> None:
-    """Records the members that work for the job that holds the destination; none: removes the file."""
+    """Records the members of the job that holds the destination; removes the file if there are none."""
     if members:
         about = {"storage_url": destination.storage_url, "bucket": destination.bucket}
         about |= {"prefix": destination.prefix, "at": time.time(), "members": members}
@@ -33,8 +33,8 @@ def note(destination: Destination, members: list[dict[str, Any]]) -> None:
 
 
 async def wait(jobs_dir: str, destination: Destination, check: Callable[[], None]) -> None:
-    """Returns when no member of an earlier job can write there any more. `check` raises when the job is to
-    stop."""
+    """Waits until no member of an earlier job can write to the destination. `check` raises when the job is
+    to stop."""
     for path, about in _near(jobs_dir, destination):
         until = processes.awake_seconds() + LATE_SECONDS - _age(about)
         while processes.awake_seconds() < until and any(map(_may_live, about.get("members") or [])):
@@ -45,14 +45,14 @@ async def wait(jobs_dir: str, destination: Destination, check: Callable[[], None
 
 
 def _age(about: dict[str, Any]) -> float:
-    """In seconds. If the file is of this boot, it does not matter whether the clock was set since."""
+    """Returns the file's age in seconds. If the file is of this boot, changes of the clock do not matter."""
     if about.get("machine") == processes.machine():
         return processes.awake_seconds() - float(about["clock"])
     return max(0.0, time.time() - float(about.get("at") or 0.0))
 
 
 def _near(jobs_dir: str, destination: Destination) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The files of this destination, and of those that contain it or lie in it and no job holds now."""
+    """Yields the files of this destination and of those that contain it or lie in it; no job holds these."""
     folder = os.path.join(jobs_dir, ".dest")
     try:
         names = os.listdir(folder)
@@ -72,7 +72,7 @@ def _near(jobs_dir: str, destination: Destination) -> Iterator[tuple[str, dict[s
 
 
 def _may_live(member: dict[str, Any]) -> bool:
-    """Whether a member's process may still run; on another machine it always may."""
+    """Returns whether a member's process may still run; True for another machine."""
     if member.get("machine") != processes.machine() or not member.get("pid"):
         return True
     return processes.is_running(int(member["pid"]), float(member.get("started") or 0.0))

@@ -1,21 +1,21 @@
 """Remembers which disks were mounted at or below a folder; while one is missing, nothing is deleted.
 
-`jobs/.dest/NAME.json` holds the facts that protect a destination, written by the worker that holds the
-destination's lock. It is no cache, and is kept when the index is lost:
+`jobs/.dest/NAME.json` holds the facts that protect a destination. The worker that holds the destination's
+lock writes it. It is not a cache, and is kept when the index is lost:
 
-- `mounts`: for each source the mount points that its syncs have seen, and the prefixes of the keys below
-  them. A path is relative to the uploads root; the mount that the root itself lies on is absolute.
-- `root_device`: the device of the uploads root when it was last seen with something in it.
-- `own_disk`: sources that an older version saw on a disk of their own, its mount point not yet known.
+- `mounts`: for each source, the mount points that its syncs have seen, and the key prefixes below them. Paths
+  are relative to the uploads root; only the mount that holds the root itself has an absolute path.
+- `root_device`: the device of the uploads root when it was last seen not empty.
+- `own_disk`: sources that an older version saw on their own disk, whose mount point is not yet known.
 - `lost`: the file was damaged. No bucket is deleted until a job is asked to forget the mounts.
 
 Rules
 - A mount is remembered, durably, before a file below it is sent.
 - It is missing if it was not mounted at the job's start, is not mounted right before the deletions, or was
-  not mounted when the walk came there.
+  not mounted when the walk reached it.
 - While one is missing, nothing is deleted, with one exception: its directory was walked and nothing below it
   is to be deleted. When such a job ends `done`, that mount is forgotten, unless the walk saw it mounted.
-- A job with filters, and one that deletes nothing, forgets none.
+- A job with filters, or one that deletes nothing, forgets no mount.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from syncworker.options.effective import Options
 from syncworker.system import durable_files, mount_table
 
 _VERSION = 1
-_MOST_PREFIXES = 100  # of one mount; a folder full of symlinks to another disk has no end of them
+_MOST_PREFIXES = 100  # per mount: a folder full of symlinks to another disk may have any number
 _NAMED = 3
 _OWN_DISK = "own_disk "
 
@@ -46,7 +46,7 @@ Prefixes = dict[str, list[str]]  # of keys, by the path of a mount point
 
 @dataclass(slots=True)
 class Facts:
-    """What protects a destination, as its file holds it."""
+    """The contents of a destination's file."""
 
     root_device: str | None = None
     own_disk: list[str] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Facts:
     lost: bool = False
 
     def add(self, other: Facts) -> None:
-        """Adds what another file of the same destination has."""
+        """Adds the facts from another file of the same destination."""
         self.root_device = self.root_device or other.root_device
         self.own_disk += [source for source in other.own_disk if source not in self.own_disk]
         for source, mounts in other.mounts.items():
@@ -65,7 +65,7 @@ class Facts:
 
 
 def parse(value: Mapping[str, Any]) -> Facts:
-    """ValueError: it is not what `_save` wrote."""
+    """Parses the file's JSON. Raises ValueError if `_save` did not write it."""
     try:
         if value["version"] != _VERSION:
             raise ValueError("another version")
@@ -88,8 +88,8 @@ def _read(path: str) -> Facts:
 
 
 def blocking(missing: Prefixes, walked: set[str], deletes: Iterable[str]) -> list[str]:
-    """Which missing mounts forbid deletions: those whose directory was not walked, and those that have one of
-    the keys in `deletes` below them."""
+    """Returns the missing mounts that forbid deletions: those whose directory was not walked, and those that
+    have one of the keys in `deletes` below them."""
     harmless = {path: tuple(prefixes) for path, prefixes in missing.items() if path in walked}
     for key in deletes if harmless else ():
         for path in [path for path, prefixes in harmless.items() if key.startswith(prefixes)]:
@@ -100,22 +100,22 @@ def blocking(missing: Prefixes, walked: set[str], deletes: Iterable[str]) -> lis
 
 
 class MountCheck:
-    """The check of one job. Every method blocks on the disk, and no two run at the same time."""
+    """Checks the mounts for one job. Every method blocks on the disk, and no two run concurrently."""
 
     def __init__(self, path: str, index: Index, source: str, options: Options) -> None:
-        self._saves = not options.plan  # a plan changes nothing that a later sync goes by
+        self._saves = not options.plan  # a plan changes nothing that a later sync uses
         self._path = path
         self._index = index
         self._source = source
         self._options = options
         self._seen: set[str] = set()  # by the walk
         self._missing_before: set[str] = set()
-        self._base: str | None = None  # where the source is, without symlinks; None when it is not there
+        self._base: str | None = None  # the source's path, symlinks resolved; None if it does not exist
         self._harmless: list[str] = []
 
     def begin(self, tree: Tree) -> None:
-        """Remembers what is mounted, and what is missing. FatalError DiskNotMounted: the uploads root is
-        empty and was on another device."""
+        """Records which mounts are present and which are missing. Raises FatalError DiskNotMounted if the
+        uploads root is empty and was on another device."""
         self._tree = tree
         self._load()
         self._check_root()
@@ -133,12 +133,12 @@ class MountCheck:
             self._save()
 
     def note(self, path: str, prefix: str) -> None:
-        """The walk has come to a mount point: remembered before it goes on."""
+        """Records a mount point that the walk has reached, before the walk continues."""
         self._seen.add(path)
         self._remember(path, prefix)
 
     def guard_bucket(self) -> None:
-        """Raises unless it is known that no disk is missing. Called before the bucket is deleted."""
+        """Raises unless all disks are known to be mounted. Called before the bucket is deleted."""
         if self._facts.lost:
             raise FatalError(
                 "DestinationFactsLost",
@@ -150,12 +150,12 @@ class MountCheck:
             raise _not_mounted(sorted(missing))
 
     def guard(self, deletes: Iterable[tuple[Any, ...]]) -> None:
-        """Raises if a missing disk forbids the deletion of these objects (their keys come first), or any."""
+        """Raises if a missing disk forbids all deletions or one of these. Each record begins with its key."""
         missing = self._missing() if self._options.delete else {}
         walked = {path for path in missing if path.startswith("/") or self._is_directory(path)}
         if found := blocking(missing, walked, (str(record[0]) for record in deletes)):
             raise _not_mounted(found)
-        # A mount that the walk has seen is not forgotten: it was unmounted since, and its objects are there.
+        # Keep a mount that the walk has seen: it was unmounted later, and its objects are in the bucket.
         self._harmless = (
             [] if self._options.is_filtered else [path for path in missing if path not in self._seen]
         )
@@ -182,13 +182,13 @@ class MountCheck:
         return found
 
     def _was_passed(self, path: str) -> bool:
-        """Whether the walk must have come there, and has seen no mount."""
+        """Returns whether the walk must have reached the path and saw no mount there."""
         if self._options.is_filtered or self._base is None or path in self._seen or path.startswith("/"):
-            return False  # with filters it may leave out folders
+            return False  # with filters, the walk may skip folders
         return path.startswith(f"{self._base}/" if self._base else "")
 
     def _way(self) -> list[str]:
-        """The mount points that the source lies on, from that of the uploads root down."""
+        """Returns the mount points on the source's path, beginning with that of the uploads root."""
         root = os.open(self._tree.root, mount_table.NAME_DIRECTORY)
         try:
             above = mount_table.point_above(root)
@@ -217,7 +217,7 @@ class MountCheck:
             return False
         try:
             return mount_table.is_mount_point(fd)
-        except OSError:  # it cannot be searched, so the job fails anyway
+        except OSError:  # no search permission: the job fails anyway
             return False
         finally:
             os.close(fd)
@@ -245,8 +245,7 @@ class MountCheck:
             self._save()
 
     def _place_own_disk(self) -> None:
-        """Drops the source from `own_disk` if it is on another device than the root: its mounts are known by
-        now."""
+        """Removes the source from `own_disk` if its device is not the root's: its mounts are now known."""
         if self._source not in self._facts.own_disk or self._base is None:
             return
         info = self._tree.lstat(self._base)
@@ -264,7 +263,7 @@ class MountCheck:
                 durable_files.remove(other)
 
     def _from_index(self) -> Facts:
-        """An older version kept them in the index."""
+        """Reads the facts from the index, where an older version kept them."""
         rows = self._index.facts()
         disks = [name for name in rows if name.startswith(_OWN_DISK)]
         own = [name.removeprefix(_OWN_DISK) for name in disks if rows[name] == "1"]

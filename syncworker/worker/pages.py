@@ -1,4 +1,4 @@
-"""The pages of the bucket's listing, asked for by the event loop on behalf of the planner's thread."""
+"""Fetches the pages of the bucket's listing in the event loop, for the planner's thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from syncworker.transfer.attempt import Attempt
 
 
 class Arriving:
-    """The pages of a range. The event loop fetches them, at most `most` ahead of the thread that reads."""
+    """The pages of a range. The event loop fetches them, at most `most` pages ahead of the reading thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, most: int) -> None:
         self._most = most
@@ -41,7 +41,7 @@ class Arriving:
                 await self._wait_for_room()
                 started = time.monotonic()
             self._pages.put(None)
-        except Exception as error:  # noqa: BLE001 - whatever it was, who reads is to know
+        except Exception as error:  # noqa: BLE001 - the reading thread raises any error
             self._pages.put(error)
         except BaseException:
             self._pages.put(CancelledError())
@@ -51,7 +51,7 @@ class Arriving:
 
     async def _wait_for_room(self) -> None:
         self._room.clear()
-        self._may_wait = True  # before it looks: who reads a page from now on tells
+        self._may_wait = True  # set before the check: each later read wakes us
         if self._pages.qsize() >= self._most:
             self.is_fetching = False
             await self._room.wait()
@@ -68,7 +68,7 @@ class Arriving:
 
 
 class Pages:
-    """The listing of an attempt. `makes_bucket`: the bucket is missing, and the plan will name it."""
+    """Fetches the listing of an attempt. `makes_bucket`: the bucket is missing; the plan creates it."""
 
     def __init__(self, attempt: Attempt) -> None:
         self.attempt = attempt
@@ -78,24 +78,24 @@ class Pages:
         self.breadth = Breadth()
         self.makes_bucket = False
         self._first_page: Page | None = None
-        self._folders: tuple[str, ...] = ()  # what is listed, where that is not all
+        self._folders: tuple[str, ...] = ()  # prefixes to list; none: the whole bucket
 
     async def choose(self) -> None:
-        """Decides what is listed. A job that was started by changes may need a few folders only."""
+        """Decides which prefixes to list. A job that was started by changes may need only a few folders."""
         self._folders = await self.attempt.in_thread(self._folders_to_list)
 
     def _folders_to_list(self) -> tuple[str, ...]:
-        """The prefixes to list by; none where the whole mirror has no more pages than these."""
+        """Returns the prefixes to list; none if the whole mirror has no more pages than these."""
         scope = self.attempt.options.scope
         if not scope or "" in scope:
             return ()
         most = (len(scope) - 1) * PAGE_KEYS
         known = count_objects(self.index.path, most + 1)
-        return () if known and known <= most else prefixes_of(scope)  # none: the index is lost
+        return () if known and known <= most else prefixes_of(scope)  # no count: index lost
 
     async def open(self, *, may_create: bool, is_plan: bool) -> bool:
-        """Asks for the first page; makes the bucket when it is missing, but for a plan. False: it is missing,
-        and shall stay so."""
+        """Fetches the first page, and creates a missing bucket unless the job only plans. Returns False if
+        the bucket is missing and may not be created."""
         try:
             page = await self._page(None)
             missing = not page.entries and not page.truncated and not await self.bucket.exists()
@@ -113,7 +113,7 @@ class Pages:
             self.stop.control.check()
             started = time.monotonic()
             if not await self.bucket.create():
-                page = await self._page(None)  # what said that it is missing lagged behind
+                page = await self._page(None)  # the answer that it is missing was outdated
             self.index.clear()
             self.progress.report.add(
                 "create_bucket", self.bucket.name, None, None, time.monotonic() - started
@@ -123,11 +123,11 @@ class Pages:
 
     @property
     def is_long(self) -> bool:
-        """Whether the bucket has more than the first page, which has not been used yet."""
+        """Returns whether the first page is still unused and more pages follow it."""
         return self._first_page is not None and self._first_page.truncated
 
     def fetch(self, token: str | None) -> Future[Page]:
-        """Called by the planner's thread: asks for a page; the first is here already."""
+        """Requests a page. Called by the planner's thread. The first page is already here."""
         if token is None and (first := self.take_first_page()) is not None:
             ready: Future[Page] = Future()
             ready.set_result(first)
@@ -135,21 +135,21 @@ class Pages:
         return asyncio.run_coroutine_threadsafe(self._page(token), self.loop)
 
     def fetch_range(self, low: str | None, high: str | None) -> Arriving:
-        """Called by the planner's thread: asks for the pages of a range."""
+        """Requests the pages of a range. Called by the planner's thread."""
         first = self.take_first_page() if low is None else None
-        arriving = Arriving(self.loop, 2 + self.breadth.pages_each)  # it may have grown
+        arriving = Arriving(self.loop, 2 + self.breadth.pages_each)  # the range may have grown
         pages = self.bucket.list_range(low, high, first)
         fetching = arriving.fetch(pages, self.breadth.record, knows_first=first is not None)
         asyncio.run_coroutine_threadsafe(fetching, self.loop)
         return arriving
 
     def take_first_page(self) -> Page | None:
-        """The first page, once: a later listing has to show the bucket as it is then."""
+        """Returns the first page, only once: a later listing must not use an outdated page."""
         page, self._first_page = self._first_page, None
         return page
 
     async def _page(self, token: str | None) -> Page:
-        """Of the listing that this job needs: of a few folders what lies below them, where that is less."""
+        """Fetches a page of the whole bucket, or of the few folders that this job lists."""
         started = time.monotonic()
         page = await self._list_page(token)
         self.breadth.record(time.monotonic() - started, len(page.entries))
@@ -163,7 +163,7 @@ class Pages:
         )
 
     async def all_objects(self) -> AsyncIterator[Sequence[ObjectEntry]]:
-        """All objects of the bucket, page by page."""
+        """Yields all objects of the bucket, page by page."""
         self.take_first_page()
         pages = Listing(self.fetch).pages()
         while (page := await self.attempt.in_thread(next, pages, None)) is not None:

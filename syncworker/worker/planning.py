@@ -1,4 +1,4 @@
-"""The planner's thread, and the queue of its events."""
+"""Runs the planner's thread and holds the queue of its events."""
 
 from __future__ import annotations
 
@@ -41,28 +41,28 @@ class Planning:
         return Planner(self.index, self.pages, self.attempt.order.spool_dir, self, scope, remote_only)
 
     def _first_cuts(self) -> Iterable[str]:
-        from syncworker.folder.cut_keys import cut_keys  # a small job has no use for it
+        from syncworker.folder.cut_keys import cut_keys  # a small job does not need it
 
         stop = self.attempt.pause.blocking(self.stop.requested)
         options = self.attempt.options
         return cut_keys(self.attempt.tree, self.attempt.order.source, CUT_KEYS, stop, options.path_filter())
 
     def kept(self) -> Kept:
-        """Returns a filter of its own: the scan may ask its filter from another thread."""
+        """Returns a new filter, because the scan may use its own in another thread."""
         return Kept(deletes=self.attempt.options.delete, path_filter=self.attempt.options.path_filter())
 
     async def run(
         self, planner: Planner, items: Iterator[ScanItem], take: Callable[[], Awaitable[None]]
     ) -> None:
-        """Plans, and has `take` do what comes of it, until both have come to their ends, or a halt has
-        emptied the queues."""
+        """Runs the planner's thread, and `take` for its events, until both end. If `take` fails, discards
+        the events until the thread ends."""
         thread = threading.Thread(target=planner.run, args=(items,), name="planner", daemon=True)
         thread.start()
         try:
             await take()
         except Exception as error:
             self.stop.fail(error)
-            while thread.is_alive():  # it reads the index, and may wait for a place in the queue
+            while thread.is_alive():  # it reads the index, and may wait for room in the queue
                 while not self.events.empty():
                     self.events.get_nowait()
                 await asyncio.sleep(0.01)

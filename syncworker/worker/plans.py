@@ -1,4 +1,4 @@
-"""What a job may delete, and the plan that it carries out or writes."""
+"""Decides what a job may delete, and holds the plan that it carries out or writes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from syncworker.plan.planner import Planner
 from syncworker.transfer.attempt import Attempt
 from syncworker.worker.pages import Pages
 
-if TYPE_CHECKING:  # they cost each start; most jobs have no plan
+if TYPE_CHECKING:  # importing them slows each start; most jobs have no plan
     from syncworker.plan.plan_file import ApprovedPlan, Draft
 
-Going = Callable[[], AsyncIterator[Sequence[ObjectEntry]]]  # objects without a file, some at a time
+Going = Callable[[], AsyncIterator[Sequence[ObjectEntry]]]  # yields objects without a file, in chunks
 
 _ALL = 1 << 62
 
 
 class Plans:
-    """`plan`: the approved plan that is carried out. `draft`: the plan that was asked for, or that of
-    deletions that are too many. `question`: why the job is to wait. `is_plan`: nothing is changed."""
+    """`plan`: the approved plan that is carried out. `draft`: the plan to write, because it was requested or
+    the deletions are too many. `question`: why the job must wait. `is_plan`: nothing is changed."""
 
     def __init__(self, attempt: Attempt, pages: Pages) -> None:
         self.attempt, self.pages = attempt, pages
@@ -58,12 +58,12 @@ class Plans:
                 plan.close()
 
     def undecide(self) -> None:
-        """Makes `may_delete` decide again, because the bucket has more in it than the plan names."""
+        """Makes `may_delete` decide again, because the bucket has objects that the plan does not name."""
         self._may = None
 
     async def may_delete(self, going: Going, planner: Planner | None) -> bool:
-        """Whether the objects of `going` may be deleted (may_delete.py), decided once, before the first
-        deletion. If not, the draft names them. `planner`: None when the whole bucket is to be deleted."""
+        """Returns whether the objects of `going` may be deleted (may_delete.py). Decides once, before the
+        first deletion. If not, the draft lists them. `planner`: None if the whole bucket is to be deleted."""
         if not self.rules.ask:
             return True
         if self._may is None:
@@ -111,7 +111,7 @@ class Plans:
         self.progress.planned("update")
 
     async def write(self) -> Planned | None:
-        """Writes the draft. None: there is nothing to do, or nothing to approve."""
+        """Writes the draft. Returns None if there is nothing to do or to approve."""
         draft, question = self.draft, self.question
         if draft is None or not draft.lines:
             return None

@@ -1,4 +1,4 @@
-"""Sends files again whose upload the store refused, once the objects in their way are deleted."""
+"""Retries uploads that the store refused, after deleting the objects that block them."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class SecondChance:
         self.stop = attempt.stop
 
     async def resolve_renames(self) -> None:
-        """For files that the bucket lacks while it lists an object of their content that nobody sent. If HEAD
-        finds the object under the file's key as well, the store has renamed it; else somebody moved it."""
+        """Handles files that the bucket lacks, but whose content it lists under a key that nobody sent. If
+        HEAD also finds the object under the file's key, the store has renamed it; else somebody moved it."""
         for work in self.dispatch.renamed:
             self.stop.control.check()
             try:
@@ -52,8 +52,8 @@ class SecondChance:
                 await self.sending.do_now(work)
 
     async def clear_blocking_keys(self, sweep: Sweep, planner: Planner) -> None:
-        """If nothing but refused uploads has failed, deletes the objects without a file that are in their
-        way, and sends them again."""
+        """If only refused uploads have failed, deletes the objects without a file that block them, and sends
+        the files again."""
         for work in self.dispatch.held_back:
             if await self._hides_kept(work.file.key):
                 kept = "the storage has a folder under this name, with objects that are not to be deleted"
@@ -81,7 +81,7 @@ class SecondChance:
             self.accounts.failed(work.file, error)
 
     async def _hides_kept(self, key: str) -> bool:
-        """Whether an upload to this key would hide objects that stay: see `normalizes_paths`."""
+        """Returns whether an upload to this key would hide objects that stay: see `normalizes_paths`."""
         kept = self.attempt.obstacles.kept_below(key)
         if kept is None:
             return False

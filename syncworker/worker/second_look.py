@@ -1,4 +1,4 @@
-"""Looks at the bucket at the end: once more at what was written; with `verify`, at all of it."""
+"""Checks the bucket at the end of a sync: what was written and deleted; with `verify`, all of it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from syncworker.worker.sending import Sending
 
 
 async def send_counted(sending: Sending, accounts: Accounts, result: ReadResult) -> IndexRow | None:
-    """Sends a file that is counted already, and writes its index row. None: the file is gone."""
+    """Sends a file that is already counted, and writes its index row. Returns None if the file is gone."""
     operation = sending.progress.begin("upload", result.file.key, result.file.size)
     try:
         return accounts.remember_sent(result, await sending.upload(result, operation))
@@ -36,7 +36,7 @@ async def send_counted(sending: Sending, accounts: Accounts, result: ReadResult)
 
 
 class SecondLook:
-    """The listing at the end. `recheck` and `verify` return the ending with their findings."""
+    """Lists the bucket at the end. `recheck` and `verify` return the ending with their findings."""
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class SecondLook:
         self.index, self.progress, self.stop = attempt.index, attempt.progress, attempt.stop
 
     async def recheck(self, ending: Ending, cuts: list[str]) -> Ending:
-        """Checks that what was written and deleted is so. A run that changed nothing has seen it already."""
+        """Checks that all writes and deletions took effect. A run without changes needs no second listing."""
         if not self.attempt.changes.count:
             return ending
         self.progress.phase(Phase.VERIFYING, "looking at the bucket once more")
@@ -77,7 +77,7 @@ class SecondLook:
         return ending._replace(came=recheck.left)
 
     def _concerns(self) -> Callable[[Difference], bool]:
-        """Whether a difference concerns the mirror: a file that it covers, or an object that may go."""
+        """Returns a test for differences that concern the mirror: its files, and objects to be deleted."""
         options = self.attempt.options
         path_filter, may_delete = options.path_filter(), options.delete and self.plans.question is None
 
@@ -92,7 +92,7 @@ class SecondLook:
         return self.plans.plan is None or self.plans.plan.names(obj)
 
     async def send_again(self, file: FileEntry, found: Difference) -> IndexRow | None:
-        """Sends a file that is counted already as it is now, unless the bucket has that; None: it is gone."""
+        """Sends the file's present content if the bucket lacks it. Returns None if the file is gone."""
         decision = compare(file, found.listed, found.row)
         for result in await self.sending.read([Candidate(file, found.listed, found.row, decision)]):
             if result.error is not None:
@@ -119,7 +119,7 @@ class SecondLook:
         """With `verify`: checks that the mirror equals the folder."""
         if not self.attempt.options.verify:
             return ending
-        from syncworker.checks.verification import Verification  # it costs each start
+        from syncworker.checks.verification import Verification  # importing it slows each start
 
         deep = self.attempt.options.verify == DEEP
         self.progress.phase(Phase.VERIFYING, "verifying")

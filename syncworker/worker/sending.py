@@ -1,8 +1,8 @@
-"""What happens to one file: it is read, compared with the bucket's object, and sent.
+"""Reads one file, compares it with the bucket's object, and sends it.
 
-`Sending` neither counts nor remembers: the result for each file goes to its `Accounts`. Those of a job are in
-accounts.py; those of a cluster's member pass it on to the job's process. So a file is treated alike wherever
-it is sent from.
+`Sending` writes no counters and no index: it passes the result of each file to its `Accounts`. Those of a job
+are in accounts.py; those of a cluster's member send it to the job's process. So all processes treat a file
+alike.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Accounts(Protocol):
-    """Takes the result of each file. `is_plan`: nothing is carried out, only planned."""
+    """Records the result of each file. `is_plan`: operations are only planned, not carried out."""
 
     is_plan: bool
 
@@ -40,11 +40,11 @@ class Accounts(Protocol):
     def plan_update(self, work: Candidate) -> None: ...
 
     def is_outdated(self, result: ReadResult) -> bool:
-        """Whether an object with the file's content is to be given other headers."""
+        """Returns whether an object with the file's content needs other headers."""
         ...
 
     def same(self, result: ReadResult) -> None:
-        """The bucket has the content."""
+        """Records that the bucket has the content."""
         ...
 
     def vanished(self, work: Candidate, file: FileEntry) -> None: ...
@@ -52,18 +52,18 @@ class Accounts(Protocol):
     def failed(self, file: FileEntry, error: SyncError) -> None: ...
 
     def refused(self, work: Candidate, error: SyncError) -> None:
-        """An upload failed. If the store refused it, something may stand in its way."""
+        """Records a failed upload. If the store refused it, another object may block it."""
         ...
 
     def sent(self, result: ReadResult, sent: UploadResult, started: float) -> None:
-        """An upload, begun at `started` by the monotonic clock."""
+        """Records an upload that began at `started` by the monotonic clock."""
         ...
 
     def updated(self, row: IndexRow, work: Candidate, counted: int, started: float) -> None: ...
 
 
 class Sending:
-    """Reads and sends files, one at a time for each lane."""
+    """Reads and sends files. Each lane handles one file after another."""
 
     def __init__(self, attempt: Attempt, accounts: Accounts, headers: ObjectHeaders) -> None:
         self.attempt, self.accounts = attempt, accounts
@@ -92,7 +92,7 @@ class Sending:
 
     async def read(self, group: list[Candidate]) -> list[ReadResult]:
         """Reads the files and returns the results; fewer after a halt."""
-        # In the event loop only if no call can wait for a server, so that the status stays up to date.
+        # Read in the event loop only if no call can wait for a server: the status must stay up to date.
         is_local, md5 = self.attempt.tree.is_local, self.sender.etags_are_md5
         results, slow = [], []
         await self.pause.wait()
@@ -118,8 +118,8 @@ class Sending:
         return DiskReads(self.attempt, self.sender)
 
     def handle_read(self, result: ReadResult, *, again: bool = False) -> Awaitable[None]:
-        """Acts on the result of reading. Only what ends the job is raised. `again`: the file was read
-        once more after a pause. No coroutine of its own, because each costs time for every file."""
+        """Acts on the result of reading. Raises only errors that end the job. `again`: the file was read
+        again after a pause. Not a coroutine, because a further one costs time for every file."""
         was, size = result.work.file.size, result.file.size
         if size > was:
             self.progress.grown(was, size)
@@ -168,7 +168,7 @@ class Sending:
             return False  # HEAD is forbidden or keeps failing: the upload reports the error
 
     async def send(self, result: ReadResult) -> None:
-        """Sends one file, counts and remembers it. Raises only what ends the job."""
+        """Sends one file and records the result. Raises only errors that end the job."""
         work, file = result.work, result.file
         if self.accounts.is_plan:
             self.accounts.plan_upload(work, file)
@@ -183,7 +183,7 @@ class Sending:
             self.accounts.vanished(work, file)
             return
         except (FileError, RetryError) as error:
-            if isinstance(error, RetryError):  # perhaps not tried again because of a stop
+            if isinstance(error, RetryError):  # a stop may have prevented a retry
                 self.stop.raise_stopped()
             error.clear_traceback()
             self.accounts.refused(largest(work, file), error)
@@ -193,8 +193,8 @@ class Sending:
         self.accounts.sent(result, sent, operation.started)
 
     async def _update(self, work: Candidate, counted: int) -> None:
-        """Asks the store to change an object's headers. Where it cannot, the file is sent again. `counted`:
-        the file's bytes in the total."""
+        """Asks the store to change an object's headers. If it cannot, sends the file again. `counted`: the
+        file's bytes in the total."""
         if self.accounts.is_plan:
             self.accounts.plan_update(work)
             return
@@ -217,7 +217,7 @@ class Sending:
         self.accounts.updated(row, work, counted, operation.started)
 
     def upload(self, result: ReadResult, operation: Operation) -> Awaitable[UploadResult]:
-        """Returns the upload to await. No coroutine of its own, because each costs time for every file."""
+        """Returns the upload to await. Not a coroutine, because a further one costs time for every file."""
         if result.outcome is Outcome.BODY:
             return self.sender.small(result, operation)
         return self.part_sender.large(result.file, result.md5, operation)

@@ -1,4 +1,4 @@
-"""One sync, from the scan to the last deletion: what is compared, sent and deleted, and in which order.
+"""Runs one sync, from the scan to the last check: compares, sends and deletes, in the order below.
 
 ```
 thread   scan ─┐
@@ -6,15 +6,15 @@ thread   scan ─┐
 thread   list ─┘                  ▼ dispatch.py; `list` asks the loop for pages (pages.py)
 loop                        groups of small files ─ read (pool) ─ PUT      32 to 128 lanes ┐ sending.py
                             large files ─ hash (pool) ─ parts              4 lanes         ┘
-loop     what the store renamed or refused, tried again (second_chance.py)
-loop     may anything be deleted? (plans.py) Then deletions, when all of that went well (delete_last.py)
-loop     what was written and deleted is checked once more; with `verify`, all of it (second_look.py)
+loop     retry what the store renamed or refused (second_chance.py)
+loop     may objects be deleted? (plans.py) If all of the above succeeded: deletions (delete_last.py)
+loop     check again what was written and deleted; with `verify`, the whole bucket (second_look.py)
 ```
 Invariants
 - Nothing is deleted unless the listing was complete, the scan was complete, and no file failed. The bucket is
-  deleted only when the folder is known to hold no file, after two scans.
-- After a fatal error or a stop no operation begins; those in flight end.
-- Memory is bounded: batches, bytes in flight, spools on disk; never the tree.
+  deleted only if the folder is known, after two scans, to hold no file.
+- After a fatal error or a stop, no operation begins; those in flight finish.
+- Memory is bounded: it holds batches and bytes in flight, but never the tree. Spools are on disk.
 """
 
 from __future__ import annotations
@@ -85,14 +85,14 @@ async def sync(
 
 
 def _best_scan(index: Index, tree: Tree) -> Callable[..., Iterator[ScanItem]]:
-    """The scan of the folder; of one that was large at an earlier sync, by a process on another core."""
+    """Returns the scan to use. One on another core helps a folder that was large at an earlier sync."""
     is_large = count_objects(index.path, WORTH_FILES) == WORTH_FILES
     helps = is_large and tree.is_local and len(os.sched_getaffinity(0)) > 1
     return scan_apart if helps else scan
 
 
 class Sync:
-    """The phases of one attempt, and their order."""
+    """Runs the phases of one attempt in order."""
 
     def __init__(self, attempt: Attempt, mounts: MountCheck, elsewhere: Elsewhere | None) -> None:
         order, stop = attempt.order, attempt.stop
@@ -148,7 +148,7 @@ class Sync:
             self.plans.close()
 
     async def _begin_scan(self) -> ScanStart:
-        """Begins the scan. A folder without a file is scanned twice, and may have to be refused."""
+        """Begins the scan. Scans a folder without a file twice, and may refuse it."""
         look: ScanStart = await self.attempt.in_thread(self.folder.start_scan)
         if look.first is None:
             refuse_unknown(look.before)
@@ -157,14 +157,14 @@ class Sync:
             if look.first is None:
                 refuse_unknown(look.before)
                 if look.exists != existed or not (existed or self.options.scope is None):
-                    raise vanished()  # a job after changes does not carry out that the folder itself is gone
+                    raise vanished()  # a job started by changes does not act on a missing folder
                 await self.attempt.in_thread(self.mounts.guard_bucket)
                 await self._allow_empty(look)
         return look
 
     @property
     def _is_whole(self) -> bool:
-        """Whether the bucket is deleted when the folder holds no file."""
+        """Whether the bucket is deleted if the folder holds no file."""
         return not (self.options.is_partial or self.options.only_verifies)
 
     async def _allow_empty(self, look: ScanStart) -> None:
@@ -191,7 +191,7 @@ class Sync:
             self.folder.believe_missing()
 
     async def _is_all_empty(self) -> bool:
-        """Whether the whole mirror has no file, if this job covers only some folders of it."""
+        """Returns whether the whole mirror has no file, even if this job covers only some of its folders."""
         whole, attempt = self.options.without_scope(), self.attempt
         if whole is self.options:
             return True
@@ -201,7 +201,7 @@ class Sync:
         return look.first is None
 
     async def _delete_bucket(self, look: ScanStart) -> None:
-        from syncworker.transfer.delete_bucket import BucketRemoval, Unplanned  # it costs each start
+        from syncworker.transfer.delete_bucket import BucketRemoval, Unplanned  # an import slows each start
 
         for item in look.before:
             self.progress.found(1, 0)
@@ -249,7 +249,7 @@ class Sync:
             planner.deletes.close()
 
     async def _finish(self, sweep: Sweep, planner: Planner) -> None:
-        """Deletes what has no file, if nothing failed."""
+        """Deletes the objects without a file, if nothing failed."""
         counts, badly_named = self.progress.counts, self.dispatch.badly_named
         if counts["files_failed"] > badly_named or self.dispatch.incomplete:
             raise FatalError(

@@ -1,7 +1,7 @@
-"""One attempt of one job, from its lock to its final state: what `python -m syncworker run ID` does.
+"""Runs one attempt of one job, from its lock to its final state (`python -m syncworker run ID`).
 
-Crash-only: starting and resuming are the same, because the bucket and the index tell what is left to do. The
-lock is held until the process ends, and nobody else writes the status while it is held.
+Crash-only: starting and resuming are the same, because the bucket and the index show what is left to do. The
+process holds the lock until it ends, and no other process writes the status until then.
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ from syncworker.worker.dispatch import Elsewhere
 from syncworker.worker.mount_check import MountCheck
 from syncworker.worker.sync import sync
 
-_LOCK_SECONDS = 1.0  # probes of others take the lock for an instant
+_LOCK_SECONDS = 1.0  # other processes probe the lock for an instant
 _DESTINATION_SECONDS = 3.0
 _TICK_SECONDS = 0.1
-_SILENT_SECONDS = 1.0  # what a store takes longer for may wait for room
-_STATUS_BYTES = 256 << 10  # more than any status has
+_SILENT_SECONDS = 1.0  # a request that takes longer may be waiting for disk space
+_STATUS_BYTES = 256 << 10  # larger than any status
 
 EMBEDDED_ALONE = "the embedded storage runs with the server only: `make run`, or set STORAGE_URL"
 
 OnStatus = Callable[[Status], None]
 OpenElsewhere = Callable[[Settings, Jobs, Status], Elsewhere]
-_Outcome = tuple[State, Fault | None, str]  # the last: the message
+_Outcome = tuple[State, Fault | None, str]  # the str is the message
 
 
 class _Job(NamedTuple):
-    """A job whose lock this process holds. `tell` gets each status that is published."""
+    """A job whose lock this process holds. `tell` is called with each published status."""
 
     settings: Settings
     jobs: Jobs
@@ -87,9 +87,9 @@ def run_job(
     on_status: OnStatus | None = None,
     elsewhere: OpenElsewhere | None = None,
 ) -> State:
-    """Runs a job to a final state, which it returns and has written. Conflict: another worker has it, or it
-    has ended. `on_status` gets every status that is published, in this thread; `elsewhere` opens what sends
-    files beside this process."""
+    """Runs a job, writes its final state and returns it. Raises Conflict if another worker has the job or it
+    has ended. Calls `on_status` with each published status, in this thread. `elsewhere` opens the cluster
+    whose processes send files, too."""
     with jobs.lock(job_id) as lock:
         if not lock.acquire(_LOCK_SECONDS):
             raise Conflict("JobRunning", f"job {job_id} has a worker already", job_id)
@@ -98,7 +98,7 @@ def run_job(
         if recorded in FINAL_STATES:
             how = "approve" if recorded is State.WAITING else "resume"
             raise Conflict("JobFinished", f"job {job_id} is {recorded}: use {how}", job_id)
-        if recorded is State.RUNNING:  # its worker died before anybody looked
+        if recorded is State.RUNNING:  # its worker died, and nothing has recorded that yet
             job_status.renew(status, auto_resume=bool(status.get("auto_resume")))
         tell = on_status or (lambda _: None)
         control = Control(jobs.file(job_id, "cancel"))
@@ -124,24 +124,24 @@ def _attempt(job: _Job, destination: LockChain) -> State:
                 "DestinationBusy", "another job works on this bucket: try again when it has ended"
             )
         state, error, message = _outcome(job, asyncio.run(_work(job, progress)))
-    except Exception as failure:  # noqa: BLE001 - the status must not stay `running`, whatever it was
+    except Exception as failure:  # noqa: BLE001 - the status must not stay `running` after any error
         state, error, message = _outcome_of_failure(failure, job.control)
     sys.stderr.flush()
     try:
         progress.snapshot()
         progress.report.close()
-    except OSError as failure:  # for example a full disk; what has become of the bucket is true all the same
+    except OSError as failure:  # for example a full disk; the job's result is still valid
         message += f" (the report lacks its last lines: {failure.strerror or failure})"
         print(message, file=sys.stderr, flush=True)
     if state in (State.DONE, State.WAITING):
         try:
             jobs.supersede(status)
-        except (OSError, SyncError) as failure:  # this job has done its work all the same
+        except (OSError, SyncError) as failure:  # this job itself has succeeded
             print(f"older jobs that wait could not be ended: {failure}", file=sys.stderr, flush=True)
     try:
         jobs.finish(status, state, error, message)
     except OSError:
-        reserve.release()  # the disk is full: this is what it was for
+        reserve.release()  # the disk is full: use the reserved space
         jobs.finish(status, state, error, message)
     job.tell(status)
     reserve.release()
@@ -149,8 +149,8 @@ def _attempt(job: _Job, destination: LockChain) -> State:
 
 
 def _outcome(job: _Job, ended: Ending) -> _Outcome:
-    """The final state of a sync that succeeded, or waits. FatalError: FAIL_ON_SKIPPED, and something was
-    skipped."""
+    """Returns the final state of a sync that succeeded or waits. Raises FatalError if FAIL_ON_SKIPPED is set
+    and files were skipped."""
     if ended.planned is not None:
         return _waiting(job, ended.planned)
     status, options = job.status, Options.of_status(job.status)
@@ -172,8 +172,8 @@ def _outcome(job: _Job, ended: Ending) -> _Outcome:
 
 
 def _waiting(job: _Job, planned: Planned) -> _Outcome:
-    """Publishes the plan. The status names none while its file is replaced: if the worker dies in between,
-    the job plans again."""
+    """Publishes the plan. The status has no plan while the file is replaced: if the worker dies then, the
+    job plans again."""
     if job.status["plan"] is not None:
         job_status.set_plan(job.status, None)
         job.jobs.write(job.status, durable=True)
@@ -186,7 +186,7 @@ def _waiting(job: _Job, planned: Planned) -> _Outcome:
 
 
 def _outcome_of_failure(failure: Exception, control: Control) -> _Outcome:
-    """The final state of an attempt that this error has ended."""
+    """Returns the final state of an attempt that this error has ended."""
     is_retry = isinstance(failure, RetryError)
     if isinstance(failure, Stopped) or (is_retry and control.stopping()):  # given up because of the stop
         if control.reason == "cancelled":
@@ -256,7 +256,7 @@ async def _work(job: _Job, progress: Progress) -> Ending:
         connections = ConnectionPool(place, ca_bundle, limits, use_proxies=not embedded, bandwidth=bandwidth)
         async with connections as pool:
             conditions = Conditions(
-                stop=stop,  # a fatal error, too, ends the tries of what is in flight
+                stop=stop,  # a fatal error also ends the retries of requests in flight
                 pause=pause,
                 patience_seconds=settings.storage_patience,
                 only_reads=options.plan,
@@ -284,7 +284,7 @@ async def _work(job: _Job, progress: Progress) -> Ending:
                 if not work.done():
                     stop.end_with(_end_of(next(task for task in beside if task.done())))
                     pause.look(stopping=True)
-                    pool.close()  # nothing else would end what is in flight
+                    pool.close()  # nothing else ends the requests in flight
                 return await work
             finally:
                 if elsewhere is not None:
@@ -306,10 +306,10 @@ def _end_of(task: asyncio.Task[None]) -> Exception:
 
 
 async def _watch(client: Client, progress: Progress, stopping: Callable[[], bool]) -> None:
-    """Follows what may change while a job runs: a pause, and limits. Not done by the ticker, which may wait
-    for a slow disk."""
+    """Applies changes that are made while a job runs: a pause, and limits. The ticker does not do this,
+    because it may wait for a slow disk."""
     bandwidth, pause = client.pool.bandwidth, client.pause
-    while True:  # first when the task begins, which is before the job's does
+    while True:  # the first time before the job's task begins
         bandwidth.look(stopping=stopping())
         job_status.set_limit(progress.status, bandwidth.own, bandwidth.all_jobs)
         if pause.look(stopping=stopping()):
@@ -322,8 +322,8 @@ async def _watch(client: Client, progress: Progress, stopping: Callable[[], bool
 
 
 async def _tick(job: _Job, progress: Progress, client: Client, writer: Executor) -> None:
-    """Publishes the status, and ends what hangs once the job is to stop. Raises the error of a disk: the
-    jobs', or that of the embedded storage, which answers nothing when its disk is full."""
+    """Publishes the status, and ends hanging requests once the job is to stop. Raises disk errors: of the
+    jobs folder, or of the embedded storage, which does not answer when its disk is full."""
     jobs, control, pool = job.jobs, job.control, client.pool
     cancelled = progress.status["cancel_requested"]
     while True:
@@ -339,14 +339,14 @@ async def _tick(job: _Job, progress: Progress, client: Client, writer: Executor)
         if progress.due():
             status = progress.snapshot()
             progress.report.flush()
-            # Rendered here, written in a thread: a slow disk must not hold up what is in flight.
+            # Rendered here, written in a thread: a slow disk must not delay the requests in flight.
             loop = asyncio.get_running_loop()
             await loop.run_in_executor(writer, jobs.publish, status["id"], jobs.render(status))
             job.tell(status)
 
 
 def _keys(job: _Job) -> KeySource:
-    """The request's own keys, else the server's, which are sent to the configured storage only."""
+    """Returns the request's own keys, or the server's, which are sent only to the configured storage."""
     settings, secrets, job_id = job.settings, job.jobs.secrets, job.status["id"]
     if (given := secrets.keys(job_id)) is not None:
         return Given(*given, origin="access_key and secret_key of the request")
@@ -359,6 +359,6 @@ def _keys(job: _Job) -> KeySource:
         )
     if settings.minio_access_key and settings.minio_secret_key:
         return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys())
-    if settings.storage_url is None:  # its keys are made when it is first started
+    if settings.storage_url is None:  # its keys are created when it first starts
         raise FatalError("NoCredentials", EMBEDDED_ALONE)
     return Chain(job.control.stopping)
