@@ -6,13 +6,13 @@ is checked by HEAD, and repaired once:
 | remembered | listed | asked by HEAD | then |
 | --- | --- | --- | --- |
 | yes | another, or none | as remembered | nothing: the listing lags |
-| yes | none, but a stranger of its size and ETag | as remembered | the store renames keys: an error |
+| yes | none, but an unknown object of its size and ETag | as remembered | the store renames keys: an error |
 | yes | another, or none | another, or none | the file, if it is there and has other content, is sent again |
 | no, and deleted by this job | yes | there | deleted again |
 | no, and it has no file | yes | | reported, and left for the next sync |
 
 Then each is checked once more; if one still differs, the job fails (`Differs`). A file that has changed since
-it was sent is no difference: the index has what was sent, and the next sync sends the rest.
+it was sent is no difference: the index records what was sent, and the next sync sends the new content.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ class Repairer(Protocol):
     """Repairs a difference."""
 
     async def send_again(self, file: FileEntry, found: Difference) -> IndexRow | None:
-        """Sends the file as it is now, unless the bucket has it, and returns its row; None: it is gone."""
+        """Sends the file's present content unless the bucket has it. Returns its row; None if it is gone."""
         ...
 
     def may_go(self, obj: ObjectEntry) -> bool:
-        """Whether an object that was ordered to be deleted may be deleted again."""
+        """Whether an object whose deletion was requested may be deleted again."""
         ...
 
     async def in_thread(self, function: Any, *values: Any) -> Any: ...
 
 
 class Recheck:
-    """Whatever it raises, a resume repairs what is left."""
+    """Checks and repairs the objects of a run. After any error, resuming the job repairs the rest."""
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class Recheck:
         self.bucket, self.progress, self.control = remover.bucket, remover.progress, remover.control
         self.changes = changes
         self.spool_dir = spool_dir
-        self.left = 0  # objects of others, for the next sync
+        self.left = 0  # objects without a file, for the next sync
         self._strangers: set[tuple[int, str]] = set()  # size and ETag of objects that nobody here sent
         self._failed = 0
 
     async def run(self, collect: Callable[[Found], None]) -> None:
-        """Returns when the bucket has what it should. FatalError `Differs`."""
+        """Checks and repairs all differences. Raises FatalError `Differs` if some remain."""
         with Found(self.spool_dir) as found, Found(self.spool_dir) as wrong, Found(self.spool_dir) as fixed:
             try:
                 await self.in_thread(collect, found)
@@ -185,7 +185,7 @@ class Recheck:
 
 
 async def ask(bucket: Bucket, key: str) -> Head | None:
-    """The object under this key, None for none. Lists it if HEAD is not allowed."""
+    """Returns the object under this key, or None. Lists it if HEAD is not allowed."""
     try:
         return await bucket.head(key)
     except FileError:

@@ -1,4 +1,4 @@
-"""`verify=1` and `verify=deep`: whether the mirror equals the folder. Repairs nothing.
+"""Checks whether the mirror equals the folder (`verify=1` and `verify=deep`). Repairs nothing.
 
 Runs after the last operation of a sync that went well. The folder is scanned and the bucket listed again, and
 the planner joins and compares them as before. Then
@@ -10,11 +10,11 @@ the planner joins and compares them as before. Then
 | there | archived, and `deep` | counted in `objects_unverified` |
 | none | there | a difference, unless the storage retains it, or the file has just gone |
 
-- A listing is a hint: before a difference is reported, HEAD is asked. Over plain http a bit may flip on the
-  way, so bytes that differ are read twice.
-- A file has changed if it is not the one that was compared, according to the index: by its stat, and in doubt
-  by its hash. Other bytes under the same stat are a difference: no sync would notice them.
-- Memory is bounded: `deep` compares ranges, `BYTES_IN_FLIGHT` of them at most.
+- A listing is a hint: a HEAD request confirms each difference before it is reported. Over plain http a bit
+  may flip in transit, so bytes that differ are read twice.
+- A file has changed if it does not match the index: by its stat, and in doubt by its hash. Other bytes with
+  the same stat are a difference, because no sync would notice them.
+- Memory is bounded: `deep` compares ranges, with at most `BYTES_IN_FLIGHT` in memory.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ _ARCHIVED = "InvalidObjectState"  # Amazon S3 API Reference, GetObject
 
 
 class Verification:
-    """`sender` and `started_ns` (when it began) are those of the sync. `alone`: nothing was compared before,
-    so files are counted here, and only those that have changed since then are no difference."""
+    """`sender` and `started_ns` (when it began) are those of the sync. `alone`: no sync has run before, so
+    files are counted here, and only those that have changed since `started_ns` are no difference."""
 
     def __init__(
         self, sender: Sender, folder: Source, *, deep: bool, started_ns: int, one_by_one: bool, alone: bool
@@ -93,7 +93,7 @@ class Verification:
             self.progress.say(f"verified {counts['objects_verified']} of {counts['files_total']} objects")
 
     async def take_extras(self, extras: Spool) -> None:
-        """The objects without a file: records that begin with the key."""
+        """Checks the objects without a file. Each record begins with the key."""
         if self._incomplete:
             return  # it is not known which objects have no file
         keys = (record[0] for record in extras)
@@ -102,12 +102,12 @@ class Verification:
             for key in there:
                 if await self.sender.in_pool(self.folder.entry, key) is not None:
                     self._has_changed(key)
-                else:  # a link that leads out, a socket: not mirrored, but a sync keeps the object
+                else:  # a link that leads outside, a socket: not mirrored, but a sync keeps the object
                     await self._check_extra(key, was_deleted=False)
             await side_by_side(self._check_extra, [key for key in some if key not in there], self.lanes)
 
     def finish(self) -> str:
-        """What was verified, for the job's message. FatalError `VerifyFailed`: there are differences."""
+        """Returns the result for the job's message. Raises FatalError `VerifyFailed` for differences."""
         counts = self.progress.counts
         verified, unverified = counts["objects_verified"], counts["objects_unverified"]
         how = "read back and found equal" if self.deep else "verified"
@@ -145,7 +145,7 @@ class Verification:
             await self._compare(work, asked=asked)
 
     async def _compare(self, work: Candidate, *, asked: bool) -> None:
-        """By hash, if index and stat do not suffice. `asked`: the object is the one that HEAD found."""
+        """Compares, by hash if index and stat do not suffice. `asked`: HEAD has returned the object."""
         file = work.file
         if work.object is not None:
             result = await self.sender.in_pool(
@@ -177,7 +177,7 @@ class Verification:
         return None if head is None else ObjectEntry(key, head.size, head.etag, "")
 
     async def _conclude(self, work: Candidate) -> None:
-        """Decides why the object is not the file's: the file has changed, or it is a difference."""
+        """Decides why object and file differ: the file has changed, or there is a difference to report."""
         key, obj = work.file.key, work.object
         now = await self.sender.in_pool(self.folder.entry, key)
         if now is None or await self.sender.in_pool(self._is_another, now, self.index.find(key)):
@@ -260,8 +260,8 @@ class Verification:
 
     # -- an object without a file
     async def _check_extra(self, key: str, *, was_deleted: bool = True) -> None:
-        """`was_deleted`: a sync would have deleted it. So if it is remembered, its file was there just
-        now."""
+        """Checks an object without a file. `was_deleted`: a sync would have deleted it. So if the index has
+        the object, its file existed a moment ago."""
         try:
             obj = await self._ask(key)
             if obj is None:

@@ -1,4 +1,4 @@
-"""Why a file is sent or an object goes: folder, listing and index are joined and compared.
+"""Decides which files are sent and which objects deleted: joins and compares folder, listing and index.
 
 Nothing here sends or deletes. Read first: `compare`.
 """

@@ -1,9 +1,9 @@
-"""How many ranges of a listing are requested side by side, and how long they are.
+"""Decides how many ranges of a listing are requested concurrently, and how long they are.
 
-A distant store answers each page after a delay, so two requests at once list twice as fast. A near one is
-busy with a single page, and most stores search for the start of each range. We find out by measuring: more
-ranges as long as a page takes little longer than one alone, fewer if all together are hardly faster than one
-after the other. A store that answers faster than we read a page needs no second request.
+A distant store answers each page after a delay, so two concurrent requests list twice as fast. A near store
+is busy with a single page, and most stores search for the start of each range. We find out by measuring: use
+more ranges while a page takes little longer than a single one; use fewer if concurrent requests are hardly
+faster than sequential ones. A store that answers faster than we read a page needs no second request.
 
 Pure: no clock. The event loop records, the planner's thread reads; the numbers may be a page old.
 """
@@ -15,20 +15,20 @@ _MOST = 64
 _READ_SECONDS = 0.0015  # of our own time, for a page
 _FIRST_SECONDS, _FIRST_MOST = 0.004, 12  # at first: a range for each 4 ms that the first page took
 _STEP = 1.5
-_LIKE_ALONE = 2.0  # times the quickest page: while the mean is shorter, more are tried
-_GAIN = 1.6  # times as fast as one after the other: if the gain is smaller, there are too many
-_REST_PAGES = 32  # before more are tried after a reduction
+_LIKE_ALONE = 2.0  # times the quickest page: while the mean is shorter, more ranges are tried
+_GAIN = 1.6  # speed-up over sequential requests: if it is smaller, there are too many ranges
+_REST_PAGES = 32  # after a reduction, before more ranges are tried
 _FULL = 500  # keys: shorter pages are quicker, so they are not compared
 
 
 class Breadth:
-    """`ranges`: how many there should be now; `pages_each`: about how long each is to be."""
+    """`ranges`: the number to use now; `pages_each`: about how many pages each should have."""
 
     def __init__(self) -> None:
         self.ranges = 1
         self._began = False
         self._quickest: float | None = None
-        self._round: list[float] = []  # as many pages as there are ranges
+        self._round: list[float] = []  # the times of as many pages as there are ranges
         self._rest = 0
 
     def go_on(self, ranges: str | None) -> None:
@@ -41,7 +41,7 @@ class Breadth:
         if not self._began:
             self._began = True
             most = min(_FIRST_MOST, int(seconds / _FIRST_SECONDS))
-            # A page without keys is no work for the store, so its time is that of the way.
+            # A page without keys is no work for the store, so its time is that of the network.
             self.ranges = max(1, most) if keys else _useful(seconds)
         if keys < _FULL:
             return
@@ -60,7 +60,7 @@ class Breadth:
 
     @property
     def pages_each(self) -> int:
-        """Fewer if there are more ranges, as the pages of all of them are held until they are read."""
+        """Fewer if there are more ranges, because all their pages are held until they are read."""
         return max(1, PAGES_AHEAD // (2 * self.ranges))
 
 

@@ -1,8 +1,8 @@
-"""Whether a file and an object have the same content: decided from a stat, a listing and what we remember.
+"""Decides whether a file and an object have the same content, from the stat, the listing and the index.
 
 Pure functions. If the verdict is `hash` or `head`, the caller reads the file or asks the store.
 
-`compare(file, object, row)`, the first row that fits:
+`compare(file, object, row)` returns the verdict of the first row that fits:
 
 | object | sizes | row | ETag | verdict |
 | --- | --- | --- | --- | --- |
@@ -15,8 +15,8 @@ Pure functions. If the verdict is `hash` or `head`, the caller reads the file or
 | there | same | the row's ETag (or LastModified) | no content hash | hash |
 | there | same | other or none | no content hash | head |
 
-A row is trusted unless it was made within two seconds of the file's own ctime: within the clock's grain a
-second change would not show (git calls this racily clean).
+A row is trusted unless it was made within two seconds of the file's own ctime: a second change within the
+clock's resolution would not show (git calls this racily clean).
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Decision(NamedTuple):
 
 
 class Candidate(NamedTuple):
-    """A file about which something must be done, and what was decided so far."""
+    """A file that needs work, and the decision so far."""
 
     file: FileEntry
     object: ObjectEntry | None
@@ -115,8 +115,8 @@ def compare(file: FileEntry, obj: ObjectEntry | None, row: IndexRow | None) -> D
 
 def fits_upload_time(modified: str, read_ns: int) -> bool:
     """Whether a LastModified fits an upload of a file that was read at `read_ns` (stores write whole
-    seconds). A later one may be of another client's object. If it is ours all the same (the clocks differ,
-    the upload was slow), one HEAD finds out."""
+    seconds). A later one may belong to another client's object. If it is ours (the clocks differ, or the
+    upload was slow), one HEAD finds out."""
     try:
         listed = datetime.fromisoformat(modified).timestamp()
     except ValueError:
@@ -150,8 +150,8 @@ def match(hashes: dict[int, str], obj: ObjectEntry, row: IndexRow | None) -> tup
 
 
 def after_mismatch(obj: ObjectEntry, etags_are_md5: bool) -> Decision:
-    """Decides when no hash has matched. A plain ETag of a store whose ETags are MD5s proves other content.
-    Else a HEAD is needed: the ETag may be no MD5, and the object's metadata may have the content's MD5."""
+    """Decides if no hash has matched. A plain ETag of a store whose ETags are MD5s proves other content.
+    Otherwise HEAD is needed: the ETag may not be an MD5, and the metadata may have the content's MD5."""
     if etags_are_md5 and etags.parts_of(obj.etag) == 0:
         return _CONTENT
     return _HEAD

@@ -1,14 +1,14 @@
 """Finds where the bucket differs from the index: lists the bucket, and compares it with the index's rows.
 
-`collect` lists the whole bucket, or only the pages around the keys that a run has changed if they are a small
-part of it. A difference is a hint: a listing may lag, and over plain http a bit may flip. Nothing is changed
-here; checks/recheck.py asks the store about each difference and repairs it.
+`collect` lists the whole bucket, or only the pages around the keys that a run has changed, if these are few.
+A difference is a hint: a listing may lag, and over plain http a bit may flip. Nothing is changed here;
+checks/recheck.py asks the store about each difference and repairs it.
 
-- If the index is broken, or cannot hold every row, what the run itself has sent is used as well; all other
-  objects then count as not remembered.
-- A store that does not list in byte order is joined by key (join.py); if it does not list ranges correctly,
+- If the index is broken, or cannot hold every row, the run's own record of what it sent is used as well; all
+  other objects then count as not remembered.
+- A listing that is not in byte order is joined by key (join.py). If the store does not list ranges correctly,
   the whole bucket is listed.
-- Memory grows neither with the bucket nor with the differences, which wait on disk.
+- Memory grows neither with the bucket nor with the differences, which are stored on disk.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ _KEYS = 10_000  # changed keys in memory; after more changes the whole bucket is
 _BATCH = 1000
 _ROWS_UNCHECKED = 4096
 
-Range = tuple[str | None, str]  # the key before the first, the last
+Range = tuple[str | None, str]  # the key before the first one, and the last key
 
 _sent = itemgetter(*(IndexRow._fields.index(name) for name in Brief._fields))
 
 
 class Difference(NamedTuple):
-    """A key whose listed object is not the remembered one. At least one of the two is there."""
+    """A key whose listed object differs from its index row. At least one of the two is set."""
 
     row: IndexRow | None
     listed: ObjectEntry | None
@@ -57,19 +57,19 @@ class Difference(NamedTuple):
 
 
 class Changes:
-    """What a run has sent, and the keys whose deletion it has ordered, in order."""
+    """Records, in order, what a run has sent and the keys whose deletion it has requested."""
 
     def __init__(self, spool_dir: str) -> None:
         self.count = 0
         self._spool = Spool(spool_dir)
         self._batch: list[tuple[Any, ...]] = []
-        self._keys: list[str] = []  # of those before the batch
+        self._keys: list[str] = []  # of the changes before the batch
 
     def sent(self, row: IndexRow) -> None:
         self._add(row.key, row.size, row.etag)
 
     def ordered(self, key: str) -> None:
-        """Notes that its deletion was ordered."""
+        """Records that the deletion of this key was requested."""
         self._add(key, 0, None)
 
     def _add(self, *change: Any) -> None:
@@ -79,7 +79,7 @@ class Changes:
             self._flush()
 
     def _flush(self) -> None:
-        if self._batch:  # many in one record, which takes a third of the time
+        if self._batch:  # writing many in one record takes a third of the time
             if len(self._keys) <= _KEYS:
                 self._keys += [record[0] for record in self._batch]
             self._spool.append(tuple(self._batch))
@@ -92,13 +92,13 @@ class Changes:
         return sorted(set(self._keys)) if len(self._keys) <= _KEYS else None
 
     def __iter__(self) -> Iterator[tuple[str, int, str | None]]:
-        """(key, size, ETag), without an ETag (None) for a deletion."""
+        """Yields (key, size, ETag); the ETag is None for a deletion."""
         self._flush()
         for batch in self._spool:
             yield from batch
 
     def deleted(self, keys: set[str]) -> set[str]:
-        """Those of the keys whose deletion was ordered."""
+        """Returns those of the keys whose deletion was requested."""
         return {key for key, _, tag in self if tag is None and key in keys}
 
     def close(self) -> None:
@@ -106,7 +106,7 @@ class Changes:
 
 
 class Found:
-    """Differences that wait on disk."""
+    """Stores differences on disk."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -129,7 +129,7 @@ class Found:
             self.append(difference)
 
     def chunks(self, *, known: bool | None = None) -> Iterator[list[Difference]]:
-        """Yields them in lists: all, only those with a row (`known`), or only those without."""
+        """Yields lists of differences: all, only those with a row (`known`), or only those without."""
         chosen = (d for d in map(_unpack, self._spool) if known is None or known is (d.row is not None))
         while chunk := list(islice(chosen, CHUNK)):
             yield chunk
@@ -211,7 +211,7 @@ class _Watch(join.Watcher):
 
 
 def _fill(table: Table, index: Index, changes: Changes, check: Callable[[], None]) -> None:
-    """Adds what is known to have been sent: by this run, and before it, as far as the index can be read."""
+    """Adds what this run has sent, and, if the index can be read, what earlier runs have sent."""
     for key, size, tag in changes:
         if tag is not None:
             table.add(ObjectEntry(key, size, tag, ""))
@@ -248,9 +248,9 @@ def differences(
 
 
 class Ascending:
-    """Yields the rows of an index. Those of a page that matches them are skipped as a whole, in C.
+    """Yields the rows of an index. Skips all rows of a page that matches them at once, in C.
 
-    Only the columns that a listing has are read, until a row is yielded; from that one on, whole rows.
+    Reads only the columns that a listing has until it yields a row; from then on, it reads whole rows.
     """
 
     def __init__(self, index: Index, check: Callable[[], None], ranges: list[Range] | None = None) -> None:
@@ -300,8 +300,8 @@ class Ascending:
 
 # -- only what changed
 def _ranges_of(index: Index, changes: Changes, bucket: Listable) -> list[Range]:
-    """The ranges around the keys that changed. Empty if listing all costs no more, or the
-    store lists no ranges."""
+    """Returns the ranges around the changed keys; none if listing the whole bucket costs no more, or if the
+    store does not list ranges."""
     keys = changes.keys
     pages = bucket.files // PAGE_KEYS
     if keys is None or pages < 2 or not bucket.cuts or not all(map(is_text, keys)):
@@ -320,7 +320,7 @@ def _ranges_of(index: Index, changes: Changes, bucket: Listable) -> list[Range]:
 
 
 class Ranges:
-    """The pages of some ranges of the bucket: the keys behind `low` up to `high`. Raises NotInRanges."""
+    """Lists some ranges of the bucket: the keys after `low`, up to `high`. Raises NotInRanges."""
 
     def __init__(self, ranges: list[Range], fetch_range: FetchRange) -> None:
         self._ranges = ranges

@@ -1,16 +1,16 @@
-"""The join of the folder and the bucket: two streams in, pairs out. Pure, but for the spools it is given.
+"""Joins the folder and the bucket: two streams in, pairs out. Pure, except for the spools it is given.
 
-`join` yields `(local, object)`: both, `(local, None)` for what is only in the folder, `(None, object)` for
-what is only in the bucket. `local` is any record whose first field is a FileEntry's key order (the caller's
-tuple of file and index row). Promises:
+`join` yields `(local, object)` for a key in both, `(local, None)` for a key only in the folder, and
+`(None, object)` for a key only in the bucket. `local` is the caller's tuple of file and index row, in order
+of the files' keys. `join` guarantees:
 
-- `(local, None)` comes only when it is certain that the bucket does not hold the key: once the listing is
-  complete and was in order up to there. Until then such files wait in a spool, so that a store that lists
-  out of order never makes us send what it has.
-- A file `x` waits, too, if the bucket holds objects below `x/`: these are then known before it comes.
-- `(None, object)` comes last, after the whole of both streams.
-- At the first key out of order the rest of the listing goes into a table and the join goes on by key: the
-  same pairs, in another order. Nothing that was yielded before has to be taken back.
+- `(local, None)` is yielded only when the bucket certainly lacks the key: when the listing is complete and
+  was in order up to there. Until then such files wait in a spool, so that we never send an object that the
+  store has, even if it lists out of order.
+- A file `x` also waits if the bucket has objects below `x/`, so that these are known first.
+- `(None, object)` is yielded last, after the end of both streams.
+- After the first key out of order, the rest of the listing is stored in a table and joined by key. This gives
+  the same pairs in another order; pairs that were yielded before remain correct.
 - Memory does not grow with either stream.
 """
 
@@ -33,7 +33,7 @@ _key = itemgetter(0)
 
 
 class Watcher:
-    """Hears of the join while it goes on. This one skips nothing."""
+    """Is called during the join. This base class skips nothing."""
 
     def on_unordered(self) -> None:
         """Called at the first key out of order."""
@@ -54,8 +54,8 @@ class _OutOfOrder(Exception):
 
 
 class _Ordered:
-    """The objects of a listing one by one, as long as they ascend. `certain`: the whole listing is here, and
-    ascends to its end."""
+    """Returns the objects of a listing one by one while their keys ascend. `certain`: the whole listing has
+    arrived, and ascends to its end."""
 
     def __init__(self, listing: Pages) -> None:
         self._listing = listing
@@ -92,14 +92,14 @@ class _Ordered:
         return all(map(lt, keys, islice(keys, 1, None)))
 
     def has_below(self, key: str) -> bool:
-        """Whether the rest of the listing, which is the current page, has a key below the folder `key`. The
-        entry that was handed out last counts, too: it is the one that `key` is compared with."""
+        """Whether the rest of the listing, which is the current page, has a key below the folder `key`. This
+        includes the entry that was returned last, because `key` is compared with it."""
         below = f"{key}/"
         at = bisect_left(self._page, below, lo=max(0, self._at - 1), key=_key)
         return at < len(self._page) and self._page[at].key.startswith(below)
 
     def rest(self) -> Iterator[ObjectEntry]:
-        """Yields what has not been handed out, in any order."""
+        """Yields the entries that were not returned yet, in any order."""
         yield from self._page[self._at :]
         for page in self._pages:
             yield from page
@@ -111,7 +111,7 @@ def join(
     spool: Callable[[], Spool],
     watcher: Watcher | None = None,
 ) -> Iterator[Pair]:
-    """Yields the pairs as promised above, except those of pages that the watcher skips. Always closes its
+    """Yields the pairs as described above, except those of pages that the watcher skips. Always closes its
     spools."""
     watcher = watcher or Watcher()
     held, extra = spool(), spool()
@@ -159,7 +159,7 @@ def join(
 
 
 def _fill(table: Table, extra: Spool, objects: _Ordered) -> None:
-    """Adds what was only in the bucket so far, and the rest of the listing."""
+    """Adds the objects that were only in the bucket so far, and the rest of the listing."""
     for record in extra:
         table.add(ObjectEntry._make(record))
     for entry in objects.rest():

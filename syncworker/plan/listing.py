@@ -1,18 +1,18 @@
 """Lists a whole bucket page by page, and checks that the listing is consistent.
 
 A listing is broken, and the job must fail without deleting anything, if it is truncated and has no token, or
-repeats a token, a page or a key. Keys out of byte order are no fault (SeaweedFS, S3 Express and others list
-so) but change how they are joined: join.py.
+repeats a token, a page or a key. Keys out of byte order are no error (SeaweedFS, S3 Express and others list
+this way), but they are joined differently (join.py).
 
-Pages come one round trip after the other. Where keys to cut at are known (`cuts`), ranges between them are
-listed side by side with `start-after`, as many and as long as pays (breadth.py). At each border the two
-ranges must agree: what one range lists behind the border must be what the next one begins with. So each goes
-on where the one before has ended, whatever order the store lists in, and no key is lost or comes twice. If
+By tokens, each page costs one more round trip. If keys to cut at are known (`cuts`), the ranges between them
+are listed concurrently with `start-after`; breadth.py decides their number and length. At each border the two
+ranges must agree: the entries that one range lists after the border must be the first of the next range. So
+each range continues where the previous one ended, in any listing order, and no key is lost or repeated. If
 they do not agree (another order, a `start-after` that is ignored or refused, a change in between), the ranges
-are dropped, and the listing goes on from where it is, by tokens alone.
+are dropped, and the listing continues from its position by tokens alone.
 
-A job that looks at some folders only lists what lies below these, one after the other, as if it were one
-listing (`page_of_folders`); the rest of the bucket is never named, and so never deleted.
+A job for only some folders lists their prefixes one after the other, as one listing (`page_of_folders`). The
+rest of the bucket is never listed, and so never deleted.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.s3.xml_messages import PAGE_KEYS, Page
 
-SPARE_KEYS = 20  # of a page, behind the cut: they show whether the next range agrees
+SPARE_KEYS = 20  # of a page, after the cut: they show whether the next range agrees
 CUT_KEYS = PAGE_KEYS - SPARE_KEYS  # between two cuts
-_MOST_CUTS = 32  # in one range: if few keys are left between them, it passes over many
+_MOST_CUTS = 32  # in one range; it passes many if few keys are left between them
 _EMPTY_PAGES = 1000  # in a row: some stores send a few where much was deleted
 
 
@@ -41,8 +41,8 @@ class PendingPage(Protocol):
 
 
 class PendingRange(Protocol):
-    """The requested pages of a range, up to the one that passes its end, or the last of the bucket. Iterating
-    waits for each. `is_fetching`: a page is on its way."""
+    """The requested pages of a range, up to the page that passes its end, or the bucket's last. Iterating
+    waits for each. `is_fetching`: a request is in flight."""
 
     @property
     def is_fetching(self) -> bool: ...
@@ -50,13 +50,13 @@ class PendingRange(Protocol):
     def __iter__(self) -> Iterator[Page]: ...
 
 
-# Behind the first key, up to the second one.
+# Lists the keys after the first key, up to the second.
 FetchRange = Callable[[str | None, str | None], PendingRange]
 
 
 @dataclass(slots=True, eq=False, repr=False)
 class _Range:
-    """`pages`: how many were expected; `cuts`: how many stretches between two cuts it is made of."""
+    """`pages`: the expected number; `cuts`: the number of stretches between two cuts that it has."""
 
     high: str | None
     pages: int
@@ -76,7 +76,7 @@ class _Range:
 
 
 class Pages(Protocol):
-    """What can be joined with a folder. `complete`: the last page has been given."""
+    """A listing that can be joined with a folder. `complete`: the last page has been received."""
 
     complete: bool
 
@@ -84,10 +84,10 @@ class Pages(Protocol):
 
 
 class Listing:
-    """Iterates over the pages of a bucket, the next one being fetched while one is used.
+    """Iterates over the pages of a bucket, and fetches the next page while one is used.
 
-    `complete` is True once the last page has been received: every key still to come is in hand.
-    `refuses_ranges`: the store answered an error to `start-after`.
+    `complete` is True once the last page has been received: every remaining key is in memory.
+    `refuses_ranges`: the store answered `start-after` with an error.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class Listing:
     ) -> None:
         self._fetch = fetch
         self._fetch_range = fetch_range
-        self._cuts = _ascending(cuts or ())  # not used yet
+        self._cuts = _ascending(cuts or ())  # those not used yet
         self._breadth = breadth or Breadth()
         self._ahead: deque[_Range] = deque()
         self._behind: str | None = None  # where the next range begins
@@ -185,7 +185,7 @@ class Listing:
                 return
 
     def _begin_ranges(self, fetch_range: FetchRange, current: _Range | None = None) -> None:
-        """Requests as many ranges as pay; at least one if there is no current one."""
+        """Requests as many ranges as make the listing faster; at least one if there is no current range."""
         fetching = sum(range_.pending.is_fetching for range_ in self._ahead)
         fetching += current is not None and current.pending.is_fetching
         expected = sum(range_.pages for range_ in self._ahead)
@@ -201,7 +201,7 @@ class Listing:
             fetching, expected = fetching + 1, expected + pages
 
     def _pass_cuts(self, count: int) -> str | None:
-        """Passes this many cuts and returns the last of them, None behind the last cut of all."""
+        """Passes this many cuts and returns the last one passed; None after the last cut of all."""
         high = None
         for high in islice(self._cuts, count):  # noqa: B007
             pass
@@ -209,7 +209,7 @@ class Listing:
         return high
 
     def _agrees(self, entries: Sequence[ObjectEntry], passed: int, end: str | None) -> bool:
-        """Whether what this range lists behind its end is what the next range begins with."""
+        """Whether the entries that this range lists after its end are the first of the next range."""
         if end is None or not self._ahead or min(_keys(entries[passed:]), default=end) <= end:
             return False
         try:
@@ -221,7 +221,7 @@ class Listing:
         return first[: len(behind)] == behind[: len(first)] and bool(first)
 
     def _expect_nothing(self, ranges: Iterable[Iterable[Page]], end: str) -> None:
-        """Checks that no later range lists a key behind `end`, which is the last of the listing."""
+        """Checks that no later range lists a key after `end`, which is the last key of the listing."""
         for pages in ranges:
             try:
                 first = next((page.entries for page in pages if page.entries), [])
@@ -254,8 +254,8 @@ def prefixes_of(folders: Sequence[str]) -> tuple[str, ...]:
 async def page_of_folders(
     list_below: Callable[[str | None, str], Awaitable[Page]], prefixes: Sequence[str], behind: str | None
 ) -> Page:
-    """Lists a page of the keys that begin with one of `prefixes`; after the last page of one follows the
-    next."""
+    """Lists a page of the keys that begin with one of `prefixes`. After the last page of one prefix, the
+    next prefix follows."""
     number, token = (behind.number, behind.token) if isinstance(behind, FolderToken) else (0, None)
     page = await list_below(token, prefixes[number])
     if page.truncated:
@@ -274,7 +274,7 @@ def _ascending(keys: Iterable[str]) -> Iterator[str]:
 
 
 def _first_beyond(entries: Sequence[ObjectEntry], end: str | None) -> int | None:
-    """Returns the place of the first key behind the end of a range."""
+    """Returns the position of the first key after the end of a range."""
     if end is None or not entries:
         return None
     keys = _keys(entries)

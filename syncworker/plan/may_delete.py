@@ -41,8 +41,9 @@ class Rules(NamedTuple):
     def question(
         self, deletions: int, listed: int, others: int, *, bucket: bool, empties: bool = False
     ) -> Question | None:
-        """None: they may be deleted. `others`: how many of them the approved plan does not name; `bucket`: it
-        does not name the bucket, which is to be deleted, too; `empties`: the bucket is deleted with them."""
+        """Returns None if the objects may be deleted. `others`: how many of them the approved plan does not
+        name; `bucket`: the bucket is to be deleted, and the approved plan does not name it; `empties`: the
+        bucket is deleted with the objects."""
         if self.is_plan:
             return Question()
         if self.is_approved:

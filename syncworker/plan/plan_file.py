@@ -1,7 +1,7 @@
 """`jobs/ID.plan.jsonl`: what a job would do (`Draft`), and what somebody has approved (`ApprovedPlan`).
 
-One line an operation, in the order of their keys, a bucket's deletion last; size, etag and modified are of
-the object as it was listed, null where there is none:
+One line per operation, in order of the keys; the deletion of the bucket is last. Size, etag and modified are
+those of the listed object, or null if there is none:
 
 | op | reason |
 | --- | --- |
@@ -10,10 +10,10 @@ the object as it was listed, null where there is none:
 | delete | gone |
 | delete_bucket | gone; the key is the bucket |
 
-A draft notes operations in any order and leaves the whole plan under a temporary name, synced; `publish`
+A draft records operations in any order, and writes the whole plan under a temporary name, synced; `publish`
 renames it, together with the job's state. The status has the number of lines and the SHA-256 of the file: a
-file that does not match them is refused. What is noted, and the deletions of an approved plan, wait on disk,
-so memory does not grow with a plan.
+file that does not match them is refused. The operations of a draft and the deletions of an approved plan are
+stored on disk, so memory does not grow with a plan.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FIELDS = ("op", "key", "size", "etag", "modified", "reason")
 
 
 class Draft:
-    """A plan in the making. `prefix` is that of the keys people see. OSError: the disk is full."""
+    """Collects a plan. `prefix`: put before each key in the file. Raises OSError if the disk is full."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
@@ -82,7 +82,7 @@ class Draft:
 
 
 def publish(path: str) -> None:
-    """Gives the plan that `Draft.write` has written its name, durably."""
+    """Renames the plan that `Draft.write` has written to its final name, durably."""
     durable_files.move_aside(f"{path}.tmp", path)
     durable_files.sync_directory(os.path.dirname(path) or ".")
 
@@ -91,7 +91,7 @@ class ApprovedPlan:
     """The deletions that were approved; keys are without the job's prefix."""
 
     def __init__(self, path: str, plan: Mapping[str, Any], prefix: str) -> None:
-        """Reads all of it. FatalError PlanDamaged: it is not the file that was written."""
+        """Reads the plan. Raises FatalError PlanDamaged if it is not the file that was written."""
         self.deletes_bucket = False
         self._objects = Table()
         try:
@@ -124,7 +124,7 @@ class ApprovedPlan:
             self._objects.add(ObjectEntry(key, line["size"], line["etag"] or "", line["modified"] or ""))
 
     def others(self, objects: Iterable[ObjectEntry]) -> int:
-        """How many of these it does not name as they are now."""
+        """Returns how many of these objects the plan does not name in their present version."""
         return sum(not self.names(obj) for obj in objects)
 
     def names(self, obj: ObjectEntry) -> bool:

@@ -1,4 +1,4 @@
-"""The planner's thread: scan, listing and index go in, what must be done comes out in batches of events.
+"""The planner's thread: compares scan, listing and index, and emits the work to do in batches of events.
 
 Events, in the order in which they are found:
 
@@ -9,8 +9,8 @@ Events, in the order in which they are found:
 | remember | an index row that has learned its object's LastModified |
 | skip, unreadable | the scan's item |
 | renamed | a `Candidate`: a file that the store may keep under a key that nobody sent |
-| complete | the scan and the listing have come to their ends |
-| error | what ended the plan instead |
+| complete | the scan and the listing have ended |
+| error | the error that ended the plan instead |
 
 Objects without a file go to `deletes`, a spool that is complete once the event `complete` was emitted. The
 planner is never more than a few batches ahead of the event loop: `emit` blocks.
@@ -37,7 +37,7 @@ from syncworker.plan.compare import NEW, Candidate, Verdict
 from syncworker.plan.listing import CUT_KEYS, SPARE_KEYS, Listing, PendingPage, PendingRange
 from syncworker.plan.spool import Spool
 
-if TYPE_CHECKING:  # they cost each start; most jobs have no filter
+if TYPE_CHECKING:  # importing them slows each start; most jobs have no filter
     from syncworker.options.object_headers import ObjectHeaders
     from syncworker.options.patterns import PathFilter
 
@@ -64,18 +64,18 @@ class EventQueue(Protocol):
 
 
 class RemoteOnlyKeys(Protocol):
-    """Is given the keys of objects that seem to have no file, before this is certain."""
+    """Receives the keys of objects that seem to have no file, before this is certain."""
 
     def note_remote_only(self, key: str) -> None:
         """The object may be deleted."""
 
     def note_kept(self, key: str) -> None:
-        """The object stays all the same."""
+        """The object is kept although it has no file."""
 
 
 class Outdated:
-    """Which objects were given other headers, tags or class than the options ask for now. Reads the index by
-    a connection of its own, in the planner's thread; `headers` is not shared with another thread."""
+    """Finds objects that have other headers, tags or class than the options now request. Reads the index by
+    its own connection, in the planner's thread; `headers` is not shared with another thread."""
 
     def __init__(self, rows: GivenRows, headers: ObjectHeaders) -> None:
         self._rows, self._headers = rows, headers
@@ -83,16 +83,16 @@ class Outdated:
 
     @classmethod
     def of(cls, index: Index, headers: ObjectHeaders) -> Outdated | None:
-        """None: no object can be outdated, because nothing is asked for and no object was given anything."""
+        """Returns None if nothing is requested and no object was given anything, or the index is broken."""
         if index.broken is not None or not (headers.any or index.has_given()):
             return None
         return cls(index.given_rows(), headers)
 
     def any_of(self, keys: Sequence[str]) -> bool:
-        """Whether one of these objects is, which all have rows and whose keys ascend."""
+        """Whether one of these objects is outdated. All must have rows, and their keys must ascend."""
         given = self._rows.between(keys[0], keys[-1])
         if given is None:
-            return False  # the index is damaged: nothing is done to what is not known
+            return False  # the index is damaged: unknown objects are left as they are
         return any(self._headers.differs(key, given.get(key, "")) for key in keys)
 
 
@@ -111,9 +111,9 @@ KEEPS_NONE = Kept()
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What is planned. `every`: unchanged files are work as well. `outdated`: which of these the store is to
-    update. `whole`: all of the mirror is listed. `first_cuts`: where the first listing of all may be
-    cut."""
+    """What is planned. `every`: unchanged files are work as well. `outdated`: finds those whose objects need
+    an update. `whole`: the whole mirror is listed. `first_cuts`: keys at which the first listing of a
+    destination may be cut."""
 
     key_bytes_max: int = KEY_MAX_BYTES
     every: bool = False
@@ -124,7 +124,7 @@ class Scope:
 
 
 class Planner(join.Watcher):
-    """Joins folder, bucket and index in a thread of its own: `run` is the thread's whole life."""
+    """Joins folder, bucket and index in its own thread, which runs `run` and then ends."""
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class Planner(join.Watcher):
         self.scope, self.outdated = scope, scope.outdated
         self.remote_only = remote_only
         self.deletes = Spool(spool_dir)  # ObjectEntry
-        self.listed = 0  # objects of the mirror, as far as they were compared
+        self.listed = 0  # objects of the mirror that were compared so far
         self._events: list[Event] = []
         self._found = self._found_bytes = 0
         self._same = self._same_bytes = 0
@@ -151,7 +151,7 @@ class Planner(join.Watcher):
         self._cuts: list[str] = []  # for the next sync
         self._listing: Listing | None = None
         self._seen, self._next_cut = 0, CUT_KEYS  # files
-        self._items: Iterator[ScanItem] = iter(())  # of the scan, and those of it that were given back
+        self._items: Iterator[ScanItem] = iter(())  # of the scan; `_again`: those that were put back
         self._again: Iterator[ScanItem] = iter(())
         self._rows: Rows[IndexRow] | None = None
 
@@ -209,8 +209,8 @@ class Planner(join.Watcher):
         return self._cuts if behind_the_last > SPARE_KEYS else self._cuts[:-1]
 
     def _open_listing(self) -> Listing:
-        """Lists by ranges if an earlier sync has found that the store lists in order, and left keys to cut
-        at. On a first sync the cuts come from the folder, if the store is so far away that ranges pay."""
+        """Lists by ranges if an earlier sync has found that the store lists in order, and has saved keys to
+        cut at. On a first sync the cuts come from the folder, if the store is so distant that ranges help."""
         known = self.index.fact("cuts") if self.scope.whole else "[]"
         cuts: Iterable[str] = json.loads(known or "[]")
         if cuts:
@@ -247,7 +247,7 @@ class Planner(join.Watcher):
                 self._event("skip" if isinstance(item, Skip) else "unreadable", item)
 
     def skip_page_if_unchanged(self, page: Sequence[ObjectEntry]) -> bool:
-        """Counts the next files, as many as the page has objects, if they are these and all unchanged."""
+        """If the next files match the page one to one and are all unchanged, counts them and returns True."""
         rows = self._rows
         if self.scope.every or rows is None:
             return False

@@ -1,6 +1,6 @@
-"""Any number of records on disk, for what can be decided or carried out only at the end.
+"""Stores any number of records on disk, until they can be decided or carried out at the end.
 
-The files have no name from the moment they are made, so nothing remains after a crash. Records are written
+The files are created without a name, so nothing remains after a crash. Records are written
 with `marshal`: tuples of strings, bytes and numbers, read by the same process that wrote them.
 """
 
@@ -21,7 +21,7 @@ _IN_MEMORY = 1 << 20
 
 
 class Spool:
-    """Append, then read in order, any number of times. Nothing touches the disk below 1 MiB."""
+    """Records to append, then to read in order, any number of times. Up to 1 MiB stays in memory."""
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
@@ -59,10 +59,10 @@ class Spool:
 
 
 class _Database:
-    """A table of records by key, in a temporary file of SQLite's. OSError: the disk is full."""
+    """A table of records by key, in a temporary SQLite file. Raises OSError if the disk is full."""
 
     def __init__(self, columns: str) -> None:
-        # An empty name is SQLite's for a database in a temporary file that is removed when closed.
+        # With an empty name, SQLite uses a temporary file that it removes when it closes the database.
         self._db = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._do("PRAGMA journal_mode=OFF")
         self._do("PRAGMA synchronous=OFF")
@@ -84,13 +84,13 @@ class _Database:
 
 
 class Table(_Database):
-    """Objects by key, for a listing that does not come in order. On disk, whatever their number."""
+    """Stores objects by key, for a listing that is out of order. On disk, whatever their number."""
 
     def __init__(self) -> None:
         super().__init__("size INTEGER, etag TEXT, modified TEXT")
 
     def add(self, entry: ObjectEntry) -> bool:
-        """Returns False when the key is there already: a listing never names a key twice."""
+        """Returns False if the key exists already; a correct listing never names a key twice."""
         key = _raw(entry.key)
         return self._do("INSERT OR IGNORE INTO records VALUES (?,?,?,?)", key, *entry[1:]).rowcount == 1
 
@@ -115,8 +115,8 @@ class Table(_Database):
 
 
 class Ordered(_Database):
-    """Records by key: written in any order, read in that of the keys' bytes. The last record of a key
-    counts."""
+    """Stores records by key: written in any order, read in byte order of the keys. The last record of a key
+    wins."""
 
     def __init__(self) -> None:
         super().__init__("record BLOB")

@@ -1,9 +1,8 @@
 """Hot path: recognizes whole pages of unchanged files, in a tenth of the time that `compare` takes.
 
-Most syncs find most pages of the listing as they left them. `unchanged` compares a page by columns, in C. It
-either knows that `compare.compare` would call each of the files unchanged, or returns None, and each file is
-then compared by itself. It must never call a file unchanged that `compare` would not
-(tests/unit/plan/test_runs.py).
+In most syncs, most pages of the listing are unchanged. `unchanged` compares a page by columns, in C. If it is
+not sure that `compare.compare` would call each file unchanged, it returns None, and each file is compared on
+its own. It must never call a file unchanged that `compare` would not (tests/unit/plan/test_runs.py).
 """
 
 from __future__ import annotations
