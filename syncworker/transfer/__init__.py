@@ -1,4 +1,4 @@
-"""How bytes move and objects go: reading, sending, deleting, and checking that it was done.
+"""Reads and sends files, deletes objects, and checks that the store has done both.
 
 Nothing here decides whether a file is sent. Read first: `lanes`.
 """

@@ -1,4 +1,4 @@
-"""What each stage of an attempt is given: the order, the things it works on, and how it waits."""
+"""The context of each stage of an attempt: the order, the bucket, the index and so on, and the waits."""
 
 from __future__ import annotations
 
@@ -23,8 +23,7 @@ from syncworker.transfer.blocking_keys import Obstacles
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Order:
-    """What the request asks for, and the settings allow. `approved`: the approved plan, as the status names
-    it."""
+    """What the request asks for and the settings allow. `approved`: the approved plan, from the status."""
 
     uploads_dir: str
     source: str
@@ -40,8 +39,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class Attempt:
-    """`pool` has the threads that read files, `disk` those that mostly wait for one. `changes` is closed by
-    whoever made the attempt."""
+    """`pool` has the threads that read files, `disk` those that mostly wait for a disk. The creator of the
+    attempt closes `changes`."""
 
     order: Order
     bucket: Bucket
@@ -74,8 +73,8 @@ class Attempt:
         return await asyncio.get_running_loop().run_in_executor(self.disk, function, *values)
 
     async def wait_interval(self) -> None:
-        """Awaited before each operation: the time that `wait` asks for, then the end of a pause. A stop ends
-        both at once."""
+        """Waits before each operation: for the time given by `wait`, then for the end of a pause. A stop ends
+        both immediately."""
         if self.order.wait_seconds:
             await self._rest()
         if self.pause.on:

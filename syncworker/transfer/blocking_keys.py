@@ -1,8 +1,8 @@
-"""Objects without a file that block an upload.
+"""Finds objects without a file that block an upload.
 
 A store that is a file system cannot hold both `x` and `x/y`. If one has replaced the other in the folder, the
-old object must be deleted before the new one can be sent: the one exception to "deletions come last". It is
-made only if the store has refused the upload, and nothing else has failed.
+old object must be deleted before the new one can be sent: the one exception to "deletions come last". It
+applies only if the store has refused the upload, and nothing else has failed.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def ancestors(key: str) -> Iterator[str]:
 
 
 class Obstacles:
-    """The objects without a file, as far as they are known. The planner's thread adds keys, the event loop
-    asks; a key that is added late only costs extra tries."""
+    """The known objects without a file. The planner's thread adds keys, and the event loop queries them; a
+    key that is added late only costs extra tries."""
 
     def __init__(self) -> None:
         self._keys: set[str] = set()
         self._above: set[str] = set()
-        self._kept: dict[str, str] = {}  # folders of objects that stay, and one of these
+        self._kept: dict[str, str] = {}  # folder -> an object in it that stays
 
     def note_remote_only(self, key: str) -> None:
         if len(self._keys) < _NOTED and len(self._above) < _NOTED_ABOVE:
@@ -41,7 +41,7 @@ class Obstacles:
             self._above.update(ancestors(key))
 
     def note_kept(self, key: str) -> None:
-        """Notes an object without a file that is not to be deleted."""
+        """Records an object without a file that is not to be deleted."""
         if len(self._kept) < _NOTED_ABOVE:
             self._kept.update(dict.fromkeys(ancestors(key), key))
 
@@ -69,8 +69,8 @@ def in_the_way(deletes: Iterable[RemoteOnly], uploads: set[str]) -> list[tuple[s
 
 
 async def normalizes_paths(bucket: Bucket, index: Index, deletes: Iterable[RemoteOnly], key: str) -> bool:
-    """Whether the store takes `key/` for `key`; an object below `key` is asked for. Such a store is a file
-    system, and an upload of `x` beside `x/y` would not only fail but hide `x/y` (rclone serve s3)."""
+    """Whether the store treats `key/` as `key`; tests it with an object below `key`. Such a store is a file
+    system, where an upload of `x` beside `x/y` would not only fail but also hide `x/y` (rclone serve s3)."""
     fact = "cleans_paths"
     if index.fact(fact) is None:
         for stranger, size, *_ in deletes:

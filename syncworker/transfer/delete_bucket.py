@@ -1,14 +1,14 @@
 """Empties a bucket and deletes it, for a folder without a file.
 
-Everything in the bucket is to go, so a flipped bit in DeleteObjects can do no harm: each request has a
-thousand keys, on every store, even over plain http. The next listing shows what a request has deleted, not
-its answer; what is still listed is deleted one by one (stores that are file systems keep folder markers). New
-objects are deleted only after they were listed. There are several rounds, until the bucket is gone.
+Everything in the bucket is to be deleted, so a flipped bit in DeleteObjects can do no harm: each request has
+a thousand keys, on every store, even over plain http. The next listing, not the answer, shows what a request
+has deleted; objects that are still listed are deleted one by one (stores that are file systems keep folder
+markers). New objects are deleted only after they were listed. Rounds are repeated until the bucket is gone.
 
-In a bucket with versions no object may reappear: first all older versions are deleted, then the latest one,
-then the delete markers, and the latest version or a marker only if its key has nothing else left. If the
-store retains a version (object lock), its key stays as it was, is reported and counted once, and the bucket
-stays. Memory: one page, and the keys that stay; after `_MOST_KEPT` of them the work ends.
+In a bucket with versions, no object may reappear: first all older versions are deleted, then the latest one,
+then the delete markers; the latest version or a marker only if its key has nothing else left. If the store
+retains a version (object lock), its key stays as it was, is reported and counted once, and the bucket stays.
+Memory holds one page, and the keys that stay; after `_MOST_KEPT` of these the work ends.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from syncworker.transfer.delete_objects import Remover
 
 _ROUNDS = 10
 _MOST_KEPT = 10_000
-_FINAL = frozenset({"Retained", "AccessDenied"})  # another round would be answered the same
-_OLDER, _LATEST, _MARKER = range(3)  # the order in which the versions of a key go
+_FINAL = frozenset({"Retained", "AccessDenied"})  # another round would get the same answer
+_OLDER, _LATEST, _MARKER = range(3)  # the order in which a key's versions are deleted
 _Marker = dict[str, str]
 
 
 class _Item(NamedTuple):
-    """An object (`version` None), a version or a delete marker; `shown`: as a listing of objects has it, None
-    if it has not. `rank`: items with a lower one are deleted before."""
+    """An object (`version` None), a version or a delete marker. `shown`: its entry in a listing of objects,
+    or None. Items with a lower `rank` are deleted first."""
 
     key: str
     version: str | None
@@ -60,7 +60,7 @@ class Unplanned(FatalError):
 
 
 class BucketRemoval:
-    """`may_go` is asked of each object that is listed, before it is deleted."""
+    """Empties and deletes one bucket. Calls `may_go` for each listed object before it deletes any."""
 
     def __init__(self, remover: Remover, may_go: Callable[[ObjectEntry], bool] = lambda _: True) -> None:
         self.may_go = may_go
@@ -69,8 +69,8 @@ class BucketRemoval:
         self.kept: dict[str, SyncError] = {}  # key -> why it still exists
 
     async def run(self) -> bool:
-        """Deletes every version, upload and object, then the bucket. A missing bucket is success: returns
-        False."""
+        """Deletes every version, upload and object, then the bucket. Returns False if the bucket did not
+        exist, which is no error."""
         last: SyncError | None = None
         for round_number in range(_ROUNDS):
             self.kept.clear()
@@ -155,8 +155,8 @@ class BucketRemoval:
             marker = following
 
     async def _work_off(self, fetch: Callable[[], Awaitable[_Page]], most: int = 0) -> _Marker | None:
-        """Deletes what has the lowest rank on a page, if that is at most `most`, and fetches the page again,
-        until nothing of it can go."""
+        """Deletes the items with the lowest rank on a page, if that is at most `most`, and fetches the page
+        again, until nothing on it can be deleted."""
         asked: dict[ObjectVersion, _Item] = {}  # by the last batch
         refused: dict[ObjectVersion, SyncError] = {}
         alone: set[ObjectVersion] = set()
@@ -194,7 +194,7 @@ class BucketRemoval:
         return self.remover.one_by_one or not xml_documents.can_carry(item.key)
 
     async def _batch(self, names: Sequence[ObjectVersion]) -> dict[ObjectVersion, SyncError]:
-        """Returns what the answer refuses; {} if there is no answer: the next listing shows what is left."""
+        """Returns the refused deletions; {} if there is no answer: the next listing shows what is left."""
         await self.remover.turn()
         operation = self.progress.begin("delete", names[0][0], 0)
         try:
@@ -206,7 +206,7 @@ class BucketRemoval:
             self.progress.end(operation)
 
     async def _keep(self, item: _Item, error: FileError) -> None:
-        """Keeps an item that the store refuses to delete for good, and asks whether it retains it."""
+        """Records an item that the store finally refuses to delete, and asks whether the store retains it."""
         self.control.check()
         if item.version is not None and (until := await self.bucket.retained(item.key, item.version)):
             said = f"Retained {until}: the storage deletes it no sooner (object lock)"
@@ -217,8 +217,8 @@ class BucketRemoval:
                 self.kept[item.key] = error
 
     async def _one_by_one(self, items: Sequence[_Item], outlived: Set[ObjectVersion]) -> None:
-        """`outlived`: what a batch did not delete. Folder markers among them were made by the store, so they
-        are not counted."""
+        """Deletes each item by its own request. `outlived`: items that a batch did not delete. The store made
+        the folder markers among them, so they are not counted."""
 
         async def delete(item: _Item) -> None:
             error, started = await self.remover.request(item.key, item.version)

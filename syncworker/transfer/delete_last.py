@@ -1,7 +1,7 @@
 """The last stage of a mirror: deletes the objects whose files are gone.
 
-It begins only if everything else went well. Right before each deletion the folder is read once more: an
-object whose file exists again stays. Over plain http the bucket is asked once more, too.
+It begins only if everything else succeeded. Right before each deletion the folder is read again: an object
+whose file exists again stays. Over plain http, the bucket is also asked again.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Sweep:
         self._removed: set[str] = set()  # early, because they blocked an upload
 
     async def clear_the_way(self, objects: list[tuple[str, int]]) -> int:
-        """Deletes these objects now, and returns how many were deleted. Each has its own request: a store
-        that is a file system then removes the folders that become empty."""
+        """Deletes these objects now, and returns how many were deleted. Each has its own request, because a
+        store that is a file system then removes the folders that become empty."""
         await self.in_thread(self.folder.check_there)
         before = len(self._removed)
         for key, size in objects:
@@ -74,8 +74,8 @@ class Sweep:
         return failures
 
     async def going(self) -> AsyncIterator[list[ObjectEntry]]:
-        """Yields the objects that would be deleted now, up to a thousand at a time: without those that are
-        held, and those whose files exist again."""
+        """Yields the objects that would be deleted now, in lists of up to a thousand: without those in held
+        folders, and without those whose files exist again."""
         records = (ObjectEntry._make(record) for record in self.deletes)
         wanted = (obj for obj in records if obj.key not in self._removed and not self._is_held(obj.key))
         while chunk := await self.in_thread(list, islice(wanted, _ASKED_AT_ONCE)):
@@ -109,7 +109,7 @@ class Sweep:
     async def _verify_unknown_keys(self, keys: list[str]) -> None:
         """Checks keys that the index does not know. Over plain http nothing protects a listing: if a bit was
         flipped in a key, that object does not exist, and the right one would stay. Raises FatalError
-        BrokenListing if the storage neither has such a key nor lists it once more."""
+        BrokenListing if the storage neither has such a key nor lists it again."""
         if self.bucket.uses_tls:
             return
 
@@ -131,9 +131,9 @@ class Sweep:
         await side_by_side(head_one, [k for k in keys if not k.endswith("/") and self.index.find(k) is None])
 
     async def _delete_markers(self) -> int:
-        """Deletes folders that a store keeps after their objects and lists as objects, because it is a file
-        system (juicefs gateway after DeleteObjects). Whether it does so is found out once for each
-        destination. Returns how many folders could not be listed or deleted."""
+        """Deletes folders that a store, because it is a file system, still lists as objects after their
+        objects were deleted (juicefs gateway after DeleteObjects). Tests once for each destination whether
+        the store does so. Returns how many folders could not be listed or deleted."""
         failures = 0
         if self.index.fact("folder_markers") == "0":
             return failures

@@ -1,9 +1,9 @@
-"""Deletes objects of a mirror. The caller has made sure that everything else went well.
+"""Deletes objects of a mirror. The caller has made sure that everything else succeeded.
 
 A request deletes many objects if its answer proves what was deleted: over https, and over plain http on a
-store that names the deleted keys (`deletions.delete_many`; found out with two objects, once for each
-destination). Else each object has a request, where its key is signed in the path. Whole buckets:
-delete_bucket.py.
+store that names the deleted keys (`deletions.delete_many`; tested with two objects, once for each
+destination). Otherwise each object has its own request, whose signature covers the key in the path. Whole
+buckets: delete_bucket.py.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Remover:
         return DELETE_BATCH if self.bucket.delete_result_lists_keys else _SINGLES
 
     async def objects(self, entries: Sequence[Entry]) -> list[tuple[str, SyncError]]:
-        """Deletes up to 1,000 objects; returns the failures, the rest is reported as deleted."""
+        """Deletes up to 1,000 objects. Reports the deleted ones, and returns the failures."""
         together: list[Entry] = []
         alone: list[Entry] = []
         for entry in entries:
@@ -59,7 +59,7 @@ class Remover:
         # A folder marker outlives DeleteObjects on a store that is a file system (juicefs gateway).
         if self.one_by_one or key.endswith("/") or not xml_documents.can_carry(key):
             return False
-        # Over plain http a key in the body of a request may change on its way: `deletions.delete_many`.
+        # Over plain http, a key in the body of a request may change in transit: `deletions.delete_many`.
         return self.bucket.uses_tls or self.bucket.delete_result_lists_keys is not False
 
     async def _singles(self, entries: Sequence[Entry]) -> list[tuple[str, SyncError]]:
@@ -72,8 +72,8 @@ class Remover:
         return failures
 
     async def each(self, delete: Callable[[T], Awaitable[None]], items: Sequence[T]) -> None:
-        """Deletes items, which begin with their key, a few at a time; then the folder markers in their order,
-        one below the other."""
+        """Deletes items, which begin with their key, a few in parallel; then the folder markers, one after
+        the other, because they may lie below one another."""
         files = [item for item in items if not item[0].endswith("/")]
         await side_by_side(delete, files, 1 if self.one_by_one else SIDE_BY_SIDE)
         await side_by_side(delete, [item for item in items if item[0].endswith("/")], 1)
@@ -97,15 +97,15 @@ class Remover:
         for key in gone:
             self.progress.deleted(key, sizes[key], seconds)
         self.index.forget(gone)
-        # Only keys of the batch: an answer may name any key, or an empty one, which is the bucket's own path.
+        # Only keys of the batch: an answer may name any key, even an empty one (the bucket's own path).
         again = [entry for entry in batch if isinstance(failures.get(entry[0]), RetryError)]
         for key, _ in again:
             del failures[key]
         return list(failures.items()) + await self._singles(again)
 
     async def single(self, key: str, size: int | None) -> list[tuple[str, SyncError]]:
-        """Deletes one object, as `objects` does. Stores that are file systems then remove the folders it
-        leaves empty, which they do not for DeleteObjects."""
+        """Deletes one object, as `objects` does. Stores that are file systems then also remove folders that
+        become empty, unlike for DeleteObjects."""
         error, started = await self.request(key, None)
         if error is not None:
             return [(key, error)]
@@ -114,7 +114,7 @@ class Remover:
         return []
 
     async def request(self, key: str, version: str | None) -> tuple[FileError | RetryError | None, float]:
-        """Sends one DeleteObject; returns what it failed with, and when it began, by the monotonic clock."""
+        """Sends one DeleteObject. Returns its error, if any, and its start by the monotonic clock."""
         self.control.check()
         await self.turn()
         operation = self.progress.begin("delete", key, 0)
@@ -122,7 +122,7 @@ class Remover:
             await self.bucket.delete(key, version)
         except (FileError, RetryError) as error:
             if isinstance(error, RetryError):
-                self.control.check()  # given up because of a stop: that is no failure of this object
+                self.control.check()  # given up because of a stop: not a failure of this object
             return error, operation.started
         finally:
             self.progress.end(operation)

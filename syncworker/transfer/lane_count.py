@@ -1,9 +1,9 @@
-"""Decides how many small files are in flight: more as long as that makes it faster.
+"""Decides how many small files are in flight: more while that raises the throughput.
 
-A store near by is busy with a few dozen; one far away answers late, so that twice as many in flight are sent
-twice as fast. We find out by measuring: raise the number of lanes, and lower it again if
-throughput did not improve. wire/throttle.py handles a store that asks to slow down. Pure: no clock.
-Requests without a body, for example deletions, need no such search: `side_by_side`.
+A few dozen files keep a near store busy; a distant one answers late, so twice as many in flight are sent
+twice as fast. We find out by measuring: raise the number of lanes, and lower it again if throughput did not
+improve. wire/throttle.py handles a store that asks to slow down. Pure: no clock. Requests without a body, for
+example deletions, need no such search: `side_by_side`.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ LEAST = 32
 MOST = 128
 RATE_SECONDS = 0.5
 _STEP = 1.5
-_GAIN = 1.15  # of the rate, for half as many lanes more; a step that gains less is undone
-_REST_TIMES = 20  # measurements without a step after one that was undone
+_GAIN = 1.15  # times the rate, for a step to half as many lanes more; a step that gains less is undone
+_REST_TIMES = 20  # measurements without a step after a step was undone
 READERS = 4  # threads that read files and hash them
 DISK_READERS = 32  # threads that read small files which are not in memory, at most
 _PIECE_BYTES = 256 << 10  # a disk reads a larger file in several pieces
@@ -25,7 +25,7 @@ _SHARES_EACH = 2  # that each reader must have read before the rate is judged
 
 
 class LaneController:
-    """`lanes` is how many there should be now."""
+    """Decides the number of lanes (`lanes`)."""
 
     def __init__(self, least: int = LEAST, most: int = MOST) -> None:
         self.lanes, self.most = least, most
@@ -33,9 +33,9 @@ class LaneController:
         self._rest = 0
 
     def record_rate(self, rate: float, *, is_busy: bool) -> None:
-        """Called every `RATE_SECONDS` with the files a second since the last call; `is_busy`: every lane had
-        work all the time, and the store did not ask to slow down."""
-        if not is_busy or not rate:  # where nothing moves, more would not help
+        """Called every `RATE_SECONDS` with the files per second since the last call. `is_busy`: every lane
+        always had work, and the store did not ask to slow down."""
+        if not is_busy or not rate:  # if nothing is sent, more lanes do not help
             self.lanes = self._before[0] if self._before else self.lanes
             self._before = None
         elif self._before is None:
@@ -55,7 +55,7 @@ class LaneController:
 
 
 class ReaderCount:
-    """`readers`: how many threads should read files that are not in memory, at the time `now`."""
+    """Decides how many threads read files that are not in memory (`readers`). `now`: the present time."""
 
     def __init__(self, now: float) -> None:
         self._pace = LaneController(READERS, DISK_READERS)

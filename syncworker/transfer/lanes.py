@@ -1,19 +1,19 @@
-"""The lanes in which files are read and sent, side by side: many for small files, a few for large.
+"""The lanes (tasks) that read and send files concurrently: many for small files, a few for large ones.
 
 ```
-groups of files ─ readers ─ what was read ─┬─ 32 to 128 lanes (lane_count.py)
-                                           └─ large files: 4 lanes, each with several parts in flight
+groups of files ─ readers ─ results ─┬─ 32 to 128 lanes (lane_count.py)
+                                     └─ large files: 4 lanes, each with several parts in flight
 ```
-A group is read as a whole before its files are sent, each by a lane that is free. The same few functions then
-run many times in a row, which costs a fifth less than the whole way of each file (docs/design.md).
+A group is read as a whole; then free lanes send its files. So the same few functions run many times in a row,
+which costs a fifth less than handling each file from start to end (docs/design.md).
 
 Invariants
-- A lane never ends early: an error ends the job by `stop.fail`, and the lane (or a new one, if it died) goes
-  on emptying its queue, so that nothing waits forever for a place in it. After a halt nothing is begun.
+- A lane never ends early: an error ends the job by `stop.fail`, and the lane (or a new one, if it died)
+  continues to empty its queue, so that nothing waits forever for room in it. After a halt nothing is begun.
 - At most `BYTES_IN_FLIGHT` of small files are in memory.
-- With `one`, a file is read only when it is its turn.
+- With `one`, a file is read only just before it is handled.
 
-What a file needs is done by `Files`; nothing here knows of a store.
+`Files` does the work for each file; nothing here knows of a store.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ LARGE_LANES = 4
 BYTES_IN_FLIGHT = 64 << 20
 _READERS = 16  # tasks that read groups: most of them wait for a thread, or for a free lane
 _LARGE_WAITING = 64
-_LOOKS = 5  # in the time of one measurement
+_LOOKS = 5  # per measurement
 
 
 class Budget:
-    """Limits how many bytes are held at the same time; more than the limit at once passes alone."""
+    """Limits how many bytes are held at the same time; an item above the limit passes alone."""
 
     def __init__(self, most: int) -> None:
         self.most, self.used = most, 0
@@ -58,7 +58,7 @@ class Budget:
 
 
 def _held(work: Candidate) -> int:
-    """How many bytes of a file are in memory from when it is read until it is sent."""
+    """Returns how many bytes of a file stay in memory from its reading until it is sent."""
     return work.file.size if etag.is_single(work.file.size) else 0
 
 
@@ -66,7 +66,7 @@ _Tasks = set[asyncio.Task[None]]
 
 
 async def _ends(tasks: _Tasks) -> None:
-    """Waits for all of these tasks, and for those that replace one that died."""
+    """Waits for all of these tasks, and for tasks that replace one that died."""
     while tasks:
         await asyncio.wait(set(tasks))
 
@@ -90,7 +90,7 @@ class Files(Protocol):
 
 
 class Lanes:
-    """Opened when made, closed by `finish`. `one`: one file at a time."""
+    """Starts its tasks on creation, and ends them in `finish`. `one`: handles one file after another."""
 
     def __init__(self, files: Files, stop: StopToken, *, one: bool) -> None:
         self._one, self._files = one, files
@@ -119,8 +119,7 @@ class Lanes:
     def _ended(
         self, task: asyncio.Task[None], lane: Callable[[], Coroutine[Any, Any, None]], tasks: _Tasks
     ) -> None:
-        """Ends the job if a lane has died, and starts another in its place, because others may wait for
-        it."""
+        """Ends the job if a lane has died, and starts a replacement, because others may wait for it."""
         tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if isinstance(error, Exception):
@@ -139,7 +138,7 @@ class Lanes:
         await self._large.put(result)
 
     async def finish(self) -> None:
-        """Returns when everything that was put has been done; nothing may be put afterwards."""
+        """Waits until everything that was put is done; nothing may be put afterwards."""
         for _ in range(len(self._readers)):
             await self._groups.put(None)
         await _ends(self._readers)
@@ -157,7 +156,7 @@ class Lanes:
             self._begin(self._small_lane, self._lanes)
 
     async def _adjust_lanes(self) -> None:
-        """Opens as many lanes as help; surplus lanes end by themselves."""
+        """Opens lanes while more are useful; surplus lanes end by themselves."""
         before = self._files.uploaded()
         while self._waiting() or not self._all_read:
             waited = False
@@ -175,7 +174,7 @@ class Lanes:
         return self._read.qsize() - self._all_read  # the end is marked in the queue
 
     async def _next_group(self) -> list[Candidate] | None:
-        """Returns the next group when lanes have taken all that was read, so that groups are read one by one
+        """Returns the next group once the lanes have taken all results, so that groups are read one by one
         unless reading takes longer than sending."""
         async with self._turn:
             while self._read.qsize():
@@ -185,7 +184,7 @@ class Lanes:
 
     async def _read_groups(self) -> None:
         while (group := await self._next_group()) is not None:
-            await self._read_group(group)  # a call of its own, so that no body is held here
+            await self._read_group(group)  # a separate call, so that no body is held here
 
     async def _read_group(self, group: list[Candidate]) -> None:
         if self._halted():
@@ -215,7 +214,7 @@ class Lanes:
                     self._read.put_nowait(None)  # for the next lane
                     return
                 await self._whole(result)
-                del result  # not held while the next one is waited for: it has a body of up to 8 MiB
+                del result  # frees its body of up to 8 MiB before the wait for the next result
         finally:
             self._lanes.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 

@@ -1,7 +1,7 @@
-"""Multipart uploads that are open: begins them, continues them after a crash, abandons them.
+"""Begins multipart uploads, continues them after a crash, and aborts those that are not needed.
 
-The intent, then the upload's id, is written to the index before the first part is sent. A later run asks the
-store which parts it has, and keeps those whose content is still the file's.
+The intent, then the upload's id, is written to the index before the first part is sent. A later run lists the
+upload's parts, and keeps those whose content is still the file's.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from syncworker.transfer.upload import Sender
 
 
 class Upload(NamedTuple):
-    """A multipart upload that is open, and the sum of its parts."""
+    """An open multipart upload, and the checksum algorithm of its parts."""
 
     id: str
     algorithm: Algorithm
 
 
 class SentPart(NamedTuple):
-    """A part that the store has. `is_word`: the MD5 is the store's ETag, while the store checked the bytes by
-    another sum; else it was computed from the file. `crc`: b"" if the upload's algorithm is none."""
+    """A part that the store has. `is_word`: the MD5 is the store's ETag, and the store checked the bytes by
+    another sum; otherwise we computed it from the file. `crc`: b"" if the upload's algorithm is not a CRC."""
 
     etag: str
     md5: bytes
@@ -44,7 +44,7 @@ class OpenUploads:
         self, fd: int, file: FileEntry, part: int, md5: bytes, *, fresh: bool
     ) -> tuple[Upload, dict[int, SentPart]]:
         """Returns an open upload, and its parts that need not be sent again. An upload whose metadata has the
-        MD5 of other content is not continued, because metadata may be believed later."""
+        MD5 of other content is not continued, because a later check may rely on the metadata."""
         before = self.index.upload(file.key)
         if before is not None:
             fits = before.upload_id and before.size == file.size and before.part_size == part and not fresh
@@ -59,8 +59,8 @@ class OpenUploads:
         return await self._create(file, part, md5), {}
 
     async def _algorithm_of(self, file: FileEntry, parts: list[xml_messages.Part]) -> Algorithm | None:
-        """Returns the sum by which an upload is continued. One that was begun with a CRC, as its parts say,
-        accepts no other. None: it may be such an upload without parts, or that sum cannot be made here."""
+        """Returns the sum for continuing an upload. An upload that was begun with a CRC, as its parts show,
+        accepts no other. None: it may be such an upload without parts, or we cannot compute that sum."""
         named = {part.algorithm for part in parts}
         if named - {""}:
             algorithm = sums.BY_NAME[max(named)]
@@ -71,10 +71,10 @@ class OpenUploads:
         return MD5 if parts else None
 
     async def _create(self, file: FileEntry, part: int, md5: bytes) -> Upload:
-        """Begins an upload, named by the sum of its parts."""
+        """Begins an upload, and declares the checksum algorithm of its parts."""
         while True:
             algorithm = MD5
-            if not self.sender.etags_are_opaque:  # else the MD5s are needed all the same
+            if not self.sender.etags_are_opaque:  # else the MD5s are needed anyway
                 algorithm = await self.sender.part_sums.choose(file.key, file.size)
             await self.abandon(file.key)  # a test upload that was interrupted
             self.index.begin_upload(PendingUpload(file.key, "", part, file.size))
@@ -98,8 +98,8 @@ class OpenUploads:
         algorithm: Algorithm,
         parts: list[xml_messages.Part],
     ) -> dict[int, SentPart]:
-        """Returns those of the store's parts whose content is still the file's, by the checksum that the
-        store lists, or by MD5."""
+        """Returns the store's parts whose content is still the file's, compared by the listed checksum or by
+        MD5."""
         kept: dict[int, SentPart] = {}
         remembered = self.index.parts(upload)
         for listed in parts:
@@ -122,7 +122,7 @@ class OpenUploads:
         return kept
 
     async def abandon(self, key: str) -> None:
-        """Aborts an unfinished upload of ours, also one whose id we never learned."""
+        """Aborts our unfinished upload of this key, even if we never learned its id."""
         before = self.index.upload(key)
         if before is None:
             return
@@ -135,6 +135,6 @@ class OpenUploads:
         self.index.end_upload(key)
 
     async def abandon_all(self) -> None:
-        """Aborts every unfinished upload of ours: none is to stay in the bucket."""
+        """Aborts every unfinished upload of ours, so that none stays in the bucket."""
         for upload in self.index.uploads():
             await self.abandon(upload.key)

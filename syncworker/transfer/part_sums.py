@@ -1,18 +1,18 @@
-"""Chooses the sum for the parts of large files: the cheapest that the storage is seen to check.
+"""Chooses the checksum for the parts of large files: the cheapest that the storage demonstrably checks.
 
 A store that accepts a part with a wrong sum does not check it, and one that refuses it may refuse any part.
-So we test it with an upload of its own, under the key of the file that is about to be sent: the same few
-bytes must be refused with a wrong sum, accepted with the right one, and refused with the wrong one again.
-CRC64NVME is tried first, then CRC32C, then SHA-256 in the signature (if it is faster than MD5 here); else it
-is Content-MD5, as for small files.
+So we test it with a separate upload, under the key of the file that is about to be sent: it must refuse
+a few bytes with a wrong sum, accept them with the right one, and refuse them with the wrong one again.
+CRC64NVME is tried first, then CRC32C, then SHA-256 in the signature (if it is faster than MD5 here). If none
+passes, Content-MD5 is used, as for small files.
 
 - The test upload is aborted, so it never becomes an object. Its id is in the index like that of every upload:
   if the job dies, the next one aborts it.
-- The result is a fact of the destination, for a day. The store is tested again at another address, with other
-  keys, if it names itself differently, and if anything speaks against it (`doubt`).
-- Only a run that sends much by parts tests: the test and the library of the CRCs cost as much as the MD5 of
-  32 MiB or more.
-- Until one part of this run has an ETag that is its MD5, the MD5 of every part is made as well.
+- The result is kept for the destination for a day. The store is tested again at another address, with other
+  keys, if its Server header changes, and if any evidence contradicts the result (`doubt`).
+- Only a run that sends many bytes in parts tests: the test and the import of the CRC library cost as much as
+  the MD5 of 32 MiB or more.
+- Until one part of this run has an ETag that is its MD5, the MD5 of every part is computed as well.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from syncworker.s3.bucket import Bucket
 from syncworker.s3.sums import MD5, SHA256, Algorithm
 from syncworker.wire.body import UNSIGNED, FileSlice
 
-WORTH_BYTES = 64 << 20  # of files that go by parts in this run
+WORTH_BYTES = 64 << 20  # of files that are sent in parts in this run
 NOT_TO_GO_ON = 0  # the part size of an upload that is not to be continued
 FACT = "part_sum"
 _AGE_SECONDS = 86_400
@@ -43,21 +43,21 @@ _RIGHT = {  # of these bytes, so that the test needs no library
 
 
 class PartSums:
-    """The choice for one destination. `is_held`: a part had an ETag that is its MD5. `is_doubted`: something
-    speaks against the store."""
+    """The choice for one destination. `is_held`: a part had an ETag that is its MD5. `is_doubted`: the store
+    seems not to check sums."""
 
     def __init__(self, bucket: Bucket, index: Index) -> None:
         self.bucket, self.index = bucket, index
         self.is_held = self.is_doubted = False
         self._begun_bytes = 0
         self._chosen: Algorithm | None = None
-        self._server: str | None = None  # the store's name for itself when it was tested
+        self._server: str | None = None  # hash of the store's Server header at the test
         self._changes = 0
         self._asking = asyncio.Lock()
 
     async def choose(self, key: str, size: int, *, may_ask: bool = True) -> Algorithm:
-        """Returns the sum for the parts of a file that is to be sent. If it may not test, because the key has
-        an upload that is continued: what is known already."""
+        """Returns the sum for the parts of a file that is to be sent. Without `may_ask` (the key has an open
+        upload, which is continued), it does not test, and uses an earlier result."""
         self._begun_bytes += size
         if self._begun_bytes < WORTH_BYTES:
             return MD5
@@ -69,8 +69,8 @@ class PartSums:
         return chosen or MD5
 
     def is_of(self, server: str) -> bool:
-        """Whether the store that began an upload has the same name for itself as the one that was tested. If
-        not, it is tested once more; if the name changes again, MD5 remains."""
+        """Whether the store that began an upload sends the same Server header as the one that was tested. If
+        not, it is tested again; if the header changes again, MD5 is used."""
         if self._chosen in (None, MD5) or _hash(server) == self._server:
             return True
         self._changes += 1
@@ -144,7 +144,7 @@ class PartSums:
             is_checked = False
         try:
             await multipart.abort_upload(self.bucket, key, begun.upload_id)
-        except FileError:  # the keys must not abort uploads
+        except FileError:  # the credentials may not abort uploads
             is_checked = False
         self.index.end_upload(key)
         return is_checked

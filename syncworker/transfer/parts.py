@@ -1,13 +1,13 @@
-"""The parts of one large file that are to be sent, by the lanes of this process and by the members of its
-cluster, if it has any.
+"""Distributes the parts of one large file among the lanes of this process and the members of its cluster, if
+it has any.
 
 ```
 left ─► a lane of this process ─► sent
   ▲ └─► others, some in a row ──► sent
   └──────────┘ given back
 ```
-One of them at a time has a part. This process alone begins the upload, and completes it after all parts have
-been sent.
+Each part has only one sender. Only this process begins the upload, and completes it after all parts have been
+sent.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from syncworker.model import FileEntry
 from syncworker.transfer.open_uploads import SentPart, Upload
 from syncworker.transfer.upload import OPAQUE, Sender
 
-RUN_BYTES = 64 << 20  # that others are given at a time
+RUN_BYTES = 64 << 20  # given to another process in one run
 
 
 class Others(Protocol):
-    """The members that may send parts, as long as they are offered."""
+    """The members that may send parts from `offer` until `withdraw`."""
 
     def offer(self, parts: Parts) -> None: ...
 
@@ -35,7 +35,7 @@ class Others(Protocol):
 
 
 class Parts:
-    """The parts of one upload. `kept`: those that the storage has already. `error`: of another process."""
+    """The parts of one upload. `kept`: parts that the storage already has. `error`: of another process."""
 
     def __init__(
         self,
@@ -79,13 +79,13 @@ class Parts:
         self.sender.progress.sent(self.pieces[number][1])
 
     def close(self) -> None:
-        """From now on no part is begun."""
+        """Stops the sending of further parts."""
         self.left.clear()
         self._is_shared = False
 
     # -- of others
     def take_run(self) -> list[int]:
-        """Takes some parts for another process: fewer towards the end, so that nobody waits long for them."""
+        """Takes some parts for another process: fewer towards the end, so that the wait for them is short."""
         if not self._is_shared or self.sender.halted():
             return []
         count = max(1, min(RUN_BYTES // self.size, len(self.left) // 4))
@@ -98,14 +98,14 @@ class Parts:
         self.put(number, sent)
         self.operation.sent += self.pieces[number][1]
         md5 = sent.md5.hex()
-        if sent.etag != md5:  # the MD5 is of the file, as after such a part of this process
+        if sent.etag != md5:  # the MD5 is the file's, as for our own parts
             part = Part(self.file.key, self.upload.id, number, sent.etag, md5)
             self.sender.index.remember_part(part)
         self._back.set()
 
     def give_back(self, numbers: list[int], *, died: bool = False, keep: bool = False) -> None:
         """Takes back those of these parts that others still have. `died`: the process that had them has died.
-        `keep`: no other process is to get parts of this file again."""
+        `keep`: gives no more parts of this file to other processes."""
         numbers = [number for number in numbers if number in self._out]
         self._out.difference_update(numbers)
         self._deaths += died
@@ -120,7 +120,7 @@ class Parts:
         self.give_back(numbers)
 
     def doubt(self) -> None:
-        """An answer to another process suggests that the storage does not check the sums of parts."""
+        """Called if an answer to another process suggests that the storage does not check part sums."""
         self.sender.part_sums.doubt()
 
     async def others_done(self) -> None:

@@ -1,8 +1,8 @@
-"""Reads files for comparing and sending, each as it was at one moment.
+"""Reads files for comparing and sending; each result is the file's content at one moment.
 
 Runs in threads, and sends nothing to the store. A file is `stat`ed before and after it is read; if size,
-mtime, ctime or inode differ it is read again, three times in all. A file that is written to all the time, for
-example a log, is then read up to the size that it was opened with, twice: if both readings differ, it fails
+mtime, ctime or inode differ, it is read again, three times in all. A file that is written to constantly, for
+example a log, is then read twice up to the size that it had when opened: if the two readings differ, it fails
 with `ChangedWhileReading`.
 """
 
@@ -26,14 +26,14 @@ from syncworker.s3 import etag
 T = TypeVar("T")
 
 TRIES = 3
-_APART_SECONDS = 0.1  # between the two readings, so that a change of the file's beginning shows
-CACHED_MAX = 256 << 10  # hashing more would hold up the loop
+_APART_SECONDS = 0.1  # between the two readings, to detect a change at the start of the file
+CACHED_MAX = 256 << 10  # hashing more would block the event loop
 _DISK_FULL_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
 
 class Outcome(StrEnum):
     SAME = "same"  # the content is the object's: nothing to send
-    BODY = "body"  # small, and to be sent: here it is
+    BODY = "body"  # small, and to be sent: the body is in `body`
     LARGE = "large"  # to be sent in parts
     UPDATE = "update"  # not read: the store is to update the object
     VANISHED = "vanished"
@@ -42,7 +42,7 @@ class Outcome(StrEnum):
 
 class ReadResult(NamedTuple):
     """The result of reading. `file`: as it was when read; `digest`: in ETag form, with its `part_size`;
-    `needs_head`: no hash matches, but the object's metadata may tell that the content is the same."""
+    `needs_head`: no hash matches, but the object's metadata may show that the content is the same."""
 
     work: Candidate
     outcome: Outcome
@@ -54,7 +54,7 @@ class ReadResult(NamedTuple):
     part_size: int = 0
     needs_head: bool = False
     error: SyncError | None = None
-    changes: bool = False  # read as it was at `read_ns`, because it is written to all the time
+    changes: bool = False  # the content at `read_ns` of a file that is written to constantly
 
 
 class Changed(FileError):
@@ -77,7 +77,7 @@ def entry_of(info: os.stat_result, file: FileEntry) -> FileEntry:
 
 
 def describe(error: OSError) -> SyncError:
-    """Returns the error of a file that cannot be read; FatalError if no other file could be read either."""
+    """Returns the error for a file that cannot be read; FatalError if no file could be read."""
     reason = error.strerror or type(error).__name__
     if error.errno in _DISK_FULL_OF_FILES:
         return FatalError("OutOfResources", f"this machine has run out of resources: {reason}")
@@ -88,7 +88,7 @@ def describe(error: OSError) -> SyncError:
 
 
 def read(tree: Tree, work: Candidate, etags_are_md5: bool, should_stop: Callable[[], bool]) -> ReadResult:
-    """Opens and reads a file as its decision requires. Raises InterruptedError when told to stop."""
+    """Opens and reads a file as its decision requires. Raises InterruptedError if `should_stop` is True."""
     for attempt in range(1, TRIES + 2):
         try:
             read_ns = time.time_ns()
@@ -114,8 +114,8 @@ def read(tree: Tree, work: Candidate, etags_are_md5: bool, should_stop: Callable
 
 
 def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult | None:
-    """`read` of a small file whose bytes are in memory. It never waits for the disk, so the event loop may
-    call it, which saves two changes of thread. None: use `read`."""
+    """Reads a small file whose bytes are in memory. Never waits for the disk, so the event loop may call it,
+    which saves two thread switches. Returns None if the caller must use `read`."""
     if work.file.size > CACHED_MAX:
         return None
     try:
@@ -157,7 +157,7 @@ def _read_open(
         return result
     sizes = compare.wanted_hashes(obj, work.row)
     if (work.decision.verdict is Verdict.HEAD or as_opened) and 0 not in sizes:
-        sizes.append(0)  # what the metadata will be compared with
+        sizes.append(0)  # to compare with the metadata
     hashes = etag.hash_file(fd, file.size, sizes, should_stop)
     _confirm(fd, file, hashes, lambda: etag.hash_file(fd, file.size, sizes, should_stop), as_opened)
     result = _compared(result._replace(changes=as_opened), hashes, obj, etags_are_md5)
@@ -169,7 +169,7 @@ def _read_open(
 
 
 def _decided(work: Candidate, file: FileEntry) -> Candidate:
-    """Decides anew where the size of the file is not the object's any more."""
+    """Changes the decision to UPLOAD if the file's size is no longer the object's."""
     if work.object is None or file.size == work.object.size:
         return work
     return work._replace(decision=Decision(Verdict.UPLOAD, compare.Reason.SIZE))
@@ -178,7 +178,7 @@ def _decided(work: Candidate, file: FileEntry) -> Candidate:
 def _compared(
     result: ReadResult, hashes: dict[int, str], obj: ObjectEntry, etags_are_md5: bool
 ) -> ReadResult:
-    """The result for a file with these hashes: it has the object's content, or is to be sent."""
+    """Returns the result for a file with these hashes: it has the object's content, or is to be sent."""
     found = compare.match(hashes, obj, result.work.row)
     if found is not None:
         part, digest = found
@@ -189,8 +189,8 @@ def _compared(
 
 
 def _confirm(fd: int, file: FileEntry, found: T, again: Callable[[], T], as_opened: bool) -> None:
-    """Raises Changed unless `found` is what the file held at one moment: its stat is as before, or reading it
-    `again` finds the same."""
+    """Raises Changed unless `found` was the file's content at one moment: its stat is as before, or reading
+    it `again` gives the same."""
     if as_opened:
         time.sleep(_APART_SECONDS)
     if not (again() == found if as_opened else restat(fd, file) == file):
@@ -232,7 +232,7 @@ def _small(
 
 
 def _read_whole(fd: int, size: int) -> bytes:
-    """Asks for one byte more than expected, to notice a file that grew."""
+    """Reads one byte more than expected, to notice a file that grew."""
     body = os.read(fd, size + 1)
     while len(body) < size:
         more = os.read(fd, size + 1 - len(body))

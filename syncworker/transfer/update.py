@@ -1,7 +1,8 @@
 """Updates objects whose content is the file's, but whose headers, tags or class are not as requested.
 
-An object is copied onto itself by CopyObject with `REPLACE`, if it still has the listed ETag; above 5 GiB by
-parts, cut as the upload was. A copy resets what it is not given, so it has all headers of a PUT (`of_copy`).
+An object is copied onto itself by CopyObject with `REPLACE`, if it still has the listed ETag; above 5 GiB in
+parts of the upload's size. A copy resets headers that it does not name, so it has all headers of a PUT
+(`of_copy`).
 
 - HEAD comes first: the object must be the one that was compared, even if the store ignores the condition
   (moto and rclone do), and HEAD shows the headers that the copy must keep.
@@ -42,7 +43,7 @@ _CLASS = "x-amz-storage-class"
 
 
 class _Copy(NamedTuple):
-    """`etag`: the condition; `before`: the object as it was; `class_before`: the class it was given."""
+    """`etag`: the condition; `before`: HEAD before the copy; `class_before`: the class that we gave it."""
 
     file: FileEntry
     row: IndexRow
@@ -63,7 +64,7 @@ class Updater:
         self._keeps_bytes = False  # seen by reading back, because the ETag proves nothing
 
     async def update(self, work: Candidate) -> IndexRow | None:
-        """Updates the object and returns its index row; None: the file has to be sent again. Raises the
+        """Updates the object and returns its index row, or None if the file must be sent again. Raises the
         errors of CreateMultipartUpload and of reading back."""
         if self._can_copy is False:
             return None
@@ -105,7 +106,7 @@ class Updater:
         key, size = copy.file.key, copy.file.size
         part = copy.row.part_size or etags.part_size(size)
         headers = {n: v for n, v in copy.headers.items() if n != "x-amz-tagging-directive"}
-        self.index.begin_upload(PendingUpload(key, "", NOT_TO_GO_ON, size))  # ended, if we die
+        self.index.begin_upload(PendingUpload(key, "", NOT_TO_GO_ON, size))  # aborted later, if we die
         upload_id, _ = await multipart.create_upload(self.bucket, key, headers)
         self.index.begin_upload(PendingUpload(key, upload_id, NOT_TO_GO_ON, size))
         answers: dict[int, str] = {}
@@ -132,7 +133,7 @@ class Updater:
         return answered.etag
 
     async def _verify_copy(self, copy: _Copy) -> IndexRow | None:
-        """Returns the row if the object has the file's bytes and, as far as HEAD shows, the headers; else
+        """Returns the row if the object has the file's bytes and, judged by HEAD, the headers; otherwise
         None."""
         file, row = copy.file, copy.row
         head = await self.bucket.head(file.key)
@@ -173,8 +174,8 @@ def _row(row: IndexRow, tag: str) -> IndexRow:
 
 
 def _is_stale(copy: _Copy, head: Head) -> bool:
-    """Whether a header that was to change or to go is as before, or none has changed. (Some stores drop a new
-    header, and none shows the class if it is the usual one.)"""
+    """Whether a header that should change or disappear is as before, or no header has changed. (Some stores
+    drop a new header, and none shows the class if it is the default.)"""
     before, now = _visible(copy.before), _visible(head)
     names = {*before, *(name for name in copy.headers if name in GIVEN or name.startswith("x-amz-meta-"))}
     if _CLASS not in before and copy.headers.get(_CLASS, "") in ("STANDARD", copy.class_before):
@@ -189,7 +190,7 @@ def _visible(head: Head) -> dict[str, str]:
 
 
 def _md5_of(head: Head) -> str:
-    """Returns the MD5 that the object's metadata names, "" if it can be none."""
+    """Returns the MD5 in the object's metadata, "" if it is not a valid one."""
     vouched = head.metadata.get("md5chksum", "")
     try:
         return vouched if len(base64.b64decode(vouched, validate=True)) == 16 else ""

@@ -1,15 +1,15 @@
-"""Sends small files, each as one PUT, and knows what the store's ETags prove. Every byte is checked.
+"""Sends small files, each as one PUT, and learns what the store's ETags prove. Every byte is checked.
 
 When a file counts as sent
 - The store received the MD5 of the body (or of each part), and answered with it as ETag. If the ETag is
   something else, the object is read back and compared byte for byte, once for each destination: then its
-  ETags are known to be opaque (the facts `etag`, `multipart_etag`), and Content-MD5 is relied on. `kms`: the
-  ETags of some objects are opaque, and HEAD says of which.
-- Metadata is written by anybody. It is believed if the ETag proves nothing, and never against an ETag that is
+  ETags are known to be opaque (the facts `etag`, `multipart_etag`), and we rely on Content-MD5. `kms`: the
+  ETags of some objects are opaque, and HEAD shows which.
+- Any client can write metadata. It is used only if the ETag proves nothing, and never against an ETag that is
   an MD5.
-- An object whose bytes are not those that its metadata names is deleted: its metadata would be believed
-  later.
-- A key with characters that stores are known to rewrite is looked for in the listing under its own name.
+- An object whose bytes do not match the MD5 in its metadata is deleted, because a later check would rely on
+  the metadata.
+- If a key has characters that stores are known to rewrite, the listing must show it unchanged.
 """
 
 from __future__ import annotations
@@ -75,14 +75,14 @@ class Sender:
         self.may_be_blocked = attempt.obstacles.may_be_blocked
         self.headers = headers
         if (self.index.fact("given") or "") != self.headers.fingerprint:
-            for upload in self.index.uploads():  # begun with other headers: nothing continues it
+            for upload in self.index.uploads():  # begun with other headers, so not to be continued
                 self.index.begin_upload(upload._replace(part_size=NOT_TO_GO_ON))
             self.index.set_fact("given", self.headers.fingerprint)
         self.part_sums = PartSums(self.bucket, self.index)
         self._probing = asyncio.Lock()
         self.facts = {name: self.index.fact(name) for name in ("etag", "multipart_etag", "payload")}
         self._payload = self._choose_payload()
-        self._unsigned_taken = False  # the store takes a body whose SHA-256 is not signed
+        self._unsigned_taken = False  # the store accepts a body whose SHA-256 is not signed
 
     @property
     def etags_are_md5(self) -> bool:
@@ -147,7 +147,7 @@ class Sender:
             raise
 
     async def _verify_put(self, key: str, body: bytes, answered: str, digest: str) -> str:
-        """Reads back what the store has kept, because its ETag is not the MD5. Returns the listed ETag."""
+        """Reads the stored object back, because its ETag is not the MD5. Returns the ETag that HEAD shows."""
         kept = await self.bucket.read_range(key, 0, len(body))
         if kept != body:
             if answered == hashlib.md5(kept, usedforsecurity=False).hexdigest():
@@ -160,15 +160,15 @@ class Sender:
         return head.etag or answered
 
     async def head_sent(self, key: str, size: int, *, checksum: bool = False) -> Head:
-        """HEAD of an object that was just sent. Raises FileError if it has not this size."""
+        """Sends HEAD for an object that was just sent. Raises FileError if the size is not this one."""
         head = await self.bucket.head(key, checksum=checksum)
         if head is None or head.size != size:
             raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
         return head
 
     async def is_known(self, work: Candidate, file: FileEntry, md5: bytes) -> bool:
-        """Whether an object with another ETag has the file's content nevertheless, as its own metadata says.
-        If the ETag may be an MD5, metadata that contradicts it is out of date."""
+        """Whether an object with another ETag still has the file's content, according to its metadata. If the
+        ETag may be an MD5, metadata that contradicts it is out of date."""
         head = await self.bucket.head(file.key)
         if head is None or head.size != file.size or not head.carries(md5):
             return False
@@ -196,7 +196,7 @@ class Sender:
             self._payload = self._choose_payload()
 
     async def check_key(self, key: str) -> None:
-        """Raises FileError if the store lists the object that it was just given under another key."""
+        """Raises FileError if the store lists the object that was just sent under another key."""
         if _REWRITTEN.search(key) and key not in await self.bucket.list_exact(key):
             raise key_changed()
 

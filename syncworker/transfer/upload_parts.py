@@ -1,4 +1,4 @@
-"""Sends large files in parts, which a crash does not lose. Every byte is checked.
+"""Sends large files in parts. After a crash, the parts already sent are kept. Every byte is checked.
 
 At most `PARTS_IN_FLIGHT` parts of a file are in flight, so a crash loses no more than these.
 """
@@ -33,8 +33,8 @@ from syncworker.wire.body import UNSIGNED, FileSlice
 PARTS_IN_FLIGHT = 2
 ONCE_BYTES = 8 << 20  # a part up to this size is read once, and held until it is sent
 _OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
-# How a part or the completion is refused if the store wants other sums, or an ETag arrived changed. The last
-# is our own: the store said that it checks the sums, and does not.
+# Errors of a part or of the completion if the store requires other sums, or an ETag was corrupted in transit.
+# The last one is our own: the store seemed to check the sums, but does not.
 _SUM_REFUSED = REFUSALS | {
     "InvalidRequest",
     "InvalidArgument",
@@ -46,7 +46,7 @@ _SUM_REFUSED = REFUSALS | {
 
 
 class PartSender:
-    """Sends what is too large for one PUT; runs in the event loop, as its `Sender` does."""
+    """Sends files that are too large for one PUT; runs in the event loop, as its `Sender` does."""
 
     def __init__(self, sender: Sender) -> None:
         self.sender, self.uploads = sender, OpenUploads(sender)
@@ -58,7 +58,7 @@ class PartSender:
         self.others = others
 
     async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:
-        """Sends a file by a multipart upload. Continues an earlier one, and begins anew if the file
+        """Sends a file by a multipart upload. Continues an earlier one, and starts again if the file
         changes."""
         for attempt in range(1, TRIES + 1):
             operation.sent = 0
@@ -73,7 +73,7 @@ class PartSender:
                 now = entry_of(info, file)
                 operation.size = now.size
                 if now != file:
-                    md5 = b""  # it is of the file as it was compared
+                    md5 = b""  # it is of an older version of the file
                 if not now.size:
                     return await self._empty(now, read_ns, operation)
                 return await self._large_open(fd, now, md5, read_ns, operation, as_opened)
@@ -96,14 +96,14 @@ class PartSender:
     async def _large_open(
         self, fd: int, file: FileEntry, md5: bytes, read_ns: int, operation: Operation, as_opened: bool
     ) -> UploadResult:
-        """`as_opened`: a file that is written to all the time is sent up to the size it was opened with."""
+        """`as_opened`: sends a file that is written to constantly up to the size that it had when opened."""
         if file.size > etags.OBJECT_MAX:
             raise FileError(
                 "EntityTooLarge", "the file is larger than 5 TiB, the most that S3 keeps in an object"
             )
         part = etags.part_size(file.size)
         if self.sender.etags_are_opaque and not md5:
-            # If ETags prove nothing, the metadata must: it needs the MD5 before the upload begins.
+            # If ETags prove nothing, the metadata must, so the MD5 is needed before the upload begins.
             md5 = await self.sender.plain_md5(fd, file)
         for fresh in (False, True):
             upload, kept = await self.uploads.begin(fd, file, part, md5, fresh=fresh)
@@ -129,7 +129,7 @@ class PartSender:
     async def _send_parts(self, fd: int, parts: Parts, read_ns: int, as_opened: bool) -> UploadResult:
         file = parts.file
         await self._send_all(fd, parts, alone=as_opened)
-        self.sender.check()  # to complete the upload is an operation of its own
+        self.sender.check()  # completing the upload is a separate operation
         changes = restat(fd, file) != file
         if changes and not (as_opened and await self._has_parts(fd, parts)):
             raise Changed
@@ -145,7 +145,7 @@ class PartSender:
         return UploadResult(file, etag, expected, parts.size, read_ns, changes)
 
     async def _send_all(self, fd: int, parts: Parts, *, alone: bool) -> None:
-        """Sends the parts that are left, here and, unless `alone`, by others. Parts in flight always
+        """Sends the remaining parts, here and, unless `alone`, by other processes. Parts in flight always
         finish."""
 
         async def lane() -> None:
@@ -180,7 +180,7 @@ class PartSender:
             raise parts.error
 
     async def _has_parts(self, fd: int, parts: Parts) -> bool:
-        """Whether the file, read once more, begins with what was sent: then it has not changed in between."""
+        """Whether the file, read again, begins with the bytes sent: then these have not changed since."""
         for number, piece in parts.pieces.items():
             self.sender.check()
             if await self.sender.in_pool(etags.md5_range, fd, *piece) != parts.sent[number].md5:
@@ -198,8 +198,8 @@ class PartSender:
         operation: Operation,
         memory: memoryview | None,
     ) -> SentPart:
-        """Sends a part with its sum, and with its MD5 until an ETag of the store was compared with one.
-        `memory`: `part_memory`, not used again after an error: somebody may still read or write it."""
+        """Sends a part with its sum, and also with its MD5 until one ETag of the store has matched one.
+        `memory`: `part_memory`; not used again after an error, because a thread may still use it."""
         by_md5 = not self.sender.part_sums.is_held or self.sender.etags_are_opaque
         made = {upload.algorithm, MD5} if by_md5 else {upload.algorithm}
         data = None if memory is None else memory[:size]
@@ -240,14 +240,14 @@ class PartSender:
         try:
             return await multipart.complete_upload(self.bucket, file.key, upload.id, names)
         except SyncError as error:
-            # It may have worked nevertheless: the answer was lost or late, a later try found no upload any
-            # more, or the error came from a proxy. So look at the object.
+            # It may have succeeded: the answer was lost or late, so a later try found no upload, or the error
+            # came from a proxy. So check the object.
             if isinstance(error, Stopped) or not await self._is_there(file, expected):
                 raise
             return xml_messages.Completed(expected)
 
     async def _is_there(self, file: FileEntry, expected: str) -> bool:
-        """Whether the store has an object of just these parts under the file's key."""
+        """Whether the store has an object of exactly these parts under the file's key."""
         try:
             with settling():
                 head = await self.bucket.head(file.key)
@@ -256,8 +256,8 @@ class PartSender:
         return head is not None and (head.size, head.etag) == (file.size, expected)
 
     async def _verify_parts(self, fd: int, parts: Parts, answered: xml_messages.Completed) -> tuple[str, str]:
-        """Returns the ETag that the store will list, and the one that is to be expected of these parts. Reads
-        the object back where nothing else proves its bytes."""
+        """Returns the ETag that the store will list, and the ETag expected for these parts. Reads the object
+        back if nothing else proves its bytes."""
         file, pieces, in_order = parts.file, parts.pieces.values(), parts.in_order()
         expected = etags.composite([part.md5 for part in in_order])
         crc64 = ""
@@ -268,8 +268,8 @@ class PartSender:
         by_word = any(part.is_word for part in in_order)
 
         def is_believed(whole: str) -> bool:
-            """Whether to believe the ETags that were not compared: if the sum of the whole object proves
-            them, or, without one, if nothing speaks against the store."""
+            """Whether to accept the ETags that were not compared: if the sum of the whole object proves them
+            or, without such a sum, if the store is not doubted."""
             return whole == crc64 if crc64 else not self.sender.part_sums.is_doubted
 
         if exact and answered.etag == expected and (not by_word or is_believed(answered.crc64)):
@@ -292,8 +292,8 @@ class PartSender:
 
 
 def part_memory(size: int) -> memoryview | None:
-    """Holds one part after the other, all of this size; None for parts that are read while they are sent. New
-    memory for each costs a seventh of the processor time."""
+    """Returns a buffer for one part after the other, all of this size; None for parts that are read while
+    they are sent. New memory for each part would cost a seventh of the processor time."""
     return memoryview(bytearray(size)) if size <= ONCE_BYTES else None
 
 
@@ -314,17 +314,17 @@ class _Counted(FileSlice):
 
 
 async def run_all(coroutines: list[Coroutine[Any, Any, None]]) -> None:
-    """Runs all to their end, then raises their gravest error: what is in flight always finishes."""
+    """Runs all to their end, then raises the most severe error, so that requests in flight always finish."""
     results = await asyncio.gather(*coroutines, return_exceptions=True)
     errors = [result for result in results if isinstance(result, BaseException)]
     if errors:
         raise min(errors, key=_gravity)
 
 
-# An error of another class is graver than these: one of the program.
+# From the most severe down. An error of any other class is a bug, and more severe than these.
 _BY_GRAVITY = (FatalError, Changed, EOFError, FileError, RetryError, SyncError)
 
 
 def _gravity(error: BaseException) -> int:
-    """The lower, the graver."""
+    """Returns the rank of an error; a lower one is more severe."""
     return next((n for n, kind in enumerate(_BY_GRAVITY) if isinstance(error, kind)), -1)
