@@ -1,4 +1,4 @@
-"""Everything that is said to the storage: requests, signatures, retries, connections, XML.
+"""The S3 client: requests, signatures, retries, XML.
 
 Nothing here knows a folder, an index or a job. Read first: `bucket`.
 """

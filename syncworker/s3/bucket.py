@@ -1,8 +1,8 @@
-"""The operations of S3 on one bucket and on its objects. Uploads by parts: multipart.py; DeleteObjects:
-deletions.py; how a request is made and tried again: client.py.
+"""The S3 operations on one bucket and its objects. Multipart uploads: multipart.py; DeleteObjects:
+deletions.py; sending and retrying requests: client.py.
 
-Content-MD5 goes with PutObject, UploadPart and DeleteObjects: the one integrity header that nearly every
-store checks. No trailing checksums, ever: several stores keep their framing inside the object.
+PutObject, UploadPart and DeleteObjects carry Content-MD5, the only integrity header that nearly every store
+checks. Trailing checksums are never used, because several stores keep their framing inside the object.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from syncworker.wire.endpoint import why_never_created
 T = TypeVar("T")
 
 _UNREADABLE = frozenset({"BadAnswer", "BrokenListing"})
-# The headers of HEAD that an object was given with its content.
+# The headers that were sent with an object's content, and that HEAD returns.
 GIVEN = (*HEADER_NAMES, *(OPTION_HEADERS[name] for name in ("storage_class", "sse", "sse_kms_key_id")))
 MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
 _NO_VERSIONS = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
 
 
 async def none_if(codes: frozenset[str], answer: Awaitable[T]) -> T | None:
-    """Awaits an answer; returns None if the store refuses it with one of these codes."""
+    """Awaits an answer; returns None if the store refuses the request with one of these codes."""
     try:
         return await answer
     except FileError as error:
@@ -43,32 +43,32 @@ async def none_if(codes: frozenset[str], answer: Awaitable[T]) -> T | None:
 
 
 class Head(NamedTuple):
-    """What HEAD answers about an object. `metadata` has lower-case names without `x-amz-meta-`;
-    `has_own_etag`: it is encrypted so that its ETag is no MD5. `given`: those of GIVEN that it has."""
+    """The answer to HEAD. `metadata` has lower-case names without `x-amz-meta-`; `has_own_etag`: encryption
+    makes the ETag other than an MD5. `given`: the headers of GIVEN that the object has."""
 
     size: int
     etag: str
     metadata: dict[str, str]
     has_own_etag: bool = False
     given: Mapping[str, str] = MappingProxyType({})
-    crc64: str = ""  # of the whole object, when it was asked for and the store knows it
+    crc64: str = ""  # of the whole object, if it was requested and the store knows it
 
     def carries(self, md5: bytes) -> bool:
-        """Whether the metadata says that the content has this MD5, in the form that rclone writes."""
+        """Whether the metadata has this MD5 of the content, in the form that rclone writes."""
         return self.metadata.get("md5chksum") == base64.b64encode(md5).decode()
 
 
 def has_own_etag(headers: Mapping[str, str]) -> bool:
-    """Whether an answer says that the ETag is no MD5, though it looks like one (Amazon S3 API Reference,
-    "Object": objects encrypted with SSE-C or SSE-KMS)."""
+    """Whether an answer shows that the ETag is not an MD5, although it looks like one (Amazon S3 API
+    Reference, "Object": objects encrypted with SSE-C or SSE-KMS)."""
     return headers.get("x-amz-server-side-encryption", "").startswith("aws:kms") or (
         "x-amz-server-side-encryption-customer-algorithm" in headers
     )
 
 
 class Bucket:
-    """One bucket of one storage, or the part of it below `client.key_prefix`: keys are then given and
-    returned without the prefix, and nothing else is listed or named."""
+    """One bucket of one storage, or the part of it below `client.key_prefix`: arguments and results then have
+    keys without the prefix, and no other key is listed or used."""
 
     def __init__(self, client: Client) -> None:
         self.client = client
@@ -129,8 +129,8 @@ class Bucket:
         return await self.read("ListObjectsV2", query, lambda body: self._page(body, below))
 
     def _page(self, body: bytes, below: str = "") -> xml_messages.Page:
-        """Parses a page; its keys are those below the prefix, without an object that is the prefix itself.
-        `below`: what the keys were asked to begin with."""
+        """Parses a page, and returns its keys below the prefix, without an object whose key is the prefix.
+        `below`: the requested start of the keys."""
         page = xml_messages.parse_listing(body, self.key_prefix + below)
         if not self.key_prefix:
             return page
@@ -144,7 +144,7 @@ class Bucket:
     async def list_range(
         self, low: str | None, high: str | None, first: xml_messages.Page | None = None
     ) -> AsyncIterator[xml_messages.Page]:
-        """Yields the pages behind the key `low`, up to the page that passes `high` or the last one. `first`:
+        """Yields the pages after the key `low`, up to the page that passes `high` or the last one. `first`:
         the first of these pages, if the caller has it already."""
         page = first or await self.list_page(None, low)
         yield page
@@ -155,12 +155,12 @@ class Bucket:
             yield page
 
     async def list_exact(self, key: str, most: int = 2) -> list[str]:
-        """Lists the first keys that begin with a key: the key itself, if the store has it."""
+        """Lists the first keys that begin with this key: also the key itself, if the store has it."""
         return [entry.key for entry in await self.list_under(key, most)]
 
     async def list_under(self, key: str, most: int = 2) -> Sequence[ObjectEntry]:
         """Lists the first objects whose keys begin with this prefix. Raises FileError if the answer cannot be
-        read: we blame this key until others fail the same way."""
+        parsed: we blame this key until others fail the same way."""
         try:
             return (await self.list_page(None, below=key, most=most)).entries
         except FatalError as error:
@@ -169,7 +169,7 @@ class Bucket:
             raise FileError(error.code, f"looking for this key alone: {error.message}") from error
 
     async def read(self, operation: str, query: dict[str, str], parse: Callable[[bytes], T]) -> T:
-        """Sends a GET and parses the answer; asks again a few times if the answer is broken."""
+        """Sends a GET and parses the answer; repeats the request a few times if the answer is broken."""
         for attempt in range(1, TRIES):
             response = await self.client.call(S3Request(operation, "GET", query=query))
             try:
@@ -200,14 +200,14 @@ class Bucket:
         payload: str | None = None,
     ) -> str:
         """Sends PutObject and returns the ETag of the answer, "" for none. Adds Content-MD5 to the headers.
-        `payload`: what the signature says of the body, None for its SHA-256."""
+        `payload`: the value for the body in the signature, None for its SHA-256."""
         headers["content-md5"] = binascii.b2a_base64(digest, newline=False).decode()
         request = S3Request("PutObject", "PUT", key, None, headers, body, payload=payload)
         response = await self.client.call(request, may_be_blocked=may_be_blocked)
         return xml_messages.clean_etag(response.headers.get("etag"))
 
     async def head(self, key: str, *, checksum: bool = False) -> Head | None:
-        """Sends HeadObject; returns None if there is no such object. `checksum`: asks for its checksum
+        """Sends HeadObject; returns None if there is no such object. `checksum`: requests its checksum,
         too."""
         asked = {"x-amz-checksum-mode": "ENABLED"} if checksum else None
         request = S3Request("HeadObject", "HEAD", key, headers=asked)
@@ -227,8 +227,8 @@ class Bucket:
     async def copy(
         self, key: str, etag: str, headers: dict[str, str], query: dict[str, str] | None = None
     ) -> str:
-        """Copies an object onto itself (CopyObject), if it still has this ETag, with these headers instead of
-        its own; with a query, UploadPartCopy. Returns the ETag of the answer, "" for none."""
+        """Copies an object onto itself (CopyObject; with a query, UploadPartCopy) if it still has this ETag,
+        with these headers instead of its own. Returns the ETag of the answer, "" for none."""
         operation = "UploadPartCopy" if query else "CopyObject"
         asked = {
             "x-amz-copy-source": encode_path(f"/{self.name}/{self.key_prefix}{key}"),
@@ -239,11 +239,11 @@ class Bucket:
         try:
             return xml_messages.parse_copied(response.body, operation)
         except RetryError:
-            return ""  # the caller asks by HEAD
+            return ""  # the caller then sends HEAD
 
     async def call_whole(self, request: S3Request) -> Response:
-        """Sends what may be answered with 200 and an error inside, because the store begins to answer before
-        it knows; tries again a few times."""
+        """Sends a request whose answer may be 200 with an error in the body, because the store begins to
+        answer before it knows the result. Retries a few times."""
         for attempt in range(1, TRIES):
             response = await self.client.call(request)
             code, message, _ = self.client.said(response)
@@ -276,8 +276,8 @@ class Bucket:
         await none_if(MISSING, self.client.call(S3Request("DeleteObject", "DELETE", key, query)))
 
     async def retained(self, key: str, version_id: str | None = None) -> str:
-        """Returns why the store does not delete this version, or the current one, yet (`until …`, `by a legal
-        hold`); "" if it does not retain it, or does not say. Source: Amazon S3 API Reference, HeadObject."""
+        """Returns why the store still retains this version, or the current one (`until …`, `by a legal
+        hold`); "" if it does not, or does not report it. Source: Amazon S3 API Reference, HeadObject."""
         query = {"versionId": version_id} if version_id is not None else None
         try:
             response = await self.client.call(S3Request("HeadObject", "HEAD", key, query))
@@ -289,7 +289,7 @@ class Bucket:
         return f"until {self.client.without_keys(until)[:40]}" if until else ""
 
     async def has_versions(self) -> bool:
-        """Whether versioning is or was on; also True if the keys may not ask."""
+        """Whether versioning is or was on; also True if the credentials may not request this."""
         request = S3Request("GetBucketVersioning", "GET", query={"versioning": ""})
         try:
             response = await self.client.call(request)
@@ -300,8 +300,8 @@ class Bucket:
     async def list_versions(
         self, marker: dict[str, str]
     ) -> tuple[list[xml_messages.Version], dict[str, str] | None] | None:
-        """Lists up to 1,000 versions and delete markers after a marker ({}: from the first); returns them and
-        the next marker. None: there is no versioning."""
+        """Lists up to 1,000 versions and delete markers after a marker ({}: from the first). Returns them and
+        the next marker, or None if the store does not support versioning."""
         query = {"versions": "", "encoding-type": "url", "max-keys": str(xml_messages.PAGE_KEYS)} | marker
         return await none_if(
             _NO_VERSIONS, self.read("ListObjectVersions", query, xml_messages.parse_versions)

@@ -1,10 +1,11 @@
-"""Requests to one bucket, each answered or failed within bounded time. Operations: bucket.py and beside it.
+"""Sends requests to one bucket; each is answered or fails within bounded time. Operations: bucket.py and its
+neighbours.
 
-`Client.call` signs and sends a request, classifies its failure (error_codes.py), and tries again what may
-succeed later: with exponential waits and full jitter, and with fewer requests in flight as long as the store
-asks to slow down (throttle.py). It raises RetryError after the last try, FileError when the store refuses
-this key, FatalError when nothing will work. Redirects are not followed. If the store names another region,
-requests are signed for that one.
+`Client.call` signs and sends a request, classifies its failure (error_codes.py), and retries if it may
+succeed later: with exponential backoff and full jitter, and with fewer requests in flight while the store
+asks to slow down (throttle.py). It raises RetryError after the last try, FileError if the store refuses this
+key, and FatalError if no request can succeed. Redirects are not followed. If the store names another region,
+requests are signed for that region.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import READS, ConnectionPool
 from syncworker.wire.throttle import AdaptiveThrottle
 
-_REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # what a store names goes into a header
+_REGION = re.compile(r"[A-Za-z0-9_-]{1,64}")  # the region that a store names goes into a header
 TRIES = 6
 _TRIES_THROTTLED = 60
-_TRIES_SILENT = 3  # each of them has waited long already
-_FAILURES_IN_A_ROW = 40  # lost connections, of any requests
+_TRIES_SILENT = 3  # each of them already waits long
+_FAILURES_IN_A_ROW = 40  # lost connections, over all requests
 _UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
 _EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
@@ -64,7 +65,7 @@ _ANSWERS = frozenset(
     | {"OperationAborted", "RequestTimeout", *_EXPIRED}
 )
 _FIRST_ANSWER_SECONDS = 50.0
-_NOTICED_SECONDS = 2.0  # without any success: the storage may be away
+_NOTICED_SECONDS = 2.0  # without any success: the storage may be down
 _WAIT_SECONDS = 0.2
 _WAIT_MAX_SECONDS = 8.0
 _INTERNAL = frozenset({"InternalError", "Http500"})
@@ -77,7 +78,7 @@ def _tries(error: RetryError) -> int:
 
 
 class Client:
-    """Sends requests to one bucket, or below a prefix in it: the keys of requests are without the prefix."""
+    """Sends requests to one bucket, or below a prefix in it; the keys of requests do not have the prefix."""
 
     def __init__(
         self, pool: ConnectionPool, target: Target, keys: KeySource, conditions: Conditions | None = None
@@ -88,7 +89,7 @@ class Client:
         self.signer = Signer(target.region)
         self.conditions, self.advice = conditions, conditions.advice
         self.keys = keys
-        self._used: Keys | None = None  # those of the last request
+        self._used: Keys | None = None  # by the last request
         self.throttle = AdaptiveThrottle(conditions.most_requests)
         self.stop, self.pause = conditions.stop, conditions.pause
         self.outage = Outage(conditions.patience_seconds, self._ask, self.stop, self.pause)
@@ -97,15 +98,15 @@ class Client:
         self.retries = 0
         self.in_flight: dict[object, InFlight] = {}  # oldest first
         self._failures = 0  # requests given up in a row
-        self.is_s3 = False  # an answer was S3's
-        self.uses_tls = pool.tls is not None  # no bit can turn on the way unseen
+        self.is_s3 = False  # an answer came from an S3 storage
+        self.uses_tls = pool.tls is not None  # detects flipped bits in transit
         # How long these operations may be silent; others: as long as the pool allows.
         self._silences = dict.fromkeys(LISTINGS, pool.limits.listing_seconds)
         self._silences |= dict.fromkeys(SLOW, pool.limits.completing_seconds)
         self._aim(pool.endpoint)
 
     def _aim(self, place: Endpoint) -> None:
-        """Sends requests to this place from now on."""
+        """Sends all further requests to this endpoint."""
         pool = self.pool
         self._place = place
         host, self._prefix = place.bucket_address(self.name)
@@ -118,10 +119,10 @@ class Client:
         )
 
     def full_disk(self) -> FatalError | None:
-        """Returns the error of a store whose disk is on this machine and full: sending to it would fail."""
+        """Returns an error if the store's disk is on this machine and full, so that uploads would fail."""
         if self.conditions.store_dir is None:
             return None
-        from syncworker.system import disk_space  # costs each start; most storages are elsewhere
+        from syncworker.system import disk_space  # importing it slows each start; most storages are remote
 
         return disk_space.refusal(self.conditions.store_dir)
 
@@ -138,8 +139,8 @@ class Client:
         on_retry: Callable[[], None] | None = None,
         refusals: frozenset[str] = frozenset(),
     ) -> Response:
-        """Returns the answer if its status is 2xx; raises the error of any other, after all tries. Raises
-        Stopped if no request may begin. `refusals`: codes to raise at once."""
+        """Sends the request. Returns an answer with status 2xx; raises any other as an error, after all
+        tries. Raises Stopped if no request may begin. `refusals`: codes that are never retried."""
         operation, key = request.operation, request.key
         if self.conditions.only_reads and request.method not in READS:
             raise AssertionError(f"{operation} of a job that changes nothing at the storage")
@@ -179,7 +180,7 @@ class Client:
                         continue
                 raise self._expired(error)
             if may_be_blocked and key and tries > 1 and error.code in _INTERNAL and may_be_blocked(key):
-                raise error  # what a store that is a file system says to a key below another object
+                raise error  # the answer of a store that is a file system to a key below an object
             tries = await self.wait(error, tries)
             if on_retry is not None:
                 on_retry()
@@ -191,8 +192,8 @@ class Client:
         )
 
     async def _enter(self, request: S3Request) -> Turn | None:
-        """Waits while the job is paused, and until the throttle has a free place; with a limit of bandwidth,
-        also for the turn of the body. Raises Stopped if no request may begin."""
+        """Waits while the job is paused, and until the throttle has room; under a bandwidth limit, also for
+        the body's turn. Raises Stopped if no request may begin."""
         bandwidth = self.pool.bandwidth
         turn: Turn | None = None
         while True:
@@ -216,12 +217,12 @@ class Client:
                 turn.leave()
 
     def go_on(self) -> None:
-        """Restarts the time limits that ran on during a pause."""
+        """Restarts the time limits that continued during a pause."""
         self._first_answer_by = None
         self.outage.forgive()
 
     def _record(self, error: SyncError | None, began_at: float) -> None:
-        """Records what the end of a request says about the storage."""
+        """Records what the result of a request shows about the storage."""
         if isinstance(error, RetryError) and error.code not in _ANSWERS:
             self.outage.failed(error, began_at)
         elif not isinstance(error, Stopped):
@@ -238,8 +239,8 @@ class Client:
         return None
 
     async def _in_time(self, once: Coroutine[Any, Any, Response]) -> Response:
-        """Limits the time of an exchange with a storage that has not answered yet: its address may be wrong.
-        In case only the request takes long, a HEAD of the bucket is sent beside it."""
+        """Limits the time of an exchange with a storage that has never answered: its address may be wrong. A
+        concurrent HEAD of the bucket shows whether only this request takes long."""
         loop = asyncio.get_running_loop()
         if self._first_answer_by is None:
             self._first_answer_by = loop.time() + _FIRST_ANSWER_SECONDS
@@ -265,8 +266,8 @@ class Client:
             ) from error
 
     async def wait(self, error: RetryError, tries: int) -> int:
-        """Sleeps before the next try and returns how many tries were made; raises if none is left."""
-        if error.code in ("WrongRegion", "WrongAddressing"):  # the next try is made otherwise, so at once
+        """Sleeps before the next try and returns the number of tries made; raises if none is left."""
+        if error.code in ("WrongRegion", "WrongAddressing"):  # the next try differs, so it is made at once
             if tries >= 3:
                 raise FatalError(error.code, error.message)
             return tries
@@ -280,14 +281,14 @@ class Client:
             if is_spent or self.stop.requested():
                 raise self._exhausted(error)
         self.retries += 1
-        import random  # costs each start; most jobs try nothing again
+        import random  # importing it slows each start; most jobs retry nothing
 
         pause = random.random() * min(_WAIT_MAX_SECONDS, _WAIT_SECONDS * 2**tries)  # noqa: S311
         await self.stop.sleep(pause)
         return tries
 
     def _exhausted(self, error: RetryError) -> SyncError:
-        """Returns the error for a request with no try left: of this request, or of a storage that is away."""
+        """Returns the error for a request with no try left: its own, or that of a storage that is down."""
         self._failures += 1
         if self.stop.requested():
             return error
@@ -353,14 +354,14 @@ class Client:
         raise self._error(operation, response, signer.region)
 
     def said(self, response: Response) -> tuple[str, str, dict[str, str]]:
-        """Returns code, message and fields of the error in an answer."""
+        """Returns the code, message and fields of the error in an answer."""
         code, message, fields = xml_messages.parse_error(response.body)
         return self.without_keys(code), self.without_keys(message), fields
 
     def without_keys(self, text: str) -> str:
-        """Removes the keys from a store's text before it goes into statuses: some stores repeat them."""
+        """Removes the credentials from a store's text for a status, because some stores repeat them."""
         for key in self._used or ():
-            if key and len(key) >= 6:  # a shorter one would only garble what is said
+            if key and len(key) >= 6:  # replacing a shorter one would only garble the text
                 for spelling in (key, quote(key, safe="")):
                     text = text.replace(spelling, "...")
         return text
@@ -372,7 +373,7 @@ class Client:
         if operation in LISTINGS and not (self.is_s3 or is_passing):
             return self.no_storage(f"{operation} is answered with {response.status} and nothing of S3's")
         region = fields.get("Region") or response.headers.get("x-amz-bucket-region")
-        # Compare with the region that this request was signed for: others may have switched meanwhile.
+        # Compare with the region that this request was signed for: another request may have changed it since.
         is_new = bool(region and _REGION.fullmatch(region) and region != signed_for)
         if region and is_new and response.status in (301, 307, 400, 403):
             # Sign for the bucket's region from now on. The host stays: another one has not been checked.

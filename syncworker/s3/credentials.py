@@ -1,8 +1,8 @@
-"""The keys that requests are signed with: given ones, or those that boto3's chain finds and refreshes.
+"""The keys that sign requests: given ones, or those that boto3's credential chain finds and refreshes.
 
-This is the only module that imports boto3, and only when the chain is asked: it takes half a second. Finding
-and refreshing keys runs programs and uses the network (`credential_process`, STS, SSO, the instance's
-metadata), which may hang: so it runs in a thread that is abandoned when the job is to stop, or after a
+Only this module imports boto3, and only when the chain is used, because the import takes half a second.
+Finding and refreshing keys runs programs and uses the network (`credential_process`, STS, SSO, the instance's
+metadata), which may hang. So it runs in a thread that is abandoned when the job is to stop, or after a
 minute.
 """
 
@@ -20,7 +20,7 @@ from syncworker.system.daemon_call import call_in_daemon
 PATIENCE_SECONDS = 60.0
 _FRESH_SECONDS = 20.0
 _POLL_SECONDS = 0.1
-# How boto3 names where it found keys, in words.
+# Describes boto3's names for the places of keys.
 _FOUND = {
     "env": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY of the environment",
     "shared-credentials-file": "those of AWS_PROFILE in ~/.aws/credentials",
@@ -30,7 +30,7 @@ _FOUND = {
 
 
 class KeySource(Protocol):
-    """Where keys come from. `origin`: the name of the setting, in words."""
+    """A source of keys. `origin`: describes the setting that they come from."""
 
     origin: str
 
@@ -39,7 +39,7 @@ class KeySource(Protocol):
         ...
 
     async def renew(self, used: Keys) -> bool:
-        """Called when the store says that these keys have expired. Returns whether there are others now."""
+        """Called if the store reports that these keys have expired. Returns whether there are new ones."""
         ...
 
 
@@ -65,7 +65,7 @@ class Given:
 
 class Chain:
     """boto3's chain: environment, profile, web identity, SSO, container and instance roles. Raises Stopped
-    once `stopping` says that the job is to stop."""
+    once `stopping` returns True."""
 
     def __init__(
         self,
@@ -93,13 +93,13 @@ class Chain:
 
     async def renew(self, used: Keys) -> bool:
         async with self._lock:
-            if self._keys == used:  # else they were loaded again since
+            if self._keys == used:  # else they were already loaded again
                 self._credentials = None
                 self._keys = await self._ask()
             return self._keys != used
 
     async def _ask(self) -> Keys:
-        """Loads the keys, within the patience and until the job is to stop."""
+        """Loads the keys. Gives up when the patience ends or the job is to stop."""
         if self._hung is not None:
             raise self._hung
         began = time.monotonic()
@@ -136,9 +136,9 @@ class Chain:
             self.origin = _FOUND.get(how, f"what boto3 finds ({how})")
             frozen = self._credentials.get_frozen_credentials()
         except (BotoCoreError, ClientError, OSError, ValueError, LookupError, RuntimeError) as error:
-            # A program that gives keys may be missing or print anything, and renewed keys may have expired:
-            # boto3 passes those errors on. The class says what failed; the text may quote a configuration
-            # file or a secret, so it is never shown, nor logged.
+            # A credential program may be missing or print anything, and renewed keys may have expired: boto3
+            # passes those errors on. The error's class shows the cause; its text may quote a configuration
+            # file or a secret, so it is never shown or logged.
             name = type(error).__name__
             raise FatalError(
                 "NoCredentials",

@@ -22,14 +22,13 @@ DELETE_BATCH = 1000  # Amazon S3 API Reference, DeleteObjects
 
 
 async def delete_many(bucket: Bucket, keys: Sequence[str]) -> dict[str, SyncError]:
-    """One DeleteObjects for up to 1,000 keys; returns those that are not gone, with their errors: a
-    RetryError where a request of its own may work.
+    """Sends one DeleteObjects for up to 1,000 keys. Returns the keys that still exist, with their errors: a
+    RetryError if a separate request may succeed.
 
-    Few stores check the body of this request, so over plain http a bit that turns there may delete
-    another object. There, an answer that does not name every key proves nothing, nor does a lost one, and
-    the request is not repeated, which would hide what the first has done. So we check afterwards which
-    objects still exist. A batch has at least two objects; otherwise a request that was corrupted and one
-    that was ignored look alike.
+    Few stores check the body of this request, so over plain http a flipped bit may delete another object.
+    There, an answer that is lost or does not name every key proves nothing, and the request is not repeated,
+    because that would hide what the first one has done. So we check afterwards which objects still exist. A
+    batch has at least two objects; otherwise a corrupted request and an ignored one look alike.
     """
     try:
         response, result = await _delete_objects(bucket, [(key, None) for key in keys])
@@ -48,8 +47,8 @@ async def delete_many(bucket: Bucket, keys: Sequence[str]) -> dict[str, SyncErro
 
 
 async def delete_listed(bucket: Bucket, objects: Sequence[ObjectVersion]) -> dict[ObjectVersion, SyncError]:
-    """One DeleteObjects for up to 1,000 of a bucket in which everything is to go; returns those that the
-    store refuses to delete. Whether the others are gone, the next listing shows, not this answer."""
+    """Sends one DeleteObjects for up to 1,000 objects of a bucket that is being emptied. Returns those that
+    the store refuses to delete. The next listing, not this answer, shows whether the others are gone."""
     response, result = await _delete_objects(bucket, objects)
     asked = {(key, version or ""): (key, version) for key, version in objects}
     refused = _refused(bucket, response, result)
@@ -70,7 +69,7 @@ async def _delete_objects(
 def _refused(
     bucket: Bucket, response: Response, result: xml_messages.DeleteResult
 ) -> Iterator[tuple[str, str, SyncError]]:
-    """Yields key, version id ("" for none) and error of what the answer refuses to delete."""
+    """Yields the key, version id ("" for none) and error of each refused deletion in the answer."""
     for key, version, code, said in result.errors:
         if code not in MISSING:
             message = bucket.client.without_keys(said)
@@ -78,7 +77,7 @@ def _refused(
 
 
 def _below(bucket: Bucket, result: xml_messages.DeleteResult) -> xml_messages.DeleteResult:
-    """Removes the prefix from the keys; other keys, which nobody asked for, get a NUL before them."""
+    """Removes the prefix from the keys. Puts a NUL before keys without it, which were not requested."""
 
     def below(key: str) -> str:
         return key.removeprefix(bucket.key_prefix) if key.startswith(bucket.key_prefix) else f"\0{key}"
@@ -90,8 +89,8 @@ def _below(bucket: Bucket, result: xml_messages.DeleteResult) -> xml_messages.De
 
 
 async def _verify_deletions(bucket: Bucket, keys: Sequence[str], named: set[str]) -> dict[str, SyncError]:
-    """Checks which objects still exist after a deletion whose answer does not name just these keys. Returns
-    them with their errors."""
+    """Checks which objects still exist after a deletion whose answer does not name exactly these keys.
+    Returns them with their errors."""
     others = named.difference(keys)
     there: set[str] = set()
     unsure: list[FileError] = []
@@ -106,7 +105,7 @@ async def _verify_deletions(bucket: Bucket, keys: Sequence[str], named: set[str]
 
     await side_by_side(head_one, [key for key in keys if key not in named])
     still = [key for key in keys if key in there]
-    if not still:  # with another spelling of the keys, perhaps
+    if not still:  # the answer may have spelled the keys differently
         return {}
     if len(still) == len(keys) > 1 and not others and not unsure:
         return dict.fromkeys(still, RetryError("NotDeleted", "the storage has deleted nothing"))

@@ -1,6 +1,6 @@
-"""What an error answer of a store means: try again, fail this key only, or end the job.
+"""Decides what an error answer of a store means: retry, fail only this key, or end the job.
 
-Only `classify` decides that. Sources: Amazon S3 API Reference, "Error responses"; the codes that MinIO, Ceph
+Only `classify` decides this. Sources: Amazon S3 API Reference, "Error responses"; the codes that MinIO, Ceph
 and Swift add.
 """
 
@@ -48,7 +48,7 @@ _FATAL = {
     "TemporaryRedirect": "the bucket is at another endpoint: set storage_url and AWS_REGION to its own",
     "MovedPermanently": "the storage answers with a redirect, which is never followed: correct storage_url",
 }
-# The storage takes the bucket as part of the host only (Alibaba OSS, Tencent COS, Volcengine, Huawei).
+# The storage accepts the bucket only as part of the host (Alibaba OSS, Tencent COS, Volcengine, Huawei).
 WANTS_VIRTUAL = frozenset(
     {
         "SecondLevelDomainForbidden",
@@ -57,7 +57,7 @@ WANTS_VIRTUAL = frozenset(
         "VirtualHostDomainRequired",
     }
 )
-# The keys are wrong: the message must name the setting that they come from.
+# The credentials are wrong: the message must name the setting that they come from.
 ABOUT_KEYS = frozenset(
     {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AccessDenied", "NotSignedUp"}
 )
@@ -75,7 +75,7 @@ def classify(operation: str, status: int, code: str, message: str, headers: dict
             status, f"Http{status}"
         )
     said = f": {message}" if message else ""
-    if _FATAL.get(code) is _FULL:  # whatever the status: MinIO's code says 507, others 503
+    if _FATAL.get(code) is _FULL:  # for any status: MinIO sends 507, others 503
         return FatalError(code, _FULL)
     if code in _THROTTLED or status == 429 or (status == 503 and code not in _RETRY):
         return RetryError(code, f"the storage asks to slow down{said}", throttled=True)
@@ -100,7 +100,7 @@ def classify(operation: str, status: int, code: str, message: str, headers: dict
 
 def _skew(headers: dict[str, str]) -> str:
     try:
-        from email.utils import parsedate_to_datetime  # costs each start, and is rarely needed
+        from email.utils import parsedate_to_datetime  # importing it slows each start; rarely needed
 
         minutes = (time() - parsedate_to_datetime(headers["date"]).timestamp()) / 60
         off = f"{abs(minutes):.0f} minutes {'ahead of' if minutes > 0 else 'behind'} the storage's"

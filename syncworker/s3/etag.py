@@ -1,8 +1,8 @@
 """ETags as content hashes: part sizes, and the hash of a file in each form that its ETag may have.
 
 An ETag of 32 hexadecimal digits is the MD5 of the object; `…-N` is the MD5 of the MD5s of its N parts, so the
-part size must be known or guessed. `candidates` guesses ours and those of common tools, and, if only a few
-whole-MiB sizes give N parts, all of these. Sources: the tools' documentation of their defaults
+part size must be known or guessed. `candidates` returns our part size and those of common tools and, if only
+a few whole-MiB sizes give N parts, all of these. Sources: the tools' documentation of their defaults
 (aws-cli 8 MiB, s5cmd 50 MiB, rclone 5 MiB, s3cmd 15 MiB, mc 16 MiB, boto3 8 MiB); S3's limit of 10,000 parts.
 """
 
@@ -26,30 +26,30 @@ _HASH = re.compile(r"[0-9a-f]{32}(?:-([1-9][0-9]{0,4}))?")
 
 
 def part_size(size: int) -> int:
-    """The size of every part but the last, for a file of `size` bytes: whole MiB, 8 MiB at least, grown so
-    that 10,000 parts are enough. A pure function of the size: a resumed upload cuts the file as before."""
+    """Returns the size of every part but the last, for a file of `size` bytes: whole MiB, at least 8 MiB, and
+    large enough for 10,000 parts. Depends only on the size, so a resumed upload has the same parts."""
     needed = -(-size // PARTS_MAX)
     return max(PART_MIN, -(-needed // MIB) * MIB)
 
 
 def is_single(size: int) -> bool:
-    """Whether a file of that size goes as one PUT."""
+    """Whether a file of that size is sent as one PUT."""
     return size <= PART_MIN
 
 
 def parts_of(etag: str) -> int | None:
-    """Returns the number of parts in an ETag: 0 for a plain MD5, None if it is no content hash by its
-    form."""
+    """Returns the number of parts in an ETag: 0 for a plain MD5, None if it does not have the form of a
+    content hash."""
     match = _HASH.fullmatch(etag)
     return int(match[1] or 0) if match else None
 
 
 def candidates(size: int, parts: int, known: int | None = None) -> list[int]:
-    """Returns part sizes that cut `size` bytes into `parts` parts, the likeliest first. `known`: the
-    index's."""
+    """Returns part sizes that cut `size` bytes into `parts` parts, the likeliest first. `known`: the part
+    size in the index."""
     if parts < 1 or size == 0:
         return []
-    if parts == 1:  # every part that holds the whole gives the same hash
+    if parts == 1:  # every part size that holds the whole file gives the same hash
         return [known if known is not None and known >= size else size]
     low = -(-size // parts)
     high = (size - 1) // (parts - 1)
@@ -67,7 +67,7 @@ def composite(digests: Sequence[bytes]) -> str:
 
 def hash_file(fd: int, size: int, sizes: Sequence[int], should_stop: Callable[[], bool]) -> dict[int, str]:
     """Returns {part size: ETag} of an open file, read once; part size 0 stands for the plain MD5. Raises
-    EOFError when the file is shorter than `size`, and InterruptedError when told to stop."""
+    EOFError if the file is shorter than `size`, and InterruptedError if `should_stop` returns True."""
     cuts = {part: _Cut(part or size) for part in sizes}
     for block in blocks(fd, 0, size, _READ):
         if should_stop():
@@ -78,10 +78,10 @@ def hash_file(fd: int, size: int, sizes: Sequence[int], should_stop: Callable[[]
 
 
 class _Cut:
-    """The MD5s of the parts of a file that is cut into parts of one size."""
+    """Computes the MD5s of the parts of a file for one part size."""
 
     def __init__(self, part: int) -> None:
-        self._part = self._left = part  # bytes that the part under way lacks
+        self._part = self._left = part  # bytes missing from the current part
         self._digest = hashlib.md5(usedforsecurity=False)
         self._digests: list[bytes] = []
 
@@ -97,8 +97,7 @@ class _Cut:
             view = view[len(piece) :]
 
     def end(self) -> list[bytes]:
-        """Returns the MD5s at the end of the file: the last part is the one under way, even if it is
-        empty."""
+        """Returns the MD5s at the end of the file. The current part is the last one, even if it is empty."""
         return [*self._digests, self._digest.digest()]
 
 

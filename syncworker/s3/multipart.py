@@ -20,7 +20,7 @@ _NO_UPLOADS = UPLOAD_GONE | {"NotImplemented", "MethodNotAllowed"}
 
 
 class Begun(NamedTuple):
-    """`server`: the store's name for itself, in the answer's headers."""
+    """`server`: the Server header of the answer."""
 
     upload_id: str
     server: str
@@ -35,7 +35,7 @@ class Stored(NamedTuple):
 
 
 async def create_upload(bucket: Bucket, key: str, headers: dict[str, str]) -> Begun:
-    """Begins an upload. Aborts one that the store has begun although its answer was lost."""
+    """Begins an upload. If an answer was lost, aborts the upload that the store began nevertheless."""
     lost: list[None] = []
     response = await bucket.client.call(
         S3Request("CreateMultipartUpload", "POST", key, {"uploads": ""}, headers),
@@ -58,7 +58,7 @@ async def upload_part(
     digests: Mapping[Algorithm, bytes],
     refusals: frozenset[str] = frozenset(),
 ) -> Stored:
-    """Sends a part with those of its sums that have a header; SHA-256 is in the signature."""
+    """Sends a part with its sums in headers, except for SHA-256, which is in the signature."""
     query = {"partNumber": str(number), "uploadId": upload_id}
     headers = {a.header: encode(digest) for a, digest in digests.items() if a.header}
     request = S3Request("UploadPart", "PUT", key, query, headers, body)
@@ -69,15 +69,15 @@ async def upload_part(
 
 
 async def list_parts(bucket: Bucket, key: str, upload_id: str) -> list[xml_messages.Part] | None:
-    """Returns all parts that the store has of an upload; None if it does not know the upload, or its answer
-    cannot be read: then the upload cannot be continued."""
+    """Returns all parts that the store has of an upload. Returns None if the upload cannot be continued: the
+    store does not know it, or its answer cannot be parsed."""
 
     async def fetch(marker: dict[str, str]) -> tuple[list[xml_messages.Part], dict[str, str] | None]:
         request = S3Request("ListParts", "GET", key, {"uploadId": upload_id} | marker)
         response = await bucket.client.call(request)
         try:
             return xml_messages.parse_parts(response.body)
-        except RetryError as error:  # nothing that can be read, as where the operation is unknown
+        except RetryError as error:  # not parsable, for example if the operation is unknown
             raise FileError("NotImplemented", error.message) from error
 
     return await none_if(UPLOAD_GONE | {"NotImplemented"}, _all_pages(f"the parts of {key}", fetch))
@@ -86,7 +86,7 @@ async def list_parts(bucket: Bucket, key: str, upload_id: str) -> list[xml_messa
 async def complete_upload(
     bucket: Bucket, key: str, upload_id: str, parts: Sequence[xml_documents.PartName]
 ) -> xml_messages.Completed:
-    """Completes an upload. Returns the ETag and the checksum of the object, "" if the store does not say."""
+    """Completes an upload. Returns the ETag and the checksum of the object; "" if the store sends none."""
     query, headers = {"uploadId": upload_id}, {"content-type": "application/xml"}
     body = xml_documents.complete_document(parts)
     request = S3Request("CompleteMultipartUpload", "POST", key, query, headers, body)
@@ -118,8 +118,8 @@ async def list_uploads(bucket: Bucket, prefix: str | None = None) -> list[xml_me
 async def _all_pages(
     what: str, fetch: Callable[[dict[str, str]], Awaitable[tuple[list[T], dict[str, str] | None]]]
 ) -> list[T]:
-    """Returns what all pages list. `fetch`: takes the marker of a page ({}: the first) and returns the page's
-    entries and the next marker."""
+    """Returns the entries of all pages. `fetch` takes the marker of a page ({}: the first) and returns the
+    page's entries and the next marker."""
     found: list[T] = []
     marker: dict[str, str] = {}
     while True:

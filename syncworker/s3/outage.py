@@ -1,13 +1,13 @@
-"""Notices that the storage is away, because no request succeeds, and waits until it is back.
+"""Detects that the storage is down, because no request succeeds, and waits until it is back.
 
 | seen | then |
 | --- | --- |
-| a request has spent its tries, while others are answered | it fails: the storage is there |
-| no request has succeeded for 2 s, or the tries are spent | one HEAD: is it the request, or the storage? |
-| the HEAD is answered at once | it is the request, which keeps its number of tries |
+| a request has no tries left, while others are answered | it fails: the storage is up |
+| no request has succeeded for 2 s, or a request has no tries left | one HEAD: is the storage down? |
+| the HEAD is answered at once | no: the fault is the request's, which keeps its number of tries |
 | the HEAD fails as well | all wait; a HEAD after 1, 2, 4, 8, 15 s; once answered, all have new tries |
 | the patience has run out | FatalError for all of them |
-| the storage was away, in the minute after it is back | a request that spends its tries has new ones |
+| the storage was down, in the minute after it is back | a request without tries left gets new ones |
 
 The last row is for storages whose parts start one by one. A storage that has answered nothing in this attempt
 is not waited for: its address may be wrong. Any answer counts, except for failures of the server (5xx) and
@@ -33,9 +33,9 @@ _STARTING_SECONDS = 60.0  # SeaweedFS answers a HEAD some seconds before it can 
 
 
 class Outage:
-    """Counts failures of all requests and waits for a storage that is away. `ask` sends one small request and
-    returns None if it was answered, else its error. Times are seconds since the epoch, as people read
-    them."""
+    """Records failures of all requests, and waits for a storage that is down. `ask` sends one small request
+    and returns None if it was answered, otherwise its error. Times are seconds since the epoch, because users
+    see them."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Outage:
         self._stop = stop
         self._pause = pause or Pause()
         self._answered_at = 0.0
-        self._back_at = -math.inf  # by the monotonic clock: setting the clock back must give no more tries
+        self._back_at = -math.inf  # monotonic: setting the clock back must not give more tries
         self.asking: asyncio.Task[bool] | None = None  # whether it is back: `pass_by` waits for that
 
     @property
@@ -79,8 +79,8 @@ class Outage:
             self.since = self.error = None
 
     async def pass_by(self) -> bool:
-        """Waits while the storage is being asked whether it is back; returns whether it was away. Raises
-        FatalError when the patience has run out."""
+        """Waits while `_until_it_is_back` runs; returns whether the storage was down. Raises FatalError if
+        the patience has run out."""
         return await asyncio.shield(self.asking) if self.asking is not None else False
 
     def has_lasted(self, seconds: float) -> bool:
@@ -88,18 +88,16 @@ class Outage:
 
     @property
     def is_just_over(self) -> bool:
-        """Whether the storage was away, and came back so lately that parts of it may still be starting."""
+        """Whether the storage was down, and came back so recently that parts of it may still be starting."""
         return time.monotonic() - self._back_at < min(_STARTING_SECONDS, self.patience_seconds)
 
     async def is_over(self) -> bool:
-        """Called for a request that has failed. Returns True if the storage was away and is back, False if
-        the request itself is at fault or nobody is to wait. Raises FatalError when the patience has run
-        out."""
+        """Called for a request that has failed. Returns True if the storage was down and is back, False if
+        the request itself is at fault or must not wait. Raises FatalError if the patience has run out."""
         if self.until is None:
             return False
         if self.asking is None:
-            # In a context of its own: once the job is to stop, a request that settles a write waits no
-            # longer.
+            # In a separate context: once the job is to stop, a request that settles a write no longer waits.
             self.asking = asyncio.create_task(self._until_it_is_back(), context=contextvars.Context())
         return await self.pass_by()
 
@@ -108,7 +106,7 @@ class Outage:
         try:
             while not self._stop.requested():
                 if await self._pause.wait():
-                    self.since = time.time()  # nothing was asked during the pause: the patience restarts
+                    self.since = time.time()  # nothing was sent during the pause: the patience restarts
                     continue
                 began_at = time.time()
                 error = await self._ask_in_time()
@@ -118,8 +116,8 @@ class Outage:
                         self._back_at = time.monotonic()
                     return was_away
                 was_away = True
-                # An answer to a HEAD has no message: that of the request says more. If another request has
-                # succeeded meanwhile, the patience restarts, and there is no other message.
+                # An error answer to HEAD has no message, so keep the request's. If another request has
+                # succeeded since, the patience restarts, and there is no other message.
                 if self.since is None or not error.code.startswith("Http"):
                     self.failed(error, began_at)
                 until = self.until or 0.0

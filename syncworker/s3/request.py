@@ -1,5 +1,5 @@
-"""One request to the storage, what its operation implies, and what a client is given once: the bucket of its
-requests, and the conditions of all of them."""
+"""A request to the storage, the properties of its operation, and the fixed arguments of a client: the bucket
+and the conditions of its requests."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ SENDS = frozenset({"PutObject", "CreateMultipartUpload", "UploadPart"})
 WRITES = SENDS | {"CreateBucket", "CompleteMultipartUpload", "CopyObject", "UploadPartCopy"}
 WITH_BODY = frozenset({"PutObject", "UploadPart", "GetObject"})  # in the request or the answer
 SLOW = frozenset({"CompleteMultipartUpload", "CopyObject", "UploadPartCopy"})  # silent while the store copies
-WITH_BLANKS = SLOW | {"DeleteObjects"}  # they may come while the store is at work
+WITH_BLANKS = SLOW | {"DeleteObjects"}  # blanks may arrive while the store works
 LISTINGS = frozenset({"ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "ListParts"})
-NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # by itself, when its answer is lost
+NOT_REPEATED = frozenset({"CreateMultipartUpload", "DeleteObjects"})  # automatically, if the answer is lost
 ADVICE = "check storage_url"
 
 
 class S3Request(NamedTuple):
-    """A request before it is signed. `max_body`: of the answer; `payload`: what the signature says of a body
-    of bytes, None for its SHA-256."""
+    """A request before it is signed. `max_body`: of the answer; `payload`: the value for a body of bytes in
+    the signature, None for its SHA-256."""
 
     operation: str
     method: str
@@ -36,12 +36,12 @@ class S3Request(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Of the body that is sent."""
+        """The size of the body that is sent."""
         return len(self.body) if isinstance(self.body, bytes) else self.body.size
 
 
 class InFlight(NamedTuple):
-    """A request that a stop waits for: a write, or one that finds out what a write has done."""
+    """A request that a stop waits for: a write, or a check of what a write has done."""
 
     operation: str
     key: str | None
@@ -59,12 +59,12 @@ class Target(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class Conditions:
     """`only_reads`: a request that changes something is a bug. `store_dir`: where the storage keeps its
-    objects, if that is on a disk of this machine. `advice`: what people should do when the storage never
+    objects, if that is on a disk of this machine. `advice`: what users should do if the storage never
     answers."""
 
-    stop: StopToken = field(default_factory=lambda: StopToken(Control("")))  # nothing begins any more
+    stop: StopToken = field(default_factory=lambda: StopToken(Control("")))  # nothing begins after it
     pause: Pause = field(default_factory=Pause)
-    patience_seconds: float = 0.0  # how long a storage that is away is waited for
+    patience_seconds: float = 0.0  # how long to wait for a storage that is down
     most_requests: int = 160  # in flight
     only_reads: bool = False
     store_dir: str | None = None

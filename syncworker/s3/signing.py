@@ -1,8 +1,8 @@
 """Signature Version 4 for S3, as pure functions of the request, the keys and the time.
 
 Source: AWS General Reference, "Signature Version 4 signing process"; S3 encodes the path once and signs
-`x-amz-content-sha256`. A body that carries a signed Content-MD5 may go as UNSIGNED-PAYLOAD: the store
-checks the MD5, which the signature covers.
+`x-amz-content-sha256`. A body with a signed Content-MD5 may be sent as UNSIGNED-PAYLOAD: the store checks the
+MD5, which the signature covers.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def encode_path(path: str) -> str:
 
 
 def encode_query(query: dict[str, str]) -> str:
-    """Encodes a query as it is signed and sent: sorted, names and values encoded, `name=` for an empty
+    """Encodes a query for signing and sending: sorted, names and values encoded, `name=` for an empty
     value."""
     return "&".join(f"{_encode(k)}={_encode(v)}" for k, v in sorted(query.items()))
 
@@ -47,7 +47,7 @@ def _encode(text: str) -> str:
 
 
 class Signer:
-    """Signs for one region. The derived key is kept for the day, the date strings for the second."""
+    """Signs for one region. Caches the derived key for the day, and the date strings for the second."""
 
     def __init__(self, region: str) -> None:
         self.region = region
@@ -67,9 +67,9 @@ class Signer:
         payload_sha256: str,
         now: float | None = None,
     ) -> str:
-        """Returns the header lines of the request, each ended by CR LF: those given (lower-case names, `host`
-        among them), and those of the signature, which are added to `headers`, except for `authorization`.
-        `path` and `query` are encoded already."""
+        """Returns the header lines of the request, each ended by CR LF: the given ones (lower-case names,
+        including `host`), and those of the signature, which are also added to `headers`, except for
+        `authorization`. `path` and `query` must be encoded."""
         self._tick(int(time.time() if now is None else now))
         headers["x-amz-date"] = self._amz_date
         headers["x-amz-content-sha256"] = payload_sha256

@@ -1,10 +1,10 @@
-"""The checksums by which a storage can verify the body of a part: name, header and value of each.
+"""The checksums with which a storage can verify the body of a part: name, header and value of each.
 
 A CRC is sent as the plain header `x-amz-checksum-…`, never as a trailer, and is named when the upload begins:
 otherwise Amazon S3 refuses the header. SHA-256 is sent in the signature, instead of UNSIGNED-PAYLOAD.
 Source: Amazon S3 user guide, "Checking object integrity"; API reference, CreateMultipartUpload, UploadPart.
 
-`awscrt` is imported when the first CRC is made: that takes 49 ms and more.
+`awscrt` is imported when the first CRC is computed, because the import takes 49 ms and more.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _TIMED_BYTES = 64 << 10
 
 
 class Algorithm(NamedTuple):
-    """`header`: of the request, "" if the sum is in the signature. `type`: x-amz-checksum-type."""
+    """`header`: the request header, "" if the sum is in the signature. `type`: x-amz-checksum-type."""
 
     name: str
     header: str = ""
@@ -40,7 +40,7 @@ class Algorithm(NamedTuple):
 
 
 CRC64NVME = Algorithm("CRC64NVME", "x-amz-checksum-crc64nvme", "FULL_OBJECT")
-CRC32C = Algorithm("CRC32C", "x-amz-checksum-crc32c")  # of an upload by parts: a CRC32C of their CRC32Cs
+CRC32C = Algorithm("CRC32C", "x-amz-checksum-crc32c")  # multipart upload: the CRC32C of its parts' CRC32Cs
 SHA256 = Algorithm("SHA256")
 MD5 = Algorithm("MD5", "content-md5")
 CRCS = (CRC64NVME, CRC32C)
@@ -48,7 +48,7 @@ BY_NAME = {algorithm.name: algorithm for algorithm in (*CRCS, SHA256, MD5)}
 
 
 class Digest(Protocol):
-    """As hashlib has them."""
+    """The interface of hashlib's objects."""
 
     def update(self, data: bytes | memoryview, /) -> None: ...
 
@@ -71,7 +71,7 @@ def new(algorithm: Algorithm) -> Digest:
         return hashlib.md5(usedforsecurity=False)
     if algorithm is SHA256:
         return hashlib.sha256()
-    from awscrt import checksums  # not before a CRC is needed, see above
+    from awscrt import checksums  # only if a CRC is needed, see above
 
     return _Crc(checksums.crc64nvme, 8) if algorithm is CRC64NVME else _Crc(checksums.crc32c, 4)
 
@@ -84,7 +84,7 @@ def can_make(algorithm: Algorithm) -> bool:
 
 
 def loads(algorithm: Algorithm) -> bool:
-    """Whether this sum can really be made. An installed library may not fit the machine."""
+    """Whether this sum can really be computed. An installed library may not fit the machine."""
     try:
         new(algorithm)
     except (ImportError, OSError, AttributeError):
@@ -97,7 +97,7 @@ def _seconds(algorithm: Algorithm) -> float:
     data = bytes(_TIMED_BYTES)
     taken = []
     for _ in range(3):
-        began = time.thread_time()  # of this thread alone: others use the processor, too
+        began = time.thread_time()  # of this thread alone, because others use the processor, too
         digest = new(algorithm)
         digest.update(data)
         digest.digest()
@@ -122,8 +122,8 @@ def combine(digests: Sequence[bytes], sizes: Sequence[int]) -> bytes:
 def of_range(
     fd: int, offset: int, size: int, algorithms: Collection[Algorithm], into: memoryview | None = None
 ) -> Mapping[Algorithm, bytes]:
-    """Returns the sums of a range of a file, which is read once, into `into` if that is given. Raises
-    EOFError if the file is shorter."""
+    """Reads a range of a file once, into `into` if that is given, and returns its sums. Raises EOFError if
+    the file is shorter."""
     digests = {algorithm: new(algorithm) for algorithm in algorithms}
     block = memoryview(bytearray(min(size, _BLOCK))) if into is None else into[:0]
     done = 0

@@ -1,4 +1,4 @@
-"""The XML that is sent to S3: DeleteObjects, CompleteMultipartUpload, CreateBucket.
+"""Writes the XML of requests: DeleteObjects, CompleteMultipartUpload, CreateBucket.
 
 Source: Amazon S3 API Reference, the operations' request syntax.
 """
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 @cache  # compiling it takes half a millisecond, which a job without deletions saves
 def _not_xml() -> re.Pattern[str]:
-    """What XML 1.0 cannot contain. U+000D can be written only as a reference: see `_ESCAPES`."""
+    """Matches characters that XML 1.0 cannot contain. U+000D needs a reference: see `_ESCAPES`."""
     return re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 
 
@@ -41,8 +41,8 @@ def _text(value: str) -> str:
 
 
 def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
-    """Returns the body of DeleteObjects for (key, version id or None). Not in quiet mode, so that the answer
-    names what was deleted: few stores check this body against its MD5."""
+    """Returns the body of DeleteObjects for (key, version id or None). Quiet mode is off, so that the answer
+    names the deleted keys: few stores check this body against its MD5."""
     rows = []
     for key, version_id in objects:
         version = f"<VersionId>{_text(version_id)}</VersionId>" if version_id is not None else ""

@@ -1,7 +1,7 @@
 """Parses the XML of S3's answers: listings, results, errors. xml_documents.py writes the XML of requests.
 
-An answer with another root element than expected, with a document type, or that is no XML, is a broken
-answer, never an empty one. Source: Amazon S3 API Reference, the operations' response syntax.
+An answer with an unexpected root element, with a document type, or that is not XML, is a broken answer, never
+an empty one. Source: Amazon S3 API Reference, the operations' response syntax.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from syncworker.errors import RetryError
 from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.s3.xml_listing_fast import decode_key, entries_of_columns, split
 
-# Ceph's gateway writes references to characters that XML forbids into what it does not encode: tokens,
+# Ceph's gateway writes references to characters that XML forbids into fields that it does not encode: tokens,
 # prefixes, markers. Before parsing, each is replaced by a character of a plane that the document does not
-# use; afterwards it is put back.
+# use; afterwards it is restored.
 _REFERENCE = re.compile(rb"&#(?:x([0-9a-fA-F]{1,8})|([0-9]{1,8}));")
 _FORBIDDEN = frozenset({*range(32), 0xFFFE, 0xFFFF}) - {9, 10, 13}
 _PLANES = (0xF0000, 0x100000)  # both for private use
 
-FEW_BYTES = 16 << 10  # a page up to this size (some fifty objects) is read faster by the parser
+FEW_BYTES = 16 << 10  # the parser is faster for a page up to this size (about fifty objects)
 PAGE_KEYS = 1000  # of each listing: the most that Amazon S3 returns
 
 
 class StartAfter(str):
-    """A token of our own, for a store that gives none: the key after which the listing continues."""
+    """A substitute token for a store that sends none: the key after which the listing continues."""
 
     __slots__ = ()
 
@@ -45,7 +45,7 @@ class Version(NamedTuple):
 
     key: str
     version_id: str
-    size: int | None = None  # None: a delete marker, or the store does not say
+    size: int | None = None  # None: a delete marker, or not in the answer
     is_marker: bool = False
     is_latest: bool = True
     etag: str = ""
@@ -68,14 +68,14 @@ class Part(NamedTuple):
 
 
 class Completed(NamedTuple):
-    """`crc64`: of the whole object, "" if the store does not say."""
+    """`crc64`: of the whole object, "" if the store sends none."""
 
     etag: str
     crc64: str = ""
 
 
 def clean_etag(text: str | None) -> str:
-    """Returns an ETag without quotes and weak mark, in lower case (some stores write upper case)."""
+    """Returns an ETag without quotes and `W/`, in lower case (some stores write upper case)."""
     text = (text or "").strip()
     return text.removeprefix("W/").strip('"').lower()
 
@@ -87,7 +87,7 @@ def parse(body: bytes, *root_names: str) -> tuple[ElementTree.Element, str]:
     if b"<!DOCTYPE" in body or b"\0" in body:  # a NUL: UTF-16, in which a document type would not show
         raise RetryError("BadAnswer", "the storage sent XML with a document type: not an S3 answer")
     try:
-        # It may begin with white space, by which a store keeps the connection of a slow operation alive.
+        # It may begin with white space: some stores send it to keep a slow operation's connection alive.
         root = _tree(body)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
         raise RetryError("BadAnswer", f"the storage sent no valid XML where {root_name} was due") from error
@@ -139,7 +139,7 @@ def _moved_to(plane: int) -> Callable[[re.Match[bytes]], bytes]:
 
 
 def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
-    """Returns (code, message, all fields) of an error answer; ("", "", {}) if the body is none."""
+    """Returns (code, message, all fields) of an error answer; ("", "", {}) if the body is not one."""
     try:
         root, ns = parse(body, "Error")
     except RetryError:
@@ -151,8 +151,8 @@ def parse_error(body: bytes) -> tuple[str, str, dict[str, str]]:
 def parse_listing(body: bytes, prefix: str = "") -> Page:
     """Parses a page of ListObjectsV2.
 
-    The last page says `false`. Some stores say nothing: then a page without a token and with fewer keys than
-    it might have is the last; else the listing continues with the token, or after the last key.
+    The last page has IsTruncated `false`. Some stores omit it: then the first page that has no token and is
+    not full is the last; otherwise the listing continues with the token, or after the last key.
     """
     regular = split(body) if len(body) > FEW_BYTES else None  # compiling takes a millisecond
     root, ns = parse(regular[0] if regular else body, "ListBucketResult")
@@ -175,19 +175,19 @@ def parse_listing(body: bytes, prefix: str = "") -> Page:
 
 
 def _says_more(root: ElementTree.Element, ns: str) -> bool | None:
-    """Whether a listing says that it continues. None: it does not say."""
+    """Returns the listing's IsTruncated, or None if it has none."""
     said = {(element.text or "").strip().lower() for element in root.iterfind(f"{ns}IsTruncated")} - {""}
     if not said:
         return None
     if len(said) > 1:
         raise _contradiction("says that it ends, and that it goes on")
-    if not said <= {"true", "false"}:  # to take it for false would end the listing early
+    if not said <= {"true", "false"}:  # reading it as false would end the listing early
         raise RetryError("BadAnswer", "the storage does not say whether its listing goes on")
     return said == {"true"}
 
 
 def _most(root: ElementTree.Element, ns: str, tag: str) -> int:
-    """Returns how many entries a page may have: as many as asked for, or fewer if the store says so."""
+    """Returns how many entries a page may have: the requested number, or a lower one from the answer."""
     said = (root.findtext(f"{ns}{tag}") or "").strip()
     return min(PAGE_KEYS, int(said)) if said.isdecimal() and 0 < len(said) < 10 and int(said) else PAGE_KEYS
 
@@ -276,8 +276,8 @@ def _next(
     found: Sequence[Version] | Sequence[Upload],
     names: tuple[str, str, str],
 ) -> dict[str, str] | None:
-    """Returns the markers of the next page, None after the last. (A page that says `false` may have markers:
-    Amazon and Ceph name the last entry whether or not there is more.)"""
+    """Returns the markers of the next page, None after the last. (A page with IsTruncated `false` may have
+    markers: Amazon and Ceph always name the last entry.)"""
     most_tag, id_tag, id_parameter = names
     more = _says_more(root, ns)
     key = root.findtext(f"{ns}NextKeyMarker") or ""
