@@ -1,4 +1,4 @@
-"""Everything that is written under `jobs/` (status, report, keys, sentinels) and what is read of it.
+"""Writes and reads the files under `jobs/` (status, report, keys, sentinels).
 
 Nothing here talks to a storage. Read first: `store`, then `status`.
 """

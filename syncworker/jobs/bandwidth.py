@@ -1,4 +1,4 @@
-"""Limits of bandwidth that change while jobs run: `ID.bandwidth` for one, `bandwidth` for all together."""
+"""Bandwidth limits that may change while jobs run: `ID.bandwidth` for one, `bandwidth` for all together."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from syncworker.system.rates import Limit, parse_rate
 
 
 def set_rate(jobs: Jobs, job_id: str | None, rate: int | str) -> None:
-    """Limits one job, or all of them; in force within a second."""
+    """Limits one job, or all jobs together. Takes effect within a second."""
     with jobs.creating():
         durable_files.replace_bytes(jobs.bandwidth_path(job_id), f"{rate}\n".encode(), durable=True)
 
 
 def limits(jobs: Jobs, status: Status | None, all_jobs: int) -> dict[str, int | None]:
-    """Returns the limits in force, in bytes a second, None for no limit: of a job, and of all together, for
-    which `all_jobs` is the default. If a file holds no rate: the limit that the job's worker applies."""
+    """Returns the present limits of a job and of all jobs together, in bytes per second; None for no limit.
+    `all_jobs`: the default for all. If a file has no valid rate: the limit that the job's worker applies."""
     held = (status["limit"] if status else None) or {}
     limits = {"all_jobs": Limit(jobs.bandwidth_path(), all_jobs)}
     if status:

@@ -1,10 +1,10 @@
-"""Removing files from the job directory: of old jobs, and what a `kill -9` left behind.
+"""Removes files from the job directory: those of old jobs, and those left behind by a `kill -9`.
 
-`clear` removes what belongs to no living job, above all keys: the files of a job that was never published or
-is half removed, the keys of a job that has ended, temporary files of keys. A process that is about to make
-jobs calls it: a starting server, a shell's `start`. It holds the creation lock, so it never touches a job
-that is just being made. It leaves files whose name is no job's, and jobs that have a status, whatever it
-says.
+`clear` removes files that belong to no living job, above all keys: the files of a job that was never
+published or is half removed, the keys of a job that has ended, temporary files of keys. A process that will
+create jobs calls it: a starting server, a shell's `start`. It holds the creation lock, so it never touches a
+job that is being created. It leaves files whose name is not a job's, and jobs that have a status of any
+content.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _TEMPORARY_KEYS = "secret.tmp"
 def clear(jobs: Jobs) -> None:
     with jobs.creation_lock() as guard:
         if not guard.acquire(timeout_seconds=1.0):
-            return  # another process makes jobs: the next start clears
+            return  # another process creates a job: the next start clears
         names = set(os.listdir(jobs.path))
         for name in sorted(names):
-            # What cannot be removed (a folder of that name, a disk that fails) is no reason not to start.
+            # A file that cannot be removed (a folder of that name, a failing disk) must not stop the start.
             with contextlib.suppress(OSError):
                 _clear(jobs, name, names)
 
@@ -36,7 +36,7 @@ def _clear(jobs: Jobs, name: str, names: set[str]) -> None:
     job_id, _, suffix = name.partition(".")
     if name.startswith(durable_files.SELF_TEST):
         pid = name.removeprefix(durable_files.SELF_TEST).partition(".")[0]
-        if not os.path.exists(f"/proc/{pid}"):  # else another server tests the directory right now
+        if not os.path.exists(f"/proc/{pid}"):  # else another server is testing the directory
             durable_files.remove(os.path.join(jobs.path, name))
     elif not ID_PATTERN.fullmatch(job_id) or suffix not in (*SUFFIXES, _TEMPORARY_KEYS):
         return

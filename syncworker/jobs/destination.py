@@ -14,7 +14,7 @@ EARLIER = ".earlier"  # the suffix of a facts file from another spelling of the 
 
 
 class Destination:
-    """The destination of one job; `path` is the job directory."""
+    """The destination of one job. `path`: the job directory."""
 
     def __init__(self, path: str, status: Mapping[str, Any]) -> None:
         self.path = path
@@ -35,19 +35,19 @@ class Destination:
 
     @property
     def members_path(self) -> str:
-        """Names the members of a cluster that work for the holder of the lock."""
+        """Lists the members of a cluster that work for the holder of the lock."""
         return self._file(".dest", ".members", self.prefix)
 
     def lock(self) -> durable_files.LockChain:
-        """The lock of the bucket, or of a prefix in it, which one job holds alone. It shares the locks of the
-        bucket and of shorter prefixes with other jobs below them."""
+        """Returns the lock of the bucket, or of a prefix in it, which one job holds alone. Its holder shares
+        the locks of the bucket and of shorter prefixes with other jobs below them."""
         around = ["", *(self.prefix[: at + 1] for at, c in enumerate(self.prefix) if c == "/")]
         paths = [self._file(".dest", ".lock", prefix) for prefix in around]
         return durable_files.LockChain([durable_files.Lock(path, shared=path != paths[-1]) for path in paths])
 
     def adopt_files(self) -> bool:
-        """For the holder of the lock: renames the files of an earlier version, whose names depended on the
-        spelling of the address. False: a worker of that version uses them."""
+        """Renames the files of an earlier version, whose names depended on the spelling of the address. Only
+        the holder of the lock may call it. Returns False if a worker of that version uses them."""
         earlier = earlier_destination_id(self.storage_url, self.bucket)
         name = destination_id(self.storage_url, self.bucket)
         if earlier == name or self.prefix:  # prefixes are younger than those names

@@ -24,7 +24,7 @@ class NoSuchPlan(SyncError):
 
 
 class Conflict(SyncError):
-    """The state of the job or the destination does not allow it. `job` is the id of the job in the way."""
+    """The state of the job or the destination does not allow it. `job`: the id of the conflicting job."""
 
     def __init__(self, code: str, message: str, job: str) -> None:
         super().__init__(code, message)
@@ -32,13 +32,13 @@ class Conflict(SyncError):
 
 
 def new_id(now: datetime) -> str:
-    """Returns an id. Ids sort by time to the microsecond (five hexadecimal digits); three digits are
+    """Returns a new id. Ids sort by time to the microsecond (five hexadecimal digits); three more digits are
     random."""
     return f"{now:%Y%m%dT%H%M%S}-{now.microsecond:05x}{os.urandom(2).hex()[:3]}"
 
 
 def check_id(text: str) -> str:
-    """Returns `text` if it is an id: nothing else ever becomes part of a path."""
+    """Returns `text` if it is an id, because nothing else may become part of a path."""
     if not ID_PATTERN.fullmatch(text):
         raise UsageError("BadId", "id must look like 20261122T131242-9f3a61c2", param="id")
     return text

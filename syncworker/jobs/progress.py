@@ -1,7 +1,7 @@
-"""The counters and the status of a running job, and its report. Only the event loop's thread uses them.
+"""Updates the counters, the status and the report of a running job. Only the event loop's thread uses them.
 
-Counters only grow within an attempt; `bytes_done` never shrinks, although a part that is sent again takes
-back what it had counted. The status is published at most four times a second, and at least every two seconds.
+Counters only grow within an attempt; `bytes_done` never shrinks, although a part that is sent again subtracts
+its earlier bytes. The status is published at most four times a second, and at least every two seconds.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ _SEEN = {  # what the second listing of the bucket has found, and what was done
 
 class UploadResult(NamedTuple):
     """An object that the store now has. `etag` is the store's, `digest` ours, in ETag form with its part
-    size; `read_ns` is when the file was opened to be read. `changes`: it was being written to, and is sent as
-    it was then: its row is never trusted."""
+    size; `read_ns` is when the file was opened to be read. `changes`: the file was being written to, and was
+    sent as it was then, so its row is never trusted."""
 
     file: FileEntry
     etag: str
@@ -86,10 +86,10 @@ class Operation:
 
 
 class StorageView:
-    """What the status says of the storage and its client: here, before the job has connected to one."""
+    """Supplies the status fields about the storage and its client; this class, before the job connects."""
 
     def requests(self) -> tuple[Mapping[tuple[str, int], int], int]:
-        """Returns the number of requests by operation and HTTP status, and how many were repeats."""
+        """Returns the number of requests by operation and HTTP status, and the number of retries."""
         return {}, 0
 
     def throttled_seconds(self) -> float:
@@ -97,21 +97,21 @@ class StorageView:
         return 0.0
 
     def paced_bytes(self) -> int | None:
-        """Returns the bytes that were sent under a limit of bandwidth; None: there is no limit."""
+        """Returns the bytes that were sent under a bandwidth limit; None if there is no limit."""
         return None
 
     def delay(self) -> Delay | None:
-        """Returns what the job waits for now."""
+        """Returns what the job waits for now; None if it does not wait."""
         return None
 
 
 class Progress:
-    """Counters, operations in flight, errors, report lines; knows when the status is due."""
+    """Keeps counters, operations in flight, errors and report lines; decides when the status is due."""
 
     def __init__(self, jobs: Jobs, status: Status) -> None:
         self.jobs = jobs
         self.status = status
-        self._key_prefix = str((status.get("options") or {}).get("prefix", ""))  # of the keys people see
+        self._key_prefix = str((status.get("options") or {}).get("prefix", ""))  # of the keys that users see
         self.counts: Counters = status["progress"]
         self.flight: dict[int, Operation] = {}
         self.failed_before: dict[str, int] = {}  # code -> how many
@@ -131,7 +131,7 @@ class Progress:
         self._phase_since = self._started
         self._phase_seconds: dict[str, float] = {}
         self._behind: tuple[Phase, str] | None = None  # while paused: phase and message without the pause
-        self.reads_back = False  # only reading all objects back is left to do
+        self.reads_back = False  # only the reading back of all objects remains
         self.storage = StorageView()  # set once there is one
 
     # -- what happened
@@ -159,7 +159,7 @@ class Progress:
             self._published_at = 0.0
 
     def _note_phase(self) -> None:
-        """Adds this phase to the time line. Of very many phases it keeps the first and the last ones."""
+        """Adds this phase to the time line. If there are very many, keeps the first and the last ones."""
         phases = self.status["timeline"]["phases"]
         phases.append({"phase": self.status["phase"] or Phase.STARTING.value, "at": timestamp()})
         if len(phases) > _PHASES_KEPT:
@@ -172,7 +172,7 @@ class Progress:
         self._phase_since = now
 
     def say(self, message: str) -> None:
-        """Sets the message that people read while nothing is in flight."""
+        """Sets the message that users read while nothing is in flight."""
         if self._behind is None:
             set_message(self.status, message)
             self._dirty = True
@@ -183,7 +183,7 @@ class Progress:
         self._dirty = True
 
     def grown(self, was: int, now: int) -> None:
-        """A file was longer when it was read than when it was listed."""
+        """Counts the growth of a file that was longer when it was read than when it was listed."""
         if now > was:
             self.counts["bytes_total"] += now - was
 
@@ -206,18 +206,18 @@ class Progress:
         self.report.add("upload", sent.file.key, sent.file.size, sent.etag, seconds, note)
 
     def updated(self, file: FileEntry, etag: str, counted: int, seconds: float) -> None:
-        """The store has given other headers to an object with the file's content; `counted` as for
+        """Counts an object whose headers the store has changed; its content is the file's. `counted` as for
         `uploaded`."""
         self._count_done("files_updated", 1, counted)
         self.report.add("update", file.key, file.size, etag, seconds)
 
     def failed(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
-        """A file that counts as failed."""
+        """Counts a file as failed, and reports the error."""
         self._count_done("files_failed", 1, 0)
         self.error(op, key, error, size)
 
     def error(self, op: str, key: str, error: SyncError, size: int | None = None) -> None:
-        """An operation that failed, without a file to count."""
+        """Reports an operation that failed, without counting a file."""
         self.failed_before[error.code] = self.failed_before.get(error.code, 0) + 1
         fault = Fault(code=error.code, message=error.message[:_TEXT_SHOWN])
         if len(self.status["errors"]) < _ERRORS_SHOWN and self._room_for_errors > 0:
@@ -233,7 +233,7 @@ class Progress:
         self.report.add("delete", key, size, None, seconds)
 
     def verified_objects(self, count: int, size: int) -> None:
-        """Objects that hold what their files do."""
+        """Counts objects whose content equals their files'."""
         self.counts["objects_verified"] += count
         self.counts["bytes_verified"] += size
         self._dirty = True
@@ -243,23 +243,23 @@ class Progress:
         self.seen(key, size, None, "archived")
 
     def seen(self, key: str, size: int | None, etag: str | None, what: str, seconds: float = 0.0) -> None:
-        """An object that the second listing of the bucket has found to be wrong, as it is now."""
+        """Reports an object, in its present version, that the second listing of the bucket found wrong."""
         self.report.add("verify", key, size, etag, seconds, {"code": what, "message": _SEEN[what]})
 
     def planned(self, op: str, size: int = 0) -> None:
-        """An operation that the plan names."""
+        """Counts an operation that the plan names."""
         self.counts[_PLANNED[op]] += 1
         if op == "upload":
             self.counts["bytes_to_upload"] += size
         self._dirty = True
 
     def kept(self, count: int = 1) -> None:
-        """Objects that should have been deleted and were kept."""
+        """Counts objects that should have been deleted and were kept."""
         self.counts["objects_kept"] += count
         self._dirty = True
 
     def came_back(self, key: str, size: int | None) -> None:
-        """An object that should have been deleted, whose file exists again."""
+        """Reports an object that should have been deleted, but whose file exists again."""
         self.kept()
         what = Fault(code="kept", message="not deleted: there is a file of this name again")
         self.report.add("skip", key, size, None, 0.0, what)
@@ -268,7 +268,7 @@ class Progress:
         self.counts["bytes_resumed"] += size
 
     def sent(self, size: int) -> None:
-        """Bytes that the store has accepted, of whole objects or parts."""
+        """Counts bytes of whole objects or parts that the store has accepted."""
         self.counts["bytes_uploaded"] += size
 
     def _count_done(self, counter: _Counter, count: int, size: int) -> None:
@@ -339,11 +339,11 @@ class Progress:
         return self.status
 
     def _in_flight(self) -> int:
-        """Bytes sent by the operations in flight."""
+        """Returns the bytes sent by the operations in flight."""
         return sum(operation.sent for operation in self.flight.values())
 
     def _measured(self) -> tuple[Resources, totals.Tally]:
-        """The worker's resources now, and its tally, earlier attempts of the job included."""
+        """Returns the worker's present resources, and its tally including earlier attempts of the job."""
         rss_bytes, cpu_seconds = processes.resources(os.getpid()) or (None, 0.0)
         resources = Resources(rss_bytes=rss_bytes, cpu_seconds=round(cpu_seconds, 2))
         requests, retries = self.storage.requests()
@@ -365,7 +365,7 @@ class Progress:
 
 
 def _shown(operations: list[Operation]) -> Iterator[CurrentOperation]:
-    """The first operations, as many as there is space for: a status is read many times a second."""
+    """Yields the first operations, up to a size limit, because a status is read many times a second."""
     room = _CURRENT_BYTES
     for operation in operations[:_CURRENT_SHOWN]:
         key = escape_surrogates(operation.key)

@@ -1,4 +1,4 @@
-"""The fields of a job's status, as its file has them. jobs/status.py makes and changes it."""
+"""The fields of a job's status file. jobs/status.py creates and changes the status."""
 
 from typing import Any, TypedDict
 
@@ -6,7 +6,7 @@ from syncworker.jobs import totals
 
 
 class Counters(TypedDict):
-    """What the attempt has done so far, and what is left."""
+    """The finished and remaining work of an attempt."""
 
     scan_complete: bool
     files_total: int
@@ -87,7 +87,7 @@ class Timeline(TypedDict):
 
 
 class Attempted(TypedDict):
-    """What an attempt has done."""
+    """The part of the status that belongs to one attempt."""
 
     progress: Counters
     skipped: dict[str, int]

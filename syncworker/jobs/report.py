@@ -1,7 +1,7 @@
-"""`ID.report.jsonl`: a line for each operation, appended as the job runs.
+"""Writes `ID.report.jsonl`: one line per operation, appended while the job runs.
 
-Lines are collected until there are many, or until the status is published: rendering many in a row costs
-less. Only whole lines are written: on a full disk the file is cut back to the last whole one.
+Lines are collected until there are many, or until the status is published, because rendering many in a row
+costs less. Only whole lines are kept: if the disk is full, the file is truncated to the last whole line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from syncworker.jobs.record import Fault
 from syncworker.jobs.status import timestamp
 from syncworker.system import durable_files
 
-_LINES = 1000  # written at a time
+_LINES = 1000  # per write
 _ON_BUCKETS = frozenset({"create_bucket", "delete_bucket"})  # their key is the bucket
 _quoted = json.encoder.encode_basestring_ascii  # what json.dumps does with a str
 
@@ -25,7 +25,7 @@ _Line = tuple[float, str, str, int | None, str | None, float, Fault | str | None
 
 
 class Report:
-    """The report at `path`; people see each key with `key_prefix` before it."""
+    """The report at `path`. Each key in it is preceded by `key_prefix`."""
 
     def __init__(self, path: str, key_prefix: str) -> None:
         self._path, self._key_prefix = path, key_prefix
@@ -64,7 +64,7 @@ class Report:
         )
 
     def flush(self) -> None:
-        """Writes the lines that were added. Raises OSError; the next call then writes them."""
+        """Writes the added lines. If this raises OSError, the next call writes them."""
         if not self._lines:
             return
         if self._fd is None:
@@ -80,7 +80,7 @@ class Report:
         self._lines.clear()
 
     def close(self) -> None:
-        """Writes all lines durably, because the final state comes next, which survives a power cut."""
+        """Writes all lines durably, because the final state, which follows, must survive a power failure."""
         self.flush()
         if self._fd is not None:
             fd, self._fd = self._fd, None

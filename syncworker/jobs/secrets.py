@@ -1,4 +1,4 @@
-"""`ID.secret`: the keys of a request, or the name of the profile that holds them."""
+"""Reads and writes `ID.secret`: a request's own credentials, or the name of the AWS profile that has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from syncworker.system import durable_files
 
 
 class Secrets:
-    """Of the jobs in the directory at `path`."""
+    """The secrets of the jobs in the directory at `path`."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -28,7 +28,7 @@ class Secrets:
         durable_files.replace_json(self.file(job_id), secret, durable=True)
 
     def keys(self, job_id: str) -> RequestKeys | None:
-        """The request's own keys."""
+        """Returns the request's own credentials, if any."""
         value = durable_files.read_json(self.file(job_id))
         if value is None or "access_key" not in value:
             return None
@@ -36,12 +36,12 @@ class Secrets:
         return RequestKeys(str(value["access_key"]), str(value["secret_key"]), str(token) if token else None)
 
     def profile(self, job_id: str) -> str | None:
-        """The profile of the AWS configuration that holds the job's keys."""
+        """Returns the AWS profile that has the job's credentials, if any."""
         name = (durable_files.read_json(self.file(job_id)) or {}).get("profile")
         return name if isinstance(name, str) else None
 
     def has_any(self, job_id: str) -> bool:
-        """Whether the job has keys of its own, or a profile."""
+        """Whether the job has its own credentials, or a profile."""
         return self.keys(job_id) is not None or self.profile(job_id) is not None
 
     def exists(self, job_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Bytes a second: over the last few seconds, and over the whole attempt. The caller reads the clock."""
+"""Bytes per second: over the last few seconds, and over the whole attempt. The caller reads the clock."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _STEPS = 60  # at most, however long the attempt is
 
 
 class Rate:
-    """Bytes a second over the last few seconds."""
+    """Measures bytes per second over the last few seconds."""
 
     def __init__(self, started: float) -> None:
         self._samples: list[tuple[float, int]] = [(started, 0)]
@@ -19,8 +19,8 @@ class Rate:
         self._samples.clear()
 
     def add(self, now: float, moved: int, paced: int | None) -> float:
-        """Takes the bytes that were moved so far, and returns the rate. Under a limit of bandwidth a body may
-        take longer than those seconds, so `paced` counts each piece of it; None: there is no limit."""
+        """Records the bytes moved so far, and returns the rate. Under a bandwidth limit, a body may take more
+        than these seconds, so `paced` counts each piece of it; None: there is no limit."""
         if (paced is not None) != self._is_paced:
             self._is_paced = paced is not None
             self._samples.clear()
@@ -33,7 +33,7 @@ class Rate:
 
 
 class SpeedSteps:
-    """Bytes that were sent in each step of the attempt. When there are too many steps, they become twice as
+    """Counts the bytes sent in each step of the attempt. If the steps become too many, they get twice as
     long."""
 
     def __init__(self, started: float) -> None:
@@ -47,7 +47,7 @@ class SpeedSteps:
             self._bytes = [sum(self._bytes[i : i + 2]) for i in range(0, len(self._bytes), 2)]
             self._step *= 2
         self._bytes += [0] * (at + 1 - len(self._bytes))
-        self._bytes[at] += max(0, moved - self._moved)  # fewer: a part is sent again
+        self._bytes[at] += max(0, moved - self._moved)  # fewer if a part is sent again
         self._moved = max(self._moved, moved)
 
     def shown(self) -> Speed:

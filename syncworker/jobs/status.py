@@ -1,7 +1,7 @@
-"""The status of a job: its fields, what its state means, and how a job's life changes it. Touches no file.
+"""Creates and changes the status of a job, and derives a job's true state. Touches no file.
 
-Only this module makes a status or assigns a field of one; `Progress` owns the counters in `progress`. A
-status from an older version lacks newer fields: read these with `get`.
+Only this module creates a status or assigns its fields; `Progress` owns the counters in `progress`. A status
+from an older version lacks newer fields: read these with `get`.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from syncworker.storage_url import destination_id
 from syncworker.system import processes
 
 KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
-KEYS_KEPT_SECONDS = 7 * 86400.0  # of a job that has failed; a resume asks for them then
+KEYS_KEPT_SECONDS = 7 * 86400.0  # of a failed job; later, a resume must supply them
 _SHELL_SECONDS = 10.0
 DIED: Fault = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
 
-# Every counter of record.py at 0, or None.
+# Every counter of record.py, set to 0 or None.
 PROGRESS = cast(
     Counters,
     {name: kind() if isinstance(kind, type) else None for name, kind in Counters.__annotations__.items()},
@@ -41,7 +41,7 @@ PROGRESS = cast(
 
 
 def timestamp(now: datetime | None = None) -> str:
-    """RFC 3339, UTC, milliseconds."""
+    """Returns a time in RFC 3339 format, in UTC, with milliseconds."""
     now = now or datetime.now(UTC)
     return now.strftime("%Y-%m-%dT%H:%M:%S.") + f"{now.microsecond // 1000:03d}Z"
 
@@ -84,8 +84,8 @@ def recorded_state(status: Mapping[str, Any] | None) -> State | None:
 
 
 def begun_state(status: Status) -> State | None:
-    """Returns the recorded state. A job that a shell made and did not begin within ten seconds counts as
-    begun: its shell died, and nobody else will run it."""
+    """Returns the recorded state. A job that a shell created and did not begin within ten seconds counts as
+    begun: its shell died, and no other process will run it."""
     recorded = recorded_state(status)
     if recorded is State.QUEUED and status.get("auto_resume") is False:
         since = datetime.fromisoformat(status["updated_at"])
@@ -95,9 +95,8 @@ def begun_state(status: Status) -> State | None:
 
 
 def needs_no_keys(status: Status | None, now: datetime | None = None) -> bool:
-    """Returns whether a job's own keys are no longer needed, or were kept for a resume for too long. A
-    waiting job may be approved at any time, and a job that a server resumes by itself needs them whenever it
-    starts."""
+    """Returns whether a job's own keys are no longer needed, or were kept too long for a resume. A waiting
+    job may be approved at any time, and a job that a server resumes automatically always needs its keys."""
     state = recorded_state(status)
     if status is None or state in KEYLESS:
         return state in KEYLESS
@@ -111,8 +110,8 @@ def needs_no_keys(status: Status | None, now: datetime | None = None) -> bool:
 
 
 def is_status_of(status: dict[str, Any], job_id: str) -> TypeGuard[Status]:
-    """Returns whether an object is the status of this job. Checks the fields that decide what is done: its id
-    and its destination name files, for example."""
+    """Returns whether an object is the status of this job. Checks the fields that control actions: for
+    example, file names contain its id and its destination."""
     if status.get("id") != job_id or recorded_state(status) is None:
         return False
     if not isinstance(status.get("progress"), dict) or not isinstance(status.get("plan") or {}, dict):
@@ -137,7 +136,7 @@ def prefix_of(status: Mapping[str, Any]) -> str:
 
 
 def aim_of(status: Status) -> tuple[str, Any, dict[str, Any]]:
-    """The destination, the folders in scope, and the options that decide what the destination is to hold."""
+    """Returns the destination, the folders in scope, and the options that decide the intended content."""
     asked = dict(status.get("options") or {})
     for name in ("plan", "max_delete", "forget_mounts", "verify", "bandwidth"):
         asked.pop(name, None)
@@ -145,7 +144,7 @@ def aim_of(status: Status) -> tuple[str, Any, dict[str, Any]]:
 
 
 def approved_plan(status: Status) -> Plan | None:
-    """The plan that was approved: the job deletes nothing else."""
+    """Returns the approved plan, if any; the job deletes only what this plan names."""
     plan = status.get("plan")
     return plan if plan and plan.get("approved_at") else None
 
@@ -155,7 +154,7 @@ def _forget_done(status: Status) -> None:
 
 
 def _nothing_done() -> Attempted:
-    """Of an attempt that has not begun."""
+    """Returns the fields of an attempt that has not begun."""
     return {
         "progress": PROGRESS.copy(),
         "skipped": {},
@@ -203,7 +202,7 @@ def new_status(job_id: str, request: Request, now: datetime, *, auto_resume: boo
 
 
 def begin(status: Status) -> None:
-    """Turns the status into that of an attempt by this process, now, `starting`."""
+    """Changes the status to that of an attempt by this process that is now `starting`."""
     pid, started = processes.me()
     status["state"], status["phase"] = State.RUNNING.value, Phase.STARTING.value
     status["message"] = "starting"
@@ -214,7 +213,7 @@ def begin(status: Status) -> None:
 
 
 def renew(status: Status, *, auto_resume: bool) -> None:
-    """Turns the status of a job that has ended, or whose worker has died, into that of its next attempt,
+    """Changes the status of a job that has ended, or whose worker has died, to that of its next attempt,
     `queued`. Drops a plan that was not approved."""
     if recorded_state(status) not in FINAL_STATES:
         _count_end(status, State.INTERRUPTED, DIED)
@@ -226,15 +225,15 @@ def renew(status: Status, *, auto_resume: bool) -> None:
 
 
 def approve(status: Status, plan: Plan, *, auto_resume: bool) -> None:
-    """Turns the status of a waiting job into that of the attempt that carries out its plan."""
+    """Changes the status of a waiting job to that of the attempt that carries out its plan."""
     renew(status, auto_resume=auto_resume)
     status["plan"] = {**plan, "approved_at": timestamp()}
     status["message"] = "approved: waiting for a free worker"
 
 
 def finish(status: Status, state: State, error: Fault | None, message: str) -> None:
-    """Turns the status into that of an attempt that has ended."""
-    if recorded_state(status) not in FINAL_STATES:  # else it is the second try, after a full disk
+    """Changes the status to that of an attempt that has ended."""
+    if recorded_state(status) not in FINAL_STATES:  # else this is the second try, after a full disk
         _count_end(status, state, error)
     status["state"], status["phase"], status["message"] = state.value, None, message
     status["error"], status["finished_at"] = error, timestamp()
@@ -243,7 +242,7 @@ def finish(status: Status, state: State, error: Fault | None, message: str) -> N
 
 
 def _count_end(status: Status, state: State, error: Fault | None) -> None:
-    """Adds to the tally how an attempt ended, and with which error."""
+    """Adds the end of an attempt, and its error, to the tally."""
     metrics = totals.clean(status.get("metrics"))
     errors: dict[str, float] = {error["code"]: 1} if error is not None else {}
     totals.add(metrics, {"counts": {totals.ENDED + state.value: 1}, "errors": errors})
@@ -272,7 +271,7 @@ def set_plan(status: Status, plan: Plan | None) -> None:
 
 
 def set_cluster(status: Status, cluster: dict[str, Any] | None) -> None:
-    """The members that work for the job, as docs/job-files.md has them."""
+    """Sets the members that work for the job (see docs/job-files.md)."""
     status["cluster"] = cluster
 
 
@@ -285,7 +284,7 @@ def set_message(status: Status, message: str) -> None:
 
 
 def set_limit(status: Status, own: int, all_jobs: int) -> None:
-    """In bytes a second, 0 for no limit."""
+    """Sets the limits, in bytes per second; 0 for no limit."""
     status["limit"] = {"bandwidth": own or None, "all_jobs": all_jobs or None}
 
 
@@ -298,6 +297,6 @@ def publish(
     resources: Resources,
     metrics: totals.Tally,
 ) -> None:
-    """Sets what a worker derives before it publishes the status."""
+    """Sets the fields that a worker derives before it publishes the status."""
     status["current"], status["delay"] = current, delay
     status["timeline"]["speed"], status["resources"], status["metrics"] = speed, resources, metrics

@@ -1,15 +1,15 @@
-"""A cache of what every job's status says: refreshing it costs one directory listing.
+"""Caches the main fields of every job's status; a refresh costs one directory listing.
 
-`Catalog.entries` is as exact as reading all status files at the time of the call. It reads a file again when
+`Catalog.entries` is as exact as reading all status files at the time of the call. It reads a file again if
 its inode, time or size has changed, and lists the directory again unless the directory's own time shows that
 no name was created, renamed or removed. It returns *recorded* states; `Jobs.observe` finds out whether a
 recorded worker lives. `Catalog.glance` skips the `stat` of ended jobs, so it shows a job that a shell resumes
 up to two seconds late (half a second in a server, whose supervisor refreshes twice a second).
 
-`follow` makes both cheaper and exact: the catalog is told the names that have changed and reads only these.
+`follow` makes both cheaper and exact: the catalog receives the names that have changed and reads only these.
 Every ten seconds it reads all of them again. Each change of a job's files gives the job a new `Entry` object.
 
-The statuses themselves are not kept (up to 100 kB each). Nothing here writes.
+The statuses themselves (up to 100 kB each) are not kept. Nothing here writes.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _STABLE_NS = 50_000_000
 _GLANCE_SECONDS = 2.0
 _FOLLOWED_SECONDS = 10.0
 _NEVER = float("-inf")
-_SUFFIXES = (".json", ".cancel", ".pause", ".lock")  # of the files that decide what an entry says
+_SUFFIXES = (".json", ".cancel", ".pause", ".lock")  # of the files that determine an entry
 Changed = Callable[[], set[str] | None]
 
 
 class Entry(NamedTuple):
-    """`state` is None for a file that is no status. `destination` (of the bucket) and `prefix` are set only
-    while the job has not ended."""
+    """`state` is None for a file that is not a status. `destination` (of the bucket) and `prefix` are only
+    set while the job has not ended."""
 
     stamp: tuple[int, int, int]  # inode, mtime_ns, size
     state: State | None
@@ -52,11 +52,11 @@ class Entry(NamedTuple):
     source: str = ""
     dest: str = ""
     error: str = ""  # the code of its error
-    mirror: str = ""  # the named mirror that it is a run of
+    mirror: str = ""  # the named mirror that the job belongs to
     is_scoped: bool = False  # it syncs changed folders only
 
     def overlaps(self, destination: str, prefix: str) -> bool:
-        """Whether the job's destination is equal to that one, contains it or lies in it."""
+        """Whether the job's destination is equal to the given one, contains it or lies in it."""
         is_nested = prefix.startswith(self.prefix) or self.prefix.startswith(prefix)
         return self.destination == destination and is_nested
 
@@ -70,7 +70,8 @@ class Entry(NamedTuple):
 
     @property
     def needs_a_look(self) -> bool:
-        """Whether the true state may differ from the recorded one: it lives, or is to wait no longer."""
+        """Whether the true state may differ from the recorded one: the job has not ended, or it waits and was
+        cancelled."""
         return not self.ended or (self.state is State.WAITING and self.cancelled)
 
 
@@ -84,20 +85,20 @@ class Catalog:
         self._refreshed_at = self._glanced_at = -_GLANCE_SECONDS
         self._unsettled: frozenset[str] = frozenset()
         self._changed: Changed | None = None
-        self._listed_at = _NEVER  # when all was read last, while changes are followed
+        self._listed_at = _NEVER  # when all files were last read, while changes are followed
 
     @property
     def is_followed(self) -> bool:
         return self._changed is not None
 
     def follow(self, changed: Changed) -> None:
-        """From now on calls `changed` for the names that changed since its last call; None: unknown."""
+        """From now on, calls `changed` for the names that changed since its last call (None: unknown)."""
         with self._lock:
             self._changed, self._listed_at = changed, _NEVER
             self._refreshed_at = self._glanced_at = -_GLANCE_SECONDS
 
     def entries(self) -> Mapping[str, Entry]:
-        """Every job by its id, in no order. The mapping that is returned never changes."""
+        """Returns every job by its id, in no order. The returned mapping never changes."""
         asked_at = time.monotonic()
         with self._lock:
             if self._refreshed_at <= asked_at:  # else another caller has refreshed while this one waited
@@ -110,7 +111,7 @@ class Catalog:
             return MappingProxyType(self._entries)
 
     def unsettled(self) -> dict[str, Entry]:
-        """The jobs of `glance` whose true state may differ."""
+        """Returns the jobs of `glance` whose true state may differ."""
         with self._glancing():
             return {job_id: self._entries[job_id] for job_id in self._unsettled}
 
@@ -131,7 +132,7 @@ class Catalog:
         began, now_ns = time.monotonic(), time.time_ns()
         if self._changed is not None:
             names = self._changed()
-            if names is None:  # a live job may have been written: its stamp alone is not trusted
+            if names is None:  # a live job may have changed: do not trust its stamp alone
                 self._entries = {j: e for j, e in self._entries.items() if j not in self._unsettled}
             if names is None or began - self._listed_at > _FOLLOWED_SECONDS:
                 self._install(self._list(whole=True))
@@ -154,7 +155,7 @@ class Catalog:
         touched = {job_id for job_id in touched if ID_PATTERN.fullmatch(job_id)}
         if not touched:
             return
-        entries = dict(self._entries)  # a mapping that was returned never changes
+        entries = dict(self._entries)  # a returned mapping never changes
         for job_id in touched:
             entries.pop(job_id, None)
             path = f"{self._path}/{job_id}"
@@ -213,7 +214,7 @@ def _read(path: str, stamp: tuple[int, int, int], told: tuple[bool, bool]) -> En
         error_code = (status.get("error") or {}).get("code")
         words = (status.get("source"), status.get("dest"), error_code, status.get("mirror"))
     except (ValueError, KeyError, TypeError, AttributeError, UsageError):
-        return Entry(stamp, None, False, "", *told)  # no status of ours
+        return Entry(stamp, None, False, "", *told)  # not one of our statuses
     source, dest, error, mirror = (word if isinstance(word, str) else "" for word in words)
     resumes, is_scoped = status.get("auto_resume") is True, status.get("scope") is not None
     return Entry(stamp, state, resumes, destination, *told, prefix, source, dest, error, mirror, is_scoped)

@@ -1,17 +1,17 @@
 """The job directory: the only channel between server, worker and shell.
 
 The protocol
-- A job is created under a free id: its lock file (made with O_EXCL, which reserves the id), its secret if the
-  request carried keys, then its status `queued`, durably. Once it has a status, the job exists.
-- The worker takes `ID.lock` (an exclusive kernel lock) for its whole life, then the lock of the destination,
-  `.dest/NAME.lock`. It writes `ID.json`. Nobody else writes it while the lock is held.
+- A job is created under a free id: first its lock file (with O_EXCL, which reserves the id), then its secret
+  if the request has keys, then its status `queued`, durably. Once it has a status, the job exists.
+- The worker holds `ID.lock` (an exclusive kernel lock) for its whole life, then takes the destination's lock,
+  `.dest/NAME.lock`. It writes `ID.json`. No other process writes it while the lock is held.
 - A process that finds the lock free may take it and correct the status: `running` without a worker becomes
   `interrupted`, or `cancelled` if the sentinel exists (`effective_state` in status.py, applied by `observe`).
-- `ID.cancel` is desired state, not a message: anyone may create it; only resume removes it, holding the lock
-  (approving does not: a job that has it becomes `cancelled`). So no cancel is lost, and a resume never undoes
-  the cancel of a worker that is still stopping.
-- `ID.pause` is desired state too: anyone may create and remove it. A queued job that has it is not started.
-  It stays through resume and restarts; a job that ends `done` or `cancelled` removes it.
+- `ID.cancel` is desired state, not a message: any process may create it; only resume removes it, holding the
+  lock (approval does not: a job that has the file becomes `cancelled`). So no cancel is lost, and a resume
+  never undoes the cancel of a worker that is still stopping.
+- `ID.pause` is desired state, too: any process may create and remove it. A queued job that has it is not
+  started. It remains during resumes and restarts; a job that ends `done` or `cancelled` removes it.
 - The worker writes `ID.plan.jsonl` under another name and renames it; its hash and approval are in the
   status.
 - Creating, resuming and approving a job each hold `.create.lock`, so that two of them cannot both find a
@@ -61,11 +61,11 @@ _PROBE_SECONDS = 1.0  # a probe of another process may hold a lock for an instan
 
 
 class Jobs:
-    """The job directory at `path`, made and checked by `prepare`."""
+    """The job directory at `path`; `prepare` creates and checks it."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.watching = False  # in a server: a worker that dies while it runs was killed on purpose
+        self.watching = False  # in a server, where a worker that dies was killed on purpose
         self.secrets = Secrets(path)
         self.catalog = Catalog(path)
 
@@ -78,7 +78,7 @@ class Jobs:
         return os.path.join(self.path, f"{job_id}.{suffix}")
 
     def bandwidth_path(self, job_id: str | None = None) -> str:
-        """The file with the limit of one job, or of all of them together."""
+        """Returns the path of the file with the limit of one job, or of all jobs together."""
         return self.file(job_id, "bandwidth") if job_id else os.path.join(self.path, "bandwidth")
 
     def destination(self, status: Mapping[str, Any]) -> Destination:
@@ -100,18 +100,18 @@ class Jobs:
             yield
 
     def entries(self) -> Mapping[str, Entry]:
-        """What is recorded of every job, by id: cheap, whatever the number of jobs."""
+        """Returns the recorded fields of every job, by id. Cheap for any number of jobs."""
         return self.catalog.entries()
 
     def glance(self) -> Mapping[str, Entry]:
-        """`entries`, cheaper still; a job that a shell resumes is seen up to two seconds late."""
+        """Like `entries`, but cheaper; shows a job that a shell resumes up to two seconds late."""
         return self.catalog.glance()
 
     def ids(self) -> list[str]:
         return sorted(self.entries())  # oldest first
 
     def read(self, job_id: str) -> Status | None:
-        """The recorded status, with the requests to cancel and pause; None when there is none."""
+        """Returns the recorded status, with the requests to cancel and pause; None if there is none."""
         status = durable_files.read_json(self.file(check_id(job_id), "json"))
         if status is None or not statuses.is_status_of(status, job_id):
             return None
@@ -121,7 +121,7 @@ class Jobs:
         return status
 
     def load(self, job_id: str) -> Status:
-        """Like `read`, but raises NoSuchJob when there is none."""
+        """Like `read`, but raises NoSuchJob if there is none."""
         status = self.read(job_id)
         if status is None:
             raise NoSuchJob(job_id)
@@ -141,11 +141,11 @@ class Jobs:
         return durable_files.is_locked(self.file(job_id, "lock"))
 
     def write(self, status: Status, *, durable: bool) -> None:
-        """Publishes a status. For the holder of the lock, or the creator."""
+        """Publishes a status. Only the holder of the lock, or the creator, may call it."""
         self.publish(status["id"], self.render(status), durable=durable)
 
     def render(self, status: Status) -> bytes:
-        """The content of a status file, updated now."""
+        """Sets the time of the update, and returns the content of the status file."""
         statuses.set_updated(status)
         return durable_files.render_json(status)
 
@@ -153,7 +153,7 @@ class Jobs:
         durable_files.replace_bytes(self.file(job_id, "json"), rendered, durable=durable)
 
     def create(self, request: Request, *, from_shell: bool = False) -> Status:
-        """Creates a job, `queued`. Raises Conflict when its destination is busy."""
+        """Creates a job, `queued`. Raises Conflict if its destination is busy."""
         with self.creating():
             self._refuse_taken(request.storage_url, request.dest, request.options.get("prefix", ""))
             now = datetime.now(UTC)
@@ -211,7 +211,7 @@ class Jobs:
             return self._write_effective_state(job_id, status)
 
     def _write_effective_state(self, job_id: str, status: Status) -> Status:
-        """For the holder of the lock: reads again, and writes the effective state if it differs."""
+        """Reads the status again, and writes the effective state if it differs. For the lock's holder."""
         status = self.read(job_id) or status
         state = statuses.effective_state(statuses.begun_state(status), False, self.is_cancelled(job_id))
         if state == statuses.recorded_state(status):
@@ -223,13 +223,13 @@ class Jobs:
                 statuses.set_auto_resume(status, False)
         try:
             return self.finish(status, state, error, message)
-        except OSError:  # a full disk: the state is true, and is written once there is space
+        except OSError:  # a full disk: the state is still true, and is written once there is space
             return status
 
     def finish(self, status: Status, state: State, error: Fault | None, message: str) -> Status:
-        """Writes a final state, durably, and removes keys that are no longer needed. For the lock's
-        holder."""
-        if state in statuses.KEYLESS:  # before the state: a resume must not find a pause that was over
+        """Writes a final state, durably, and removes keys that are no longer needed. For the holder of the
+        lock."""
+        if state in statuses.KEYLESS:  # before the state: a resume must not find an old pause
             durable_files.remove(self.file(status["id"], "pause"))
         statuses.finish(status, state, error, message)
         self._note_requests(status["id"], status)
@@ -239,11 +239,11 @@ class Jobs:
         return status
 
     def all(self, *, newest_first: bool = False) -> Iterator[Status]:
-        """Every job as `observe` returns it, oldest first by default."""
+        """Yields every job as `observe` returns it, oldest first by default."""
         return self._observed(sorted(self.entries(), reverse=newest_first))
 
     def active(self) -> list[Status]:
-        """Queued and running jobs, oldest first, as `observe` returns them."""
+        """Returns queued and running jobs, oldest first, as `observe` returns them."""
         found = self._observed(sorted(self.catalog.unsettled()))
         return [status for status in found if statuses.recorded_state(status) not in FINAL_STATES]
 
@@ -253,28 +253,28 @@ class Jobs:
                 yield self.observe(job_id)
 
     def cancel(self, job_id: str, *, now: bool = False) -> Status:
-        """Asks a job to end; one that is queued or waits for approval ends at once. `now`: do not wait for
-        writes in flight. Raises Conflict when it has ended."""
+        """Requests a job to end. A job that is queued or waits for approval ends immediately. `now`: do not
+        wait for writes in flight. Raises Conflict if the job has ended."""
         self.refuse_ended(job_id, besides=State.WAITING)
         # Also changes an earlier cancel without `now`; a later one does not change it back.
         durable_files.touch(self.file(job_id, "cancel"), NOW + b"\n" if now else b"")
         return self.observe(job_id)
 
     def pause(self, job_id: str) -> Status:
-        """Asks a job to begin nothing new. Raises Conflict when it has ended."""
+        """Requests a job to begin no further operation. Raises Conflict if it has ended."""
         self.refuse_ended(job_id)
         durable_files.touch(self.file(job_id, "pause"))
         return self.observe(job_id)
 
     def go_on(self, job_id: str) -> Status:
-        """Ends a pause. Raises Conflict when the job has ended."""
+        """Ends a pause. Raises Conflict if the job has ended."""
         self.refuse_ended(job_id)
         if durable_files.remove(self.file(job_id, "pause")):
             durable_files.sync_directory(self.path)
         return self.observe(job_id)
 
     def refuse_ended(self, job_id: str, besides: State | None = None) -> Status:
-        """Returns the job's status. Raises Conflict when it has ended."""
+        """Returns the job's status. Raises Conflict if it has ended."""
         status = self.observe(job_id)
         state = statuses.recorded_state(status)
         if state in FINAL_STATES and state is not besides:
@@ -282,9 +282,9 @@ class Jobs:
         return status
 
     def prepare_resume(self, job_id: str, keys: RequestKeys | None = None, *, shell: bool = False) -> Status:
-        """Makes an ended job `queued` again, its sentinel removed, `attempt` one higher.
+        """Makes an ended job `queued` again, removes its sentinel, and increments `attempt`.
 
-        `keys` replace the secret. Raises Conflict unless it is interrupted, failed or cancelled.
+        `keys` replace the secret. Raises Conflict unless the job is interrupted, failed or cancelled.
         """
         with self.creating():
             status = self.observe(job_id)
@@ -300,9 +300,9 @@ class Jobs:
     def prepare_approved(
         self, job_id: str, keys: RequestKeys | None = None, *, etag: str = "", shell: bool = False
     ) -> Status:
-        """Makes a waiting job `queued` again, to carry out its plan: the approval is in the status, durably.
+        """Makes a waiting job `queued` again, to carry out its plan. The status durably has the approval.
 
-        `etag`: of the plan that was read. Raises Conflict unless the job waits for approval of that plan.
+        `etag`: of the plan that the user has read. Raises Conflict unless the job waits for its approval.
         """
         with self.creating():
             status = self.observe(job_id)
@@ -321,8 +321,8 @@ class Jobs:
 
     @contextlib.contextmanager
     def _taking(self, status: Status, keys: RequestKeys | None) -> Iterator[None]:
-        """Holds the lock of an ended job whose destination is free; then writes its status, `queued`
-        again."""
+        """Holds the lock of an ended job whose destination is free, and finally writes the job's changed
+        status."""
         job_id = status["id"]
         self._refuse_taken(status["storage_url"], status["dest"], statuses.prefix_of(status), besides=job_id)
         with self.lock(job_id) as lock:
@@ -335,8 +335,8 @@ class Jobs:
             self.catalog.forget()
 
     def supersede(self, status: Status) -> None:
-        """Ends older jobs with the same aim that wait for approval: `status`, which is about to be `waiting`
-        or `done`, makes their plans out of date."""
+        """Ends older jobs with the same aim (`aim_of`) that wait for approval: `status`, which will be
+        `waiting` or `done` next, makes their plans out of date."""
         names = os.listdir(self.path)
         for job_id in sorted(n.removesuffix(_PLAN) for n in names if n.endswith(_PLAN)):
             if job_id >= status["id"] or not ID_PATTERN.fullmatch(job_id):
@@ -351,7 +351,7 @@ class Jobs:
                     self.finish(older, State.CANCELLED, error, message)
 
     def note_notified(self, job_id: str) -> None:
-        """Records that people were notified of the job's end, unless it has been resumed."""
+        """Records that users were notified of the job's end, unless it has been resumed."""
         with self.lock(job_id) as lock:
             status = self.read(job_id) if lock.acquire(timeout_seconds=_PROBE_SECONDS) else None
             if status is not None and statuses.recorded_state(status) in FINAL_STATES:
@@ -359,17 +359,17 @@ class Jobs:
                 self.write(status, durable=False)
 
     def drop_keys_of_ended(self, job_id: str) -> None:
-        """Removes keys that a job no longer needs: its worker was killed before it removed them, or nobody
-        has resumed the job for a week."""
+        """Removes keys that a job no longer needs, because its worker was killed before it removed them, or
+        because the job was not resumed for a week."""
         if not self.secrets.exists(job_id) or not statuses.needs_no_keys(self.read(job_id)):
             return
         with self.lock(job_id) as lock:
-            if lock.acquire() and statuses.needs_no_keys(self.read(job_id)):  # else it is resumed now
+            if lock.acquire() and statuses.needs_no_keys(self.read(job_id)):  # else the job is being resumed
                 self.secrets.drop(job_id)
 
     def delete(self, job_id: str, *, only_ended: bool = False) -> bool:
-        """Removes a job's files, the lock last. False when its lock is held, or, with `only_ended`, when it
-        has been resumed."""
+        """Removes a job's files, the lock last. Returns False if its lock is held or, with `only_ended`, if
+        the job has been resumed."""
         with self.lock(job_id) as lock:
             if not lock.acquire():
                 return False

@@ -1,9 +1,9 @@
-"""What a job has done over all its attempts, as counts that only grow: a worker writes its tally into the
-status (`metrics`), the server sums them up for `/metrics`.
+"""Counts a job's work over all its attempts, in counts that only grow (a tally). A worker writes its tally to
+the status (`metrics`); the server sums all tallies for `/metrics`.
 
-A tally is four groups of names with a number each. It is read from files, so `clean` checks all of it: it
-drops values that are no numbers or negative, and a group never has many more than NAMES_MAX names beyond the
-known ones, because each becomes a series in a user's database. No input or output here.
+A tally has four groups of names, each with a number. It is read from files, so `clean` checks all of it and
+drops values that are negative or not numbers. A group never has many more than NAMES_MAX names beyond the
+known ones, because each name becomes a series in a user's database. No input or output here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tally = dict[str, dict[str, float]]
 GROUPS = ("counts", "errors", "phase_seconds", "requests")
 NAMES_MAX = 100
 OTHER = "other"
-ENDED = "ended_"  # and a state: of `counts`
+ENDED = "ended_"  # followed by a state: names in `counts`
 _MOST = 1 << 62  # more than any count; below it a float is finite
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}(?: [0-9]{3})?")
 
@@ -29,13 +29,13 @@ def empty() -> Tally:
 
 
 def add(total: Tally, more: Mapping[str, Mapping[str, float]]) -> None:
-    """Adds in place. Names beyond the limit, and odd ones, count as `other`."""
+    """Adds in place. Names beyond the limit, and invalid ones, count as `other`."""
     for group in GROUPS:
         known = total[group]
         for name, value in more.get(group, {}).items():
             is_new = name not in known and name not in CODES
             if is_new and (len(known) >= NAMES_MAX or not _NAME.fullmatch(name)):
-                name = OTHER  # noqa: PLW2901 - where it is counted
+                name = OTHER  # noqa: PLW2901 - the name that it is counted under
             known[name] = known.get(name, 0) + value
 
 
