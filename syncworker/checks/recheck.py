@@ -1,7 +1,7 @@
 """Checks what a run has done: lists the bucket once more, and compares it with the index.
 
-Runs if all went well and something was written or deleted. Each difference that `differences.collect` finds
-is checked by HEAD, and repaired once:
+Runs if all else succeeded and something was written or deleted. Each difference that `differences.collect`
+finds is checked by HEAD, and repaired once:
 
 | remembered | listed | asked by HEAD | then |
 | --- | --- | --- | --- |
@@ -69,7 +69,7 @@ class Recheck:
         self.changes = changes
         self.spool_dir = spool_dir
         self.left = 0  # objects without a file, for the next sync
-        self._strangers: set[tuple[int, str]] = set()  # size and ETag of objects that nobody here sent
+        self._strangers: set[tuple[int, str]] = set()  # size and ETag of objects that we did not send
         self._failed = 0
 
     async def run(self, collect: Callable[[Found], None]) -> None:
@@ -150,7 +150,7 @@ class Recheck:
             fixed.append(again)
 
     async def _delete(self, found: Difference) -> Difference | None:
-        """None: the folder has a file of this name again, so the object stays."""
+        """Deletes an object again. Returns None if its file exists again, so that the object stays."""
         await self.remover.turn()
         if await self.in_thread(self.folder.has_file, found.key):
             return None
@@ -158,7 +158,7 @@ class Recheck:
         return found
 
     async def _send(self, found: Difference) -> Difference | None:
-        """None: the file is gone; the next sync deletes the object."""
+        """Sends a file again. Returns None if it is gone; the next sync deletes the object."""
         file = await self.in_thread(self.folder.entry, found.key)
         row = await self.repairer.send_again(file, found) if file is not None else None
         return None if row is None else Difference(row, None)

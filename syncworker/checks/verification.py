@@ -1,6 +1,6 @@
 """Checks whether the mirror equals the folder (`verify=1` and `verify=deep`). Repairs nothing.
 
-Runs after the last operation of a sync that went well. The folder is scanned and the bucket listed again, and
+Runs after the last operation of a sync that succeeded. The folder is scanned and the bucket listed again, and
 the planner joins and compares them as before. Then
 
 | file | object | verdict |
@@ -95,7 +95,7 @@ class Verification:
     async def take_extras(self, extras: Spool) -> None:
         """Checks the objects without a file. Each record begins with the key."""
         if self._incomplete:
-            return  # it is not known which objects have no file
+            return  # unknown which objects have no file
         keys = (record[0] for record in extras)
         while some := list(islice(keys, _EXTRAS)):
             there = await self.sender.in_pool(self.folder.with_files, some)

@@ -30,7 +30,7 @@ class Destination:
 
     @property
     def facts_path(self) -> str:
-        """Written by the holder of the lock; never removed."""
+        """The holder of the lock writes this file, which is never removed."""
         return self._file(".dest", ".json", self.prefix)
 
     @property

@@ -86,7 +86,7 @@ class Operation:
 
 
 class StorageView:
-    """Supplies the status fields about the storage and its client; this class, before the job connects."""
+    """Supplies the status fields about the storage. This base class serves until the job has connected."""
 
     def requests(self) -> tuple[Mapping[tuple[str, int], int], int]:
         """Returns the number of requests by operation and HTTP status, and the number of retries."""

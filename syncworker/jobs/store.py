@@ -3,7 +3,7 @@
 The protocol
 - A job is created under a free id: first its lock file (with O_EXCL, which reserves the id), then its secret
   if the request has keys, then its status `queued`, durably. Once it has a status, the job exists.
-- The worker holds `ID.lock` (an exclusive kernel lock) for its whole life, then takes the destination's lock,
+- The worker takes `ID.lock` (an exclusive kernel lock) for its whole life, and then the destination's lock,
   `.dest/NAME.lock`. It writes `ID.json`. No other process writes it while the lock is held.
 - A process that finds the lock free may take it and correct the status: `running` without a worker becomes
   `interrupted`, or `cancelled` if the sentinel exists (`effective_state` in status.py, applied by `observe`).
@@ -253,7 +253,7 @@ class Jobs:
                 yield self.observe(job_id)
 
     def cancel(self, job_id: str, *, now: bool = False) -> Status:
-        """Requests a job to end. A job that is queued or waits for approval ends immediately. `now`: do not
+        """Asks a job to end. A job that is queued or waits for approval ends immediately. `now`: does not
         wait for writes in flight. Raises Conflict if the job has ended."""
         self.refuse_ended(job_id, besides=State.WAITING)
         # Also changes an earlier cancel without `now`; a later one does not change it back.
@@ -261,7 +261,7 @@ class Jobs:
         return self.observe(job_id)
 
     def pause(self, job_id: str) -> Status:
-        """Requests a job to begin no further operation. Raises Conflict if it has ended."""
+        """Asks a job to begin no further operation. Raises Conflict if it has ended."""
         self.refuse_ended(job_id)
         durable_files.touch(self.file(job_id, "pause"))
         return self.observe(job_id)
@@ -300,7 +300,7 @@ class Jobs:
     def prepare_approved(
         self, job_id: str, keys: RequestKeys | None = None, *, etag: str = "", shell: bool = False
     ) -> Status:
-        """Makes a waiting job `queued` again, to carry out its plan. The status durably has the approval.
+        """Makes a waiting job `queued` again, to carry out its plan, and durably records the approval.
 
         `etag`: of the plan that the user has read. Raises Conflict unless the job waits for its approval.
         """

@@ -116,7 +116,7 @@ def compare(file: FileEntry, obj: ObjectEntry | None, row: IndexRow | None) -> D
 def fits_upload_time(modified: str, read_ns: int) -> bool:
     """Whether a LastModified fits an upload of a file that was read at `read_ns` (stores write whole
     seconds). A later one may belong to another client's object. If it is ours (the clocks differ, or the
-    upload was slow), one HEAD finds out."""
+    upload was slow), one HEAD shows it."""
     try:
         listed = datetime.fromisoformat(modified).timestamp()
     except ValueError:

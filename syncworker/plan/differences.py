@@ -145,8 +145,8 @@ class NotInRanges(Exception):
 
 
 class Listable(NamedTuple):
-    """How a bucket is listed. `cuts`: keys at which the listing may be cut (listing.py), `breadth`: how many
-    ranges side by side; `files`: about how many objects it has."""
+    """How a bucket is listed. `cuts`: keys at which the listing may be cut (listing.py); `breadth`: how many
+    ranges are listed concurrently; `files`: the approximate number of objects."""
 
     fetch: Callable[[str | None], PendingPage]
     fetch_range: FetchRange

@@ -5,8 +5,8 @@
 of the files' keys. `join` guarantees:
 
 - `(local, None)` is yielded only when the bucket certainly lacks the key: when the listing is complete and
-  was in order up to there. Until then such files wait in a spool, so that we never send an object that the
-  store has, even if it lists out of order.
+  was in order up to there. Until then such files wait in a spool, so that a listing that is out of order
+  never makes us send a file that the store has.
 - A file `x` also waits if the bucket has objects below `x/`, so that these are known first.
 - `(None, object)` is yielded last, after the end of both streams.
 - After the first key out of order, the rest of the listing is stored in a table and joined by key. This gives

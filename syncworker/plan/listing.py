@@ -35,7 +35,7 @@ _EMPTY_PAGES = 1000  # in a row: some stores send a few where much was deleted
 
 
 class PendingPage(Protocol):
-    """A page that has been asked for (a `concurrent.futures.Future`)."""
+    """A requested page (a `concurrent.futures.Future`)."""
 
     def result(self) -> Page: ...
 

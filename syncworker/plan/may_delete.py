@@ -1,6 +1,6 @@
-"""Whether a plan or `max_delete` lets objects without a file be deleted. No input or output here.
+"""Decides whether a plan or `max_delete` allows the deletion of objects without a file. Does no I/O.
 
-What else may forbid it is listed in docs/design.md, "What forbids deletions".
+For other reasons that forbid it, see docs/design.md, "What forbids deletions".
 
 | the job | deletions | then |
 | --- | --- | --- |
@@ -27,7 +27,7 @@ class Question(NamedTuple):
 
 
 class Rules(NamedTuple):
-    """The rules of an attempt. `limit`: `max_delete`, "" or `none` for no limit."""
+    """The rules of an attempt. `limit`: the value of `max_delete`; "" or `none` for no limit."""
 
     is_plan: bool = False
     is_approved: bool = False

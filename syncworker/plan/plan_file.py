@@ -1,4 +1,4 @@
-"""`jobs/ID.plan.jsonl`: what a job would do (`Draft`), and what somebody has approved (`ApprovedPlan`).
+"""Writes the plan of a job to `jobs/ID.plan.jsonl` (`Draft`), and reads an approved one (`ApprovedPlan`).
 
 One line per operation, in order of the keys; the deletion of the bucket is last. Size, etag and modified are
 those of the listed object, or null if there is none:

@@ -89,7 +89,7 @@ class Client:
         self.signer = Signer(target.region)
         self.conditions, self.advice = conditions, conditions.advice
         self.keys = keys
-        self._used: Keys | None = None  # by the last request
+        self._used: Keys | None = None  # the keys of the last request
         self.throttle = AdaptiveThrottle(conditions.most_requests)
         self.stop, self.pause = conditions.stop, conditions.pause
         self.outage = Outage(conditions.patience_seconds, self._ask, self.stop, self.pause)

@@ -264,7 +264,7 @@ def parse_uploads(body: bytes) -> tuple[list[Upload], dict[str, str] | None]:
     return found, _next(root, ns, encoded, found, _UPLOAD_MARKERS)
 
 
-# Element with the most entries of an answer, element of the next id, parameter for the next id.
+# The element with the maximum number of entries, the element of the next id, the parameter for the next id.
 _VERSION_MARKERS = ("MaxKeys", "NextVersionIdMarker", "version-id-marker")
 _UPLOAD_MARKERS = ("MaxUploads", "NextUploadIdMarker", "upload-id-marker")
 

@@ -3,7 +3,8 @@
 Everything in the bucket is to be deleted, so a flipped bit in DeleteObjects can do no harm: each request has
 a thousand keys, on every store, even over plain http. The next listing, not the answer, shows what a request
 has deleted; objects that are still listed are deleted one by one (stores that are file systems keep folder
-markers). New objects are deleted only after they were listed. Rounds are repeated until the bucket is gone.
+markers). New objects are deleted only after they were listed. There are several rounds, until the bucket is
+gone.
 
 In a bucket with versions, no object may reappear: first all older versions are deleted, then the latest one,
 then the delete markers; the latest version or a marker only if its key has nothing else left. If the store
@@ -60,7 +61,7 @@ class Unplanned(FatalError):
 
 
 class BucketRemoval:
-    """Empties and deletes one bucket. Calls `may_go` for each listed object before it deletes any."""
+    """Empties and deletes one bucket. Calls `may_go` for each listed object before it deletes the object."""
 
     def __init__(self, remover: Remover, may_go: Callable[[ObjectEntry], bool] = lambda _: True) -> None:
         self.may_go = may_go

@@ -33,8 +33,8 @@ class Sweep:
         self.index, self.progress, self.bucket = attempt.index, attempt.progress, attempt.bucket
         self.changes, self.in_thread, self.control = attempt.changes, attempt.in_thread, attempt.stop.control
         self.held_folders: set[str] = set()  # objects below these stay: they may be of files with odd names
-        self._there: set[str] = set()  # had a file when deletions were counted, so they stay
-        self._removed: set[str] = set()  # early, because they blocked an upload
+        self._there: set[str] = set()  # had a file when the deletions were counted: they stay
+        self._removed: set[str] = set()  # deleted early, because they blocked an upload
 
     async def clear_the_way(self, objects: list[tuple[str, int]]) -> int:
         """Deletes these objects now, and returns how many were deleted. Each has its own request, because a

@@ -18,7 +18,7 @@ from syncworker.s3.deletions import DELETE_BATCH
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
 from syncworker.transfer.attempt import Attempt
 
-_FIRST = 2  # the least in a batch over plain http, and the most until we know whether answers name keys
+_FIRST = 2  # minimum of a batch over plain http, and maximum until we know whether answers name keys
 _SINGLES = 8 * SIDE_BY_SIDE
 _FACT = "names_deleted"
 Entry = tuple[str, int | None]  # key and size of an object

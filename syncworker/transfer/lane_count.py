@@ -19,9 +19,9 @@ _STEP = 1.5
 _GAIN = 1.15  # times the rate, for a step to half as many lanes more; a step that gains less is undone
 _REST_TIMES = 20  # measurements without a step after a step was undone
 READERS = 4  # threads that read files and hash them
-DISK_READERS = 32  # threads that read small files which are not in memory, at most
+DISK_READERS = 32  # at most: threads that read small files that are not in memory
 _PIECE_BYTES = 256 << 10  # a disk reads a larger file in several pieces
-_SHARES_EACH = 2  # that each reader must have read before the rate is judged
+_SHARES_EACH = 2  # shares that each reader must read before the rate is judged
 
 
 class LaneController:

@@ -6,8 +6,8 @@ left ─► a lane of this process ─► sent
   ▲ └─► others, some in a row ──► sent
   └──────────┘ given back
 ```
-Each part has only one sender. Only this process begins the upload, and completes it after all parts have been
-sent.
+Each part has only one sender at any time. Only this process begins the upload, and completes it after all
+parts have been sent.
 """
 
 from __future__ import annotations

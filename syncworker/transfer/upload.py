@@ -71,7 +71,7 @@ class Sender:
         self.tree, self.pool = attempt.tree, attempt.pool
         self.check, self.halted = attempt.stop.raise_stopped, attempt.stop.requested
         self.halted_in_thread = self.bucket.client.pause.blocking(self.halted)
-        # An upload to such a key is not tried again when the store fails.
+        # An upload to such a key is not retried if the store fails.
         self.may_be_blocked = attempt.obstacles.may_be_blocked
         self.headers = headers
         if (self.index.fact("given") or "") != self.headers.fingerprint:
@@ -151,7 +151,7 @@ class Sender:
         kept = await self.bucket.read_range(key, 0, len(body))
         if kept != body:
             if answered == hashlib.md5(kept, usedforsecurity=False).hexdigest():
-                self.learn("etag", KEPT)  # of the wrong bytes, so metadata is not believed instead
+                self.learn("etag", KEPT)  # of the wrong bytes; still, metadata must not be used instead
             raise FileError("StoredWrongBytes", _WRONG_BYTES)
         head = await self.head_sent(key, len(body))
         if head.etag == digest:

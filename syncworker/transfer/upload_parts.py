@@ -33,7 +33,7 @@ from syncworker.wire.body import UNSIGNED, FileSlice
 PARTS_IN_FLIGHT = 2
 ONCE_BYTES = 8 << 20  # a part up to this size is read once, and held until it is sent
 _OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
-# Errors of a part or of the completion if the store requires other sums, or an ETag was corrupted in transit.
+# Errors of a part or of the completion if the store requires other sums or an ETag was corrupted in transit.
 # The last one is our own: the store seemed to check the sums, but does not.
 _SUM_REFUSED = REFUSALS | {
     "InvalidRequest",
@@ -54,7 +54,7 @@ class PartSender:
         self.others: Others | None = None
 
     def share(self, others: Others) -> None:
-        """Lets others send parts, too."""
+        """Lets other processes send parts, too."""
         self.others = others
 
     async def large(self, file: FileEntry, md5: bytes, operation: Operation) -> UploadResult:

@@ -66,7 +66,8 @@ def _of_pause(client: Client) -> Delay:
 
 
 def _of_outage(client: Client) -> Delay | None:
-    """Returns an outage: no request has succeeded for a while, and the storage did not ask to slow down."""
+    """Returns the delay of an outage: no request has succeeded for a while, and the storage did not ask to
+    slow down."""
     outage = client.outage
     if outage.since is None or outage.error is None or not outage.has_lasted(_NOTICED_SECONDS):
         return None
@@ -92,7 +93,7 @@ def _of_slow_down(client: Client) -> Delay | None:
 
 
 def _of_silence(client: Client) -> Delay | None:
-    """Returns a silence: requests are in flight, but no byte is transferred."""
+    """Returns the delay of a silence: requests are in flight, but no byte is transferred."""
     seconds = client.pool.silent_seconds()
     if seconds < _SILENT_SECONDS:
         return None

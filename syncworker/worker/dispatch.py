@@ -116,7 +116,8 @@ class Dispatch:
                 yield value
 
     def _is_being_written(self, file: FileEntry) -> bool:
-        """Returns whether the file may still be written to, so that a job started by changes skips it."""
+        """Returns whether the file may still change, so that a job started by changes leaves it to the next
+        one."""
         return self.is_after_changes and 0 <= time.time_ns() - file.mtime_ns < _WRITTEN_NS
 
     def _note(self, name: str, value: Any) -> None:

@@ -54,7 +54,7 @@ class SecondLook:
         self.index, self.progress, self.stop = attempt.index, attempt.progress, attempt.stop
 
     async def recheck(self, ending: Ending, cuts: list[str]) -> Ending:
-        """Checks that all writes and deletions took effect. A run without changes needs no second listing."""
+        """Checks that all writes and deletions took effect. Without changes, the first listing suffices."""
         if not self.attempt.changes.count:
             return ending
         self.progress.phase(Phase.VERIFYING, "looking at the bucket once more")
@@ -92,7 +92,8 @@ class SecondLook:
         return self.plans.plan is None or self.plans.plan.names(obj)
 
     async def send_again(self, file: FileEntry, found: Difference) -> IndexRow | None:
-        """Sends the file's present content if the bucket lacks it. Returns None if the file is gone."""
+        """Sends the present version of a file that is already counted, unless the bucket has it. Returns None
+        if the file is gone."""
         decision = compare(file, found.listed, found.row)
         for result in await self.sending.read([Candidate(file, found.listed, found.row, decision)]):
             if result.error is not None:

@@ -63,7 +63,7 @@ async def sync(
     stop: StopToken,
     elsewhere: Elsewhere | None = None,
 ) -> Ending:
-    """Makes the bucket equal the folder; raises when it could not."""
+    """Makes the bucket equal the folder; raises an error if it cannot."""
     changes = Changes(order.spool_dir)
     with (
         Tree(order.uploads_dir) as tree,
@@ -85,7 +85,7 @@ async def sync(
 
 
 def _best_scan(index: Index, tree: Tree) -> Callable[..., Iterator[ScanItem]]:
-    """Returns the scan to use. One on another core helps a folder that was large at an earlier sync."""
+    """Returns the scan to use: on another core if the folder was large at an earlier sync."""
     is_large = count_objects(index.path, WORTH_FILES) == WORTH_FILES
     helps = is_large and tree.is_local and len(os.sched_getaffinity(0)) > 1
     return scan_apart if helps else scan
@@ -274,7 +274,7 @@ class Sync:
             )
 
     async def _only_verify(self) -> None:
-        """`plan` with `verify`: only verifies."""
+        """Only verifies (`plan` with `verify`)."""
         if not await self.pages.open(may_create=False, is_plan=self.plans.draft is not None):
             raise FatalError("VerifyFailed", f"there is no bucket {self.attempt.bucket.name} to verify")
         self.progress.counts["scan_complete"] = True

@@ -298,7 +298,7 @@ async def _work(job: _Job, progress: Progress) -> Ending:
 
 
 def _end_of(task: asyncio.Task[None]) -> Exception:
-    """The error of a background task that should have lived as long as the job."""
+    """Returns the error of a background task that should have run as long as the job."""
     error = None if task.cancelled() else task.exception()
     if isinstance(error, Exception):
         return error
