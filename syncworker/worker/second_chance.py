@@ -34,7 +34,7 @@ class SecondChance:
 
     async def resolve_renames(self) -> None:
         """Handles files that the bucket lacks, but whose content it lists under a key that nobody sent. If
-        HEAD also finds the object under the file's key, the store has renamed it; otherwise a client moved it."""
+        HEAD also finds the object under the file's key, the store has renamed it; else a client moved it."""
         for work in self.dispatch.renamed:
             self.stop.control.check()
             try:
