@@ -16,10 +16,10 @@ LEAST = 32
 MOST = 128
 RATE_SECONDS = 0.5
 _STEP = 1.5
-_GAIN = 1.15  # times the rate, for a step to half as many lanes more; a step that gains less is undone
+_GAIN = 1.15  # a step that raises the rate by less than this factor is undone
 _REST_TIMES = 20  # measurements without a step after a step was undone
 READERS = 4  # threads that read files and hash them
-DISK_READERS = 32  # at most: threads that read small files that are not in memory
+DISK_READERS = 32  # maximum of threads that read small files that are not in memory
 _PIECE_BYTES = 256 << 10  # a disk reads a larger file in several pieces
 _SHARES_EACH = 2  # shares that each reader must read before the rate is judged
 

@@ -33,7 +33,7 @@ class SecondChance:
         self.stop = attempt.stop
 
     async def resolve_renames(self) -> None:
-        """Handles files that the bucket lacks, but whose content it lists under a key that nobody sent. If
+        """Handles files that the bucket lacks, but whose content it lists under a key that we never sent. If
         HEAD also finds the object under the file's key, the store has renamed it; else a client moved it."""
         for work in self.dispatch.renamed:
             self.stop.control.check()
