@@ -27,7 +27,7 @@ from waitress.parser import HTTPRequestParser
 from syncworker import request, settings
 from syncworker.errors import FatalError, UsageError
 from syncworker.folder import uploads_root
-from syncworker.jobs import ids, store
+from syncworker.jobs import ids, status, store
 from syncworker.options import table
 from syncworker.service import storage_check
 from syncworker.service.supervisor import Supervisor
@@ -209,7 +209,7 @@ def read_outside(site: Site) -> bool:
 
 
 def any_status(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(store, "is_status_of", lambda *_: True)
+    patch.setattr(status, "is_status_of", lambda *_: True)
 
 
 def no_id_check(patch: pytest.MonkeyPatch) -> None:
@@ -652,7 +652,6 @@ def env_in_the_bucket(site: Site) -> bool:
     return False
 
 
-NO_LINKS = "| os.O_NOFOLLOW "
 FILES = [
     Row(
         "a jobs folder that others write to",
@@ -662,17 +661,17 @@ FILES = [
     Row(
         "a link where a status is written",
         written_through_a_link,
-        mutated(durable_files, "replace_bytes", NO_LINKS, ""),
+        mutated(durable_files, "_making", "| os.O_NOFOLLOW ", ""),
     ),
     Row(
         "a link where a status is read",
         read_through_a_link,
-        both(mutated(durable_files, "read_json", NO_LINKS, ""), any_status),
+        both(mutated(durable_files, "_open_regular", "| _ALWAYS", "| os.O_NONBLOCK"), any_status),
     ),
     Row(
         "files that others read",
         open_files,
-        both(mutated(durable_files, "replace_bytes", "mode)\n", "0o644)\n")),
+        mutated(durable_files, "_making", "0o600)", "0o644)"),
     ),
     Row("a link swapped in between check and use", swapped, follow_links),
     Row(

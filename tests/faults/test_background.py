@@ -30,7 +30,7 @@ runpy.run_module("syncworker", run_name="__main__", alter_sys=True)
 BACKGROUND = {
     "watchdog of connections": ("wire.connection", "Connection.check", True),
     "ticker of the status": ("jobs.progress", "Progress.due", True),
-    "pace of the lanes": ("transfer.lane_count", "Pace.look", False),
+    "pace of the lanes": ("transfer.lane_count", "LaneController.record_rate", False),
     "reader of groups": ("transfer.lanes", "Lanes._next_group", False),
     "lane for small files": ("transfer.lanes", "Lanes._small_lane", False),
     "file in a lane": ("transfer.lanes", "Lanes._whole", False),
