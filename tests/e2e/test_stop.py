@@ -292,6 +292,7 @@ def test_the_routes_and_the_shell_say_what_is_waited_for(
     held.shell.share(service)
     tree(service.uploads, {"photos": FILES})
     held.begin("PUT", "body")
+    held.shell.wait_file(held.job, lambda status: len(status["current"]) > 1)
     assert service.get(f"/cancel?id={held.job}&now=").status == 202
     held.wait_until_held_up(1.0)
     shown = held.shell.run("show", held.job).stdout
