@@ -1,27 +1,58 @@
-"""The routes as a WSGI application: parse, call, render. `middleware` has checked before who may call."""
+"""The routes as a WSGI application: parse, call the handler, render its answer or error. `middleware` has
+checked before who may call."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import bottle
 
-from syncworker.errors import SyncError
+from syncworker.errors import SyncError, UsageError
+from syncworker.jobs.ids import Conflict, NoSuchJob, NoSuchPlan
+from syncworker.service.supervisor import QueueFull
 from syncworker.web import conditional, dashboard, parameters
-from syncworker.web.context import JSON, Service
-from syncworker.web.errors import NOTHING_HERE, error_response, problem_of, unrouted
-from syncworker.web.handlers_act import warned
+from syncworker.web import handlers_act as act
+from syncworker.web import handlers_read as read
+from syncworker.web import handlers_site as site
+from syncworker.web.context import JSON, Answer, NotFound, Parameters, Service, Unwell
 from syncworker.web.operations import OPERATIONS, Operation
-from syncworker.web.problem_details import to_json
-from syncworker.web.routes import HANDLERS, TAGS
+from syncworker.web.problem_details import problem, to_json
 
 log = logging.getLogger("server")
 
 PACKED_FROM_BYTES = 4096  # longer answers are compressed for clients that accept gzip
 KEY_IN_ADDRESS = "{} was sent in the address, which browsers and proxies remember: use POST"
+NOTHING_HERE = "there is nothing at this path: see /openapi.json for what there is"
+# A handler gets the parameters of its request, whose names were checked, and returns (status, JSON value or
+# bytes, headers).
+HANDLERS: dict[str, Callable[[Service, Parameters], Answer]] = {
+    "/sync": act.sync,
+    "/runnings": read.runnings,
+    "/get": read.get,
+    "/cancel": act.cancel,
+    "/pause": act.pause,
+    "/continue": act.go_on,
+    "/limit": act.limit,
+    "/resume": act.resume,
+    "/approve": act.approve,
+    "/plan": read.plan,
+    "/plan/sums": read.planned,
+    "/jobs": read.history,
+    "/report": read.report,
+    "/log": read.log_of_job,
+    "/mirrors": site.mirrors,
+    "/healthz": site.healthz,
+    "/folders": site.folders,
+    "/metrics": site.exposition,
+    "/openapi.json": site.description,
+    **{path: site.asset(page) for path, page in dashboard.PAGES.items()},
+}
+# Computes the ETag before the answer, where that is cheaper. It reads its data before the answer does, so an
+# ETag may be older than its answer, but never newer.
+TAGS: dict[str, Callable[[Service, Parameters], str]] = {"/jobs": read.history_tag}
 
 
 def _call(service: Service, path: str, operation: Operation) -> bottle.HTTPResponse:
@@ -75,7 +106,49 @@ def _with_warning(value: Mapping[str, Any], environ: dict[str, Any]) -> Mapping[
     sent = [name for name in ("secret_key", "session_token") if f"{name}=" in query]
     if not sent:
         return value
-    return {**value, **warned([*filter(None, [value.get("warning")]), KEY_IN_ADDRESS.format(sent[0])])}
+    return {**value, **act.warned([*filter(None, [value.get("warning")]), KEY_IN_ADDRESS.format(sent[0])])}
+
+
+def problem_of(error: SyncError) -> tuple[int, dict[str, Any], dict[str, str]]:
+    """Returns (status, members besides detail and code, headers) for an error."""
+    match error:
+        case NoSuchJob() | NoSuchPlan() | NotFound():
+            return 404, {}, {}
+        case Conflict():
+            return 409, {"job": error.job}, {}
+        case QueueFull() | Unwell():
+            return 503, {}, {"Retry-After": "10"}
+        case parameters.UnsupportedBody():
+            return 415, {}, {}
+        case parameters.BodyTooLong():
+            return 413, {}, {}
+        case UsageError():
+            return 400, {"param": error.param}, {}
+        case _ if error.code == "Busy":
+            return 503, {}, {"Retry-After": "1"}
+    return 500, {}, {}
+
+
+def error_response(
+    status: int, code: str, detail: str, headers: Mapping[str, str] | None = None, **more: Any
+) -> bottle.HTTPResponse:
+    body, line, fields = problem(status, code, detail, **more)
+    return bottle.HTTPResponse(body, line, headers={**dict(fields), **(headers or {})})
+
+
+def unrouted(error: bottle.HTTPError) -> bytes:
+    """Answers errors that Bottle raises: an unknown path, a path that is not UTF-8, an exception in a
+    handler."""
+    code, detail = {
+        404: ("NotFound", NOTHING_HERE),
+        400: ("BadRequest", "the path is not valid UTF-8"),
+        405: ("MethodNotAllowed", "the request cannot be answered"),
+        500: ("InternalError", "something went wrong here: the server's log says what"),
+    }.get(error.status_code, ("InternalError", "the request cannot be answered"))
+    body, _, fields = problem(error.status_code, code, detail)
+    for name, value in fields:
+        bottle.response.set_header(name, value)
+    return body
 
 
 def application(service: Service) -> bottle.Bottle:

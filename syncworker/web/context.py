@@ -50,8 +50,3 @@ class Service:
     @property
     def jobs(self) -> Jobs:
         return self.supervisor.jobs
-
-    @property
-    def base_path(self) -> str:
-        """What all paths begin with, as clients see them."""
-        return self.settings.api_base_path

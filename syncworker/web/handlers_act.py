@@ -46,7 +46,7 @@ def _sync_mirror(service: Service, given: Parameters) -> Answer:
 
 def _accepted(service: Service, status: Mapping[str, Any]) -> Answer:
     """Answers with a job that was queued."""
-    return 202, status, {"Location": f"{service.base_path}get?id={quote(status['id'])}"}
+    return 202, status, {"Location": f"{service.settings.api_base_path}get?id={quote(status['id'])}"}
 
 
 def cancel(service: Service, given: Parameters) -> Answer:

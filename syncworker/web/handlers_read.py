@@ -88,7 +88,7 @@ def _lines(service: Service, route: str, path: str, job_id: str, asked: dict[str
     if page.following is not None:
         query = {"id": job_id, **asked, "after": page.following}
         text = urlencode({name: value for name, value in query.items() if value})
-        headers["Link"] = f'<{service.base_path}{route}?{text}>; rel="next"'
+        headers["Link"] = f'<{service.settings.api_base_path}{route}?{text}>; rel="next"'
     return 200, page.lines, headers
 
 

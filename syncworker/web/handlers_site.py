@@ -94,4 +94,5 @@ def exposition(service: Service, _given: Parameters) -> Answer:
 
 
 def description(service: Service, _given: Parameters) -> Answer:
-    return 200, openapi.document(token_needed=service.token_needed, base_path=service.base_path), {}
+    base_path = service.settings.api_base_path
+    return 200, openapi.document(token_needed=service.token_needed, base_path=base_path), {}

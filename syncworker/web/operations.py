@@ -1,5 +1,5 @@
 """The table of routes: purpose, parameters, answers. The server's routes, the OpenAPI document and
-`docs/api.md` are made from it. `routes` has the handlers."""
+`docs/api.md` are made from it. `app` has the handlers."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from openapi_spec_validator import validate
 from serving import Answer, Site, write_finished
 from stores import Store
 
-from syncworker.web import openapi, operations, parameters, routes
+from syncworker.web import app, openapi, operations, parameters
 
 sys.path.insert(0, str(PROJECT / "scripts"))
 import api_docs
@@ -55,7 +55,7 @@ def test_the_document_is_valid_openapi() -> None:
 
 
 def test_each_route_is_documented_and_each_documented_path_is_a_route() -> None:
-    assert set(routes.HANDLERS) == set(operations.OPERATIONS) == set(DOCUMENT["paths"]) - {"/login"}
+    assert set(app.HANDLERS) == set(operations.OPERATIONS) == set(DOCUMENT["paths"]) - {"/login"}
 
 
 @pytest.mark.parametrize("path, route", operations.OPERATIONS.items())
