@@ -22,8 +22,8 @@ from typing import Any, TypeVar, cast
 
 from syncworker.cluster import protocol
 from syncworker.cluster.lease import Lease
-from syncworker.cluster.member_accounts import TICK_SECONDS, Facts, Flight, HeardKeys, Records, clock
-from syncworker.cluster.part_carrier import PartCarrier
+from syncworker.cluster.member_accounts import TICK_SECONDS, Facts, Flight, HeardKeys, clock
+from syncworker.cluster.member_sending import MemberSending
 from syncworker.cluster.protocol import LEASE_SECONDS, PartRecord, PartRun, Record, State, Verb
 from syncworker.errors import FatalError, SyncError
 from syncworker.folder.uploads_root import Tree
@@ -44,27 +44,12 @@ from syncworker.system.stop_token import StopToken
 from syncworker.system.tls import ca_bundle_of
 from syncworker.transfer.attempt import Attempt, Order
 from syncworker.transfer.lane_count import DISK_READERS, READERS
-from syncworker.transfer.lanes import Lanes
-from syncworker.transfer.readers import ReadResult
 from syncworker.wire.endpoint import Endpoint
 from syncworker.wire.pool import ConnectionPool, Limits
-from syncworker.worker.dispatch import in_groups
-from syncworker.worker.sending import Sending
 
 T = TypeVar("T")
 
 _SHOWN = 20
-
-
-class _Sending(Sending):
-    """Gives files that go in parts back to the job's process."""
-
-    def __init__(self, attempt: Attempt, records: Records) -> None:
-        super().__init__(attempt, records, attempt.options.object_headers())
-        self._records = records
-
-    async def send_large(self, result: ReadResult) -> None:
-        self._records.large(result)
 
 
 class _Leased(Control):
@@ -95,10 +80,8 @@ class Carrier:
         self.facts = Facts(self.head["facts"])
         self.flight = Flight()
         self.client: Client | None = None
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self._records: Records | None = None
-        self._lanes: Lanes | None = None
-        self._parts: PartCarrier | None = None
+        self._stop, self._pause = StopToken(_Leased(self.lease)), Pause()
+        self._sending: MemberSending | None = None
         self._lock = threading.Lock()  # of the state, and of what is pending
         self._pending: set[Future[Any]] = set()
         self._numbers: set[int] = set()
@@ -107,32 +90,28 @@ class Carrier:
 
     def carry_out(self, number: int, works: list[Candidate]) -> list[Record]:
         """From another thread. Waits until all of them have come to an end."""
-        return self._carried(number, lambda: self._carry(works)) or protocol.left(works)
+        return self._carried(number, lambda sending: sending.carry(works)) or protocol.left(works)
 
     def carry_parts(self, number: int, run: PartRun) -> list[PartRecord] | None:
         """The same for parts of a large file; None: nothing was begun."""
-
-        async def carry() -> list[PartRecord]:
-            assert self._parts is not None
-            return await self._parts.carry(run)
-
-        return self._carried(number, carry)
+        return self._carried(number, lambda sending: sending.carry_parts(run))
 
     @property
     def has_doubts(self) -> bool:
         """Whether the storage was seen not to check the sums of parts."""
-        return self._parts is not None and self._parts.has_doubts
+        return self._sending is not None and self._sending.sender.part_sums.is_doubted
 
-    def _carried(self, number: int, carry: Callable[[], Coroutine[Any, Any, T]]) -> T | None:
+    def _carried(self, number: int, carry: Callable[[MemberSending], Coroutine[Any, Any, T]]) -> T | None:
         """None: not begun, or broken off. A batch that comes again is not begun again."""
         until = clock() + LEASE_SECONDS
         while self.state is State.OPENING and clock() < until:
             time.sleep(TICK_SECONDS)
         with self._lock:
-            if self.state is not State.READY or self.loop is None or number in self._numbers:
+            sending = self._sending
+            if self.state is not State.READY or sending is None or number in self._numbers:
                 return None
             self._numbers.add(number)
-            future = asyncio.run_coroutine_threadsafe(carry(), self.loop)
+            future = asyncio.run_coroutine_threadsafe(carry(sending), sending.loop)
             self._pending.add(future)
         try:
             return future.result()
@@ -141,19 +120,6 @@ class Carrier:
         finally:
             with self._lock:
                 self._pending.discard(future)
-
-    async def _carry(self, works: list[Candidate]) -> list[Record]:
-        assert self._records is not None
-        opened = self._records.open(works)
-        feeding = asyncio.create_task(self._feed(works))
-        await opened.done
-        feeding.cancel()
-        return opened.records
-
-    async def _feed(self, works: list[Candidate]) -> None:
-        assert self._lanes is not None
-        for group in in_groups(works):
-            await self._lanes.put(group)
 
     def _run(self) -> None:
         try:
@@ -170,43 +136,32 @@ class Carrier:
                     future.cancel()
 
     async def _live(self) -> None:
-        self.loop = asyncio.get_running_loop()
-        head, settings = self.head, self.settings
-        control = _Leased(self.lease)
-        stop = StopToken(control)
-        pause = Pause()
+        head = self.head
         place = Endpoint.of(head["url"], head["region"], head["addressing"])
         ca_bundle = ca_bundle_of() if place.scheme == "https" else None
         connections = ConnectionPool(
             place, ca_bundle, Limits.of(head["timeout"]), use_proxies=head["use_proxies"]
         )
         with (
-            Tree(settings.uploads_dir) as tree,
+            Tree(self.settings.uploads_dir) as tree,
             ThreadPoolExecutor(READERS, "reader") as pool,
             ThreadPoolExecutor(DISK_READERS, "disk") as disk,
         ):
             async with connections:
                 target = Target(head["bucket"], head["region"], head["prefix"])
-                conditions = Conditions(stop=stop, pause=pause, patience_seconds=head["patience"])
+                patience = head["patience"]
+                conditions = Conditions(stop=self._stop, pause=self._pause, patience_seconds=patience)
                 client = self.client = Client(connections, target, self.keys, conditions)
-                watching = asyncio.create_task(self._watch(control, stop, pause, connections))
+                watching = asyncio.create_task(self._watch(client))
                 try:
-                    await self._serve(client, stop, tree, (pool, disk), head)
+                    await self._serve(client, tree, pool, disk)
                 finally:
                     watching.cancel()
 
-    async def _serve(
-        self,
-        client: Client,
-        stop: StopToken,
-        tree: Tree,
-        pools: tuple[Executor, Executor],
-        head: dict[str, Any],
-    ) -> None:
+    async def _serve(self, client: Client, tree: Tree, pool: Executor, disk: Executor) -> None:
         """From the first look at the storage until nothing is in flight any more."""
-        bucket = Bucket(client)
+        bucket, head, stop = Bucket(client), self.head, self._stop
         await bucket.exists()  # raises what a job that begins would raise
-        self._records = Records(self.flight)
         options = Options.of_status({"options": head["options"], "scope": None, "plan": None, "attempt": 2})
         order = Order(
             uploads_dir=self.settings.uploads_dir,
@@ -223,13 +178,11 @@ class Carrier:
             progress=cast("Progress", self.flight),
             stop=stop,
             tree=tree,
-            pool=pools[0],
-            disk=pools[1],
+            pool=pool,
+            disk=disk,
             changes=cast("Changes", None),
         )
-        sending = _Sending(attempt, self._records)
-        lanes = self._lanes = sending.open_lanes()
-        self._parts = PartCarrier(sending, self.flight)
+        sending = self._sending = MemberSending(attempt, self.flight)
         with self._lock:
             if self.state is State.OPENING:
                 self.state = State.READY
@@ -241,27 +194,26 @@ class Carrier:
             self.refused = getattr(stop.fatal, "message", "") or type(stop.fatal).__name__
             if not isinstance(stop.fatal, SyncError):
                 traceback.print_exception(stop.fatal)
-        await lanes.finish()
-        self._records.close()
+        await sending.inbox.finish()
+        sending.records.close()
         while self._pending:
             await asyncio.sleep(TICK_SECONDS)
 
-    async def _watch(
-        self, control: Control, stop: StopToken, pause: Pause, connections: ConnectionPool
-    ) -> None:
+    async def _watch(self, client: Client) -> None:
         """Lease, stop and pause, as they are at every moment."""
+        stop, pause, connections = self._stop, self._pause, client.pool
         assert connections.watchdog is not None
         while True:
             if self.stops or self.drops:
-                control.cancel()
+                stop.control.cancel()
             if connections.watchdog.done():
                 stop.fail(FatalError("InternalError", "the watchdog of connections has ended"))
             if stop.requested():
-                connections.give_up(writes=self.drops or control.drops_writes())
+                connections.give_up(writes=self.drops or stop.control.drops_writes())
             if self.lease.must_end(clock()):
                 connections.close()
-            if pause.turn(self.is_paused and not stop.requested()) and not pause.on and self.client:
-                self.client.go_on()
+            if pause.turn(self.is_paused and not stop.requested()) and not pause.on:
+                client.go_on()
             await asyncio.sleep(TICK_SECONDS)
 
     # -- what is heard

@@ -1,4 +1,4 @@
-"""Sends parts of large files in a member: those of an upload that the job's process has begun and completes.
+"""Sends files in a member, and parts of large ones, of uploads that the job's process begins and completes.
 
 Before and after each part is read the file has to be what it was when the upload was begun (size, times,
 inode); else the answer is that it has changed. A file that cannot be read here is left to the job's process.
@@ -6,33 +6,49 @@ inode); else the answer is that it has changed. A file that cannot be read here 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections import deque
 
-from syncworker.cluster.member_accounts import Flight
-from syncworker.cluster.protocol import PART, Kind, PartRecord, PartRun
+from syncworker.cluster.member_accounts import Flight, Records
+from syncworker.cluster.protocol import PART, Kind, PartRecord, PartRun, Record
 from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
+from syncworker.plan.compare import Candidate
 from syncworker.s3 import sums
 from syncworker.system.gather import side_by_side
+from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.open_uploads import Upload
-from syncworker.transfer.readers import Changed, entry_of, restat
+from syncworker.transfer.readers import Changed, ReadResult, entry_of, restat
 from syncworker.transfer.upload import OPAQUE
 from syncworker.transfer.upload_parts import PARTS_IN_FLIGHT, part_memory
+from syncworker.worker.dispatch import in_groups
 from syncworker.worker.sending import Sending
 
 
-class PartCarrier:
-    """Of one job."""
+class MemberSending(Sending):
+    """Of one job. Gives files that go in parts back to the job's process."""
 
-    def __init__(self, sending: Sending, flight: Flight) -> None:
-        self.sending, self.flight, self.stop = sending, flight, sending.stop
-        self.parts, self.sender = sending.part_sender, sending.sender
+    def __init__(self, attempt: Attempt, flight: Flight) -> None:
+        self.records, self.flight = Records(flight), flight
+        super().__init__(attempt, self.records, attempt.options.object_headers())
+        self.inbox = self.open_lanes()
+        self.loop = asyncio.get_running_loop()
 
-    @property
-    def has_doubts(self) -> bool:
-        return self.sender.part_sums.is_doubted
+    async def send_large(self, result: ReadResult) -> None:
+        self.records.large(result)
 
-    async def carry(self, run: PartRun) -> list[PartRecord]:
+    async def carry(self, works: list[Candidate]) -> list[Record]:
+        opened = self.records.open(works)
+        feeding = asyncio.create_task(self._feed(works))
+        await opened.done
+        feeding.cancel()
+        return opened.records
+
+    async def _feed(self, works: list[Candidate]) -> None:
+        for group in in_groups(works):
+            await self.inbox.put(group)
+
+    async def carry_parts(self, run: PartRun) -> list[PartRecord]:
         """A record for each number, in order. Raises nothing but errors of the program."""
         found = {number: PartRecord(number) for number in run.numbers}
         algorithm = sums.BY_NAME.get(run.algorithm)
@@ -41,7 +57,7 @@ class PartCarrier:
         if run.is_opaque:
             self.sender.learn("multipart_etag", OPAQUE)
         try:
-            fd, info = await self.sending.attempt.in_thread(self.sender.tree.open_file, run.file.path)
+            fd, info = await self.attempt.in_thread(self.sender.tree.open_file, run.file.path)
         except OSError:
             return [each._replace(kind=Kind.FAILED) for each in found.values()]
         operation = self.flight.begin(PART, run.file.key, self._size(run, run.numbers))
@@ -56,7 +72,7 @@ class PartCarrier:
                 size = self._size(run, [number])
                 upload, offset = Upload(run.upload_id, algorithm), (number - 1) * run.part_size
                 try:
-                    sent = await self.parts.send_part(
+                    sent = await self.part_sender.send_part(
                         fd, run.file.key, upload, number, offset, size, operation, memory
                     )
                     if restat(fd, run.file) != run.file:
@@ -65,11 +81,9 @@ class PartCarrier:
                     left.clear()
                     if not (self.stop.requested() and isinstance(error, RetryError)):
                         found[number] = _failure(number, Changed() if isinstance(error, EOFError) else error)
-                except FatalError as error:
+                except (FatalError, Stopped) as error:
                     left.clear()
-                    self.stop.fail(error)
-                except Stopped:
-                    left.clear()
+                    self.stop.fail(error)  # a stop is no failure there
                 else:
                     found[number] = PartRecord(number, Kind.SENT, *sent)
                     self.flight.bytes += size
