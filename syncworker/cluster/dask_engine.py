@@ -23,7 +23,6 @@ from typing import Any
 import dask
 import distributed
 from distributed.comm.tcp import TLSListener
-from distributed.core import CommClosedError
 from distributed.scheduler import KilledWorker
 from distributed.security import Security
 
@@ -58,7 +57,6 @@ _CONFIG = {
     "distributed.diagnostics.nvml": False,
     "distributed.admin.tick.interval": "1s",
 }
-_LOST = (CommClosedError, KilledWorker, OSError, TimeoutError, asyncio.TimeoutError)
 
 _NAMELESS_MOST = 200  # connections that have shown no certificate yet
 _nameless: dict[Any, None] = {}  # oldest first
@@ -186,7 +184,7 @@ class DaskCluster:
             await client
             await client.run_on_scheduler(prepare_scheduler)
         except BaseException as error:  # whatever Dask raises, or another program in the scheduler's place
-            await _close(client)
+            await _in_time(client.close())
             if isinstance(error, Exception):
                 raise Unreachable(f"the scheduler {self.address} cannot be reached: {error}") from error
             raise
@@ -196,7 +194,7 @@ class DaskCluster:
     async def _drop_client(self) -> None:
         client, self._client = self._client, None
         if client is not None:
-            await _close(client)
+            await _in_time(client.close())
 
     async def members(self) -> list[Member]:
         try:
@@ -252,7 +250,8 @@ class DaskCluster:
             client = await self._connected()
             answers = await client.run(office.hear, office.Sealed(request), workers=[address])
             return bytes(answers[address])
-        except (*_LOST, Unreachable, KeyError, ValueError) as error:
+        # The connection is closed (CommClosedError is an OSError), or nobody can be asked.
+        except (KilledWorker, OSError, Unreachable, KeyError, ValueError) as error:
             raise Unreachable(f"{member.name}: {type(error).__name__}") from error
         except Exception as error:  # it was asked, and did not understand: of the error, its name alone
             name = str(error).partition("(")[0] if type(error) is Exception else type(error).__name__
@@ -263,10 +262,6 @@ class DaskCluster:
             self._connecting.cancel()
             await asyncio.wait({self._connecting})
         await self._drop_client()
-
-
-async def _close(client: Any) -> None:
-    await _in_time(client.close())
 
 
 async def _in_time(closing: Any) -> None:
@@ -283,14 +278,14 @@ def prepare_scheduler(dask_scheduler: Any) -> None:
         dask_scheduler.loop.add_callback(stealing.stop)
 
 
-class LocalCluster:
-    """Processes of this machine, for one job."""
+class LocalCluster(DaskCluster):
+    """Processes of this machine, for one job. It has no address until it is opened."""
 
     def __init__(self, count: int, environ: dict[str, str]) -> None:
         self.count, self.environ = count, environ
         self._keys = RunKeys()
+        super().__init__(address="", files=self._keys.files)
         self._scheduler: _Scheduler | None = None
-        self._dask: DaskCluster | None = None
         self._children: list[Any] = []
         self._replaced = 0
         self._scratch = Scratch("cluster")  # the members' own are in it
@@ -306,40 +301,28 @@ class LocalCluster:
                 self._replaced += 1
                 _let_go(child)
                 self._children[at] = self._start()
-        assert self._dask is not None
-        return await self._dask.members()
+        return await super().members()
 
     async def _open(self) -> None:
-        self._scheduler = await open_scheduler("127.0.0.1", 0, self._keys.files, self._scratch.path)
-        self._dask = DaskCluster(self._scheduler.address, self._keys.files)
+        self._scheduler = await open_scheduler("127.0.0.1", 0, self.files, self._scratch.path)
+        self.address = self._scheduler.address
         self._children = [self._start() for _ in range(self.count)]
 
     def _start(self) -> Any:
-        assert self._scheduler is not None
-        files = self._keys.files
         environ = self.environ | {
             "CLUSTER": "",
             "TMPDIR": self._scratch.path,
-            "CLUSTER_TLS_CA": files.ca,
-            "CLUSTER_TLS_CERT": files.cert,
-            "CLUSTER_TLS_KEY": files.key,
+            "CLUSTER_TLS_CA": self.files.ca,
+            "CLUSTER_TLS_CERT": self.files.cert,
+            "CLUSTER_TLS_KEY": self.files.key,
         }
-        argv = ["cluster", "worker", self._scheduler.address, "--bind", "127.0.0.1", "--until-eof"]
+        argv = ["cluster", "worker", self.address, "--bind", "127.0.0.1", "--until-eof"]
         return processes.spawn_member(argv, environ, tuple(self._keys.fds))
-
-    async def submit(self, member: Member, batch: bytes) -> bytes:
-        assert self._dask is not None
-        return await self._dask.submit(member, batch)
-
-    async def hear(self, member: Member, request: bytes) -> bytes:
-        assert self._dask is not None
-        return await self._dask.hear(member, request)
 
     async def close(self) -> None:
         if self._opening is not None:
             await asyncio.wait({self._opening})
-        if self._dask is not None:
-            await self._dask.close()
+        await super().close()
         self._scratch.let_go()  # a member that ends need not ask whether its parent has died
         for child in self._children:
             _let_go(child)
@@ -357,7 +340,7 @@ def _let_go(child: Any) -> None:
         child.stdin.close()
 
 
-def open_cluster(settings: Settings) -> DaskCluster | LocalCluster:
+def open_cluster(settings: Settings) -> DaskCluster:
     kind, _, rest = settings.cluster.partition(":")
     if kind == "local":
         return LocalCluster(int(rest), dict(os.environ))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 from syncworker.errors import UsageError
@@ -51,16 +52,12 @@ def _make(name: str, days: int, issuer: _Made | None) -> _Made:
             x509.BasicConstraints(ca=issuer is None, path_length=0 if issuer is None else None), True
         )
     )
-    signing_key = key
-    if issuer is None:
-        builder = builder.issuer_name(subject)
-    else:
-        authority = x509.load_pem_x509_certificate(issuer.cert)
+    signing_key, signer = key, subject
+    if issuer is not None:
         loaded = serialization.load_pem_private_key(issuer.key, None)
         assert isinstance(loaded, ec.EllipticCurvePrivateKey)
-        signing_key = loaded
-        builder = builder.issuer_name(authority.subject)
-    signed = builder.sign(signing_key, hashes.SHA256())
+        signing_key, signer = loaded, x509.load_pem_x509_certificate(issuer.cert).subject
+    signed = builder.issuer_name(signer).sign(signing_key, hashes.SHA256())
     return _Made(
         signed.public_bytes(serialization.Encoding.PEM),
         key.private_bytes(
@@ -84,17 +81,12 @@ def write(folder: str, names: list[str], days: int = DAYS) -> list[str]:
         authority = _make("s3-sync-api cluster", 3650, None)
         written += [_write(ca_key, authority.key, 0o600), _write(ca, authority.cert, 0o644)]
     else:
-        authority = _Made(_read(ca), _read(ca_key))
+        authority = _Made(Path(ca).read_bytes(), Path(ca_key).read_bytes())
     for name in names:
         made = _make(name, days, authority)
         key, cert = os.path.join(folder, f"{name}.key"), os.path.join(folder, f"{name}.pem")
         written += [_write(key, made.key, 0o600), _write(cert, made.cert, 0o644)]
     return written
-
-
-def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
 
 
 def _write(path: str, data: bytes, mode: int) -> str:
