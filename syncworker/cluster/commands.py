@@ -44,20 +44,17 @@ def _address(text: str) -> str:
     return text
 
 
-class _Until:
-    """The end that was asked for: a signal, or that of standard input."""
+def _signalled() -> asyncio.Event:
+    """Set when a signal asks for the end."""
+    loop, asked = asyncio.get_running_loop(), asyncio.Event()
+    processes.on_stop(lambda _: loop.call_soon_threadsafe(asked.set))
+    return asked
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop, self._asked = loop, asyncio.Event()
-        processes.on_stop(lambda _: self.ask())
 
-    def ask(self) -> None:
-        self._loop.call_soon_threadsafe(self._asked.set)
-
-    async def wait(self, other: Any) -> None:
-        asked = asyncio.ensure_future(self._asked.wait())
-        await asyncio.wait({asked, asyncio.ensure_future(other)}, return_when=asyncio.FIRST_COMPLETED)
-        asked.cancel()
+async def _wait(asked: asyncio.Event, finished: Any) -> None:
+    asking = asyncio.ensure_future(asked.wait())
+    await asyncio.wait({asking, asyncio.ensure_future(finished)}, return_when=asyncio.FIRST_COMPLETED)
+    asking.cancel()
 
 
 def _end_at_eof(scratch: Scratch) -> None:
@@ -78,7 +75,7 @@ def scheduler(settings: Settings, bind: str, port: int) -> int:
 
         opened = await dask_engine.open_scheduler(bind, port, files, scratch.path)
         print(f"scheduler: {opened.address}", flush=True)
-        await _Until(asyncio.get_running_loop()).wait(opened.finished())
+        await _wait(_signalled(), opened.finished())
         await opened.close()
 
     with Scratch("scheduler") as scratch:
@@ -99,10 +96,10 @@ def worker(settings: Settings, address: str, bind: str | None, *, until_eof: boo
         nonlocal ended_by_scheduler
         from syncworker.cluster import dask_engine
 
-        until = _Until(asyncio.get_running_loop())
+        asked = _signalled()
         opened = await dask_engine.open_worker(_address(address), files, settings, scratch.path, bind)
         print(f"worker: {opened.name} at {opened.address}, of {address}", flush=True)
-        await until.wait(opened.finished())
+        await _wait(asked, opened.finished())
         ended_by_scheduler = str(opened.status).endswith(("closed", "closing", "failed"))
         await opened.close(nanny=False)
 

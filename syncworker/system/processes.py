@@ -185,7 +185,7 @@ def end_member(child: subprocess.Popen[bytes], seconds: float = 3.0) -> None:
         child.wait()
 
 
-def on_stop(callback: Callable[[str], None]) -> None:
+def on_stop(callback: Callable[[str], object]) -> None:
     """Calls back with the signal's name on SIGTERM and SIGINT. The callback only sets a flag."""
 
     def handle(number: int, _frame: object) -> None:
