@@ -21,10 +21,9 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 from typing import Any, TypeVar, cast
 
 from syncworker.cluster import protocol
-from syncworker.cluster.lease import Lease
 from syncworker.cluster.member_accounts import TICK_SECONDS, Facts, Flight, HeardKeys, clock
 from syncworker.cluster.member_sending import MemberSending
-from syncworker.cluster.protocol import LEASE_SECONDS, PartRecord, PartRun, Record, State, Verb
+from syncworker.cluster.protocol import LEASE_SECONDS, Lease, PartRecord, PartRun, Record, State, Verb
 from syncworker.errors import FatalError, SyncError
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
@@ -85,8 +84,7 @@ class Carrier:
         self._lock = threading.Lock()  # of the state, and of what is pending
         self._pending: set[Future[Any]] = set()
         self._numbers: set[int] = set()
-        self._thread = threading.Thread(target=self._run, name=f"job {job}", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._run, name=f"job {job}", daemon=True).start()
 
     def carry_out(self, number: int, works: list[Candidate]) -> list[Record]:
         """From another thread. Waits until all of them have come to an end."""

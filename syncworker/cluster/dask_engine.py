@@ -154,7 +154,7 @@ class DaskCluster:
     def __init__(self, address: str, files: Files) -> None:
         self.address, self.files = address, files
         self._client: Any = None
-        self._addresses: dict[str, str] = {}  # of members, by id
+        self._addresses: dict[Member, str] = {}
         self._numbers = itertools.count()
         self._connecting: asyncio.Task[Any] | None = None
         configure()
@@ -205,14 +205,13 @@ class DaskCluster:
         except Exception as error:  # whatever Dask raises: who is there is not known
             await self._drop_client()
             raise Unreachable(f"the scheduler {self.address} cannot be asked: {error}") from error
-        found = {}
+        self._addresses = {}
         for address, about in identity["workers"].items():
-            found[Member(f"{about['id']} {address}", str(about["name"]))] = address
-        self._addresses = {each.id: address for each, address in found.items()}
-        return list(found)
+            self._addresses[Member(f"{about['id']} {address}", str(about["name"]))] = address
+        return list(self._addresses)
 
     def _address(self, member: Member) -> str:
-        address = self._addresses.get(member.id)
+        address = self._addresses.get(member)
         if address is None:
             raise Lost(f"{member.name} is gone", died=True)
         return address

@@ -24,7 +24,6 @@ from syncworker.plan.compare import NEW, Candidate
 from syncworker.s3 import multipart
 from syncworker.settings import Settings
 from syncworker.system import processes
-from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.parts import Parts
 from syncworker.transfer.readers import Outcome, ReadResult, entry_of
@@ -51,17 +50,14 @@ class JobHome:
     shares: Shares
 
     def __init__(
-        self,
-        attempt: Attempt,
-        sending: Sending,
-        accounts: Accounts,
-        lanes: Lanes,
-        settings: Settings,
-        destination: Destination,
+        self, sending: Sending, accounts: Accounts, lanes: Lanes, settings: Settings, destination: Destination
     ) -> None:
-        self.attempt, self.sending, self.accounts, self.lanes = attempt, sending, accounts, lanes
+        self.sending, self.accounts, self.lanes = sending, accounts, lanes
         self.settings, self.destination = settings, destination
+        self.attempt = attempt = sending.attempt
         self.progress, self.stop, self.bucket = attempt.progress, attempt.stop, attempt.bucket
+        self.is_stopping, self.fail = self.stop.requested, self.stop.fail
+        self.drops_writes = self.stop.control.drops_writes
         self.samples: deque[FileEntry] = deque(maxlen=SAMPLES)
         self._shown: dict[str, list[int]] = {}  # operations in flight, by member
         self._believed: dict[str, _Believed | None] = {}  # of suspects: what was settled
@@ -69,12 +65,6 @@ class JobHome:
         self._requests: dict[tuple[str, int], _Requests] = {}  # of members, by member and epoch
 
     # -- what the job is up to
-    def is_stopping(self) -> bool:
-        return self.stop.requested()
-
-    def drops_writes(self) -> bool:
-        return self.stop.control.drops_writes()
-
     def is_paused(self) -> bool:
         return self.attempt.pause.on
 
@@ -82,17 +72,13 @@ class JobHome:
         """Whether all is to be sent by this process: it alone can hold to a limit of bandwidth."""
         return self.bucket.client.pool.bandwidth.on
 
-    def fail(self, error: Exception) -> None:
-        self.stop.fail(error)
-
     # -- members
     async def greeting(self) -> dict[str, Any]:
         client, order = self.bucket.client, self.attempt.order
         endpoint = client.pool.endpoint
         keys = None if self.settings.cluster_keys == "own" else tuple(await client.keys.keys())
         facts = {name: self.attempt.index.fact(name) for name in _FACTS}
-        asked = dict(self.progress.status.get("options") or {})
-        asked.pop("plan", None)
+        asked = self.progress.status.get("options") or {}
         return {
             "samples": [(f.path, f.size, f.mtime_ns, f.ctime_ns, f.inode) for f in self.samples],
             "keys": keys,
@@ -106,7 +92,7 @@ class JobHome:
                 "bucket": client.name,
                 "prefix": client.key_prefix,
                 "source": order.source,
-                "options": asked,
+                "options": {name: value for name, value in asked.items() if name != "plan"},
                 "facts": {name: value for name, value in facts.items() if value is not None},
             },
         }
@@ -135,15 +121,12 @@ class JobHome:
             return f"it does not see UPLOADS_DIR: {answer['trouble']}"
         sees = answer.get("sees") or {}
         for file in list(self.samples):  # others by now, perhaps, than it was asked about
-            if not sees.get(file.path, True) and self._is_still(file):
+            if not sees.get(file.path, True) and self._here(file) == file:
                 return f"it sees another tree: {file.path} is not the same file there"
         skew = abs(float(answer.get("time") or 0.0) - (time.time() - seconds / 2)) - seconds / 2
         if skew > _SKEW_SECONDS:
             return f"its clock differs by {skew:.1f} s: keep the clocks of all machines in step (NTP)"
         return None
-
-    def _is_still(self, file: FileEntry) -> bool:
-        return self._here(file) == file
 
     def heard(self, peer: Peer) -> None:
         """What is in flight there is shown as if it were here."""
@@ -170,9 +153,7 @@ class JobHome:
             return
         client, life = self.bucket.client, (peer.member.id, int(peer.shows["epoch"]))
         before, repeats_before = self._requests.get(life, (Counter(), 0))
-        now: Counter[tuple[str, int]] = Counter()
-        for operation, status, count in peer.shows["requests"]:
-            now[operation, status] = count
+        now = Counter({(operation, status): count for operation, status, count in peer.shows["requests"]})
         repeats = int(peer.shows["retries"])
         for name, count in (now - before).items():
             client.requests[name] = client.requests.get(name, 0) + count
@@ -181,11 +162,9 @@ class JobHome:
 
     def forget(self, peer: Peer) -> None:
         """A member is lost: what it had is with others, or waits."""
-        for operation in self._shown.pop(peer.member.id, []):
-            self.progress.flight.pop(operation, None)
         peer.lost_time = timestamp()
         print(f"cluster: {peer.member.name} is lost", file=sys.stderr, flush=True)
-        self.show()
+        self.heard(peer)  # nothing is in flight there any more
 
     def show(self) -> None:
         """The machines in the status."""
@@ -202,10 +181,7 @@ class JobHome:
         set_cluster(self.progress.status, cluster)
 
     def has_ended(self, peer: Peer) -> bool:
-        shows = peer.shows
-        if shows.get("machine") != processes.machine() or not shows.get("pid"):
-            return False
-        return not processes.is_running(int(shows["pid"]), float(shows["started"]))
+        return not late_writers.may_live(peer.shows)
 
     def mark(self, leased: list[Peer]) -> None:
         members = [{name: peer.shows.get(name) for name in ("machine", "pid", "started")} for peer in leased]
@@ -244,7 +220,7 @@ class JobHome:
             read_ns,
             digest=record.digest,
             part_size=record.part_size,
-            error=record.error if record.code else None,
+            error=protocol.error_of(record) if record.code else None,
             changes=record.changes,
         )
         if work.file.key in self.shares.suspects:
@@ -252,7 +228,7 @@ class JobHome:
         if record.kind is Kind.SENT:
             self._sent(read, record)
         elif record.kind is Kind.REFUSED:
-            self.accounts.refused(largest(work, file), record.error)
+            self.accounts.refused(largest(work, file), protocol.error_of(record))
         else:
             await self.sending.handle_read(read)
 

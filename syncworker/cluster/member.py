@@ -64,9 +64,8 @@ class Office:
             carrier.take(request)
         elif carrier is not None and epoch > carrier.epoch:
             carrier.stops = True  # of an older epoch: it ends first
-            if verb is Verb.OPEN and carrier.state is State.NONE:
-                carrier = self._carriers[job] = Carrier(job, epoch, request, self.settings)
-        elif carrier is None and verb is Verb.OPEN:
+        has_ended = carrier is None or (epoch > carrier.epoch and carrier.state is State.NONE)
+        if verb is Verb.OPEN and has_ended:
             carrier = self._carriers[job] = Carrier(job, epoch, request, self.settings)
         for other, ended in list(self._carriers.items()):
             if other != job and ended.state is State.NONE:
@@ -103,11 +102,10 @@ class Office:
 _office: Office | None = None
 
 
-def open_office(settings: Settings) -> Office:
+def open_office(settings: Settings) -> None:
     """Makes this process a member."""
     global _office
     _office = Office(settings)
-    return _office
 
 
 def carry_out(data: bytes) -> bytes:

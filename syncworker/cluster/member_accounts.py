@@ -10,8 +10,8 @@ import asyncio
 import time
 from typing import Any
 
-from syncworker.cluster.protocol import Kind, Record
-from syncworker.errors import RetryError, SyncError
+from syncworker.cluster.protocol import Kind, Record, fields_of
+from syncworker.errors import SyncError
 from syncworker.index.records import IndexRow, Part
 from syncworker.jobs.progress import Operation, UploadResult
 from syncworker.model import FileEntry, Phase
@@ -52,8 +52,6 @@ class HeardKeys:
 class Facts:
     """The index as far as a member has one: what is known of the storage."""
 
-    knows_given = False
-
     def __init__(self, known: dict[str, str]) -> None:
         self.known = dict(known)
 
@@ -81,7 +79,7 @@ class Flight:
         self.counts = {"files_uploaded": 0}
         self.flight: dict[int, Operation] = {}
         self.ended_at: float | None = None
-        self.files = self.bytes = 0
+        self.bytes = 0
 
     def phase(self, phase: Phase, message: str) -> None: ...
 
@@ -145,10 +143,10 @@ class Records:
         self._put(work.file.key, Record(Kind.VANISHED, file))
 
     def failed(self, file: FileEntry, error: SyncError) -> None:
-        self._put(file.key, _failure(Kind.FAILED, file, error))
+        self._put(file.key, Record(Kind.FAILED, file, **fields_of(error)))
 
     def refused(self, work: Candidate, error: SyncError) -> None:
-        self._put(work.file.key, _failure(Kind.REFUSED, work.file, error))
+        self._put(work.file.key, Record(Kind.REFUSED, work.file, **fields_of(error)))
 
     def large(self, result: ReadResult) -> None:
         self._put(result.work.file.key, Record(Kind.LARGE, result.file))
@@ -156,19 +154,10 @@ class Records:
     def sent(self, result: ReadResult, sent: UploadResult, started: float) -> None:
         self._flight.counts["files_uploaded"] += 1
         self._flight.bytes += sent.file.size
-        record = Record(
-            Kind.SENT, sent.file, sent.etag, sent.digest, sent.part_size, sent.read_ns, sent.changes,
-            time.monotonic() - started,
-        )  # fmt: skip
-        self._put(result.work.file.key, record)
+        self._put(result.work.file.key, Record(Kind.SENT, *sent, time.monotonic() - started))
 
     def updated(self, row: IndexRow, work: Candidate, counted: int, started: float) -> None:
         raise AssertionError("updates are made by the job's process")
-
-
-def _failure(kind: Kind, file: FileEntry, error: SyncError) -> Record:
-    may_pass = isinstance(error, RetryError)
-    return Record(kind, file, code=error.code, message=error.message, may_pass=may_pass)
 
 
 class Opened:

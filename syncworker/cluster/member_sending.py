@@ -11,8 +11,8 @@ import os
 from collections import deque
 
 from syncworker.cluster.member_accounts import Flight, Records
-from syncworker.cluster.protocol import PART, Kind, PartRecord, PartRun, Record
-from syncworker.errors import FatalError, FileError, RetryError, Stopped, SyncError
+from syncworker.cluster.protocol import PART, Kind, PartRecord, PartRun, Record, fields_of
+from syncworker.errors import FatalError, FileError, RetryError, Stopped
 from syncworker.plan.compare import Candidate
 from syncworker.s3 import sums
 from syncworker.system.gather import side_by_side
@@ -63,7 +63,7 @@ class MemberSending(Sending):
         operation = self.flight.begin(PART, run.file.key, self._size(run, run.numbers))
         left = deque(run.numbers if entry_of(info, run.file) == run.file else ())
         if not left:
-            found[run.numbers[0]] = _failure(run.numbers[0], Changed())
+            found[run.numbers[0]] = PartRecord(run.numbers[0], Kind.REFUSED, **fields_of(Changed()))
 
         async def send(_: int) -> None:
             memory = part_memory(run.part_size)
@@ -80,7 +80,8 @@ class MemberSending(Sending):
                 except (FileError, RetryError, EOFError) as error:
                     left.clear()
                     if not (self.stop.requested() and isinstance(error, RetryError)):
-                        found[number] = _failure(number, Changed() if isinstance(error, EOFError) else error)
+                        error = Changed() if isinstance(error, EOFError) else error
+                        found[number] = PartRecord(number, Kind.REFUSED, **fields_of(error))
                 except (FatalError, Stopped) as error:
                     left.clear()
                     self.stop.fail(error)  # a stop is no failure there
@@ -98,8 +99,3 @@ class MemberSending(Sending):
     @staticmethod
     def _size(run: PartRun, numbers: list[int]) -> int:
         return sum(min(run.part_size, run.file.size - (number - 1) * run.part_size) for number in numbers)
-
-
-def _failure(number: int, error: SyncError) -> PartRecord:
-    may_pass = isinstance(error, RetryError)
-    return PartRecord(number, Kind.REFUSED, code=error.code, message=error.message, may_pass=may_pass)

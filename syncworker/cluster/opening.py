@@ -15,7 +15,6 @@ from syncworker.cluster.home import JobHome
 from syncworker.cluster.peers import Limits
 from syncworker.cluster.shares import Shares
 from syncworker.errors import FatalError, SyncError
-from syncworker.jobs.destination import Destination
 from syncworker.jobs.record import Status
 from syncworker.jobs.store import Jobs
 from syncworker.plan.compare import Candidate, Verdict
@@ -38,23 +37,19 @@ NOT_INSTALLED = (
 )
 
 
-def elsewhere(settings: Settings, jobs: Jobs, status: Status) -> ByCluster:
-    if importlib.util.find_spec("distributed") is None:
-        raise FatalError("ClusterNotInstalled", NOT_INSTALLED)
-    return ByCluster(settings, jobs.destination(status), status)
-
-
 class ByCluster:
     """What a job has elsewhere."""
 
-    def __init__(self, settings: Settings, destination: Destination, status: Status) -> None:
-        self.settings, self.destination, self.status = settings, destination, status
+    def __init__(self, settings: Settings, jobs: Jobs, status: Status) -> None:
+        if importlib.util.find_spec("distributed") is None:
+            raise FatalError("ClusterNotInstalled", NOT_INSTALLED)
+        self.settings, self.destination, self.status = settings, jobs.destination(status), status
         self._outlet: ClusterOutlet | None = None
 
     def outlet(self, attempt: Attempt, sending: Sending, accounts: Accounts, lanes: Lanes) -> Outlet:
         if attempt.order.wait_seconds or accounts.is_plan:
             return lanes
-        home = JobHome(attempt, sending, accounts, lanes, self.settings, self.destination)
+        home = JobHome(sending, accounts, lanes, self.settings, self.destination)
         limits = Limits(
             self.status["id"], int(self.status["attempt"]) * EPOCHS, float(self.settings.cluster_patience)
         )
@@ -89,15 +84,13 @@ class ClusterOutlet:
         if self._shares is None and (out or large):
             self._large.update(work.file.key for work in large)
             self._open_if_worth_it()
-        if not out:
+        if out:
+            await self._wait_for_members()
+        shares = self._shares
+        if not out or shares is None or not self._has_members() or self.home.keeps_all():
             await self.lanes.put(group)
             return
-        await self._wait_for_members()
-        if not self._has_members() or self.home.keeps_all():
-            await self.lanes.put(group)
-            return
-        assert self._shares is not None
-        await self._shares.put(out)
+        await shares.put(out)
         if len(out) < len(group):
             await self.lanes.put([work for work in group if not self._may_go(work)])
 
@@ -129,7 +122,7 @@ class ClusterOutlet:
         return shares is not None and (shares.has_begun or any(p.works for p in shares.roll.peers.values()))
 
     def _open(self) -> None:
-        from syncworker.cluster import dask_engine  # `elsewhere` has seen that it can be loaded
+        from syncworker.cluster import dask_engine  # `ByCluster` has seen that it can be loaded
 
         try:
             cluster = dask_engine.open_cluster(self.settings)

@@ -24,9 +24,8 @@ class Batch:
     def packed(self, job: str, epoch: int) -> bytes:
         if self.parts is None:
             return protocol.pack_batch(job, epoch, self.number, self.works)
-        parts = self.parts
-        name = parts.upload.algorithm.name
-        run = PartRun(parts.file, parts.upload.id, name, parts.size, self.numbers, parts.is_opaque)
+        parts, upload = self.parts, self.parts.upload
+        run = PartRun(parts.file, upload.id, upload.algorithm.name, parts.size, self.numbers, parts.is_opaque)
         return protocol.pack_run(job, epoch, self.number, run)
 
 

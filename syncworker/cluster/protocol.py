@@ -24,12 +24,16 @@ go by `hear` alone, never in a batch.
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import marshal
+import math
+import os
 import sys
 from enum import IntEnum, StrEnum
 from typing import Any, NamedTuple, Protocol
 
-from syncworker.cluster import source
+import syncworker
 from syncworker.errors import FileError, RetryError, SyncError
 from syncworker.index.records import IndexRow
 from syncworker.model import FileEntry, ObjectEntry
@@ -42,9 +46,8 @@ LAST_SECONDS = 10.0
 HEAR_EVERY_SECONDS = 0.25
 HEAR_SECONDS = 1.0
 SILENT_SECONDS = 8.0  # a member that answers nothing for so long is lost
-PART = (
-    "part"  # an operation of a member that no report and no `current` shows: the job's process shows the file
-)
+# An operation of a member that no report and no `current` shows: the job's process shows the file.
+PART = "part"
 WINDOW = 3  # batches of a job that a member has at a time
 
 
@@ -100,7 +103,8 @@ class Kind(IntEnum):
 
 
 class Record(NamedTuple):
-    """What has become of a file: as it was read, and by kind its ETag, digest and part size, or an error."""
+    """What has become of a file: as it was read, and by kind its ETag, digest and part size, or an error.
+    From `file` to `changes` in the order of `UploadResult`."""
 
     kind: Kind
     file: FileEntry | None = None
@@ -113,10 +117,6 @@ class Record(NamedTuple):
     code: str = ""
     message: str = ""
     may_pass: bool = False  # of the error
-
-    @property
-    def error(self) -> SyncError:
-        return _error(self.code, self.message, may_pass=self.may_pass)
 
 
 _LEFT = Record(Kind.LEFT)
@@ -147,13 +147,14 @@ class PartRecord(NamedTuple):
     message: str = ""
     may_pass: bool = False
 
-    @property
-    def error(self) -> SyncError:
-        return _error(self.code, self.message, may_pass=self.may_pass)
+
+def fields_of(error: SyncError) -> dict[str, Any]:
+    """Those of a record that tell of an error."""
+    return {"code": error.code, "message": error.message, "may_pass": isinstance(error, RetryError)}
 
 
-def _error(code: str, message: str, *, may_pass: bool) -> SyncError:
-    return (RetryError if may_pass else FileError)(code, message)
+def error_of(record: Record | PartRecord) -> SyncError:
+    return (RetryError if record.may_pass else FileError)(record.code, record.message)
 
 
 class Verb(StrEnum):
@@ -170,6 +171,26 @@ class State(StrEnum):
     OPENING = "opening"
     READY = "ready"
     ENDING = "ending"
+
+
+class Lease:
+    """How long a member may work for a job that it hears nothing more of. Of one epoch, by the member's own
+    clock, which goes on while the machine sleeps. Pure: the clock is the caller's."""
+
+    def __init__(self) -> None:
+        self.until = -math.inf
+
+    def renew(self, clock: float | None, now: float) -> None:
+        """`clock`: of the last answer that the job's process had. One from the future is nobody's."""
+        if clock is not None and clock <= now:
+            self.until = max(self.until, clock + LEASE_SECONDS)
+
+    def may_begin(self, now: float) -> bool:
+        return now < self.until
+
+    def must_end(self, now: float) -> bool:
+        """Whether what is in flight is to be ended as well."""
+        return now >= self.until + LAST_SECONDS
 
 
 def pack(value: Any) -> bytes:
@@ -200,10 +221,9 @@ def unpack_batch(data: bytes) -> tuple[str, int, int, list[Candidate] | PartRun]
 
 
 def _plain(work: Candidate) -> tuple[Any, ...]:
-    obj, row = work.object, work.row
-    verdict, reason = work.decision
+    file, obj, row, (verdict, reason) = work
     return (
-        tuple(work.file),
+        tuple(file),
         obj and tuple(obj),
         row and tuple(row),
         verdict.value,
@@ -262,6 +282,21 @@ def left(works: list[Candidate]) -> list[Record]:
     return [_LEFT] * len(works)
 
 
+@functools.cache
+def _fingerprint() -> str:
+    """Twelve hexadecimal digits of all modules below syncworker/, by name and content."""
+    root = os.path.dirname(os.path.abspath(syncworker.__file__))
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(root):
+        folders.sort()
+        for name in sorted(names):
+            if name.endswith(".py"):
+                path = os.path.join(folder, name)
+                with open(path, "rb") as file:
+                    digest.update(os.path.relpath(path, root).encode() + b"\0" + file.read() + b"\0")
+    return digest.hexdigest()[:12]
+
+
 def this_version() -> str:
-    """Of what both sides must have in common: the product, Python, marshal."""
-    return f"{source.fingerprint()} {sys.version_info[0]}.{sys.version_info[1]} {marshal.version}"
+    """Of what both sides must have in common: the product (a hash of its source), Python, marshal."""
+    return f"{_fingerprint()} {sys.version_info[0]}.{sys.version_info[1]} {marshal.version}"

@@ -64,7 +64,7 @@ class RollCall:
         self._marked_at = -_MARK_SECONDS
         self.ticker = asyncio.create_task(self._tick(), name="ticker of the cluster")
 
-    def _now(self) -> float:
+    def now(self) -> float:
         return asyncio.get_running_loop().time()
 
     async def _tick(self) -> None:
@@ -80,7 +80,7 @@ class RollCall:
             await asyncio.sleep(HEAR_EVERY_SECONDS)
 
     def _look(self, present: dict[str, Member] | None) -> None:
-        now = self._now()
+        now = self.now()
         if now - self._looked_at > 4 * HEAR_SECONDS:
             self._awake_since = now  # this process stood still: nobody else is silent for that
         self._looked_at = now
@@ -92,8 +92,7 @@ class RollCall:
                 self._epoch += 1
                 self.peers[member.id] = Peer(member, self._epoch, now)
         for peer in self.peers.values():
-            is_asleep = self._keeps_all and not peer.leased and not peer.batches
-            if is_asleep:
+            if self._keeps_all and not peer.leased and not peer.batches:  # it sleeps
                 peer.since = now
             elif peer.hearing is None and not peer.is_out:
                 peer.hearing = asyncio.create_task(self._hear(peer))
@@ -114,10 +113,8 @@ class RollCall:
 
     def _decide_alone(self, now: float, *, stopping: bool) -> None:
         is_hopeless = bool(self.peers) and all(peer.refused for peer in self.peers.values())
-        if self._keeps_all:
-            self._someone_at, self.is_alone = now, True
-        elif any(peer.works for peer in self.peers.values()):
-            self._someone_at, self.is_alone = now, False
+        if self._keeps_all or any(peer.works for peer in self.peers.values()):
+            self._someone_at, self.is_alone = now, self._keeps_all
         elif (is_hopeless or now - self._someone_at > self.limits.patience_seconds) and not (
             stopping or self.is_alone
         ):
@@ -127,7 +124,7 @@ class RollCall:
         """A member is gone, or the way to it: others get what it had. Its answers are not waited for."""
         if peer.lost_at is not None:
             return
-        peer.lost_at = self._now()
+        peer.lost_at = self.now()
         self.peers.pop(peer.member.id, None)
         losses = self._losses[peer.member.id] = self._losses.get(peer.member.id, 0) + 1
         self._away[peer.member.id] = self._free_at(peer) if losses < _LOSSES else math.inf
@@ -149,13 +146,13 @@ class RollCall:
         """Until a lost member can write nothing more, or the job is to stop."""
         for peer in self.lost:
             until = self._free_at(peer)
-            while self._now() < until and not self.home.has_ended(peer) and not self.home.is_stopping():
-                await asyncio.sleep(min(HEAR_EVERY_SECONDS, max(0.0, until - self._now())))
+            while self.now() < until and not self.home.has_ended(peer) and not self.home.is_stopping():
+                await asyncio.sleep(min(HEAR_EVERY_SECONDS, max(0.0, until - self.now())))
 
     def _mark(self) -> None:
         leased = [peer for peer in (*self.peers.values(), *self.lost) if peer.leased]
         if leased:
-            self._marked_at = self._now()
+            self._marked_at = self.now()
             self.home.mark(leased)
 
     async def _hear(self, peer: Peer) -> None:
@@ -194,18 +191,18 @@ class RollCall:
             peer.leased = True
             peer.state = State.OPENING
             self._mark()  # before it can begin anything
-        asked_at = self._now()
+        asked_at = self.now()
         try:
             async with asyncio.timeout(HEAR_SECONDS):
                 answer = protocol.unpack(await self.cluster.hear(peer.member, protocol.pack(request)))
             peer.clock = float(answer["clock"])
             state = State(answer["state"])
         except Stranger as error:
-            peer.refuse(str(error), self._now())
+            peer.refuse(str(error), self.now())
             return None
         except (Lost, Unreachable, TimeoutError, ValueError, KeyError, TypeError):
             return None
-        peer.heard_at, peer.shows = self._now(), answer
+        peer.heard_at, peer.shows = self.now(), answer
         if verb is Verb.HELLO:
             peer.refuse(self.home.refusal(answer, asked_at, peer.heard_at - asked_at) or "", peer.heard_at)
         else:
@@ -230,7 +227,7 @@ class RollCall:
         leased = [peer for peer in self.peers.values() if peer.leased]
         ended = await asyncio.gather(*(self._end(peer) for peer in leased))
         left = [peer for peer, has_ended in zip(leased, ended, strict=True) if not has_ended]
-        now = self._now()
+        now = self.now()
         left += [peer for peer in self.lost if now < self._free_at(peer) and not self.home.has_ended(peer)]
         self.home.mark(left)
 
@@ -238,12 +235,12 @@ class RollCall:
         """Whether the member has said that it does nothing more for this job."""
         if peer.hearing is not None:
             await asyncio.wait({peer.hearing})
-        until = self._now() + _ENDING_SECONDS
-        while self._now() < until:
+        until = self.now() + _ENDING_SECONDS
+        while self.now() < until:
             answer = await self._ask(peer, Verb.END)
             if answer is not None and peer.state is State.NONE:
                 return True
-            if answer is None and peer.heard_at is not None and self._now() - peer.heard_at > SILENT_SECONDS:
+            if answer is None and peer.heard_at is not None and self.now() - peer.heard_at > SILENT_SECONDS:
                 return False
             await asyncio.sleep(HEAR_EVERY_SECONDS / 5)
         return False

@@ -73,9 +73,6 @@ class Shares:
         self._beside: set[asyncio.Task[None]] = set()
         self.roll = RollCall(cluster, home, limits, self)
 
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
-
     # -- in
     async def put(self, works: list[Candidate]) -> None:
         self.has_begun = True
@@ -128,7 +125,10 @@ class Shares:
                 self._begin(self._do_alone(), self._beside)
             return
         while (handed := self._next()) is not None:
-            self._hand(*handed)
+            peer, batch = handed
+            batch.peer = peer
+            peer.batches[batch.number] = batch
+            self._begin(self._carry(peer, batch), peer.carrying)
 
     def _next(self) -> tuple[Peer, Batch] | None:
         """A batch, and the member that is to have it. One on which a member has died goes to a member that
@@ -166,12 +166,7 @@ class Shares:
             batch = self._batch(batch.works[:_TAIL_FILES], batch.deaths)
         return batch
 
-    def _hand(self, peer: Peer, batch: Batch) -> None:
-        batch.peer = peer
-        peer.batches[batch.number] = batch
-        self._begin(self._carry(peer, batch), peer.carrying)
-
-    def _begin(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> asyncio.Task[None]:
+    def _begin(self, work: Coroutine[Any, Any, None], tasks: set[asyncio.Task[None]]) -> None:
         task = asyncio.create_task(work)
         for group in (tasks, self._tasks):
             group.add(task)
@@ -185,7 +180,6 @@ class Shares:
             self.pump()
 
         task.add_done_callback(ended)
-        return task
 
     async def _do_alone(self) -> None:
         while self._waiting and not self.home.is_stopping():
@@ -205,7 +199,7 @@ class Shares:
                 self.roll.lose(peer, died=lost.died)
             return
         except ValueError as error:
-            peer.refuse(str(error), self._now())
+            peer.refuse(str(error), self.roll.now())
             self.roll.lose(peer, died=False)
             return
         except BaseException:
@@ -213,9 +207,7 @@ class Shares:
                 self._let_go(peer, batch)
                 batch.parts.give_back(batch.numbers)
             raise
-        current = asyncio.current_task()
-        assert current is not None
-        peer.carrying.discard(current)  # taken to its end, whatever becomes of the member
+        peer.carrying -= {asyncio.current_task()}  # taken to its end, whatever becomes of the member
         await taking
 
     def _answered(self, peer: Peer, batch: Batch, answer: bytes) -> Coroutine[Any, Any, None]:
@@ -271,14 +263,15 @@ class Shares:
             parts.put_of_others(number, SentPart(record.etag, record.md5, record.crc, record.is_word))
             peer.bytes_done += parts.pieces[number][1]
         elif record.kind is Kind.REFUSED:
-            parts.fail([number], record.error)
+            parts.fail([number], protocol.error_of(record))
         elif record.kind is Kind.FAILED:
             parts.give_back([number], keep=True)
 
     def _note_left(self, peer: Peer, has_left_all: bool) -> None:
         peer.lefts = peer.lefts + 1 if has_left_all else 0
         if peer.lefts >= _LEFTS and not self.home.is_stopping():
-            peer.refuse(str(peer.shows.get("reason") or "it begins nothing of what it is given"), self._now())
+            why = str(peer.shows.get("reason") or "it begins nothing of what it is given")
+            peer.refuse(why, self.roll.now())
 
     def take_back(self, peer: Peer, *, died: bool) -> None:
         """See `Hands`."""
@@ -313,7 +306,7 @@ class Shares:
         way any more."""
         self._ending = True
         self._cut()
-        while self._open and not self.home.is_stopping() and not self.roll.ticker.done():
+        while self._open and not self._is_over():
             self.pump()
             await self._wait()
         while any(peer.batches for peer in self.roll.peers.values()) and not self.roll.ticker.done():

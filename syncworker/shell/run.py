@@ -31,9 +31,9 @@ def worker_of(settings: Settings) -> Callable[[Jobs, str, Show | None], State]:
 
     if not settings.cluster:
         return lambda jobs, job_id, show: run_job(settings, jobs, job_id, show)
-    from syncworker.cluster.opening import elsewhere
+    from syncworker.cluster.opening import ByCluster
 
-    return lambda jobs, job_id, show: run_job(settings, jobs, job_id, show, elsewhere)
+    return lambda jobs, job_id, show: run_job(settings, jobs, job_id, show, ByCluster)
 
 
 def run(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:

@@ -37,7 +37,7 @@ async def wait(jobs_dir: str, destination: Destination, check: Callable[[], None
     to stop."""
     for path, about in _near(jobs_dir, destination):
         until = processes.awake_seconds() + LATE_SECONDS - _age(about)
-        while processes.awake_seconds() < until and any(map(_may_live, about.get("members") or [])):
+        while processes.awake_seconds() < until and any(map(may_live, about.get("members") or [])):
             check()
             await asyncio.sleep(_POLL_SECONDS)
         if path == destination.members_path:
@@ -71,7 +71,7 @@ def _near(jobs_dir: str, destination: Destination) -> Iterator[tuple[str, dict[s
             yield path, about
 
 
-def _may_live(member: dict[str, Any]) -> bool:
+def may_live(member: dict[str, Any]) -> bool:
     """Returns whether a member's process may still run; True for another machine."""
     if member.get("machine") != processes.machine() or not member.get("pid"):
         return True

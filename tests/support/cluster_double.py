@@ -12,10 +12,10 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from syncworker.cluster import protocol
-from syncworker.cluster.lease import Lease
 from syncworker.cluster.peers import Peer
 from syncworker.cluster.protocol import (
     Kind,
+    Lease,
     Lost,
     Member,
     PartRecord,

@@ -14,14 +14,17 @@ from syncworker.cluster.home import JobHome
 from syncworker.cluster.member import Office
 from syncworker.folder.uploads_root import Tree
 from syncworker.model import FileEntry
+from syncworker.system.control import Control
+from syncworker.system.stop_token import StopToken
 
 
 class Greeted:
     """The home of a job, and an office that sees another root."""
 
     def __init__(self, here: Tree, there: Path) -> None:
-        attempt: Any = SimpleNamespace(tree=here, progress=None, stop=None, bucket=None)
-        self.home = JobHome(attempt, *(cast("Any", None),) * 5)
+        stop = StopToken(Control(""))
+        attempt = SimpleNamespace(tree=here, progress=None, stop=stop, bucket=None)
+        self.home = JobHome(cast("Any", SimpleNamespace(attempt=attempt)), *(cast("Any", None),) * 4)
         self.office = Office(load(there))
         self.tree = here
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from syncworker.cluster import carrier
-from syncworker.cluster.lease import Lease
 from syncworker.cluster.member_accounts import clock
+from syncworker.cluster.protocol import Lease
 from syncworker.system.stop_token import StopToken
 
 
