@@ -23,14 +23,14 @@ from syncworker.jobs.ids import Conflict, NoSuchJob
 from syncworker.jobs.record import Status
 from syncworker.jobs.status import timestamp
 from syncworker.jobs.status_cache import Entry
-from syncworker.mirrors import notify, schedule
+from syncworker.mirrors import schedule
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.memory import Memories, Memory, run_of
 from syncworker.mirrors.mirror import Mirror
-from syncworker.mirrors.news import WAITING, News
+from syncworker.mirrors.notify import WAITING, News, Sender
 from syncworker.mirrors.schedule import Act
 from syncworker.mirrors.view import in_words, is_overdue, time_text, view
-from syncworker.mirrors.watched import WatchedMirrors
+from syncworker.mirrors.watch import WatchedMirrors
 from syncworker.model import State
 from syncworker.request import RequestKeys
 from syncworker.service.supervisor import Supervisor
@@ -67,14 +67,14 @@ class Keeper:
         file: MirrorFile,
         *,
         clock: Callable[[], datetime] = utc_now,
-        sender: notify.Sender | None = None,
+        sender: Sender | None = None,
     ) -> None:
         self.file = file
         self._settings = settings
         self._supervisor = supervisor
         self._jobs = supervisor.jobs
         self._clock = clock
-        self._news = News(self._jobs, sender or notify.Sender())
+        self._news = News(self._jobs, sender or Sender())
         self.counts = self._news.counts
         self._memories = Memories(self._jobs.path)
         self._seen: dict[str, tuple[int, int, int]] = {}  # the stamps of ended jobs that were recorded

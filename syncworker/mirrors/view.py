@@ -11,7 +11,7 @@ from syncworker.jobs.status_cache import Entry
 from syncworker.mirrors import schedule
 from syncworker.mirrors.memory import Memory
 from syncworker.mirrors.mirror import Mirror
-from syncworker.mirrors.watched import Watched
+from syncworker.mirrors.watch import Watched
 from syncworker.model import State
 from syncworker.options import table
 
