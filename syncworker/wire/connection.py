@@ -237,7 +237,10 @@ class Connection(asyncio.BufferedProtocol):
                 self.transport.write(head + body if body else head)
             else:
                 await self._send(head, body, turn)
-            return await self.answer
+            response = await self.answer
+            if self.transport.get_write_buffer_size():  # refused early: the body's memory may be used again
+                self.keep = False
+            return response
         except BaseException:
             self.close()
             raise

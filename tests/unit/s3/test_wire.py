@@ -400,6 +400,17 @@ def test_a_refusal_while_the_body_is_being_sent_is_the_answer(
     assert server.connections == 2, "what is left of a body must never be sent into the next request"
 
 
+def test_a_connection_that_has_bytes_left_to_send_is_not_used_again(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refusal may come when the last piece waits in the transport, whose memory the next part will use."""
+    server = serve(put_reader(MIB, []))
+    transport = asyncio.selector_events._SelectorSocketTransport  # type: ignore[attr-defined]
+    monkeypatch.setattr(transport, "get_write_buffer_size", lambda _: 1)
+    assert codes(talk(server, PATIENT, ("PUT", b"x" * MIB), ("PUT", b"y" * MIB))) == [200, 200]
+    assert server.connections == 2
+
+
 def test_a_body_is_not_read_to_its_end_when_the_connection_is_lost(
     serve: Callable[[Script], Server], caplog: pytest.LogCaptureFixture
 ) -> None:
