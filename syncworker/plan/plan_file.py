@@ -120,8 +120,10 @@ class ApprovedPlan:
         if line["op"] == "delete_bucket":
             self.deletes_bucket = True
         elif line["op"] == "delete":
-            key = line["key"].removeprefix(prefix)
-            self._objects.add(ObjectEntry(key, line["size"], line["etag"] or "", line["modified"] or ""))
+            key, size, *texts = line["key"], line["size"], line["etag"] or "", line["modified"] or ""
+            if type(size) is not int or size >> 63 or not all(isinstance(t, str) for t in (key, *texts)):
+                raise ValueError(f"an object of {size!a} bytes")
+            self._objects.add(ObjectEntry(key.removeprefix(prefix), size, *texts))
 
     def others(self, objects: Iterable[ObjectEntry]) -> int:
         """Returns how many of these objects the plan does not name in their present version."""
