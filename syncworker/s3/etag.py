@@ -85,7 +85,7 @@ class _Cut:
         self._digest = hashlib.md5(usedforsecurity=False)
         self._digests: list[bytes] = []
 
-    def update(self, block: bytes) -> None:
+    def update(self, block: bytes | memoryview) -> None:
         view = memoryview(block)
         while view:
             if not self._left:

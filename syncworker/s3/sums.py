@@ -12,10 +12,11 @@ from __future__ import annotations
 import base64
 import hashlib
 import importlib.util
-import os
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
+
+from syncworker.wire.body import blocks
 
 _BLOCK = 256 << 10
 _TIMED_BYTES = 64 << 10
@@ -125,15 +126,7 @@ def of_range(
     """Reads a range of a file once, into `into` if that is given, and returns its sums. Raises EOFError if
     the file is shorter."""
     digests = {algorithm: new(algorithm) for algorithm in algorithms}
-    block = memoryview(bytearray(min(size, _BLOCK))) if into is None else into[:0]
-    done = 0
-    while done < size:
-        room = min(_BLOCK, size - done)
-        block = block[:room] if into is None else into[done : done + room]
-        read = os.preadv(fd, [block], offset + done)
-        if not read:
-            raise EOFError
-        done += read
+    for block in blocks(fd, offset, size, _BLOCK, into):
         for digest in digests.values():
-            digest.update(block[:read])
+            digest.update(block)
     return {algorithm: digest.digest() for algorithm, digest in digests.items()}

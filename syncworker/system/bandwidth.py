@@ -124,7 +124,7 @@ class Bandwidth:
                 turn.set_result(None)
 
     # -- pieces
-    def pieces(self, chunk: bytes) -> Iterator[memoryview]:
+    def pieces(self, chunk: bytes | memoryview) -> Iterator[memoryview]:
         view = memoryview(chunk)
         while view:
             size = self.piece  # it may change between two pieces

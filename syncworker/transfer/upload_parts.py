@@ -304,7 +304,7 @@ class _Counted(FileSlice):
     operation: Operation
     counted: int = 0
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes | memoryview]:
         self.operation.sent -= self.counted
         self.counted = 0
         for piece in FileSlice.chunks(self):

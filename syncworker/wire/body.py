@@ -18,25 +18,33 @@ class Body(Protocol):
     size: int
     sha256: str
 
-    def chunks(self) -> Iterator[bytes]: ...
+    def chunks(self) -> Iterator[bytes | memoryview]: ...
 
 
-def blocks(fd: int, offset: int, size: int, most: int) -> Iterator[bytes]:
-    """Yields a range of an open file, at most `most` bytes at a time. Raises EOFError if the file is
-    shorter."""
-    position, end = offset, offset + size
-    while position < end:
-        block = os.pread(fd, min(most, end - position), position)
+def blocks(
+    fd: int, offset: int, size: int, most: int, into: memoryview | None = None
+) -> Iterator[bytes | memoryview]:
+    """Yields a range of an open file, at most `most` bytes at a time, read into `into` if that is given.
+    Raises EOFError if the file is shorter."""
+    done = 0
+    while done < size:
+        room = min(most, size - done)
+        block: bytes | memoryview
+        if into is None:
+            block = os.pread(fd, room, offset + done)
+        else:
+            block = into[done : done + room]
+            block = block[: os.preadv(fd, [block], offset + done)]
         if not block:
             raise EOFError
-        position += len(block)
+        done += len(block)
         yield block
 
 
-def slices(body: bytes | memoryview) -> Iterator[bytes]:
+def slices(body: bytes | memoryview) -> Iterator[memoryview]:
     view = memoryview(body)
     for start in range(0, len(body), CHUNK):
-        yield view[start : start + CHUNK]  # type: ignore[misc]
+        yield view[start : start + CHUNK]
 
 
 @dataclass(eq=False)
@@ -50,7 +58,7 @@ class FileSlice:
     data: bytes | memoryview | None = None
     sha256: str = UNSIGNED
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Iterator[bytes | memoryview]:
         if self.data is not None:
             return slices(self.data)
         return blocks(self.fd, self.offset, self.size, CHUNK)
