@@ -278,14 +278,18 @@ async def _work(job: _Job, progress: Progress) -> Ending:
             work = asyncio.create_task(begin())
             ticker = asyncio.create_task(_tick(job, progress, client, writer), name="ticker of the status")
             assert pool.watchdog is not None
+            beside = {ticker, watcher, pool.watchdog}
             try:
-                beside = {ticker, watcher, pool.watchdog}
                 await asyncio.wait({work, *beside}, return_when=asyncio.FIRST_COMPLETED)
                 if not work.done():
                     stop.end_with(_end_of(next(task for task in beside if task.done())))
                     pause.look(stopping=True)
                     pool.close()  # nothing else ends the requests in flight
                 return await work
+            except SyncError:
+                if any(task.done() for task in beside):  # a request that failed then is only what followed
+                    stop.raise_if_requested()
+                raise
             finally:
                 if elsewhere is not None:
                     await elsewhere.close()

@@ -96,6 +96,22 @@ def test_a_disk_that_is_full_when_all_is_done_still_has_room_for_the_last_word(s
         assert "no space" in status["error"]["message"]
 
 
+def test_a_disk_that_gets_full_while_a_deletion_waits_for_its_answer_is_what_the_status_names(site, bucket):
+    """The job closes its connections then: the request that is lost by it is not what went wrong."""
+    shell, disk, proxy = site
+    gate = Gate(proxy, lambda r: r.kind in ("DELETE", "DeleteObjects"))
+    process, job = shell.begin(bucket)
+    try:
+        gate.wait()
+        disk.fill()
+        assert process.wait(60) == 1
+    finally:
+        gate.open()
+    error = shell.status(job)["error"]
+    assert error["code"] == "LocalError", error
+    assert "no space" in error["message"]
+
+
 def test_a_full_disk_takes_no_new_job_and_the_server_says_why(make_service, juicefs, bucket):
     service = make_service(juicefs, start=False)
     disk = Disk(service.jobs, "2m")
