@@ -215,7 +215,7 @@ HAZARDS: dict[str, Callable[[Trial], str]] = {
     "a source that is empty by mistake (ours: `BUCKET_DELETE=refuse`)": emptied,
     "a source whose disk is not mounted any more": unmounted,
     "a disk below the source that is not mounted any more": unmounted_below,
-    "a file that became a link to nowhere": dangling,
+    "a file that became a dangling symlink": dangling,
     "a file rewritten while it is sent": rewritten,
     "other content, same size, older mtime": older,
     "other content, same size, same mtime": same_time,

@@ -235,11 +235,11 @@ IMPATIENT = ("short_waits", "short_silence")
 SLOW = [
     Fault("each answer comes 50 ms later", lambda s: s.always(any_request, Toxic(latency_seconds=0.05))),
     Fault(
-        "answers come up to 100 ms later, as they like",
+        "each answer comes 0 to 100 ms later, at random",
         lambda s: s.always(any_request, Toxic(jitter_seconds=0.1)),
     ),
-    Fault("a line of 10 MB/s", lambda s: s.always(any_request, Toxic(bytes_per_second=10_000_000))),
-    Fault("bytes come in small pieces", sliced_answers),
+    Fault("a bandwidth of 10 MB/s", lambda s: s.always(any_request, Toxic(bytes_per_second=10_000_000))),
+    Fault("data arrives in small pieces", sliced_answers),
     Fault(
         "each connection ends after its answer",
         lambda s: s.always(any_request, Toxic(slow_close_seconds=0.02)),
@@ -248,7 +248,7 @@ SLOW = [
 
 SILENT = [
     Fault(
-        "the store takes requests and never answers",
+        "the store accepts requests and never answers",
         lambda s: s.hang(any_request),
         ("silent", "check storage_url"),
         IMPATIENT,
@@ -327,7 +327,7 @@ ERRORS = [
         ("GetObject", RESUME),
     ),
     Fault(
-        "200 with an error inside, always, to finish a large file",
+        "200 with an error inside, always, for CompleteMultipartUpload",
         lambda s: s.always(of({"CompleteMultipartUpload"}), ERROR_INSIDE),
         ("failed", RESUME),
     ),
@@ -347,26 +347,32 @@ LISTINGS = [
         lambda s: s.always(is_listing, half(listed(s.listing()))),
         ("no valid XML", "check storage_url"),
     ),
-    Fault("the second page of a listing: 500", lambda s: ends_early(s, lambda _: FAILURE), ("500", RESUME)),
     Fault(
-        "the second page of a listing: its XML ends in the middle",
+        "the second page of a listing is answered by 500",
+        lambda s: ends_early(s, lambda _: FAILURE),
+        ("500", RESUME),
+    ),
+    Fault(
+        "the XML of a listing's second page ends in the middle",
         lambda s: ends_early(s, lambda rows: half(listed(rows))),
         ("no valid XML", "check storage_url"),
     ),
     Fault(
-        "the second page of a listing: the connection ends",
+        "the connection ends at the second page of a listing",
         lambda s: ends_early(s, lambda _: Cut()),
         ("closed the connection", RESUME),
     ),
     Fault(
-        "the second page of a listing: itself again",
+        "the second page of a listing is sent again and again",
         lambda s: ends_early(s, lambda rows: listed(rows, "more", "true")),
         ("listing", "nothing was deleted|check storage_url"),
     ),
     Fault(
-        "a listing says more and not where", says_more_without_a_way, ("listing", "nothing was deleted|check")
+        "a listing is truncated and has no continuation token",
+        says_more_without_a_way,
+        ("listing", "nothing was deleted|check"),
     ),
-    Fault("a bit turns in a listing's `true`, once", flipped_truncation),
+    Fault("a bit flips in a listing's `true`, once", flipped_truncation),
 ]
 
 WRONG = [
@@ -380,29 +386,29 @@ WRONG = [
     ),
     Fault("each answer comes twice", lambda s: s.always(any_request, Toxic(edit=twice))),
     Fault(
-        "a bit of each upload turns, once",
+        "a bit of each upload flips, once",
         lambda s: s.once(of(SENDS), Toxic(flip_body=3)),
         ("other bytes", RESUME),
     ),
     Fault(
-        "a bit of a file turns, always",
+        "a bit of a file flips, always",
         lambda s: s.always(sending("docs/new"), Toxic(flip_body=3)),
         ("400|other bytes", RESUME),
     ),
     Fault(
-        "a bit of a part turns, always",
+        "a bit of a part flips, always",
         lambda s: s.always(sending(LARGE), Toxic(flip_body=3)),
         ("400|other bytes|NoSuchUpload", RESUME),
     ),
     Fault(
-        "a bit turns in a key to be deleted",
+        "a bit flips in a key to be deleted",
         lambda s: s.once(of({"DeleteObjects"}), Toxic(flip_body=b"<Key>note-2")),
         ("changed on its way", RESUME),
         in_deletion=True,
         harms=frozenset({"note-2", "note-3"}),
     ),
     Fault(
-        "a bit turns in a key to be deleted, and the answer is lost",
+        "a bit flips in a key to be deleted, and the answer is lost",
         lambda s: s.once(of({"DeleteObjects"}), Toxic(flip_body=b"<Key>note-2", edit=never)),
         ("changed on its way", RESUME),
         IMPATIENT,
@@ -410,12 +416,12 @@ WRONG = [
         harms=frozenset({"note-2", "note-3"}),
     ),
     Fault(
-        "a bit turns in the listed key of what is gone",
+        "a bit flips in the listed key of an object without a file",
         lambda s: s.always(is_listing, Toxic(flip_answer=b"<Key>docs/gone")),
         ("a bit may have turned", RESUME),
         in_deletion=True,
     ),
-    Fault("a bit turns in a listed size", lambda s: s.always(is_listing, Toxic(flip_answer=b"<Size>12"))),
+    Fault("a bit flips in a listed size", lambda s: s.always(is_listing, Toxic(flip_answer=b"<Size>12"))),
 ]
 
 REFUSED = [
@@ -431,7 +437,7 @@ REFUSED = [
         ("clock", "set it right"),
     ),
     Fault(
-        "400 ExpiredToken with the first upload",
+        "400 ExpiredToken, always, for uploads",
         lambda s: s.always(of(SENDS), s3_error(400, "ExpiredToken")),
         ("expired", "renew.*resume"),
     ),
