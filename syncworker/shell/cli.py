@@ -1,4 +1,4 @@
-"""The shell commands and the modules that have them: `run`, `foreground`, `control`, `show`.
+"""The shell commands and the modules that have them: `run`, `foreground`, `manage`.
 
 Exit status: start, run, resume, approve and `show --follow` return how the job ended (run.EXIT); 2 means
 refused before a job ran; 130 means Ctrl-C without a job of ours. A job's id and progress go to stdout,
@@ -76,19 +76,19 @@ def _command(name: str) -> Callable[[argparse.Namespace, Settings, Jobs], int]:
         return run.run
     if name == "cluster":
         return _cluster
-    from syncworker.shell import completion, control, foreground, show
+    from syncworker.shell import completion, foreground, manage
 
     return {
         "start": foreground.start,
         "resume": foreground.resume,
         "approve": foreground.approve,
-        "cancel": control.cancel,
-        "pause": control.pause,
-        "continue": control.go_on,
-        "limit": control.limit,
-        "plan": show.plan,
-        "list": show.list_jobs,
-        "show": show.show,
+        "cancel": manage.cancel,
+        "pause": manage.pause,
+        "continue": manage.go_on,
+        "limit": manage.limit,
+        "plan": manage.plan,
+        "list": manage.list_jobs,
+        "show": manage.show,
         "completion": completion.completion,
     }[name]
 
