@@ -24,7 +24,6 @@ from syncworker.jobs.record import Status
 from syncworker.jobs.status import recorded_state
 from syncworker.jobs.store import Jobs
 from syncworker.model import FINAL_STATES, State
-from syncworker.options import table
 from syncworker.settings import Settings
 from syncworker.shell import formats
 from syncworker.shell.display import Display, Output, print_table
@@ -190,12 +189,7 @@ def limit(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
     rates = words[1:] if job_id else words
     if len(rates) > 1:
         raise UsageError("BadBandwidth", "limit takes an id, a rate, or an id and then a rate")
-    asked = table.parse({"bandwidth": "".join(rates)})
-    status = jobs.refuse_ended(job_id) if job_id else None
-    if asked:
-        jobs.prepare()
-        bandwidth.set_rate(jobs, job_id, asked["bandwidth"])
-    limits = bandwidth.limits(jobs, status, settings.bandwidth)
+    limits = bandwidth.change(jobs, job_id, "".join(rates), settings.bandwidth)
     text = json.dumps(limits, indent=2) if arguments.json else formats.limits(limits, with_job=bool(job_id))
     return printed(Output(sys.stdout), text)
 

@@ -67,12 +67,8 @@ def go_on(service: Service, given: Parameters) -> Answer:
 
 
 def limit(service: Service, given: Parameters) -> Answer:
-    jobs = service.jobs
-    status = jobs.refuse_ended(parameters.job_id(given)) if given.get("id") else None
-    asked = table.parse({"bandwidth": given.get("bandwidth")})
-    if "bandwidth" in asked:
-        bandwidth.set_rate(jobs, status["id"] if status else None, asked["bandwidth"])
-    return 200, bandwidth.limits(jobs, status, service.settings.bandwidth), {}
+    job_id = parameters.job_id(given) if given.get("id") else None
+    return 200, bandwidth.change(service.jobs, job_id, given.get("bandwidth"), service.settings.bandwidth), {}
 
 
 def resume(service: Service, given: Parameters) -> Answer:
