@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 
 from syncworker import request as spec
 from syncworker import settings as settings_table
@@ -71,27 +72,17 @@ def _request_of_mirror(arguments: argparse.Namespace, settings: Settings) -> Req
 
 
 def resume(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
-    def make(keys: RequestKeys | None) -> Status:
-        return jobs.prepare_resume(arguments.id, keys, shell=True)  # noqa: S604 - no shell is started
-
-    return _go_on(arguments, settings, jobs, make)
+    return _go_on(arguments, settings, jobs, jobs.prepare_resume)
 
 
 def approve(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
-    def make(keys: RequestKeys | None) -> Status:
-        etag = arguments.etag or ""
-        return jobs.prepare_approved(arguments.id, keys, etag=etag, shell=True)  # noqa: S604 - as above
-
-    return _go_on(arguments, settings, jobs, make)
+    return _go_on(arguments, settings, jobs, partial(jobs.prepare_approved, etag=arguments.etag or ""))
 
 
 def _go_on(
-    arguments: argparse.Namespace,
-    settings: Settings,
-    jobs: Jobs,
-    make: Callable[[RequestKeys | None], Status],
+    arguments: argparse.Namespace, settings: Settings, jobs: Jobs, prepare: Callable[..., Status]
 ) -> int:
-    """Runs an ended job again in the foreground; `make` queues it."""
+    """Runs an ended job again in the foreground; `prepare` queues it."""
     warn_of_misspelt()
     keys = _keys(arguments)
     status = jobs.observe(arguments.id)
@@ -102,7 +93,8 @@ def _go_on(
             " its keys in SYNC_ACCESS_KEY and SYNC_SECRET_KEY or with --keys-from-stdin",
             param="access_key",
         )
-    return _foreground(settings, jobs, status["storage_url"], lambda: make(keys), arguments)
+    make = partial(prepare, arguments.id, keys, shell=True)  # noqa: S604 - no shell is started
+    return _foreground(settings, jobs, status["storage_url"], make, arguments)
 
 
 def _keys(arguments: argparse.Namespace) -> RequestKeys | None:
