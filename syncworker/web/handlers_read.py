@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 
 from syncworker.errors import UsageError
 from syncworker.history import filters, pages
-from syncworker.jobs.ids import ID_PATTERN, NoSuchJob, NoSuchPlan
-from syncworker.jobs.record import Plan
+from syncworker.jobs.ids import ID_PATTERN, NoSuchPlan
+from syncworker.jobs.record import Status
 from syncworker.options import table
 from syncworker.web import parameters, rendered
 from syncworker.web.conditional import etag_of
@@ -61,7 +61,7 @@ def history_tag(service: Service, given: Parameters) -> str:
 
 def report(service: Service, given: Parameters) -> Answer:
     """Answers with a page of the report; `Link` has the next one."""
-    job_id = _known_id(service, given)
+    job_id = _job(service, given)["id"]
     asked = _lines_asked(given)
     return _lines(service, "report", service.jobs.file(job_id, "report.jsonl"), job_id, asked)
 
@@ -92,30 +92,26 @@ def _lines(service: Service, route: str, path: str, job_id: str, asked: dict[str
     return 200, page.lines, headers
 
 
-def _plan_of(service: Service, job_id: str) -> Plan | None:
-    status = service.jobs.read(job_id)
-    return status.get("plan") if status else None
-
-
 def plan(service: Service, given: Parameters) -> Answer:
     """Answers with a page of the plan; `Link` has the next one."""
-    job_id = _known_id(service, given)
+    status = _job(service, given)
     asked = _lines_asked(given)
-    about = _plan_of(service, job_id)
+    job_id, about = status["id"], status.get("plan")
     path = service.jobs.file(job_id, "plan.jsonl")
     if not about or not os.path.isfile(path):
         raise NoSuchPlan(job_id)
     try:
-        status, lines, headers = _lines(service, "plan", path, job_id, asked)
+        code, lines, headers = _lines(service, "plan", path, job_id, asked)
     except ValueError:  # damaged
         raise NoSuchPlan(job_id) from None
-    return status, lines, {"ETag": f'"{about["etag"]}"', **headers}
+    return code, lines, {"ETag": f'"{about["etag"]}"', **headers}
 
 
 def planned(service: Service, given: Parameters) -> Answer:
     """Returns a plan by folder. Reads the status's `plan` first: it is set only when the file is complete."""
-    job_id = _known_id(service, given)
-    if not _plan_of(service, job_id):
+    status = _job(service, given)
+    job_id = status["id"]
+    if not status.get("plan"):
         raise NoSuchPlan(job_id)
     try:
         return 200, service.plans.look(service.jobs.file(job_id, "plan.jsonl"), given.get("below") or ""), {}
@@ -124,13 +120,10 @@ def planned(service: Service, given: Parameters) -> Answer:
 
 
 def log_of_job(service: Service, given: Parameters) -> Answer:
-    text = pages.log_tail(service.jobs.file(_known_id(service, given), "log"))
+    text = pages.log_tail(service.jobs.file(_job(service, given)["id"], "log"))
     return 200, text.encode(), {"Content-Type": "text/plain; charset=utf-8"}
 
 
-def _known_id(service: Service, given: Parameters) -> str:
-    """Returns the id of an existing job. Raises NoSuchJob."""
-    job_id = parameters.job_id(given)
-    if service.jobs.read(job_id) is None:
-        raise NoSuchJob(job_id)
-    return job_id
+def _job(service: Service, given: Parameters) -> Status:
+    """Returns the recorded status of the job. Raises NoSuchJob."""
+    return service.jobs.load(parameters.job_id(given))
