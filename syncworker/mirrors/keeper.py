@@ -25,11 +25,11 @@ from syncworker.jobs.status import timestamp
 from syncworker.jobs.status_cache import Entry
 from syncworker.mirrors import schedule
 from syncworker.mirrors.file import MirrorFile
-from syncworker.mirrors.memory import Memories, Memory, run_of
+from syncworker.mirrors.memory import RUNS, Memories, Memory, run_of
 from syncworker.mirrors.mirror import Mirror
 from syncworker.mirrors.notify import WAITING, News, Sender
 from syncworker.mirrors.schedule import Act
-from syncworker.mirrors.view import in_words, is_overdue, time_text, view
+from syncworker.mirrors.view import in_words, time_text, view
 from syncworker.mirrors.watch import WatchedMirrors
 from syncworker.model import State
 from syncworker.request import RequestKeys
@@ -139,7 +139,11 @@ class Keeper:
         with self._lock:
             self._load()
             mirror = self.file.mirrors.get(name)
-            return None if mirror is None else is_overdue(mirror, self._memory(mirror), self._clock())
+            return (
+                None
+                if mirror is None
+                else schedule.is_overdue(mirror.max_age, self._memory(mirror), self._clock())
+            )
 
     def keys_of(self, status: Status) -> RequestKeys | None:
         """Returns the keys of a job's mirror, if that mirror still uses the job's storage."""
@@ -153,7 +157,7 @@ class Keeper:
         shown = view(mirror, mirror.url(self._settings), memory, jobs, self._watched.get(mirror.name))
         return shown | {
             "next_run_at": time_text(next_run),
-            "overdue": is_overdue(mirror, memory, self._clock()),
+            "overdue": schedule.is_overdue(mirror.max_age, memory, self._clock()),
             "error": self._errors.get(mirror.name) or shown["error"],
         }
 
@@ -237,7 +241,7 @@ class Keeper:
                 self._seen[job_id] = entry.stamp
         waiting = any(entry.state is State.WAITING for entry in jobs.values())
         busy = self._is_busy(mirror)
-        decision = schedule.decide(mirror.schedule, memory.past, now, busy=busy, waiting=waiting)
+        decision = schedule.decide(mirror.schedule, memory, now, busy=busy, waiting=waiting)
         before, memory.last_due = memory.last_due, decision.last_due
         self._next_runs[mirror.name] = decision.next_run
         if decision.act is Act.SKIP:
@@ -360,7 +364,7 @@ class Keeper:
             return None
         run = run_of(status)
         known = memory.run(job_id)
-        is_old = len(memory.runs) >= 30 and known is None and job_id < str(memory.runs[0]["id"])
+        is_old = len(memory.runs) >= RUNS and known is None and job_id < str(memory.runs[0]["id"])
         if run["finished_at"] is None or is_old or (known and known["finished_at"] == run["finished_at"]):
             return None
         memory.remember(run)

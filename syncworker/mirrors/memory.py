@@ -16,7 +16,6 @@ from typing import Any
 
 from syncworker.jobs.record import Status
 from syncworker.jobs.status import error_code, timestamp
-from syncworker.mirrors.schedule import Past
 from syncworker.system import durable_files
 
 NAME = ".mirrors.json"
@@ -44,10 +43,6 @@ class Memory:
     runs: list[dict[str, Any]] = field(default_factory=list)
     told: dict[str, Any] = field(default_factory=dict)
     outbox: list[dict[str, Any]] = field(default_factory=list)
-
-    @property
-    def past(self) -> Past:
-        return Past(self.first_seen, self.last_due, self.retry_at)
 
     def run(self, job_id: str) -> dict[str, Any] | None:
         return next((run for run in reversed(self.runs) if run.get("id") == job_id), None)

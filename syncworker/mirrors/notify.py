@@ -31,7 +31,7 @@ from syncworker.jobs.store import Jobs
 from syncworker.mirrors import schedule
 from syncworker.mirrors.memory import Memory
 from syncworker.mirrors.mirror import Mirror
-from syncworker.mirrors.view import is_overdue, time_text
+from syncworker.mirrors.view import time_text
 from syncworker.model import State
 from syncworker.wire.resolver import is_refused, resolve_any
 
@@ -218,7 +218,7 @@ class News:
         self._tell(mirror, memory, WAITING, text, status["id"], now)
 
     def note_age(self, mirror: Mirror, memory: Memory, now: datetime) -> None:
-        if not is_overdue(mirror, memory, now):
+        if not schedule.is_overdue(mirror.max_age, memory, now):
             memory.told.pop("overdue", None)
             return
         if "overdue" in memory.told:

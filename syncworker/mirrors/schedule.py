@@ -27,6 +27,8 @@ from itertools import islice, takewhile
 
 from cronsim import CronSim, CronSimError
 
+from syncworker.mirrors.memory import Memory
+
 RETRY_PAUSES = (timedelta(minutes=5), timedelta(minutes=15), timedelta(minutes=60))
 _MACROS = {
     "@hourly": "0 * * * *",
@@ -53,15 +55,6 @@ class Schedule:
     cron: str | None = None
     every: timedelta | None = None
     zone: tzinfo = UTC
-
-
-@dataclass(frozen=True, slots=True)
-class Past:
-    """What is remembered of a mirror's runs, in UTC. `retry_at`: when a failed run is tried again."""
-
-    first_seen: datetime
-    last_due: datetime | None = None
-    retry_at: datetime | None = None
 
 
 class Act(StrEnum):
@@ -152,15 +145,15 @@ def _times(schedule: Schedule, after: datetime) -> Iterator[datetime]:
             yield moment
 
 
-def decide(schedule: Schedule, past: Past, now: datetime, *, busy: bool, waiting: bool) -> Decision:
+def decide(schedule: Schedule, memory: Memory, now: datetime, *, busy: bool, waiting: bool) -> Decision:
     """Decides what to do now; the table above."""
-    last_due = past.last_due if schedule.cron or schedule.every else None
+    last_due = memory.last_due if schedule.cron or schedule.every else None
     if last_due is not None and last_due > now and (schedule.every or last_due - now > _CLOCK_WAS_WRONG):
         last_due = now  # of `every`: an interval from now at the latest, whatever the clock had shown
     if schedule.every and last_due is None:
         come: datetime | None = now  # it never ran
     else:
-        come = latest(schedule, last_due or min(past.first_seen, now), now)
+        come = latest(schedule, last_due or min(memory.first_seen, now), now)
     if come is None:
         next_run = following(schedule, max(now, last_due) if schedule.cron and last_due else last_due or now)
     else:
@@ -171,19 +164,18 @@ def decide(schedule: Schedule, past: Past, now: datetime, *, busy: bool, waiting
         return Decision(Act.NOTHING, last_due, None)
     if come is not None:
         return Decision(Act.SKIP if busy else Act.RUN, come, next_run)
-    if past.retry_at is None:
+    if memory.retry_at is None:
         return Decision(Act.NOTHING, last_due, next_run)
-    if past.retry_at <= now and not busy:
+    if memory.retry_at <= now and not busy:
         return Decision(Act.RETRY, last_due, next_run)
-    soonest = max(past.retry_at, now)
+    soonest = max(memory.retry_at, now)
     return Decision(Act.NOTHING, last_due, min(soonest, next_run) if next_run else soonest)
 
 
-def is_overdue(
-    max_age: timedelta | None, first_seen: datetime, last_success: datetime | None, now: datetime
-) -> bool:
+def is_overdue(max_age: timedelta | None, memory: Memory, now: datetime) -> bool:
     """Returns whether the newest success, or else the first sight of the mirror, is older than `max_age`. A
     success more than a day in the future came from a wrong clock and does not count."""
+    last_success = memory.last_success
     if last_success is not None and last_success - now > _CLOCK_WAS_WRONG:
         last_success = None
-    return max_age is not None and now - (last_success or first_seen) > max_age
+    return max_age is not None and now - (last_success or memory.first_seen) > max_age

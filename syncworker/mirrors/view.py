@@ -8,7 +8,6 @@ from typing import Any
 
 from syncworker.jobs.status import timestamp
 from syncworker.jobs.status_cache import Entry
-from syncworker.mirrors import schedule
 from syncworker.mirrors.memory import Memory
 from syncworker.mirrors.mirror import Mirror
 from syncworker.mirrors.watch import Watched
@@ -46,10 +45,6 @@ def view(
         "runs": [{"files_total": None, "bytes_total": None} | run for run in memory.runs],
         "error": trouble or (watched.watcher.error if watched is not None else None),
     }
-
-
-def is_overdue(mirror: Mirror, memory: Memory, now: datetime) -> bool:
-    return schedule.is_overdue(mirror.max_age, memory.first_seen, memory.last_success, now)
 
 
 def time_text(moment: datetime | None) -> str | None:

@@ -9,7 +9,8 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from syncworker.mirrors import schedule
-from syncworker.mirrors.schedule import Act, Past, Schedule
+from syncworker.mirrors.memory import Memory
+from syncworker.mirrors.schedule import Act, Schedule
 
 
 def at(text: str) -> datetime:
@@ -395,8 +396,8 @@ def test_what_runs_when(row: tuple[object, ...]) -> None:
         return at(f"2026-{text}") if text else None
 
     assert isinstance(asked, Schedule)
-    past = Past(SEEN, moment(last_due), moment(retry_at))
-    found = schedule.decide(asked, past, moment(now) or SEEN, busy=bool(busy), waiting=bool(waiting))
+    memory = Memory(SEEN, last_due=moment(last_due), retry_at=moment(retry_at))
+    found = schedule.decide(asked, memory, moment(now) or SEEN, busy=bool(busy), waiting=bool(waiting))
     assert (found.act, found.last_due, found.next_run) == (Act(act), moment(then), moment(next_run))
 
 
@@ -411,7 +412,7 @@ def test_what_was_done_is_never_due_again_whatever_the_clock_does() -> None:
     for _ in range(20_000):
         true += timedelta(minutes=dice.choice([1, 5, 30]))
         shown = true - timedelta(minutes=dice.choice([0, 0, 0, 60, 1200]))
-        found = schedule.decide(NIGHTLY, Past(SEEN, last_due), shown, busy=False, waiting=False)
+        found = schedule.decide(NIGHTLY, Memory(SEEN, last_due=last_due), shown, busy=False, waiting=False)
         last_due = found.last_due
         if found.act is Act.RUN and last_due is not None:
             ran.append(last_due)
@@ -472,6 +473,6 @@ def test_times_at_which_no_server_ran_are_counted(
 def test_a_mirror_is_overdue_when_its_last_success_is_too_old(
     first_seen: str, last_success: str | None, now: str, wanted: bool
 ) -> None:
-    success = at(last_success) if last_success else None
-    assert schedule.is_overdue(timedelta(hours=26), at(first_seen), success, at(now)) is wanted
-    assert not schedule.is_overdue(None, at(first_seen), success, at(now))
+    memory = Memory(at(first_seen), last_success=at(last_success) if last_success else None)
+    assert schedule.is_overdue(timedelta(hours=26), memory, at(now)) is wanted
+    assert not schedule.is_overdue(None, memory, at(now))
