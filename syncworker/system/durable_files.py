@@ -188,14 +188,6 @@ class Reserve:
             self._fd = -1
 
 
-@contextlib.contextmanager
-def locked_file(path: str) -> Iterator[int | None]:
-    """Opens a small file that is read and changed in place, under a kernel lock; makes it if it is missing.
-    None: another process holds the lock just now, or has removed the file."""
-    with Lock(path) as lock:
-        yield lock.fd if lock.acquire() else None
-
-
 def touch(path: str, content: bytes = b"") -> None:
     """Makes an empty file, durably, if there is none; with `content` the file then holds that."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | _ALWAYS, 0o600)

@@ -87,15 +87,15 @@ class TokenBucket:
     def draw(self, rate: int, wanted: int) -> Draw | None:
         """Draws at most `wanted` bytes. None: the lock is held just now, try again in a moment. OSError: the
         file cannot be used."""
-        with durable_files.locked_file(self._path) as fd:
-            if fd is None:
+        with durable_files.Lock(self._path) as lock:
+            if not lock.acquire():
                 self._renew_if_stuck()
                 return None
             self._locked_since = None
             now = self._clock_ns()
-            state = self._load(os.pread(fd, _SIZE, 0), now, rate)
+            state = self._load(os.pread(lock.fd, _SIZE, 0), now, rate)
             drawn, state = _reserve(state, now, rate, wanted, self._pid)
-            os.pwrite(fd, self._dump(state), 0)
+            os.pwrite(lock.fd, self._dump(state), 0)
             return drawn
 
     def _renew_if_stuck(self) -> None:

@@ -184,8 +184,8 @@ def test_a_lock_that_is_never_freed_is_done_without(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(token_bucket, "_LOCK_SECONDS", 0.1)
     path = str(tmp_path / "b")
     bucket = TokenBucket(path)
-    with token_bucket.durable_files.locked_file(path) as held:
-        assert held is not None
+    with token_bucket.durable_files.Lock(path) as held:
+        assert held.acquire()
         assert bucket.draw(MIB, 10) is None
         wait_for(lambda: bucket.draw(MIB, 10), 5)
 
