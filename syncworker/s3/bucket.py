@@ -7,8 +7,6 @@ checks. Trailing checksums are never used, because several stores keep their fra
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -20,6 +18,7 @@ from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.client import TRIES, Client
 from syncworker.s3.request import S3Request
 from syncworker.s3.signing import encode_path
+from syncworker.s3.sums import encode
 from syncworker.wire.connection import Response
 from syncworker.wire.endpoint import why_never_created
 
@@ -55,7 +54,7 @@ class Head(NamedTuple):
 
     def carries(self, md5: bytes) -> bool:
         """Whether the metadata has this MD5 of the content, in the form that rclone writes."""
-        return self.metadata.get("md5chksum") == base64.b64encode(md5).decode()
+        return self.metadata.get("md5chksum") == encode(md5)
 
 
 def has_own_etag(headers: Mapping[str, str]) -> bool:
@@ -201,7 +200,7 @@ class Bucket:
     ) -> str:
         """Sends PutObject and returns the ETag of the answer, "" for none. Adds Content-MD5 to the headers.
         `payload`: the value for the body in the signature, None for its SHA-256."""
-        headers["content-md5"] = binascii.b2a_base64(digest, newline=False).decode()
+        headers["content-md5"] = encode(digest)
         request = S3Request("PutObject", "PUT", key, None, headers, body, payload=payload)
         response = await self.client.call(request, may_be_blocked=may_be_blocked)
         return xml_messages.clean_etag(response.headers.get("etag"))
