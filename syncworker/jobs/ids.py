@@ -17,8 +17,6 @@ class NoSuchJob(SyncError):
 
 
 class NoSuchPlan(SyncError):
-    exit_status = 2
-
     def __init__(self, job_id: str) -> None:
         super().__init__("NoSuchPlan", f"job {job_id} has no plan: one is made with plan=1, or by max_delete")
 

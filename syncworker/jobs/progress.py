@@ -300,7 +300,7 @@ class Progress:
         now = time.monotonic()
         self._published_at, self._dirty = now, bool(self.flight)
         counts = self.counts
-        in_flight = self._in_flight()
+        in_flight = sum(operation.sent for operation in self.flight.values())
         done = max(counts["bytes_done"], self.bytes_done_total + in_flight)
         counts["bytes_done"] = min(done, counts["bytes_total"])
         counts["elapsed_seconds"] = round(now - self._started, 3)
@@ -337,10 +337,6 @@ class Progress:
             metrics=metrics,
         )
         return self.status
-
-    def _in_flight(self) -> int:
-        """Returns the bytes sent by the operations in flight."""
-        return sum(operation.sent for operation in self.flight.values())
 
     def _measured(self) -> tuple[Resources, totals.Tally]:
         """Returns the worker's present resources, and its tally including earlier attempts of the job."""
