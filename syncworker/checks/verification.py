@@ -35,6 +35,7 @@ from syncworker.plan.compare import Candidate, Verdict
 from syncworker.plan.planner import Event
 from syncworker.plan.spool import Spool
 from syncworker.s3 import etag
+from syncworker.system.durable_files import closing
 from syncworker.system.gather import SIDE_BY_SIDE, side_by_side
 from syncworker.transfer.lanes import Budget
 from syncworker.transfer.readers import Changed, Outcome, entry_of, read
@@ -202,10 +203,8 @@ class Verification:
             return True
         try:
             fd, _ = self.sender.tree.open_file(file.path)
-            try:
+            with closing(fd):
                 hashes = etag.hash_file(fd, file.size, [row.part_size], self.sender.halted_in_thread)
-            finally:
-                os.close(fd)
         except (OSError, EOFError):
             return True
         return hashes[row.part_size] != (row.digest or row.etag)
@@ -221,11 +220,9 @@ class Verification:
                 raise
             self._has_changed(file.key, work.object)
             return
-        try:
+        with closing(fd):
             now = entry_of(info, file)
             is_same = now.size == work.object.size and await self._has_bytes(fd, now)
-        finally:
-            os.close(fd)
         if is_same:
             self._verified(1, now.size)
         else:

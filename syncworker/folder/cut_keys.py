@@ -15,6 +15,7 @@ from syncworker.errors import SyncError
 from syncworker.escape import escape_non_utf8
 from syncworker.folder.symlinks import find_source
 from syncworker.folder.uploads_root import Tree
+from syncworker.system.durable_files import closing
 
 if TYPE_CHECKING:
     from syncworker.options.patterns import PathFilter
@@ -40,21 +41,17 @@ def cut_keys(
         names: list[str] = []
         step = 1
         try:
-            fd = tree.open_dir(path)
-            try:
-                with os.scandir(fd) as entries:
-                    for seen, entry in enumerate(entries, 1):
-                        if seen % _NAMES_UNASKED == 1 and should_stop():
-                            return prefix, path, files, iter(())
-                        if seen % step:
-                            continue
-                        if (name := _name_of(prefix, entry, path_filter)) is not None:
-                            names.append(name)
-                        if len(names) > _KEPT:
-                            del names[::2]
-                            step *= 2
-            finally:
-                os.close(fd)
+            with closing(tree.open_dir(path)) as fd, os.scandir(fd) as entries:
+                for seen, entry in enumerate(entries, 1):
+                    if seen % _NAMES_UNASKED == 1 and should_stop():
+                        return prefix, path, files, iter(())
+                    if seen % step:
+                        continue
+                    if (name := _name_of(prefix, entry, path_filter)) is not None:
+                        names.append(name)
+                    if len(names) > _KEPT:
+                        del names[::2]
+                        step *= 2
         except OSError:
             names.clear()
         names.sort()

@@ -37,6 +37,7 @@ from syncworker.folder.symlinks import SourceMissing, find_source, resolve
 from syncworker.folder.uploads_root import READ_DIRECTORY, Identity, Tree, identity
 from syncworker.model import KEY_MAX_BYTES, FileEntry, ScanItem, Skip, Unreadable
 from syncworker.system import mount_table
+from syncworker.system.durable_files import closing
 
 if TYPE_CHECKING:
     from syncworker.options.patterns import PathFilter  # RE2 is for those who ask for it
@@ -228,10 +229,8 @@ class _Walk:
             fd = self._tree.open_name(point)
         except OSError:  # hidden by another mount, or gone since the table was read
             return False
-        try:
+        with closing(fd):
             return mount_table.is_mount_point(fd)
-        finally:
-            os.close(fd)
 
     def next_items(self) -> tuple[list[ScanItem], str | None]:
         """Returns the last level's next items, and a directory to descend into; "": more items, None: end.

@@ -16,6 +16,7 @@ from syncworker.folder import symlinks
 from syncworker.folder.scan import OnMount, SourceMissing, scan
 from syncworker.folder.uploads_root import VANISHED, Identity, Tree, identity
 from syncworker.model import FileEntry, ScanItem, Skip, Unreadable
+from syncworker.system.durable_files import closing
 
 if TYPE_CHECKING:
     from syncworker.options.patterns import PathFilter
@@ -121,16 +122,11 @@ class Source:
     def _own(self, folder: str, names: set[str]) -> set[str]:
         """Returns those of the names that a folder has just so; all of them if it cannot be read."""
         try:
-            fd = self.tree.open_dir(symlinks.resolve(self.tree, folder)[0])
-        except OSError:
-            return names
-        try:
-            with os.scandir(fd) as entries:
+            path, _ = symlinks.resolve(self.tree, folder)
+            with closing(self.tree.open_dir(path)) as fd, os.scandir(fd) as entries:
                 return {entry.name for entry in entries if entry.name in names}
         except OSError:
             return names
-        finally:
-            os.close(fd)
 
     def _may_have(self, key: str) -> bool:
         mode = self._mode(key)

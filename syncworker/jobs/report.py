@@ -84,7 +84,5 @@ class Report:
         self.flush()
         if self._fd is not None:
             fd, self._fd = self._fd, None
-            try:
+            with durable_files.closing(fd):
                 durable_files.sync_file(fd)
-            finally:
-                os.close(fd)

@@ -33,16 +33,23 @@ _ALWAYS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a link or a pipe of th
 _LOCK_FLAGS = os.O_RDWR | os.O_CREAT | _ALWAYS
 
 
-def sync_directory(path: str) -> None:
-    """Makes the names in a directory durable. File systems that cannot do so answer EINVAL: no error."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Closes the descriptor when the block ends."""
     try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno != errno.EINVAL:
-            raise
+        yield fd
     finally:
         os.close(fd)
+
+
+def sync_directory(path: str) -> None:
+    """Makes the names in a directory durable. File systems that cannot do so answer EINVAL: no error."""
+    with closing(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
+        try:
+            os.fsync(fd)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
 
 
 def sync_file(fd: int) -> None:
@@ -67,11 +74,9 @@ def _making(path: str) -> Iterator[int]:
     """Makes or empties a file of mode 0600 and syncs what the block writes; removes it when that fails."""
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
-        try:
+        with closing(fd):
             yield fd
             os.fsync(fd)
-        finally:
-            os.close(fd)
     except BaseException:
         remove(path)
         raise
@@ -190,14 +195,11 @@ class Reserve:
 
 def touch(path: str, content: bytes = b"") -> None:
     """Makes an empty file, durably, if there is none; with `content` the file then holds that."""
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | _ALWAYS, 0o600)
-    try:
+    with closing(os.open(path, os.O_WRONLY | os.O_CREAT | _ALWAYS, 0o600)) as fd:
         if content:
             write_all(fd, content)
             os.ftruncate(fd, len(content))
             os.fsync(fd)
-    finally:
-        os.close(fd)
     sync_directory(os.path.dirname(path) or ".")
 
 
@@ -296,8 +298,7 @@ def make_private_directory(path: str) -> None:
     write to, because its files are trusted. A fresh checkout under umask 002, which the group may write to
     and which holds only `.gitkeep`, is closed instead: nobody has put anything there."""
     os.makedirs(path, mode=0o700, exist_ok=True)
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with closing(os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)) as fd:
         found = os.fstat(fd)
         if found.st_uid != os.geteuid():
             raise FatalError(
@@ -314,8 +315,6 @@ def make_private_directory(path: str) -> None:
                 f"{path} may be written to by other users: look what is in it, then run `chmod 700 {path}`"
                 " (job files are trusted)",
             )
-    finally:
-        os.close(fd)
 
 
 def self_test(directory: str) -> None:

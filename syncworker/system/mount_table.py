@@ -12,6 +12,8 @@ import os
 import re
 from typing import NamedTuple
 
+from syncworker.system.durable_files import closing
+
 MOUNTINFO = "/proc/self/mountinfo"
 NAME_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # needs no read permission
 
@@ -87,13 +89,10 @@ def point_above(fd: int) -> str | None:
 def is_mount_point(fd: int) -> bool:
     """Whether an open directory (`O_PATH` is enough) is the top of a mount. True as well when it has been
     unmounted since it was opened (`umount -l`). Raises OSError when the directory may not be searched."""
-    above = os.open("..", NAME_DIRECTORY, dir_fd=fd)
-    try:
+    with closing(os.open("..", NAME_DIRECTORY, dir_fd=fd)) as above:
         here, there = _mount_id(fd), _mount_id(above)
         if here is None:
             return os.fstat(fd).st_dev != os.fstat(above).st_dev
-    finally:
-        os.close(above)
     mounts = {mount.id: mount for mount in read()}
     if here == there:
         return bool(mounts) and here not in mounts

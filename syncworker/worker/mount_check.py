@@ -189,11 +189,8 @@ class MountCheck:
 
     def _way(self) -> list[str]:
         """Returns the mount points on the source's path, beginning with that of the uploads root."""
-        root = os.open(self._tree.root, mount_table.NAME_DIRECTORY)
-        try:
+        with durable_files.closing(os.open(self._tree.root, mount_table.NAME_DIRECTORY)) as root:
             above = mount_table.point_above(root)
-        finally:
-            os.close(root)
         path = ""
         places: list[str] = []
         for name in self._source.split("/") if self._source else []:
@@ -213,14 +210,10 @@ class MountCheck:
                 fd = os.open(path, mount_table.NAME_DIRECTORY)
             else:
                 fd = self._tree.open_name(path)
-        except OSError:
+            with durable_files.closing(fd):
+                return mount_table.is_mount_point(fd)
+        except OSError:  # it is gone; without the permission to search it, the job fails anyway
             return False
-        try:
-            return mount_table.is_mount_point(fd)
-        except OSError:  # no search permission: the job fails anyway
-            return False
-        finally:
-            os.close(fd)
 
     def _is_directory(self, path: str) -> bool:
         try:
