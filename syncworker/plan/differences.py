@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
@@ -180,13 +181,10 @@ def collect(
                 ascending.close()
             if index.is_whole and not ascending.failed:
                 return
-    table = Table()
-    try:
+    with closing(Table()) as table:
         _fill(table, index, changes, check)
         rest = (IndexRow(e.key, e.size, 0, 0, 0, e.etag, "", 0, e.modified, 0) for e in table.rest())
         found.become(filter(concerns, differences(rest, _listing(bucket, None), spool, _Watch(index))))
-    finally:
-        table.close()
 
 
 def _listing(bucket: Listable, ranges: list[Range] | None) -> Pages:
@@ -216,12 +214,9 @@ def _fill(table: Table, index: Index, changes: Changes, check: Callable[[], None
         if tag is not None:
             table.add(ObjectEntry(key, size, tag, ""))
     if index.broken is None:
-        rows = Ascending(index, check)
-        try:
+        with closing(Ascending(index, check)) as rows:
             for row in rows:
                 table.add(ObjectEntry(row.key, row.size, row.etag, row.modified))
-        finally:
-            rows.close()
 
 
 # -- what differs

@@ -74,10 +74,9 @@ def end_unused(config: Settings, is_used: Callable[[str], bool], closing: thread
     """Stops the storage that a server left running before STORAGE_URL was set, as soon as no job uses it
     (`is_used` is called with its URL). Returns when there is none, or when `closing` is set. Does not touch a
     storage of another server."""
-    lock = _lock_of(config)
-    if not os.path.isdir(config.storage_dir) or not lock.acquire():
-        return
-    try:
+    with _lock_of(config) as lock:
+        if not os.path.isdir(config.storage_dir) or not lock.acquire():
+            return
         while (left := _left_over(config)) is not None and not closing.is_set():
             pid, started_at, state = left
             port = int(state.get("port") or config.minio_port)
@@ -86,8 +85,6 @@ def end_unused(config: Settings, is_used: Callable[[str], bool], closing: thread
                 durable_files.remove(_state_file(config))
                 log.info("no job uses the embedded storage any more: it has ended (pid %d)", pid)
             closing.wait(_UNUSED_SECONDS)
-    finally:
-        lock.release()
 
 
 def _lock_of(config: Settings) -> durable_files.Lock:
@@ -310,14 +307,12 @@ def _program() -> str:
 
 def _answers(port: int) -> bool:
     """Returns whether the gateway on this port is healthy."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
-    try:
-        connection.request("GET", "/minio/health/live")
-        return connection.getresponse().status == http.client.OK
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=1)) as connection:
+        try:
+            connection.request("GET", "/minio/health/live")
+            return connection.getresponse().status == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
 
 
 def _end(pid: int, started_at: float) -> None:
