@@ -21,6 +21,7 @@ from itertools import chain, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from syncworker.errors import FatalError
 from syncworker.index.database import Index
 from syncworker.index.records import Brief, IndexRow, is_text
 from syncworker.index.rows import Rows
@@ -166,7 +167,26 @@ def collect(
     concerns: Callable[[Difference], bool] = lambda _: True,
 ) -> None:
     """Fills `found` with the differences that concern the mirror (`concerns`). `check` raises when the job is
-    to stop. Errors of fetching are passed on."""
+    to stop. Errors of fetching are passed on. If the ranges of a listing contradict each other, the bucket is
+    listed by tokens: a store whose listing lags may list a new folder in one range and not in another."""
+    try:
+        _collect(found, index, changes, bucket, spool, check, concerns)
+    except FatalError as error:
+        if error.code != "BrokenListing" or not bucket.cuts:
+            raise
+        by_tokens = bucket._replace(cuts=[])
+        _collect(found, index, changes, by_tokens, spool, check, concerns)
+
+
+def _collect(
+    found: Found,
+    index: Index,
+    changes: Changes,
+    bucket: Listable,
+    spool: Callable[[], Spool],
+    check: Callable[[], None],
+    concerns: Callable[[Difference], bool],
+) -> None:
     if index.is_whole:
         small = _ranges_of(index, changes, bucket)
         for ranges in (small, None) if small else (None,):
