@@ -20,7 +20,7 @@ from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.open_uploads import Upload
 from syncworker.transfer.readers import Changed, ReadResult, entry_of, restat
 from syncworker.transfer.upload import OPAQUE
-from syncworker.transfer.upload_parts import PARTS_IN_FLIGHT, part_memory
+from syncworker.transfer.upload_parts import PARTS_IN_FLIGHT
 from syncworker.worker.dispatch import in_groups
 from syncworker.worker.sending import Sending
 
@@ -66,7 +66,7 @@ class MemberSending(Sending):
             found[run.numbers[0]] = PartRecord(run.numbers[0], Kind.REFUSED, **fields_of(Changed()))
 
         async def send(_: int) -> None:
-            memory = part_memory(run.part_size)
+            memory = self.part_sender.memory(run.part_size)
             while left and not self.stop.requested():
                 number = left.popleft()
                 size = self._size(run, [number])

@@ -128,7 +128,7 @@ class PartSums:
 
         async def takes(digest: bytes) -> bool:
             signed = digest.hex() if algorithm is SHA256 else UNSIGNED
-            body = FileSlice(-1, 0, len(_BYTES), _BYTES, signed)
+            body = FileSlice(-1, 0, len(_BYTES), memoryview(_BYTES), signed)
             part = (begun.upload_id, 1, body, {algorithm: digest}, REFUSALS)
             try:
                 await multipart.upload_part(self.bucket, key, *part)

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import os
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,14 +21,14 @@ from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW, Candidate
 from syncworker.s3 import etag as etags
 from syncworker.s3 import multipart, sums, xml_documents, xml_messages
-from syncworker.s3.sums import CRC64NVME, MD5, SHA256
+from syncworker.s3.sums import CRC64NVME, MD5, SHA256, Algorithm
 from syncworker.system.control import settling
 from syncworker.transfer.open_uploads import OpenUploads, SentPart, Upload
 from syncworker.transfer.part_sums import REFUSALS
 from syncworker.transfer.parts import Others, Parts
 from syncworker.transfer.readers import TRIES, Changed, Outcome, ReadResult, describe, entry_of, restat
 from syncworker.transfer.upload import KEPT, OPAQUE, Sender, Vanished
-from syncworker.wire.body import UNSIGNED, FileSlice
+from syncworker.wire.body import UNSIGNED, Chunk, FileSlice
 
 PARTS_IN_FLIGHT = 2
 ONCE_BYTES = 8 << 20  # a part up to this size is read once, and held until it is sent
@@ -149,7 +149,7 @@ class PartSender:
         finish."""
 
         async def lane() -> None:
-            memory = part_memory(parts.size)
+            memory = self.memory(parts.size)
             for number in parts.each():
                 self.sender.check()
                 try:
@@ -179,6 +179,13 @@ class PartSender:
         if parts.error is not None:
             raise parts.error
 
+    def memory(self, size: int) -> memoryview | None:
+        """Returns a buffer for one part after the other, all of this size, if they are to be encrypted; None
+        for parts that the kernel sends, or that are read while they are sent. New memory for each part would
+        cost a seventh of the processor time."""
+        reads_once = self.bucket.client.uses_tls and size <= ONCE_BYTES
+        return memoryview(bytearray(size)) if reads_once else None
+
     async def _has_parts(self, fd: int, parts: Parts) -> bool:
         """Whether the file, read again, begins with the bytes sent: then these have not changed since."""
         for number, piece in parts.pieces.items():
@@ -199,17 +206,24 @@ class PartSender:
         memory: memoryview | None,
     ) -> SentPart:
         """Sends a part with its sum, and also with its MD5 until one ETag of the store has matched one.
-        `memory`: `part_memory`; not used again after an error, because a thread may still use it."""
-        by_md5 = not self.sender.part_sums.is_held or self.sender.etags_are_opaque
-        made = {upload.algorithm, MD5} if by_md5 else {upload.algorithm}
-        data = None if memory is None else memory[:size]
-        digests = await self.sender.in_pool(sums.of_range, fd, offset, size, made, data)
-        signed = digests[SHA256].hex() if SHA256 in digests else UNSIGNED
-        body = _Counted(fd, offset, size, data, signed, operation=operation)
-        crc = digests[upload.algorithm] if upload.algorithm.is_crc else b""
+        `memory`: of this lane; not used again after an error, because a thread may still use it."""
+        body = _Counted(fd, offset, size, None if memory is None else memory[:size], operation=operation)
+        digests = await self._sums_of(body, upload)
         answered = ""
         for _ in range(TRIES):
-            stored = await multipart.upload_part(self.bucket, key, upload.id, number, body, digests)
+            once_more = REFUSALS if body.data is None and size <= ONCE_BYTES else frozenset[str]()
+            try:
+                stored = await multipart.upload_part(
+                    self.bucket, key, upload.id, number, body, digests, once_more
+                )
+            except RetryError as error:
+                if error.code not in once_more:
+                    raise
+                # The kernel has read the file after it was summed, and it may change all the time.
+                body.data = memoryview(bytearray(size))
+                digests = await self._sums_of(body, upload)
+                continue
+            crc = digests[upload.algorithm] if upload.algorithm.is_crc else b""
             answered = stored.etag
             is_md5 = etags.parts_of(answered) == 0 and not stored.has_own_etag
             if MD5 not in digests:
@@ -228,6 +242,16 @@ class PartSender:
             self.sender.part_sums.doubt()
         self.index.remember_part(Part(key, upload.id, number, answered, digests[MD5].hex()))
         return SentPart(answered, digests[MD5], crc)
+
+    async def _sums_of(self, body: _Counted, upload: Upload) -> Mapping[Algorithm, bytes]:
+        """Reads a part, into its memory if it has one, and returns its sums."""
+        by_md5 = not self.sender.part_sums.is_held or self.sender.etags_are_opaque
+        made = {upload.algorithm, MD5} if by_md5 else {upload.algorithm}
+        digests: Mapping[Algorithm, bytes] = await self.sender.in_pool(
+            sums.of_range, body.fd, body.offset, body.size, made, body.data
+        )
+        body.sha256 = digests[SHA256].hex() if SHA256 in digests else UNSIGNED
+        return digests
 
     async def _complete(self, parts: Parts) -> xml_messages.Completed:
         file, upload, in_order = parts.file, parts.upload, parts.in_order()
@@ -291,12 +315,6 @@ class PartSender:
         return head.etag, expected
 
 
-def part_memory(size: int) -> memoryview | None:
-    """Returns a buffer for one part after the other, all of this size; None for parts that are read while
-    they are sent. New memory for each part would cost a seventh of the processor time."""
-    return memoryview(bytearray(size)) if size <= ONCE_BYTES else None
-
-
 @dataclass(eq=False, kw_only=True)
 class _Counted(FileSlice):
     """A part that counts its sent bytes in its operation; when it is sent again, it counts from 0."""
@@ -304,7 +322,7 @@ class _Counted(FileSlice):
     operation: Operation
     counted: int = 0
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
+    def chunks(self) -> Iterator[Chunk]:
         self.operation.sent -= self.counted
         self.counted = 0
         for piece in FileSlice.chunks(self):

@@ -1,4 +1,4 @@
-"""The bodies of requests: bytes in memory, or pieces that are read while they are sent."""
+"""The bodies of requests: bytes in memory, or ranges of a file that are read while they are sent."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ from typing import Protocol
 
 UNSIGNED = "UNSIGNED-PAYLOAD"  # instead of a body's SHA-256
 CHUNK = 256 << 10
+_RANGE = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileRange:
+    """A range of an open file that the kernel may send by itself."""
+
+    fd: int
+    offset: int
+    size: int
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self) -> bytes:
+        return b"".join(blocks(self.fd, self.offset, self.size, self.size))
+
+
+Chunk = bytes | memoryview | FileRange
 
 
 class Body(Protocol):
@@ -18,7 +37,7 @@ class Body(Protocol):
     size: int
     sha256: str
 
-    def chunks(self) -> Iterator[bytes | memoryview]: ...
+    def chunks(self) -> Iterator[Chunk]: ...
 
 
 def blocks(
@@ -49,16 +68,18 @@ def slices(body: bytes | memoryview) -> Iterator[memoryview]:
 
 @dataclass(eq=False)
 class FileSlice:
-    """A range of an open file as a body. `data`: its bytes, if they have been read already. Raises EOFError
-    if the file has become shorter."""
+    """A range of an open file as a body. `data`: its bytes, if they have been read already; otherwise the
+    kernel sends them where it can. Raises EOFError if the file has become shorter."""
 
     fd: int
     offset: int
     size: int
-    data: bytes | memoryview | None = None
+    data: memoryview | None = None
     sha256: str = UNSIGNED
 
-    def chunks(self) -> Iterator[bytes | memoryview]:
+    def chunks(self) -> Iterator[Chunk]:
         if self.data is not None:
-            return slices(self.data)
-        return blocks(self.fd, self.offset, self.size, CHUNK)
+            yield from slices(self.data)
+            return
+        for done in range(0, self.size, _RANGE):
+            yield FileRange(self.fd, self.offset + done, min(_RANGE, self.size - done))

@@ -17,6 +17,8 @@ This module knows nothing of S3 and retries nothing.
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -26,7 +28,7 @@ import httptools
 
 from syncworker.errors import RetryError
 from syncworker.system.bandwidth import Bandwidth, Turn
-from syncworker.wire.body import CHUNK, Body, slices
+from syncworker.wire.body import CHUNK, Body, Chunk, FileRange, slices
 
 MAX_HEADER_BYTES = 64 << 10
 FLOOR = 1024
@@ -36,6 +38,7 @@ _NAMES: dict[bytes, str] = {}  # headers as they were sent -> in lower case
 _NAMES_MAX = 200
 _TOO_MANY = "the storage sent too many headers"
 _TOO_LARGE = "the storage sent a larger answer than was asked for"
+_NO_SENDFILE = frozenset({errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP})  # of this file system
 _OVERHEAD = 8  # times the body: what chunks of one byte cost
 
 
@@ -261,17 +264,67 @@ class Connection(asyncio.BufferedProtocol):
             if self.answer.done() or self.transport.is_closing():  # refused or lost: the rest is of no use
                 self.keep = False
                 return
-            self.transport.write(piece)
-            if self.writable is not None:
-                await self.writable
-                self.active_at = self.loop.time()
+            if isinstance(piece, FileRange):
+                await self._send_range(piece)
+            else:
+                await self._write(piece)
         if turn is not None:
             turn.leave()
 
-    def _pieces(self, body: bytes | Body) -> Iterator[bytes | memoryview]:
+    async def _write(self, piece: bytes | memoryview) -> None:
+        assert self.transport is not None
+        self.transport.write(piece)
+        if self.writable is not None:
+            await self.writable
+            self.active_at = self.loop.time()
+
+    async def _send_range(self, part: FileRange) -> None:
+        """Sends a range of a file by sendfile(2), which saves a fourth of the processor time of sending it
+        from this process's memory. What has to be encrypted, or to wait for other bytes, is read."""
+        assert self.transport is not None
+        sock = self.transport.get_extra_info("socket")
+        is_plain = sock is not None and self.transport.get_extra_info("sslcontext") is None
+        if not is_plain or self.transport.get_write_buffer_size():
+            await self._write(part.read())
+            return
+        done = 0
+        while done < part.size and not (self.lost or self.transport.is_closing()):
+            if self.answer is None or self.answer.done():
+                break
+            try:
+                sent = os.sendfile(sock.fileno(), part.fd, part.offset + done, part.size - done)
+            except BlockingIOError:
+                await self._until_writable(sock.fileno())
+                continue
+            except ConnectionError:
+                break  # what the storage said before, and that it has gone, is still to be read
+            except OSError as error:
+                if error.errno not in _NO_SENDFILE:
+                    raise
+                await self._write(FileRange(part.fd, part.offset + done, part.size - done).read())
+                return
+            if not sent:
+                raise EOFError
+            done += sent
+            self.active_at = self.loop.time()
+        if done < part.size:
+            self.keep = False
+
+    async def _until_writable(self, fd: int) -> None:
+        """Returns when the socket takes more bytes, the answer has come or the connection is lost."""
+        writable = self.writable = self.loop.create_future()
+        watched = os.dup(fd)  # the loop allows nobody to wait for a transport's own descriptor
+        self.loop.add_writer(watched, self.resume_writing)
+        try:
+            await writable
+        finally:
+            self.loop.remove_writer(watched)
+            os.close(watched)
+
+    def _pieces(self, body: bytes | Body) -> Iterator[Chunk]:
         for chunk in slices(body) if isinstance(body, bytes) else body.chunks():
             if self.bandwidth.on:
-                yield from self.bandwidth.pieces(chunk)
+                yield from self.bandwidth.pieces(chunk.read() if isinstance(chunk, FileRange) else chunk)
             else:
                 yield chunk
 

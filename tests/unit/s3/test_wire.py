@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -339,6 +340,74 @@ def test_a_body_arrives_as_it_is(serve: Callable[[Script], Server], size: int) -
         assert codes(talk(server, PATIENT, ("PUT", data), ("PUT", piece))) == [200, 200]
     assert seen == [data, data]
     assert server.connections == 1
+
+
+@pytest.mark.parametrize("why", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_that_the_kernel_does_not_send_is_read(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch, why: int
+) -> None:
+    def sendfile(*_: int) -> int:
+        raise OSError(why, "not of this file system")
+
+    data, seen = os.urandom(3 * MIB + 5), []
+    server = serve(put_reader(len(data), seen))
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        piece = FileSlice(file.fileno(), 0, len(data))
+        assert codes(talk(server, PATIENT, ("PUT", piece), ("PUT", piece))) == [200, 200]
+    assert seen == [data, data]
+
+
+@pytest.mark.parametrize("rate", [0, 4 * MIB])
+def test_the_kernel_sends_a_file_unless_a_bandwidth_is_kept(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch, rate: int
+) -> None:
+    sent, real, seen = [], os.sendfile, []
+
+    def sendfile(out: int, file: int, offset: int, count: int) -> int:
+        sent.append(real(out, file, offset, count))
+        return sent[-1]
+
+    data = os.urandom(2 * MIB + 1)
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    server = serve(put_reader(len(data), seen))
+    endpoint = Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1")
+
+    async def run(fd: int) -> None:
+        async with ConnectionPool(endpoint, None) as connections:
+            connections.bandwidth.own, connections.bandwidth.on = rate, bool(rate)
+            assert (await exchange(connections, "PUT", FileSlice(fd, 0, len(data)))).status == 200
+
+    with tempfile.TemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        asyncio.run(asyncio.wait_for(run(file.fileno()), 20))
+    assert seen == [data]
+    assert sum(sent) == (0 if rate else len(data))
+
+
+def test_a_disk_that_cannot_read_ends_the_exchange(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sendfile(*_: int) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    server = serve(put_reader(MIB, []))
+
+    async def run(fd: int) -> None:
+        endpoint = Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1")
+        async with ConnectionPool(endpoint, None) as connections:
+            with pytest.raises(OSError, match="Input/output"):
+                await exchange(connections, "PUT", FileSlice(fd, 0, MIB))
+            assert (await exchange(connections, "PUT", b"x" * MIB)).status == 200
+
+    with tempfile.TemporaryFile() as file:
+        os.truncate(file.fileno(), MIB)
+        asyncio.run(asyncio.wait_for(run(file.fileno()), 20))
+    assert server.connections == 2, "a half-sent request's connection was used again"
 
 
 def test_a_file_that_becomes_shorter_while_it_is_sent_ends_the_exchange(
