@@ -210,7 +210,9 @@ class PartSender:
         body = _Counted(fd, offset, size, None if memory is None else memory[:size], operation=operation)
         digests = await self._sums_of(body, upload)
         answered = ""
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
+            if attempt:
+                digests = await self._read_again(body, upload)
             once_more = REFUSALS if body.data is None and size <= ONCE_BYTES else frozenset[str]()
             try:
                 stored = await multipart.upload_part(
@@ -219,9 +221,6 @@ class PartSender:
             except RetryError as error:
                 if error.code not in once_more:
                     raise
-                # The kernel has read the file after it was summed, and it may change all the time.
-                body.data = memoryview(bytearray(size))
-                digests = await self._sums_of(body, upload)
                 continue
             crc = digests[upload.algorithm] if upload.algorithm.is_crc else b""
             answered = stored.etag
@@ -242,6 +241,13 @@ class PartSender:
             self.sender.part_sums.doubt()
         self.index.remember_part(Part(key, upload.id, number, answered, digests[MD5].hex()))
         return SentPart(answered, digests[MD5], crc)
+
+    async def _read_again(self, body: _Counted, upload: Upload) -> Mapping[Algorithm, bytes]:
+        """Reads a part into memory, to be sent from there: it may have changed between its sum and its
+        sending. Returns its sums."""
+        if body.data is None and body.size <= ONCE_BYTES:
+            body.data = memoryview(bytearray(body.size))
+        return await self._sums_of(body, upload)
 
     async def _sums_of(self, body: _Counted, upload: Upload) -> Mapping[Algorithm, bytes]:
         """Reads a part, into its memory if it has one, and returns its sums."""

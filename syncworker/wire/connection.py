@@ -309,6 +309,7 @@ class Connection(asyncio.BufferedProtocol):
             self.active_at = self.loop.time()
         if done < part.size:
             self.keep = False
+        await asyncio.sleep(0)  # a storage that takes all at once would keep the loop from everything else
 
     async def _until_writable(self, fd: int) -> None:
         """Returns when the socket takes more bytes, the answer has come or the connection is lost."""
