@@ -180,11 +180,12 @@ class PartSender:
             raise parts.error
 
     def memory(self, size: int) -> memoryview | None:
-        """Returns a buffer for one part after the other, all of this size, if they are to be encrypted; None
-        for parts that the kernel sends, or that are read while they are sent. New memory for each part would
-        cost a seventh of the processor time."""
-        reads_once = self.bucket.client.uses_tls and size <= ONCE_BYTES
-        return memoryview(bytearray(size)) if reads_once else None
+        """Returns a buffer for one part after the other, all of this size, if they are to be encrypted or
+        come from another machine, for which the loop must not wait; None for parts that the kernel sends, or
+        that are read while they are sent. New memory for each part would cost a seventh of the processor
+        time."""
+        by_kernel = self.sender.tree.is_local and not self.bucket.client.uses_tls
+        return None if by_kernel or size > ONCE_BYTES else memoryview(bytearray(size))
 
     async def _has_parts(self, fd: int, parts: Parts) -> bool:
         """Whether the file, read again, begins with the bytes sent: then these have not changed since."""
@@ -222,6 +223,8 @@ class PartSender:
                 if error.code not in once_more:
                     raise
                 continue
+            except OSError as error:  # the file, which is read while it is sent
+                raise describe(error) from error
             crc = digests[upload.algorithm] if upload.algorithm.is_crc else b""
             answered = stored.etag
             is_md5 = etags.parts_of(answered) == 0 and not stored.has_own_etag

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from bench import Mirror, assert_same, expected
 
 WRITES_BETWEEN = """
@@ -25,6 +26,47 @@ os.sendfile = sendfile
 sys.argv = ["syncworker", "start", "--source", "photos", "--dest", "{bucket}"]
 runpy.run_module("syncworker", run_name="__main__", alter_sys=True)
 """
+
+
+CANNOT_SEND = """
+import errno, os, runpy, sys
+real = {{name: getattr(os, name) for name in ("sendfile", "pread", "preadv")}}
+sent = []
+
+def checked(name):
+    def call(*arguments):
+        file = arguments[1 if name == "sendfile" else 0]
+        path = os.readlink(f"/proc/self/fd/{{file}}")
+        if path.endswith("/bad"):
+            sent.append(name)
+            if "sendfile" in sent and name in {names}:
+                raise OSError(errno.EIO, "Input/output error")
+        return real[name](*arguments)
+    return call
+
+for name in real:
+    setattr(os, name, checked(name))
+sys.argv = ["syncworker", "start", "--source", "photos", "--dest", "{bucket}"]
+runpy.run_module("syncworker", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("names", [("sendfile",), ("sendfile", "pread", "preadv")])
+def test_a_file_that_cannot_be_sent_from_is_read_and_one_that_cannot_be_read_fails_alone(
+    mirror: Mirror, names: tuple[str, ...]
+) -> None:
+    mirror.make({"bad": 40 << 20, "good": 40 << 20, "small": 100})
+    code = CANNOT_SEND.format(bucket=mirror.bucket, names=names)
+    process = mirror.shell.popen("-c", code, name="worker")
+    fails = "pread" in names
+    assert process.wait(60) == int(fails), (mirror.shell.base / "worker.err").read_text()
+    (job,) = mirror.shell.ids()
+    status = mirror.shell.status(job)
+    if fails:
+        assert (status["state"], status["error"]["code"]) == ("failed", "FilesFailed"), status
+        assert set(mirror.contents) == {"good", "small"}
+    else:
+        assert_same(mirror.contents, expected(mirror.folder))
 
 
 def test_a_part_that_changes_between_its_sum_and_its_sending_is_refused_and_sent_again(

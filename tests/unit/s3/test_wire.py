@@ -342,7 +342,7 @@ def test_a_body_arrives_as_it_is(serve: Callable[[Script], Server], size: int) -
     assert server.connections == 1
 
 
-@pytest.mark.parametrize("why", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+@pytest.mark.parametrize("why", [errno.EINVAL, errno.ENOSYS, errno.ENOBUFS])
 def test_a_file_that_the_kernel_does_not_send_is_read(
     serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch, why: int
 ) -> None:
@@ -391,10 +391,11 @@ def test_the_kernel_sends_a_file_unless_a_bandwidth_is_kept(
 def test_a_disk_that_cannot_read_ends_the_exchange(
     serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def sendfile(*_: int) -> int:
+    def fails(*_: int) -> int:
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(os, "sendfile", sendfile)
+    monkeypatch.setattr(os, "pread", fails)
+    monkeypatch.setattr(os, "sendfile", fails)
     server = serve(put_reader(MIB, []))
 
     async def run(fd: int) -> None:
@@ -467,6 +468,60 @@ def test_a_refusal_while_the_body_is_being_sent_is_the_answer(
     assert codes(found) == [403, 200]
     assert time.monotonic() - started < 5
     assert server.connections == 2, "what is left of a body must never be sent into the next request"
+
+
+def test_a_connection_that_is_reset_after_an_early_refusal_is_not_used_again(
+    serve: Callable[[Script], Server],
+) -> None:
+    """The kernel tells of the reset before the refusal has been read."""
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        peer.sock.recv(1000)
+        peer.send(REFUSAL)
+        peer.reset()
+
+    server = serve(script)
+
+    async def run(fd: int) -> None:
+        endpoint = Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1")
+        async with ConnectionPool(endpoint, None) as connections:
+            for _ in range(50):
+                with contextlib.suppress(RetryError):
+                    await exchange(connections, "PUT", FileSlice(fd, 0, 16 * MIB))
+                assert not any(connections._idle.values())
+
+    with tempfile.TemporaryFile() as file:
+        os.truncate(file.fileno(), 16 * MIB)
+        asyncio.run(asyncio.wait_for(run(file.fileno()), 60))
+
+
+def test_a_storage_that_takes_all_at_once_keeps_the_loop_from_nothing_else(
+    serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sendfile(_out: int, _file: int, _offset: int, count: int) -> int:
+        time.sleep(0.02)
+        return count
+
+    monkeypatch.setattr(os, "sendfile", sendfile)
+    server = serve(lambda peer: peer.wait_closed())
+    turns = 0
+
+    async def run(fd: int) -> None:
+        nonlocal turns
+        endpoint = Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1")
+        async with ConnectionPool(endpoint, None) as connections:
+            sending = asyncio.create_task(exchange(connections, "PUT", FileSlice(fd, 0, 20 * MIB)))
+            until = time.monotonic() + 0.4
+            while time.monotonic() < until:
+                await asyncio.sleep(0)
+                turns += 1
+            sending.cancel()
+
+    with tempfile.TemporaryFile() as file:
+        os.truncate(file.fileno(), 20 * MIB)
+        asyncio.run(asyncio.wait_for(run(file.fileno()), 20))
+    assert turns >= 10
 
 
 def test_a_connection_that_has_bytes_left_to_send_is_not_used_again(
