@@ -73,7 +73,7 @@ SECTIONS: tuple[Section, ...] = (
             "PlanDamaged": "`jobs/ID.plan.jsonl` was changed or removed after it was written. Start a new job with `plan=1`",
             "Superseded": "A newer job for the same destination and options waits, or is done: the older plan is out of date",
             "Stopped": "Somebody sent the worker SIGTERM or SIGINT (`kill`, Ctrl-C, a shutdown). Resume",
-            "WorkerDied": "The worker ended without writing its end: `kill -9`, out of memory (`dmesg`), a power"
+            "WorkerDied": "The worker ended without recording a result: `kill -9`, out of memory (`dmesg`), a power"
             " cut. Resume: at most two parts of a large file are sent again",
             "WorkerDidNotStart": "The server tried three times. `jobs/ID.log` says why; often a full disk or too"
             " many processes",
@@ -105,14 +105,14 @@ SECTIONS: tuple[Section, ...] = (
             "SourceMissing": "The folder was removed while the job ran. Sync again",
             "SourceNotADirectory": "`source` names a file. Name the folder it is in",
             "SourceOutsideRoot": "A link in the path leads out of UPLOADS_DIR. Name the real folder, or set UPLOADS_DIR to a folder above both",
-            "SourceDangling": "`source` is a link to nothing, which may be a disk that is not mounted. Mount it,"
+            "SourceDangling": "`source` is a link whose target does not exist, which may be a disk that is not mounted. Mount it,"
             " or remove the link",
             "SourceVanished": "The folder was removed or replaced while it was read. Sync again when it is back",
             "ScanFailed": "A second process of the job reads large folders; it was killed, perhaps because memory ran out. Sync again",
             "OnlyUnusableLinks": "The folder is not empty, but holds nothing that can be sent. Remove the links if the bucket is to be deleted, or repair them",
-            "BucketDeleteRefused": "The folder is empty, and BUCKET_DELETE=refuse forbids to delete the bucket. Set BUCKET_DELETE=allow to permit it",
+            "BucketDeleteRefused": "The folder is empty, and BUCKET_DELETE=refuse forbids deleting the bucket. Set BUCKET_DELETE=allow to permit it",
             "FilesystemEncoding": "The locale is not UTF-8. Set PYTHONUTF8=1 for the service",
-            "BadSource": "`source` is a folder below UPLOADS_DIR, relative: `photos/2024`. Empty is all of it",
+            "BadSource": "`source` is a folder below UPLOADS_DIR, relative: `photos/2024`. Empty: all of it",
         },
     ),
     (
@@ -129,7 +129,7 @@ SECTIONS: tuple[Section, ...] = (
             "StoredWrongBytes": "The storage reports other bytes than were sent: a defect of the storage, of memory or of a proxy. Resume; if it happens again, do not trust that storage",
             "MemberDied": "Three members of the cluster died while they sent this file. Look at their logs, or"
             " sync it without `CLUSTER`",
-            "Differs": "When the bucket was listed again, this object was wrong. It was sent or deleted again, and is still wrong. Another program writes to the bucket, or the storage does not do what it answers. Stop the other program, and resume",
+            "Differs": "When the bucket was listed again, this object was wrong. It was sent or deleted again, and is still wrong. Another program writes to the bucket, or the storage reports success for what it has not done. Stop the other program, and resume",
             "ObjectMissing": "Found by `verify`. Another program, or a rule of the bucket, deleted it; the next sync sends it",
             "ObjectDiffers": "Found by `verify`. Another program replaced it, or the storage damaged it",
             "ObjectExtra": "Found by `verify`: something else writes to the bucket. The next sync deletes it",
@@ -143,7 +143,7 @@ SECTIONS: tuple[Section, ...] = (
         },
     ),
     (
-        "The way to the storage",
+        "The connection to the storage",
         "The job retries these by itself, with pauses. It fails with them only when the storage could not be reached at all, or forty connections in a row were cut.",
         {
             "ConnectFailed": "No program listens at that address. Start the storage, or correct STORAGE_URL",
@@ -155,15 +155,15 @@ SECTIONS: tuple[Section, ...] = (
             "TlsError": "A problem with the certificate: the message says what to do. AWS_CA_BUNDLE, or `ca_bundle` in `~/.aws/config`,"
             " names the authority's file. Else: an http port addressed as"
             " https, or very old TLS",
-            "BadCaBundle": "AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE) is no readable PEM file",
+            "BadCaBundle": "AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE) is not a readable PEM file",
             "BadProxy": "HTTP_PROXY and HTTPS_PROXY look like `http://host:3128`",
             "ProxyUnreachable": "The proxy in the named variable is down, or the variable is wrong. Add the storage's"
-            " host to NO_PROXY to go without",
+            " host to NO_PROXY to connect without it",
             "ProxyUnsupported": "Only http:// proxies are supported (for https storages too, by CONNECT)",
             "NoStorage": "A web server, a console (MinIO's is on another port) or a login page answers. Correct"
-            " STORAGE_URL; `curl -i` shows what is there",
-            "ProxyFailed": "The proxy could not reach the storage. Look there, or add the host to NO_PROXY",
-            "ProxyRefused": "The proxy does not allow this host, or wants a password (`http://user:pw@host`)",
+            " STORAGE_URL; `curl -i` shows what answers",
+            "ProxyFailed": "The proxy could not reach the storage. Look at the proxy's log, or add the host to NO_PROXY",
+            "ProxyRefused": "The proxy does not allow this host, or requires a password (`http://user:pw@host`)",
             "BadAnswer": "The answer does not come from an S3 storage (but from a login page or a web server), or the storage is broken. Check"
             " STORAGE_URL with `curl -i`",
             "ScanFailed": "The second process that reads large folders was killed, perhaps because memory ran out. Sync again",
@@ -173,7 +173,7 @@ SECTIONS: tuple[Section, ...] = (
             " bucket stays as well, and the key as it was. Wait, shorten the retention at the storage, or set BUCKET_DELETE=refuse",
             "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it happens again, the storage has a bug: report it there",
             "WrongRegion": "Set AWS_REGION to the bucket's",
-            "WrongAddressing": "The storage wants the bucket in the host, and refuses it there as well: set"
+            "WrongAddressing": "The storage requires the bucket's name in the host, and refuses it there as well: set"
             " STORAGE_ADDRESSING and STORAGE_URL as its documentation says",
             "NoCredentials": "No keys were found, or a job's own keys were removed when it ended: resume it with"
             " `access_key` and `secret_key`",
@@ -197,16 +197,16 @@ SECTIONS: tuple[Section, ...] = (
             "BadBucketName": "The rules of S3. A bucket with capitals, underscores or an alias for a name is used if it exists, but never created",
             "BadWait": "Seconds, decimals with a point",
             "BadBandwidth": "`500000`, `512K`, `1.5M`, `1G`, or `0` for no limit",
-            "BadOption": "The message names the option and its words",
+            "BadOption": "The message names the option and its valid values",
             "BadHeader": "A line is `*.html Cache-Control: no-cache`; the message says what is wrong with it",
             "BadPrefix": "A prefix is like a path below the bucket: `backups/vm1/`",
-            "BadPattern": "A line that git would ignore: an open `[`, a backslash at the end, nothing but `!` or"
+            "BadPattern": "A line that git would ignore: a `[` without `]`, a backslash at the end, nothing but `!` or"
             " `/`; `!` in include; too many lines, or too many stars in all of them",
             "BadKey": "A key was copied with a space or a line end",
             "BadId": "Ids are listed by `/jobs` and `list --all`",
             "BadState": "One of the seven states",
             "BadTime": "With a zone: `2026-11-22T13:00:00Z`; or `2026-11-22`, or `20261122T13`",
-            "BadNumber": "The message has the bounds; of a smaller page, `next` or `Link` leads on",
+            "BadNumber": "The message has the bounds; for more entries than one page holds, follow `next` or `Link`",
             "BadOperation": "The message lists them",
             "BadStorageUrl": "Like `https://s3.example.com` or `http://127.0.0.1:9000`",
             "StorageUrlRefused": "Such addresses are a cloud's metadata service, never a storage",
@@ -223,18 +223,18 @@ SECTIONS: tuple[Section, ...] = (
             "QueueFull": "Wait for jobs to end, or raise MAX_QUEUED_JOBS",
             "Busy": "Try again in a second (`Retry-After`)",
             "Unauthorized": "Send `Authorization: Bearer TOKEN`; the token is API_TOKEN, or in `.api-token`",
-            "HostNotAllowed": "The name in the address must be in ALLOWED_HOSTS",
+            "HostNotAllowed": "The host name in the URL must be in ALLOWED_HOSTS",
             "CrossSite": "Another web site sent this request through your browser. Open the dashboard itself",
-            "CrossOrigin": "The same, seen by `Origin`. A proxy in front must keep the `Host` header",
+            "CrossOrigin": "The same, detected by `Origin`. A proxy in front must keep the `Host` header",
             "PageUnknown": "A hostile page could have sent it. Start jobs in the dashboard, or with POST, or set API_TOKEN",
-            "Preview": "A chat, a mail program or a search engine fetched the address. Open it yourself; if a program of yours has such a name, let it use POST",
+            "Preview": "A chat, a mail program or a search engine fetched the address. Open it yourself; if the `User-Agent` of your own program looks like one, use POST",
             "Prefetch": "The browser loaded the address before you opened it. Open it",
             "UpgradeRefused": "The server has no WebSockets. A proxy should not send `Upgrade`",
             "ProxyRequest": "The client uses this server as a proxy: correct its proxy setting",
             "MethodNotAllowed": "Use GET or POST; HEAD never acts",
             "NotFound": "No such route: the README lists them",
-            "StorageAway": "What `/healthz?storage=1` found: the storage does not answer one HEAD. Start it, or correct"
-            " STORAGE_URL; a sync says more",
+            "StorageAway": "From `/healthz?storage=1`: the storage did not answer a HEAD request. Start it, or correct"
+            " STORAGE_URL; the error of a sync says more",
             "JobsDirectoryFailed": "The disk of `jobs/` is full, read-only or broken",
         },
     ),
@@ -250,15 +250,15 @@ SECTIONS: tuple[Section, ...] = (
             "Unprotected": "Anyone who can reach the port can delete buckets: set API_TOKEN=auto",
             "BadToken": "Set another token, or remove the file that the message names",
             "JobsDirectoryNotPrivate": "Other users could write job files. Do what the message says",
-            "JobsDirectoryUnusable": "Missing rights, or a read-only or full disk",
+            "JobsDirectoryUnusable": "Missing permissions, or a read-only or full disk",
             "LocksDoNotWork": "NFS, SMB or a shared folder. Put JOBS_DIR on a local disk",
-            "RenameDoesNotWork": "The same",
-            "PortTaken": "Another storage runs on MINIO_PORT. Set another port, or use it with STORAGE_URL",
+            "RenameDoesNotWork": "As LocksDoNotWork: put JOBS_DIR on a local disk",
+            "PortTaken": "Another program, perhaps a storage, uses MINIO_PORT. Set another port, or use that storage with STORAGE_URL",
             "StorageInUse": "Stop the other server, or give this one a STORAGE_DIR of its own",
-            "StorageNotMade": "The message has the storage's own words; often a full disk or missing rights",
+            "StorageNotMade": "The message has the storage's own words; often a full disk or missing permissions",
             "NoEmbeddedStorage": "Install the requirements (`make run`), or set STORAGE_URL",
-            "NoKeys": "An empty variable hides what `.env` says",
-            "BadKeys": "Longer keys; `make run` makes good ones when none are set",
+            "NoKeys": "An empty variable of the environment overrides the value in `.env`",
+            "BadKeys": "Set longer keys; if none are set, `make run` makes good ones",
         },
     ),
 )
@@ -267,10 +267,10 @@ OF_REQUESTS = 4  # the sections before it are of jobs and files
 ALSO_OF_JOBS = {"BadStorageUrl", "StorageUrlRefused", "StorageUrlNotAllowed"}
 # Never shown as an error.
 SILENT = {"LoggedIn", "Moved", "NotDeleted", "Dropped"}
-# What waitress and Bottle find before a route is asked: their words, without spaces.
+# What waitress and Bottle find before routing: their words, without spaces.
 OF_HTTP = """\
-Before a route is asked: `BadRequest` (no valid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,
-`RequestHeaderFieldsTooLarge` (an address of more than 16 KiB: use POST), `NotImplemented` (a transfer encoding other
+Found before routing: `BadRequest` (invalid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,
+`RequestHeaderFieldsTooLarge` (a URL of more than 16 KiB: use POST), `NotImplemented` (a transfer encoding other
 than chunked), `InternalServerError`.
 """
 STORE_ADVICE = {
@@ -279,10 +279,10 @@ STORE_ADVICE = {
     "RequestTimeTooSkewed": "this machine's clock is wrong: the message says by how much",
 }
 SKIPS = {
-    "vanished": "the file went away after it was listed",
+    "vanished": "the file was deleted after it was listed",
     "being_written": "of a watched mirror: modified in the last two seconds, so the next job sends it",
     "symlink_outside": "a link that leads out of the uploads folder",
-    "symlink_dangling": "a link to nothing",
+    "symlink_dangling": "a link whose target does not exist",
     "symlink_loop": "a link that leads to itself",
     "socket": "no content to send",
     "fifo": "no content to send",
@@ -293,7 +293,7 @@ SEEN = {
     "missing": "a file's object was missing: the file was sent again",
     "other": "a file's object was different: the file was sent again",
     "not_deleted": "an object was still there after a successful answer to its deletion: deleted again",
-    "extra": "an object that came while the job ran: left for the next sync",
+    "extra": "an object that appeared during the job: left for the next sync",
     "changed": "with `verify`: the file has changed since it was compared; the next sync sends it",
     "archived": "with `verify=deep`: the object is in an archive, and was not read back",
     "retained": "with `verify`: an object without a file that the storage refuses to delete",
@@ -325,7 +325,7 @@ def of_stores() -> list[str]:
     return [
         "## What a storage says",
         "",
-        "The codes are the storage's own; one that is not here is a file's error, with the storage's message:"
+        "The codes are the storage's own; a code that is not here is an error of one file, with the storage's message:"
         " *the storage refused … with …*. An answer without a code is `Http` and its status (`Http403`).",
         "",
         "| code | what it means, what to do |",
@@ -341,20 +341,20 @@ def of_stores() -> list[str]:
         "*the storage denies …: the keys need that permission*: `AccessDenied` for the whole bucket ends the job.",
         "",
         "*the credentials have expired*: `ExpiredToken`, when renewing did not help. *the storage does not answer*,"
-        " *the storage answers no more*: see [the way to the storage](#the-way-to-the-storage).",
+        " *the storage no longer answers*: see [the connection to the storage](#the-connection-to-the-storage).",
         "",
     ]
 
 
 def of_files() -> list[str]:
-    lines = ["## What the kernel says of a file", "", "| code | what to do |", "| --- | --- |"]
+    lines = ["## Errors of the kernel for a file", "", "| code | what to do |", "| --- | --- |"]
     for number, hint in sorted(scan_items._HINTS.items()):
         lines.append(f"| `{errno.errorcode[number]}` ({os.strerror(number)}) | {hint} |")
     lines += ["| `OSError` | an error without a number: look at the disk |", ""]
     lines += ["## What is skipped", "", "No errors: counted in `files_skipped`, named in the report.", ""]
     lines += ["| reason | what it is |", "| --- | --- |"]
     lines += [*(f"| `{reason}` | {text} |" for reason, text in SKIPS.items()), ""]
-    lines += ["## What is seen at the end", "", "No errors: the codes of the report's `verify` lines.", ""]
+    lines += ["## What the last check found", "", "No errors: the codes of the report's `verify` lines.", ""]
     lines += ["| code | what it is |", "| --- | --- |"]
     return [*lines, *(f"| `{code}` | {text} |" for code, text in SEEN.items()), ""]
 

@@ -3,9 +3,9 @@
 | folder | bucket | sentence |
 | --- | --- | --- |
 | holds files | mirrored | the bucket equals the folder; of a partial mirror `equal` |
-| the same, some skipped | mirrored | mirrored, but for 3 skipped (2 symlink_outside, 1 fifo) |
-| any, files came back | mirrored | …, and 2 objects are kept, as their files came back |
-| any, objects came meanwhile | mirrored | …, and 2 objects that came meanwhile are left for the next sync |
+| the same, some skipped | mirrored | mirrored, except for 3 skipped (2 symlink_outside, 1 fifo) |
+| files exist again | mirrored | …, and 2 objects are kept, because their files exist again |
+| objects appeared | mirrored | …, and 2 objects that appeared during the job are left for the next sync |
 | missing, or holds no file | deleted | the folder … does not exist: bucket … and its 7 objects were deleted |
 | missing, or holds no file | there was none | the folder … does not exist, and there is no bucket … |
 """
@@ -79,7 +79,7 @@ def message(
 ) -> str:
     but, left = skipped_text(skipped), _left(ending)
     if ending.source_exists and not ending.emptied:
-        text = f"mirrored, but for {but}{left}" if but else f"mirrored{left}" if left else equal
+        text = f"mirrored, except for {but}{left}" if but else f"mirrored{left}" if left else equal
     else:
         folder = f"the folder {source}" if source else "the uploads folder"
         text = f"{folder} {'holds no file' if ending.source_exists else 'does not exist'}"
@@ -98,10 +98,13 @@ def _left(ending: Ending) -> str:
     """Returns which objects without a file stay in the bucket; "" for none."""
     text = ""
     if kept := ending.kept:
-        text = f", and {'1 object is' if kept == 1 else f'{kept} objects are'} kept, as their files came back"
+        who = "1 object is" if kept == 1 else f"{kept} objects are"
+        text = f", and {who} kept, because {'its file exists' if kept == 1 else 'their files exist'} again"
     if came := ending.came:
         objects = (
-            "1 object that came meanwhile is" if came == 1 else f"{came} objects that came meanwhile are"
+            "1 object that appeared during the job is"
+            if came == 1
+            else f"{came} objects that appeared during the job are"
         )
         text += f", and {objects} left for the next sync"
     return text

@@ -84,7 +84,7 @@ class Settings(NamedTuple):
     storage_addressing: str = _row(
         "auto",
         value.one_of("auto", "path", "virtual"),
-        "where the bucket's name goes: path; virtual, in the host; auto knows, or switches when asked",
+        "where the bucket's name goes: path; virtual, in the host; auto chooses, and switches if asked to",
     )
     max_running_jobs: int = _row(
         str(max(2, os.cpu_count() or 1)), value.integer(1, 1000), "workers at one time"
@@ -101,7 +101,7 @@ class Settings(NamedTuple):
     max_delete: int | str = _row(
         "",
         value.most_deletions,
-        "how many objects a job may delete unasked: a count, or 10% of those listed; empty: no limit",
+        "how many objects a job may delete unapproved: a count, or 10% of those listed; empty: no limit",
     )
     bandwidth: int = _row(
         "", value.rate, "bytes a second of all running jobs together (512K, 1.5M); unset or 0: no limit"

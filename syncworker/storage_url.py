@@ -45,7 +45,7 @@ def parse_url(text: str) -> str:
     if port is not None and port == 0:
         raise refuse("has a port that cannot be connected to")
     if any(segment in (".", "..") for segment in parts.path.split("/")) or not _PATH.fullmatch(parts.path):
-        raise refuse("has a path that is not plain")
+        raise refuse("has a path with `.`, `..` or unusual characters")
     name = f"[{host}]" if ":" in host else host
     default = 80 if parts.scheme == "http" else 443
     suffix = "" if port in (None, default) else f":{port}"

@@ -79,7 +79,9 @@ class Recheck:
                 await self.in_thread(collect, found)
             except FatalError as error:
                 said = error.message.removesuffix(": nothing was deleted")
-                raise FatalError(error.code, f"all is sent, but could not be seen: {said}") from error
+                raise FatalError(
+                    error.code, f"everything was sent, but the bucket could not be checked: {said}"
+                ) from error
             for chunk in found.chunks(known=False):
                 await self._check_extra(chunk, wrong)
             for chunk in found.chunks(known=True):
@@ -92,8 +94,8 @@ class Recheck:
         if self._failed:
             raise FatalError(
                 "Differs",
-                f"{self._failed} objects are not what they should be, though they were sent or deleted once"
-                " more: see the errors; is something else writing to the bucket? Then resume the job",
+                f"{self._failed} objects are still wrong after they were sent or deleted again: see the"
+                " errors, stop whatever else writes to the bucket, and resume the job",
             )
 
     # -- what is listed, and should not be
@@ -167,11 +169,11 @@ class Recheck:
         if found.row is not None:
             head = await self._ask(found.key)
             if head is None or not _is_head_of(head, found.row):
-                lost = "the storage has another object, or none, than it was sent, twice"
+                lost = "after two uploads the storage still has a different object, or none"
                 self._fail("verify", found.key, FileError("Differs", lost))
         elif not found.key.endswith("/") and await self._ask(found.key) is not None:
             # (A store that is a file system lists its folders as objects, and may not delete them.)
-            kept = "the storage was told twice to delete it, and has it"
+            kept = "the storage still has it after two deletions"
             self._fail("verify", found.key, FileError("Differs", kept))
 
     # -- reporting

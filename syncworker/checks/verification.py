@@ -116,14 +116,14 @@ class Verification:
         if unverified:
             text += f", {unverified} archived and not read"
         if self.changed:
-            text += f", {self.changed} of files that have changed meanwhile"
+            text += f", {self.changed} whose files changed during the job"
         if not self._differences:
             return text
         kinds = ", ".join(f"{count} {code}" for code, count in sorted(self._differences.items()))
         raise FatalError(
             "VerifyFailed",
             f"{self._differences.total()} differences between folder and bucket ({kinds}); {text}; nothing"
-            " was repaired: see the errors, then sync again; delete objects whose bytes differ before that",
+            " was repaired: see the errors, delete the objects whose bytes differ, then sync again",
         )
 
     # -- an object with a file
@@ -186,10 +186,8 @@ class Verification:
         elif obj is None:
             self._differs(key, FileError("ObjectMissing", "the storage has no object for this file"))
         else:
-            other = f"the storage has another object of {obj.size} bytes" if obj.size != now.size else None
-            self._differs(
-                key, FileError("ObjectDiffers", other or "the storage has an object of other content"), obj
-            )
+            other = f"the object has another size: {obj.size} bytes" if obj.size != now.size else None
+            self._differs(key, FileError("ObjectDiffers", other or "the object has different content"), obj)
 
     def _is_another(self, file: FileEntry, row: IndexRow | None) -> bool:
         """Whether a file is not the one that was compared. Reads it if its stat leaves a doubt."""

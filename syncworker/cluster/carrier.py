@@ -126,7 +126,7 @@ class Carrier:
             self.refused = self.refused or error.message
         except Exception as error:  # noqa: BLE001 - the job goes on without this member; the trace is in its log
             traceback.print_exc()
-            self.refused = self.refused or f"an error of this program: {type(error).__name__}"
+            self.refused = self.refused or f"a bug in this program: {type(error).__name__}"
         finally:
             with self._lock:
                 self.state = State.NONE
@@ -205,7 +205,7 @@ class Carrier:
             if self.stops or self.drops:
                 stop.control.cancel()
             if connections.watchdog.done():
-                stop.fail(FatalError("InternalError", "the watchdog of connections has ended"))
+                stop.fail(FatalError("InternalError", "the connection watchdog has ended"))
             if stop.requested():
                 connections.give_up(writes=self.drops or stop.control.drops_writes())
             if self.lease.must_end(clock()):

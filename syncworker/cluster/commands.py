@@ -39,7 +39,7 @@ def _address(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme != "tls" or not parts.hostname:
         raise UsageError(
-            "BadParameter", f"{text!r} is no address of a scheduler: it is like tls://HOST:{PORT}"
+            "BadParameter", f"{text!r} is not the address of a scheduler: write it as tls://HOST:{PORT}"
         )
     return text
 

@@ -109,7 +109,7 @@ class JobHome:
         name = str(answer.get("host", "?"))
         if why is not None and f"{name} {why}" not in self._said:
             self._said.add(f"{name} {why}")
-            print(f"cluster: {name} is not taken: {why}", file=sys.stderr, flush=True)
+            print(f"cluster: {name} is not used: {why}", file=sys.stderr, flush=True)
         return why
 
     def _why_not(self, answer: dict[str, Any], seconds: float) -> str | None:
@@ -122,7 +122,7 @@ class JobHome:
         sees = answer.get("sees") or {}
         for file in list(self.samples):  # others by now, perhaps, than it was asked about
             if not sees.get(file.path, True) and self._here(file) == file:
-                return f"it sees another tree: {file.path} is not the same file there"
+                return f"it sees a different folder: {file.path} is not the same file there"
         skew = abs(float(answer.get("time") or 0.0) - (time.time() - seconds / 2)) - seconds / 2
         if skew > _SKEW_SECONDS:
             return f"its clock differs by {skew:.1f} s: keep the clocks of all machines in step (NTP)"
@@ -192,11 +192,11 @@ class JobHome:
 
     def no_members(self) -> bool:
         refused = {peer.refused for peer in self.shares.roll.peers.values() if peer.refused}
-        why = "; ".join(sorted(refused)) or f"no member within {self.settings.cluster_patience} s"
+        why = "; ".join(sorted(refused)) or f"no member joined within {self.settings.cluster_patience} s"
         if self.shares.roll.trouble:
             why = f"{why}; {self.shares.roll.trouble}"
         if self.settings.cluster_alone:
-            print(f"cluster: the job goes on alone: {why}", file=sys.stderr, flush=True)
+            print(f"cluster: the job continues without it: {why}", file=sys.stderr, flush=True)
             return True
         self.stop.fail(
             FatalError("ClusterLost", f"the cluster has no member left that can work ({why}): resume the job")
@@ -276,8 +276,8 @@ class JobHome:
     def died_of(self, work: Candidate) -> None:
         error = FileError(
             "MemberDied",
-            "each member of the cluster that was given this file has died: look at their logs, or sync it"
-            " without CLUSTER",
+            "every member of the cluster that was given this file has died: see their logs, or sync without"
+            " CLUSTER",
         )
         self.accounts.failed(work.file, error)
 
@@ -320,7 +320,9 @@ class JobHome:
                 raise result.error
             if await send_counted(self.sending, self.accounts, result) is None:
                 return
-            print(f"cluster: {work.file.key!r} was sent again: a member was lost with it", file=sys.stderr)
+            print(
+                f"cluster: {work.file.key!r} was sent again: the member that had it was lost", file=sys.stderr
+            )
 
 
 def _shown(peer: Peer) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def write(folder: str, names: list[str], days: int = DAYS) -> list[str]:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     for name in names:
         if not name or name.startswith((".", "-")) or "/" in name or name == "ca":
-            raise UsageError("BadParameter", f"{name!r} cannot be the name of a machine's certificate")
+            raise UsageError("BadParameter", f"{name!r} is not a valid name for a machine's certificate")
     written = []
     ca, ca_key = os.path.join(folder, _CA), os.path.join(folder, _CA_KEY)
     if not os.path.lexists(ca_key):
@@ -93,7 +93,7 @@ def _write(path: str, data: bytes, mode: int) -> str:
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     except FileExistsError:
-        raise UsageError("BadParameter", f"{path} is there already: nothing was replaced") from None
+        raise UsageError("BadParameter", f"{path} exists already: nothing was replaced") from None
     with open(fd, "wb") as file:
         file.write(data)
     return path

@@ -111,15 +111,15 @@ def open_office(settings: Settings) -> None:
 def carry_out(data: bytes) -> bytes:
     """Called by the engine in a member."""
     if _office is None:
-        print("a batch came to a process that is no member", file=sys.stderr, flush=True)
-        raise RuntimeError("this process is no member")
+        print("a batch came to a process that is not a member", file=sys.stderr, flush=True)
+        raise RuntimeError("this process is not a member")
     return _office.carry_out(data)
 
 
 def hear(sealed: Sealed) -> bytes:
     """Called by the engine in a member."""
     if _office is None:
-        return protocol.pack({"clock": clock(), "state": str(State.NONE), "refused": "it is no member"})
+        return protocol.pack({"clock": clock(), "state": str(State.NONE), "refused": "it is not a member"})
     return _office.hear(sealed.data)
 
 

@@ -202,7 +202,7 @@ def unpack(data: bytes) -> Any:
     try:
         return marshal.loads(data)  # noqa: S302 - of a process that has shown a certificate of ours
     except (EOFError, TypeError, ValueError) as error:
-        raise ValueError("an answer that cannot be read") from error
+        raise ValueError("an unreadable answer") from error
 
 
 def pack_batch(job: str, epoch: int, number: int, works: list[Candidate]) -> bytes:
@@ -251,7 +251,7 @@ def unpack_answer(data: bytes, works: list[Candidate]) -> tuple[str, list[Record
         state, rows = answer
         records = [Record(Kind(row[0]), row[1] and FileEntry._make(row[1]), *row[2:]) for row in rows]
     except (TypeError, ValueError, IndexError) as error:
-        raise ValueError("an answer of another form") from error
+        raise ValueError("an answer in an unknown format") from error
     if len(records) != len(works) or any(
         record.file is not None and record.file.key != work.file.key
         for record, work in zip(records, works, strict=True)
@@ -272,7 +272,7 @@ def unpack_parts(data: bytes, numbers: list[int]) -> tuple[list[PartRecord], boo
         _, rows, doubted = answer
         records = [PartRecord(row[0], Kind(row[1]), *row[2:]) for row in rows]
     except (TypeError, ValueError, IndexError) as error:
-        raise ValueError("an answer of another form") from error
+        raise ValueError("an answer in an unknown format") from error
     if [record.number for record in records] != numbers:
         raise ValueError("an answer to another batch")
     return records, bool(doubted)

@@ -270,7 +270,7 @@ class Shares:
     def _note_left(self, peer: Peer, has_left_all: bool) -> None:
         peer.lefts = peer.lefts + 1 if has_left_all else 0
         if peer.lefts >= _LEFTS and not self.home.is_stopping():
-            why = str(peer.shows.get("reason") or "it begins nothing of what it is given")
+            why = str(peer.shows.get("reason") or "it does not start the files that it is given")
             peer.refuse(why, self.roll.now())
 
     def take_back(self, peer: Peer, *, died: bool) -> None:

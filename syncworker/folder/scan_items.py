@@ -28,9 +28,9 @@ _HINTS = {
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the system's limit of open files (fs.file-max)",
     errno.EIO: "check its disk",
-    errno.ESTALE: "check its mount; it was replaced meanwhile",
-    errno.ELOOP: "it was replaced by a symlink meanwhile",
-    errno.ENOTDIR: "it was replaced by something else meanwhile",
+    errno.ESTALE: "check its mount; it was replaced during the scan",
+    errno.ELOOP: "it was replaced by a symlink during the scan",
+    errno.ENOTDIR: "it was replaced during the scan",
 }
 
 
@@ -43,7 +43,7 @@ def _code(error: OSError) -> str:
 
 
 def _sentence(what: str, error: OSError) -> str:
-    hint = _HINTS.get(error.errno or 0, "see to it")
+    hint = _HINTS.get(error.errno or 0, "correct the cause")
     return f"{what} cannot be read ({error.strerror}): {hint}, then sync again."
 
 
@@ -65,7 +65,7 @@ def unread_link(key: str, error: OSError) -> tuple[ScanItem, ...]:
     if error.errno in _LOST_LINKS:
         return (Skip(key, _LOST_LINKS[error.errno]),)
     # It may lead to a file or a directory: neither `key` nor the keys below it may count as gone.
-    message = _sentence(f"What the symlink {key} leads to", error)
+    message = _sentence(f"The target of the symlink {key} leads to", error)
     return Unreadable(key, _code(error), message, False), Unreadable(key + "/", _code(error), message, True)
 
 

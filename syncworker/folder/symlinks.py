@@ -78,8 +78,8 @@ def find_source(tree: Tree, source: str) -> str:
             if tree.lstat(f"{path}/{name}" if path else name) is not None:
                 raise FatalError(
                     "SourceDangling",
-                    f"In the source folder {escape_non_utf8(source)}, {escape_non_utf8(name)} is a symlink "
-                    "that leads nowhere: remove it or make what it leads to.",
+                    f"In the source folder {escape_non_utf8(source)}, {escape_non_utf8(name)} is a broken "
+                    "symlink: remove it or create its target.",
                 ) from error
             raise SourceMissing(
                 "SourceMissing", f"The source folder {escape_non_utf8(source)} does not exist."
@@ -93,6 +93,6 @@ def find_source(tree: Tree, source: str) -> str:
             ) from error
         if not stat.S_ISDIR(info.st_mode):
             raise FatalError(
-                "SourceNotADirectory", f"The source {escape_non_utf8(source)} is no folder: name a folder."
+                "SourceNotADirectory", f"The source {escape_non_utf8(source)} is not a folder: give a folder."
             )
     return path

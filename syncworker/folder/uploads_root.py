@@ -82,7 +82,7 @@ class Tree:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FatalError(
                 "UploadsRootMissing",
-                f"The uploads folder {root} is missing or no folder: is its disk mounted?",
+                f"The uploads folder {root} is missing or not a folder: is its disk mounted?",
             ) from error
         except OSError as error:
             raise FatalError(

@@ -51,10 +51,10 @@ _PHASES_KEPT = 40  # a job may be paused and continued any number of times
 _VERBS = {"upload": "uploading", "delete": "deleting", "update": "updating", "verify": "reading back"}
 
 _SEEN = {  # what the second listing of the bucket has found, and what was done
-    "missing": "the storage did not have it any more: sent again",
+    "missing": "the storage no longer had it: sent again",
     "other": "the storage had another object: sent again",
-    "not_deleted": "the storage had it still: deleted again",
-    "extra": "it came while the job ran: left for the next sync",
+    "not_deleted": "the storage still had it: deleted again",
+    "extra": "it appeared during the job: left for the next sync",
     "changed": "the file has changed since it was compared: left for the next sync",
     "archived": "the storage has archived it: not read back",
     "retained": "there is no file for it, and the storage does not let it be deleted",

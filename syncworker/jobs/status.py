@@ -31,7 +31,10 @@ from syncworker.system import processes
 KEYLESS = (State.DONE, State.CANCELLED)  # a cancelled job is resumed with new keys
 KEYS_KEPT_SECONDS = 7 * 86400.0  # of a failed job; later, a resume must supply them
 _SHELL_SECONDS = 10.0
-DIED: Fault = {"code": "WorkerDied", "message": "the worker ended without a word: resume the job to go on"}
+DIED: Fault = {
+    "code": "WorkerDied",
+    "message": "the worker ended without recording a result: resume the job to continue",
+}
 
 # Every counter of record.py, set to 0 or None.
 PROGRESS = cast(

@@ -203,7 +203,7 @@ class Jobs:
         state = statuses.effective_state(recorded, self.is_alive(job_id), self.is_cancelled(job_id))
         if state == statuses.recorded_state(status):
             if recorded is State.QUEUED and status["pause_requested"]:
-                statuses.set_message(status, "paused: it begins once it is continued")
+                statuses.set_message(status, "paused: it starts when it is continued")
             return status
         with self.lock(job_id) as lock:
             if not lock.acquire():
@@ -313,7 +313,9 @@ class Jobs:
                 )
             if etag and etag.removeprefix("W/").strip('"') != plan["etag"]:
                 raise Conflict(
-                    "PlanChanged", f"the plan of job {job_id} is another one by now: read it again", job_id
+                    "PlanChanged",
+                    f"the plan of job {job_id} has been replaced by a newer one: read that",
+                    job_id,
                 )
             with self._taking(status, keys):
                 statuses.approve(status, plan, auto_resume=not shell)
@@ -346,7 +348,7 @@ class Jobs:
                 if not older or statuses.recorded_state(older) is not State.WAITING:
                     continue
                 if statuses.aim_of(older) == statuses.aim_of(status):
-                    message = f"the newer job {status['id']} takes the place of this one"
+                    message = f"replaced by the newer job {status['id']}"
                     error = Fault(code="Superseded", message=message)
                     self.finish(older, State.CANCELLED, error, message)
 

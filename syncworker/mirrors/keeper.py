@@ -102,7 +102,7 @@ class Keeper:
             try:
                 self.tick()
             except Exception:  # a full disk, for example: the next round may succeed
-                log.exception("mirrors: this round failed, the next one goes on")
+                log.exception("mirrors: this round failed; the next one tries again")
             self._stopping.wait(self._pause())
 
     def _pause(self) -> float:
@@ -329,7 +329,7 @@ class Keeper:
         if changes.whole:
             memory.last_whole = now
         what = "all" if scope is None else f"{len(scope)} changed folders"
-        log.info("mirror %s: job %s looks at %s", mirror.name, status["id"], what)
+        log.info("mirror %s: job %s compares %s", mirror.name, status["id"], what)
 
     def _note_whole(self, mirror: Mirror, memory: Memory) -> None:
         """Discards the changes seen so far: a scheduled job covers the whole folder."""

@@ -89,7 +89,7 @@ class Mirror:
 
 def of_table(name: str, table: Any, settings: Settings, environ: Environ, line: int) -> Mirror:
     if not isinstance(table, dict):
-        raise Wrong(None, "belongs into the table of a mirror: [photos], for example")
+        raise Wrong(None, "belongs in the table of a mirror: [photos], for example")
     if not _NAME.fullmatch(name):
         raise Wrong(None, "a mirror's name has 1 to 40 lower-case letters, digits and hyphens")
     _refuse_unknown(table)
@@ -125,7 +125,9 @@ def of_table(name: str, table: Any, settings: Settings, environ: Environ, line: 
 def _refuse_unknown(table: Mapping[str, Any]) -> None:
     for key in table:
         if key in KEYS_IN_FILE:
-            raise Wrong(key, f'{key}: keys do not stand in this file: keys = "OFFSITE" reads them from .env')
+            raise Wrong(
+                key, f'{key}: do not write keys into this file: keys = "OFFSITE" reads them from .env'
+            )
         if key in NOT_IN_FILE:
             raise Wrong(key, f"{key} acts once, and is asked for with /sync or start")
         if key not in NAMES:

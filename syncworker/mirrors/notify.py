@@ -160,7 +160,7 @@ class Sender:
             if pause is None:
                 log.warning("%s: %s: given up after %d tries", where, reason, TRIES)
             else:
-                log.warning("%s: %s: tried again in %g s", where, reason, pause)
+                log.warning("%s: %s: next try in %g s", where, reason, pause)
                 self._sleep(pause)
         return False
 

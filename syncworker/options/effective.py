@@ -72,8 +72,8 @@ class Options(NamedTuple):
         if self.scope is not None:
             return "what has changed in the folder is mirrored"
         if self.exclude or self.include:
-            return "what the filters leave of the folder is mirrored"
-        return f"what lies below {self.prefix} equals the folder" if self.prefix else EQUAL
+            return "the files that the filters select are mirrored"
+        return f"everything below {self.prefix} equals the folder" if self.prefix else EQUAL
 
     @property
     def only_verifies(self) -> bool:

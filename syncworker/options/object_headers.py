@@ -87,7 +87,7 @@ class Rule(NamedTuple):
 def parse_rule(line: str) -> Rule:
     """Raises ValueError that says what is wrong."""
     if not line.isascii() or any(ord(c) < 32 or ord(c) == 127 for c in line):
-        raise ValueError("holds a character that is no printable ASCII")
+        raise ValueError("holds a character that is not printable ASCII")
     found = _RULE.fullmatch(line)
     if found is None:
         raise ValueError("is not of the form `PATTERN NAME: VALUE`")
@@ -279,7 +279,7 @@ class ObjectHeaders:
             raise FatalError(
                 "OptionRefused",
                 f"the storage refuses an object, {because} {asked} ({error.code}: {error.message}): sync"
-                " without it, or with what this storage knows",
+                " without it, or with a value that this storage supports",
             ) from error
 
 

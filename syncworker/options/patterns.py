@@ -182,7 +182,7 @@ class _Translation:
             return None
         name = self._glob[self._at + 1 : end - 1]
         if name not in _CLASSES:
-            raise Malformed(f"has [:{name}:], which is no class of characters")
+            raise Malformed(f"has [:{name}:], which is not a character class")
         self._at = end + 1
         bounds = _CLASSES[name]
         return [(ord(bounds[n]), ord(bounds[n + 1])) for n in range(0, len(bounds), 2)]
@@ -236,7 +236,7 @@ def _compiled(patterns: list[Pattern], *, folders: bool) -> re2.Set:
     try:
         made.Compile()
     except re2.error:
-        raise Malformed("the lines need too much memory together: fewer stars will do") from None
+        raise Malformed("together the lines need too much memory: use fewer stars") from None
     return made
 
 

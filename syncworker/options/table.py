@@ -151,7 +151,7 @@ def parse_prefix(name: str, text: str) -> str:
     if prefix.startswith("/") or "//" in prefix:
         raise refuse("must not begin with `/` or hold `//`")
     if {".", ".."} & set(prefix.split("/")):
-        raise refuse("must not have `.` or `..` for a component")
+        raise refuse("must not have `.` or `..` as a component")
     if len(prefix.encode()) > PREFIX_MAX_BYTES:
         raise refuse(f"is longer than {PREFIX_MAX_BYTES} bytes")
     return prefix

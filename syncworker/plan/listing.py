@@ -135,17 +135,17 @@ class Listing:
     def _check(self, page: Page) -> None:
         if page.truncated:
             if page.token is None:
-                raise _broken("says there is more and gives no way to it")
+                raise _broken("is truncated but does not say where it continues")
             if hash(page.token) in self._tokens:
-                raise _broken("comes back to a page that it gave before")
+                raise _broken("returned to an earlier page")
             self._tokens.add(hash(page.token))
         self._empty = 0 if page.entries else self._empty + 1
         if self._empty > _EMPTY_PAGES:
-            raise _broken("goes on and on without a key")
+            raise _broken("continued for many pages without a key")
         if page.entries:
             ends = (page.entries[0].key, page.entries[-1].key)
             if ends == self._last_ends:
-                raise _broken("gives the same page twice")
+                raise _broken("returned the same page twice")
             self._last_ends = ends
 
     def _side_by_side(self, fetch_range: FetchRange) -> Iterator[Sequence[ObjectEntry]]:
@@ -229,7 +229,7 @@ class Listing:
                 self.refuses_ranges = True
                 continue
             if any(entry.key > end for entry in first):
-                raise _broken("ends before keys that it lists elsewhere")
+                raise _broken("ended before keys that another request listed")
 
 
 class FolderToken(str):

@@ -49,7 +49,7 @@ class Rules(NamedTuple):
         if self.is_approved:
             if not others and not bucket:
                 return None
-            what = f"{others} of {deletions} objects that are to go are not in the approved plan as they are"
+            what = f"{others} of {deletions} objects to delete are not in the approved plan or have changed"
             if bucket:
                 what = "the folder holds no file any more, and the approved plan does not name the bucket"
             return Question(

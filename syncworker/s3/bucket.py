@@ -82,7 +82,7 @@ class Bucket:
         if reason := why_never_created(self.name):
             raise FatalError(
                 "BadBucketName",
-                f"there is no bucket {self.name}, and none of that name is made: {reason}; check dest",
+                f"there is no bucket {self.name}, and it cannot be created: {reason}; check dest",
             )
         region = self.client.signer.region
         body = b"" if region in ("us-east-1", "auto") else xml_documents.location_document(region)
@@ -266,7 +266,7 @@ class Bucket:
             body = body[offset : offset + size]
         if len(body) != size:
             raise FileError(
-                "ReadBackFailed", "the storage gave back another number of bytes than it was sent"
+                "ReadBackFailed", "the storage returned a different number of bytes than requested"
             )
         return body
 

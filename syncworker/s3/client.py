@@ -300,7 +300,7 @@ class Client:
             return FatalError(error.code, f"the storage does not answer: {error.message}: {self.advice}")
         if error.code in _UNREACHABLE or (error.code in CUT and self._failures >= _FAILURES_IN_A_ROW):
             return FatalError(
-                error.code, f"the storage answers no more: {error.message}: resume when it does"
+                error.code, f"the storage no longer answers: {error.message}: resume when it does"
             )
         return error
 
@@ -371,7 +371,7 @@ class Client:
         self.is_s3 |= bool(code)
         is_passing = response.status < 400 or response.status in (408, 429) or response.status >= 500
         if operation in LISTINGS and not (self.is_s3 or is_passing):
-            return self.no_storage(f"{operation} is answered with {response.status} and nothing of S3's")
+            return self.no_storage(f"{operation} got status {response.status} without an S3 error")
         region = fields.get("Region") or response.headers.get("x-amz-bucket-region")
         # Compare with the region that this request was signed for: another request may have changed it since.
         is_new = bool(region and _REGION.fullmatch(region) and region != signed_for)

@@ -110,7 +110,7 @@ class Chain:
             if time.monotonic() - began > self._patience_seconds:
                 self._hung = FatalError(
                     "NoCredentials",
-                    f"what gives the keys has not answered within {self._patience_seconds:g} s"
+                    f"the source of the keys has not answered within {self._patience_seconds:g} s"
                     " (credential_process, SSO, a role or the instance's metadata): check AWS_PROFILE and"
                     " what it names",
                 )
@@ -142,7 +142,7 @@ class Chain:
             name = type(error).__name__
             raise FatalError(
                 "NoCredentials",
-                f"boto3 finds no valid keys ({name}): check AWS_PROFILE, and what gives the keys",
+                f"boto3 finds no valid keys ({name}): check AWS_PROFILE, and the source of the keys",
             ) from None
         if frozen.token and how == "env":
             self.origin += ", with AWS_SESSION_TOKEN"

@@ -112,7 +112,7 @@ async def _verify_deletions(bucket: Bucket, keys: Sequence[str], named: set[str]
     instead = f"{', '.join(sorted(others)[:3])!r}, perhaps" if others else "perhaps"
     error = FileError(
         "DeletedOther",
-        f"the storage has deleted another object instead, {instead}: the request may have been changed on"
-        " its way; use https, and resume the job to send again what is missing",
+        f"the storage has deleted another object instead, {instead}: the request may have been corrupted in"
+        " transit; use https, and resume the job to send again what is missing",
     )
     return dict.fromkeys(still, error)

@@ -32,7 +32,7 @@ _FATAL = {
     "AccountProblem": "the storage says there is a problem with the account",
     "AllAccessDisabled": "the storage has disabled all access",
     "NotSignedUp": "the account is not signed up for this storage",
-    "NoSuchBucket": "the bucket is gone: somebody deleted it while the job ran; sync again to make it anew",
+    "NoSuchBucket": "the bucket is gone: somebody deleted it while the job ran; sync again to create it",
     "InvalidBucketName": "the storage refuses the name of the bucket",
     "BucketAlreadyExists": "the bucket belongs to somebody else: choose another name",
     "TooManyBuckets": "the account has as many buckets as it may have",
@@ -106,4 +106,4 @@ def _skew(headers: dict[str, str]) -> str:
         off = f"{abs(minutes):.0f} minutes {'ahead of' if minutes > 0 else 'behind'} the storage's"
     except (KeyError, ValueError):
         off = "too far from the storage's"
-    return f"this machine's clock is {off}: set it right (chronyd, systemd-timesyncd) and resume"
+    return f"this machine's clock is {off}: correct it (chronyd, systemd-timesyncd) and resume"

@@ -128,5 +128,5 @@ async def _all_pages(
         if following is None:
             return found
         if following == marker or not page:
-            raise FatalError("BrokenListing", f"the storage repeats itself listing {what}")
+            raise FatalError("BrokenListing", f"the storage repeated a page when listing {what}")
         marker = following

@@ -123,7 +123,7 @@ class Outage:
                 until = self.until or 0.0
                 if time.time() >= until:
                     raise FatalError(
-                        error.code, f"the storage answers no more: {error.message}: resume when it does"
+                        error.code, f"the storage no longer answers: {error.message}: resume when it does"
                     )
                 await self._stop.sleep(min(pause, until - time.time()))
                 pause = min(_PAUSE_MAX_SECONDS, pause * 2)

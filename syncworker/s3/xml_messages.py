@@ -90,10 +90,10 @@ def parse(body: bytes, *root_names: str) -> tuple[ElementTree.Element, str]:
         # It may begin with white space: some stores send it to keep a slow operation's connection alive.
         root = _tree(body)
     except (ElementTree.ParseError, ValueError, LookupError) as error:  # the latter two: odd encodings
-        raise RetryError("BadAnswer", f"the storage sent no valid XML where {root_name} was due") from error
+        raise RetryError("BadAnswer", f"the storage sent invalid XML instead of {root_name}") from error
     namespace, _, name = root.tag.rpartition("}")
     if name not in root_names:
-        raise RetryError("BadAnswer", f"the storage sent <{name[:40]}> where {root_name} was due")
+        raise RetryError("BadAnswer", f"the storage sent <{name[:40]}> instead of {root_name}")
     return root, f"{namespace}}}" if namespace else ""
 
 
@@ -170,7 +170,7 @@ def parse_listing(body: bytes, prefix: str = "") -> Page:
             token = StartAfter(entries[-1].key)
         more = token is not None
     elif token is not None and not more:
-        raise _contradiction("says that it ends, and how it goes on")
+        raise _contradiction("is marked complete but has a continuation token")
     return Page(entries, token, more)
 
 
@@ -180,9 +180,9 @@ def _says_more(root: ElementTree.Element, ns: str) -> bool | None:
     if not said:
         return None
     if len(said) > 1:
-        raise _contradiction("says that it ends, and that it goes on")
+        raise _contradiction("is marked both complete and truncated")
     if not said <= {"true", "false"}:  # reading it as false would end the listing early
-        raise RetryError("BadAnswer", "the storage does not say whether its listing goes on")
+        raise RetryError("BadAnswer", "the storage's listing does not say whether it is complete")
     return said == {"true"}
 
 
@@ -287,7 +287,7 @@ def _next(
     if not key and more is None and last is not None:
         return {"key-marker": last.key, id_parameter: last[1]}
     if not key:
-        raise _contradiction("says there is more and gives no way to it")
+        raise _contradiction("is truncated but does not say where it continues")
     # Ceph's gateway names the last key of the page, before its version 17 without encoding it.
     if encoded and not (last is not None and key == last.key):
         key = decode_key(key)
@@ -332,7 +332,7 @@ def parse_upload_id(body: bytes) -> str:
     root, ns = parse(body, "InitiateMultipartUploadResult", "InitiateMultipartUpload")
     upload_id = root.findtext(f"{ns}UploadId")
     if not upload_id:
-        raise RetryError("BadAnswer", "the storage began a multipart upload without an id")
+        raise RetryError("BadAnswer", "the storage started a multipart upload without an upload id")
     return upload_id
 
 

@@ -51,13 +51,12 @@ def ensure_keys(config: Settings, env_file: str | None) -> tuple[str, str]:
     if not (config.minio_access_key and config.minio_secret_key):
         raise UsageError(
             "NoKeys",
-            "MINIO_ACCESS_KEY and MINIO_SECRET_KEY are set to nothing in the environment: unset them, or set"
-            " both",
+            "MINIO_ACCESS_KEY and MINIO_SECRET_KEY are empty in the environment: unset them, or set both",
         )
     if len(config.minio_access_key) < 3 or len(config.minio_secret_key) < 8:
         raise UsageError(
             "BadKeys",
-            "the embedded storage wants a MINIO_ACCESS_KEY of 3 or more characters and a MINIO_SECRET_KEY of"
+            "the embedded storage needs a MINIO_ACCESS_KEY of 3 or more characters and a MINIO_SECRET_KEY of"
             " 8 or more",
         )
     return config.minio_access_key, config.minio_secret_key
@@ -168,7 +167,7 @@ class Embedded:
             return False
         self.pid, self._started_at = pid, started_at
         self._write_state()
-        log.info("the embedded storage runs already (pid %d)", pid)
+        log.info("the embedded storage is already running (pid %d)", pid)
         return True
 
     def _refuse_taken_port(self) -> None:
@@ -197,7 +196,7 @@ class Embedded:
             words = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
             raise FatalError(
                 "StorageNotMade",
-                f"the embedded storage cannot be made in {self._folder}: {' '.join(words)}",
+                f"the embedded storage cannot be created in {self._folder}: {' '.join(words)}",
             )
         durable_files.touch(marker)
 
@@ -290,7 +289,7 @@ class Embedded:
                 self._child.wait()
             durable_files.remove(_state_file(self._config))
         elif self._alive():
-            log.info("jobs still run: the embedded storage stays (pid %d)", self.pid)
+            log.info("jobs are still running: the embedded storage keeps running (pid %d)", self.pid)
         self._lock.release()
 
 

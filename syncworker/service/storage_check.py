@@ -51,7 +51,7 @@ class StorageCheck:
         if self._is_fresh():
             return self._result
         if not self._waiting.acquire(blocking=False):
-            raise SyncError("Busy", "the storage is being asked whether it is there: try again")
+            raise SyncError("Busy", "the storage is already being checked: try again")
         try:
             with self._checking:
                 if not self._is_fresh():
@@ -81,7 +81,7 @@ def _ask(connect: Callable[[float], Connection]) -> str | None:
     try:
         connection, target, headers = connect(CHECK_SECONDS)
     except (SyncError, OSError):
-        return "the storage cannot be reached as it is set: a sync says why"
+        return "the settings of the storage do not work: start a sync to see the error"
     try:
         connection.request("HEAD", target, headers=headers)
         status = connection.getresponse().status
@@ -92,11 +92,11 @@ def _ask(connect: Callable[[float], Connection]) -> str | None:
     except TimeoutError:
         return f"the storage does not answer within {CHECK_SECONDS:g} seconds"
     except (OSError, http.client.HTTPException):
-        return "the connection to the storage fails: a sync says why"
+        return "the connection to the storage fails: start a sync to see the error"
     finally:
         connection.close()
     if status == http.client.PROXY_AUTHENTICATION_REQUIRED:
-        return "the proxy wants other keys"
+        return "the proxy requires other credentials"
     # 501: it answers, although it does not support this HEAD.
     return f"the storage answers with {status}" if status >= 500 and status != 501 else None
 

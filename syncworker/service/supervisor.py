@@ -138,7 +138,8 @@ class Supervisor:
         if len(waiting) >= self._settings.max_queued_jobs:
             raise QueueFull(
                 "QueueFull",
-                f"{self._settings.max_queued_jobs} jobs wait already (MAX_QUEUED_JOBS): try again later",
+                f"{self._settings.max_queued_jobs} jobs are waiting already (MAX_QUEUED_JOBS):"
+                " try again later",
             )
 
     def remove(self, job_ids: list[str]) -> None:
@@ -211,7 +212,7 @@ class Supervisor:
             try:
                 self.tick()
             except Exception:  # a full disk, for example: running jobs still need supervision
-                log.exception("the supervisor failed, and goes on")
+                log.exception("the supervisor failed; it tries again")
                 time.sleep(TICK_SECONDS)
             self._wait()
 

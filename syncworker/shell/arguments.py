@@ -112,7 +112,7 @@ LIMIT_EXAMPLES = """\
 examples:
   python -m syncworker limit 2M                                   # all running jobs together
   python -m syncworker limit 20261122T131242-9f3a61c2 512K        # this job
-  python -m syncworker limit                                      # what holds
+  python -m syncworker limit                                      # the limits in force
 
 RATE is bytes a second, of 1,024 with K, M or G; 0 removes the limit. It takes effect within a second, and is
 kept in JOBS_DIR/bandwidth and JOBS_DIR/ID.bandwidth, which may also be written by hand.
@@ -234,7 +234,9 @@ def parser(only: str | None = None) -> argparse.ArgumentParser:
         action="store_true",
         help="abort operations in flight as well (echo now > JOBS_DIR/ID.cancel)",
     )
-    pause = command("pause", "start nothing new (touch JOBS_DIR/ID.pause)", PAUSE_EXAMPLES)
+    pause = command(
+        "pause", "pause a job after the operations in flight (touch JOBS_DIR/ID.pause)", PAUSE_EXAMPLES
+    )
     going_on = command("continue", "continue a paused job (rm JOBS_DIR/ID.pause)", CONTINUE_EXAMPLES)
     limit = command("limit", "show or set how fast a job, or all of them together, may send", LIMIT_EXAMPLES)
     limit.add_argument("job", metavar="ID", nargs="?", help="as start and list print it; default: all jobs")

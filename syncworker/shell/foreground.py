@@ -59,7 +59,7 @@ def _request_of_mirror(arguments: argparse.Namespace, settings: Settings) -> Req
     if beside := [name for name in asked if getattr(arguments, name)]:
         flag = f"--{beside[0].replace('_', '-')}"
         raise UsageError(
-            "BadParameter", f"{flag} cannot stand beside --mirror: mirrors.toml says it", param=beside[0]
+            "BadParameter", f"{flag} cannot be combined with --mirror: mirrors.toml sets it", param=beside[0]
         )
     found = file.read(settings.mirrors_file, settings, settings_table.variables())
     for mistake in found.mistakes:

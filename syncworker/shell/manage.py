@@ -175,7 +175,7 @@ def cancel(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> in
 
 
 def pause(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) -> int:
-    text = "is paused: what is in flight ends, and nothing begins until `continue`"
+    text = "is paused: operations in flight finish, and nothing starts until `continue`"
     return _print_result(jobs.pause(arguments.id), text, as_json=arguments.json)
 
 

@@ -108,7 +108,7 @@ def _open_regular(path: str) -> BinaryIO:
     fd = os.open(path, os.O_RDONLY | _ALWAYS)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise OSError(errno.EINVAL, "it is no file")
+        raise OSError(errno.EINVAL, "it is not a file")
     return os.fdopen(fd, "rb")
 
 
@@ -312,7 +312,7 @@ def make_private_directory(path: str) -> None:
             os.fchmod(fd, stat.S_IMODE(found.st_mode))
             raise FatalError(
                 "JobsDirectoryNotPrivate",
-                f"{path} may be written to by other users: look what is in it, then run `chmod 700 {path}`"
+                f"{path} can be written to by other users: check what is in it, then run `chmod 700 {path}`"
                 " (job files are trusted)",
             )
 

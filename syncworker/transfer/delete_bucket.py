@@ -57,7 +57,7 @@ class Unplanned(FatalError):
     """There is a new object that is not in the approved plan."""
 
     def __init__(self) -> None:
-        super().__init__("PlanOutgrown", "an object came into the bucket that is not in the approved plan")
+        super().__init__("PlanOutgrown", "an object that is not in the approved plan was added to the bucket")
 
 
 class BucketRemoval:
@@ -70,8 +70,9 @@ class BucketRemoval:
         self.kept: dict[str, SyncError] = {}  # key -> why it still exists
 
     async def run(self) -> bool:
-        """Deletes every version, upload and object, then the bucket. Returns False if the bucket did not
-        exist, which is no error."""
+        """Deletes every upload, version and object, then the bucket; repeats this, `_ROUNDS` times at most,
+        while the bucket is not empty. Returns True if the bucket was deleted, or is missing although this
+        attempt deleted objects from it; False if it did not exist before. Raises FatalError if it stays."""
         last: SyncError | None = None
         for round_number in range(_ROUNDS):
             self.kept.clear()
@@ -113,12 +114,12 @@ class BucketRemoval:
         if last.code == "Retained":
             return FatalError(
                 "Retained",
-                f"the storage retains {len(self.kept)} keys (object lock), so the bucket stays, and these are"
-                " as they were: the report names them; sync again when their time is over",
+                f"the storage retains {len(self.kept)} keys (object lock), so neither they nor the bucket"
+                " were deleted: the report names them; sync again when their retention has ended",
             )
         return FatalError(
             last.code,
-            f"the bucket does not get empty, so it was not deleted: {last.message} (is something"
+            f"the bucket could not be emptied, so it was not deleted: {last.message} (is something"
             " writing to it, or locking objects?)",
         )
 
@@ -152,7 +153,7 @@ class BucketRemoval:
         while marker is not None and len(self.kept) < _MOST_KEPT:
             following = await self._work_off(partial(self._versions, marker), most)
             if following == marker:
-                raise FatalError("BrokenListing", "the storage repeats itself in ListObjectVersions")
+                raise FatalError("BrokenListing", "the storage repeated a page of ListObjectVersions")
             marker = following
 
     async def _work_off(self, fetch: Callable[[], Awaitable[_Page]], most: int = 0) -> _Marker | None:
@@ -187,7 +188,7 @@ class BucketRemoval:
                 alone.update(item.name for item in single)
             if not asked and not single:
                 for key, _version in alone & here:
-                    listed = FileError("BucketNotEmpty", "objects that were deleted are listed still")
+                    listed = FileError("BucketNotEmpty", "deleted objects are still listed")
                     self.kept.setdefault(key, listed)
                 return following
 
@@ -210,7 +211,7 @@ class BucketRemoval:
         """Records an item that the store finally refuses to delete, and asks whether the store retains it."""
         self.control.check()
         if item.version is not None and (until := await self.bucket.retained(item.key, item.version)):
-            said = f"Retained {until}: the storage deletes it no sooner (object lock)"
+            said = f"Retained {until}: the storage does not delete it before that (object lock)"
             error = FileError("Retained", said)
         if error.code in _FINAL:
             before = self.kept.get(item.key)

@@ -55,7 +55,7 @@ class Sweep:
     async def delete_all(self) -> int:
         """Deletes the rest and returns how many deletions failed. Raises if the source folder is missing."""
         await self.in_thread(self.folder.check_there)
-        self.progress.phase(Phase.DELETING, "deleting what is gone at the source")
+        self.progress.phase(Phase.DELETING, "deleting objects without a file")
         failures = 0
         batch: list[Entry] = []
         for key, size, *_ in self.deletes:
@@ -123,8 +123,8 @@ class Sweep:
                 return  # HEAD is forbidden or keeps failing: the deletion reports the error
             raise FatalError(
                 "BrokenListing",
-                f"the storage's listing names {key!a}, which is not there: a bit may have turned on its way:"
-                " use https, and resume the job",
+                f"the storage's listing names {key!a}, which does not exist: the answer may"
+                " have been corrupted in transit: use https, and resume the job",
             )
 
         # A store that is a file system may not answer HEAD of a folder: markers are not checked.

@@ -61,7 +61,9 @@ class Changed(FileError):
     """The file was not the same before and after it was read."""
 
     def __init__(self) -> None:
-        super().__init__("ChangedWhileReading", "the file changes while it is read: sync again when it rests")
+        super().__init__(
+            "ChangedWhileReading", "the file changes while it is read: sync again when it no longer does"
+        )
 
 
 def restat(fd: int, file: FileEntry) -> FileEntry:
@@ -83,7 +85,9 @@ def describe(error: OSError) -> SyncError:
         return FatalError("OutOfResources", f"this machine has run out of resources: {reason}")
     code = errno.errorcode.get(error.errno or 0, "OSError")
     if error.errno in (errno.EACCES, errno.EPERM):
-        return FileError(code, "the file cannot be read: permission denied: let the server's user read it")
+        return FileError(
+            code, "the file cannot be read: permission denied: allow the user of this service to read it"
+        )
     return FileError(code, f"the file cannot be read: {reason}")
 
 

@@ -41,7 +41,7 @@ _REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\]|\u201b|[ .]$|[ .]/")  # seen rewrit
 KEPT, KMS, OPAQUE = "md5", "kms", "opaque"  # a fact changes only in this order
 _ORDER = (None, KEPT, KMS, OPAQUE)
 _SIGNED = "signed"
-_WRONG_BYTES = "the storage kept other bytes than it was sent"
+_WRONG_BYTES = "the storage stored different bytes than it was sent"
 
 
 class Vanished(FileError):
@@ -52,7 +52,7 @@ class Vanished(FileError):
 def key_changed() -> FileError:
     return FileError(
         "KeyChangedByStore",
-        "the storage keeps this object under another name than it was given: rename the file, or use"
+        "the storage stores this object under a different name: rename the file, or use"
         " a storage that keeps names",
     )
 
@@ -163,7 +163,7 @@ class Sender:
         """Sends HEAD for an object that was just sent. Raises FileError if the size is not this one."""
         head = await self.bucket.head(key, checksum=checksum)
         if head is None or head.size != size:
-            raise FileError("StoredWrongBytes", "the storage shows an object of another size than was sent")
+            raise FileError("StoredWrongBytes", "the stored object has a different size than was sent")
         return head
 
     async def is_known(self, work: Candidate, file: FileEntry, md5: bytes) -> bool:

@@ -98,9 +98,7 @@ class PartSender:
     ) -> UploadResult:
         """`as_opened`: sends a file that is written to constantly up to the size that it had when opened."""
         if file.size > etags.OBJECT_MAX:
-            raise FileError(
-                "EntityTooLarge", "the file is larger than 5 TiB, the most that S3 keeps in an object"
-            )
+            raise FileError("EntityTooLarge", "the file is larger than 5 TiB, the limit of S3")
         part = etags.part_size(file.size)
         if self.sender.etags_are_opaque and not md5:
             # If ETags prove nothing, the metadata must, so the MD5 is needed before the upload begins.

@@ -25,7 +25,7 @@ log = logging.getLogger("server")
 
 PACKED_FROM_BYTES = 4096  # longer answers are compressed for clients that accept gzip
 KEY_IN_ADDRESS = "{} was sent in the address, which browsers and proxies remember: use POST"
-NOTHING_HERE = "there is nothing at this path: see /openapi.json for what there is"
+NOTHING_HERE = "there is nothing at this path: /openapi.json lists the routes"
 # A handler gets the parameters of its request, whose names were checked, and returns (status, JSON value or
 # bytes, headers).
 HANDLERS: dict[str, Callable[[Service, Parameters], Answer]] = {
@@ -143,7 +143,7 @@ def unrouted(error: bottle.HTTPError) -> bytes:
         404: ("NotFound", NOTHING_HERE),
         400: ("BadRequest", "the path is not valid UTF-8"),
         405: ("MethodNotAllowed", "the request cannot be answered"),
-        500: ("InternalError", "something went wrong here: the server's log says what"),
+        500: ("InternalError", "internal error: see the server's log"),
     }.get(error.status_code, ("InternalError", "the request cannot be answered"))
     body, _, fields = problem(error.status_code, code, detail)
     for name, value in fields:

@@ -39,7 +39,9 @@ def _sync_mirror(service: Service, given: Parameters) -> Answer:
     """Starts a run of a named mirror; mirrors.toml has everything it needs."""
     if beside := sorted(name for name, value in given.items() if value and name != "mirror"):
         raise UsageError(
-            "BadParameter", f"{beside[0]} cannot stand beside mirror: mirrors.toml says it", param=beside[0]
+            "BadParameter",
+            f"{beside[0]} cannot be combined with mirror: mirrors.toml sets it",
+            param=beside[0],
         )
     return _accepted(service, service.keeper.run(given["mirror"]))
 

@@ -48,7 +48,7 @@ _DETAILS = {
     400: "the request is not valid HTTP",
     413: f"the body is longer than {BODY_MAX_BYTES} bytes",
     431: f"the headers (the address included) are longer than {HEADER_MAX_BYTES} bytes",
-    500: "something went wrong here: the server's log says what",
+    500: "internal error: see the server's log",
     501: "this transfer encoding is not supported",
 }
 

@@ -35,8 +35,8 @@ from syncworker.system import disk_space, processes, std_streams
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _COUNTERS = (
-    ("objects_deleted", "objects_deleted", "Objects deleted because no file is there for them"),
-    ("uploaded_bytes", "bytes_uploaded", "Bytes sent to stores and taken by them"),
+    ("objects_deleted", "objects_deleted", "Objects deleted because they have no file"),
+    ("uploaded_bytes", "bytes_uploaded", "Bytes sent to stores and accepted by them"),
     ("resumed_bytes", "bytes_resumed", "Bytes of parts that an earlier attempt had sent"),
     ("attempts", "attempts", "Workers started: first attempts and resumes"),
     ("s3_retries", "retries", "Requests to stores that were sent again"),
@@ -49,7 +49,7 @@ _LAST: tuple[tuple[str, str, Callable[[LastRun], float]], ...] = (
     ("end_timestamp_seconds", "When its last job ended", lambda run: run.ended_at),
     ("duration_seconds", "How long the last attempt of that job took", lambda run: run.seconds),
     ("skipped_files", "What that job found and could not mirror", lambda run: run.skipped),
-    ("failed_files", "Files and objects that it could not do", lambda run: run.failed),
+    ("failed_files", "Files and objects that failed in it", lambda run: run.failed),
 )
 
 
@@ -99,7 +99,7 @@ class Metrics:
         room = None if config.storage_url else disk_space.look(config.storage_dir)
         if room is not None:
             yield _gauge("storage_disk_bytes", "The disk of the embedded storage", room.total_bytes)
-            yield _gauge("storage_disk_free_bytes", "What is free there", room.free_bytes)
+            yield _gauge("storage_disk_free_bytes", "Free space on that disk", room.free_bytes)
         reasons = [delay.get("reason") for status in active if (delay := status.get("delay"))]
         what = "Running jobs that make no progress, by what they wait for"
         yield _by("jobs_delayed", what, "reason", DELAYS, reasons)
@@ -140,7 +140,7 @@ def _clusters(active: list[Status]) -> Iterator[Metric]:
     what = "Members of clusters that running jobs have, by state"
     yield _by("cluster_members", what, "state", _MEMBER_STATES, [member.get("state") for member in members])
     flying = sum(member.get("in_flight", 0) for member in members)
-    yield _gauge("cluster_files_in_flight", "What they are sending now, of running jobs", flying)
+    yield _gauge("cluster_files_in_flight", "Files that they are sending now, of running jobs", flying)
     what = "Files of running jobs that were handed out again because a member was lost"
     yield _gauge("cluster_files_resent", what, sum(cluster.get("resent", 0) for cluster in clusters))
 
@@ -157,7 +157,7 @@ def _worker_sizes(active: list[Status]) -> Iterator[int]:
 def _last(runs: Runs, settings: Settings) -> Iterator[Metric]:
     """Yields the metrics of each mirror's last run. A mirror with a prefix or another storage has a label for
     it, so that a successful mirror does not hide a failed one."""
-    result = GaugeMetricFamily("syncworker_last_result", "1 beside how its last job ended")
+    result = GaugeMetricFamily("syncworker_last_result", "1 for the state in which its last job ended")
     numbers = [
         (GaugeMetricFamily(f"syncworker_last_{name}", meaning), value) for name, meaning, value in _LAST
     ]
@@ -199,7 +199,7 @@ def _mirrors(keeper: Keeper) -> Iterator[Metric]:
 def _counters(total: Tally) -> Iterator[Metric]:
     counts = total["counts"]
     results = ((result, counts.get(f"files_{result}", 0)) for result in _FILES)
-    yield _labelled("files", "Files finished with, by result", "result", results)
+    yield _labelled("files", "Finished files, by result", "result", results)
     ends = ((state.value, counts.get(totals.ENDED + state.value, 0)) for state in sorted(FINAL_STATES))
     yield _labelled("attempts_ended", "Attempts of jobs that have ended, by how", "state", ends)
     for name, source, meaning in _COUNTERS:

@@ -120,9 +120,9 @@ def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Reply | None
         )
     target = environ.get("REQUEST_URI", "/")
     if not target.startswith("/") and target != "*":
-        return Reply(403, "ProxyRequest", "this server is no proxy")
+        return Reply(403, "ProxyRequest", "this server is not a proxy")
     if "HTTP_UPGRADE" in environ:
-        return Reply(403, "UpgradeRefused", "this server speaks HTTP/1.1 and nothing else")
+        return Reply(403, "UpgradeRefused", "this server speaks only HTTP/1.1")
     site = environ.get("HTTP_SEC_FETCH_SITE")
     if site is not None and site.lower() not in ("same-origin", "none"):
         return Reply(403, "CrossSite", "a page of another site may not use this server")
@@ -135,7 +135,7 @@ def refusal_of_origin(environ: Environ, allowed: frozenset[str]) -> Reply | None
         return Reply(403, "CrossOrigin", "a page of another origin may not use this server")
     for name in ("HTTP_SEC_PURPOSE", "HTTP_PURPOSE", "HTTP_X_PURPOSE", "HTTP_X_MOZ"):
         if re.search("prefetch|prerender|preview", environ.get(name, ""), re.IGNORECASE):
-            return Reply(403, "Prefetch", "nothing is answered to a prefetch: requests here act")
+            return Reply(403, "Prefetch", "prefetches are refused, because a request here can start a job")
     return None
 
 
@@ -149,7 +149,7 @@ def refusal_of_preview(environ: Environ) -> Reply | None:
     if not _is_acting_get(environ) or not _PREVIEWERS.search(environ.get("HTTP_USER_AGENT", "")):
         return None
     return Reply(
-        403, "Preview", "a program that previews links may not use this, as requests here act: use POST"
+        403, "Preview", "link previews are refused, because a request here can start a job: use POST"
     )
 
 
@@ -171,7 +171,7 @@ def refusal_of_unknown_origin(environ: Environ) -> Reply | None:
     return Reply(
         403,
         "PageUnknown",
-        "over plain http a browser does not tell which page asks for this: use the dashboard, or POST, or"
+        "over plain http a browser does not say which page sent this request: use the dashboard, or POST, or"
         " open the server as localhost or through https, or set API_TOKEN",
     )
 
@@ -187,7 +187,7 @@ def check_exposure(settings: Settings) -> None:
         raise UsageError(
             "Unprotected",
             f"API_HOST={settings.api_host} lets other machines in, and API_TOKEN is not set: set"
-            " API_TOKEN=auto, or API_ALLOW_UNAUTHENTICATED=1 if something in front of it checks who asks",
+            " API_TOKEN=auto, or API_ALLOW_UNAUTHENTICATED=1 if a proxy in front of it authenticates clients",
         )
 
 
@@ -196,8 +196,8 @@ def warnings(settings: Settings, token: str | None) -> list[str]:
     if token is None or is_loopback(settings.api_host) or len(token) >= TOKEN_SHORT:
         return []
     return [
-        f"API_TOKEN has {len(token)} characters, and others on the network can try: use {TOKEN_SHORT} or"
-        " more, or API_TOKEN=auto"
+        f"API_TOKEN has {len(token)} characters, and others on the network could guess it: use"
+        f" {TOKEN_SHORT} or more, or API_TOKEN=auto"
     ]
 
 

@@ -133,7 +133,7 @@ OPERATIONS: dict[str, Operation] = {
         overrides={"mirror": text("A run of this named mirror, now; nothing else may be given beside it")},
         errors={
             409: "A job on this bucket is queued or running; `job` is its id",
-            503: "MAX_QUEUED_JOBS jobs wait already, or another is just being created: try again",
+            503: "MAX_QUEUED_JOBS jobs are waiting already, or another is just being created: try again",
         },
     ),
     "/runnings": Operation(
@@ -294,7 +294,7 @@ OPERATIONS: dict[str, Operation] = {
         conditional=True,
     ),
     "/metrics": Operation(
-        "Numbers for Prometheus",
+        "Metrics for Prometheus",
         "The text format. Counters outlive workers, removed jobs and restarts of the server.",
         {200: ("The numbers", "text/plain; version=0.0.4; charset=utf-8")},
     ),

@@ -70,7 +70,7 @@ def _pairs(data: bytes, where: str, known: Collection[str]) -> list[tuple[str, s
     for after in _AFTER_SEMICOLON.finditer(data):
         if (name := after[1].decode()) in known:  # else it would become part of the value before it
             raise UsageError(
-                "BadEncoding", f"{name}: parameters are parted by `&`, and `;` is written %3B", param=name
+                "BadEncoding", f"{name}: parameters are separated by `&`, and `;` is written %3B", param=name
             )
     found = []
     for pair in data.split(b"&"):

@@ -22,7 +22,7 @@ _SUMS = {
     "deletes": integer("Objects to delete"),
     "delete_bytes": integer("Their bytes"),
     "uploads": integer("Files to send"),
-    "updates": integer("Objects to be given other headers"),
+    "updates": integer("Objects to get other headers"),
 }
 _PLAN_LINES = rows("Lines of the plan", {"type": "object"})
 

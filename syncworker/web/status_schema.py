@@ -104,7 +104,7 @@ ALL: dict[str, Schema] = {
             "objects_deleted": integer("Objects deleted because they have no file"),
             "files_failed": integer("Files that could not be sent"),
             "files_skipped": integer("Files that are not to be sent: vanished, sockets, links that lead out"),
-            "bytes_uploaded": integer("Bytes sent and taken by the store"),
+            "bytes_uploaded": integer("Bytes sent and accepted by the store"),
             "bytes_resumed": integer("Bytes of parts that an earlier attempt had sent"),
             "files_updated": integer(
                 "Objects whose headers, tags or class were changed, and not their bytes"

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _CERTIFICATES = {  # X509_V_ERR_…: what is wrong, and its cure
     9: ("is not valid yet", "set this machine's clock, or wait"),
     10: ("has expired", "renew it at the storage, or set this machine's clock"),
-    18: ("is signed by itself", "set AWS_CA_BUNDLE to a copy of it"),
-    19: ("comes from an authority of its own", "set AWS_CA_BUNDLE to that authority's file"),
+    18: ("is self-signed", "set AWS_CA_BUNDLE to a copy of it"),
+    19: ("comes from a private authority", "set AWS_CA_BUNDLE to that authority's file"),
     62: (
         "is for another name",
         "use a name in storage_url that it has, or give the storage one for this name",
@@ -26,7 +26,8 @@ _CERTIFICATES = {  # X509_V_ERR_…: what is wrong, and its cure
     67: ("has an authority whose key is too weak", "give the storage one of another authority"),
     68: ("is signed in a way that is too weak", "give the storage one that is signed with SHA-256"),
 } | dict.fromkeys(
-    (2, 20, 21), ("is of an authority that is not known here", "set AWS_CA_BUNDLE to that authority's file")
+    (2, 20, 21),
+    ("is from an authority that this machine does not know", "set AWS_CA_BUNDLE to that authority's file"),
 )
 
 
@@ -63,6 +64,6 @@ def _about_certificate(host: str, error: ssl.SSLCertVerificationError) -> FatalE
 def refused_by(proxy: Proxy) -> FatalError:
     return FatalError(
         "ProxyRefused",
-        f"{proxy} wants a user name and a password, or others than it was given (407): put them into"
+        f"{proxy} requires a user name and a password, or rejected those it was given (407): put them into"
         f" {proxy.variable}",
     )

@@ -146,7 +146,7 @@ class Connection(asyncio.BufferedProtocol):
             if status >= 300:
                 self._finish(status)
         self.fail(
-            RetryError("ConnectionLost", "the storage closed the connection before its answer was whole")
+            RetryError("ConnectionLost", "the storage closed the connection before its answer was complete")
         )
 
     # -- httptools callbacks
@@ -343,7 +343,7 @@ class Connection(asyncio.BufferedProtocol):
         seconds = max(self.floor_seconds, self.idle_seconds)
         if self.blanks and self.only_blanks:
             if now - self.marked_at > max(_BLANKS_SECONDS, seconds):
-                self._time_out(f"sent nothing but blanks for {_BLANKS_SECONDS:g} s")
+                self._time_out(f"sent only whitespace for {_BLANKS_SECONDS:g} s")
         elif self.received - self.marked >= FLOOR * seconds:
             self.marked_at, self.marked = now, self.received
         elif now - self.marked_at > seconds:

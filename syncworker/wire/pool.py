@@ -91,7 +91,7 @@ class ConnectionPool:
         self._given_up = False
 
     async def __aenter__(self) -> ConnectionPool:
-        self.watchdog = asyncio.create_task(self._watch(), name="watchdog of connections")
+        self.watchdog = asyncio.create_task(self._watch(), name="connection watchdog")
         self.watchdog.add_done_callback(lambda _: self.close())  # nothing may run without time limits
         return self
 
@@ -141,7 +141,7 @@ class ConnectionPool:
         for connection in list(self._all):
             waited_for = connection.settles or connection.method not in READS
             if connection.is_busy() and (writes or not waited_for):
-                connection.fail(RetryError("Dropped", "given up, because the job is to stop"))
+                connection.fail(RetryError("Dropped", "aborted, because the job is stopping"))
         self._end_opening(lambda settles: writes or not settles)
 
     async def exchange(

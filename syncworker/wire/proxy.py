@@ -46,11 +46,11 @@ def proxy_of(scheme: str, host: str, port: int, environ: Mapping[str, str] = os.
     if re.fullmatch(r"https|socks[a-z0-9]*", parts.scheme):
         raise FatalError(
             "ProxyUnsupported",
-            f"{variable} names a {parts.scheme} proxy, which cannot be spoken to: name a http:// one, or add"
+            f"{variable} names a {parts.scheme} proxy, which is not supported: use an http:// one, or add"
             f" {host} to NO_PROXY",
         )
     if parts.scheme != "http" or not parts.hostname:
-        raise FatalError("BadProxy", f"{variable} must be a http:// URL with a host")
+        raise FatalError("BadProxy", f"{variable} must be an http:// URL with a host")
     authorization = None
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -61,7 +61,7 @@ class ClientView(StorageView):
 def _of_pause(client: Client) -> Delay:
     message = f"paused since {_clock(client.pause.since)}"
     if client.in_flight:
-        message += f": what is in flight ends: {_doing(client)}"
+        message += f": operations in flight finish: {_doing(client)}"
     return Delay("paused", client.pause.since, None, message)
 
 
@@ -86,7 +86,7 @@ def _of_slow_down(client: Client) -> Delay | None:
     since = time.time() - (now - client.throttle.slow_since)
     taken = client.throttle.taken(now)
     message = (
-        f"the storage asks to slow down since {_clock(since)}: it took {taken or 'no'}"
+        f"the storage has asked to slow down since {_clock(since)}: it accepted {taken or 'no'}"
         f" request{'' if taken == 1 else 's'} in the last {TAKEN_SECONDS} s"
     )
     return Delay("slow_down", since, client.outage.until, message)
@@ -98,7 +98,7 @@ def _of_silence(client: Client) -> Delay | None:
     if seconds < _SILENT_SECONDS:
         return None
     since = time.time() - seconds
-    return Delay("storage_silent", since, None, f"waiting: the storage is silent since {_clock(since)}")
+    return Delay("storage_silent", since, None, f"waiting: the storage has been silent since {_clock(since)}")
 
 
 def _of_writes(control: Control, since: float, client: Client) -> Delay | None:
@@ -112,7 +112,7 @@ def _of_writes(control: Control, since: float, client: Client) -> Delay | None:
     long = f"for {time.time() - since:.0f} s"
     if is_limited:
         long += f", {max(0.0, left):.0f} s more at most,"
-    message = f"{word}: waiting {long} for what is in flight to end: {_doing(client)}"
+    message = f"{word}: waiting {long} for operations in flight to finish: {_doing(client)}"
     return Delay("writes_in_flight", since, until, message)
 
 

@@ -289,7 +289,7 @@ class MountCheck:
         except OSError as error:
             raise FatalError(
                 "LocalError",
-                f"the list of mounted disks cannot be written ({error.strerror}): see to the disk of the jobs"
+                f"the list of mounted disks cannot be written ({error.strerror}): check the disk of the jobs"
                 " folder, then resume",
             ) from error
 

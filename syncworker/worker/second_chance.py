@@ -44,9 +44,7 @@ class SecondChance:
                 self.accounts.failed(work.file, error)
                 continue
             if head is not None and head.size == work.file.size:
-                changed = (
-                    "the storage keeps this object under another name than it was given: rename the file"
-                )
+                changed = "the storage stores this object under a different name: rename the file"
                 self.accounts.failed(work.file, FileError("KeyChangedByStore", changed))
             else:
                 await self.sending.do_now(work)

@@ -57,7 +57,7 @@ class SecondLook:
         """Checks that all writes and deletions took effect. Without changes, the first listing suffices."""
         if not self.attempt.changes.count:
             return ending
-        self.progress.phase(Phase.VERIFYING, "looking at the bucket once more")
+        self.progress.phase(Phase.VERIFYING, "checking the bucket again")
         self.index.flush()
         recheck = Recheck(
             self,

@@ -173,17 +173,17 @@ class Sync:
             if self._is_whole:
                 raise FatalError(
                     "BucketDeleteRefused",
-                    "the folder holds no file, and BUCKET_DELETE=refuse forbids to delete the bucket",
+                    "the folder holds no file, and BUCKET_DELETE=refuse forbids deleting the bucket",
                 )
             raise FatalError(
                 "BucketDeleteRefused",
-                "the folder holds no file of this mirror, and BUCKET_DELETE=refuse forbids to empty it",
+                "the folder holds no file of this mirror, and BUCKET_DELETE=refuse forbids emptying it",
             )
         skipped = failing(Counter(item.reason for item in look.before if isinstance(item, Skip)))
         if skipped and not self.order.may_skip:
             raise FatalError(
                 "FilesSkipped",
-                f"the folder holds nothing but what is skipped ({reasons(skipped)}): nothing was deleted,"
+                f"every file in the folder is skipped ({reasons(skipped)}): nothing was deleted,"
                 " because FAIL_ON_SKIPPED=1",
             )
         self.ending = Ending(source_exists=look.exists, emptied=self._is_whole)
@@ -254,8 +254,8 @@ class Sync:
         if counts["files_failed"] > badly_named or self.dispatch.incomplete:
             raise FatalError(
                 "FilesFailed",
-                f"{counts['files_failed']} of {counts['files_total']} files failed; nothing was deleted: mend"
-                " what the errors say, and resume the job",
+                f"{counts['files_failed']} of {counts['files_total']} files failed; nothing was deleted: fix"
+                " the causes that the errors name, and resume the job",
             )
         await self.attempt.in_thread(self.folder.check_there)
         await self.attempt.in_thread(self.mounts.guard, sweep.deletes)

@@ -58,7 +58,7 @@ _TICK_SECONDS = 0.1
 _SILENT_SECONDS = 1.0  # a request that takes longer may be waiting for disk space
 _STATUS_BYTES = 256 << 10  # larger than any status
 
-EMBEDDED_ALONE = "the embedded storage runs with the server only: `make run`, or set STORAGE_URL"
+EMBEDDED_ALONE = "the embedded storage runs only with the server: `make run`, or set STORAGE_URL"
 
 OnStatus = Callable[[Status], None]
 OpenElsewhere = Callable[[Settings, Jobs, Status], Elsewhere]
@@ -167,7 +167,7 @@ def _outcome(job: _Job, ended: Ending) -> _Outcome:
     if ended.is_remarkable:
         print(f"syncworker: {escape_control(text)}", file=sys.stderr, flush=True)
     if job.settings.fail_on_skipped and ending.failing(status["skipped"]):
-        raise FatalError("FilesSkipped", f"{text}: FAIL_ON_SKIPPED=1 takes that for a failure")
+        raise FatalError("FilesSkipped", f"{text}: FAIL_ON_SKIPPED=1 makes that a failure")
     return State.DONE, None, text
 
 
@@ -191,24 +191,24 @@ def _outcome_of_failure(failure: Exception, control: Control) -> _Outcome:
     if isinstance(failure, Stopped) or (is_retry and control.stopping()):  # given up because of the stop
         if control.reason == "cancelled":
             return State.CANCELLED, None, "cancelled"
-        message = f"stopped by {control.reason}: resume the job to go on"
+        message = f"stopped by {control.reason}: resume the job to continue"
         return State.INTERRUPTED, Fault(code="Stopped", message=message), message
     if isinstance(failure, SyncError):
         message = failure.message
         if is_retry:
-            message += ": tried again and again in vain; resume the job when the storage is well"
+            message += ": all tries failed; resume the job when the storage works again"
         return State.FAILED, Fault(code=failure.code, message=message), message
     traceback.print_exception(failure)
     if isinstance(failure, OSError):
         message = _about_the_disk(failure)
         return State.FAILED, Fault(code="LocalError", message=message), message
-    message = "an error of this program: the job's log (or the shell's output) has it"
+    message = "a bug in this program: see the job's log (or the shell's output)"
     return State.FAILED, Fault(code="InternalError", message=message), message
 
 
 def _about_the_disk(failure: OSError) -> str:
     if failure.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no space is left for the job's files: make some on the disk of the jobs folder, then resume"
+        return "no space is left for the job's files: free some on the disk of the jobs folder, then resume"
     return f"a local file of the job cannot be used: {failure.strerror or failure}"
 
 
@@ -298,7 +298,7 @@ async def _work(job: _Job, progress: Progress) -> Ending:
                 await asyncio.gather(ticker, watcher, return_exceptions=True)
                 index.close()
                 if index.broken:
-                    print(f"index: went on without it: {index.broken}", file=sys.stderr)
+                    print(f"index: continuing without it: {index.broken}", file=sys.stderr)
 
 
 def _end_of(task: asyncio.Task[None]) -> Exception:
@@ -359,7 +359,7 @@ def _keys(job: _Job) -> KeySource:
     if not settings.is_own(job.status["storage_url"]):
         raise FatalError(
             "NoCredentials",
-            "the keys of this storage are gone: resume the job with access_key and secret_key",
+            "the keys of this storage were removed: resume the job with access_key and secret_key",
         )
     if settings.minio_access_key and settings.minio_secret_key:
         return Given(settings.minio_access_key, settings.minio_secret_key, origin=origin_of_keys())

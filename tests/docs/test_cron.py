@@ -202,4 +202,4 @@ def test_without_a_server_a_job_can_fail_for_what_it_skipped(
     (shell.uploads / "photos" / "gone").symlink_to("nowhere")
     result = shell.run("start", "--quiet", "--source", "photos", "--dest", bucket)
     assert (result.returncode, result.stdout) == (1, "")
-    assert "FilesSkipped: mirrored, but for 1 skipped (1 symlink_dangling)" in result.stderr
+    assert "FilesSkipped: mirrored, except for 1 skipped (1 symlink_dangling)" in result.stderr

@@ -192,7 +192,7 @@ def test_what_outgrows_the_plan_is_deleted_only_by_a_new_one(mirror, juicefs, wh
     assert run.status["plan"]["etag"] != status["plan"]["etag"]
     old = mirror.shell.run("approve", status["id"], "--etag", status["plan"]["etag"])
     assert old.returncode == 2
-    assert "another one by now" in old.stderr
+    assert "replaced by a newer one" in old.stderr
     again = approve(mirror, run.status, "--etag", run.status["plan"]["etag"])
     assert again.exit_status == 0
     assert (mirror.contents if mirror.exists else {}) == expected(mirror.folder)

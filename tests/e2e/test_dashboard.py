@@ -398,7 +398,7 @@ def test_what_was_skipped_is_counted_by_reason(
     expect(shown.get_by_text("3 files (2 symlink_outside, 1 fifo)")).to_be_visible()
     expect(shown.get_by_text("1 fifo: a named pipe")).to_be_visible()
     expect(shown.locator(".message")).to_contain_text(
-        "mirrored, but for 3 skipped (2 symlink_outside, 1 fifo)"
+        "mirrored, except for 3 skipped (2 symlink_outside, 1 fifo)"
     )
 
 
@@ -794,7 +794,7 @@ def test_the_token_is_asked_for(
     settled(page)
     assert page.url == f"{service.url}/" and "token" not in page.url
     page.context.clear_cookies()  # the token was changed, say
-    dialog = page.get_by_role("dialog", name="This server asks for its token")
+    dialog = page.get_by_role("dialog", name="This server requires its token")
     expect(dialog).to_be_visible()
     check_with_axe(page)
     dialog.get_by_label("Token").fill("wrong")

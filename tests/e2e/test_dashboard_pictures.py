@@ -99,7 +99,7 @@ def test_the_pictures_of_all_views(
         page.evaluate("scrollTo(0, 0)")
         page.locator("summary", has_text="More options").click()
         page.get_by_label("Folder", exact=True).select_option("documents")
-        page.get_by_label("Leave out").fill("*.tmp\n/cache/")
+        page.get_by_label("Exclude, one").fill("*.tmp\n/cache/")
         expect(page.locator("#filtered")).to_have_text("The patterns leave 25 files, 75.0 kB.")
         page.evaluate("document.querySelector('#start-title').scrollIntoView()")
         take("options")

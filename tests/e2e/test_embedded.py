@@ -369,5 +369,5 @@ def test_without_a_server_the_shell_says_how_to_start_the_embedded_store(whole: 
             check=False,
         )
         assert done.returncode == 1
-        assert "the embedded storage runs with the server only: `make run`, or set STORAGE_URL" in done.stderr
+        assert "the embedded storage runs only with the server: `make run`, or set STORAGE_URL" in done.stderr
         assert "storage_url" not in done.stderr

@@ -24,13 +24,13 @@ MISSING = Ending(source_exists=False, emptied=True, bucket_deleted=True)
     ("found", "source", "deleted", "skipped", "says"),
     [
         (Ending(), "photos", 0, {}, "the bucket equals the folder"),
-        (Ending(), "", 5, {"fifo": 1}, "mirrored, but for 1 skipped (1 fifo)"),
+        (Ending(), "", 5, {"fifo": 1}, "mirrored, except for 1 skipped (1 fifo)"),
         (
             Ending(),
             "a",
             0,
             {"fifo": 1, "symlink_outside": 748},
-            "mirrored, but for 749 skipped (748 symlink_outside, 1 fifo)",
+            "mirrored, except for 749 skipped (748 symlink_outside, 1 fifo)",
         ),
         (MISSING, "demmo", 2434, {}, f"{NOT} bucket X and its 2434 objects were deleted"),
         (MISSING, "demmo", 1, {}, f"{NOT} bucket X and its 1 object were deleted"),
@@ -87,7 +87,7 @@ def test_what_is_skipped_is_counted_by_reason_and_no_equality_is_claimed(mirror:
         run = mirror.start()
         assert run.status["skipped"] == skipped
         assert run.status["message"] == (
-            "mirrored, but for 7 skipped (3 symlink_outside, 1 fifo, 1 socket, 1 symlink_dangling,"
+            "mirrored, except for 7 skipped (3 symlink_outside, 1 fifo, 1 socket, 1 symlink_dangling,"
             " 1 symlink_loop)"
         )
         assert run.progress["files_skipped"] == 7 == sum(skipped.values())
@@ -114,7 +114,7 @@ def test_fail_on_skipped_fails_when_all_else_is_done(
     assert (run.exit_status, run.status["state"]) == (1, "failed")
     assert run.status["error"] == {
         "code": "FilesSkipped",
-        "message": "mirrored, but for 1 skipped (1 fifo): FAIL_ON_SKIPPED=1 takes that for a failure",
+        "message": "mirrored, except for 1 skipped (1 fifo): FAIL_ON_SKIPPED=1 makes that a failure",
     }
     assert "FilesSkipped" in run.err
     (shell.uploads / "photos" / "pipe").unlink()

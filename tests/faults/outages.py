@@ -63,7 +63,7 @@ def test_a_long_outage(how: str, phase: str, store: Store, outage: Outage) -> No
             status = outage.end(PATIENCE_SECONDS + 30)
             failed = time.monotonic() - gone
             assert (status["state"], status["error"]["code"]) == ("failed", "ConnectFailed")
-            assert "answers no more" in status["error"]["message"]
+            assert "no longer answers" in status["error"]["message"]
         threading.Event().wait(max(0.0, gone + OUTAGE_SECONDS - time.monotonic()))
         if how != "too long":
             status = outage.shell.status(outage.job)

@@ -28,7 +28,7 @@ runpy.run_module("syncworker", run_name="__main__", alter_sys=True)
 """
 # What each of them calls, and whether a request that is never answered must end with it.
 BACKGROUND = {
-    "watchdog of connections": ("wire.connection", "Connection.check", True),
+    "connection watchdog": ("wire.connection", "Connection.check", True),
     "ticker of the status": ("jobs.progress", "Progress.due", True),
     "pace of the lanes": ("transfer.lane_count", "LaneController.record_rate", False),
     "reader of groups": ("transfer.lanes", "Lanes._next_group", False),

@@ -43,7 +43,7 @@ def test_what_is_excluded_is_neither_sent_nor_deleted(mirror: Mirror, store: Sto
     assert mirror.contents == {**theirs, "a.txt": b"a", "deep/e.txt": b"e"}
     assert (run.progress["files_total"], run.progress["objects_deleted"]) == (2, 2)
     assert run.status["options"] == {"exclude": ["*.tmp", "cache/"]}
-    assert run.status["message"] == "what the filters leave of the folder is mirrored"
+    assert run.status["message"] == "the files that the filters select are mirrored"
     quiet(mirror, *more)
     mirror.sync()  # without the filter all of it is the mirror's again
     assert mirror.contents == expected(mirror.folder)

@@ -176,7 +176,10 @@ def test_what_came_meanwhile_is_told_and_left_for_the_next_sync(mirror: Mirror) 
     )
     run = mirror.start()
     assert run.status["state"] == "done"
-    assert run.status["message"] == "mirrored, and 1 object that came meanwhile is left for the next sync"
+    assert (
+        run.status["message"]
+        == "mirrored, and 1 object that appeared during the job is left for the next sync"
+    )
     assert verified(mirror, run) == {"theirs": "extra"}
     assert set(mirror.contents) == {"a", "theirs"}
     mirror.proxy.clear_hooks()
@@ -252,7 +255,9 @@ def test_a_last_listing_that_is_broken_fails_the_job_and_says_that_all_was_sent(
     mirror.proxy.on_request(lambda r: page if r.kind == "LIST" and mirror.proxy.of_kind("PUT") else None)
     run = mirror.start()
     assert run.status["error"]["code"] == "BadAnswer"
-    assert run.status["error"]["message"].startswith("all is sent, but could not be seen: ")
+    assert run.status["error"]["message"].startswith(
+        "everything was sent, but the bucket could not be checked: "
+    )
     assert_same(mirror.contents, expected(mirror.folder))
 
 

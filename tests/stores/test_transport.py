@@ -428,7 +428,7 @@ def test_what_is_no_s3_storage_is_told_so(
 def certificate(
     folder: Path, name: str = "localhost", begins: float = -1, ends: float = 1, bits: int = 2048
 ) -> ssl.SSLContext:
-    """A server's side with a certificate that is signed by itself and lasts from so many days to so many."""
+    """A server's side with a certificate that is self-signed and lasts from so many days to so many."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -460,7 +460,7 @@ def certificate(
         ({"begins": 1, "ends": 9}, "localhost", True, "is not valid yet", "clock"),
         ({"name": "other.example"}, "localhost", True, "is for another name", "storage_url"),
         ({}, "127.0.0.1", True, "is for another address", "storage_url"),
-        ({}, "localhost", False, "is signed by itself", "AWS_CA_BUNDLE"),
+        ({}, "localhost", False, "is self-signed", "AWS_CA_BUNDLE"),
         ({"bits": 1024}, "localhost", True, "a key that is too weak", "longer key"),
     ],
 )
@@ -893,7 +893,7 @@ def test_a_bucket_with_an_old_name_is_mirrored_and_deleted_and_never_made(
         tree(shell.uploads / "photos", FILES)
         missing = shell.start("Old_Missing")
         assert missing.status["error"]["code"] == "BadBucketName"
-        assert "none of that name is made" in missing.status["error"]["message"]
+        assert "it cannot be created" in missing.status["error"]["message"]
         assert not (tmp_path / "data" / "Old_Missing").exists()
         there = shell.start("Old_Bucket")
         assert there.status["state"] == "done", there.status["error"]

@@ -149,7 +149,7 @@ def test_a_file_that_changes_meanwhile_is_told_and_no_difference(mirror: Mirror,
     assert run.status["state"] == "done", run.status["error"]
     assert findings(mirror, run) == dict.fromkeys(("size", "content", "gone", "new"), "changed")
     assert run.progress["objects_verified"] == 1
-    assert "4 of files that have changed meanwhile" in run.status["message"]
+    assert "4 whose files changed during the job" in run.status["message"]
 
 
 def test_a_file_that_was_damaged_under_its_stat_is_a_difference(mirror: Mirror) -> None:

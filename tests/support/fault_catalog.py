@@ -319,7 +319,7 @@ ERRORS = [
     Fault(
         "200 with an error inside, each request, once",
         lambda s: s.once(any_request, ERROR_INSIDE),
-        ("where .* was due", RESUME),
+        ("instead of .*", RESUME),
     ),
     Fault(
         "200 with an error inside, always, for one file",
@@ -334,7 +334,7 @@ ERRORS = [
     Fault(
         "200 with an error inside, always, for the listing",
         lambda s: s.always(is_listing, ERROR_INSIDE),
-        ("where ListBucketResult was due", "check storage_url"),
+        ("instead of ListBucketResult", "check storage_url"),
     ),
 ]
 
@@ -345,7 +345,7 @@ LISTINGS = [
     Fault(
         "a listing's XML always ends in the middle",
         lambda s: s.always(is_listing, half(listed(s.listing()))),
-        ("no valid XML", "check storage_url"),
+        ("invalid XML", "check storage_url"),
     ),
     Fault(
         "the second page of a listing is answered by 500",
@@ -355,7 +355,7 @@ LISTINGS = [
     Fault(
         "the XML of a listing's second page ends in the middle",
         lambda s: ends_early(s, lambda rows: half(listed(rows))),
-        ("no valid XML", "check storage_url"),
+        ("invalid XML", "check storage_url"),
     ),
     Fault(
         "the connection ends at the second page of a listing",
@@ -388,7 +388,7 @@ WRONG = [
     Fault(
         "a bit of each upload flips, once",
         lambda s: s.once(of(SENDS), Toxic(flip_body=3)),
-        ("other bytes", RESUME),
+        ("different bytes", RESUME),
     ),
     Fault(
         "a bit of a file flips, always",
@@ -403,14 +403,14 @@ WRONG = [
     Fault(
         "a bit flips in a key to be deleted",
         lambda s: s.once(of({"DeleteObjects"}), Toxic(flip_body=b"<Key>note-2")),
-        ("changed on its way", RESUME),
+        ("corrupted in transit", RESUME),
         in_deletion=True,
         harms=frozenset({"note-2", "note-3"}),
     ),
     Fault(
         "a bit flips in a key to be deleted, and the answer is lost",
         lambda s: s.once(of({"DeleteObjects"}), Toxic(flip_body=b"<Key>note-2", edit=never)),
-        ("changed on its way", RESUME),
+        ("corrupted in transit", RESUME),
         IMPATIENT,
         in_deletion=True,
         harms=frozenset({"note-2", "note-3"}),
@@ -418,7 +418,7 @@ WRONG = [
     Fault(
         "a bit flips in the listed key of an object without a file",
         lambda s: s.always(is_listing, Toxic(flip_answer=b"<Key>docs/gone")),
-        ("a bit may have turned", RESUME),
+        ("corrupted in transit", RESUME),
         in_deletion=True,
     ),
     Fault("a bit flips in a listed size", lambda s: s.always(is_listing, Toxic(flip_answer=b"<Size>12"))),
@@ -428,13 +428,13 @@ REFUSED = [
     Fault(
         "the worker's clock is 20 minutes ahead",
         lambda s: s.decide(lambda _: None),
-        ("20 minutes ahead", "set it right"),
+        ("20 minutes ahead", "correct it"),
         ("short_waits", "clock_ahead"),
     ),
     Fault(
         "403 RequestTimeTooSkewed",
         lambda s: s.always(any_request, s3_error(403, "RequestTimeTooSkewed")),
-        ("clock", "set it right"),
+        ("clock", "correct it"),
     ),
     Fault(
         "400 ExpiredToken, always, for uploads",

@@ -85,7 +85,7 @@ export async function runAgain(job, button, desk) {
     const known = value?.bucket?.objects_known;
     const many = known === null || known === undefined ? "every object"
       : `${value.bucket.more ? `more than ${figure(known)} objects` : count(known, "object")}`;
-    const why = value?.chosen?.empty ? "The folder holds no file" : "Whether the folder holds files is not known";
+    const why = value?.chosen?.empty ? "The folder holds no file" : "It is not known whether the folder holds files";
     const then = value?.chosen?.empty ? "will be deleted" : "will be deleted if it holds none";
     const text = `${why}: the bucket ${job.dest} ${then}, with ${many} in it.`;
     if (!(await desk.confirm("Delete the bucket?", text, "Delete the bucket", job.dest))) return;

@@ -112,7 +112,7 @@ export class StartForm {
     const folder = this.chosen.chosen;
     say(part("size"), folder.empty
       ? folder.exists ? "This folder holds no file." : "There is no such folder."
-      : folder.empty === null ? "Whether this folder holds files cannot be told now."
+      : folder.empty === null ? "It is not known now whether this folder holds files."
       : `${folder.complete ? "" : "More than "}${count(folder.files, "file")}, ${bytes(folder.bytes)}.`);
     this.warn();
   }
@@ -125,12 +125,12 @@ export class StartForm {
     const name = this.bucket();
     const why = folder.exists ? "The folder is empty" : "The folder does not exist";
     if (this.chosen.bucket_delete === "refuse") {
-      return `${why}: the sync will fail, because this server is set to delete no bucket (BUCKET_DELETE=refuse).`;
+      return `${why}: the sync will fail, because this server is configured to delete no bucket (BUCKET_DELETE=refuse).`;
     }
     if (asked.plan) return null;
     if (!mayDeleteBucket(asked)) {
       const below = asked.prefix ? ` below ${asked.prefix}` : "";
-      const which = asked.exclude || asked.include ? " that the patterns let through" : "";
+      const which = asked.exclude || asked.include ? "that the patterns select" : "";
       return `${why}: every object of the bucket ${name}${below}${which} will be deleted.`;
     }
     const bucket = this.chosen.bucket;

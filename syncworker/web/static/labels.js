@@ -18,7 +18,7 @@ export const PHASES = {
   transferring: "sending",
   deleting: "deleting",
   deleting_bucket: "deleting the bucket",
-  verifying: "looking at the bucket once more",
+  verifying: "checking the bucket again",
   paused: "paused",
 };
 const DELAYS = {
@@ -30,13 +30,13 @@ const DELAYS = {
 };
 export const SKIPPED = {
   symlink_outside: "a link that leads out of the uploads folder",
-  symlink_dangling: "a link that leads nowhere",
+  symlink_dangling: "a broken link",
   symlink_loop: "a link that leads to itself",
   socket: "a socket",
   fifo: "a named pipe",
   device: "a device",
   special: "a special file",
-  vanished: "gone since it was listed",
+  vanished: "deleted since it was listed",
   being_written: "being written, sent by the next job",
 };
 const RESUMABLE = new Set(["failed", "cancelled", "interrupted"]);

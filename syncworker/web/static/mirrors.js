@@ -168,7 +168,7 @@ export class Mirrors {
     }
     this.rows = rows;
     const wrong = mistakes.map(({ line, message }) => `mirrors.toml${line === null ? "" : `, line ${line}`}: ${message}`);
-    say(part("mistakes"), wrong.length ? `${wrong.join("\n")}\nUntil this is mended, the mirrors stay as they were.` : "");
+    say(part("mistakes"), wrong.length ? `${wrong.join("\n")}\nUntil this is corrected, the mirrors stay as they were.` : "");
     show(part("mistakes"), wrong.length > 0);
     show(part("mirrors"), mirrors.length > 0);
     show(part("mirrors-panel"), mirrors.length > 0 || wrong.length > 0);

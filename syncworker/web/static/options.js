@@ -11,14 +11,14 @@ const ACLS = ["private", "public-read", "public-read-write", "authenticated-read
 
 // name, label, what it is (text, lines, the choices of a select, the value of a ticked box), an example or a hint.
 const ROWS = [
-  ["exclude", "Leave out, a line of .gitignore each", "lines", "*.tmp\n/cache/"],
-  ["include", "Only these, a line of .gitignore each", "lines", "*.jpg\n/albums/"],
-  ["prefix", "Below this prefix of the keys", "text", "backups/vm1/"],
+  ["exclude", "Exclude, one .gitignore line each", "lines", "*.tmp\n/cache/"],
+  ["include", "Include only, one .gitignore line each", "lines", "*.jpg\n/albums/"],
+  ["prefix", "Key prefix", "text", "backups/vm1/"],
   ["plan", "Only plan: show what it would do, and wait for approval", 1],
   ["delete", "Delete nothing: only add and change", 0],
   ["max_delete", "Wait for approval when more than this would be deleted", "text", "100 or 10%"],
-  ["verify", "Look at the result once more", [["", "no"], ["1", "list it, and compare"], ["deep", "read every object back"]]],
-  ["bandwidth", "At most so many bytes a second", "text", "512K, 1.5M"],
+  ["verify", "Verify the result", [["", "no"], ["1", "list it, and compare"], ["deep", "read every object back"]]],
+  ["bandwidth", "Bandwidth limit, bytes a second", "text", "512K, 1.5M"],
   ["wait", "Pause between operations, seconds", "number", "0: none, full speed"],
   ["storage_class", "Storage class", "text", "STANDARD_IA"],
   ["acl", "Access (ACL)", [["", "as the storage has it"], ...ACLS.map((name) => [name, name])]],
@@ -121,7 +121,7 @@ export class Options {
         return answer("The server counts what is left …");
       }
       const more = left.complete ? "" : "more than ";
-      const then = left.complete && !left.files ? " What the patterns let through in the bucket has no file then, and is deleted." : "";
+      const then = left.complete && !left.files ? " Objects in the bucket that the patterns select then have no file, and are deleted." : "";
       return answer(`The patterns leave ${more}${count(left.files, "file")}, ${bytes(left.bytes)}.${then}`, then !== "");
     } catch (error) {
       if (!isFailure(error)) throw error;

@@ -84,7 +84,7 @@ export class Plan {
     this.op.input.value = deletes ? "delete" : "";
     this.order.input.value = deletes ? "size" : "key";
     const planned = [[progress.objects_to_delete, "object", "to delete"], [progress.files_to_upload, "file", "to send"],
-      [progress.files_to_update, "object", "to be given other headers"]].filter(([number]) => number);
+      [progress.files_to_update, "object", "to get other headers"]].filter(([number]) => number);
     say(this.numbers, planned.map(([number, word, what]) => `${count(number, word)} ${what}`).join(", "));
   }
 

@@ -64,4 +64,4 @@ def test_a_member_that_sees_another_tree_is_refused(tmp_path: Path, is_there: bo
         greeted = Greeted(here, tmp_path)
         greeted.sample("a")
         greeted.sample("b")
-        assert "another tree" in (greeted.refusal(greeted.ask()) or "")
+        assert "a different folder" in (greeted.refusal(greeted.ask()) or "")

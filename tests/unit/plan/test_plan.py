@@ -243,15 +243,15 @@ def test_a_key_listed_again_after_the_order_broke_is_never_called_missing(pages:
 @pytest.mark.parametrize(
     ("answers", "word"),
     [
-        ([Page([obj("a")], None, True)], "no way"),
-        ([Page([], None, True)], "no way"),
-        ([Page([obj("a")], "t", True), Page([obj("b")], "t", True)], "gave before"),
+        ([Page([obj("a")], None, True)], "does not say where"),
+        ([Page([], None, True)], "does not say where"),
+        ([Page([obj("a")], "t", True), Page([obj("b")], "t", True)], "earlier page"),
         (
             [Page([obj("a")], "t", True), Page([obj("b")], "u", True), Page([obj("c")], "t", True)],
-            "gave before",
+            "earlier page",
         ),
         ([Page([obj("a"), obj("b")], "t", True), Page([obj("a"), obj("b")], None, False)], "twice"),
-        ([Page([], "t", True), Page([], "t", True)], "gave before"),
+        ([Page([], "t", True), Page([], "t", True)], "earlier page"),
     ],
 )
 def test_a_listing_that_contradicts_itself_is_broken(answers: list[Page], word: str) -> None:

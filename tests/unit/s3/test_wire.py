@@ -917,7 +917,7 @@ def test_endless_blanks_are_cut_off(
     monkeypatch.setattr(connection, "_BLANKS_SECONDS", 1.0)
     server = serve(lambda peer: dripping(peer, BLANKS, b"1\r\n \r\n", 400))
     found = one(server, Limits(1.0, 0.5, floor_seconds=0.5), "POST", blanks=True)
-    assert (found.code, "blanks" in found.message) == ("Timeout", True)
+    assert (found.code, "whitespace" in found.message) == ("Timeout", True)
 
 
 def test_silence_is_allowed_by_kind_of_request() -> None:

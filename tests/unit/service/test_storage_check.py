@@ -134,7 +134,11 @@ def test_a_check_is_repeated_after_ten_seconds_unless_the_last_one_hangs() -> No
 
     check = StorageCheck(connect, clock=lambda: now[0])
     answers.append("no way")
-    assert check.trouble() == check.trouble() == "the storage cannot be reached as it is set: a sync says why"
+    assert (
+        check.trouble()
+        == check.trouble()
+        == "the settings of the storage do not work: start a sync to see the error"
+    )
     assert asked == [100.0]
     now[0] += CACHED_SECONDS - 0.1
     check.trouble()
