@@ -1,9 +1,9 @@
 """The folder as a stream of entries, in the order of their keys.
 
 `scan` walks the source depth first and yields a `FileEntry` for each file to send, a `Skip` for what is no
-file (a socket, a broken link or out of the root), and an `Unreadable` for what exists and cannot
-be sent. The order is that of the keys' UTF-8 bytes, because a directory sorts as its name and "/". What
-cannot be read is never taken for empty or missing.
+file (a socket, a symlink that is broken or leads out of the root), and an `Unreadable` for what exists and
+cannot be sent. The order is that of the keys' UTF-8 bytes, because a directory sorts as its name and "/".
+What cannot be read is never taken for empty or missing.
 
 Memory grows with the largest single directory and with the depth, not with the tree; at most `_OPEN_LEVELS`
 descriptors are open beside those of `Tree`. Only directories are opened. Files may change at any time: the

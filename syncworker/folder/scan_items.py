@@ -65,7 +65,7 @@ def unread_link(key: str, error: OSError) -> tuple[ScanItem, ...]:
     if error.errno in _LOST_LINKS:
         return (Skip(key, _LOST_LINKS[error.errno]),)
     # It may lead to a file or a directory: neither `key` nor the keys below it may count as gone.
-    message = _sentence(f"The target of the symlink {key} leads to", error)
+    message = _sentence(f"The target of the symlink {key}", error)
     return Unreadable(key, _code(error), message, False), Unreadable(key + "/", _code(error), message, True)
 
 

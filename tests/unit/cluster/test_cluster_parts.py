@@ -20,6 +20,7 @@ from syncworker.cluster.shares import Shares
 from syncworker.errors import FileError, Stopped
 from syncworker.jobs.progress import Operation
 from syncworker.model import FileEntry
+from syncworker.s3.bucket import Bucket
 from syncworker.s3.sums import MD5
 from syncworker.transfer.open_uploads import SentPart, Upload
 from syncworker.transfer.parts import Parts
@@ -43,8 +44,10 @@ class Here(PartSender):
                 halted=scene.home.is_stopping,
                 progress=SimpleNamespace(sent=self.count),
                 index=SimpleNamespace(remember_part=self.remembered.append),
+                tree=SimpleNamespace(is_local=True),
             ),
         )
+        self.bucket = cast(Bucket, SimpleNamespace(client=SimpleNamespace(uses_tls=False)))
         self.others = None
         self.left_to_send = -1  # here; then it fails
         self.at_members: set[int] | None = None  # when it had failed

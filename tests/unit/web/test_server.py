@@ -502,8 +502,15 @@ def test_with_5000_finished_jobs_the_routes_stay_fast(site: Site, monkeypatch: p
                 seconds.append(time.process_time() - started)
             return statistics.quantiles(seconds, n=100)[98]
 
-        # Caches of the processor are others' now and then; a slow route is slow every time.
-        assert any(p99() < 0.05 for _ in range(5))
+        def list_names() -> float:
+            started = time.process_time()
+            assert sum(name.endswith(".json") for name in os.listdir(site.jobs.path)) >= 5000
+            return time.process_time() - started
+
+        # Caches of the processor are others' now and then; a slow route is slow every time. On a slow machine
+        # the names alone take long.
+        limit = max(0.05, 4 * min(list_names() for _ in range(5)))
+        assert any(p99() < limit for _ in range(5)), limit
     assert site.get("/jobs").json["count"] == 50
 
 
