@@ -91,7 +91,7 @@ def test_what_the_patterns_leave_is_counted_as_they_are_typed(
     page.keyboard.type("/cache/")
     expect(told).to_have_text("The patterns leave 1 file, 1.0 kB.")
     box.get_by_label("Include only").fill("*.png")
-    expect(told).to_contain_text("The patterns leave 0 files, 0 B. What the patterns let through")
+    expect(told).to_contain_text("The patterns leave 0 files, 0 B. Objects in the bucket that the patterns")
     box.get_by_label("Include only").fill("!*.png")
     expect(told).to_contain_text("include")
     expect(box.get_by_label("Include only")).to_have_attribute("aria-invalid", "true")

@@ -59,7 +59,7 @@ def test_the_mirror_is_what_lies_below_the_prefix(mirror: Mirror, store: Store) 
     run = start(mirror)
     assert mirror.contents == outside(store) | below("vm1/", expected(mirror.folder))
     assert run.status["options"] == {"prefix": "vm1/"}
-    assert run.status["message"] == "what lies below vm1/ equals the folder"
+    assert run.status["message"] == "everything below vm1/ equals the folder"
     assert (run.progress["files_uploaded"], run.progress["objects_deleted"]) == (5, 2)
     reported = {(line["op"], line["key"]) for line in mirror.shell.report(run.status["id"])}
     assert {("upload", "vm1/x.txt"), ("delete", "vm1/old/1")} <= reported

@@ -130,7 +130,7 @@ export class StartForm {
     if (asked.plan) return null;
     if (!mayDeleteBucket(asked)) {
       const below = asked.prefix ? ` below ${asked.prefix}` : "";
-      const which = asked.exclude || asked.include ? "that the patterns select" : "";
+      const which = asked.exclude || asked.include ? " that the patterns select" : "";
       return `${why}: every object of the bucket ${name}${below}${which} will be deleted.`;
     }
     const bucket = this.chosen.bucket;
