@@ -42,8 +42,8 @@ Search this page for the code (`AccessDenied`) or for the words of the message; 
 
 Where to find an error: the answer to a refused request has `code` and `detail` (and `param`, the parameter at fault).
 A job that has ended has `error` in its status; files that failed are in `errors` (the first hundred) and in
-`jobs/ID.report.jsonl` (all). `jobs/ID.log` has further messages of the worker. A job that fails before it begins to
-delete deletes nothing from the bucket; a resume does the remaining work.
+`jobs/ID.report.jsonl` (all). `jobs/ID.log` has further messages of the worker. A job that fails before its first
+deletion has deleted nothing from the bucket; a resume does the remaining work.
 
 ```sh
 curl -s 'localhost:5000/get?id=ID' | jq '{state, error, errors}'
@@ -58,37 +58,37 @@ SECTIONS: tuple[Section, ...] = (
         "How a job ended",
         "`error.code` of a job whose state is `failed` or `interrupted`, whatever the storage.",
         {
-            "FilesFailed": "Some files or objects failed, the others are done. If files failed, nothing was deleted. Look at `errors`, remove the causes, resume",
-            "OptionRefused": "The storage does not know a storage class, has no ACLs or tags, or may not use the"
-            " key. Sync without that option, or with what the storage knows",
+            "FilesFailed": "Some files or objects failed; all others are done. If files failed, nothing was deleted. Read `errors`, remove the causes, then resume",
+            "OptionRefused": "The storage does not support the storage class, ACLs or tags, or may not use the encryption"
+            " key. Sync without that option, or with a value that the storage supports",
             "VerifyFailed": "With `verify`: the mirror differs from the folder. Nothing was repaired; `errors` and"
             " the report name each difference. Sync again to send what is missing or different. If an object's bytes differ but its ETag does not (found by `deep`), the storage has damaged it: delete it, sync again, and do not trust that storage",
-            "FilterFailed": "The lines of `exclude` and `include` need more memory than they get. Use fewer stars",
+            "FilterFailed": "The lines of `exclude` and `include` need more memory than is allowed. Use fewer `*`",
             "FilesSkipped": "FAIL_ON_SKIPPED=1, and something in the folder cannot be mirrored: links that lead out"
             " of it or nowhere, sockets, devices. `skipped` in the status counts them by reason, the report names"
-            " each. All else was done; a bucket was not deleted. Remove them, exclude them, or unset it",
+            " each. Everything else was done, but a bucket was not deleted. Remove or exclude these files, or unset FAIL_ON_SKIPPED",
             "TooManyDeletes": "The job would delete more objects than `max_delete` (or MAX_DELETE) allows. Read the plan (`/plan`,"
             " `syncworker plan ID`): is the folder complete, and the right one? Then approve it; else cancel the job",
-            "PlanOutgrown": "Since the plan was made, other files were removed, or objects changed. Nothing was deleted; read and approve the new plan",
+            "PlanOutgrown": "After the plan was made, more files were removed, or objects changed. Nothing was deleted; read and approve the new plan",
             "PlanDamaged": "`jobs/ID.plan.jsonl` was changed or removed after it was written. Start a new job with `plan=1`",
-            "Superseded": "A newer job for the same destination and options waits, or is done: the older plan is out of date",
+            "Superseded": "A newer job with the same destination and options is `waiting` or `done`, so the older plan is out of date",
             "Stopped": "Somebody sent the worker SIGTERM or SIGINT (`kill`, Ctrl-C, a shutdown). Resume",
             "WorkerDied": "The worker ended without recording a result: `kill -9`, out of memory (`dmesg`), a power"
             " cut. Resume: at most two parts of a large file are sent again",
-            "WorkerDidNotStart": "The server tried three times. `jobs/ID.log` says why; often a full disk or too"
+            "WorkerDidNotStart": "The server tried three times to start the worker. `jobs/ID.log` has the reason, often a full disk or too"
             " many processes",
             "ClusterLost": "With `CLUSTER_ALONE=0`: no working member of the cluster was left. Look at `cluster"
             " status`, and resume. Nothing was deleted",
             "ClusterNotInstalled": "`CLUSTER` is set, and the packages that it needs are not there. Install them where"
             " the service runs, as the message says, or leave `CLUSTER` empty",
             "BadClusterKeys": "A file that `CLUSTER_TLS_CA`, `CLUSTER_TLS_CERT` or `CLUSTER_TLS_KEY` names is missing, or"
-            " others can read the key or write to one of the three. `cluster keys` makes them; `docs/cluster.md` has the set-up",
+            " other users can read the key or write to one of the three. `cluster keys` creates them; see `docs/cluster.md`",
             "DestinationBusy": "Only one job may run on a bucket. Wait for the other, or cancel it",
             "LocalError": "A file of the job itself (status, report, index) could not be written: most often the"
-            " disk of `jobs/` is full. Make space and resume",
-            "InternalError": "A bug in this program. The trace"
+            " disk of `jobs/` is full. Free some space and resume",
+            "InternalError": "A bug in this program. The traceback"
             " is in `jobs/ID.log`, or in the server's log: please report it",
-            "OutOfResources": "No memory, no open files or no threads left. Raise the limit (`ulimit -n`,"
+            "OutOfResources": "The machine has no memory, file descriptors or threads left. Raise the limit (`ulimit -n`,"
             " `MemoryMax=`) or lower MAX_RUNNING_JOBS, and resume",
         },
     ),
@@ -97,48 +97,48 @@ SECTIONS: tuple[Section, ...] = (
         "Why a folder was not synced, or why nothing was deleted. None of these deletes anything.",
         {
             "UploadsRootMissing": "UPLOADS_DIR is not there. Mount its disk, or correct the setting",
-            "UploadsRootUnreadable": "Let the user of the service read UPLOADS_DIR",
+            "UploadsRootUnreadable": "Give the user of the service read permission for UPLOADS_DIR",
             "DiskNotMounted": "A disk that an earlier sync saw at or below the folder is not mounted. New and"
             " changed files were sent. Mount it and resume; or, if it is gone for good and its objects may be"
-            " deleted, start one sync with `forget_mounts=1` (`--forget-mounts`, or the button of the job)",
+            " deleted, start one sync with `forget_mounts=1` (`--forget-mounts`, or the button on the page of the job)",
             "DestinationFactsLost": "The list of disks that belong to the folder is damaged, so an empty folder may be a disk that is not mounted. Mount all disks, then start one sync with `forget_mounts=1`",
             "SourceMissing": "The folder was removed while the job ran. Sync again",
-            "SourceNotADirectory": "`source` names a file. Name the folder it is in",
-            "SourceOutsideRoot": "A link in the path leads out of UPLOADS_DIR. Name the real folder, or set UPLOADS_DIR to a folder above both",
+            "SourceNotADirectory": "`source` names a file. Give the folder that contains it",
+            "SourceOutsideRoot": "A link in the path leads out of UPLOADS_DIR. Give the real folder, or set UPLOADS_DIR to a folder above both",
             "SourceDangling": "`source` is a link whose target does not exist, which may be a disk that is not mounted. Mount it,"
             " or remove the link",
             "SourceVanished": "The folder was removed or replaced while it was read. Sync again when it is back",
-            "ScanFailed": "A second process of the job reads large folders; it was killed, perhaps because memory ran out. Sync again",
+            "ScanFailed": "The second process of the job, which reads large folders, was killed, perhaps because memory ran out. Sync again",
             "OnlyUnusableLinks": "The folder is not empty, but holds nothing that can be sent. Remove the links if the bucket is to be deleted, or repair them",
             "BucketDeleteRefused": "The folder is empty, and BUCKET_DELETE=refuse forbids deleting the bucket. Set BUCKET_DELETE=allow to permit it",
             "FilesystemEncoding": "The locale is not UTF-8. Set PYTHONUTF8=1 for the service",
-            "BadSource": "`source` is a folder below UPLOADS_DIR, relative: `photos/2024`. Empty: all of it",
+            "BadSource": "`source` is the path of a folder, relative to UPLOADS_DIR: `photos/2024`. Empty means all of UPLOADS_DIR",
         },
     ),
     (
         "One file or object",
-        "In `errors` and in the report; the job goes on with the others and ends `failed` (`FilesFailed`). Codes like"
-        " `EACCES` are the kernel's: their table is below.",
+        "In `errors` and in the report; the job goes on with the others and ends `failed` (`FilesFailed`). Codes such as"
+        " `EACCES` are the kernel's: see the table below.",
         {
             "NameNotUTF8": "S3 keys are UTF-8. Rename the file (`convmv -f latin1 -t utf8 --notest`)",
-            "KeyTooLong": "S3 keeps keys of 1,024 bytes at most. Shorten the names on the path",
+            "KeyTooLong": "S3 allows keys of at most 1,024 bytes. Shorten the names on the path",
             "ChangedWhileScanning": "A folder became a file, or the reverse, while it was read. Sync again",
-            "ChangedWhileReading": "The file's existing content kept changing in three tries; no mixture was sent. Sync again when the file no longer changes. (A file that only grows, such as a log, is sent as it was when it was opened)",
-            "StorageFull": "The disk of STORAGE_DIR is full, and the embedded storage waits for free space without an answer. Free space there (`df -h app/storage`), move STORAGE_DIR, or set STORAGE_URL",
+            "ChangedWhileReading": "The file's existing content changed during each of three tries; no mixture of old and new content was sent. Sync again when the file no longer changes. (A file that only grows, such as a log, is sent as it was when it was opened)",
+            "StorageFull": "The disk of STORAGE_DIR is full, and the embedded storage sends no answer while it waits for free space. Free space there (`df -h app/storage`), move STORAGE_DIR, or set STORAGE_URL",
             "EntityTooLarge": "S3 does not accept such a large file. Split it",
-            "StoredWrongBytes": "The storage reports other bytes than were sent: a defect of the storage, of memory or of a proxy. Resume; if it happens again, do not trust that storage",
+            "StoredWrongBytes": "The storage reports different bytes from those that were sent: a defect of the storage, of memory or of a proxy. Resume; if it happens again, do not trust that storage",
             "MemberDied": "Three members of the cluster died while they sent this file. Look at their logs, or"
             " sync it without `CLUSTER`",
-            "Differs": "When the bucket was listed again, this object was wrong. It was sent or deleted again, and is still wrong. Another program writes to the bucket, or the storage reports success for what it has not done. Stop the other program, and resume",
-            "ObjectMissing": "Found by `verify`. Another program, or a rule of the bucket, deleted it; the next sync sends it",
+            "Differs": "When the bucket was listed again, this object was wrong. It was sent or deleted again, and is still wrong. Another program writes to the bucket, or the storage reports success without having done the operation. Stop the other program, and resume",
+            "ObjectMissing": "Found by `verify`. Another program, or a lifecycle rule of the bucket, deleted it; the next sync sends it",
             "ObjectDiffers": "Found by `verify`. Another program replaced it, or the storage damaged it",
             "ObjectExtra": "Found by `verify`: something else writes to the bucket. The next sync deletes it",
             "DeletedOther": "A request to delete was corrupted on plain http, or carried out only in part: another object may have been deleted. Resume to send it again. Use https",
             "ReadBackFailed": "As `StoredWrongBytes`, found when an object was read back and compared",
-            "KeyChangedByStore": "This storage changes such names (`a//b`, a backslash). Rename the file",
+            "KeyChangedByStore": "This storage changes names such as `a//b`, or names with a backslash. Rename the file",
             "KeyIsFolder": "A storage that is a file system cannot hold `x` beside `x/y`. If one of them no longer exists in the folder, sync again once everything else works; otherwise rename one",
-            "Unknown": "Could not be read, and the system did not say why. Look at the disk",
-            "BucketNotEmpty": "The bucket does not become empty: another program writes to it, or objects are locked (retention). Stop that program, or wait until the lock ends",
+            "Unknown": "The file could not be read, and the system gave no reason. Check the disk",
+            "BucketNotEmpty": "The bucket does not become empty: another program writes to it, or objects are locked (retention). Stop that program, or wait until the retention ends",
             "vanished": "No error: the file was removed after it was listed. The next sync deletes its object",
         },
     ),
@@ -148,15 +148,15 @@ SECTIONS: tuple[Section, ...] = (
         {
             "ConnectFailed": "No program listens at that address. Start the storage, or correct STORAGE_URL",
             "ConnectTimeout": "A firewall drops the packets, or the address is wrong",
-            "ConnectionLost": "The storage, a proxy or a balancer closes connections. Resume",
-            "Timeout": "The storage accepted a request and then sent nothing, or less than 1 KiB/s. Look at its load and its log; if it is slow by design (tapes), set STORAGE_TIMEOUT",
-            "DnsError": "The name server does not answer now. Resume when it does",
+            "ConnectionLost": "The storage, a proxy or a load balancer closes connections. Resume",
+            "Timeout": "The storage accepted a request and then sent nothing, or less than 1 KiB/s. Check its load and its log; if it is slow by design (tape), set STORAGE_TIMEOUT",
+            "DnsError": "The name server does not answer at the moment. Resume when it does",
             "NoSuchHost": "The name does not exist. Correct STORAGE_URL",
             "TlsError": "A problem with the certificate: the message says what to do. AWS_CA_BUNDLE, or `ca_bundle` in `~/.aws/config`,"
-            " names the authority's file. Else: an http port addressed as"
-            " https, or very old TLS",
+            " names the file of your certificate authority. Otherwise, https is used on an http port, or the"
+            " storage supports only very old TLS versions",
             "BadCaBundle": "AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE) is not a readable PEM file",
-            "BadProxy": "HTTP_PROXY and HTTPS_PROXY look like `http://host:3128`",
+            "BadProxy": "HTTP_PROXY and HTTPS_PROXY must look like `http://host:3128`",
             "ProxyUnreachable": "The proxy in the named variable is down, or the variable is wrong. Add the storage's"
             " host to NO_PROXY to connect without it",
             "ProxyUnsupported": "Only http:// proxies are supported (for https storages too, by CONNECT)",
@@ -166,14 +166,13 @@ SECTIONS: tuple[Section, ...] = (
             "ProxyRefused": "The proxy does not allow this host, or requires a password (`http://user:pw@host`)",
             "BadAnswer": "The answer does not come from an S3 storage (but from a login page or a web server), or the storage is broken. Check"
             " STORAGE_URL with `curl -i`",
-            "ScanFailed": "The second process that reads large folders was killed, perhaps because memory ran out. Sync again",
             "kept": "Before an object was deleted, its file came back (`objects_kept`)."
-            " It stays; the next sync compares it with that file",
+            " The object was kept; the next sync compares it with that file",
             "Retained": "The storage keeps a version of this key (object lock, a legal hold) until that time, so the"
-            " bucket stays as well, and the key as it was. Wait, shorten the retention at the storage, or set BUCKET_DELETE=refuse",
+            " key is unchanged and the bucket was not deleted. Wait, shorten the retention at the storage, or set BUCKET_DELETE=refuse",
             "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it happens again, the storage has a bug: report it there",
-            "WrongRegion": "Set AWS_REGION to the bucket's",
-            "WrongAddressing": "The storage requires the bucket's name in the host, and refuses it there as well: set"
+            "WrongRegion": "Set AWS_REGION to the region of the bucket",
+            "WrongAddressing": "The storage requires the bucket's name in the host name, but refuses that too: set"
             " STORAGE_ADDRESSING and STORAGE_URL as its documentation says",
             "NoCredentials": "No keys were found, or a job's own keys were removed when it ended: resume it with"
             " `access_key` and `secret_key`",
@@ -185,41 +184,41 @@ SECTIONS: tuple[Section, ...] = (
         "`code` of an HTTP answer (400, 401, 403, 404, 405, 409, 413, 415, 503), and messages of the shell with exit"
         " status 2. Nothing was done.",
         {
-            "MissingParameter": "Give the parameter that `param` names",
+            "MissingParameter": "Add the parameter that `param` names",
             "UnknownParameter": "Probably a spelling mistake: the message lists the parameters of the route",
             "RepeatedParameter": "Give it once, in the query or the body",
-            "TooManyParameters": "No route takes so many",
+            "TooManyParameters": "No route has so many parameters",
             "BadParameter": "Strings are strings in JSON; only `wait` and `limit` may be numbers",
             "BadEncoding": "Percent-encode as UTF-8: `curl --data-urlencode`",
             "BadJson": 'The body is one object: `{"source": "photos", "dest": "mybucket"}`',
             "UnsupportedBody": "Send a form or JSON with its Content-Type",
-            "BodyTooLong": "No request needs so much",
-            "BadBucketName": "The rules of S3. A bucket with capitals, underscores or an alias for a name is used if it exists, but never created",
-            "BadWait": "Seconds, decimals with a point",
+            "BodyTooLong": "No request needs such a long body",
+            "BadBucketName": "S3's rules for bucket names apply. A bucket whose name has capitals or underscores, or is an alias, is used if it exists, but never created",
+            "BadWait": "A number of seconds, with a decimal point if needed",
             "BadBandwidth": "`500000`, `512K`, `1.5M`, `1G`, or `0` for no limit",
             "BadOption": "The message names the option and its valid values",
             "BadHeader": "A line is `*.html Cache-Control: no-cache`; the message says what is wrong with it",
             "BadPrefix": "A prefix is like a path below the bucket: `backups/vm1/`",
-            "BadPattern": "A line that git would ignore: a `[` without `]`, a backslash at the end, nothing but `!` or"
-            " `/`; `!` in include; too many lines, or too many stars in all of them",
-            "BadKey": "A key was copied with a space or a line end",
+            "BadPattern": "A line that git would ignore: a `[` without `]`, a backslash at the end, only `!` or"
+            " `/`; or `!` in include; too many lines, or too many stars in all of them",
+            "BadKey": "The key was copied with a space or a line end",
             "BadId": "Ids are listed by `/jobs` and `list --all`",
-            "BadState": "One of the seven states",
-            "BadTime": "With a zone: `2026-11-22T13:00:00Z`; or `2026-11-22`, or `20261122T13`",
+            "BadState": "Give one of the seven states",
+            "BadTime": "Give a time with its time zone: `2026-11-22T13:00:00Z`; or `2026-11-22`, or `20261122T13`",
             "BadNumber": "The message has the bounds; for more entries than one page holds, follow `next` or `Link`",
             "BadOperation": "The message lists them",
             "BadStorageUrl": "Like `https://s3.example.com` or `http://127.0.0.1:9000`",
             "StorageUrlRefused": "Such addresses are a cloud's metadata service, never a storage",
-            "StorageUrlNotAllowed": "The administrator allows other storages only",
+            "StorageUrlNotAllowed": "The administrator allows only other storages",
             "NoSuchJob": "Its files were removed (KEEP_JOBS), or it is in another JOBS_DIR",
-            "NoSuchMirror": "Mirrors are named in `mirrors.toml` (MIRRORS_FILE); `/mirrors` lists them, and its mistakes",
+            "NoSuchMirror": "Mirrors are named in `mirrors.toml` (MIRRORS_FILE); `/mirrors` lists them, and the mistakes in the file",
             "MirrorOverdue": "Of `/healthz?mirror=…`: the mirror has had no success within its `max_age`. `/mirrors` has the results of its last runs",
-            "NoSuchPlan": "It was not made with `plan=1`, had nothing to do, or has not planned yet",
-            "NotWaiting": "Only a `waiting` job can be approved: it was approved, cancelled or superseded",
+            "NoSuchPlan": "The job was not started with `plan=1`, had nothing to do, or has not written its plan yet",
+            "NotWaiting": "Only a `waiting` job can be approved; this one was already approved, cancelled or superseded",
             "PlanChanged": "The job has a new plan. Read `/plan` again, and approve the new one",
-            "JobFinished": "It has ended, so there is nothing to cancel. `resume` continues it",
+            "JobFinished": "The job has ended, so there is nothing to cancel. `resume` continues it",
             "JobRunning": "Its worker is still ending. Wait a second",
-            "NotResumable": "It runs or is done (then start a new sync), or is `waiting`: approve or cancel it",
+            "NotResumable": "The job is running, or it is `done` (start a new sync), or it is `waiting` (approve or cancel it)",
             "QueueFull": "Wait for jobs to end, or raise MAX_QUEUED_JOBS",
             "Busy": "Try again in a second (`Retry-After`)",
             "Unauthorized": "Send `Authorization: Bearer TOKEN`; the token is API_TOKEN, or in `.api-token`",
@@ -227,11 +226,11 @@ SECTIONS: tuple[Section, ...] = (
             "CrossSite": "Another web site sent this request through your browser. Open the dashboard itself",
             "CrossOrigin": "The same, detected by `Origin`. A proxy in front must keep the `Host` header",
             "PageUnknown": "A hostile page could have sent it. Start jobs in the dashboard, or with POST, or set API_TOKEN",
-            "Preview": "A chat, a mail program or a search engine fetched the address. Open it yourself; if the `User-Agent` of your own program looks like one, use POST",
+            "Preview": "A chat, a mail program or a search engine fetched the address. Open it yourself; if your own program has a similar `User-Agent`, use POST",
             "Prefetch": "The browser loaded the address before you opened it. Open it",
             "UpgradeRefused": "The server has no WebSockets. A proxy should not send `Upgrade`",
             "ProxyRequest": "The client uses this server as a proxy: correct its proxy setting",
-            "MethodNotAllowed": "Use GET or POST; HEAD never acts",
+            "MethodNotAllowed": "Use GET or POST; HEAD never changes anything",
             "NotFound": "No such route: the README lists them",
             "StorageAway": "From `/healthz?storage=1`: the storage did not answer a HEAD request. Start it, or correct"
             " STORAGE_URL; the error of a sync says more",
@@ -252,13 +251,13 @@ SECTIONS: tuple[Section, ...] = (
             "JobsDirectoryNotPrivate": "Other users could write job files. Do what the message says",
             "JobsDirectoryUnusable": "Missing permissions, or a read-only or full disk",
             "LocksDoNotWork": "NFS, SMB or a shared folder. Put JOBS_DIR on a local disk",
-            "RenameDoesNotWork": "As LocksDoNotWork: put JOBS_DIR on a local disk",
+            "RenameDoesNotWork": "The cause is the same as for `LocksDoNotWork`: put JOBS_DIR on a local disk",
             "PortTaken": "Another program, perhaps a storage, uses MINIO_PORT. Set another port, or use that storage with STORAGE_URL",
             "StorageInUse": "Stop the other server, or give this one a STORAGE_DIR of its own",
-            "StorageNotMade": "The message has the storage's own words; often a full disk or missing permissions",
+            "StorageNotMade": "The message contains the storage's own error, often a full disk or missing permissions",
             "NoEmbeddedStorage": "Install the requirements (`make run`), or set STORAGE_URL",
             "NoKeys": "An empty variable of the environment overrides the value in `.env`",
-            "BadKeys": "Set longer keys; if none are set, `make run` makes good ones",
+            "BadKeys": "Set longer keys; if none are set, `make run` generates some",
         },
     ),
 )
@@ -280,7 +279,7 @@ STORE_ADVICE = {
 }
 SKIPS = {
     "vanished": "the file was deleted after it was listed",
-    "being_written": "of a watched mirror: modified in the last two seconds, so the next job sends it",
+    "being_written": "in a job of a watched mirror: modified in the last two seconds, so the next job sends it",
     "symlink_outside": "a link that leads out of the uploads folder",
     "symlink_dangling": "a link whose target does not exist",
     "symlink_loop": "a link that leads to itself",
@@ -325,20 +324,20 @@ def of_stores() -> list[str]:
     return [
         "## What a storage says",
         "",
-        "The codes are the storage's own; a code that is not here is an error of one file, with the storage's message:"
+        "The codes are the storage's own; a code that is not listed here is an error of one file, with the storage's message:"
         " *the storage refused … with …*. An answer without a code is `Http` and its status (`Http403`).",
         "",
         "| code | what it means, what to do |",
         "| --- | --- |",
         *(f"| `{code}` | {cell(text)} |" for code, text in (STORE_ADVICE | faults._FATAL).items()),
         "",
-        f"*the storage asks to slow down*: tried again with fewer requests at a time: {slower}, and every 429 and"
+        f"*the storage asks to slow down*: tried again with fewer concurrent requests: {slower}, and every 429 and"
         " 503. If a job fails with one of them, run fewer jobs, or give `wait`.",
         "",
         f"*the storage failed with …*: tried again: {again}, and every other 5xx. If files fail with one of them, look"
         " at the storage's log and resume.",
         "",
-        "*the storage denies …: the keys need that permission*: `AccessDenied` for the whole bucket ends the job.",
+        "*the storage denies …: the keys need that permission*: if `AccessDenied` concerns the whole bucket, the job ends.",
         "",
         "*the credentials have expired*: `ExpiredToken`, when renewing did not help. *the storage does not answer*,"
         " *the storage no longer answers*: see [the connection to the storage](#the-connection-to-the-storage).",
@@ -350,11 +349,21 @@ def of_files() -> list[str]:
     lines = ["## Errors of the kernel for a file", "", "| code | what to do |", "| --- | --- |"]
     for number, hint in sorted(scan_items._HINTS.items()):
         lines.append(f"| `{errno.errorcode[number]}` ({os.strerror(number)}) | {hint} |")
-    lines += ["| `OSError` | an error without a number: look at the disk |", ""]
-    lines += ["## What is skipped", "", "No errors: counted in `files_skipped`, named in the report.", ""]
+    lines += ["| `OSError` | an error without a number: check the disk |", ""]
+    lines += [
+        "## What is skipped",
+        "",
+        "These are not errors: they are counted in `files_skipped` and named in the report.",
+        "",
+    ]
     lines += ["| reason | what it is |", "| --- | --- |"]
     lines += [*(f"| `{reason}` | {text} |" for reason, text in SKIPS.items()), ""]
-    lines += ["## What the last check found", "", "No errors: the codes of the report's `verify` lines.", ""]
+    lines += [
+        "## What the last check found",
+        "",
+        "These are not errors, but codes of the report's `verify` lines.",
+        "",
+    ]
     lines += ["| code | what it is |", "| --- | --- |"]
     return [*lines, *(f"| `{code}` | {text} |" for code, text in SEEN.items()), ""]
 
