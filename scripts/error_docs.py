@@ -188,7 +188,7 @@ SECTIONS: tuple[Section, ...] = (
             "UnknownParameter": "Probably a spelling mistake: the message lists the parameters of the route",
             "RepeatedParameter": "Give it once, in the query or the body",
             "TooManyParameters": "No route has so many parameters",
-            "BadParameter": "Strings are strings in JSON; only `wait` and `limit` may be numbers",
+            "BadParameter": "Strings are strings in JSON; numbers are for the parameters that `/openapi.json` names so",
             "BadEncoding": "Percent-encode as UTF-8: `curl --data-urlencode`",
             "BadJson": 'The body is one object: `{"source": "photos", "dest": "mybucket"}`',
             "UnsupportedBody": "Send a form or JSON with its Content-Type",
