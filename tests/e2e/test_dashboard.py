@@ -224,7 +224,7 @@ def test_a_sync_is_started_watched_cancelled_and_resumed(
     shown.get_by_role("button", name="Cancel").click()
     # The write is waited for as long as the storage takes, so this stays until the test lets it go on.
     expect(shown.locator(".badge")).to_have_text(re.compile(r"^cancelling, waiting [0-9.]+ s$"))
-    expect(shown.locator(".message")).to_contain_text("in flight to end: uploading z/held")
+    expect(shown.locator(".message")).to_contain_text("in flight to finish: uploading z/held")
     expect(shown.get_by_role("button", name="Cancel now")).to_be_enabled()
     gate.open()
     ended = row(page, job_id)
