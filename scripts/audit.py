@@ -26,7 +26,7 @@ ACCEPTED: dict[tuple[str, str], tuple[int, str]] = {
     ("syncworker/folder/scan_process.py", "B302"): (1, "reads what a process of its own writes into a pipe"),
     ("syncworker/cluster/protocol.py", "B302"): (1, "of a process that has shown a certificate of ours"),
     ("syncworker/shell/foreground.py", "B604"): (
-        2,
+        1,
         "a parameter that is called `shell`; no process is started",
     ),
     ("syncworker/web/middleware.py", "B104"): (

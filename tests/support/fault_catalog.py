@@ -393,12 +393,12 @@ WRONG = [
     Fault(
         "a bit of a file flips, always",
         lambda s: s.always(sending("docs/new"), Toxic(flip_body=3)),
-        ("400|other bytes", RESUME),
+        ("400|different bytes", RESUME),
     ),
     Fault(
         "a bit of a part flips, always",
         lambda s: s.always(sending(LARGE), Toxic(flip_body=3)),
-        ("400|other bytes|NoSuchUpload", RESUME),
+        ("400|different bytes|NoSuchUpload", RESUME),
     ),
     Fault(
         "a bit flips in a key to be deleted",
