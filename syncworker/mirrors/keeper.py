@@ -139,11 +139,9 @@ class Keeper:
         with self._lock:
             self._load()
             mirror = self.file.mirrors.get(name)
-            return (
-                None
-                if mirror is None
-                else schedule.is_overdue(mirror.max_age, self._memory(mirror), self._clock())
-            )
+            if mirror is None:
+                return None
+            return schedule.is_overdue(mirror.max_age, self._memory(mirror), self._clock())
 
     def keys_of(self, status: Status) -> RequestKeys | None:
         """Returns the keys of a job's mirror, if that mirror still uses the job's storage."""

@@ -170,41 +170,28 @@ def collect(
     to stop. Errors of fetching are passed on. If the ranges of a listing contradict each other, the bucket is
     listed by tokens: a store whose listing lags may list a new folder in one range and not in another."""
     try:
-        _collect(found, index, changes, bucket, spool, check, concerns)
+        if index.is_whole:
+            small = _ranges_of(index, changes, bucket)
+            for ranges in (small, None) if small else (None,):
+                ascending = Ascending(index, check, ranges)
+                try:
+                    watch = _Watch(index, ascending, in_ranges=ranges is not None)
+                    differ = differences(ascending, _listing(bucket, ranges), spool, watch)
+                    found.become(filter(concerns, differ))
+                except NotInRanges:
+                    continue
+                finally:
+                    ascending.close()
+                if index.is_whole and not ascending.failed:
+                    return
+        with closing(Table()) as table:
+            _fill(table, index, changes, check)
+            rest = (IndexRow(e.key, e.size, 0, 0, 0, e.etag, "", 0, e.modified, 0) for e in table.rest())
+            found.become(filter(concerns, differences(rest, _listing(bucket, None), spool, _Watch(index))))
     except FatalError as error:
         if error.code != "BrokenListing" or not bucket.cuts:
             raise
-        by_tokens = bucket._replace(cuts=[])
-        _collect(found, index, changes, by_tokens, spool, check, concerns)
-
-
-def _collect(
-    found: Found,
-    index: Index,
-    changes: Changes,
-    bucket: Listable,
-    spool: Callable[[], Spool],
-    check: Callable[[], None],
-    concerns: Callable[[Difference], bool],
-) -> None:
-    if index.is_whole:
-        small = _ranges_of(index, changes, bucket)
-        for ranges in (small, None) if small else (None,):
-            ascending = Ascending(index, check, ranges)
-            try:
-                watch = _Watch(index, ascending, in_ranges=ranges is not None)
-                differ = differences(ascending, _listing(bucket, ranges), spool, watch)
-                found.become(filter(concerns, differ))
-            except NotInRanges:
-                continue
-            finally:
-                ascending.close()
-            if index.is_whole and not ascending.failed:
-                return
-    with closing(Table()) as table:
-        _fill(table, index, changes, check)
-        rest = (IndexRow(e.key, e.size, 0, 0, 0, e.etag, "", 0, e.modified, 0) for e in table.rest())
-        found.become(filter(concerns, differences(rest, _listing(bucket, None), spool, _Watch(index))))
+        collect(found, index, changes, bucket._replace(cuts=[]), spool, check, concerns)
 
 
 def _listing(bucket: Listable, ranges: list[Range] | None) -> Pages:

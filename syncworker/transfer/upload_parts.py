@@ -31,7 +31,7 @@ from syncworker.transfer.upload import KEPT, OPAQUE, Sender, Vanished
 from syncworker.wire.body import UNSIGNED, Chunk, FileSlice
 
 PARTS_IN_FLIGHT = 2
-ONCE_BYTES = 8 << 20  # a part up to this size is read once, and held until it is sent
+ONCE_BYTES = 8 << 20  # a part up to this size may be held in memory until it is sent
 _OTHER_BYTES = frozenset({"BadDigest", "InvalidDigest", "IncompleteBody"})
 # Errors of a part or of the completion if the store requires other sums or an ETag was corrupted in transit.
 # The last one is our own: the store seemed to check the sums, but does not.
