@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import test_dashboard
 import test_dashboard_mirrors
 from bench import fill
@@ -43,6 +44,7 @@ max_delete = "10%"
 """
 
 
+@pytest.mark.timeout(600)  # axe looks fifteen times
 def test_the_pictures_of_all_views(
     desk: Desk, juicefs: Store, new_page: Callable[..., Page], tmp_path: Path
 ) -> None:
