@@ -12,7 +12,7 @@ from __future__ import annotations
 import ast
 import glob
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 PROJECT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 MODULES_AT_LEAST = 80  # of the service: fewer means that they were looked for in the wrong place
@@ -74,17 +74,43 @@ def text(node: ast.expr | None) -> str:
     return "…"
 
 
+def alternatives(node: ast.expr) -> list[str]:
+    """The texts of `one if … else another`, without None."""
+    if isinstance(node, ast.IfExp):
+        return [*alternatives(node.body), *alternatives(node.orelse)]
+    return [] if isinstance(node, ast.Constant) and node.value is None else [text(node)]
+
+
+def returned(module: str, functions: Collection[str]) -> list[str]:
+    """The texts that these functions of a module return."""
+    return list(
+        dict.fromkeys(
+            words
+            for name, tree in trees()
+            if name == module
+            for function in ast.walk(tree)
+            if isinstance(function, ast.FunctionDef) and function.name in functions
+            for end in ast.walk(function)
+            if isinstance(end, ast.Return) and end.value is not None
+            for words in alternatives(end.value)
+        )
+    )
+
+
 def messages(node: ast.expr, function: ast.AST, tree: ast.Module) -> list[str]:
     """The texts that a message may be: a variable's is what its function gave it last; a helper's what it
     returns; of a message that ends in its function's argument (`f"source {why}"`), those of the calls."""
     if isinstance(node, ast.Name):
         steps = [step for step in (*tree.body, *ast.walk(function)) if isinstance(step, ast.Assign)]
         given = [
-            (step.lineno, text(step.value.elts[-1] if isinstance(step.value, ast.Tuple) else step.value))
+            (step.lineno, step.value.elts[-1] if isinstance(step.value, ast.Tuple) else step.value)
             for step in steps
             if ast.unparse(step.targets[0]).split(",")[-1].strip(" )") == node.id
         ]
-        return [max([(0, "…"), *(found for found in given if found[0] < node.lineno)])[1]]
+        before = [found for found in given if found[0] < node.lineno]
+        return alternatives(max(before, key=lambda found: found[0])[1]) if before else ["…"]
+    if isinstance(node, ast.BoolOp):
+        return [words for value in node.values for words in messages(value, function, tree)]
     if isinstance(node, ast.Call):
         helpers = [
             step

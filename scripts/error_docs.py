@@ -58,7 +58,7 @@ SECTIONS: tuple[Section, ...] = (
         "How a job ended",
         "`error.code` of a job whose state is `failed` or `interrupted`, whatever the storage.",
         {
-            "FilesFailed": "Some files or objects failed; all others are done. If files failed, nothing was deleted. Read `errors`, remove the causes, then resume",
+            "FilesFailed": "Some files or objects failed; all others are done. If files failed, nothing was deleted (if the only cause is names that are not UTF-8: nothing in the folders of these files). Read `errors`, remove the causes, then resume",
             "OptionRefused": "The storage does not support the storage class, ACLs or tags, or may not use the encryption"
             " key. Sync without that option, or with a value that the storage supports",
             "VerifyFailed": "With `verify`: the mirror differs from the folder. Nothing was repaired; `errors` and"
@@ -82,7 +82,9 @@ SECTIONS: tuple[Section, ...] = (
             "ClusterNotInstalled": "`CLUSTER` is set, and the packages that it needs are not there. Install them where"
             " the service runs, as the message says, or leave `CLUSTER` empty",
             "BadClusterKeys": "A file that `CLUSTER_TLS_CA`, `CLUSTER_TLS_CERT` or `CLUSTER_TLS_KEY` names is missing, or"
-            " other users can read the key or write to one of the three. `cluster keys` creates them; see `docs/cluster.md`",
+            " other users can read the key or write to one of the three. `cluster keys` creates them; see [several machines](cluster.md#several-machines)",
+            "StorageFull": "Of the embedded storage: the disk of STORAGE_DIR is full, and the storage sends no answer while it waits for free space. Free space there (`df -h app/storage`), move STORAGE_DIR, or set STORAGE_URL. Of another storage: its disk is full, or its quota is used up. Free space there, or raise the quota; then resume",
+            "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it happens again, the storage has a bug: report it there",
             "DestinationBusy": "Only one job may run on a bucket. Wait for the other, or cancel it",
             "LocalError": "A file of the job itself (status, report, index) could not be written: most often the"
             " disk of `jobs/` is full. Free some space and resume",
@@ -120,11 +122,10 @@ SECTIONS: tuple[Section, ...] = (
         "In `errors` and in the report; the job goes on with the others and ends `failed` (`FilesFailed`). Codes such as"
         " `EACCES` are the kernel's: see the table below.",
         {
-            "NameNotUTF8": "S3 keys are UTF-8. Rename the file (`convmv -f latin1 -t utf8 --notest`)",
+            "NameNotUTF8": "S3 keys are UTF-8. Rename the file (`convmv -f latin1 -t utf8 --notest`). Until then, no object in its folder is deleted",
             "KeyTooLong": "S3 allows keys of at most 1,024 bytes. Shorten the names on the path",
             "ChangedWhileScanning": "A folder became a file, or the reverse, while it was read. Sync again",
             "ChangedWhileReading": "The file's existing content changed during each of three tries; no mixture of old and new content was sent. Sync again when the file no longer changes. (A file that only grows, such as a log, is sent as it was when it was opened)",
-            "StorageFull": "The disk of STORAGE_DIR is full, and the embedded storage sends no answer while it waits for free space. Free space there (`df -h app/storage`), move STORAGE_DIR, or set STORAGE_URL",
             "EntityTooLarge": "S3 does not accept such a large file. Split it",
             "StoredWrongBytes": "The storage reports different bytes from those that were sent: a defect of the storage, of memory or of a proxy. Resume; if it happens again, do not trust that storage",
             "MemberDied": "Three members of the cluster died while they sent this file. Look at their logs, or"
@@ -139,44 +140,51 @@ SECTIONS: tuple[Section, ...] = (
             "KeyIsFolder": "A storage that is a file system cannot hold `x` beside `x/y`. If one of them no longer exists in the folder, sync again once everything else works; otherwise rename one",
             "Unknown": "The file could not be read, and the system gave no reason. Check the disk",
             "BucketNotEmpty": "The bucket does not become empty: another program writes to it, or objects are locked (retention). Stop that program, or wait until the retention ends",
+            "kept": "Before an object was deleted, its file came back (`objects_kept`)."
+            " The object was kept; the next sync compares it with that file",
+            "Retained": "The storage keeps a version of this key (object lock, a legal hold) until the time in the message, so the"
+            " key is unchanged and the bucket was not deleted. Wait, shorten the retention at the storage, or set BUCKET_DELETE=refuse",
+            "NotImplemented": "The storage does not support this operation. If the job can work without it, it continues; otherwise the file or the job fails. (In an HTTP answer of this server, the code has [another meaning](#a-request-was-refused))",
             "vanished": "No error: the file was removed after it was listed. The next sync deletes its object",
         },
     ),
     (
         "The connection to the storage",
-        "The job retries these by itself, with pauses. It fails with them only when the storage could not be reached at all, or forty connections in a row were cut.",
+        "The job retries these by itself, with pauses. If a storage that has answered before is down, the job waits for it for up to STORAGE_PATIENCE (15 minutes by default)."
+        " It ends with one of these codes only if the storage never answered or is still down after that time, or if forty requests in a row were cut off in spite of their retries."
+        " If only the requests for one file fail, that file fails.",
         {
             "ConnectFailed": "No program listens at that address. Start the storage, or correct STORAGE_URL",
             "ConnectTimeout": "A firewall drops the packets, or the address is wrong",
             "ConnectionLost": "The storage, a proxy or a load balancer closes connections. Resume",
             "Timeout": "The storage accepted a request and then sent nothing, or less than 1 KiB/s. Check its load and its log; if it is slow by design (tape), set STORAGE_TIMEOUT",
             "DnsError": "The name server does not answer at the moment. Resume when it does",
-            "NoSuchHost": "The name does not exist. Correct STORAGE_URL",
-            "TlsError": "A problem with the certificate: the message says what to do. AWS_CA_BUNDLE, or `ca_bundle` in `~/.aws/config`,"
+            "TlsError": "If the message is about the certificate, it says what to do, and the job ends without a retry. AWS_CA_BUNDLE, or `ca_bundle` in `~/.aws/config`,"
             " names the file of your certificate authority. Otherwise, https is used on an http port, or the"
             " storage supports only very old TLS versions",
-            "BadCaBundle": "AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE) is not a readable PEM file",
-            "BadProxy": "HTTP_PROXY and HTTPS_PROXY must look like `http://host:3128`",
             "ProxyUnreachable": "The proxy in the named variable is down, or the variable is wrong. Add the storage's"
             " host to NO_PROXY to connect without it",
-            "ProxyUnsupported": "Only http:// proxies are supported (for https storages too, by CONNECT)",
-            "NoStorage": "A web server, a console (MinIO's is on another port) or a login page answers. Correct"
-            " STORAGE_URL; `curl -i` shows what answers",
             "ProxyFailed": "The proxy could not reach the storage. Look at the proxy's log, or add the host to NO_PROXY",
-            "ProxyRefused": "The proxy does not allow this host, or requires a password (`http://user:pw@host`)",
             "BadAnswer": "The answer does not come from an S3 storage (but from a login page or a web server), or the storage is broken. Check"
             " STORAGE_URL with `curl -i`",
-            "kept": "Before an object was deleted, its file came back (`objects_kept`)."
-            " The object was kept; the next sync compares it with that file",
-            "Retained": "The storage keeps a version of this key (object lock, a legal hold) until that time, so the"
-            " key is unchanged and the bucket was not deleted. Wait, shorten the retention at the storage, or set BUCKET_DELETE=refuse",
-            "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it happens again, the storage has a bug: report it there",
-            "WrongRegion": "Set AWS_REGION to the region of the bucket",
+        },
+    ),
+    (
+        "The address, the proxy and the keys of the storage",
+        "These settings are wrong, or do not fit the storage. A retry would not help, so the job ends. Correct the setting, then resume.",
+        {
+            "NoSuchHost": "The name does not exist. Correct STORAGE_URL",
+            "NoStorage": "A web server, a console (MinIO's is on another port) or a login page answers. Correct"
+            " STORAGE_URL; `curl -i` shows what answers",
+            "WrongRegion": "Set AWS_REGION to the region of the bucket. (The job has already tried the region that the message names)",
             "WrongAddressing": "The storage requires the bucket's name in the host name, but refuses that too: set"
             " STORAGE_ADDRESSING and STORAGE_URL as its documentation says",
             "NoCredentials": "No keys were found, or a job's own keys were removed when it ended: resume it with"
             " `access_key` and `secret_key`",
-            "NotImplemented": "The storage lacks this operation. If it is needed, the file or job fails",
+            "BadCaBundle": "AWS_CA_BUNDLE (or REQUESTS_CA_BUNDLE) is not a readable PEM file",
+            "BadProxy": "HTTP_PROXY and HTTPS_PROXY must look like `http://host:3128`",
+            "ProxyUnsupported": "Only http:// proxies are supported (for https storages too, by CONNECT)",
+            "ProxyRefused": "The proxy does not allow this host, or requires a password (`http://user:pw@host`)",
         },
     ),
     (
@@ -261,7 +269,7 @@ SECTIONS: tuple[Section, ...] = (
         },
     ),
 )
-OF_REQUESTS = 4  # the sections before it are of jobs and files
+OF_REQUESTS = 5  # the sections before it are of jobs and files
 # A job may end with them as well: what was allowed when it was made may not be any more.
 ALSO_OF_JOBS = {"BadStorageUrl", "StorageUrlRefused", "StorageUrlNotAllowed"}
 # Never shown as an error.
@@ -269,8 +277,8 @@ SILENT = {"LoggedIn", "Moved", "NotDeleted", "Dropped"}
 # What waitress and Bottle find before routing: their words, without spaces.
 OF_HTTP = """\
 Found before routing: `BadRequest` (invalid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,
-`RequestHeaderFieldsTooLarge` (a URL of more than 16 KiB: use POST), `NotImplemented` (a transfer encoding other
-than chunked), `InternalServerError`.
+`RequestHeaderFieldsTooLarge` (a URL of more than 16 KiB: use POST), `NotImplemented` (status 501: a transfer
+encoding other than chunked), `InternalServerError`.
 """
 STORE_ADVICE = {
     "AccessDenied": "the keys may not do this: allow ListBucket, PutObject, DeleteObject (and CreateBucket,"
@@ -299,6 +307,20 @@ SEEN = {
 }
 
 
+# Messages that another function returns: the module and its functions.
+SAID_BY = {"StorageAway": ("storage_check.py", ("_ask", "_check"))}
+
+
+def messages_by_code() -> dict[str, list[str]]:
+    """code -> its messages, ours and the storage's."""
+    said = error_codes.collect()
+    for code, (module, functions) in SAID_BY.items():
+        said[code] += error_codes.returned(module, functions)
+    for code in said.keys() & faults._FATAL.keys():  # ours, and a storage's: one row for both
+        said[code].append(faults._FATAL[code])
+    return said
+
+
 def cell(text: str) -> str:
     return text.replace("|", "\\|").replace("<", "&lt;")
 
@@ -314,22 +336,27 @@ def section(title: str, intro: str, meanings: dict[str, str], said: dict[str, li
     ]
     for code, meaning in meanings.items():
         words = "<br>".join(cell(text) for text in said[code] if text.strip("…"))
+        assert words, f"no message is known of {code}: see SAID_BY"
         lines.append(f"| `{code}` | {words} | {cell(meaning)} |")
     return [*lines, ""]
 
 
-def of_stores() -> list[str]:
+def of_stores(said: dict[str, list[str]]) -> list[str]:
     again = ", ".join(f"`{code}`" for code in sorted(faults._RETRY))
     slower = ", ".join(f"`{code}`" for code in sorted(faults._THROTTLED))
     return [
         "## What a storage says",
         "",
-        "The codes are the storage's own; a code that is not listed here is an error of one file, with the storage's message:"
-        " *the storage refused … with …*. An answer without a code is `Http` and its status (`Http403`).",
+        "These codes are the storage's own. A code that is not on this page is an error of one file, with the storage's message:"
+        " *the storage refused … with …*. If an answer has no code, the code is `Http` and the status (`Http403`).",
         "",
         "| code | what it means, what to do |",
         "| --- | --- |",
-        *(f"| `{code}` | {cell(text)} |" for code, text in (STORE_ADVICE | faults._FATAL).items()),
+        *(
+            f"| `{code}` | {cell(text)} |"
+            for code, text in (STORE_ADVICE | faults._FATAL).items()
+            if code not in said
+        ),
         "",
         f"*the storage asks to slow down*: tried again with fewer concurrent requests: {slower}, and every 429 and"
         " 503. If a job fails with one of them, run fewer jobs, or give `wait`.",
@@ -369,7 +396,7 @@ def of_files() -> list[str]:
 
 
 def render() -> str:
-    said = error_codes.collect()
+    said = messages_by_code()
     explained = {code for _, _, meanings in SECTIONS for code in meanings}
     if explained | SILENT != set(said):
         raise AssertionError(f"explained or in the source, not both: {(explained | SILENT) ^ set(said)}")
@@ -378,7 +405,7 @@ def render() -> str:
         lines += section(title, intro, meanings, said)
         if title.startswith("A request"):
             lines += [OF_HTTP]
-    return "\n".join([*lines, *of_stores(), *of_files()]).rstrip() + "\n"
+    return "\n".join([*lines, *of_stores(said), *of_files()]).rstrip() + "\n"
 
 
 def codes_of_jobs() -> list[str]:

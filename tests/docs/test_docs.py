@@ -75,6 +75,8 @@ def f():
     raise UsageError("InAVariable", message)
     return Reply(403, "AsAnAnswer", "no")
     error = {"code": "InADictionary", "message": "in it"}
+    size = f"it has {x} bytes" if x else None
+    raise UsageError("OneOfTwo", size or "it is different")
     raise UsageError(error.code, error.message)
 """
     monkeypatch.setattr(error_codes, "trees", lambda: [("x.py", ast.parse(source))])
@@ -85,11 +87,25 @@ def f():
         "InAVariable": ["kept before"],
         "AsAnAnswer": ["no"],
         "InADictionary": ["in it"],
+        "OneOfTwo": ["it has … bytes", "it is different"],
     }
     chosen = source + "def g(): raise UsageError(chosen_somewhere, 'x')\n"
     monkeypatch.setattr(error_codes, "trees", lambda: [("x.py", ast.parse(chosen))])
     with pytest.raises(AssertionError, match="not understood"):
         error_codes.collect()
+
+
+def test_each_code_has_one_row_on_the_page_of_errors_and_no_cell_is_empty() -> None:
+    """`vanished` is both a code of a file and a reason to skip one."""
+    table = re.findall(r"^\| `(\w+)`.*", page("troubleshooting.md"), re.MULTILINE)
+    assert len(table) > 150
+    assert {code for code in table if table.count(code) > 1} == {"vanished"}
+    assert not re.search(r"\| *\|", page("troubleshooting.md"))
+
+
+def test_a_code_without_a_message_is_no_row_of_the_page_of_errors() -> None:
+    with pytest.raises(AssertionError, match="no message is known of New"):
+        error_docs.section("Title", "Intro", {"New": "what it means"}, {"New": ["…"]})
 
 
 def test_every_code_that_a_store_may_send_and_we_know_is_on_the_page() -> None:
