@@ -17,7 +17,7 @@ from bench import PROJECT, Gate, RecordingProxy, Shell, s3_error, tree, wait_for
 from serving import write_finished
 from stores import Store
 
-_, AFTER = (PROJECT / "docs" / "operations.md").read_text().split("## On a bad morning\n")
+_, AFTER = (PROJECT / "docs" / "operations.md").read_text().split("## When a job has failed\n")
 LINES = {
     question.strip(): line.replace("\\|", "|")
     for question, line in re.findall(r"^\| ([^|]+) \| `((?:[^`])+)` \|$", AFTER, re.MULTILINE)
