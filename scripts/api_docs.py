@@ -66,8 +66,10 @@ def route(path: str, operation: operations.Operation, item: dict[str, Any]) -> l
         for name in operation.parameters:
             schema = operation.schema(name)
             needed = "yes" if name in operation.required else ""
-            default = f" Default: `{schema['default']}`." if schema.get("default") else ""
-            rows.append((f"`{name}`", needed, kind(schema), schema["description"] + default))
+            text = schema["description"]
+            if schema.get("default"):
+                text = f"{text.removesuffix('.')}. Default: `{schema['default']}`."
+            rows.append((f"`{name}`", needed, kind(schema), text))
         lines += table(("parameter", "needed", "type", "meaning"), rows)
     answers = [(str(s), d, kind_of_content(c)) for s, (d, c) in operation.answers.items()]
     if operation.conditional:
@@ -88,7 +90,7 @@ def render() -> str:
         if path.startswith("/static/"):
             continue
         lines += route(path, operation, document["paths"][path])
-    lines += ["## /login", "", "With API_TOKEN only. " + openapi.LOGIN, ""]
+    lines += ["## /login", "", "Exists only if API_TOKEN is set. " + openapi.LOGIN, ""]
     lines += ["# Errors of every route", ""]
     lines += table(("status", "meaning"), [(str(s), d) for s, d in openapi.SHARED_ERRORS.items()])
     lines += ["# Shapes", ""]

@@ -162,7 +162,8 @@ TABLE = (
         "wait",
         parse_wait,
         either(
-            "Seconds between two operations, which then run one at a time; 0: full parallel speed",
+            "Seconds to wait between two operations, which then run one at a time; 0: no wait,"
+            " full parallel speed",
             {"type": "number", "minimum": 0, "maximum": 3600},
             _WAIT,
             default=0,
@@ -172,34 +173,38 @@ TABLE = (
         "prefix",
         parse_prefix,
         _text_schema(
-            "A key prefix, `/` is added at its end: the mirror is what lies below it. Nothing else in the"
-            " bucket is listed, changed or deleted, and the bucket itself never is",
+            "A key prefix; `/` is added at its end. The mirror is only the part of the bucket"
+            " below it: nothing else in the bucket is listed, changed or deleted, and the"
+            " bucket itself is never deleted",
             "backups/vm1/",
         ),
     ),
     _lines(
         "exclude",
         _patterns,
-        "Lines of .gitignore, relative to the source: matching files are not sent, matching objects not"
-        " deleted; `!` re-includes. A folder that is excluded is not walked",
+        "Lines of .gitignore, relative to the source. Files that match are not sent, and"
+        " objects that match are not deleted; a line that begins with `!` includes files again. An"
+        " excluded folder is not read",
         "*.tmp",
         "/cache/",
     ),
     _lines(
         "include",
         _patterns,
-        "Lines of .gitignore, none with `!`: if given, only matching files and objects that `exclude` does"
-        " not match belong to the mirror",
+        "Lines of .gitignore without `!`. If given, only files and objects that match one of"
+        " them, and that `exclude` does not match, belong to the mirror",
         "*.jpg",
         "/albums/",
     ),
-    _flag("delete", "0: adds and changes, deletes nothing", 1),
+    _flag("delete", "0: no object is deleted; new and changed files are sent as usual", 1),
     Option(
         "max_delete",
         parse_max_delete,
         either(
-            "A count, a percentage of the objects listed, or `none`: if a sync would delete more, it deletes"
-            " nothing and is `waiting`, its plan holding the deletions. By default MAX_DELETE",
+            "How many objects a sync may delete without approval: a count, a percentage of the"
+            " listed objects, or `none` for no limit. If it would delete more, it deletes"
+            " nothing and is `waiting`; its plan lists the deletions. If not given, MAX_DELETE"
+            " applies",
             {"type": "integer", "minimum": 0, "maximum": 999_999_999_999_999},
             _MAX_DELETE,
             examples=["10%"],
@@ -207,16 +212,17 @@ TABLE = (
     ),
     _flag(
         "plan",
-        "1: changes nothing at the storage, writes a plan and ends `waiting` for its approval, or `done` if"
-        " there is nothing to do",
+        "1: the job changes nothing at the storage, but writes a plan. It ends `waiting` for"
+        " the approval of the plan, or `done` if there is nothing to do",
     ),
     Option(
         "verify",
         _matching(f"[01]|{DEEP}", f"0, 1 or {DEEP}", _number_or_word),
         flag_schema(
-            "1: after the last operation the mirror is listed again and each object compared with its file;"
-            " `deep`: each object is read back and compared byte by byte. Repairs nothing: a difference"
-            " fails the job (`VerifyFailed`)",
+            "1: after the last operation, the mirror is listed again, and each object is"
+            " compared with its file; `deep`: each object is read back and compared byte by"
+            " byte. Nothing is repaired: if there is a difference, the job fails"
+            " (`VerifyFailed`)",
             0,
             DEEP,
         ),
@@ -228,11 +234,11 @@ TABLE = (
         _text_schema("The storage class of every object that is sent", "STANDARD_IA"),
     ),
     _word("acl", ACLS, "The canned ACL of every object that is sent"),
-    _word("sse", ENCRYPTIONS, "Encryption at the storage"),
+    _word("sse", ENCRYPTIONS, "How the storage encrypts every object that is sent"),
     Option(
         "sse_kms_key_id",
         _matching("[!-~]{1,2048}", "the id of a key, without spaces"),
-        _text_schema("The key for `sse=aws:kms` and `aws:kms:dsse`", "alias/backups"),
+        _text_schema("The id of the key for `sse=aws:kms` and `sse=aws:kms:dsse`", "alias/backups"),
     ),
     Option(
         "tags",
@@ -242,18 +248,20 @@ TABLE = (
     _lines(
         "header",
         _rules,
-        "Lines of `PATTERN NAME: VALUE`: files that match the gitignore pattern (a space in it is `\\ `) get"
-        " the header; the last match of a name wins, an empty value means that it is not sent."
-        " Cache-Control, Content-Disposition, Content-Encoding, Content-Language, Content-Type, Expires and"
-        " x-amz-meta-…, 2 KB in all",
+        "Lines of `PATTERN NAME: VALUE`. Files that match the gitignore pattern (write a space"
+        " in it as `\\ `) get the header. If several lines for one name match, the last one"
+        " applies; if its value is empty, the header is not sent. Valid names: Cache-Control,"
+        " Content-Disposition, Content-Encoding, Content-Language, Content-Type, Expires and"
+        " x-amz-meta-…; all names and values together have at most 2 KB",
         "*.html Cache-Control: no-cache",
     ),
     Option(
         "bandwidth",
         _rate,
         either(
-            "Bytes a second of this job, bodies sent and, with `verify=deep`, read: `500000`, `512K`, `1.5M`,"
-            " `1G` (of 1,024); 0: no limit but that for all jobs. It may be changed while the job runs",
+            "Limit of this job, in bytes per second: `500000`, `512K`, `1.5M`, `1G` (K is"
+            " 1,024). It counts the bodies that are sent and, with `verify=deep`, read. 0: only"
+            " the limit for all jobs applies. It may be changed while the job runs",
             {"type": "integer", "minimum": 0, "maximum": RATE_MAX},
             RATE,
             examples=["1.5M"],
@@ -261,7 +269,9 @@ TABLE = (
     ),
     _flag(
         "forget_mounts",
-        "1: forget the mounts that are missing now. This happens once: a resume does not repeat it",
+        "1: forget the disks that were mounted at earlier syncs and are not mounted now, so"
+        " that the objects of their files may be deleted. This happens once: a resume does not"
+        " repeat it",
     ),
 )
 NAMES = tuple(option.name for option in TABLE)

@@ -17,35 +17,38 @@ from syncworker.web.operations import OPERATIONS, Operation
 from syncworker.web.schema_types import Schema, nullable, ref
 
 INTRODUCTION = """\
-Keeps an S3 bucket an exact mirror of a local folder. One call of `/sync` makes one job; one job is one
-process.
+This service keeps an S3 bucket an exact mirror of a local folder. Each call of `/sync` makes one job, and
+each job runs in its own process.
 
-`GET` and `POST` both work on every route; `HEAD` on those that change nothing. Parameters come in the query,
-in a form or in a JSON object; a name that the route does not know, or one that is given twice, is refused. An
-empty value, or null in JSON, means not given.
-Other methods are answered 405, an unknown path 404. Answers are JSON, indented, UTF-8. Errors are
-`application/problem+json` (RFC 9457).
+`GET` and `POST` work on every route, `HEAD` only on routes that change nothing; other methods are answered
+405, and an unknown path 404. Parameters are given in the query, in a form or in a JSON object. A parameter
+that the route does not know is refused, and so is one that is given twice, except `exclude`, `include` and
+`header`. An empty value, or null in JSON, counts as not given. Answers are indented JSON in UTF-8. Errors
+are `application/problem+json` (RFC 9457).
 
-There is no long poll: eight threads answer all requests, and a few waiting clients would block the rest. Poll
-instead, with `If-None-Match`: while nothing has changed, the answer is an empty 304.
+There is no long polling: eight threads answer all requests, and a few clients that wait would block all
+others. Poll with `If-None-Match` instead: while nothing has changed, the answer is an empty 304.
 
-Requests whose `Host` is not one of `ALLOWED_HOSTS`, or that a page of another site makes, are answered 403 on
-every path. With `API_TOKEN` set, all paths but `/healthz` need `Authorization: Bearer TOKEN`, or the cookie
-that `/login` gives in exchange for the token."""
+On every path, the answer is 403 if the `Host` header has neither a loopback name, nor the address on which
+the server listens, nor one of `ALLOWED_HOSTS`; also if a page of another site sends the request. If
+`API_TOKEN` is set, all paths except `/healthz` and `/login` need the header `Authorization: Bearer TOKEN`,
+or the cookie that `/login` sets in exchange for the token."""
 
 LOGIN = (
-    "`/login?token=TOKEN`, the link that the server prints when it starts, or a POST of a form with `token`:"
-    " 303 to `/` with the cookie; 401 when it is not the token."
+    "The server prints the link `/login?token=TOKEN` when it starts; a POST of a form with"
+    " `token` has the same effect. The answer is 303 to `/` with the cookie, or 401 if the"
+    " token is wrong."
 )
 
 SHARED_ERRORS = {
-    400: "A parameter is missing, unknown, given twice or has a bad value (`param` names it), or the request"
-    " is no valid HTTP",
-    403: "`Host` is not one of ours, or a page of another site asks",
+    400: "A parameter is missing, unknown, given twice or has an invalid value (`param` names it),"
+    " or the request is not valid HTTP",
+    403: "`Host` does not name this server, or the request comes from a page of another site, a"
+    " prefetch or a link preview",
     413: f"The body is longer than {BODY_MAX_BYTES} bytes",
-    415: "The body is neither a form nor JSON, or not UTF-8",
-    431: "The headers, the address included, are longer than 16384 bytes",
-    500: "The folder of job files cannot be used, or a bug: the server's log says what",
+    415: "The body is neither a form nor JSON, or it is not UTF-8",
+    431: "The headers, including the URL, are longer than 16384 bytes",
+    500: "The folder of job files cannot be used, or the server has a bug: see the server's log",
 }
 _BODY_ERRORS = (413, 415)
 _STARTS = ("/sync", "/resume")  # `Location` is where the job's status is
@@ -133,7 +136,7 @@ def _method(path: str, method: str, operation: Operation, token_needed: bool) ->
 _IF_NONE_MATCH = {
     "name": "If-None-Match",
     "in": "header",
-    "description": "The ETag of an earlier answer: 304 when it still holds",
+    "description": "The ETag of an earlier answer: the answer is 304 if nothing has changed since then",
     "schema": {"type": "string"},
 }
 
@@ -160,7 +163,7 @@ def _body(operation: Operation) -> dict[str, Any]:
 
     return {
         "required": bool(operation.required),
-        "description": "The parameters; they may come in the query instead, each once.",
+        "description": "The parameters; each may be given in the query instead, but not in both.",
         "content": {
             "application/json": {"schema": schema(_or_null)},
             "application/x-www-form-urlencoded": {"schema": schema(lambda optional: optional)},
@@ -193,7 +196,7 @@ def _answer(path: str, description: str, content: str, has_etag: bool, method: s
         method, description, content if "/" in content else "application/json", schema, headers
     )
     if path in _STARTS:
-        links = {"get": "Its status", "cancel": "Cancel it", "resume": "Resume it when it has ended"}
+        links = {"get": "Its status", "cancel": "Cancel it", "resume": "Resume it after it has ended"}
         answer["links"] = {
             name: {"operationId": name, "parameters": {"id": "$response.body#/id"}, "description": why}
             for name, why in links.items()

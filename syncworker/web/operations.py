@@ -50,64 +50,82 @@ def _or_empty(schema: Schema) -> Schema:
     return {"description": schema["description"], "anyOf": [bare, {"const": ""}]}
 
 
-_TIMES = "a time with its zone, a date (UTC), or the beginning of an id"
+_TIMES = "a time with its time zone, a date (UTC), or the beginning of an id"
 REPORTED = ("upload", "update", "delete", "create_bucket", "delete_bucket", "verify", "skip")
 PARAMETERS: dict[str, Schema] = {
     "source": text(
-        "The folder below the uploads root; by default, or empty, all of it. It need not exist: if it is"
-        " missing or has no file, the bucket is deleted. No absolute path, no `..`, no NUL, no link that"
-        " leads out.",
+        "The folder below the uploads root; if empty or not given, the whole uploads root. It"
+        " need not exist: if it is missing or has no file, the bucket is deleted. Not allowed"
+        " are an absolute path, `..`, NUL, and a symlink that leads out of the uploads root.",
         default="",
         pattern=r"^(?!/)(?![\s\S]*(?:^|/)\.\.(?:/|$))[^\u0000]*$",
         maxLength=4000,
         examples=["photos"],
     ),
     "dest": text(
-        "The bucket: 3 to 63 lower-case letters, digits, dots and hyphens; created if it is missing. Names"
-        " that only old buckets have (capitals, underscores) are accepted, but never created.",
+        "The bucket: 3 to 63 lower-case letters, digits, dots and hyphens. It is created if it"
+        " is missing. Names that only old buckets have (with capitals or underscores) are"
+        " accepted, but such a bucket is never created.",
         default=DEST_DEFAULT,
         pattern=r"^(?!.*\.\.)(?![0-9]+\.[0-9]+\.[0-9]+\.[0-9]+$)[A-Za-z0-9._\-]{3,255}$|^$",
         examples=["mybucket"],
     ),
     "storage_url": text(
-        "Another S3 endpoint than the configured one; then the keys must be given too. Link-local addresses"
-        " are refused, and URLs that ALLOWED_STORAGE_URLS does not allow."
+        "An S3 endpoint other than the configured one; the keys must then be given too."
+        " Link-local addresses are refused, and so are URLs that ALLOWED_STORAGE_URLS does not"
+        " allow."
     ),
-    "access_key": text("The access key for this job alone", pattern=r"^[!-+\--.0-~]*$", maxLength=1024),
+    "access_key": text("An access key, used only for this job", pattern=r"^[!-+\--.0-~]*$", maxLength=1024),
     "secret_key": text(
-        "Its secret key. Send it by POST: addresses are remembered", pattern="^[!-~]*$", maxLength=1024
+        "The secret key of `access_key`. Send it by POST, because browsers and proxies store URLs",
+        pattern="^[!-~]*$",
+        maxLength=1024,
     ),
     "session_token": text(
-        "The session token of temporary keys, given with both of them", pattern="^[!-~]*$", maxLength=8192
+        "The session token of temporary keys; both keys must be given with it",
+        pattern="^[!-~]*$",
+        maxLength=8192,
     ),
     **{option.name: dict(option.schema) for option in table.TABLE},
     "id": text("The id of a job", pattern=ID_PATTERN, examples=["20261122T131242-9f3a61c2"]),
-    "etag": text("Only this plan: the `ETag` of `/plan`, or `etag` of the status's `plan`"),
-    "now": table.flag_schema("1: writes are aborted, too; a resume checks whether the storage has them"),
+    "etag": text(
+        "Approve the plan only if it has this ETag: the `ETag` of `/plan`, or `etag` in the status's `plan`"
+    ),
+    "now": table.flag_schema(
+        "1: writes in flight are aborted too; a resume checks whether the storage has them"
+    ),
     "storage": table.flag_schema("1: also check whether the storage answers"),
     "state": _or_empty(text("Only jobs in this state", enum=[state.value for state in State])),
     "limit": table.either(
-        "How many at most; 50 when not given or empty",
+        "The maximum number of jobs; 50 if not given or empty",
         {"type": "integer", "minimum": 1, "maximum": 500},
         "0{0,3}[1-9][0-9]?|0{0,3}[1-4][0-9][0-9]|0{0,3}500",
     ),
-    "before": _or_empty(text("Only jobs older than this one: `next` of the page before", pattern=ID_PATTERN)),
+    "before": _or_empty(
+        text("Only jobs older than the one with this id: `next` of the page before", pattern=ID_PATTERN)
+    ),
     "mirror": text("Only jobs of this named mirror"),
-    "since": text(f"Not older than: {_TIMES}", examples=["2026-11-22"]),
-    "until": text(f"Not newer than: {_TIMES}; a date means its end", examples=["2026-11-22T13:00:00Z"]),
+    "since": text(f"Only jobs that were requested then or later: {_TIMES}", examples=["2026-11-22"]),
+    "until": text(
+        f"Only jobs that were requested then or earlier: {_TIMES}; a date means the end of that day",
+        examples=["2026-11-22T13:00:00Z"],
+    ),
     "q": text(
-        "Only what contains this text, in any case: jobs by id, folder, bucket or error code, lines by key or"
-        " error",
+        "Only jobs or lines that contain this text; capital and small letters count as equal."
+        " Jobs are searched by id, folder, bucket and error code, lines by key and error",
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
     ),
     "op": _or_empty(text("Only lines of this operation", enum=[*REPORTED])),
     "below": text(
-        "Only keys with this prefix, for example `2024/`; `after` counts from the first of them",
+        "Only keys that begin with this text, for example `2024/`; `after` then counts from the"
+        " first such line",
         pattern=r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*$",
     ),
-    "errors": table.flag_schema("1: only lines of what failed or was found wrong"),
+    "errors": table.flag_schema(
+        "1: only lines of operations that failed, and of objects that were found wrong"
+    ),
     "after": table.either(
-        "How many lines have been read already",
+        "How many lines to leave out, because they have been read already",
         {"type": "integer", "minimum": 0, "maximum": 9_999_999_999},
         "[0-9]{1,10}",
         default=0,
@@ -115,25 +133,28 @@ PARAMETERS: dict[str, Schema] = {
 }
 
 _LINES = table.either(
-    "How many lines at most; 1,000 when not given or empty",
+    "The maximum number of lines; 1,000 if not given or empty",
     {"type": "integer", "minimum": 1, "maximum": 10_000},
     "0{0,5}[1-9][0-9]{0,3}|0{0,5}10000",
 )
 OPERATIONS: dict[str, Operation] = {
     "/sync": Operation(
         "Start a sync",
-        "Starts a job that makes the bucket an exact mirror of the folder: new and changed files are"
-        " uploaded, objects without a file are deleted, last and only when nothing failed. If the folder is"
-        " missing or holds no file, the whole bucket is deleted. Every parameter has a default, which an"
-        " empty value selects too; `warning` in the answer says what an empty `source` or `dest` meant, or"
-        " that the folder does not exist.",
+        "Starts a job that makes the bucket an exact mirror of the folder: it uploads new and"
+        " changed files, and then, only if nothing failed, deletes the objects that have no"
+        " file. If the folder is missing or has no file, the whole bucket is deleted. Every"
+        " parameter has a default, which also applies if the value is empty. `warning` in the"
+        " answer explains what an empty `source` or `dest` means, or reports that the folder does"
+        " not exist.",
         {202: ("The job, queued", "Status")},
         ("source", "dest", "storage_url", *KEYS, *table.NAMES, "mirror"),
         acts=True,
-        overrides={"mirror": text("A run of this named mirror, now; nothing else may be given beside it")},
+        overrides={
+            "mirror": text("Start a run of this named mirror now; no other parameter may be given with it")
+        },
         errors={
             409: "A job on this bucket is queued or running; `job` is its id",
-            503: "MAX_QUEUED_JOBS jobs are waiting already, or another is just being created: try again",
+            503: "MAX_QUEUED_JOBS jobs are already waiting, or another job is just being created: try again",
         },
     ),
     "/runnings": Operation(
@@ -149,9 +170,10 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/cancel": Operation(
         "Cancel a job",
-        "No new operation starts. Writes in flight finish, for as long as a request may take; `delay` and"
-        " the message say for what and how long. Reads in flight are dropped. May be repeated, with `now`"
-        " as well. A queued or waiting job is `cancelled` at once.",
+        "The job starts no new operation. It waits for writes in flight, as long as their time"
+        " limits allow; `delay` and `message` show which ones and how long. Reads in flight are"
+        " aborted. The request may be repeated, also with `now`. A queued or waiting job is"
+        " `cancelled` at once.",
         {202: ("The job; `cancel_requested` is true", "Status")},
         acts=True,
         errors=_NOT_ENDED,
@@ -159,10 +181,12 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/pause": Operation(
         "Pause a job",
-        "Within a second no operation starts: no request to the storage, no reading of files. Operations in"
-        " flight finish, connections close, the phase is `paused`. A queued job stays queued. A paused job"
-        " keeps its bucket, but does not count towards MAX_RUNNING_JOBS. It stays paused through a resume"
-        " and restarts, until `/continue`. A cancel still ends it. May be repeated.",
+        "Within a second, the job stops starting operations: it sends no request to the storage"
+        " and reads no file. Operations in flight finish, connections are closed, and the phase"
+        " becomes `paused`. A queued job stays queued. No other job may use the bucket of a"
+        " paused job, but the job does not count towards MAX_RUNNING_JOBS. It stays paused"
+        " after a resume and after restarts, until `/continue`. A cancel still ends it. The"
+        " request may be repeated.",
         {202: ("The job; `pause_requested` is true", "Status")},
         acts=True,
         errors=_NOT_ENDED,
@@ -178,50 +202,65 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/limit": Operation(
         "Limit the bandwidth",
-        "Of one job, or of all running jobs together if no `id` is given. It takes effect within a second,"
-        " and stays. Without `bandwidth`, returns the limits in force. The same as writing the value into"
-        " `jobs/ID.bandwidth` or `jobs/bandwidth`.",
+        "Sets the limit of one job, or, if no `id` is given, the limit for all running jobs"
+        " together. It takes effect within a second and stays in force. Without `bandwidth`,"
+        " nothing is changed, and the answer shows the present limits. Writing the value into"
+        " `jobs/ID.bandwidth` or `jobs/bandwidth` has the same effect.",
         {200: ("The limits in force", "Limit")},
         acts=True,
         errors={**_NOT_ENDED, 503: "Another job is just being created: try again"},
         parameters=("id", "bandwidth"),
         overrides={
-            "id": _or_empty(text("The id of a job; none: the limit for all jobs", pattern=ID_PATTERN))
+            "id": _or_empty(
+                text(
+                    "The id of a job; if empty or not given, the limit for all jobs is meant",
+                    pattern=ID_PATTERN,
+                )
+            ),
+            "bandwidth": {
+                **PARAMETERS["bandwidth"],
+                "description": "The new limit, in bytes per second: `500000`, `512K`, `1.5M`, `1G` (K is"
+                " 1,024); 0: no limit. It counts the bodies that are sent and, with `verify=deep`, read",
+            },
         },
     ),
     "/resume": Operation(
         "Resume a job",
-        "Queues a `failed`, `cancelled` or `interrupted` job again, under its id. Finished work is not"
-        " repeated. Send the keys again if the job had its own and they were removed when it ended.",
+        "Queues a `failed`, `cancelled` or `interrupted` job again, under the same id. Finished"
+        " work is not repeated. If the job had keys of its own, and these were removed after it"
+        " ended, give them again.",
         {202: ("The job, queued, `attempt` one higher", "Status")},
         ("id", *KEYS),
         acts=True,
         errors={
             **_NO_JOB,
-            409: "The job is queued, running, waiting or done, or another job has the bucket (`job`)",
+            409: "The job is queued, running, waiting or done, or another job uses the bucket (`job`"
+            " is its id)",
             503: _QUEUE,
         },
     ),
     "/approve": Operation(
         "Carry out a plan",
-        "Queues a `waiting` job under its id. It uploads what differs at that time. It deletes an object"
-        " only if its plan names it, its file is still missing, and it is listed with the same ETag. If"
-        " more would have to be deleted, it deletes nothing and is `waiting` again, with a new plan.",
+        "Queues a `waiting` job again, under the same id. The job uploads everything that"
+        " differs when it runs. It deletes an object only if the plan names it, its file is"
+        " still missing, and it is still listed with the same ETag. If other objects would have"
+        " to be deleted too, or one of these has changed, it deletes nothing and is `waiting`"
+        " again, with a new plan.",
         {202: ("The job, queued, `attempt` one higher", "Status")},
         ("id", "etag", *KEYS),
         acts=True,
         errors={
             **_NO_JOB,
-            409: "The job is not waiting, or has another plan now (`PlanChanged`), or another job has the"
-            " bucket (`job`)",
+            409: "The job is not waiting, or it now has another plan (`PlanChanged`), or another job"
+            " uses the bucket (`job` is its id)",
             503: _QUEUE,
         },
     ),
     "/plan": Operation(
         "What a job would do",
-        "Lines of `jobs/ID.plan.jsonl`, in the order of their keys; `Link` has the address of the next page."
-        " A page ends at its limit, at four megabytes, or after two seconds of searching, and may then be"
-        " short.",
+        "The lines of `jobs/ID.plan.jsonl`, in the order of their keys; the `Link` header has"
+        " the URL of the next page. A page ends after `limit` lines, after four megabytes, or"
+        " after two seconds of searching, so it may have fewer lines than `limit`.",
         {200: ("One JSON object a line", "application/x-ndjson")},
         ("id", "op", "q", "below", "after", "limit"),
         conditional=True,
@@ -230,16 +269,23 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/plan/sums": Operation(
         "A plan by folder",
-        "What a plan would do below each folder, and its biggest lines. An answer covers what could be read"
-        " in a second: while `complete` is false, ask again.",
+        "What a plan would do below each folder, and its operations on the biggest objects."
+        " Each request reads the plan for a second at most: while `complete` is false, repeat"
+        " it.",
         {200: ("The sums", "PlanSums")},
         ("id", "below"),
+        overrides={
+            "below": {
+                **PARAMETERS["below"],
+                "description": "Only keys that begin with this text, for example `2024/`",
+            }
+        },
         errors={404: "No such job, or it has no plan"},
     ),
     "/jobs": Operation(
         "The history",
-        "All jobs, newest first, in pages. KEEP_JOBS finished ones are kept, and those that wait to be"
-        " approved.",
+        "All jobs, newest first, in pages. The newest KEEP_JOBS finished jobs are kept, and all"
+        " jobs that wait for approval.",
         {200: ("A page", "JobPage")},
         ("state", "limit", "before", "dest", "source", "mirror", "since", "until", "q"),
         conditional=True,
@@ -250,8 +296,9 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/report": Operation(
         "What a job has done",
-        "Lines of `jobs/ID.report.jsonl`, oldest first; `Link` has the address of the next page. A page ends"
-        " at its limit, at four megabytes, or after two seconds of searching, and may then be short.",
+        "The lines of `jobs/ID.report.jsonl`, oldest first; the `Link` header has the URL of"
+        " the next page. A page ends after `limit` lines, after four megabytes, or after two"
+        " seconds of searching, so it may have fewer lines than `limit`.",
         {200: ("One JSON object a line", "application/x-ndjson")},
         ("id", "op", "q", "errors", "after", "limit"),
         errors=_NO_JOB,
@@ -259,43 +306,47 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/log": Operation(
         "The log of a job's worker",
-        "The last 64 KiB of `jobs/ID.log`, from a line's start, control characters as escapes.",
+        "The last 64 KiB of `jobs/ID.log`, beginning with a whole line. Control characters are"
+        " shown as escapes.",
         {200: ("The log", "text/plain; charset=utf-8")},
         ("id",),
         errors=_NO_JOB,
     ),
     "/mirrors": Operation(
         "The named mirrors",
-        "The mirrors in `mirrors.toml`: when each runs, its last results, whether it is overdue. Keys and"
-        " addresses are not shown.",
+        "The mirrors in `mirrors.toml`: when each runs, its last results, and whether it is"
+        " overdue. Keys and the addresses for notifications are not shown.",
         {200: ("The mirrors", "Mirrors")},
         conditional=True,
     ),
     "/healthz": Operation(
         "Whether the server answers",
-        "Needs no token. With `storage=1`, whether the storage answers as well: one HEAD without keys, two"
-        " seconds at most, cached for ten seconds. With `mirror`, whether that mirror had a success within"
-        " its `max_age`.",
-        {200: ("It answers, and everything that was asked about is well", "Health")},
+        "Needs no token. With `storage=1`, the server also checks whether the storage answers:"
+        " it sends one HEAD without keys, and waits two seconds at most; the result is used for"
+        " ten seconds. With `mirror`, it checks whether that mirror had a success within its"
+        " `max_age`.",
+        {200: ("The server answers, and everything that was asked about works", "Health")},
         ("storage", "mirror"),
         errors={
             404: "No such mirror",
-            503: "The storage does not answer, or with a server error; the mirror is overdue",
+            503: "The storage does not answer or answers with a server error, or the mirror is overdue",
         },
         overrides={"mirror": text("The name of a mirror", pattern="^[a-z0-9-]{0,40}$")},
     ),
     "/folders": Operation(
         "The folders that can be synced",
-        "With their sizes. With `source`, whether that folder is empty; with `dest`, how many objects the"
-        " bucket had after the last sync; with `exclude` and `include`, what these leave of the folder. No"
-        " request goes to a store, and an answer takes three seconds at most.",
+        "The folders below the uploads root, with their sizes. With `source`, the answer also"
+        " shows whether that folder is empty; with `dest`, how many objects the bucket had"
+        " after the last sync; with `exclude` and `include`, how many files these leave of the"
+        " folder. No request is sent to a storage, and an answer takes four seconds at most.",
         {200: ("The folders", "Folders")},
         ("source", "dest", "storage_url", "exclude", "include"),
         conditional=True,
     ),
     "/metrics": Operation(
         "Metrics for Prometheus",
-        "The text format. Counters outlive workers, removed jobs and restarts of the server.",
+        "In the text format of Prometheus. The counters include ended workers and removed jobs,"
+        " and survive a restart of the server.",
         {200: ("The numbers", "text/plain; version=0.0.4; charset=utf-8")},
     ),
     "/openapi.json": Operation(
@@ -303,8 +354,8 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "/": Operation(
         "The dashboard",
-        "A page for people: jobs as they run, and a form that starts them. Without the token, a browser is"
-        " asked for it here.",
+        "A page for people: it shows jobs while they run, and has a form that starts them. If a"
+        " token is needed, the page asks for it.",
         {200: ("The page", "text/html; charset=utf-8")},
         conditional=True,
     ),
