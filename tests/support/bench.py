@@ -279,7 +279,8 @@ class Jobs:
         """The living embedded stores: their data is below STORAGE_DIR, by default a folder of this one."""
         found, storage = [], self.environment.get("STORAGE_DIR") or f"{self.base}/storage"
         for process in psutil.process_iter(["cmdline"]):
-            if f"{storage}/" in " ".join(process.info["cmdline"] or []):
+            command = " ".join(process.info["cmdline"] or []).rstrip()  # cut where it hides the rest
+            if f"{storage}/" in f"{command}/":
                 found.append(process)
         return found
 
