@@ -13,8 +13,14 @@ from syncworker.model import ObjectEntries
 # Sequences that a parser refuses or reads differently, each with a rare byte of it, which is found faster.
 _NOT_PLAIN = ((b"!", b"<!"), (b"]", b"]]>"), (b"\xef", b"\xef\xbf\xbe"), (b"\xef", b"\xef\xbf\xbf"))
 _CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n")  # a parser turns a CR into a LF
-# Patterns of the elements that we use; patterns that exclude a single character are the fastest.
+_BLANK = " \t\n"
+# Patterns of the elements that we use, and of any other; patterns that exclude a single character are the
+# fastest. Whatever else may not be in an element is searched in a whole column at once.
 _FIELDS = {"Key": "([^<]+)", "LastModified": "([^<]*)", "ETag": "([^<]*)", "Size": "([0-9]{1,18})"}
+_OTHER = "([^<]*)"
+_CHECKED = frozenset({"ETag", "Size"})  # apart from the others, or by the pattern
+_BLANK_BETWEEN = re.compile(f">[{_BLANK}]+<")
+_OWNER = "<Owner>(?:<ID>{0}</ID>|<DisplayName>{0}</DisplayName>)*</Owner>".format(r"[^<&\x00-\x08\x0b-\x1f]*")
 # How ETags are quoted, and the pattern of an ETag in these quotes.
 _QUOTES = {"&quot;": "([^&]*)", "&#34;": "([^&]*)", '"': '([^"]*)', "": "([^<]*)"}
 _IN_ETAG = b"-"  # besides letters and digits; the parser reads any other, for example `W/`
@@ -27,12 +33,10 @@ def split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
     start, end = body.find(b"<Contents>"), body.rfind(b"</Contents>") + len(b"</Contents>")
     if start < 0 or end < start or any(rare in body and odd in body for rare, odd in _NOT_PLAIN):
         return None
-    if len(body.translate(None, _CONTROLS)) != len(body):
-        return None
     if not body.isascii() and b'encoding="utf-8"' not in body[:100].lower():
         return None
     try:
-        text = body[start:end].decode()
+        text = str(memoryview(body)[start:end], "utf-8")
     except UnicodeDecodeError:
         return None
     first = text[: text.find("</Contents>")]
@@ -40,36 +44,40 @@ def split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
     names = tuple(owner or name for name, owner in children)
     etag = first[first.find("<ETag>") + len("<ETag>") :]
     quote = next(quote for quote in _QUOTES if etag.startswith(quote))
-    pattern = _entry_pattern(names, quote)
+    pattern = _entry_pattern(names, quote, has_blanks=_BLANK_BETWEEN.search(first) is not None)
     if pattern is None:
         return None
     cut: list[str] = pattern.split(text)
-    between = cut[:: len(_FIELDS) + 1]
-    if "".join(between).strip():  # something between the objects
+    order = [name for name in names if name != "Owner"]
+    between, *all_columns = (cut[at :: len(order) + 1] for at in range(len(order) + 1))
+    if "".join(between).strip(_BLANK):  # something between the objects
         return None
-    order = [name for name in names if name in _FIELDS]
-    columns = [cut[1 + order.index(name) :: len(_FIELDS) + 1] for name in _FIELDS]
-    if text.count("&") != 2 * len(columns[0]) * quote.count("&"):
-        return None
-    etags = "".join(columns[list(_FIELDS).index("ETag")]).encode().replace(_IN_ETAG, b"")
+    columns = dict(zip(order, all_columns, strict=True))
+    etags = "".join(columns["ETag"]).encode().replace(_IN_ETAG, b"")
     if etags and not etags.isalnum():
         return None
-    return body[:start] + b"<Contents/>" + body[end:], columns
+    others = (column for name, column in zip(order, all_columns, strict=True) if name not in _CHECKED)
+    rest = "".join(map("".join, others)).encode()
+    if b"&" in rest or len(rest.translate(None, _CONTROLS)) != len(rest):
+        return None
+    return body[:start] + b"<Contents/>" + body[end:], [columns[name] for name in _FIELDS]
 
 
 @functools.lru_cache(maxsize=16)
-def _entry_pattern(names: tuple[str, ...], quote: str) -> re.Pattern[str] | None:
-    """Returns the pattern of an object with these elements in this order and its ETag in these quotes."""
+def _entry_pattern(names: tuple[str, ...], quote: str, *, has_blanks: bool) -> re.Pattern[str] | None:
+    """Returns the pattern of an object with these elements in this order and its ETag in these quotes.
+    `has_blanks`: between its elements."""
     if sorted(name for name in names if name in _FIELDS) != sorted(_FIELDS):
         return None
     fields = _FIELDS | {"ETag": f"{quote}{_QUOTES[quote]}{quote}"}
     parts = [
         f"<{name}>{fields[name]}</{name}>" if name in fields
-        else "<Owner>(?:<ID>[^<]*</ID>|<DisplayName>[^<]*</DisplayName>)*</Owner>" if name == "Owner"
-        else f"<{name}>[^<]*</{name}>"
+        else _OWNER if name == "Owner"
+        else f"<{name}>{_OTHER}</{name}>"
         for name in names
     ]  # fmt: skip
-    return re.compile(r"\s*".join(["<Contents>", *parts, "</Contents>"]))
+    blank = f"[{_BLANK}]*" if has_blanks else ""
+    return re.compile(blank.join(["<Contents>", *parts, "</Contents>"]))
 
 
 def entries_of_columns(columns: list[list[str]], *, encoded: bool) -> ObjectEntries:
