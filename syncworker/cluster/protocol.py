@@ -43,6 +43,7 @@ BATCH_FILES = 256
 BATCH_BYTES = 64 << 20
 LEASE_SECONDS = 3.0
 LAST_SECONDS = 10.0
+_LATE_SECONDS = 1.0
 HEAR_EVERY_SECONDS = 0.25
 HEAR_SECONDS = 1.0
 SILENT_SECONDS = 8.0  # a member that answers nothing for so long is lost
@@ -189,8 +190,9 @@ class Lease:
         return now < self.until
 
     def must_end(self, now: float) -> bool:
-        """Whether what is in flight is to be ended as well."""
-        return now >= self.until + LAST_SECONDS
+        """Whether what is in flight is to be ended as well. A bit before others count on it: whoever does
+        that may be late."""
+        return now >= self.until + LAST_SECONDS - _LATE_SECONDS
 
 
 def pack(value: Any) -> bytes:

@@ -9,7 +9,8 @@ Invariants
   A byte counts as sent when the other side has acknowledged it: on a slow line the kernel holds megabytes for
   minutes. The pool's watchdog (pool.py) calls `check` each second.
 - Redirects are never followed.
-- A failed exchange closes its connection, and so does an answer that more bytes may follow.
+- A failed exchange closes its connection, and so does an answer that more bytes may follow. Nothing of its
+  request leaves after that.
 
 This module knows nothing of S3 and retries nothing.
 """
@@ -84,12 +85,15 @@ class Connection(asyncio.BufferedProtocol):
         self.body: list[bytes] = []
         self.body_bytes = 0
         self.keep = False
-        self.resets = False  # to be closed by RST, because the whole answer is here
 
     # -- asyncio.BufferedProtocol: a new buffer for each answer would cost three system calls
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         self.transport.set_write_buffer_limits(high=2 * CHUNK)
+        # Closed by RST, also when this process is killed: what has not left by then never arrives, although
+        # the kernel may hold megabytes. Besides, closed connections do not hold ports for a minute.
+        if (sock := self.transport.get_extra_info("socket")) is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def pause_writing(self) -> None:
         self.writable = self.loop.create_future()
@@ -198,7 +202,6 @@ class Connection(asyncio.BufferedProtocol):
         connection is not used again, or that body would be taken for the next request's answer."""
         announced = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
         self.keep = self.parser.should_keep_alive() and not announced
-        self.resets = announced
         self._finish(status)
 
     def _finish(self, status: int) -> None:
@@ -218,12 +221,8 @@ class Connection(asyncio.BufferedProtocol):
         return self.answer is not None and not self.answer.done()
 
     def close(self) -> None:
-        if self.transport is None:
-            return
-        if self.resets and (sock := self.transport.get_extra_info("socket")) is not None:
-            # Otherwise thousands of closed connections would hold this machine's ports for a minute.
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.transport.abort()
+        if self.transport is not None:
+            self.transport.abort()
 
     async def exchange(
         self, method: str, head: bytes, body: bytes | Body, max_body: int, turn: Turn | None = None

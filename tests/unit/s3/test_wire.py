@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -792,6 +793,59 @@ def test_the_body_of_a_slow_reader_is_progress(serve: Callable[[Script], Server]
     server = serve(script)
     server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
     assert one(server, QUICK, "PUT", b"x" * MIB).status == 200
+
+
+KILLED = """
+import asyncio, os, sys
+from test_wire import exchange, pool_to
+
+async def run():
+    async with pool_to(int(sys.argv[1])) as connections:
+        asyncio.create_task(exchange(connections, "PUT", b"x" * (1 << 20)))
+        await asyncio.sleep(0.2)
+        os.kill(os.getpid(), 9)
+
+asyncio.run(run())
+"""
+
+
+@pytest.mark.parametrize("how", ["the exchange is ended", "the process is killed"])
+def test_what_has_not_left_when_an_exchange_ends_never_arrives(
+    serve: Callable[[Script], Server], how: str
+) -> None:
+    """All of the body is in this side's kernel, which would send it for as long as a slow line takes: old
+    content, after others have sent newer content, and after deletions have begun."""
+    ended, arrived = threading.Event(), []
+
+    def script(peer: Peer) -> None:
+        peer.head()
+        ended.wait(20)
+        arrived.append(0)
+        while data := peer.sock.recv(1 << 20):
+            arrived[0] += len(data)
+
+    server = serve(script)
+    server.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 << 10)
+
+    async def run() -> None:
+        async with pool_to(server.port) as connections:
+            task = asyncio.create_task(exchange(connections, "PUT", b"x" * MIB))
+            await asyncio.sleep(0.2)
+            connections.close()
+            await task
+
+    if how == "the exchange is ended":
+        asyncio.run(asyncio.wait_for(run(), 20))
+    else:
+        path = os.pathsep.join(sys.path)
+        argv = [sys.executable, "-c", KILLED, str(server.port)]
+        assert subprocess.run(argv, env={**os.environ, "PYTHONPATH": path}, check=False).returncode == -9
+    ended.set()
+    until = time.monotonic() + 10
+    while server.peers[0].sock.fileno() >= 0 and time.monotonic() < until:
+        time.sleep(0.01)
+    assert arrived
+    assert arrived[0] < MIB // 2
 
 
 def stopping(server: Server, method: str, *, writes: bool, settles: bool = False) -> Any:
