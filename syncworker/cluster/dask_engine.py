@@ -19,6 +19,7 @@ import os
 import sys
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import dask
 import distributed
@@ -35,6 +36,8 @@ from syncworker.system.scratch import Scratch
 
 TTL_SECONDS = 10.0  # a member that its scheduler hears nothing of is gone
 _CONNECT_SECONDS = 5.0
+_KNOCK_SECONDS = 0.1
+_DEATH_SECONDS = 30.0  # of a member that finds no scheduler
 _REPLACED_MOST = 20
 _THREADS = 120  # each waits for a batch; those of a job that is paused must not keep all others waiting
 _CONFIG = {
@@ -81,9 +84,10 @@ def configure() -> None:
     """Whatever Dask's own files of settings say."""
     TLSListener._prepare_stream = _prepare_stream
     dask.config.set(_CONFIG)
-    for name in ("distributed", "distributed.worker", "distributed.scheduler", "distributed.client"):
+    for name in ("distributed", "distributed.worker", "distributed.scheduler"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    logging.getLogger("distributed.shuffle").setLevel(logging.CRITICAL)
+    for name in ("distributed.client", "distributed.shuffle"):  # a client that is dropped says how it ends
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def security_of(files: Files) -> Security:
@@ -103,7 +107,10 @@ class _Scheduler(_NoPages, distributed.Scheduler):  # type: ignore[misc]
 
 
 class _Worker(_NoPages, distributed.Worker):  # type: ignore[misc]
-    pass
+    async def close(self, *how: Any, **more: Any) -> Any:
+        """Waits for the batches that are being carried out; nobody else waits for them any more."""
+        office.leave()
+        return await super().close(*how, **more)
 
 
 def _keep_to(scratch: str) -> None:
@@ -125,10 +132,28 @@ async def open_scheduler(host: str, port: int, files: Files, scratch: str) -> _S
     return scheduler
 
 
+async def _knock(address: str, seconds: float) -> None:
+    """Waits until somebody listens there. OSError: nobody does. Dask waits for seconds between two tries."""
+    parts, loop = urlsplit(address), asyncio.get_running_loop()
+    until = loop.time() + seconds
+    while True:
+        try:
+            async with asyncio.timeout_at(until):
+                _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        except OSError:
+            if loop.time() + _KNOCK_SECONDS >= until:
+                raise
+            await asyncio.sleep(_KNOCK_SECONDS)
+        else:
+            writer.close()
+            return
+
+
 async def open_worker(
     address: str, files: Files, settings: Settings, scratch: str, host: str | None = None
 ) -> _Worker:
     """A member, until its scheduler is gone."""
+    await _knock(address, _DEATH_SECONDS)
     _keep_to(scratch)
     office.open_office(settings)
     pid, started = processes.me()
@@ -140,7 +165,7 @@ async def open_worker(
         protocol="tls",
         security=security_of(files),
         memory_limit=0,
-        death_timeout="30s",
+        death_timeout=f"{_DEATH_SECONDS:g}s",
         dashboard=False,
     )
     _forget_path(scratch)
@@ -157,6 +182,7 @@ class DaskCluster:
         self._addresses: dict[Member, str] = {}
         self._numbers = itertools.count()
         self._connecting: asyncio.Task[Any] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
         configure()
 
     async def _connected(self) -> Any:
@@ -171,30 +197,37 @@ class DaskCluster:
         return self._connecting.result()
 
     async def _connect(self) -> Any:
-        await self._drop_client()
-        client = distributed.Client(
-            self.address,
-            security=security_of(self.files),
-            asynchronous=True,
-            set_as_default=False,
-            timeout=_CONNECT_SECONDS,
-            direct_to_workers=False,
-        )
+        self._drop_client()
+        client = None
         try:
+            await _knock(self.address, _CONNECT_SECONDS)
+            client = distributed.Client(
+                self.address,
+                security=security_of(self.files),
+                asynchronous=True,
+                set_as_default=False,
+                timeout=_CONNECT_SECONDS,
+                direct_to_workers=False,
+            )
             await client
             await client.run_on_scheduler(prepare_scheduler)
         except BaseException as error:  # whatever Dask raises, or another program in the scheduler's place
-            await _in_time(client.close())
+            if client is not None:
+                await _in_time(client.close())
             if isinstance(error, Exception):
-                raise Unreachable(f"the scheduler {self.address} cannot be reached: {error}") from error
+                why = str(error) or type(error).__name__
+                raise Unreachable(f"the scheduler {self.address} cannot be reached: {why}") from error
             raise
         self._client = client
         return client
 
-    async def _drop_client(self) -> None:
+    def _drop_client(self) -> None:
+        """Waits for nothing: a client whose scheduler is gone takes seconds to close."""
         client, self._client = self._client, None
         if client is not None:
-            await _in_time(client.close())
+            closing = asyncio.create_task(_in_time(client.close()))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
 
     async def members(self) -> list[Member]:
         try:
@@ -203,7 +236,7 @@ class DaskCluster:
         except Unreachable:
             raise
         except Exception as error:  # whatever Dask raises: who is there is not known
-            await self._drop_client()
+            self._drop_client()
             raise Unreachable(f"the scheduler {self.address} cannot be asked: {error}") from error
         self._addresses = {}
         for address, about in identity["workers"].items():
@@ -260,7 +293,9 @@ class DaskCluster:
         if self._connecting is not None:
             self._connecting.cancel()
             await asyncio.wait({self._connecting})
-        await self._drop_client()
+        self._drop_client()
+        while self._closing:
+            await asyncio.wait(set(self._closing))
 
 
 async def _in_time(closing: Any) -> None:
@@ -299,7 +334,8 @@ class LocalCluster(DaskCluster):
             if child.poll() is not None and self._replaced < _REPLACED_MOST:
                 self._replaced += 1
                 _let_go(child)
-                self._children[at] = self._start()
+                with contextlib.suppress(OSError):  # no process can be started now: the others go on
+                    self._children[at] = self._start()
         return await super().members()
 
     async def _open(self) -> None:

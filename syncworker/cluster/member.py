@@ -78,6 +78,10 @@ class Office:
             answer |= carrier.show()
         return answer
 
+    def leave(self) -> None:
+        for carrier in list(self._carriers.values()):
+            carrier.drops = True
+
     def _about_me(self) -> dict[str, Any]:
         pid, started = processes.me()
         rss, cpu = processes.resources(pid) or (0, 0.0)
@@ -106,6 +110,12 @@ def open_office(settings: Settings) -> None:
     """Makes this process a member."""
     global _office
     _office = Office(settings)
+
+
+def leave() -> None:
+    """Ends all that this process does as a member, and what is in flight."""
+    if _office is not None:
+        _office.leave()
 
 
 def carry_out(data: bytes) -> bytes:

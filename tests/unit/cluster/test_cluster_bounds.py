@@ -96,6 +96,34 @@ def test_what_a_member_had_is_for_others_soon(seed: int, how: str, seconds: floa
     assert others == MEMBERS - 1
 
 
+@pytest.mark.parametrize("seconds", [0.5, 5.0, 40.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_a_scheduler_that_comes_back_has_cost_its_absence_and_three_batches_of_each_member(
+    seed: int, seconds: float
+) -> None:
+    """Its members end with it, and others join; the way to a storage is not what is asked here."""
+
+    async def main() -> tuple[float, int]:
+        job = Job(seed, MEMBERS)
+        await job.begin()
+        cluster, folder = job.shares.cluster, job.home.folder
+        assert isinstance(cluster, ThreadCluster)
+        cluster.is_down = True
+        for member in cluster.all:
+            member.die()
+        await asyncio.sleep(seconds)
+        cluster.all[:] = others = [Member(MEMBERS + n, folder, job.chance) for n in range(MEMBERS)]
+        cluster.is_down = False
+        began = asyncio.get_running_loop().time()
+        took = await job.until(lambda: all(member.begun for member in others)) - began
+        await job.end()
+        return took, job.shares.resent
+
+    took, resent = run(main())
+    assert took <= 1.0
+    assert 0 < resent <= MEMBERS * WINDOW * BATCH_FILES
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_a_cancel_is_the_last_request_within_half_a_second_and_the_end_within_one(seed: int) -> None:
     async def main() -> tuple[float, float]:

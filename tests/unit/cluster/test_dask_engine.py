@@ -1,16 +1,20 @@
-"""The engine where connecting takes longer than whoever asks would wait."""
+"""The engine where connecting takes longer than whoever asks would wait, and where processes come and go."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from serving import load
+from stores import free_ports
 
-from syncworker.cluster import dask_engine
+from syncworker.cluster import dask_engine, member
 from syncworker.cluster.dask_engine import DaskCluster, LocalCluster
 from syncworker.cluster.keys import Files, RunKeys
 from syncworker.cluster.protocol import Unreachable
@@ -107,5 +111,97 @@ def test_a_connection_without_a_certificate_keeps_no_descriptor(tmp_path: Path) 
         for _, writer in idle:
             writer.close()
         await scheduler.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("away", "most"), [(0.0, 1.5), (3.0, 3.0)])
+def test_a_scheduler_that_comes_back_is_found_soon(tmp_path: Path, away: float, most: float) -> None:
+    async def main() -> float:
+        keys, (port,) = RunKeys(), free_ports(1)
+        cluster = DaskCluster(f"tls://127.0.0.1:{port}", keys.files)
+        async with asyncio.timeout(60):
+            scheduler = await dask_engine.open_scheduler("127.0.0.1", port, keys.files, str(tmp_path))
+            assert await cluster.members() == []
+            await scheduler.close()
+            asking = asyncio.create_task(until_found(cluster))
+            await asyncio.sleep(away)
+            scheduler = await dask_engine.open_scheduler("127.0.0.1", port, keys.files, str(tmp_path))
+            back = time.monotonic()
+            await asking
+            took = time.monotonic() - back
+        await cluster.close()
+        await scheduler.close()
+        return took
+
+    async def until_found(cluster: DaskCluster) -> None:
+        with contextlib.suppress(Unreachable):
+            await cluster.members()  # of the connection that is lost
+        while not await ask(cluster):
+            await asyncio.sleep(0.25)
+
+    assert asyncio.run(main()) < most
+
+
+def test_a_member_whose_scheduler_is_gone_does_not_wait_for_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever restarts it waits for its end, and the job for the one that is started then."""
+    begun, left = threading.Event(), threading.Event()
+
+    class Office:
+        def carry_out(self, data: bytes) -> bytes:
+            begun.set()
+            left.wait(10)
+            return data
+
+        def leave(self) -> None:
+            left.set()
+
+    async def main() -> float:
+        keys = RunKeys()
+        scheduler = await dask_engine.open_scheduler("127.0.0.1", 0, keys.files, str(tmp_path))
+        worker = await dask_engine.open_worker(scheduler.address, keys.files, load(tmp_path), str(tmp_path))
+        monkeypatch.setattr(member, "_office", Office())
+        cluster = DaskCluster(scheduler.address, keys.files)
+        (there,) = await cluster.members()
+        asking = asyncio.create_task(cluster.submit(there, b"a batch"))
+        await asyncio.to_thread(begun.wait, 10)
+        gone_at = time.monotonic()
+        worker.batched_stream.comm.abort()
+        await worker.finished()
+        took = time.monotonic() - gone_at
+        asking.cancel()
+        await asyncio.wait({asking})
+        await cluster.close()
+        await scheduler.close()
+        return took
+
+    assert asyncio.run(main()) < 3.0
+
+
+def test_a_member_that_cannot_be_replaced_does_not_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of several, one has died, and this machine has no room for another process."""
+
+    class Dead:
+        stdin = open(os.devnull)  # noqa: SIM115
+
+        def poll(self) -> int:
+            return -9
+
+        def wait(self, seconds: float) -> int:
+            return -9
+
+    async def main() -> None:
+        cluster = LocalCluster(0, {})
+        await cluster.members()
+
+        def start() -> None:
+            raise BlockingIOError("Resource temporarily unavailable")
+
+        monkeypatch.setattr(cluster, "_start", start)
+        cluster._children = [Dead()]
+        assert await cluster.members() == []
+        await cluster.close()
 
     asyncio.run(main())
