@@ -6,9 +6,11 @@ and requests were elsewhere.
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections import Counter, deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from syncworker.cluster import protocol
@@ -62,6 +64,8 @@ class JobHome:
         self._shown: dict[str, list[int]] = {}  # operations in flight, by member
         self._believed: dict[str, _Believed | None] = {}  # of suspects: what was settled
         self._said: set[str] = set()
+        self._machine = processes.machine()
+        self._noting = ThreadPoolExecutor(1, "members")
         self._requests: dict[tuple[str, int], _Requests] = {}  # of members, by member and epoch
 
     # -- what the job is up to
@@ -103,16 +107,16 @@ class JobHome:
         patience = float(self.settings.storage_patience)
         return min(patience, _PATIENCE_SECONDS) if self.settings.cluster_alone else patience
 
-    def refusal(self, answer: dict[str, Any], asked_at: float, seconds: float) -> str | None:
+    async def refusal(self, answer: dict[str, Any], asked_at: float, seconds: float) -> str | None:
         """See `Home`. The same program, the same files, the same time."""
-        why = self._why_not(answer, seconds)
+        why = await self._why_not(answer, seconds)
         name = str(answer.get("host", "?"))
         if why is not None and f"{name} {why}" not in self._said:
             self._said.add(f"{name} {why}")
             print(f"cluster: {name} is not used: {why}", file=sys.stderr, flush=True)
         return why
 
-    def _why_not(self, answer: dict[str, Any], seconds: float) -> str | None:
+    async def _why_not(self, answer: dict[str, Any], seconds: float) -> str | None:
         if answer.get("refused"):
             return str(answer["refused"])
         if answer.get("version") != protocol.this_version():
@@ -121,7 +125,7 @@ class JobHome:
             return f"it does not see UPLOADS_DIR: {answer['trouble']}"
         sees = answer.get("sees") or {}
         for file in list(self.samples):  # others by now, perhaps, than it was asked about
-            if not sees.get(file.path, True) and self._here(file) == file:
+            if not sees.get(file.path, True) and await asyncio.to_thread(self._here, file) == file:
                 return f"it sees a different folder: {file.path} is not the same file there"
         skew = abs(float(answer.get("time") or 0.0) - (time.time() - seconds / 2)) - seconds / 2
         if skew > _SKEW_SECONDS:
@@ -183,10 +187,11 @@ class JobHome:
     def has_ended(self, peer: Peer) -> bool:
         return not late_writers.may_live(peer.shows)
 
-    def mark(self, leased: list[Peer]) -> None:
+    async def mark(self, leased: list[Peer]) -> None:
         members = [{name: peer.shows.get(name) for name in ("machine", "pid", "started")} for peer in leased]
-        try:
-            late_writers.note(self.destination, members)
+        loop = asyncio.get_running_loop()
+        try:  # in a thread, because it waits for the disk; one after the other, because they have one path
+            await loop.run_in_executor(self._noting, late_writers.note, self.destination, members)
         except OSError as error:  # a full disk: nobody could be told who may write
             self.stop.fail(error)
 
@@ -211,7 +216,7 @@ class JobHome:
             return
         file = record.file or work.file
         read_ns = record.read_ns
-        if peer.shows.get("host") != processes.host() and read_ns:
+        if peer.shows.get("machine") != self._machine and read_ns:
             read_ns -= _SKEW_NS  # of another clock: what was changed near that moment is read again
         read = ReadResult(
             work,

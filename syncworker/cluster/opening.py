@@ -13,6 +13,7 @@ import sys
 
 from syncworker.cluster.home import JobHome
 from syncworker.cluster.peers import Limits
+from syncworker.cluster.protocol import Cluster
 from syncworker.cluster.shares import Shares
 from syncworker.errors import FatalError, SyncError
 from syncworker.jobs.record import Status
@@ -69,6 +70,7 @@ class ClusterOutlet:
         self.settings, self.home, self.limits = settings, home, limits
         self.lanes = home.lanes
         self._shares: Shares | None = None
+        self._opening: asyncio.Task[None] | None = None
         self._is_closed = False
         self._files = self._bytes = 0
         self._large: set[str] = set()  # counted before it was opened
@@ -81,7 +83,7 @@ class ClusterOutlet:
             self.home.samples.append((out or large)[-1].file)
         self._files += len(out)
         self._bytes += sum(work.file.size for work in (*out, *large))
-        if self._shares is None and (out or large):
+        if self._opening is None and (out or large):
             self._large.update(work.file.key for work in large)
             self._open_if_worth_it()
         if out:
@@ -98,11 +100,10 @@ class ClusterOutlet:
         """While they are on their way the lanes get no more than they need; where every file is to go to
         members (CLUSTER_MIN_FILES=0), nothing."""
         most = _AHEAD_GROUPS if self.settings.cluster_min_files else -1
-        shares = self._shares
         while (
-            shares is not None
-            and not (shares.roll.is_alone or self._has_members() or self.home.keeps_all())
-            and not self.home.is_stopping()
+            self._opening is not None
+            and not (self._has_members() or self.home.keeps_all() or self.home.is_stopping())
+            and not (self._shares is not None and self._shares.roll.is_alone)
             and self.lanes.groups_waiting > most
         ):
             await asyncio.sleep(_LOOK_SECONDS)
@@ -114,22 +115,20 @@ class ClusterOutlet:
 
     def _open_if_worth_it(self) -> None:
         if self._files >= self.settings.cluster_min_files or self._bytes >= MIN_BYTES:
-            self._open()
+            self._opening = asyncio.create_task(self._open())
 
     def _has_members(self) -> bool:
         """Whether any was ever there: from then on it is for `Shares` to say who does what."""
         shares = self._shares
         return shares is not None and (shares.has_begun or any(p.works for p in shares.roll.peers.values()))
 
-    def _open(self) -> None:
-        from syncworker.cluster import dask_engine  # `ByCluster` has seen that it can be loaded
-
+    async def _open(self) -> None:
         try:
-            cluster = dask_engine.open_cluster(self.settings)
+            cluster = await asyncio.to_thread(_cluster_of, self.settings)
         except SyncError as error:
             self.home.fail(FatalError(error.code, error.message))
             return
-        except OSError as error:  # no room for its folder, no descriptor left: of the job, not of a file
+        except Exception as error:  # noqa: BLE001 - no room for its folder, no descriptor left: of the job
             self.home.fail(error)
             return
         print(f"cluster: {self.settings.cluster} is opened", file=sys.stderr, flush=True)
@@ -143,7 +142,7 @@ class ClusterOutlet:
         self._offered.append(parts)
         if self._shares is not None:
             self._shares.offer(parts)
-        elif parts.file.key not in self._large and not self._is_closed:
+        elif self._opening is None and parts.file.key not in self._large and not self._is_closed:
             self._large.add(parts.file.key)
             self.home.samples.append(parts.file)
             self._bytes += parts.file.size
@@ -158,15 +157,28 @@ class ClusterOutlet:
         if self._shares is not None:
             await self._shares.finish()
         await self.lanes.finish()
+        await self._opened()
         if self._shares is not None:
             await self._shares.barrier()
             await self.close()
 
+    async def _opened(self) -> None:
+        if self._opening is not None:
+            await asyncio.wait({self._opening})
+
     async def close(self) -> None:
         self._is_closed = True
+        await self._opened()
         shares, self._shares = self._shares, None
         if shares is not None:
             await asyncio.shield(shares.close())
+
+
+def _cluster_of(settings: Settings) -> Cluster:
+    """In a thread: loading Dask takes half a second of processor time, and the loop goes on meanwhile."""
+    from syncworker.cluster import dask_engine  # `ByCluster` has seen that it can be loaded
+
+    return dask_engine.open_cluster(settings)
 
 
 def _goes_in_parts(work: Candidate) -> bool:

@@ -89,7 +89,7 @@ class Home(Protocol):
         """What a member is asked and told when it is greeted and opened, keys included."""
         ...
 
-    def refusal(self, answer: dict[str, Any], asked_at: float, seconds: float) -> str | None:
+    async def refusal(self, answer: dict[str, Any], asked_at: float, seconds: float) -> str | None:
         """Why a member that has answered so may not work; None: it may. `seconds`: between question and
         answer."""
         ...
@@ -136,6 +136,6 @@ class Home(Protocol):
         """Whether the member's process is known to have ended."""
         ...
 
-    def mark(self, leased: list[Peer]) -> None:
+    async def mark(self, leased: list[Peer]) -> None:
         """Notes for whoever comes after this process who may still write to the destination."""
         ...

@@ -68,16 +68,26 @@ class RollCall:
         return asyncio.get_running_loop().time()
 
     async def _tick(self) -> None:
-        while not self._is_closed:
-            try:
-                async with asyncio.timeout(2 * HEAR_SECONDS):
-                    present = {member.id: member for member in await self.cluster.members()}
-                self.trouble = ""
-            except (Unreachable, TimeoutError) as error:
-                present = None
-                self.trouble = str(error) or self.trouble
-            self._look(present)
-            await asyncio.sleep(HEAR_EVERY_SECONDS)
+        try:
+            while not self._is_closed:
+                present = await self._present()
+                if self.now() - self._marked_at >= _MARK_SECONDS:
+                    await self._mark()  # before any lease is renewed: who comes after us counts from there
+                self._look(present)
+                await asyncio.sleep(HEAR_EVERY_SECONDS)
+        except Exception as error:
+            self.home.fail(error)
+            raise
+
+    async def _present(self) -> dict[str, Member] | None:
+        try:
+            async with asyncio.timeout(2 * HEAR_SECONDS):
+                present = {member.id: member for member in await self.cluster.members()}
+        except (Unreachable, TimeoutError) as error:
+            self.trouble = str(error) or self.trouble
+            return None
+        self.trouble = ""
+        return present
 
     def _look(self, present: dict[str, Member] | None) -> None:
         now = self.now()
@@ -96,8 +106,6 @@ class RollCall:
                 peer.since = now
             elif peer.hearing is None and not peer.is_out:
                 peer.hearing = asyncio.create_task(self._hear(peer))
-        if now - self._marked_at >= _MARK_SECONDS:
-            self._mark()
         self._decide_alone(now, stopping=stopping)
         self.hands.pump()
 
@@ -152,8 +160,9 @@ class RollCall:
     def _mark(self) -> None:
         leased = [peer for peer in (*self.peers.values(), *self.lost) if peer.leased]
         if leased:
-            self._marked_at = self.now()
-            self.home.mark(leased)
+            now = self.now()
+            await self.home.mark(leased)
+            self._marked_at = now
 
     async def _hear(self, peer: Peer) -> None:
         try:
@@ -190,7 +199,7 @@ class RollCall:
         if verb is Verb.OPEN:
             peer.leased = True
             peer.state = State.OPENING
-            self._mark()  # before it can begin anything
+            await self._mark()  # before it can begin anything
         asked_at = self.now()
         try:
             async with asyncio.timeout(HEAR_SECONDS):
@@ -204,7 +213,8 @@ class RollCall:
             return None
         peer.heard_at, peer.shows = self.now(), answer
         if verb is Verb.HELLO:
-            peer.refuse(self.home.refusal(answer, asked_at, peer.heard_at - asked_at) or "", peer.heard_at)
+            why = await self.home.refusal(answer, asked_at, peer.heard_at - asked_at)
+            peer.refuse(why or "", peer.heard_at)
         else:
             peer.state = state
             peer.refuse(str(answer.get("refused") or ""), peer.heard_at)
@@ -229,7 +239,7 @@ class RollCall:
         left = [peer for peer, has_ended in zip(leased, ended, strict=True) if not has_ended]
         now = self.now()
         left += [peer for peer in self.lost if now < self._free_at(peer) and not self.home.has_ended(peer)]
-        self.home.mark(left)
+        await self.home.mark(left)
 
     async def _end(self, peer: Peer) -> bool:
         """Whether the member has said that it does nothing more for this job."""

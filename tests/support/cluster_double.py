@@ -294,7 +294,7 @@ class FakeHome:
     async def greeting(self) -> dict[str, Any]:
         return {"keys": ("a", "s", None), "head": {}}
 
-    def refusal(self, answer: dict[str, Any], asked_at: float, seconds: float) -> str | None:
+    async def refusal(self, answer: dict[str, Any], asked_at: float, seconds: float) -> str | None:
         return None if answer["version"] == "same" else "another version"
 
     def heard(self, peer: Peer) -> None: ...
@@ -344,5 +344,5 @@ class FakeHome:
 
     def forget(self, peer: Peer) -> None: ...
 
-    def mark(self, leased: list[Peer]) -> None:
+    async def mark(self, leased: list[Peer]) -> None:
         self.marks.append(len(leased))

@@ -197,7 +197,7 @@ def test_a_refused_member_gets_nothing_and_is_asked_again_later() -> None:
     scene = Scene(4, 2)
     asked_at: list[float] = []
 
-    def refusal(answer: dict[str, object], at: float, seconds: float) -> str | None:
+    async def refusal(answer: dict[str, object], at: float, seconds: float) -> str | None:
         asked_at.append(at)
         return "sees a different folder" if len(asked_at) == 1 else None
 
@@ -222,7 +222,11 @@ def test_a_refused_member_gets_nothing_and_is_asked_again_later() -> None:
 
 def test_a_job_whose_members_are_all_refused_does_not_wait_for_others() -> None:
     scene = Scene(4, 2)
-    scene.home.refusal = lambda *_: "sees a different folder"  # type: ignore[method-assign]
+
+    async def refusal(*_: object) -> str:
+        return "sees a different folder"
+
+    scene.home.refusal = refusal  # type: ignore[method-assign]
 
     async def main() -> float:
         loop = asyncio.get_running_loop()
