@@ -80,6 +80,7 @@ class Flight:
         self.flight: dict[int, Operation] = {}
         self.ended_at: float | None = None
         self.bytes = 0
+        self.done = 0  # files and parts, whatever became of them
 
     def phase(self, phase: Phase, message: str) -> None: ...
 
@@ -122,6 +123,7 @@ class Records:
 
     def _put(self, key: str, record: Record) -> None:
         opened, at = self._slots.pop(key)
+        self._flight.done += 1
         opened.put(at, record)
 
     def plan_upload(self, work: Candidate, file: FileEntry) -> None:
@@ -148,8 +150,8 @@ class Records:
     def refused(self, work: Candidate, error: SyncError) -> None:
         self._put(work.file.key, Record(Kind.REFUSED, work.file, **fields_of(error)))
 
-    def large(self, result: ReadResult) -> None:
-        self._put(result.work.file.key, Record(Kind.LARGE, result.file))
+    def back(self, result: ReadResult) -> None:
+        self._put(result.work.file.key, Record(Kind.BACK, result.file))
 
     def sent(self, result: ReadResult, sent: UploadResult, started: float) -> None:
         self._flight.counts["files_uploaded"] += 1

@@ -26,7 +26,8 @@ from syncworker.worker.sending import Sending
 
 
 class MemberSending(Sending):
-    """Of one job. Gives files that go in parts back to the job's process."""
+    """Of one job. Gives files that go in parts back to the job's process, and those that are not what it saw:
+    they have changed since, or what is seen here is older, and must not replace what the storage has."""
 
     def __init__(self, attempt: Attempt, flight: Flight) -> None:
         self.records, self.flight = Records(flight), flight
@@ -35,7 +36,13 @@ class MemberSending(Sending):
         self.loop = asyncio.get_running_loop()
 
     async def send_large(self, result: ReadResult) -> None:
-        self.records.large(result)
+        self.records.back(result)
+
+    async def send(self, result: ReadResult) -> None:
+        if result.file != result.work.file:
+            self.records.back(result)
+        else:
+            await super().send(result)
 
     async def carry(self, works: list[Candidate]) -> list[Record]:
         opened = self.records.open(works)
@@ -88,6 +95,7 @@ class MemberSending(Sending):
                 else:
                     found[number] = PartRecord(number, Kind.SENT, *sent)
                     self.flight.bytes += size
+                    self.flight.done += 1
 
         try:
             await side_by_side(send, list(range(PARTS_IN_FLIGHT)), PARTS_IN_FLIGHT)

@@ -99,7 +99,7 @@ class Kind(IntEnum):
     VANISHED = 2
     FAILED = 3  # the file cannot be read or compared
     REFUSED = 4  # its upload failed
-    LARGE = 5  # it has grown: it goes in parts now
+    BACK = 5  # for the job's process: large by now, or not the file that it saw
     LEFT = 6  # not begun
 
 

@@ -205,7 +205,8 @@ class Shares:
         except BaseException:
             if batch.peer is peer and batch.parts is not None:  # its file waits for it
                 self._let_go(peer, batch)
-                batch.parts.give_back(batch.numbers)
+                if batch.parts is not None:  # its file waits for it
+                    batch.parts.give_back(batch.numbers)
             raise
         peer.carrying -= {asyncio.current_task()}  # taken to its end, whatever becomes of the member
         await taking
@@ -226,20 +227,20 @@ class Shares:
         peer.batches.pop(batch.number, None)
 
     async def _take(self, peer: Peer, batch: Batch, records: list[Record]) -> None:
-        undone, large = [], []
+        undone, back = [], []
         for work, record in zip(batch.works, records, strict=True):
             if record.kind is Kind.LEFT:
                 undone.append(work)
-            elif record.kind is Kind.LARGE:
-                large.append(work)
+            elif record.kind is Kind.BACK:
+                back.append(work)
             else:
                 await self.home.settle(work, record, peer)
                 self._open -= 1
                 peer.files_done += 1
                 peer.bytes_done += record.file.size if record.kind is Kind.SENT and record.file else 0
-        if large:
-            await self.home.alone(large)
-            self._open -= len(large)
+        if back:
+            await self.home.alone(back)
+            self._open -= len(back)
         if undone:
             self._waiting.appendleft(self._batch(undone, batch.deaths))
         self._note_left(peer, len(undone) == len(batch.works))
