@@ -23,7 +23,7 @@ from typing import Any, TypeVar, cast
 from syncworker.cluster import protocol
 from syncworker.cluster.member_accounts import TICK_SECONDS, Facts, Flight, HeardKeys, clock
 from syncworker.cluster.member_sending import MemberSending
-from syncworker.cluster.protocol import LEASE_SECONDS, Lease, PartRecord, PartRun, Record, State, Verb
+from syncworker.cluster.protocol import LEASE_SECONDS, PART, Lease, PartRecord, PartRun, Record, State, Verb
 from syncworker.errors import FatalError, SyncError
 from syncworker.folder.uploads_root import Tree
 from syncworker.index.database import Index
@@ -233,6 +233,9 @@ class Carrier:
             "needs_keys": isinstance(self.keys, HeardKeys) and self.keys.missing,
             "files": self.flight.counts["files_uploaded"],
             "bytes": self.flight.bytes,
+            "done": self.flight.done,
+            "waits": any(operation.op != PART for operation in operations)
+            or (client is not None and bool(client.in_flight or client.outage.asking)),
             "flight": [(o.op, o.key, o.size, o.sent, now - o.started) for o in operations[:_SHOWN]],
             "requests": [
                 (*name, count) for name, count in (client.requests.copy() if client else {}).items()

@@ -35,7 +35,7 @@ class Peer:
     def __init__(self, member: Member, epoch: int, now: float) -> None:
         self.member, self.epoch = member, epoch
         self.state = State.NONE
-        self.since = now
+        self.since = self.moved_at = now  # moved: a file came to its end, or something was waited for
         self.heard_at: float | None = None  # when its last answer came; its lease is no longer than that
         self.clock: float | None = None  # its own, as of that answer
         self.leased = False  # it was opened: it may have written something

@@ -29,6 +29,7 @@ from syncworker.cluster.protocol import (
 )
 
 REFUSED_SECONDS = 30.0  # then a member that was refused is greeted anew
+STUCK_SECONDS = 120.0  # a member that neither waits for the storage nor comes to the end of a file is lost
 _ENDING_SECONDS = 12.0
 _MARK_SECONDS = 1.0
 _LOSSES = 3  # of a member; then it is not taken any more
@@ -118,6 +119,9 @@ class RollCall:
                     del self.peers[peer.member.id]
             elif is_gone or silent > SILENT_SECONDS:
                 self.lose(peer, died=is_gone)
+            elif peer.batches and now - max(peer.moved_at, self._awake_since) > STUCK_SECONDS:
+                peer.refuse(f"it has read no file for {STUCK_SECONDS:g} s: does its disk answer?", now)
+                self.lose(peer, died=False)
 
     def _decide_alone(self, now: float, *, stopping: bool) -> None:
         is_hopeless = bool(self.peers) and all(peer.refused for peer in self.peers.values())
@@ -157,7 +161,7 @@ class RollCall:
             while self.now() < until and not self.home.has_ended(peer) and not self.home.is_stopping():
                 await asyncio.sleep(min(HEAR_EVERY_SECONDS, max(0.0, until - self.now())))
 
-    def _mark(self) -> None:
+    async def _mark(self) -> None:
         leased = [peer for peer in (*self.peers.values(), *self.lost) if peer.leased]
         if leased:
             now = self.now()
@@ -191,7 +195,7 @@ class RollCall:
             "drop": self.home.drops_writes(),
             "pause": self.home.is_paused(),
         }
-        if verb in (Verb.HELLO, Verb.OPEN) or peer.shows.get("needs_keys"):
+        if verb in (Verb.HELLO, Verb.OPEN) or (verb is Verb.RENEW and peer.shows.get("needs_keys")):
             request |= await self.home.greeting()
         if verb is Verb.HELLO:
             for secret in ("keys", "head"):  # only for who has been found to be one of ours
@@ -211,7 +215,10 @@ class RollCall:
             return None
         except (Lost, Unreachable, TimeoutError, ValueError, KeyError, TypeError):
             return None
-        peer.heard_at, peer.shows = self.now(), answer
+        peer.heard_at, before, peer.shows = self.now(), peer.shows, answer
+        waits = answer.get("waits") or request["pause"] or not peer.batches
+        if waits or answer.get("done") != before.get("done"):
+            peer.moved_at = peer.heard_at
         if verb is Verb.HELLO:
             why = await self.home.refusal(answer, asked_at, peer.heard_at - asked_at)
             peer.refuse(why or "", peer.heard_at)

@@ -203,7 +203,7 @@ class Shares:
             self.roll.lose(peer, died=False)
             return
         except BaseException:
-            if batch.peer is peer and batch.parts is not None:  # its file waits for it
+            if batch.peer is peer:
                 self._let_go(peer, batch)
                 if batch.parts is not None:  # its file waits for it
                     batch.parts.give_back(batch.numbers)
@@ -234,7 +234,11 @@ class Shares:
             elif record.kind is Kind.BACK:
                 back.append(work)
             else:
-                await self.home.settle(work, record, peer)
+                try:
+                    await self.home.settle(work, record, peer)
+                except Exception as error:  # noqa: BLE001 - it ends the job; the storage has the others
+                    self.home.fail(error)
+                    continue
                 self._open -= 1
                 peer.files_done += 1
                 peer.bytes_done += record.file.size if record.kind is Kind.SENT and record.file else 0
@@ -332,5 +336,7 @@ class Shares:
         await self.roll.stop()
         for task in set(self._tasks):
             task.cancel()
-        await self.roll.end_all()
-        await self.cluster.close()
+        try:
+            await self.roll.end_all()
+        finally:
+            await self.cluster.close()

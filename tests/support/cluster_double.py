@@ -95,7 +95,7 @@ class FakeMember:
         self.state = State.NONE
         self.stopping = self.paused = self.is_dead = False
         self.frozen_until = self.cut_until = 0.0
-        self.in_flight = 0
+        self.in_flight = self.done = 0
         self.poison: set[str] = set()
         self.unread = 0.0  # how often it cannot read a part
         self.numbers: set[tuple[int, int]] = set()
@@ -138,6 +138,7 @@ class FakeMember:
                 await self._put(key, version)
             finally:
                 self.in_flight -= 1
+                self.done += 1
             if self.is_dead:
                 raise Lost("it died", died=True)
             records.append(Record(Kind.SENT, each.file, etag=str(version)))
@@ -195,7 +196,8 @@ class FakeMember:
             self.stopping, self.paused = request["stop"], request["pause"]
             if verb == "end" and self.state is not State.NONE:
                 self.state = State.ENDING if self.in_flight else State.NONE
-        return protocol.pack({"clock": self.now(), "state": str(self.state), "version": "same"})
+        shows = {"waits": self.in_flight > 0, "done": self.done, "version": "same"}
+        return protocol.pack({"clock": self.now(), "state": str(self.state), **shows})
 
 
 class ThreadCluster:

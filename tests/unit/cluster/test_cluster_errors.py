@@ -1,0 +1,145 @@
+"""What goes wrong in the job's process, in its engine or in a member costs no more than it must, and ends."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from cluster_double import FakeMember, run, work
+from test_cluster_shares import Scene
+
+from syncworker.cluster.peers import Limits, Peer
+from syncworker.cluster.protocol import Member, Record
+from syncworker.cluster.shares import Shares
+from syncworker.errors import FatalError, Stopped
+from syncworker.plan.compare import Candidate
+
+
+def of(scene: Scene) -> Shares:
+    return Shares(scene.cluster, scene.home, Limits("job", 1000, patience_seconds=20.0))
+
+
+async def end(doing: Shares) -> float:
+    """How long it took."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with asyncio.timeout(600):
+        await doing.finish()
+        await doing.close()
+    return loop.time() - began
+
+
+@pytest.mark.parametrize("error", [OSError("no space"), Stopped("told to stop")])
+def test_a_file_that_cannot_be_settled_costs_no_other_file_of_its_batch(error: Exception) -> None:
+    """The storage has them: they belong into counters, index and report, whatever ends the job."""
+    scene = Scene(1, 1)
+    settle = scene.home.settle
+
+    async def fail(each: Candidate, record: Record, peer: Peer) -> None:
+        if each.file.key == "k00003":
+            scene.home.stopping = isinstance(error, Stopped)
+            raise error
+        await settle(each, record, peer)
+
+    scene.home.settle = fail  # type: ignore[method-assign]
+
+    async def main() -> None:
+        doing = of(scene)
+        await doing.put([work(n) for n in range(200)])
+        await end(doing)
+
+    run(main())
+    written = set(scene.folder.objects)
+    assert scene.home.settled == dict.fromkeys(written - {"k00003"}, 1)
+    assert len(written) > 3
+    assert scene.home.error is error
+
+
+def test_an_engine_that_fails_otherwise_than_it_may_ends_the_job() -> None:
+    scene = Scene(1, 1)
+
+    async def submit(member: Member, batch: bytes) -> bytes:
+        await asyncio.sleep(0.1)
+        raise RuntimeError("the client is closed")
+
+    scene.cluster.submit = submit  # type: ignore[method-assign]
+
+    async def main() -> float:
+        doing = of(scene)
+        await doing.put([work(n) for n in range(200)])
+        return await end(doing)
+
+    assert run(main()) < 30
+    assert isinstance(scene.home.error, RuntimeError)
+
+
+def test_what_ends_the_look_at_the_members_is_the_error_of_the_job() -> None:
+    scene = Scene(1, 1)
+
+    async def members() -> list[Member]:
+        await asyncio.sleep(1.0)
+        raise OSError("no process can be started")
+
+    scene.cluster.members = members  # type: ignore[method-assign]
+
+    async def main() -> None:
+        doing = of(scene)
+        await doing.put([work(n) for n in range(100_000)])  # nothing of it is collected for ever
+        await end(doing)
+
+    run(main())
+    assert isinstance(scene.home.error, OSError)
+
+
+def test_keys_that_cannot_be_had_when_all_is_done_are_not_missed() -> None:
+    scene = Scene(1, 1)
+    closed: list[bool] = []
+
+    async def main() -> None:
+        doing = of(scene)
+        await doing.put([work(n) for n in range(100)])
+        await doing.finish()
+        (peer,) = doing.roll.peers.values()
+        peer.shows["needs_keys"] = True
+
+        async def greeting() -> dict[str, object]:
+            raise FatalError("NoCredentials", "none")
+
+        async def close() -> None:
+            closed.append(True)
+
+        scene.home.greeting = greeting  # type: ignore[method-assign]
+        scene.cluster.close = close  # type: ignore[method-assign]
+        await doing.roll.stop()
+        await doing.close()
+
+    run(main())
+    assert closed == [True]
+    assert scene.home.error is None
+
+
+class Stuck(FakeMember):
+    """Its disk hangs: it answers, and comes to the end of no file."""
+
+    async def carry_out(self, data: bytes) -> bytes:
+        self.numbers.add((0, len(self.numbers)))
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+
+@pytest.mark.parametrize("happens", ["nothing", "a stop"])
+def test_a_member_whose_disk_hangs_holds_up_the_job_for_two_minutes_at_most(happens: str) -> None:
+    scene = Scene(1, 1)
+    scene.members.append(Stuck(1, scene.folder, scene.chance))
+
+    async def main() -> float:
+        doing = of(scene)
+        await doing.put([work(n) for n in range(600)])
+        await asyncio.sleep(2.0)
+        assert scene.members[1].numbers
+        scene.home.stopping = happens == "a stop"
+        return await end(doing)
+
+    assert run(main()) < 160
+    if happens == "nothing":
+        assert scene.home.settled == {f"k{n:05d}": 1 for n in range(600)}
