@@ -21,18 +21,20 @@ import time
 from typing import Any
 from urllib.parse import urlsplit
 
-import dask
-import distributed
-from distributed.comm.tcp import TLSListener
-from distributed.scheduler import KilledWorker
-from distributed.security import Security
-
 from syncworker.cluster import member as office
 from syncworker.cluster.keys import Files, RunKeys, of_settings
 from syncworker.cluster.protocol import Lost, Member, Stranger, Unreachable
 from syncworker.settings import Settings
 from syncworker.system import processes
+from syncworker.system.imports import without
 from syncworker.system.scratch import Scratch
+
+with without("jinja2", "curses"):  # for HTML pages and colours, which nobody sees: 2 MB
+    import dask
+    import distributed
+    from distributed.comm.tcp import TLSListener
+    from distributed.scheduler import KilledWorker
+    from distributed.security import Security
 
 TTL_SECONDS = 10.0  # a member that its scheduler hears nothing of is gone
 _CONNECT_SECONDS = 5.0
