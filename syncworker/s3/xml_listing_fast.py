@@ -24,7 +24,7 @@ _OWNER = "<Owner>(?:<ID>{0}</ID>|<DisplayName>{0}</DisplayName>)*</Owner>".forma
 # How ETags are quoted, and the pattern of an ETag in these quotes.
 _QUOTES = {"&quot;": "([^&]*)", "&#34;": "([^&]*)", '"': '([^"]*)', "": "([^<]*)"}
 _IN_ETAG = b"-"  # besides letters and digits; the parser reads any other, for example `W/`
-_CHILD = re.compile(r"<(?!Owner>)(\w+)>[^<]*</\1>|<(Owner)>.*?</Owner>", re.DOTALL)
+_CHILD = re.compile(r"<(?!Owner>)([A-Za-z]\w*)>[^<]*</\1>|<(Owner)>.*?</Owner>", re.DOTALL | re.ASCII)
 
 
 def split(body: bytes) -> tuple[bytes, list[list[str]]] | None:

@@ -415,6 +415,17 @@ ODD = [
         b"<Contents x='1'>",
     ),
 ]
+NAMES = (
+    "Z",
+    "Z1",
+    "_z",
+    "1",
+    "1z",
+    "\N{MICRO SIGN}",
+    "z\N{FEMININE ORDINAL INDICATOR}",
+    "z:z",
+    "\N{CJK UNIFIED IDEOGRAPH-4E00}",
+)
 
 
 def outcome(body: bytes) -> Any:
@@ -453,6 +464,18 @@ def test_a_page_that_is_read_the_quick_way_says_what_a_parser_says(
         quick = outcome(body)
         patch.setattr(xml_messages, "split", lambda _: None)
         assert quick == outcome(body)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_element_that_xml_cannot_name_so_is_refused_the_quick_way_too(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = contents("k", 1, '"0a"').replace("<Size>", f"<{name}>1</{name}><Size>")
+    body = listing("<IsTruncated>false</IsTruncated>" + entry * 2)
+    monkeypatch.setattr(xml_messages, "FEW_BYTES", 0)
+    quick = outcome(body)
+    monkeypatch.setattr(xml_messages, "split", lambda _: None)
+    assert quick == outcome(body)
 
 
 def test_a_page_of_a_few_objects_is_worth_no_expression(monkeypatch: pytest.MonkeyPatch) -> None:
