@@ -256,16 +256,17 @@ class DaskCluster:
         client = self._client
         if client is None:
             raise Lost("the scheduler is gone", died=False)
-        future = client.submit(
-            office.carry_out,
-            batch,
-            workers=[address],
-            allow_other_workers=False,
-            pure=False,
-            retries=0,
-            key=f"batch-{os.getpid()}-{time.time_ns()}-{next(self._numbers)}",
-        )
+        future = None
         try:
+            future = client.submit(
+                office.carry_out,
+                batch,
+                workers=[address],
+                allow_other_workers=False,
+                pure=False,
+                retries=0,
+                key=f"batch-{os.getpid()}-{time.time_ns()}-{next(self._numbers)}",
+            )
             return bytes(await future)
         except KilledWorker as error:
             raise Lost(f"{member.name} has died", died=True) from error
@@ -276,7 +277,8 @@ class DaskCluster:
         except Exception as error:  # whatever became of it, it has no answer
             raise Lost(f"{type(error).__name__}: {error}", died=False) from error
         finally:
-            future.release()
+            if future is not None:
+                future.release()
 
     async def hear(self, member: Member, request: bytes) -> bytes:
         address = self._address(member)
@@ -334,10 +336,10 @@ class LocalCluster(DaskCluster):
         self._opening.result()
         for at, child in enumerate(self._children):
             if child.poll() is not None and self._replaced < _REPLACED_MOST:
-                self._replaced += 1
                 _let_go(child)
                 with contextlib.suppress(OSError):  # no process can be started now: the others go on
                     self._children[at] = self._start()
+                    self._replaced += 1
         return await super().members()
 
     async def _open(self) -> None:

@@ -123,11 +123,12 @@ class JobHome:
             return f"it runs another version ({answer.get('version')}, here {protocol.this_version()})"
         if answer.get("trouble"):
             return f"it does not see UPLOADS_DIR: {answer['trouble']}"
+        now = time.time()  # before this process looks for files itself
         sees = answer.get("sees") or {}
         for file in list(self.samples):  # others by now, perhaps, than it was asked about
             if not sees.get(file.path, True) and await asyncio.to_thread(self._here, file) == file:
                 return f"it sees a different folder: {file.path} is not the same file there"
-        skew = abs(float(answer.get("time") or 0.0) - (time.time() - seconds / 2)) - seconds / 2
+        skew = abs(float(answer.get("time") or 0.0) - (now - seconds / 2)) - seconds / 2
         if skew > _SKEW_SECONDS:
             return f"its clock differs by {skew:.1f} s: keep the clocks of all machines in step (NTP)"
         return None

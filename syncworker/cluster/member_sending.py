@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections import deque
+from collections.abc import Awaitable
 
 from syncworker.cluster.member_accounts import Flight, Records
 from syncworker.cluster.protocol import PART, Kind, PartRecord, PartRun, Record, fields_of
@@ -18,7 +19,7 @@ from syncworker.s3 import sums
 from syncworker.system.gather import side_by_side
 from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.open_uploads import Upload
-from syncworker.transfer.readers import Changed, ReadResult, entry_of, restat
+from syncworker.transfer.readers import Changed, Outcome, ReadResult, entry_of, restat
 from syncworker.transfer.upload import OPAQUE
 from syncworker.transfer.upload_parts import PARTS_IN_FLIGHT
 from syncworker.worker.dispatch import in_groups
@@ -38,11 +39,10 @@ class MemberSending(Sending):
     async def send_large(self, result: ReadResult) -> None:
         self.records.back(result)
 
-    async def send(self, result: ReadResult) -> None:
-        if result.file != result.work.file:
-            self.records.back(result)
-        else:
-            await super().send(result)
+    def handle_read(self, result: ReadResult, *, again: bool = False) -> Awaitable[None]:
+        if result.outcome is Outcome.BODY and result.file != result.work.file:
+            return self.send_large(result)  # before a pause takes what is seen here for what the job saw
+        return super().handle_read(result, again=again)
 
     async def carry(self, works: list[Candidate]) -> list[Record]:
         opened = self.records.open(works)

@@ -235,9 +235,13 @@ class RollCall:
 
     # -- the end
     async def stop(self) -> None:
+        """A member that is being greeted is not opened any more: it would be noted, and keep the next job on
+        the destination waiting."""
         self._is_closed = True
-        self.ticker.cancel()
-        await asyncio.gather(self.ticker, return_exceptions=True)
+        greeted = [peer.hearing for peer in self.peers.values() if peer.hearing and not peer.leased]
+        for task in (self.ticker, *greeted):
+            task.cancel()
+        await asyncio.gather(self.ticker, *greeted, return_exceptions=True)
 
     async def end_all(self) -> None:
         """Ends the members' work for this job. What has not ended then is noted (`mark`)."""

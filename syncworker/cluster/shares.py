@@ -72,6 +72,7 @@ class Shares:
         self._tasks: set[asyncio.Task[None]] = set()
         self._beside: set[asyncio.Task[None]] = set()
         self.roll = RollCall(cluster, home, limits, self)
+        self.roll.ticker.add_done_callback(self._give_up)
 
     # -- in
     async def put(self, works: list[Candidate]) -> None:
@@ -88,6 +89,12 @@ class Shares:
 
     def _is_over(self) -> bool:
         return self.home.is_stopping() or self.roll.ticker.done()
+
+    def _give_up(self, _: object) -> None:
+        """The ticker has ended: nobody would find out that a member is lost, and no lease is renewed."""
+        for peer in self.roll.peers.values():
+            for task in peer.carrying:
+                task.cancel()
 
     def _cut(self) -> None:
         if self._filling:
@@ -117,7 +124,7 @@ class Shares:
     def pump(self) -> None:
         """Hands out what members have room for."""
         self._changed.set()
-        if self.home.is_stopping() or self.home.is_paused():
+        if self._is_over() or self.home.is_paused():
             return
         if self.roll.is_alone:
             self._cut()

@@ -8,6 +8,7 @@ import pytest
 from cluster_double import FakeMember, run, work
 from test_cluster_shares import Scene
 
+from syncworker.cluster import protocol
 from syncworker.cluster.peers import Limits, Peer
 from syncworker.cluster.protocol import Member, Record
 from syncworker.cluster.shares import Shares
@@ -143,3 +144,57 @@ def test_a_member_whose_disk_hangs_holds_up_the_job_for_two_minutes_at_most(happ
     assert run(main()) < 160
     if happens == "nothing":
         assert scene.home.settled == {f"k{n:05d}": 1 for n in range(600)}
+
+
+def test_an_engine_that_fails_beside_a_disk_that_hangs_ends_the_job() -> None:
+    """Nobody looks at the members any more, so nobody finds out that one of them does nothing."""
+    scene = Scene(1, 0)
+    scene.members.append(Stuck(1, scene.folder, scene.chance))
+    members = scene.cluster.members
+
+    async def fail_later() -> list[Member]:
+        if scene.members[0].numbers:
+            raise OSError("no process can be started")
+        return await members()
+
+    scene.cluster.members = fail_later  # type: ignore[method-assign]
+
+    async def main() -> float:
+        doing = of(scene)
+        await doing.put([work(n) for n in range(600)])
+        return await end(doing)
+
+    assert run(main()) < 30
+    assert isinstance(scene.home.error, OSError)
+
+
+def test_a_member_that_is_being_greeted_when_the_job_ends_is_not_opened() -> None:
+    """Its note would stay, and keep the next job on the destination waiting."""
+    scene = Scene(1, 1)
+    verbs: list[str] = []
+    hear = scene.cluster.hear
+
+    async def heard(member: Member, request: bytes) -> bytes:
+        if member.id == "m1":
+            verbs.append(protocol.unpack(request)["verb"])
+        return await hear(member, request)
+
+    async def refusal(answer: object, asked_at: float, seconds: float) -> None:
+        await asyncio.sleep(0.5)  # it looks for a file
+
+    async def main() -> int:
+        scene.cluster.hear = heard  # type: ignore[method-assign]
+        doing = of(scene)
+        await doing.put([work(n) for n in range(100)])
+        await doing.finish()
+        scene.home.refusal = refusal  # type: ignore[method-assign,assignment]
+        scene.members.append(FakeMember(1, scene.folder, scene.chance))
+        await asyncio.sleep(0.5)
+        await doing.close()
+        marks = len(scene.home.marks)
+        await asyncio.sleep(20.0)
+        return marks
+
+    assert run(main()) == len(scene.home.marks)
+    assert scene.home.marks[-1] == 0
+    assert verbs == ["hello"]

@@ -90,6 +90,25 @@ def test_a_slow_disk_of_the_job_holds_up_nothing_but_the_note_of_its_members(
     assert written == [1, 0]
 
 
+def test_a_slow_disk_of_the_job_is_no_difference_of_the_clocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(tmp_path / "uploads", {"a": "1"})
+    with Tree(str(root)) as here:
+        greeted = Greeted(here, tmp_path)
+        greeted.sample("a")
+        (root / "a").write_text("changed")
+        answer = greeted.ask()
+        look = greeted.home._here
+
+        def slowly(file: FileEntry) -> FileEntry | None:
+            time.sleep(1.2)
+            return look(file)
+
+        monkeypatch.setattr(greeted.home, "_here", slowly)
+        assert greeted.refusal(answer) is None
+
+
 @pytest.mark.parametrize(("machine", "early"), [("this", False), ("another", True)])
 def test_the_clock_of_another_machine_of_the_same_name_is_not_trusted(
     tmp_path: Path, machine: str, early: bool

@@ -11,13 +11,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from distributed.client import ClosedClientError
 from serving import load
 from stores import free_ports
 
 from syncworker.cluster import dask_engine, member
 from syncworker.cluster.dask_engine import DaskCluster, LocalCluster
 from syncworker.cluster.keys import Files, RunKeys
-from syncworker.cluster.protocol import Unreachable
+from syncworker.cluster.protocol import Lost, Member, Unreachable
 
 SLOW, PATIENCE = 0.5, 0.2
 
@@ -201,7 +202,29 @@ def test_a_member_that_cannot_be_replaced_does_not_end_the_job(monkeypatch: pyte
 
         monkeypatch.setattr(cluster, "_start", start)
         cluster._children = [Dead()]
-        assert await cluster.members() == []
+        for _ in range(25):
+            assert await cluster.members() == []
+        monkeypatch.setattr(cluster, "_start", lambda: started.append(True) or Dead())
+        await cluster.members()
         await cluster.close()
+
+    started: list[bool] = []
+    asyncio.run(main())
+    assert started == [True]  # there is room again
+
+
+def test_a_batch_for_a_client_that_has_closed_itself_is_lost_and_ends_no_job(tmp_path: Path) -> None:
+    """Dask's client does so when it has not found its scheduler again for some seconds."""
+
+    class Closed:
+        def submit(self, *_: object, **__: object) -> None:
+            raise ClosedClientError("Client is closed")
+
+    async def main() -> None:
+        cluster, there = DaskCluster("tls://127.0.0.1:1", RunKeys().files), Member("m", "m")
+        cluster._client, cluster._addresses = Closed(), {there: "tls://127.0.0.1:2"}
+        with pytest.raises(Lost) as lost:
+            await cluster.submit(there, b"")
+        assert not lost.value.died
 
     asyncio.run(main())
