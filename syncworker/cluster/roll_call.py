@@ -35,6 +35,12 @@ _MARK_SECONDS = 1.0
 _LOSSES = 3  # of a member; then it is not taken any more
 
 
+def _is_cancelled() -> bool:
+    """Whether it is this task that was cancelled, and not what the engine did for it."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 class Hands(Protocol):
     """Who gives the members something to do."""
 
@@ -86,6 +92,10 @@ class RollCall:
                 present = {member.id: member for member in await self.cluster.members()}
         except (Unreachable, TimeoutError) as error:
             self.trouble = str(error) or self.trouble
+            return None
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
             return None
         self.trouble = ""
         return present
@@ -214,6 +224,10 @@ class RollCall:
             peer.refuse(str(error), self.now())
             return None
         except (Lost, Unreachable, TimeoutError, ValueError, KeyError, TypeError):
+            return None
+        except asyncio.CancelledError:
+            if _is_cancelled():
+                raise
             return None
         peer.heard_at, before, peer.shows = self.now(), peer.shows, answer
         waits = answer.get("waits") or request["pause"] or not peer.batches

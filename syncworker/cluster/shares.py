@@ -84,8 +84,13 @@ class Shares:
             if len(self._filling) >= BATCH_FILES or self._filling_bytes >= BATCH_BYTES:
                 self._cut()
         self.pump()
-        while len(self._waiting) > 2 + WINDOW * len(self.roll.peers) and not self._is_over():
+        while self._has_enough() and not self._is_over():
             await self._wait()
+
+    def _has_enough(self) -> bool:
+        """Counts answers that are being taken, because files that members give back may wait for a lane."""
+        members = WINDOW * len(self.roll.peers)
+        return len(self._waiting) + max(0, len(self._tasks) - members) > 2 + members
 
     def _is_over(self) -> bool:
         return self.home.is_stopping() or self.roll.ticker.done()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 from cluster_double import FakeMember, run, work
@@ -10,7 +11,7 @@ from test_cluster_shares import Scene
 
 from syncworker.cluster import protocol
 from syncworker.cluster.peers import Limits, Peer
-from syncworker.cluster.protocol import Member, Record
+from syncworker.cluster.protocol import Kind, Member, Record
 from syncworker.cluster.shares import Shares
 from syncworker.errors import FatalError, Stopped
 from syncworker.plan.compare import Candidate
@@ -198,3 +199,69 @@ def test_a_member_that_is_being_greeted_when_the_job_ends_is_not_opened() -> Non
     assert run(main()) == len(scene.home.marks)
     assert scene.home.marks[-1] == 0
     assert verbs == ["hello"]
+
+
+def test_files_that_members_give_back_wait_where_they_are_planned() -> None:
+    """Members give back at once what they see otherwise; the job's process takes its time."""
+    scene = Scene(1, 0)
+    most = 0
+
+    class GivesBack(FakeMember):
+        async def carry_out(self, data: bytes) -> bytes:
+            await asyncio.sleep(0.01)
+            _, _, _, works = protocol.unpack_batch(data)
+            return protocol.pack_answer("ready", [Record(Kind.BACK)] * len(cast("Any", works)))
+
+    scene.members.append(GivesBack(1, scene.folder, scene.chance))
+    alone, turn = scene.home.alone, asyncio.Semaphore(1)
+
+    async def slowly(works: list[Candidate]) -> None:
+        async with turn:
+            await alone(works)
+
+    async def main() -> None:
+        nonlocal most
+        scene.home.alone = slowly  # type: ignore[method-assign]
+        doing = of(scene)
+        for start in range(0, 40_000, 100):
+            await doing.put([work(n) for n in range(start, start + 100)])
+            most = max(most, start + 100 - len(scene.home.settled))
+        await end(doing)
+
+    run(main())
+    assert scene.home.settled == {f"k{n:05d}": 1 for n in range(40_000)}
+    assert most < 10_000
+
+
+def test_an_engine_that_cancels_what_was_asked_of_it_costs_one_look() -> None:
+    scene = Scene(1, 1)
+    members, asked = scene.cluster.members, 0
+
+    async def cancelled() -> list[Member]:
+        nonlocal asked
+        asked += 1
+        if asked == 5:
+            raise asyncio.CancelledError
+        return await members()
+
+    hear, ended = scene.cluster.hear, 0
+
+    async def unheard(member: Member, request: bytes) -> bytes:
+        nonlocal ended
+        ended += protocol.unpack(request)["verb"] == "end"
+        if ended == 1:
+            raise asyncio.CancelledError
+        return await hear(member, request)
+
+    scene.cluster.members = cancelled  # type: ignore[method-assign]
+    scene.cluster.hear = unheard  # type: ignore[method-assign]
+
+    async def main() -> None:
+        doing = of(scene)
+        await doing.put([work(n) for n in range(2000)])
+        await end(doing)
+
+    run(main())
+    assert scene.home.error is None
+    assert len(scene.home.settled) == 2000
+    assert scene.home.marks[-1] == 0
