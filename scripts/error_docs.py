@@ -38,7 +38,7 @@ HEAD = """\
 
 # Troubleshooting, by error message
 
-Search this page for the code (`AccessDenied`) or for the words of the message; `…` stands for what differs.
+Search this page for the code (`AccessDenied`) or for the words of the message; `…` stands for a part that is different each time.
 
 Where to find an error: the answer to a refused request has `code` and `detail` (and `param`, the parameter at fault).
 A job that has ended has `error` in its status; files that failed are in `errors` (the first hundred) and in
@@ -59,14 +59,14 @@ SECTIONS: tuple[Section, ...] = (
         "`error.code` of a job whose state is `failed` or `interrupted`, whatever the storage.",
         {
             "FilesFailed": "Some files or objects failed; all others are done. If files failed, nothing was deleted (if the only cause is names that are not UTF-8: nothing in the folders of these files). Read `errors`, remove the causes, then resume",
-            "OptionRefused": "The storage does not support the storage class, ACLs or tags, or may not use the encryption"
+            "OptionRefused": "The storage does not support the storage class, ACLs or tags, or it is not allowed to use the encryption"
             " key. Sync without that option, or with a value that the storage supports",
             "VerifyFailed": "With `verify`: the mirror differs from the folder. Nothing was repaired; `errors` and"
             " the report name each difference. Sync again to send what is missing or different. If an object's bytes differ but its ETag does not (found by `deep`), the storage has damaged it: delete it, sync again, and do not trust that storage",
             "FilterFailed": "The lines of `exclude` and `include` need more memory than is allowed. Use fewer `*`",
             "FilesSkipped": "FAIL_ON_SKIPPED=1, and something in the folder cannot be mirrored: links that lead out"
             " of it or nowhere, sockets, devices. `skipped` in the status counts them by reason, the report names"
-            " each. Everything else was done, but a bucket was not deleted. Remove or exclude these files, or unset FAIL_ON_SKIPPED",
+            " each. All other files were synced; if the bucket was to be deleted, it was kept. Remove or exclude these files, or unset FAIL_ON_SKIPPED",
             "TooManyDeletes": "The job would delete more objects than `max_delete` (or MAX_DELETE) allows. Read the plan (`/plan`,"
             " `syncworker plan ID`): is the folder complete, and the right one? Then approve it; else cancel the job",
             "PlanOutgrown": "After the plan was made, more files were removed, or objects changed. Nothing was deleted; read and approve the new plan",
@@ -96,7 +96,7 @@ SECTIONS: tuple[Section, ...] = (
     ),
     (
         "The folder",
-        "Why a folder was not synced, or why nothing was deleted. None of these deletes anything.",
+        "Why a folder was not synced, or why nothing was deleted. After none of these errors is anything deleted.",
         {
             "UploadsRootMissing": "UPLOADS_DIR is not there. Mount its disk, or correct the setting",
             "UploadsRootUnreadable": "Give the user of the service read permission for UPLOADS_DIR",
@@ -135,9 +135,9 @@ SECTIONS: tuple[Section, ...] = (
             "ObjectDiffers": "Found by `verify`. Another program replaced it, or the storage damaged it",
             "ObjectExtra": "Found by `verify`: something else writes to the bucket. The next sync deletes it",
             "DeletedOther": "A request to delete was corrupted on plain http, or carried out only in part: another object may have been deleted. Resume to send it again. Use https",
-            "ReadBackFailed": "As `StoredWrongBytes`, found when an object was read back and compared",
+            "ReadBackFailed": "The same as `StoredWrongBytes`; the difference was found when the object was read back and compared",
             "KeyChangedByStore": "This storage changes names such as `a//b`, or names with a backslash. Rename the file",
-            "KeyIsFolder": "A storage that is a file system cannot hold `x` beside `x/y`. If one of them no longer exists in the folder, sync again once everything else works; otherwise rename one",
+            "KeyIsFolder": "A storage that is a file system cannot hold `x` beside `x/y`. If one of them no longer exists in the folder, fix the other errors first, then sync again: the old object is then deleted; if both exist, rename one",
             "Unknown": "The file could not be read, and the system gave no reason. Check the disk",
             "BucketNotEmpty": "The bucket does not become empty: another program writes to it, or objects are locked (retention). Stop that program, or wait until the retention ends",
             "kept": "Before an object was deleted, its file came back (`objects_kept`)."
@@ -177,7 +177,7 @@ SECTIONS: tuple[Section, ...] = (
             "NoStorage": "A web server, a console (MinIO's is on another port) or a login page answers. Correct"
             " STORAGE_URL; `curl -i` shows what answers",
             "WrongRegion": "Set AWS_REGION to the region of the bucket. (The job has already tried the region that the message names)",
-            "WrongAddressing": "The storage requires the bucket's name in the host name, but refuses that too: set"
+            "WrongAddressing": "The storage refuses both ways to name a bucket, in the path and in the host name: set"
             " STORAGE_ADDRESSING and STORAGE_URL as its documentation says",
             "NoCredentials": "No keys were found, or a job's own keys were removed when it ended: resume it with"
             " `access_key` and `secret_key`",
@@ -196,7 +196,7 @@ SECTIONS: tuple[Section, ...] = (
             "UnknownParameter": "Probably a spelling mistake: the message lists the parameters of the route",
             "RepeatedParameter": "Give it once, in the query or the body",
             "TooManyParameters": "No route has so many parameters",
-            "BadParameter": "Strings are strings in JSON; numbers are for the parameters that `/openapi.json` names so",
+            "BadParameter": "Give the value in quotes; only parameters whose type in `/openapi.json` is a number may be JSON numbers",
             "BadEncoding": "Percent-encode as UTF-8: `curl --data-urlencode`",
             "BadJson": 'The body is one object: `{"source": "photos", "dest": "mybucket"}`',
             "UnsupportedBody": "Send a form or JSON with its Content-Type",
@@ -217,7 +217,7 @@ SECTIONS: tuple[Section, ...] = (
             "BadOperation": "The message lists them",
             "BadStorageUrl": "Like `https://s3.example.com` or `http://127.0.0.1:9000`",
             "StorageUrlRefused": "Such addresses are a cloud's metadata service, never a storage",
-            "StorageUrlNotAllowed": "The administrator allows only other storages",
+            "StorageUrlNotAllowed": "This storage is not one of those that the administrator allows",
             "NoSuchJob": "Its files were removed (KEEP_JOBS), or it is in another JOBS_DIR",
             "NoSuchMirror": "Mirrors are named in `mirrors.toml` (MIRRORS_FILE); `/mirrors` lists them, and the mistakes in the file",
             "MirrorOverdue": "Of `/healthz?mirror=…`: the mirror has had no success within its `max_age`. `/mirrors` has the results of its last runs",
@@ -232,13 +232,13 @@ SECTIONS: tuple[Section, ...] = (
             "Unauthorized": "Send `Authorization: Bearer TOKEN`; the token is API_TOKEN, or in `.api-token`",
             "HostNotAllowed": "The host name in the URL must be in ALLOWED_HOSTS",
             "CrossSite": "Another web site sent this request through your browser. Open the dashboard itself",
-            "CrossOrigin": "The same, detected by `Origin`. A proxy in front must keep the `Host` header",
+            "CrossOrigin": "The same as `CrossSite`; the `Origin` header shows it. A proxy in front must keep the `Host` header",
             "PageUnknown": "A hostile page could have sent it. Start jobs in the dashboard, or with POST, or set API_TOKEN",
             "Preview": "A chat, a mail program or a search engine fetched the address. Open it yourself; if your own program has a similar `User-Agent`, use POST",
             "Prefetch": "The browser loaded the address before you opened it. Open it",
             "UpgradeRefused": "The server has no WebSockets. A proxy should not send `Upgrade`",
             "ProxyRequest": "The client uses this server as a proxy: correct its proxy setting",
-            "MethodNotAllowed": "Use GET or POST; HEAD never changes anything",
+            "MethodNotAllowed": "Use GET or POST. A HEAD request is accepted only where GET changes nothing",
             "NotFound": "No such route: the README lists them",
             "StorageAway": "From `/healthz?storage=1`: the storage did not answer a HEAD request. Start it, or correct"
             " STORAGE_URL; the error of a sync says more",
@@ -276,7 +276,7 @@ ALSO_OF_JOBS = {"BadStorageUrl", "StorageUrlRefused", "StorageUrlNotAllowed"}
 SILENT = {"LoggedIn", "Moved", "NotDeleted", "Dropped"}
 # What waitress and Bottle find before routing: their words, without spaces.
 OF_HTTP = """\
-Found before routing: `BadRequest` (invalid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,
+Before the request reaches a route, these may be found: `BadRequest` (invalid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,
 `RequestHeaderFieldsTooLarge` (a URL of more than 16 KiB: use POST), `NotImplemented` (status 501: a transfer
 encoding other than chunked), `InternalServerError`.
 """
@@ -358,7 +358,7 @@ def of_stores(said: dict[str, list[str]]) -> list[str]:
             if code not in said
         ),
         "",
-        f"*the storage asks to slow down*: tried again with fewer concurrent requests: {slower}, and every 429 and"
+        f"*the storage asks to slow down*: the job tries again, with fewer requests at the same time: {slower}, and every 429 and"
         " 503. If a job fails with one of them, run fewer jobs, or give `wait`.",
         "",
         f"*the storage failed with …*: tried again: {again}, and every other 5xx. If files fail with one of them, look"
@@ -366,7 +366,7 @@ def of_stores(said: dict[str, list[str]]) -> list[str]:
         "",
         "*the storage denies …: the keys need that permission*: if `AccessDenied` concerns the whole bucket, the job ends.",
         "",
-        "*the credentials have expired*: `ExpiredToken`, when renewing did not help. *the storage does not answer*,"
+        "*the credentials have expired*: `ExpiredToken`; the job could not get new ones. *the storage does not answer*,"
         " *the storage no longer answers*: see [the connection to the storage](#the-connection-to-the-storage).",
         "",
     ]

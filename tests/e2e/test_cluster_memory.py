@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import test_cluster_machines
-from bench import Shell, contents, expected, tree
-from stores import Store
+from bench import Shell, tree
+from stores import Store, list_keys
 from test_cluster_machines import Machines
 
 machines = test_cluster_machines.machines
@@ -72,7 +72,7 @@ def test_eight_members_their_scheduler_and_the_job_stay_small(
     shell.environment |= {"CLUSTER": machines.address}
     together = peaks_of(shell, bucket)
     print(f"alone {alone['start']:.0f} MB; with {MEMBERS} members: {together}")
-    assert contents(juicefs, bucket) == expected(folder)
+    assert len(list_keys(juicefs.client(), bucket)) == FILES + LARGE
     assert together["worker"] <= MEMBER_MAX + IN_FLIGHT_MAX
     assert together["scheduler"] <= SCHEDULER_MAX
     assert together["start"] <= alone["start"] + DRIVER_MORE_MAX
