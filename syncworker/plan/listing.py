@@ -8,8 +8,9 @@ By tokens, each page costs one more round trip. If keys to cut at are known (`cu
 are listed concurrently with `start-after`; breadth.py decides their number and length. At each border the two
 ranges must agree: the entries that one range lists after the border must be the first of the next range. So
 each range continues where the previous one ended, in any listing order, and no key is lost or repeated. If
-they do not agree (another order, a `start-after` that is ignored or refused, a change in between), the ranges
-are dropped, and the listing continues from its position by tokens alone.
+they do not agree (another order, a `start-after` that is ignored or refused, a change in between), or if one
+ends the bucket and a later one lists more, the ranges are dropped, and the listing continues from its position
+by tokens alone.
 
 A job for only some folders lists their prefixes one after the other, as one listing (`page_of_folders`). The
 rest of the bucket is never listed, and so never deleted.
@@ -26,7 +27,7 @@ from typing import Protocol
 from syncworker.errors import FatalError, FileError
 from syncworker.model import ObjectEntries, ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
-from syncworker.s3.xml_messages import PAGE_KEYS, Page
+from syncworker.s3.xml_messages import PAGE_KEYS, Page, StartAfter
 
 SPARE_KEYS = 20  # of a page, after the cut: they show whether the next range agrees
 CUT_KEYS = PAGE_KEYS - SPARE_KEYS  # between two cuts
@@ -107,6 +108,7 @@ class Listing:
         self._cut_keys = CUT_KEYS  # between two cuts, as measured
         self._tokens: set[int] = set()
         self._last_ends: tuple[str, str] | None = None
+        self._last: str | None = None  # of the keys of the ranges that were used
         self._empty = 0
         self.complete = self.refuses_ranges = False
 
@@ -161,17 +163,19 @@ class Listing:
                 if passed is None:
                     self.complete = not page.truncated and current.high is None
                     keys += len(page.entries)
+                    self._last = max(_keys(page.entries), default=self._last)
                     yield page.entries
                     self._begin_ranges(fetch_range, current)
                     continue
                 if not page.truncated:  # the bucket ends before its last cut
-                    self._expect_nothing(self._ahead, max(_keys(page.entries)))
-                    self.complete = True
+                    self._last = max(_keys(page.entries))
                     yield page.entries
+                    yield from self._end(self._ahead, self._last)
                     return
                 self._begin_ranges(fetch_range)
                 if self._agrees(page.entries, passed, current.high):
                     if passed:
+                        self._last = max(_keys(page.entries[:passed]))
                         yield page.entries[:passed]
                     self._cut_keys = max(1, (keys + passed) // current.cuts)
                     break
@@ -180,7 +184,7 @@ class Listing:
             else:
                 if current.high is not None:
                     rest = () if self._begun_all else (fetch_range(self._behind, None),)
-                    self._expect_nothing((*self._ahead, *rest), current.high)
+                    yield from self._end((*self._ahead, *rest), current.high)
                 self.complete = True
                 return
 
@@ -220,8 +224,9 @@ class Listing:
         behind = entries[passed:]
         return first[: len(behind)] == behind[: len(first)] and bool(first)
 
-    def _expect_nothing(self, ranges: Iterable[Iterable[Page]], end: str) -> None:
-        """Checks that no later range lists a key after `end`, which is the last key of the listing."""
+    def _end(self, ranges: Iterable[Iterable[Page]], end: str) -> Iterator[Sequence[ObjectEntry]]:
+        """Ends the listing if no later range lists a key after `end`. Otherwise objects have been created
+        since this range was listed, or its page was outdated: lists all after its last key by tokens."""
         for pages in ranges:
             try:
                 first = next((page.entries for page in pages if page.entries), [])
@@ -229,7 +234,22 @@ class Listing:
                 self.refuses_ranges = True
                 continue
             if any(entry.key > end for entry in first):
+                yield from self._go_on_by_tokens(end)
+                return
+        self.complete = True
+
+    def _go_on_by_tokens(self, end: str) -> Iterator[Sequence[ObjectEntry]]:
+        """Continues after the last key. The store must now list a key after `end`."""
+        last = self._last
+        has_more = False
+        for entries in self._by_tokens(self._checked(self._fetch(last and StartAfter(last)))):
+            if last is not None and entries and min(_keys(entries)) <= last:
+                raise _broken("does not continue where it was asked to")
+            has_more = has_more or (bool(entries) and max(_keys(entries)) > end)
+            if self.complete and not has_more:
+                self.complete = False
                 raise _broken("ended before keys that another request listed")
+            yield entries
 
 
 class FolderToken(str):

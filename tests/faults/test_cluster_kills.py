@@ -52,7 +52,7 @@ def test_at_random_instants_the_bucket_equals_the_folder_in_the_end(
                     member.kill()
         status = process.wait(120)
         if status != 0:
-            assert victim == "the job", (seed, number, status, shell.log(job))
+            assert victim == "the job", (seed, number, status, shell.status(job)["error"], shell.log(job))
             resumed = shell.run("resume", job, "--quiet", timeout=120)
             assert resumed.returncode == 0 or shell.status(job)["state"] == "done", (seed, resumed.stderr)
         kinds = [line["op"] for line in shell.report(job) if line["op"] in ("upload", "delete")]

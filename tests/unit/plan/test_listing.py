@@ -18,7 +18,7 @@ from syncworker.errors import FatalError, FileError
 from syncworker.model import ObjectEntry
 from syncworker.plan.breadth import PAGES_AHEAD, Breadth
 from syncworker.plan.listing import Listing
-from syncworker.s3.xml_messages import Page
+from syncworker.s3.xml_messages import Page, StartAfter
 from syncworker.worker.pages import Arriving
 
 
@@ -43,6 +43,8 @@ class Store:
 
     def page(self, token: str | None, after: str | None = None) -> Page:
         self.asked += 1
+        if isinstance(token, StartAfter):
+            token, after = None, token
         start = int(token) if token is not None else 0
         if token is None and after is not None and self.heeds_start_after:
             start = bisect_right(self.keys, self.order(after), key=self.order)
@@ -145,18 +147,61 @@ def test_every_key_is_listed_once_whatever_the_order_and_the_cuts(
     assert listing.complete
 
 
-def test_a_listing_that_ends_before_keys_that_it_lists_elsewhere_is_broken():
-    """An answer that lost its end: what is behind it would be taken for gone."""
-    store = Store({f"{n:03d}" for n in range(100)}, 10)
+class Short(Store):
+    """Once, or each time, an answer has lost its end: what is behind it would be taken for gone."""
+
+    def __init__(self, *, each_time: bool) -> None:
+        super().__init__({f"{n:03d}" for n in range(100)}, 10)
+        self.each_time = each_time
+
+    def page(self, token: str | None, after: str | None = None) -> Page:
+        page = super().page(token, after)
+        if token == "20" or (self.each_time and isinstance(token, StartAfter)):
+            return page._replace(token=None, truncated=False)
+        return page
+
+
+def test_a_listing_that_ends_before_keys_that_it_lists_elsewhere_goes_on_there():
+    store = Short(each_time=False)
+    listing = Listing(store.fetch, store.fetch_range, ["050", "090"], wide())
+    assert [entry.key for page in listing.pages() for entry in page] == store.keys
+    assert listing.complete
+
+
+def test_a_listing_that_ends_once_more_before_keys_that_it_lists_elsewhere_is_broken():
+    store = Short(each_time=True)
+    listing = Listing(store.fetch, store.fetch_range, ["050", "090"], wide())
+    with pytest.raises(FatalError, match="another request listed"):
+        list(listing.pages())
+    assert not listing.complete
+
+
+@given(
+    held=st.sets(st.integers(0, 99), max_size=60),
+    come=st.sets(st.integers(0, 199), min_size=1, max_size=60),
+    cuts=st.sets(st.integers(0, 199), min_size=1, max_size=6),
+    asked=st.integers(1, 12),
+    page_size=st.integers(1, 30),
+)
+def test_what_is_created_during_a_listing_hides_nothing_and_breaks_nothing(
+    held, come, cuts, asked, page_size
+):
+    """After some requests a killed job's last uploads arrive, behind the end of the bucket as well."""
+    store = Store({f"{n:03d}" for n in held}, page_size)
+    before = list(store.keys)
     whole = store.page
 
-    def short(token, after=None):
-        page = whole(token, after)
-        return page._replace(token=None, truncated=False) if token == "20" else page
+    def page(token, after=None):
+        if store.asked == asked:
+            store.keys = sorted({*store.keys, *(f"{n:03d}" for n in come if n > max(held, default=0))})
+        return whole(token, after)
 
-    store.page = short
-    with pytest.raises(FatalError, match="another request listed"):
-        list(Listing(store.fetch, store.fetch_range, ["050", "090"], wide()).pages())
+    store.page = page
+    listing = Listing(store.fetch, store.fetch_range, [f"{n:03d}" for n in sorted(cuts)], wide(3))
+    found = [entry.key for page in listing.pages() for entry in page]
+    assert found == sorted(set(found))
+    assert set(before) <= set(found) <= set(store.keys)
+    assert listing.complete
 
 
 def test_the_range_after_the_last_cut_is_listed_with_the_others():
