@@ -9,8 +9,8 @@ are listed concurrently with `start-after`; breadth.py decides their number and 
 ranges must agree: the entries that one range lists after the border must be the first of the next range. So
 each range continues where the previous one ended, in any listing order, and no key is lost or repeated. If
 they do not agree (another order, a `start-after` that is ignored or refused, a change in between), or if one
-ends the bucket and a later one lists more, the ranges are dropped, and the listing continues from its position
-by tokens alone.
+ends the bucket and a later one lists more, the ranges are dropped, and the listing continues from its
+position by tokens alone.
 
 A job for only some folders lists their prefixes one after the other, as one listing (`page_of_folders`). The
 rest of the bucket is never listed, and so never deleted.
