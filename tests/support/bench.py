@@ -279,8 +279,11 @@ class Jobs:
         """The living embedded stores: their data is below STORAGE_DIR, by default a folder of this one."""
         found, storage = [], self.environment.get("STORAGE_DIR") or f"{self.base}/storage"
         for process in psutil.process_iter(["cmdline"]):
-            command = " ".join(process.info["cmdline"] or []).rstrip()  # cut where it hides the rest
-            if f"{storage}/" in f"{command}/":
+            command = " ".join(process.info["cmdline"] or []).rstrip()
+            # A store that hides its keys cuts off the end of its command line.
+            _, _, cache = command.partition(" --cache-dir ")
+            is_cut = cache.startswith(f"{self.base.parent}/") and storage.startswith(cache)
+            if is_cut or f"{storage}/" in command:
                 found.append(process)
         return found
 
