@@ -26,6 +26,7 @@ from syncworker.cluster.keys import Files, RunKeys, of_settings
 from syncworker.cluster.protocol import Lost, Member, Stranger, Unreachable
 from syncworker.settings import Settings
 from syncworker.system import processes
+from syncworker.system.gather import is_cancelled
 from syncworker.system.imports import without
 from syncworker.system.scratch import Scratch
 
@@ -271,7 +272,7 @@ class DaskCluster:
         except KilledWorker as error:
             raise Lost(f"{member.name} has died", died=True) from error
         except asyncio.CancelledError as error:
-            if asyncio.current_task().cancelling():  # type: ignore[union-attr]
+            if is_cancelled():
                 raise
             raise Lost("the scheduler is gone", died=False) from error
         except Exception as error:  # whatever became of it, it has no answer

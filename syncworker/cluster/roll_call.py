@@ -27,18 +27,13 @@ from syncworker.cluster.protocol import (
     Unreachable,
     Verb,
 )
+from syncworker.system.gather import is_cancelled
 
 REFUSED_SECONDS = 30.0  # then a member that was refused is greeted anew
 STUCK_SECONDS = 120.0  # a member that neither waits for the storage nor comes to the end of a file is lost
 _ENDING_SECONDS = 12.0
 _MARK_SECONDS = 1.0
 _LOSSES = 3  # of a member; then it is not taken any more
-
-
-def _is_cancelled() -> bool:
-    """Whether it is this task that was cancelled, and not what the engine did for it."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
 
 
 class Hands(Protocol):
@@ -94,7 +89,7 @@ class RollCall:
             self.trouble = str(error) or self.trouble
             return None
         except asyncio.CancelledError:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             return None
         self.trouble = ""
@@ -226,7 +221,7 @@ class RollCall:
         except (Lost, Unreachable, TimeoutError, ValueError, KeyError, TypeError):
             return None
         except asyncio.CancelledError:
-            if _is_cancelled():
+            if is_cancelled():
                 raise
             return None
         peer.heard_at, before, peer.shows = self.now(), peer.shows, answer

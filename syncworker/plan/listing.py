@@ -108,7 +108,7 @@ class Listing:
         self._cut_keys = CUT_KEYS  # between two cuts, as measured
         self._tokens: set[int] = set()
         self._last_ends: tuple[str, str] | None = None
-        self._last: str | None = None  # of the keys of the ranges that were used
+        self._used: Sequence[ObjectEntry] = ()  # the last page with keys that was handed out
         self._empty = 0
         self.complete = self.refuses_ranges = False
 
@@ -116,7 +116,9 @@ class Listing:
         """Raises FatalError BrokenListing, or what fetching raises."""
         if self._fetch_range is not None and (cut := next(self._cuts, None)) is not None:
             self._cuts = chain((cut,), self._cuts)
-            yield from self._side_by_side(self._fetch_range)
+            for entries in self._side_by_side(self._fetch_range):
+                self._used = entries or self._used
+                yield entries
         else:
             yield from self._by_tokens(self._checked(self._fetch(None)))
 
@@ -163,29 +165,26 @@ class Listing:
                 if passed is None:
                     self.complete = not page.truncated and current.high is None
                     keys += len(page.entries)
-                    self._last = max(_keys(page.entries), default=self._last)
                     yield page.entries
                     self._begin_ranges(fetch_range, current)
                     continue
                 if not page.truncated:  # the bucket ends before its last cut
-                    self._last = max(_keys(page.entries))
-                    yield page.entries
-                    yield from self._end(self._ahead, self._last)
+                    yield from self._end(page.entries, self._ahead, max(_keys(page.entries)))
                     return
                 self._begin_ranges(fetch_range)
                 if self._agrees(page.entries, passed, current.high):
                     if passed:
-                        self._last = max(_keys(page.entries[:passed]))
                         yield page.entries[:passed]
                     self._cut_keys = max(1, (keys + passed) // current.cuts)
                     break
                 yield from self._by_tokens(page)  # they do not agree
                 return
             else:
-                if current.high is not None:
-                    rest = () if self._begun_all else (fetch_range(self._behind, None),)
-                    yield from self._end((*self._ahead, *rest), current.high)
-                self.complete = True
+                if current.high is None:
+                    self.complete = True
+                    return
+                rest = () if self._begun_all else (fetch_range(self._behind, None),)
+                yield from self._end((), (*self._ahead, *rest), current.high)
                 return
 
     def _begin_ranges(self, fetch_range: FetchRange, current: _Range | None = None) -> None:
@@ -224,9 +223,20 @@ class Listing:
         behind = entries[passed:]
         return first[: len(behind)] == behind[: len(first)] and bool(first)
 
-    def _end(self, ranges: Iterable[Iterable[Page]], end: str) -> Iterator[Sequence[ObjectEntry]]:
-        """Ends the listing if no later range lists a key after `end`. Otherwise objects have been created
-        since this range was listed, or its page was outdated: lists all after its last key by tokens."""
+    def _end(
+        self, entries: Sequence[ObjectEntry], ranges: Iterable[Iterable[Page]], end: str
+    ) -> Iterator[Sequence[ObjectEntry]]:
+        """Ends the listing with these entries if no later range lists a key after `end`. Otherwise objects
+        have been created since this range was listed, or its page was outdated: goes on by tokens."""
+        goes_on = self._lists_after(ranges, end)
+        self.complete = not goes_on
+        if entries:
+            yield entries
+        if goes_on:
+            yield from self._go_on_by_tokens(end)
+
+    def _lists_after(self, ranges: Iterable[Iterable[Page]], end: str) -> bool:
+        """Whether a later range lists a key after `end`."""
         for pages in ranges:
             try:
                 first = next((page.entries for page in pages if page.entries), [])
@@ -234,18 +244,17 @@ class Listing:
                 self.refuses_ranges = True
                 continue
             if any(entry.key > end for entry in first):
-                yield from self._go_on_by_tokens(end)
-                return
-        self.complete = True
+                return True
+        return False
 
     def _go_on_by_tokens(self, end: str) -> Iterator[Sequence[ObjectEntry]]:
-        """Continues after the last key. The store must now list a key after `end`."""
-        last = self._last
+        """Continues after the last key that was handed out. The store must now list a key after `end`."""
+        last = max(_keys(self._used), default=None)
         has_more = False
         for entries in self._by_tokens(self._checked(self._fetch(last and StartAfter(last)))):
             if last is not None and entries and min(_keys(entries)) <= last:
                 raise _broken("does not continue where it was asked to")
-            has_more = has_more or (bool(entries) and max(_keys(entries)) > end)
+            has_more = has_more or max(_keys(entries), default="") > end
             if self.complete and not has_more:
                 self.complete = False
                 raise _broken("ended before keys that another request listed")

@@ -52,12 +52,12 @@ def split(body: bytes) -> tuple[bytes, list[list[str]]] | None:
     between, *all_columns = (cut[at :: len(order) + 1] for at in range(len(order) + 1))
     if "".join(between).strip(_BLANK):  # something between the objects
         return None
-    columns = dict(zip(order, all_columns, strict=True))
+    named = list(zip(order, all_columns, strict=True))
+    columns = dict(named)
     etags = "".join(columns["ETag"]).encode().replace(_IN_ETAG, b"")
     if etags and not etags.isalnum():
         return None
-    others = (column for name, column in zip(order, all_columns, strict=True) if name not in _CHECKED)
-    rest = "".join(map("".join, others)).encode()
+    rest = "".join("".join(column) for name, column in named if name not in _CHECKED).encode()
     if b"&" in rest or len(rest.translate(None, _CONTROLS)) != len(rest):
         return None
     return body[:start] + b"<Contents/>" + body[end:], [columns[name] for name in _FIELDS]

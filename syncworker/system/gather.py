@@ -12,6 +12,12 @@ T = TypeVar("T")
 SIDE_BY_SIDE = 16
 
 
+def is_cancelled() -> bool:
+    """Whether it is this task that was cancelled, and not something that it waits for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
+
+
 async def side_by_side(
     work: Callable[[T], Awaitable[None]], items: Iterable[T], lanes: int = SIDE_BY_SIDE
 ) -> None:

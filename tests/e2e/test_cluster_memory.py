@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from pathlib import Path
 
+import psutil
 import pytest
 import test_cluster_machines
-from bench import Shell, tree
+from bench import Shell, peak_bytes, tree
 from stores import Store, list_keys
 from test_cluster_machines import Machines
 
@@ -33,12 +33,9 @@ class Peaks(threading.Thread):
     def run(self) -> None:
         while not self.ended.wait(0.2):
             for process in self.shell.workers():
-                with contextlib.suppress(OSError, StopIteration):
-                    words = Path(f"/proc/{process.pid}/cmdline").read_bytes().decode().split("\0")
-                    role = next(role for role in ROLES if role in words)
-                    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-                    peak = next(line for line in lines if line.startswith("VmHWM:"))
-                    self.seen[role][process.pid] = int(peak.split()[1]) * 1024 / 1e6
+                with contextlib.suppress(psutil.NoSuchProcess, OSError, IndexError, StopIteration):
+                    role = next(role for role in ROLES if role in process.cmdline())
+                    self.seen[role][process.pid] = peak_bytes(process.pid) / 1e6
 
     def end(self) -> dict[str, float]:
         self.ended.set()

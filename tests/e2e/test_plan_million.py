@@ -11,10 +11,11 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from bench import PROJECT, Shell
+from bench import PROJECT, Shell, peak_bytes
 from stores import die_with_parent_obeying_permissions
 
 from benchmarks.stub import Stub
@@ -35,7 +36,7 @@ def base() -> Iterator[Path]:
 
 def run(shell: Shell, *arguments: str, wanted: int = 0) -> Path:
     """One command of the shell; prints what it took. Its output, in a file."""
-    began, peak_kib, output = time.monotonic(), 0, shell.base / "output"
+    began, peak, output = time.monotonic(), 0, shell.base / "output"
     with output.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "syncworker", *arguments],
@@ -47,22 +48,18 @@ def run(shell: Shell, *arguments: str, wanted: int = 0) -> Path:
             preexec_fn=die_with_parent_obeying_permissions,
         )
         while not (found := os.wait4(process.pid, os.WNOHANG))[0]:
-            told = Path(
-                f"/proc/{process.pid}/status"
-            ).read_text()  # wait4 would tell of ours before exec, too
-            peak_kib = max(
-                [peak_kib, *(int(line.split()[1]) for line in told.splitlines() if "VmHWM" in line)]
-            )
+            with suppress(IndexError):  # it has just ended
+                peak = max(peak, peak_bytes(process.pid))  # wait4 would tell of ours before exec, too
             time.sleep(0.05)
         process.returncode = os.waitstatus_to_exitcode(found[1])
     assert process.returncode == wanted, output.read_bytes()[-2000:]
     took, processor = time.monotonic() - began, found[2].ru_utime + found[2].ru_stime
-    peak = peak_kib * 1024 / 1e6
+    peak_mb = peak / 1e6
     print(
-        f"{arguments[0]}: {took:.0f} s, {processor:.0f} s of processor time, {peak:.0f} MB at most",
+        f"{arguments[0]}: {took:.0f} s, {processor:.0f} s of processor time, {peak_mb:.0f} MB at most",
         flush=True,
     )
-    assert peak < PEAK_MB, arguments
+    assert peak_mb < PEAK_MB, arguments
     return output
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
-from bench import contents, fill, s3_error, wait_for
+from bench import contents, fill, peak_bytes, s3_error, wait_for
 from shapes import check_report, check_status
 
 FILES = 10_000
@@ -75,8 +74,7 @@ def test_files_that_fail_leave_no_bytes_in_memory(mirror, juicefs, other):
     def ended() -> bool:
         nonlocal peak
         with suppress(OSError, IndexError):  # it has just ended
-            told = Path(f"/proc/{process.pid}/status").read_text()
-            peak = max(peak, int(told.split("VmHWM:")[1].split()[0]) << 10)
+            peak = max(peak, peak_bytes(process.pid))
         return process.poll() is not None
 
     wait_for(ended, 500, "the end of the job")

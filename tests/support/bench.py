@@ -297,6 +297,11 @@ class Jobs:
                 process.kill()
 
 
+def peak_bytes(pid: int) -> int:
+    """The highest resident memory of a process so far. Raises OSError or IndexError once it has ended."""
+    return int(Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]) << 10
+
+
 @dataclass(frozen=True, slots=True)
 class Run:
     """What a shell command did: its exit status, its output, and the status of the job it was about."""

@@ -31,6 +31,17 @@ async def end(doing: Shares) -> float:
     return loop.time() - began
 
 
+def seconds_of(scene: Scene, files: int) -> float:
+    """How long the scene takes to carry out so many files, and to end."""
+
+    async def main() -> float:
+        doing = of(scene)
+        await doing.put([work(n) for n in range(files)])
+        return await end(doing)
+
+    return run(main())
+
+
 @pytest.mark.parametrize("error", [OSError("no space"), Stopped("told to stop")])
 def test_a_file_that_cannot_be_settled_costs_no_other_file_of_its_batch(error: Exception) -> None:
     """The storage has them: they belong into counters, index and report, whatever ends the job."""
@@ -45,12 +56,7 @@ def test_a_file_that_cannot_be_settled_costs_no_other_file_of_its_batch(error: E
 
     scene.home.settle = fail  # type: ignore[method-assign]
 
-    async def main() -> None:
-        doing = of(scene)
-        await doing.put([work(n) for n in range(200)])
-        await end(doing)
-
-    run(main())
+    seconds_of(scene, 200)
     written = set(scene.folder.objects)
     assert scene.home.settled == dict.fromkeys(written - {"k00003"}, 1)
     assert len(written) > 3
@@ -66,12 +72,7 @@ def test_an_engine_that_fails_otherwise_than_it_may_ends_the_job() -> None:
 
     scene.cluster.submit = submit  # type: ignore[method-assign]
 
-    async def main() -> float:
-        doing = of(scene)
-        await doing.put([work(n) for n in range(200)])
-        return await end(doing)
-
-    assert run(main()) < 30
+    assert seconds_of(scene, 200) < 30
     assert isinstance(scene.home.error, RuntimeError)
 
 
@@ -84,12 +85,7 @@ def test_what_ends_the_look_at_the_members_is_the_error_of_the_job() -> None:
 
     scene.cluster.members = members  # type: ignore[method-assign]
 
-    async def main() -> None:
-        doing = of(scene)
-        await doing.put([work(n) for n in range(100_000)])  # nothing of it is collected for ever
-        await end(doing)
-
-    run(main())
+    seconds_of(scene, 100_000)  # nothing of it is collected for ever
     assert isinstance(scene.home.error, OSError)
 
 
@@ -160,12 +156,7 @@ def test_an_engine_that_fails_beside_a_disk_that_hangs_ends_the_job() -> None:
 
     scene.cluster.members = fail_later  # type: ignore[method-assign]
 
-    async def main() -> float:
-        doing = of(scene)
-        await doing.put([work(n) for n in range(600)])
-        return await end(doing)
-
-    assert run(main()) < 30
+    assert seconds_of(scene, 600) < 30
     assert isinstance(scene.home.error, OSError)
 
 
@@ -256,12 +247,7 @@ def test_an_engine_that_cancels_what_was_asked_of_it_costs_one_look() -> None:
     scene.cluster.members = cancelled  # type: ignore[method-assign]
     scene.cluster.hear = unheard  # type: ignore[method-assign]
 
-    async def main() -> None:
-        doing = of(scene)
-        await doing.put([work(n) for n in range(2000)])
-        await end(doing)
-
-    run(main())
+    seconds_of(scene, 2000)
     assert scene.home.error is None
     assert len(scene.home.settled) == 2000
     assert scene.home.marks[-1] == 0
