@@ -278,12 +278,8 @@ class Jobs:
     def stores(self) -> list[psutil.Process]:
         """The living embedded stores: their data is below STORAGE_DIR, by default a folder of this one."""
         found, storage = [], self.environment.get("STORAGE_DIR") or f"{self.base}/storage"
-        for process in psutil.process_iter(["cmdline"]):
-            command = " ".join(process.info["cmdline"] or []).rstrip()
-            # A store that hides its keys cuts off the end of its command line.
-            _, _, cache = command.partition(" --cache-dir ")
-            is_cut = cache.startswith(f"{self.base.parent}/") and storage.startswith(cache)
-            if is_cut or f"{storage}/" in command:
+        for process in psutil.process_iter(["cwd"]):  # juicefs cuts off the end of its command line
+            if process.info["cwd"] == os.path.realpath(storage):
                 found.append(process)
         return found
 
