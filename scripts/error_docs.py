@@ -84,7 +84,7 @@ SECTIONS: tuple[Section, ...] = (
             "BadClusterKeys": "A file that `CLUSTER_TLS_CA`, `CLUSTER_TLS_CERT` or `CLUSTER_TLS_KEY` names is missing, or"
             " other users can read the key or write to one of the three. `cluster keys` creates them; see [several machines](cluster.md#several-machines)",
             "StorageFull": "Of the embedded storage: the disk of STORAGE_DIR is full, and the storage sends no answer while it waits for free space. Free space there (`df -h app/storage`), move STORAGE_DIR, or set STORAGE_URL. Of another storage: its disk is full, or its quota is used up. Free space there, or raise the quota; then resume",
-            "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it happens again, the storage has a bug: report it there. The juicefs gateway may list an outdated state for some seconds after another job has ended",
+            "BrokenListing": "The storage's listing contradicts itself, so nothing more was deleted. Resume; if it happens again, the storage has a bug: report it there.",
             "DestinationBusy": "Only one job may run on a bucket. Wait for the other, or cancel it",
             "LocalError": "A file of the job itself (status, report, index) could not be written: most often the"
             " disk of `jobs/` is full. Free some space and resume",

@@ -59,10 +59,14 @@ class Difference(NamedTuple):
 
 
 class Changes:
-    """Records, in order, what a run has sent and the keys whose deletion it has requested."""
+    """Records, in order, what a run has sent and the keys whose deletion it has requested.
+
+    `doubt`: why the listing that the run acted on may have been wrong; None if nothing speaks against it.
+    """
 
     def __init__(self, spool_dir: str) -> None:
         self.count = 0
+        self.doubt: FatalError | None = None
         self._spool = Spool(spool_dir)
         self._batch: list[tuple[Any, ...]] = []
         self._keys: list[str] = []  # of the changes before the batch
@@ -89,9 +93,9 @@ class Changes:
 
     @property
     def keys(self) -> list[str] | None:
-        """All keys, sorted; None if there are too many."""
+        """All keys, sorted; None if there are too many, or if others may have changed too."""
         self._flush()
-        return sorted(set(self._keys)) if len(self._keys) <= _KEYS else None
+        return sorted(set(self._keys)) if len(self._keys) <= _KEYS and self.doubt is None else None
 
     def __iter__(self) -> Iterator[tuple[str, int, str | None]]:
         """Yields (key, size, ETag); the ETag is None for a deletion."""

@@ -7,6 +7,7 @@ checks. Trailing checksums are never used, because several stores keep their fra
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -29,6 +30,14 @@ _UNREADABLE = frozenset({"BadAnswer", "BrokenListing"})
 GIVEN = (*HEADER_NAMES, *(OPTION_HEADERS[name] for name in ("storage_class", "sse", "sse_kms_key_id")))
 MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
 _NO_VERSIONS = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
+
+
+def _shortly_before(key: str) -> str:
+    """Returns a position in a listing before this key, where no listing has stopped."""
+    if not "!" < key[-1] < "\x7f":
+        return key[:-1]
+    before = chr(ord(key[-1]) - (2 if key[-1] == "0" else 1))  # "/" precedes "0", and would be a folder
+    return f"{key[:-1]}{before}~{secrets.token_hex(4)}"
 
 
 async def none_if(codes: frozenset[str], answer: Awaitable[T]) -> T | None:
@@ -156,6 +165,14 @@ class Bucket:
     async def list_exact(self, key: str, most: int = 2) -> list[str]:
         """Lists the first keys that begin with this key: also the key itself, if the store has it."""
         return [entry.key for entry in await self.list_under(key, most)]
+
+    async def lists_again(self, key: str) -> bool:
+        """Whether a new listing names this key, too. A store may continue an earlier listing, outdated as it
+        is, for a request that begins where that one stopped (juicefs gateway), so this one begins where none
+        has stopped. True if its first page does not reach the key."""
+        page = await self.list_page(None, _shortly_before(key))
+        keys = ObjectEntries.of(page.entries).keys
+        return key in keys or (page.truncated and max(keys, default="") < key)
 
     async def list_under(self, key: str, most: int = 2) -> Sequence[ObjectEntry]:
         """Lists the first objects whose keys begin with this prefix. Raises FileError if the answer cannot be

@@ -96,9 +96,10 @@ class Sweep:
                 self.progress.came_back(key, size)
             else:
                 gone.append((key, size))
+        missing = await self._missing([key for key, _ in gone])
+        gone = [(key, size) for key, size in gone if key not in missing]
         if not gone:
             return 0
-        await self._verify_unknown_keys([key for key, _ in gone])
         for key, _ in gone:
             self.changes.ordered(key)
         failed = dict(await self.remover.objects(gone))
@@ -106,29 +107,36 @@ class Sweep:
             self.progress.error("delete", key, error)
         return len(failed)
 
-    async def _verify_unknown_keys(self, keys: list[str]) -> None:
-        """Checks keys that the index does not know. Over plain http nothing protects a listing: if a bit was
-        flipped in a key, that object does not exist, and the right one would stay. Raises FatalError
-        BrokenListing if the storage neither has such a key nor lists it again."""
+    async def _missing(self, keys: list[str]) -> set[str]:
+        """Returns those of the keys that the storage does not have. Over plain http nothing protects a
+        listing: if a bit was flipped in a key, that object does not exist, and the right one would stay. A
+        listing may also be outdated. So the whole bucket is listed again at the end (`doubt`). Raises
+        FatalError BrokenListing if a new listing names such a key again."""
+        missing: set[str] = set()
         if self.bucket.uses_tls:
-            return
+            return missing
 
-        async def head_one(key: str) -> None:
+        async def ask(key: str) -> None:
             self.control.check()
             try:
                 if await self.bucket.head(key) is not None or key in await self.bucket.list_exact(key):
                     return
+                lists_again = await self.bucket.lists_again(key)
             except (FileError, RetryError):
                 self.control.check()
                 return  # HEAD is forbidden or keeps failing: the deletion reports the error
-            raise FatalError(
+            missing.add(key)
+            self.changes.doubt = FatalError(
                 "BrokenListing",
                 f"the storage's listing names {key!a}, which does not exist: the answer may"
                 " have been corrupted in transit: use https, and resume the job",
             )
+            if lists_again:
+                raise self.changes.doubt
 
         # A store that is a file system may not answer HEAD of a folder: markers are not checked.
-        await side_by_side(head_one, [k for k in keys if not k.endswith("/") and self.index.find(k) is None])
+        await side_by_side(ask, [k for k in keys if not k.endswith("/") and self.index.find(k) is None])
+        return missing
 
     async def _delete_markers(self) -> int:
         """Deletes folders that a store, because it is a file system, still lists as objects after their

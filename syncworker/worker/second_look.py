@@ -54,8 +54,10 @@ class SecondLook:
         self.index, self.progress, self.stop = attempt.index, attempt.progress, attempt.stop
 
     async def recheck(self, ending: Ending, cuts: list[str]) -> Ending:
-        """Checks that all writes and deletions took effect. Without changes, the first listing suffices."""
-        if not self.attempt.changes.count:
+        """Checks that all writes and deletions took effect. Without changes, the first listing suffices,
+        unless it was in doubt; then an object without a file is an error."""
+        changes = self.attempt.changes
+        if not changes.count and changes.doubt is None:
             return ending
         self.progress.phase(Phase.VERIFYING, "checking the bucket again")
         self.index.flush()
@@ -64,16 +66,16 @@ class SecondLook:
             self.index,
             self.folder,
             self.remover,
-            self.attempt.changes,
+            changes,
             self.attempt.order.spool_dir,
         )
         files = int(self.progress.counts["files_total"])
         bucket = Listable(self.pages.fetch, self.pages.fetch_range, cuts, files, self.pages.breadth)
         spool, check = lambda: Spool(self.attempt.order.spool_dir), self.stop.raise_if_requested
         concerns = self._concerns()
-        await recheck.run(
-            lambda found: collect(found, self.index, self.attempt.changes, bucket, spool, check, concerns)
-        )
+        await recheck.run(lambda found: collect(found, self.index, changes, bucket, spool, check, concerns))
+        if changes.doubt is not None and recheck.left:
+            raise changes.doubt
         return ending._replace(came=recheck.left)
 
     def _concerns(self) -> Callable[[Difference], bool]:

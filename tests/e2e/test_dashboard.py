@@ -744,7 +744,9 @@ def test_a_thousand_jobs_weigh_what_fifty_do(
         expect(page.locator("#history tbody tr")).to_have_count(50)
         elements = page.evaluate("document.querySelectorAll('*').length")
         weights.append((elements, len(service.get("/jobs", limit=50).body) // 1000))
-    assert weights[0] == weights[1]
+    (fifty, first_bytes), (thousand, then_bytes) = weights
+    assert abs(thousand - fifty) <= 5, "elements; a line that comes and goes is none of the jobs"
+    assert first_bytes == then_bytes
 
 
 # -- names, tokens, quiet ---------------------------------------------------------------------------------

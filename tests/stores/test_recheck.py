@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import sqlite3
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from bench import Answer, Gate, Mirror, assert_same, expected
-from fault_catalog import is_listing
+from fault_catalog import is_listing, listed
 from proxy import Request
 from stores import Store
 from test_quirks import changed_body
@@ -214,6 +215,51 @@ def test_a_file_that_changes_meanwhile_is_no_difference(mirror: Mirror) -> None:
     assert mirror.contents == {"a": b"1", "b": b"2", "c": b"3"}
     mirror.proxy.clear_hooks()
     mirror.sync()
+
+
+def lists(mirror: Mirror, *keys: str, times: int | None) -> None:
+    """The storage's first listings name these keys, each an object with the content "1"."""
+    rows = [
+        f"<Contents><Key>{key}</Key><Size>1</Size><ETag>c4ca4238a0b923820dcc509a6f75849b</ETag></Contents>"
+        for key in keys
+    ]
+    left = itertools.repeat(None) if times is None else itertools.repeat(None, times)
+
+    def hook(request: Request) -> Answer | None:
+        is_whole = is_listing(request) and "prefix=" not in request.target
+        return listed(rows) if is_whole and next(left, 0) is None else None
+
+    mirror.proxy.on_request(hook)
+
+
+def test_an_outdated_listing_names_an_object_that_is_gone(mirror: Mirror) -> None:
+    mirror.make({"a": "1"})
+    mirror.sync()
+    lists(mirror, "a", "gone/0", times=1)
+    run = mirror.sync()
+    assert not mirror.proxy.of_kind(*WRITES)
+    assert (run.progress["objects_deleted"], verified(mirror, run)) == (0, {})
+
+
+def test_an_object_that_is_listed_again_and_again_and_never_there_fails_the_job(mirror: Mirror) -> None:
+    mirror.make({"a": "1"})
+    mirror.sync()
+    lists(mirror, "a", "gone/0", times=None)
+    run = mirror.start()
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    assert not mirror.proxy.of_kind(*WRITES)
+
+
+def test_an_object_that_was_listed_under_a_wrong_key_does_not_stay_unseen(mirror: Mirror) -> None:
+    mirror.make({"a": "1"})
+    mirror.sync()
+    mirror.store.client().put_object(Bucket=mirror.bucket, Key="b1", Body=b"1")
+    lists(mirror, "a", "b0", times=1)
+    run = mirror.start()
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    assert "b1" in mirror.contents
+    assert mirror.shell.run("resume", run.status["id"]).returncode == 0
+    assert mirror.contents == {"a": b"1"}
 
 
 def test_a_listing_that_lags_is_asked_after_and_nothing_is_sent_again(mirror: Mirror) -> None:
