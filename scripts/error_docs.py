@@ -96,7 +96,7 @@ SECTIONS: tuple[Section, ...] = (
     ),
     (
         "The folder",
-        "Why a folder was not synced, or why nothing was deleted. After none of these errors is anything deleted.",
+        "Why a folder was not synced, or why nothing was deleted. After any of these errors, nothing more is deleted.",
         {
             "UploadsRootMissing": "UPLOADS_DIR is not there. Mount its disk, or correct the setting",
             "UploadsRootUnreadable": "Give the user of the service read permission for UPLOADS_DIR",
@@ -276,8 +276,8 @@ ALSO_OF_JOBS = {"BadStorageUrl", "StorageUrlRefused", "StorageUrlNotAllowed"}
 SILENT = {"LoggedIn", "Moved", "NotDeleted", "Dropped"}
 # What waitress and Bottle find before routing: their words, without spaces.
 OF_HTTP = """\
-Before the request reaches a route, these may be found: `BadRequest` (invalid HTTP, or a path that is not UTF-8), `RequestEntityTooLarge`,
-`RequestHeaderFieldsTooLarge` (a URL of more than 16 KiB: use POST), `NotImplemented` (status 501: a transfer
+A request may also fail before it reaches a route, with one of these codes: `BadRequest` (invalid HTTP, or a path that is not UTF-8),
+`RequestEntityTooLarge`, `RequestHeaderFieldsTooLarge` (a URL of more than 16 KiB: use POST), `NotImplemented` (status 501: a transfer
 encoding other than chunked), `InternalServerError`.
 """
 STORE_ADVICE = {
@@ -347,7 +347,7 @@ def of_stores(said: dict[str, list[str]]) -> list[str]:
     return [
         "## What a storage says",
         "",
-        "These codes are the storage's own. A code that is not on this page is an error of one file, with the storage's message:"
+        "These codes are the storage's own. A code that is not on this page is an error of one file; its message contains the storage's own message:"
         " *the storage refused … with …*. If an answer has no code, the code is `Http` and the status (`Http403`).",
         "",
         "| code | what it means, what to do |",
@@ -358,15 +358,16 @@ def of_stores(said: dict[str, list[str]]) -> list[str]:
             if code not in said
         ),
         "",
-        f"*the storage asks to slow down*: the job tries again, with fewer requests at the same time: {slower}, and every 429 and"
-        " 503. If a job fails with one of them, run fewer jobs, or give `wait`.",
+        f"*the storage asks to slow down* is the message for {slower}, for every 429, and for every 503 whose code is not"
+        " named elsewhere on this page. The job tries again, with fewer requests"
+        " at the same time. If a job fails with one of these codes, run fewer jobs, or give `wait`.",
         "",
-        f"*the storage failed with …*: tried again: {again}, and every other 5xx. If files fail with one of them, look"
-        " at the storage's log and resume.",
+        f"*the storage failed with …* is the message for {again}, and for every other 5xx. The job tries again. If files fail with one of"
+        " these codes, look at the storage's log and resume.",
         "",
-        "*the storage denies …: the keys need that permission*: if `AccessDenied` concerns the whole bucket, the job ends.",
+        "*the storage denies …: the keys need that permission* is the message if `AccessDenied` concerns the whole bucket. Then the job ends.",
         "",
-        "*the credentials have expired*: `ExpiredToken`; the job could not get new ones. *the storage does not answer*,"
+        "*the credentials have expired* is the message for `ExpiredToken`: the job could not get new credentials. *the storage does not answer*,"
         " *the storage no longer answers*: see [the connection to the storage](#the-connection-to-the-storage).",
         "",
     ]
