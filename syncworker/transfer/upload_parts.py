@@ -1,6 +1,7 @@
 """Sends large files in parts. After a crash, the parts already sent are kept. Every byte is checked.
 
-At most `PARTS_IN_FLIGHT` parts of a file are in flight, so a crash loses no more than these.
+A process has at most `PARTS_IN_FLIGHT` parts of a file in flight, and a member of a cluster as many of each
+run of parts that it was given. A crash loses no more than these.
 """
 
 from __future__ import annotations

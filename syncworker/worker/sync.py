@@ -11,8 +11,9 @@ loop     may objects be deleted? (plans.py) If all of the above succeeded: delet
 loop     check again what was written and deleted; with `verify`, the whole bucket (second_look.py)
 ```
 Invariants
-- Nothing is deleted unless the listing was complete, the scan was complete, and no file failed. The bucket is
-  deleted only if the folder is known, after two scans, to hold no file.
+- Nothing is deleted unless the listing was complete, the scan was complete, and no file failed. (A file whose
+  name is not UTF-8 only protects the objects in its folder.) The bucket is deleted only if the folder is
+  known, after two scans, to hold no file.
 - After a fatal error or a stop, no operation begins; those in flight finish.
 - Memory is bounded: it holds batches and bytes in flight, but never the tree. Spools are on disk.
 """
