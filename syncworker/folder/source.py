@@ -178,7 +178,8 @@ def refuse_unknown(items: list[ScanItem]) -> None:
 
 def vanished() -> FatalError:
     return FatalError(
-        "SourceVanished", "the folder vanished after the job began: nothing was deleted; is its disk mounted?"
+        "SourceVanished",
+        "the folder vanished after the job began, so nothing more was deleted; is its disk mounted?",
     )
 
 
