@@ -8,6 +8,7 @@ checks. Trailing checksums are never used, because several stores keep their fra
 from __future__ import annotations
 
 import secrets
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple, TypeVar
@@ -29,15 +30,21 @@ _UNREADABLE = frozenset({"BadAnswer", "BrokenListing"})
 # The headers that were sent with an object's content, and that HEAD returns.
 GIVEN = (*HEADER_NAMES, *(OPTION_HEADERS[name] for name in ("storage_class", "sse", "sse_kms_key_id")))
 MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
+_PAGES_ANEW = 20
 _NO_VERSIONS = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
 
 
 def _shortly_before(key: str) -> str:
-    """Returns a position in a listing before this key, where no listing has stopped."""
-    if not "!" < key[-1] < "\x7f":
-        return key[:-1]
-    before = chr(ord(key[-1]) - (2 if key[-1] == "0" else 1))  # "/" precedes "0", and would be a folder
-    return f"{key[:-1]}{before}~{secrets.token_hex(4)}"
+    """Returns a position in a listing before this key, where no listing has stopped; "" for the start."""
+    name = key[key.rfind("/") + 1 :]
+    is_long = len(key.encode()) > 1010 or len(name.encode()) > 240  # stores refuse longer ones
+    at = len(key) - (12 if is_long else 1)
+    code = ord(key[at])
+    if code <= ord("!") or 0x7F < code <= 0xA1:
+        return key[:at]
+    # "/" precedes "0", and would be a folder. Surrogates are no characters.
+    before = chr({ord("0"): ord("."), 0xE000: 0xD7FF}.get(code, code - 1))
+    return f"{key[:at]}{before}~{secrets.token_hex(4)}"
 
 
 async def none_if(codes: frozenset[str], answer: Awaitable[T]) -> T | None:
@@ -166,13 +173,41 @@ class Bucket:
         """Lists the first keys that begin with this key: also the key itself, if the store has it."""
         return [entry.key for entry in await self.list_under(key, most)]
 
-    async def lists_again(self, key: str) -> bool:
-        """Whether a new listing names this key, too. A store may continue an earlier listing, outdated as it
-        is, for a request that begins where that one stopped (juicefs gateway), so this one begins where none
-        has stopped. True if its first page does not reach the key."""
-        page = await self.list_page(None, _shortly_before(key))
-        keys = ObjectEntries.of(page.entries).keys
-        return key in keys or (page.truncated and max(keys, default="") < key)
+    async def lacks(self, key: str) -> bool:
+        """Whether there is no object under this key, by HEAD and by a listing of this key. If HEAD is
+        forbidden or keeps failing, a listing from right before the key must show it, too."""
+        try:
+            if await self.head(key) is not None:
+                return False
+            is_told = True
+        except (FileError, RetryError):
+            is_told = False
+        if key in await self.list_exact(key):
+            return False
+        return is_told or await self.listed_anew([key]) is None
+
+    async def listed_anew(self, keys: Sequence[str]) -> str | None:
+        """Returns one of these keys that a new listing names, too, or does not reach within a few pages. A
+        store may continue an earlier listing, outdated as it is, for a request that begins where that one
+        stopped (juicefs gateway), so this one begins where none has stopped."""
+        left = deque(sorted(keys))
+        while left:
+            first, pages = left[0], 0
+            async for page in self.list_range(_shortly_before(first), first):
+                found = ObjectEntries.of(page.entries).keys
+                if named := set(found).intersection(left):
+                    return min(named)
+                last = max(found, default="")
+                pages += 1
+                if not page.truncated or last > first:
+                    break
+                if pages == _PAGES_ANEW:
+                    return first
+            left.popleft()
+            is_ordered = list(found) == sorted(found)
+            while left and is_ordered and (not page.truncated or left[0] < last):
+                left.popleft()  # the page has passed it
+        return None
 
     async def list_under(self, key: str, most: int = 2) -> Sequence[ObjectEntry]:
         """Lists the first objects whose keys begin with this prefix. Raises FileError if the answer cannot be

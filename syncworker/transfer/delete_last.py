@@ -96,7 +96,7 @@ class Sweep:
                 self.progress.came_back(key, size)
             else:
                 gone.append((key, size))
-        missing = await self._missing([key for key, _ in gone])
+        missing = await self._missing(gone)
         gone = [(key, size) for key, size in gone if key not in missing]
         if not gone:
             return 0
@@ -107,36 +107,41 @@ class Sweep:
             self.progress.error("delete", key, error)
         return len(failed)
 
-    async def _missing(self, keys: list[str]) -> set[str]:
-        """Returns those of the keys that the storage does not have. Over plain http nothing protects a
+    async def _missing(self, entries: list[Entry]) -> set[str]:
+        """Returns the keys of those that the storage does not have. Over plain http nothing protects a
         listing: if a bit was flipped in a key, that object does not exist, and the right one would stay. A
         listing may also be outdated. So the whole bucket is listed again at the end (`doubt`). Raises
         FatalError BrokenListing if a new listing names such a key again."""
-        missing: set[str] = set()
+        absent: set[str] = set()
         if self.bucket.uses_tls:
-            return missing
+            return absent
 
         async def ask(key: str) -> None:
             self.control.check()
             try:
-                if await self.bucket.head(key) is not None or key in await self.bucket.list_exact(key):
-                    return
-                lists_again = await self.bucket.lists_again(key)
+                if await self.bucket.lacks(key):
+                    absent.add(key)
             except (FileError, RetryError):
-                self.control.check()
-                return  # HEAD is forbidden or keeps failing: the deletion reports the error
-            missing.add(key)
-            self.changes.doubt = FatalError(
-                "BrokenListing",
-                f"the storage's listing names {key!a}, which does not exist: the answer may"
-                " have been corrupted in transit: use https, and resume the job",
-            )
-            if lists_again:
-                raise self.changes.doubt
+                self.control.check()  # else the deletion reports the error
 
         # A store that is a file system may not answer HEAD of a folder: markers are not checked.
-        await side_by_side(ask, [k for k in keys if not k.endswith("/") and self.index.find(k) is None])
-        return missing
+        keys = [key for key, size in entries if size or not key.endswith("/")]
+        await side_by_side(ask, [key for key in keys if self.index.find(key) is None])
+        if not absent:
+            return absent
+        try:
+            named = await self.bucket.listed_anew(list(absent))
+        except (FileError, RetryError):
+            self.control.check()
+            named = min(absent)  # nothing speaks for the listing
+        self.changes.doubt = FatalError(
+            "BrokenListing",
+            f"the storage's listing names {named or min(absent)!a}, which does not exist: the answer may"
+            " have been corrupted in transit: use https, and resume the job",
+        )
+        if named is not None:
+            raise self.changes.doubt
+        return absent
 
     async def _delete_markers(self) -> int:
         """Deletes folders that a store, because it is a file system, still lists as objects after their

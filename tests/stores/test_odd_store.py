@@ -106,6 +106,35 @@ def test_one_key_is_found_by_its_own_name(name: str) -> None:
         assert name in ask(store, lambda bucket: bucket.list_exact(name))
 
 
+@pytest.mark.parametrize(
+    "name", [*ODD_NAMES, "0", "a/0", "\u4e00", "a/\u4e00", "\ue000", "a" * 1024, "~", "!"]
+)
+def test_a_key_is_listed_anew_only_while_its_object_is_there(name: str) -> None:
+    """From right before it, however its name ends: a page does not reach further."""
+    with OddStore(Dialect(page_size=3)) as store:
+        store.put(name)
+        for number in range(0x4D00, 0x4D80):  # before the last two characters, and beside them
+            store.put(f"{name[:-1]}{chr(number)}")
+        assert ask(store, lambda bucket: bucket.listed_anew([name])) == name
+        assert ask(store, lambda bucket: bucket.listed_anew(["\u4dff", name])) == name
+        del store.keys[name]
+        assert ask(store, lambda bucket: bucket.listed_anew([name, f"{name}1", f"{name}2"])) is None
+
+
+def test_a_folder_that_precedes_the_key_does_not_hide_it() -> None:
+    """`a/` comes between `a.` and `a0`."""
+    with OddStore(Dialect(page_size=10)) as store:
+        for number in range(150):
+            store.put(f"a/{number:03}")
+        assert ask(store, lambda bucket: bucket.listed_anew(["a0"])) is None
+        store.put("a0")
+        assert ask(store, lambda bucket: bucket.listed_anew(["a0"])) == "a0"
+        del store.keys["a0"]
+        for number in range(150, 250):
+            store.put(f"a/{number:03}")
+        assert ask(store, lambda bucket: bucket.listed_anew(["a0"])) == "a0", "not reached, so not excluded"
+
+
 def folder_of(names: tuple[str, ...]) -> dict[str, str]:
     return {name: f"content of {name[:20]!a}" for name in names}
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from bench import Answer, Gate, Mirror, assert_same, expected
 from fault_catalog import is_listing, listed
-from proxy import Request
+from proxy import Request, s3_error
 from stores import Store
 from test_quirks import changed_body
 
@@ -260,6 +260,50 @@ def test_an_object_that_was_listed_under_a_wrong_key_does_not_stay_unseen(mirror
     assert "b1" in mirror.contents
     assert mirror.shell.run("resume", run.status["id"]).returncode == 0
     assert mirror.contents == {"a": b"1"}
+
+
+def test_an_object_that_was_listed_as_a_folder_does_not_stay_unseen(mirror: Mirror) -> None:
+    """One bit makes `/` of `o`. A marker of a folder is empty, this object is not."""
+    mirror.make({"a": "1"})
+    mirror.sync()
+    mirror.store.client().put_object(Bucket=mirror.bucket, Key="photo", Body=b"1")
+    lists(mirror, "a", "phot/", times=1)
+    run = mirror.start()
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    assert not mirror.proxy.of_kind(*WRITES)
+
+
+@pytest.mark.parametrize("refused", ["HEAD", "LIST"])
+def test_an_object_listed_under_a_wrong_key_is_found_though_the_store_refuses(
+    mirror: Mirror, refused: str
+) -> None:
+    """HEAD, or the listing that begins right before the key."""
+    mirror.make({"a": "1"})
+    mirror.sync()
+    mirror.store.client().put_object(Bucket=mirror.bucket, Key="b1", Body=b"1")
+    lists(mirror, "a", "b0", times=1)
+
+    def refuses(request: Request) -> bool:
+        return request.kind == refused and (refused == "HEAD" or "start-after" in request.query)
+
+    answer = s3_error(403, "AccessDenied") if refused == "HEAD" else s3_error(400, "InvalidArgument")
+    mirror.proxy.on_request(lambda request: answer if refuses(request) else None)
+    run = mirror.start()
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    assert not mirror.proxy.of_kind(*WRITES)
+    assert mirror.contents == {"a": b"1", "b1": b"1"}
+
+
+def test_of_many_objects_that_are_gone_not_each_is_listed_anew(mirror: Mirror) -> None:
+    mirror.make({"a": "1"})
+    mirror.sync()
+    (path,) = mirror.shell.jobs.glob(".index/*.sqlite")
+    with contextlib.closing(sqlite3.connect(path)) as index, index:
+        index.execute("INSERT OR REPLACE INTO facts VALUES ('names_deleted', '1')")
+    lists(mirror, "a", *(f"gone/{number:03}" for number in range(300)), times=1)
+    run = mirror.sync()
+    assert run.progress["objects_deleted"] == 0
+    assert len([r for r in mirror.proxy.of_kind("LIST") if "start-after" in r.query]) == 1
 
 
 def test_a_listing_that_lags_is_asked_after_and_nothing_is_sent_again(mirror: Mirror) -> None:
