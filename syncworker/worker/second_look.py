@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 
 from syncworker.checks.recheck import Recheck
 from syncworker.ending import Ending
 from syncworker.folder.source import Source
-from syncworker.index.records import IndexRow
-from syncworker.model import FileEntry, ObjectEntry, Phase
+from syncworker.index.records import Brief, IndexRow
+from syncworker.index.rows import Rows
+from syncworker.model import FileEntry, ObjectEntry, Phase, ScanItem
 from syncworker.options.effective import DEEP
 from syncworker.plan.compare import Candidate, compare
 from syncworker.plan.differences import Difference, Listable, collect
 from syncworker.plan.spool import Spool
+from syncworker.s3.xml_messages import PAGE_KEYS
 from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.delete_objects import Remover
 from syncworker.transfer.readers import Outcome, ReadResult
@@ -33,6 +36,18 @@ async def send_counted(sending: Sending, accounts: Accounts, result: ReadResult)
         return None
     finally:
         sending.progress.end(operation)
+
+
+def _without_files(rows: Rows[Brief], items: Iterable[ScanItem]) -> Iterator[str]:
+    """Yields the keys of the rows that the scan does not find."""
+    for item in items:
+        if isinstance(item, FileEntry):
+            while (key := rows.next_key()) is not None and key <= item.key:
+                rows.next_row()
+                if key < item.key:
+                    yield key
+    while (row := rows.next_row()) is not None:
+        yield row.key
 
 
 class SecondLook:
@@ -73,10 +88,28 @@ class SecondLook:
         bucket = Listable(self.pages.fetch, self.pages.fetch_range, cuts, files, self.pages.breadth)
         spool, check = lambda: Spool(self.attempt.order.spool_dir), self.stop.raise_if_requested
         concerns = self._concerns()
+        if changes.doubt is not None:
+            await self._forget_without_files(concerns)
         await recheck.run(lambda found: collect(found, self.index, changes, bucket, spool, check, concerns))
         if changes.doubt is not None and recheck.left:
             raise changes.doubt
         return ending._replace(came=recheck.left)
+
+    async def _forget_without_files(self, concerns: Callable[[Difference], bool]) -> None:
+        """Forgets the rows of the mirror that have no file any more, so that an object that the first listing
+        did not name, or named otherwise, is found although it is as remembered."""
+        rows = self.index.brief_rows()
+        try:
+            items = await self.in_thread(self.folder.scan_again)
+            gone = (Difference(None, ObjectEntry(key, 0, "", "")) for key in _without_files(rows, items))
+            chosen = filter(concerns, gone)
+            while chunk := await self.in_thread(list, islice(chosen, PAGE_KEYS)):
+                self.stop.raise_if_requested()
+                there = await self.in_thread(self.folder.with_files, [found.key for found in chunk])
+                self.index.forget(found.key for found in chunk if found.key not in there)
+        finally:
+            rows.close()
+        self.index.flush()
 
     def _concerns(self) -> Callable[[Difference], bool]:
         """Returns a test for differences that concern the mirror: its files, and objects to be deleted."""

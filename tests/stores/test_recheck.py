@@ -262,6 +262,19 @@ def test_an_object_that_was_listed_under_a_wrong_key_does_not_stay_unseen(mirror
     assert mirror.contents == {"a": b"1"}
 
 
+def test_an_object_of_ours_that_was_listed_under_a_wrong_key_does_not_stay_unseen(mirror: Mirror) -> None:
+    """Its row is as it is listed at the end; that it has no file any more is another question."""
+    mirror.make({"a": "1", "b1": "1", "skipped": "1"})
+    mirror.sync()
+    mirror.make({"b1": None, "skipped": None})
+    lists(mirror, "a", "b0", "skipped", times=1)
+    run = mirror.start("--exclude", "skipped")
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    assert verified(mirror, run) == {"b1": "extra"}
+    assert mirror.shell.run("resume", run.status["id"]).returncode == 0
+    assert mirror.contents == {"a": b"1", "skipped": b"1"}
+
+
 def test_an_object_that_was_listed_as_a_folder_does_not_stay_unseen(mirror: Mirror) -> None:
     """One bit makes `/` of `o`. A marker of a folder is empty, this object is not."""
     mirror.make({"a": "1"})
@@ -278,9 +291,9 @@ def test_an_object_listed_under_a_wrong_key_is_found_though_the_store_refuses(
     mirror: Mirror, refused: str
 ) -> None:
     """HEAD, or the listing that begins right before the key."""
-    mirror.make({"a": "1"})
+    mirror.make({"a": "1", "b1": "1"})
     mirror.sync()
-    mirror.store.client().put_object(Bucket=mirror.bucket, Key="b1", Body=b"1")
+    mirror.make({"b1": None})
     lists(mirror, "a", "b0", times=1)
 
     def refuses(request: Request) -> bool:
