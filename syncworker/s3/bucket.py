@@ -192,17 +192,17 @@ class Bucket:
         stopped (juicefs gateway), so this one begins where none has stopped."""
         left = deque(sorted(keys))
         while left:
-            first, pages = left[0], 0
-            async for page in self.list_range(_shortly_before(first), first):
+            first, last = left[0], ""
+            for _ in range(_PAGES_ANEW):  # not by tokens: an earlier listing may have stopped there, too
+                page = await self.list_page(None, _shortly_before(last or first))
                 found = ObjectEntries.of(page.entries).keys
                 if named := set(found).intersection(left):
                     return min(named)
-                last = max(found, default="")
-                pages += 1
-                if not page.truncated or last > first:
+                before, last = last, max(found, default="")
+                if not page.truncated or last > first or last <= before:
                     break
-                if pages == _PAGES_ANEW:
-                    return first
+            if page.truncated and last < first:
+                return first
             left.popleft()
             is_ordered = list(found) == sorted(found)
             while left and is_ordered and (not page.truncated or left[0] < last):

@@ -113,8 +113,6 @@ class Sweep:
         listing may also be outdated. So the whole bucket is listed again at the end (`doubt`). Raises
         FatalError BrokenListing if a new listing names such a key again."""
         absent: set[str] = set()
-        if self.bucket.uses_tls:
-            return absent
 
         async def ask(key: str) -> None:
             self.control.check()
@@ -125,8 +123,9 @@ class Sweep:
                 self.control.check()  # else the deletion reports the error
 
         # A store that is a file system may not answer HEAD of a folder: markers are not checked.
-        keys = [key for key, size in entries if size or not key.endswith("/")]
-        await side_by_side(ask, [key for key in keys if self.index.find(key) is None])
+        keys = (key for key, size in entries if size or not key.endswith("/"))
+        if not self.bucket.uses_tls:
+            await side_by_side(ask, [key for key in keys if self.index.find(key) is None])
         if not absent:
             return absent
         try:

@@ -135,6 +135,28 @@ def test_a_folder_that_precedes_the_key_does_not_hide_it() -> None:
         assert ask(store, lambda bucket: bucket.listed_anew(["a0"])) == "a0", "not reached, so not excluded"
 
 
+def test_a_key_is_never_listed_anew_from_where_an_earlier_listing_stopped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not by tokens, and at no position twice: the juicefs gateway continues the earlier listing there."""
+    began: list[str | None] = []
+    list_page = Bucket.list_page
+
+    async def noted(bucket: Bucket, token: str | None, start_after: str | None = None) -> xml_messages.Page:
+        assert token is None
+        began.append(start_after)
+        return await list_page(bucket, token, start_after)
+
+    monkeypatch.setattr(Bucket, "list_page", noted)
+    with OddStore(Dialect(page_size=10)) as store:
+        for number in range(40):
+            store.put(f"a/{number:02}")
+        for _ in range(2):
+            assert ask(store, lambda bucket: bucket.listed_anew(["a0"])) is None
+    assert len(began) == len(set(began)) == 10
+    assert not store.keys.keys() & set(began)
+
+
 def folder_of(names: tuple[str, ...]) -> dict[str, str]:
     return {name: f"content of {name[:20]!a}" for name in names}
 
