@@ -413,7 +413,7 @@ def test_a_running_job_is_cancelled_by_its_sentinel_and_resumed_to_its_end(servi
     assert reply.json()["cancel_requested"] is True
     sentinel = service.file(job, "cancel")
     assert sentinel.read_bytes() == b""
-    status = service.wait_state(job, timeout=3)
+    status = service.wait_state(job)
     check_status(status)
     assert (status["state"], status["cancel_requested"]) == ("cancelled", True)
     assert status["progress"]["files_uploaded"] == 1
@@ -447,8 +447,8 @@ def test_cancelling_twice_is_202_twice(make_service, juicefs, bucket, make_proxy
 
 
 def test_a_cancelled_job_resumed_without_the_wait_in_its_way_ends_done(service, files, juicefs, bucket):
-    job = service.sync(bucket, wait=0.5)
-    service.wait_file(job, lambda s: s["progress"]["files_uploaded"] == 1)
+    job = service.sync(bucket, wait=1.5)
+    service.wait_file(job, lambda s: s["progress"]["files_uploaded"] >= 1)
     service.get("/cancel", id=job)
     assert service.wait_state(job)["state"] == "cancelled"
     assert service.get("/resume", id=job).status == 202
@@ -549,7 +549,7 @@ def test_keys_of_a_request_live_in_a_private_file_until_the_job_is_done(make_ser
     service.restart()
     tree(service.uploads, {"photos": {"a": "1", "b": "2"}})
     keys = {"access_key": juicefs.access_key, "secret_key": juicefs.secret_key}
-    job = service.sync(bucket, storage_url=juicefs.url, wait=1, **keys)
+    job = service.sync(bucket, storage_url=juicefs.url, wait=600, **keys)
     service.wait_file(job, lambda s: s["progress"]["files_uploaded"] == 1)
     secret = service.file(job, "secret")
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
@@ -559,11 +559,11 @@ def test_keys_of_a_request_live_in_a_private_file_until_the_job_is_done(make_ser
     assert juicefs.secret_key.encode() not in service.get("/get", id=job).body
     service.get("/cancel", id=job)
     assert service.wait_state(job)["state"] == "cancelled"
-    wait_for(lambda: not secret.exists(), 3, "the secret of a cancelled job to go")
+    wait_for(lambda: not secret.exists(), 20, "the secret of a cancelled job to go")
     reply = service.get("/resume", id=job, **keys)
     assert reply.status == 202
     assert service.wait_state(job)["state"] == "done"
-    wait_for(lambda: not secret.exists(), 3, "the secret of a done job to go")
+    wait_for(lambda: not secret.exists(), 20, "the secret of a done job to go")
     assert contents(juicefs, bucket) == {"a": b"1", "b": b"2"}
     for path in service.jobs.rglob("*"):
         assert not path.is_file() or juicefs.secret_key.encode() not in path.read_bytes(), path

@@ -37,6 +37,8 @@ ACCESS_KEY = "AKIDTESTBENCH0001"
 SECRET_KEY = "secret-of-the-test-bench-0123456789"
 READY_SECONDS = 60
 _PORTS = range(20_000, 32_000)
+_given: set[int] = set()  # ports that this process has asked for
+_given_lock = threading.Lock()
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP = 1, 24
 _CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH = 1, 2
@@ -60,16 +62,27 @@ def die_with_parent_obeying_permissions() -> None:
 
 def free_ports(count: int) -> list[int]:
     """Ports nobody listens on now, all different: of those that Linux gives to no connection of its own
-    accord (`ip_local_port_range` begins at 32768), so that they stay free until they are used."""
-    with contextlib.ExitStack() as stack:
+    accord (`ip_local_port_range` begins at 32768), so that they stay free until they are used, and while
+    their server is started again: none is given twice, and processes of tests side by side have each their
+    own."""
+    mine, of_all = _turn()
+    with contextlib.ExitStack() as stack, _given_lock:
         ports: list[int] = []
-        for port in random.sample(_PORTS, len(_PORTS)):
+        own = [port for port in _PORTS if port % of_all == mine and port not in _given]
+        for port in random.sample(own, len(own)):
             if len(ports) == count:
                 break
             with contextlib.suppress(OSError):  # taken
                 stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
                 ports.append(port)
+        _given.update(ports)
         return ports
+
+
+def _turn() -> tuple[int, int]:
+    """Which of how many processes of pytest-xdist this is."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    return int(worker.removeprefix("gw")), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
 
 
 def minimal_environment(home: Path, **more: str) -> dict[str, str]:
