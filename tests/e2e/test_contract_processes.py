@@ -528,7 +528,7 @@ def test_no_more_than_the_set_number_of_jobs_run_at_once(make_service, juicefs, 
     def look():
         nonlocal most
         first, second = ([service.status(job)["state"] for job in jobs] for _ in range(2))
-        # What runs at both looks has run between them; one look alone takes time, in which one follows another.
+        # Who runs at both looks has run between them; during one look, one may follow another.
         most = max(most, sum(pair == ("running", "running") for pair in zip(first, second, strict=True)))
         return all(state in FINAL for state in second)
 

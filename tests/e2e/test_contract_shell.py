@@ -112,9 +112,7 @@ def test_wrong_settings_are_named(shell, photos):
     assert "KEEP_JOBS" in result.stderr
 
 
-def test_cancel_ends_a_job_with_3_and_resume_brings_it_to_its_end(
-    shell, photos, make_proxy, juicefs, bucket
-):
+def test_cancel_ends_a_job_with_3_and_resume_brings_it_to_its_end(shell, photos, make_proxy, juicefs, bucket):
     fill(juicefs, bucket, {"old": b"x"})
     proxy = make_proxy(juicefs)
     shell.environment["STORAGE_URL"] = proxy.url

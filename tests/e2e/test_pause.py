@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -110,17 +111,17 @@ def test_nothing_begins_while_paused_and_it_goes_on_within_a_second(means: str, 
     assert status["message"].startswith("paused since ")
     [worker] = desk.service.workers()
     assert [c for c in worker.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED] == []
-    before, asked = len(desk.proxy.requests), time.monotonic()
+    before = len(desk.proxy.requests)
     desk.go_on(job, means)
     wait_for(lambda: len(desk.proxy.requests) > before, SOON_SECONDS)
-    assert time.monotonic() - asked < SOON_SECONDS
+    desk.proxy.clear_hooks()
     status = desk.assert_done(job)
     assert status["metrics"]["phase_seconds"]["paused"] > QUIET_SECONDS
 
 
 def test_a_large_upload_stays_open_and_goes_on(desk: Desk) -> None:
     tree(desk.folder, {"film": 48 * MIB})
-    desk.slow_down(0.3)
+    desk.slow_down(0.6)
     job = desk.service.sync(desk.bucket)
     wait_for(lambda: len(desk.proxy.of_kind("UploadPart")) >= 2)
     desk.pause(job, "file")
@@ -138,7 +139,7 @@ def test_a_large_upload_stays_open_and_goes_on(desk: Desk) -> None:
 @pytest.mark.parametrize("wait", ["0", "0.01"])
 def test_a_file_that_changes_during_a_pause_is_sent_as_it_is_after_it(wait: str, desk: Desk) -> None:
     tree(desk.folder, SMALL)
-    desk.slow_down(0.2)
+    desk.slow_down(0.5)
     job = desk.service.sync(desk.bucket, wait=wait)
     desk.service.wait_file(job, lambda s: s["progress"]["files_uploaded"] > 1)
     desk.pause(job, "http")
@@ -172,13 +173,14 @@ def test_deletions_and_a_bucket_deletion_pause_too(desk: Desk) -> None:
 
 
 def _pauses(desk: Desk, **options: str) -> str:
-    """A job that is paused in the middle."""
+    """A job that is paused in the middle: it is slow until then."""
     tree(desk.folder, SMALL)
-    desk.slow_down(0.1)
+    desk.slow_down(0.5)
     job = desk.service.sync(desk.bucket, **options)
     desk.service.wait_file(job, lambda s: s["progress"]["files_uploaded"] > 5)
     desk.pause(job, "file")
     desk.wait_paused(job)
+    desk.proxy.clear_hooks()
     return job
 
 
@@ -334,13 +336,15 @@ def test_a_pause_that_is_there_before_the_job_lets_nothing_begin(desk: Desk) -> 
 
 
 def test_a_storage_that_is_away_during_a_pause_costs_no_patience(desk: Desk) -> None:
-    job = _pauses(desk)  # STORAGE_PATIENCE is 3
+    desk.service.environment["STORAGE_PATIENCE"] = "8"
+    desk.service.restart()
+    job = _pauses(desk)
     desk.proxy.refuse()
     desk.go_on(job, "file")
     desk.service.wait_file(job, lambda s: (s["delay"] or {}).get("reason") == "storage_down", 30)
     desk.pause(job, "file")
     desk.service.wait_file(job, lambda s: s["phase"] == "paused")
-    time.sleep(4)
+    time.sleep(8)
     desk.proxy.listen()
     desk.go_on(job, "file")
     desk.assert_done(job)
@@ -353,16 +357,19 @@ def test_a_request_that_fails_is_not_tried_again_while_paused(desk: Desk) -> Non
     def refuse(request: Request) -> Any:
         if request.kind != "PUT":
             return None
+        assert asked.wait(20)
         tried.append(job)
         desk.service.file(job, "pause").touch()
-        time.sleep(1.0)
+        desk.service.wait_file(job, lambda s: s["phase"] == "paused")
         return s3_error(500, "InternalError")
 
+    asked = threading.Event()
     job = desk.service.sync(desk.bucket, wait="0")
     desk.service.wait_state(job)
     tree(desk.folder, {"a": "another"})
     desk.proxy.on_request(refuse)
     job = desk.service.sync(desk.bucket)
+    asked.set()
     desk.wait_paused(job)
     desk.assert_quiet()
     assert len(tried) == 1

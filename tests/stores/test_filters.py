@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from typing import Any
@@ -179,11 +180,12 @@ def test_a_folder_marker_that_is_not_looked_at_stays(mirror: Mirror, store: Stor
 def test_a_resume_takes_up_the_options(mirror: Mirror) -> None:
     fill(mirror.store, mirror.bucket, {"keep.tmp": b"1", "gone.txt": b"2"})
     mirror.make(FOLDER)
-    more = flags(exclude=["*.tmp", "cache/"], wait=1)
+    more = flags(exclude=["*.tmp", "cache/"], wait=600)
     running, job = mirror.shell.begin(mirror.bucket, "photos", *more)
-    mirror.shell.wait_file(job, lambda status: status["progress"]["files_uploaded"] == 1)
+    status = mirror.shell.wait_file(job, lambda status: status["progress"]["files_uploaded"] == 1)
     running.kill()
     running.wait()
+    mirror.shell.file(job, "json").write_text(json.dumps({**status, "wait": 0}))
     assert mirror.shell.run("resume", job).returncode == 0
     assert mirror.shell.status(job)["options"] == {"exclude": ["*.tmp", "cache/"]}
     assert mirror.contents == {"keep.tmp": b"1", "a.txt": b"a", "deep/e.txt": b"e"}
