@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,11 +114,18 @@ def test_a_job_that_is_killed_leaves_no_member_and_no_folder_and_is_resumed(
     clustered.environment["TMPDIR"] = str(tmp_path)
     folder = tree(clustered.uploads / "photos", {f"n/{n}": 20_000 for n in range(1500)})
     process, job = clustered.begin(bucket)
-    wait_for(lambda: list((clustered.jobs / ".dest").glob("*.members")), 60, "the note of members")
-    process.kill()
-    process.wait()
-    wait_for(lambda: not members_of(clustered), 4, "the end of the members")
-    assert os.listdir(tmp_path) == []
+    took: list[float] = []  # a busy machine makes some of them late, not one of three earlier than it is
+    while not took or (min(took) > 4 and len(took) < 3):
+        if took:
+            process = clustered.spawn("resume", job, "--quiet")
+        wait_for(lambda: members_of(clustered), 60, "members")
+        wait_for(lambda: list((clustered.jobs / ".dest").glob("*.members")), 60, "the note of members")
+        process.kill()
+        killed = time.monotonic()
+        process.wait()
+        wait_for(lambda: not members_of(clustered) and not os.listdir(tmp_path), 30, "the end of the members")
+        took.append(time.monotonic() - killed)
+    assert min(took) <= 4, took
     resumed = clustered.run("resume", job, "--quiet", timeout=90)
     assert resumed.returncode == 0, resumed.stderr
     assert listed(juicefs, bucket) == sums(folder)
@@ -162,20 +170,29 @@ def test_a_large_file_goes_by_all_of_them_and_is_completed_once(mirror: Mirror, 
 
 
 def test_a_job_that_is_killed_with_its_members_leaves_a_folder_that_the_next_one_removes(
-    clustered: Shell, bucket: str, tmp_path: Path
+    mirror: Mirror, tmp_path: Path
 ) -> None:
-    clustered.environment["TMPDIR"] = str(tmp_path)
-    tree(clustered.uploads / "photos", SMALL)
-    process, job = clustered.begin(bucket)
-    members = wait_for(lambda: members_of(clustered), 60, "members")
+    shell = mirror.shell
+    shell.environment |= environment(TMPDIR=str(tmp_path))
+    mirror.make(SMALL)
+    go_on = threading.Event()
+
+    def hold(request: Request) -> None:
+        if request.kind == "PUT":  # so that the job does not end before its members are there
+            go_on.wait(90)
+
+    mirror.proxy.on_request(hold)
+    process, job = shell.begin(mirror.bucket)
+    members = wait_for(lambda: len(found := members_of(shell)) == 2 and found, 60, "members")
     for each in members:
         each.suspend()  # so that they cannot tidy up
     process.kill()
     process.wait()
     for each in members:
         each.kill()
+    go_on.set()
     assert os.listdir(tmp_path)
-    assert clustered.run("resume", job, "--quiet", timeout=90).returncode == 0
+    assert shell.run("resume", job, "--quiet", timeout=90).returncode == 0
     assert os.listdir(tmp_path) == []
 
 
