@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import test_dashboard
 from bench import Service, fill, tree
 from playwright.sync_api import Page, expect
+from playwright.sync_api import TimeoutError as PlaywrightTimeout
 from stores import Store
 from test_dashboard import NARROW, Desk, check_with_axe, copies, fits
 
@@ -21,9 +23,10 @@ def keys(page: Page) -> list[str]:
     return page.get_by_role("region", name="Lines of the plan").locator(".key").all_inner_texts()
 
 
-def folders(page: Page) -> list[list[str]]:
-    rows = page.get_by_role("region", name="The plan by folder").locator("tbody tr").all()
-    return [row.locator("td").all_inner_texts() for row in rows]
+def folders(page: Page, number: int) -> list[list[str]]:
+    rows = page.get_by_role("region", name="The plan by folder").locator("tbody tr")
+    expect(rows).to_have_count(number)
+    return [row.locator("td").all_inner_texts() for row in rows.all()]
 
 
 def test_a_plan_shows_deletions_and_the_biggest_first_by_folder_and_is_searched(
@@ -41,8 +44,9 @@ def test_a_plan_shows_deletions_and_the_biggest_first_by_folder_and_is_searched(
     expect(plan).to_contain_text("15 objects to delete, 131 files to send")
     expect(plan.get_by_label("Show")).to_have_value("delete")
     expect(plan.locator(".key").first).to_have_text("old/b/big.bin")
+    expect(plan.locator(".key")).to_have_count(15)
     assert keys(page) == sorted(old, key=lambda key: (-len(old[key]), key))
-    assert folders(page) == [
+    assert folders(page, 4) == [
         ["in no folder", "1", "1 B", "1", "0"],
         ["old/", "13", "5.1 kB", "0", "0"],
         ["older/", "1", "40 B", "0", "0"],
@@ -52,7 +56,7 @@ def test_a_plan_shows_deletions_and_the_biggest_first_by_folder_and_is_searched(
     plan.get_by_role("button", name="old/", exact=True).focus()
     page.keyboard.press("Enter")
     expect(plan.get_by_role("button", name="a/", exact=True)).to_be_visible()
-    assert folders(page) == [["a/", "12", "78 B", "0", "0"], ["b/", "1", "5.0 kB", "0", "0"]]
+    assert folders(page, 2) == [["a/", "12", "78 B", "0", "0"], ["b/", "1", "5.0 kB", "0", "0"]]
     expect(plan.locator(".key")).to_have_count(13)
     plan.get_by_role("button", name="a/", exact=True).click()
     expect(plan.locator(".path")).to_have_text("All folders / old / a")
@@ -110,7 +114,13 @@ def test_the_last_line_of_a_large_plan_is_reached(
     none_so_far = plan.get_by_text("None so far")
     expect(found.or_(none_so_far)).to_be_visible()
     while none_so_far.is_visible():
-        page.get_by_role("button", name="Next lines of the plan").click()
+        # The button goes when the last search has found it, which may be just before it is pressed.
+        with (
+            contextlib.suppress(PlaywrightTimeout),
+            page.expect_response(re.compile(r"/plan\?"), timeout=10_000),
+        ):
+            page.get_by_role("button", name="Next lines of the plan").click(timeout=2_000)
+        expect(found.or_(none_so_far)).to_be_visible()
     expect(plan.locator(".key")).to_have_text(["199/999"])
     address = f"/plan?id={job_id}&below=199/&after=900"
     page_of_199 = service.get(address)

@@ -184,7 +184,7 @@ def new_page(browser: Browser, made: list[FrontService]) -> Iterator[Callable[..
         context = browser.new_context(
             ignore_https_errors=True, **({"viewport": test_dashboard.WIDE} | options)
         )
-        context.set_default_timeout(15_000)
+        context.set_default_timeout(45_000)
         contexts.append(context)
         service = made[-1]
         assert context.request.get(f"{service.url}/login?token={TOKEN}").status == 200
