@@ -4,6 +4,7 @@ did not list stays. Each with and without a prefix."""
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -198,7 +199,21 @@ def test_a_file_that_is_being_written_is_left_for_the_next_job(scoped: Scoped) -
     tree(scoped.folder, {"d": {"a": "changed", "b": "changed", "new": "not yet", "c": None, "ahead": "1"}})
     scoped.settle(scoped.folder / "d" / "b", scoped.folder / "d" / "deep" / "e")
     os.utime(scoped.folder / "d" / "ahead", (time.time() + 86_400,) * 2)  # that would be for a day
-    status = scoped.job("d", settle=False, verify="1")
+    ended = threading.Event()
+
+    def write_on() -> None:
+        """Whenever the job looks at the two, their last byte has just come."""
+        while not ended.wait(0.2):
+            for name in ("a", "new"):
+                os.utime(scoped.folder / "d" / name)
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        status = scoped.job("d", settle=False, verify="1")
+    finally:
+        ended.set()
+        writer.join()
     assert status["skipped"] == {"being_written": 2}
     assert scoped.keys() == before - {"d/c"} | {"d/ahead"}
     assert scoped.mirror.contents[f"{scoped.prefix}d/b"] == b"changed"
