@@ -267,7 +267,7 @@ def test_a_killed_server_leaves_worker_and_store_and_the_next_has_both(whole: Se
     for number in range(5):
         (whole.uploads / "photos" / str(number)).write_text(str(number))
     whole.start()
-    job = whole.sync("bucket", wait=1)
+    job = whole.sync("bucket", wait=4)
     whole.wait_state(job, "running")
     pid = gateway(whole)["pid"]
     whole.kill()
@@ -276,7 +276,7 @@ def test_a_killed_server_leaves_worker_and_store_and_the_next_has_both(whole: Se
     assert whole.show(job)["state"] == "running"
     assert whole.terminate() == 0  # in order, with a worker: the store must stay
     assert psutil.Process(pid).is_running()
-    whole.wait_file(job, lambda status: status["state"] == "done")
+    whole.wait_file(job, lambda status: status["state"] == "done", 60)
     whole.start()
     assert whole.show(job)["attempt"] == 1
     assert whole.terminate() == 0  # no worker: the store ends too

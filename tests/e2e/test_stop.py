@@ -220,8 +220,9 @@ def test_a_signal_waits_ten_seconds_at_most(after_cancel: bool, store: Store, he
     if after_cancel:
         held.cancel()
         held.wait_until_held_up()
-    os.kill(held.status()["pid"], signal.SIGTERM)
+    pid = held.status()["pid"]
     asked = time.monotonic()
+    os.kill(pid, signal.SIGTERM)
     status = held.shell.wait_file(held.job, lambda status: (status["delay"] or {}).get("until"))
     assert "more at most" in status["message"]
     status = assert_ended(held, *((3, "cancelled") if after_cancel else (4, "interrupted")))

@@ -49,7 +49,7 @@ def test_what_dies_in_the_background_ends_the_job_with_its_traceback(which: str,
     try:
         code = DIES.format(module=module, name=name, bucket=mirror.bucket)
         process = mirror.shell.popen("-c", code, name="worker")
-        assert process.wait(20) == 1, (mirror.shell.base / "worker.err").read_text()
+        assert process.wait(60) == 1, (mirror.shell.base / "worker.err").read_text()
     finally:
         gate.open()
     error = (mirror.shell.base / "worker.err").read_text()

@@ -161,10 +161,12 @@ def test_a_store_that_dies_and_is_started_again_is_waited_for(
 def test_one_asks_at_a_time_and_ever_more_seldom(outage: Outage) -> None:
     away: list[float] = []
     asked: list[str] = []
+    known = threading.Event()  # the job, by its number
 
     def fail(request: Request) -> Answer | None:
         if request.kind == "LIST":
             return None
+        known.wait(20)
         if outage.shell.status(outage.job)["delay"]:
             asked.append(request.kind)
             if request.kind == "HeadBucket":
@@ -173,6 +175,7 @@ def test_one_asks_at_a_time_and_ever_more_seldom(outage: Outage) -> None:
 
     outage.proxy.on_request(fail)
     outage.process, outage.job = outage.shell.begin(outage.bucket)
+    known.set()
     wait_for(lambda: len(away) >= 4, 40, "four questions")
     outage.proxy.clear_hooks()
     assert outage.end()["state"] == "done"
@@ -184,7 +187,7 @@ def test_one_asks_at_a_time_and_ever_more_seldom(outage: Outage) -> None:
 
 @pytest.mark.parametrize("store", ["juicefs"], indirect=True)
 def test_longer_than_the_patience_fails_and_a_resume_goes_on(store: Store, outage: Outage) -> None:
-    outage.shell.environment["STORAGE_PATIENCE"] = "4"
+    outage.shell.environment["STORAGE_PATIENCE"] = "8"
     outage.begin(Phase("UploadPart"), outage.proxy.refuse)
     outage.says("storage_down")
     status = outage.end()

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from bench import Answer, Gate, fill, s3_error
+from bench import Answer, Gate, fill, s3_error, wait_for
 from serving import PROJECT
 from shapes import check_status
 
@@ -354,6 +354,7 @@ def test_after_a_fatal_error_no_further_part_of_a_large_file_is_sent(mirror):
     process, job = mirror.shell.begin(mirror.bucket)
     gate.wait()
     assert refused.wait(20)
+    wait_for(lambda: all(request.finished for request in mirror.proxy.of_kind("PUT")), 20, "its answer")
     gate.open()
     assert process.wait(30) == 1
     assert mirror.shell.status(job)["error"]["code"] == "QuotaExceeded"

@@ -387,8 +387,8 @@ def test_a_cancel_while_the_bucket_is_looked_at_once_more_ends_the_job(mirror: M
     mirror.shell.wait_file(job, lambda status: status["phase"] == "verifying")
     assert mirror.shell.run("cancel", job).returncode == 0
     started = time.monotonic()
-    assert process.wait(20) == 3
-    assert time.monotonic() - started < 4
+    assert process.wait(30) == 3
+    assert time.monotonic() - started < 10, "the LIST that is held is not waited for"
     assert mirror.shell.status(job)["state"] == "cancelled"
     gate.drop()
 

@@ -420,7 +420,7 @@ def test_a_glance_sees_new_jobs_and_resumed_ones_at_once(directory: Jobs) -> Non
     run(directory, status, State.FAILED)
     assert directory.active() == []
     Jobs(directory.path).prepare_resume(status["id"])
-    wait_for(lambda: [job["id"] for job in directory.active()] == [status["id"]], 5)
+    wait_for(lambda: [job["id"] for job in directory.active()] == [status["id"]], 20)
     with pytest.raises(Conflict):
         directory.create(REQUEST)
 

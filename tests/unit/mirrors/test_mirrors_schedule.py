@@ -424,10 +424,10 @@ def test_a_year_of_missed_minutes_is_not_counted_through() -> None:
     import time
 
     every_minute = Schedule("* * * * *")
-    began = time.perf_counter()
+    began = time.process_time()
     found = schedule.latest(every_minute, SEEN, SEEN + timedelta(days=3650))
     assert found == SEEN + timedelta(days=3650)
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,8 @@ def test_ranges_that_answer_sooner_than_they_are_read_wait():
     async def run():
         arriving = Arriving(asyncio.get_running_loop(), 32)
         task = asyncio.create_task(arriving.fetch(endless("a", None), lambda *_: None, knows_first=False))
+        while asked.get("a", 0) < 32:
+            await asyncio.sleep(0)
         await asyncio.sleep(0.05)
         assert asked["a"] == 32
         assert not arriving.is_fetching

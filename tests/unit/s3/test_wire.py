@@ -500,29 +500,32 @@ def test_a_connection_that_is_reset_after_an_early_refusal_is_not_used_again(
 def test_a_storage_that_takes_all_at_once_keeps_the_loop_from_nothing_else(
     serve: Callable[[Script], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    sent = 0
+
     def sendfile(_out: int, _file: int, _offset: int, count: int) -> int:
+        nonlocal sent
+        sent += 1
         time.sleep(0.02)
         return count
 
     monkeypatch.setattr(os, "sendfile", sendfile)
     server = serve(lambda peer: peer.wait_closed())
-    turns = 0
+    at_once: list[int] = []  # pieces between two turns of the loop
 
     async def run(fd: int) -> None:
-        nonlocal turns
         endpoint = Endpoint.of(f"http://127.0.0.1:{server.port}", "us-east-1")
         async with ConnectionPool(endpoint, None) as connections:
             sending = asyncio.create_task(exchange(connections, "PUT", FileSlice(fd, 0, 20 * MIB)))
-            until = time.monotonic() + 0.4
-            while time.monotonic() < until:
+            while sent < 10:
+                before = sent
                 await asyncio.sleep(0)
-                turns += 1
+                at_once.append(sent - before)
             sending.cancel()
 
     with tempfile.TemporaryFile() as file:
         os.truncate(file.fileno(), 20 * MIB)
         asyncio.run(asyncio.wait_for(run(file.fileno()), 20))
-    assert turns >= 10
+    assert max(at_once) <= 2
 
 
 def test_a_connection_that_has_bytes_left_to_send_is_not_used_again(
@@ -802,7 +805,7 @@ from test_wire import exchange, pool_to
 async def run():
     async with pool_to(int(sys.argv[1])) as connections:
         asyncio.create_task(exchange(connections, "PUT", b"x" * (1 << 20)))
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1.0)
         os.kill(os.getpid(), 9)
 
 asyncio.run(run())
@@ -1023,7 +1026,7 @@ def test_a_refused_connection_is_reported_with_its_reason() -> None:
     assert found.code == "ConnectFailed"
     assert "refused" in found.message
     assert str(port) in found.message
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5
 
 
 def test_a_connection_that_is_never_accepted_times_out() -> None:

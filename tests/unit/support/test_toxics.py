@@ -92,7 +92,7 @@ def test_an_answer_comes_whole_over_a_connection_that_then_closes_slowly(
     client: tuple[Any, RecordingProxy], bucket: str
 ) -> None:
     _, proxy = client
-    proxy.on_request(lambda _: Toxic(slow_close_seconds=0.2))
+    proxy.on_request(lambda _: Toxic(slow_close_seconds=1.0))
     with socket.create_connection(("127.0.0.1", proxy.port), 10) as raw:
         raw.sendall(f"GET /{bucket}/a HTTP/1.1\r\nHost: x\r\n\r\n".encode())
         answer = raw.recv(65536)

@@ -24,7 +24,7 @@ def test_the_sentinel_is_seen_soon_and_stays_though_it_is_removed(tmp_path: Path
     control = Control(str(sentinel))
     assert not control.stopping()
     sentinel.touch()
-    wait_for(control.stopping, 1, "the sentinel to be seen")
+    wait_for(control.stopping, 10, "the sentinel to be seen")
     sentinel.unlink()
     assert control.stopping()
     with pytest.raises(Stopped, match="cancelled"):
