@@ -16,7 +16,7 @@ from benchmarks.stores import PROJECT, minimal_environment
 from benchmarks.trees import trees, work_folder
 
 BIN = Path(sys.executable).parent
-OURS, MD5, PUTS = "ours", "openssl md5", "the requests alone"
+OURS, MD5, PUTS, PARTS = "ours", "openssl md5", "the requests alone", "the parts alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +181,21 @@ def md5_floor() -> Contender:
     return Contender(MD5, True, command, _juicefs_environment, is_peer=False)
 
 
+def parts_floor(checksum: str) -> Contender:
+    """The same bytes in parts, with the sum that the storage checks, and nothing else."""
+
+    def command(target: Target) -> list[str]:
+        start = [sys.executable, "-m", "benchmarks.bare_parts", target.url]
+        files = sorted(Path(target.folder).iterdir())
+        return [*start, target.access_key, target.secret_key, target.bucket, checksum, *map(str, files)]
+
+    return Contender(PARTS, True, command, _in_project, is_peer=False)
+
+
+def _in_project(_: Target) -> dict[str, str]:
+    return minimal_environment(work_folder(), PYTHONPATH=str(PROJECT))
+
+
 def puts_floor(count: int) -> Contender:
     """As many PUTs of bodies in memory, neither signed nor hashed, and nothing remembered of them."""
 
@@ -188,10 +203,7 @@ def puts_floor(count: int) -> Contender:
         port = target.address.rpartition(":")[2]
         return [sys.executable, "-m", "benchmarks.transport", "bare", port, str(count)]
 
-    def environment(target: Target) -> dict[str, str]:
-        return minimal_environment(work_folder(), PYTHONPATH=str(PROJECT))
-
-    return Contender(PUTS, True, command, environment, is_peer=False)
+    return Contender(PUTS, True, command, _in_project, is_peer=False)
 
 
 def for_nothing() -> list[Contender]:
