@@ -13,9 +13,11 @@ import os
 import re
 import sys
 from base64 import b64encode
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import local
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 from syncworker.s3.signing import EMPTY_SHA256, Keys, Signer, encode_path, encode_query
@@ -27,6 +29,8 @@ _MD5, _CRC = "md5", "crc64nvme"
 
 
 class Sender:
+    """Requests to one bucket; each thread has a connection of its own."""
+
     def __init__(self, url: str, keys: Keys, bucket: str, checksum: str) -> None:
         self._host = urlsplit(url).netloc
         self._keys, self._bucket, self._checksum = keys, bucket, checksum
@@ -64,6 +68,11 @@ class Sender:
         payload = hashlib.sha256(body).hexdigest()
         self._call("POST", key, {"uploadId": upload_id}, headers, payload, body)
 
+    def page(self, token: str | None) -> str:
+        """Returns the answer to ListObjectsV2."""
+        query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000"}
+        return self._call("GET", "", query if token is None else query | {"continuation-token": token})[0]
+
     def _sum(self, fd: int, at: int, size: int) -> tuple[str, dict[str, str]]:
         """Returns the signed value for the body, and the headers."""
         if self._checksum == _CRC:
@@ -93,14 +102,17 @@ class Sender:
         method: str,
         key: str,
         query: dict[str, str],
-        headers: dict[str, str],
+        headers: Mapping[str, str] = MappingProxyType({}),
         payload: str = EMPTY_SHA256,
         body: bytes | tuple[int, int, int] = b"",
     ) -> tuple[str, str]:
         """Sends a request; returns the body and the ETag of the answer."""
-        path, asked = encode_path(f"/{self._bucket}/{key}"), encode_query(query)
-        headers = {"host": self._host, **headers}
-        lines = self._signer.sign(self._keys, method, path, asked, headers, payload)
+        path, asked = (
+            encode_path(f"/{self._bucket}/{key}" if key else f"/{self._bucket}"),
+            encode_query(query),
+        )
+        sent_headers = {"host": self._host, **headers}
+        lines = self._signer.sign(self._keys, method, path, asked, sent_headers, payload)
         connection = self._own.__dict__.get("connection")
         if connection is None:
             connection = self._own.connection = http.client.HTTPConnection(self._host)

@@ -16,7 +16,8 @@ from benchmarks.stores import PROJECT, minimal_environment
 from benchmarks.trees import trees, work_folder
 
 BIN = Path(sys.executable).parent
-OURS, MD5, PUTS, PARTS = "ours", "openssl md5", "the requests alone", "the parts alone"
+OURS, MD5 = "ours", "openssl md5"
+PUTS, PARTS, PAGES = FLOORS = "the requests alone", "the parts alone", "the pages alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +191,16 @@ def parts_floor(checksum: str) -> Contender:
         return [*start, target.access_key, target.secret_key, target.bucket, checksum, *map(str, files)]
 
     return Contender(PARTS, True, command, _in_project, is_peer=False)
+
+
+def pages_floor() -> Contender:
+    """The bucket listed page by page, and the folder's files asked for size and date; nothing compared."""
+
+    def command(target: Target) -> list[str]:
+        start = [sys.executable, "-m", "benchmarks.bare_pages", target.url]
+        return [*start, target.access_key, target.secret_key, target.bucket, target.folder]
+
+    return Contender(PAGES, True, command, _in_project, is_peer=False)
 
 
 def _in_project(_: Target) -> dict[str, str]:

@@ -183,7 +183,7 @@ class Nothing:
         field = contenders.for_nothing()
         contenders.forget_jobs()
         if self.store != "stub":
-            rows = self._on_store(field, options, tree, files)
+            rows = self._on_store([*field, contenders.pages_floor()], options, tree, files)
             return result(self.name, self.title, options, rows, against_best(rows, self.limits))
         with stub() as running:
             bucket = f"keys-{files}-delay-{self.delay_ms}-a"

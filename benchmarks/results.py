@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contenders import MD5, OURS, PARTS, PUTS
+from benchmarks.contenders import FLOORS, MD5, OURS
 from benchmarks.measure import machine
 
 FOLDER = Path(__file__).with_name("results")
@@ -53,7 +53,7 @@ def target(what: str, value: float | None, limit: float, unit: str) -> dict[str,
 def beside_floor(goal: dict[str, Any], ours: Row | None, rows: list[Row]) -> dict[str, Any]:
     """A target that is missed is met all the same within 1.25 x of its floor: what the bytes or the requests
     cost, with the sum that the storage checks, if nothing else is done."""
-    floors = [row for row in rows if row["name"] in (PUTS, PARTS) and "wall" in row]
+    floors = [row for row in rows if row["name"] in FLOORS and "wall" in row]
     if goal["met"] or ours is None or not floors:
         return goal
     ratio = ours[goal["what"]] / floors[0][goal["what"]]
