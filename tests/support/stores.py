@@ -63,11 +63,13 @@ def die_with_parent_obeying_permissions() -> None:
 def free_ports(count: int) -> list[int]:
     """Ports nobody listens on now, all different: of those that Linux gives to no connection of its own
     accord (`ip_local_port_range` begins at 32768), so that they stay free until they are used, and while
-    their server is started again: none is given twice, and processes of tests side by side have each their
-    own."""
+    their server is started again: none is given twice soon, and processes of tests side by side have each
+    their own."""
     mine, of_all = _turn()
     with contextlib.ExitStack() as stack, _given_lock:
         ports: list[int] = []
+        if len(_given) > len(_PORTS) // of_all // 2:  # a long run: the first ones are forgotten servers'
+            _given.clear()
         own = [port for port in _PORTS if port % of_all == mine and port not in _given]
         for port in random.sample(own, len(own)):
             if len(ports) == count:
