@@ -7,7 +7,7 @@ checks. Trailing checksums are never used, because several stores keep their fra
 
 from __future__ import annotations
 
-import secrets
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -44,7 +44,7 @@ def _shortly_before(key: str) -> str:
         return key[:at]
     # "/" precedes "0", and would be a folder. Surrogates are no characters.
     before = chr({ord("0"): ord("."), 0xE000: 0xD7FF}.get(code, code - 1))
-    return f"{key[:at]}{before}~{secrets.token_hex(4)}"
+    return f"{key[:at]}{before}~{os.urandom(4).hex()}"
 
 
 async def none_if(codes: frozenset[str], answer: Awaitable[T]) -> T | None:

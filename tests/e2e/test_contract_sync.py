@@ -792,6 +792,7 @@ def test_after_a_cancel_what_is_in_flight_finishes_and_nothing_starts(mirror):
     wait_for(lambda: len(gate.held) >= 2, 20, "parallel uploads")
     mirror.shell.file(job, "cancel").touch()
     mirror.shell.wait_file(job, lambda s: s["message"].startswith("cancelling"))
+    time.sleep(0.5)  # what was begun before has arrived
     seen = time.monotonic()
     gate.open()
     assert process.wait(20) == 3
