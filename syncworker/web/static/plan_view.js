@@ -151,9 +151,11 @@ export class Plan {
     const page = await lines(`plan?${query}`).catch((error) => {
       if (!isFailure(error)) throw error;
       say(this.sums, error.message);
-      return { values: [], after: null };
+      return null;
     });
-    if (this.listed === stamp) this.draw(page);
+    if (this.listed !== stamp) return;
+    if (page === null) this.listed = ""; // to be asked for again
+    this.draw(page ?? { values: [], after: null });
   }
 
   drawBiggest() {
