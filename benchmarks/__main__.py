@@ -61,4 +61,5 @@ def main() -> int:
     return 1 if lost or (missed and arguments.strict) else 0
 
 
-sys.exit(main())
+if __name__ == "__main__":  # an import of it must not run them all
+    sys.exit(main())

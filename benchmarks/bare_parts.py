@@ -13,7 +13,7 @@ import os
 import re
 import sys
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import local
@@ -89,7 +89,7 @@ class Sender:
             return "UNSIGNED-PAYLOAD", {"content-md5": b64encode(found.digest()).decode()}
         return found.hexdigest(), {}
 
-    def _pieces(self, fd: int, at: int, size: int):  # type: ignore[no-untyped-def]
+    def _pieces(self, fd: int, at: int, size: int) -> Iterator[memoryview]:
         buffer = self._own.__dict__.setdefault("buffer", bytearray(_READ))
         end = at + size
         while at < end:
@@ -107,10 +107,8 @@ class Sender:
         body: bytes | tuple[int, int, int] = b"",
     ) -> tuple[str, str]:
         """Sends a request; returns the body and the ETag of the answer."""
-        path, asked = (
-            encode_path(f"/{self._bucket}/{key}" if key else f"/{self._bucket}"),
-            encode_query(query),
-        )
+        path = encode_path(f"/{self._bucket}/{key}".removesuffix("/"))
+        asked = encode_query(query)
         sent_headers = {"host": self._host, **headers}
         lines = self._signer.sign(self._keys, method, path, asked, sent_headers, payload)
         connection = self._own.__dict__.get("connection")

@@ -30,7 +30,7 @@ _UNREADABLE = frozenset({"BadAnswer", "BrokenListing"})
 # The headers that were sent with an object's content, and that HEAD returns.
 GIVEN = (*HEADER_NAMES, *(OPTION_HEADERS[name] for name in ("storage_class", "sse", "sse_kms_key_id")))
 MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
-_PAGES_ANEW = 20
+_PAGES_ANEW = 20  # of a new listing, until it reaches a key
 _NO_VERSIONS = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
 
 

@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
-from bench import Answer, Gate, Mirror, assert_same, expected
+from bench import Answer, Gate, Mirror, Run, assert_same, expected
 from fault_catalog import is_listing, listed
 from proxy import Request, s3_error
 from stores import Store
@@ -232,6 +232,13 @@ def lists(mirror: Mirror, *keys: str, times: int | None) -> None:
     mirror.proxy.on_request(hook)
 
 
+def broken(mirror: Mirror, *flags: str) -> Run:
+    """A job that fails because of its listing."""
+    run = mirror.start(*flags)
+    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    return run
+
+
 def test_an_outdated_listing_names_an_object_that_is_gone(mirror: Mirror) -> None:
     mirror.make({"a": "1"})
     mirror.sync()
@@ -245,8 +252,7 @@ def test_an_object_that_is_listed_again_and_again_and_never_there_fails_the_job(
     mirror.make({"a": "1"})
     mirror.sync()
     lists(mirror, "a", "gone/0", times=None)
-    run = mirror.start()
-    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    broken(mirror)
     assert not mirror.proxy.of_kind(*WRITES)
 
 
@@ -255,8 +261,7 @@ def test_an_object_that_was_listed_under_a_wrong_key_does_not_stay_unseen(mirror
     mirror.sync()
     mirror.store.client().put_object(Bucket=mirror.bucket, Key="b1", Body=b"1")
     lists(mirror, "a", "b0", times=1)
-    run = mirror.start()
-    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    run = broken(mirror)
     assert "b1" in mirror.contents
     assert mirror.shell.run("resume", run.status["id"]).returncode == 0
     assert mirror.contents == {"a": b"1"}
@@ -268,8 +273,7 @@ def test_an_object_of_ours_that_was_listed_under_a_wrong_key_does_not_stay_unsee
     mirror.sync()
     mirror.make({"b1": None, "skipped": None})
     lists(mirror, "a", "b0", "skipped", times=1)
-    run = mirror.start("--exclude", "skipped")
-    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    run = broken(mirror, "--exclude", "skipped")
     assert verified(mirror, run) == {"b1": "extra"}
     assert mirror.shell.run("resume", run.status["id"]).returncode == 0
     assert mirror.contents == {"a": b"1", "skipped": b"1"}
@@ -281,8 +285,7 @@ def test_an_object_that_was_listed_as_a_folder_does_not_stay_unseen(mirror: Mirr
     mirror.sync()
     mirror.store.client().put_object(Bucket=mirror.bucket, Key="photo", Body=b"1")
     lists(mirror, "a", "phot/", times=1)
-    run = mirror.start()
-    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    broken(mirror)
     assert not mirror.proxy.of_kind(*WRITES)
 
 
@@ -301,8 +304,7 @@ def test_an_object_listed_under_a_wrong_key_is_found_though_the_store_refuses(
 
     answer = s3_error(403, "AccessDenied") if refused == "HEAD" else s3_error(400, "InvalidArgument")
     mirror.proxy.on_request(lambda request: answer if refuses(request) else None)
-    run = mirror.start()
-    assert (run.exit_status, run.status["error"]["code"]) == (1, "BrokenListing"), run
+    broken(mirror)
     assert not mirror.proxy.of_kind(*WRITES)
     assert mirror.contents == {"a": b"1", "b1": b"1"}
 
