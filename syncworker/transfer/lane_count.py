@@ -20,8 +20,6 @@ _GAIN = 1.15  # a step that raises the rate by less than this factor is undone
 _REST_TIMES = 20  # measurements without a step after a step was undone
 READERS = 4  # threads that read files and hash them
 DISK_READERS = 32  # maximum of threads that read small files that are not in memory
-_PIECE_BYTES = 256 << 10  # a disk reads a larger file in several pieces
-_SHARES_EACH = 2  # shares that each reader must read before the rate is judged
 
 
 class LaneController:
@@ -33,8 +31,8 @@ class LaneController:
         self._rest = 0
 
     def record_rate(self, rate: float, *, is_busy: bool) -> None:
-        """Called every `RATE_SECONDS` with the files per second since the last call. `is_busy`: every lane
-        always had work, and the store did not ask to slow down."""
+        """Called every `RATE_SECONDS`, or less often, with the files per second since the last call.
+        `is_busy`: every lane always had work, and the store did not ask to slow down."""
         if not is_busy or not rate:  # if nothing is sent, more lanes do not help
             self.lanes = self._before[0] if self._before else self.lanes
             self._before = None
@@ -54,25 +52,24 @@ class LaneController:
         self.lanes = more
 
 
-class ReaderCount:
-    """Decides how many threads read files that are not in memory (`readers`). `now`: the present time."""
+class Turns:
+    """Measures the throughput of lanes by how long each file is in flight.
 
-    def __init__(self, now: float) -> None:
-        self._pace = LaneController(READERS, DISK_READERS)
-        self._since, self._pieces, self._shares, self._was_idle = now, 0, 0, False
+    Counting the files would mislead: with a store that answers after 200 ms, a lane sends two or three in
+    half a second, by chance."""
 
-    @property
-    def readers(self) -> int:
-        return self._pace.lanes
+    def __init__(self) -> None:
+        self.begin(0.0)
 
-    def record(self, sizes: list[int], now: float, *, is_idle: bool) -> None:
-        """Records that a share of files of these sizes was read. `is_idle`: there were fewer shares than
-        readers."""
-        self._pieces += sum(1 + size // _PIECE_BYTES for size in sizes)
-        self._shares += 1
-        self._was_idle = self._was_idle or is_idle
-        seconds = now - self._since
-        if seconds < RATE_SECONDS or self._shares < _SHARES_EACH * self.readers:
-            return
-        self._pace.record_rate(self._pieces / seconds, is_busy=not self._was_idle)
-        self._since, self._pieces, self._shares, self._was_idle = now, 0, 0, False
+    def begin(self, now: float) -> None:
+        """Begins to measure: files that were in flight before do not count."""
+        self._since, self.count, self._seconds = now, 0, 0.0
+
+    def record(self, started: float, now: float) -> None:
+        if started >= self._since:
+            self.count += 1
+            self._seconds += now - started
+
+    def rate(self, lanes: int) -> float:
+        """Returns how many files a second this many lanes send if each always has a file in flight."""
+        return lanes * self.count / self._seconds if self._seconds else 0.0

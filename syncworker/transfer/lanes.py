@@ -19,13 +19,14 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol, cast
 
 from syncworker.plan.compare import Candidate
 from syncworker.s3 import etag
 from syncworker.system.stop_token import StopToken
-from syncworker.transfer.lane_count import MOST, RATE_SECONDS, LaneController
+from syncworker.transfer.lane_count import MOST, RATE_SECONDS, LaneController, Turns
 from syncworker.transfer.readers import ReadResult
 
 LARGE_LANES = 4
@@ -72,17 +73,15 @@ async def _ends(tasks: _Tasks) -> None:
 
 
 class Files(Protocol):
-    """What the lanes do with files."""
+    """What the lanes do with files. `turns`: records how long each file that was sent was in flight."""
+
+    turns: Turns
 
     async def read(self, group: list[Candidate]) -> list[ReadResult]: ...
 
     def handle_read(self, result: ReadResult) -> Awaitable[None]: ...
 
     def send_large(self, result: ReadResult) -> Awaitable[None]: ...
-
-    def uploaded(self) -> int:
-        """Returns how many files have been sent."""
-        ...
 
     def is_throttled(self) -> bool:
         """Whether the store has asked to slow down, so that more lanes would not help."""
@@ -157,16 +156,17 @@ class Lanes:
 
     async def _adjust_lanes(self) -> None:
         """Opens lanes while more are useful; surplus lanes end by themselves."""
-        before = self._files.uploaded()
+        looks, waited, turns = 0, False, self._files.turns
         while self._waiting() or not self._all_read:
-            waited = False
-            for _ in range(_LOOKS):
-                await asyncio.sleep(RATE_SECONDS / _LOOKS)
-                waited = waited or not self._waiting()
-            sent = self._files.uploaded()
+            await asyncio.sleep(RATE_SECONDS / _LOOKS)
+            looks += 1
+            waited = waited or not self._waiting()
             is_busy = not (waited or self._files.is_throttled() or self._halted())
-            self._pace.record_rate((sent - before) / RATE_SECONDS, is_busy=is_busy)
-            before = sent
+            if looks < _LOOKS or (is_busy and turns.count < self._pace.lanes):
+                continue  # each lane counts once: a distant store may answer later than in half a second
+            self._pace.record_rate(turns.rate(self._pace.lanes), is_busy=is_busy)
+            turns.begin(time.monotonic())
+            looks, waited = 0, False
             if self._waiting():
                 self._open()
 

@@ -1,8 +1,7 @@
 """Reads files that are not in memory, in as many threads as increase the throughput.
 
 A few concurrent reads keep a local disk busy. A network file system answers each read after a delay, so more
-concurrent reads are faster. `ReaderCount` (transfer/lane_count.py) measures the files read per second and
-finds the best number.
+concurrent reads are faster. `ReaderCount` measures the files read per second and finds the best number.
 """
 
 from __future__ import annotations
@@ -12,9 +11,36 @@ import time
 
 from syncworker.plan.compare import Candidate
 from syncworker.transfer.attempt import Attempt
-from syncworker.transfer.lane_count import READERS, ReaderCount
+from syncworker.transfer.lane_count import DISK_READERS, RATE_SECONDS, READERS, LaneController
 from syncworker.transfer.readers import ReadResult, read
 from syncworker.transfer.upload import Sender
+
+_PIECE_BYTES = 256 << 10  # a disk reads a larger file in several pieces
+_SHARES_EACH = 2  # shares that each reader must read before the rate is judged
+
+
+class ReaderCount:
+    """Decides how many threads read files that are not in memory (`readers`). `now`: the present time."""
+
+    def __init__(self, now: float) -> None:
+        self._pace = LaneController(READERS, DISK_READERS)
+        self._since, self._pieces, self._shares, self._was_idle = now, 0, 0, False
+
+    @property
+    def readers(self) -> int:
+        return self._pace.lanes
+
+    def record(self, sizes: list[int], now: float, *, is_idle: bool) -> None:
+        """Records that a share of files of these sizes was read. `is_idle`: there were fewer shares than
+        readers."""
+        self._pieces += sum(1 + size // _PIECE_BYTES for size in sizes)
+        self._shares += 1
+        self._was_idle = self._was_idle or is_idle
+        seconds = now - self._since
+        if seconds < RATE_SECONDS or self._shares < _SHARES_EACH * self.readers:
+            return
+        self._pace.record_rate(self._pieces / seconds, is_busy=not self._was_idle)
+        self._since, self._pieces, self._shares, self._was_idle = now, 0, 0, False
 
 
 class DiskReads:

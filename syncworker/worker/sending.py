@@ -7,6 +7,7 @@ alike.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -19,6 +20,7 @@ from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import AGAIN, Candidate, Verdict
 from syncworker.s3 import etag
 from syncworker.transfer.attempt import Attempt
+from syncworker.transfer.lane_count import Turns
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.readers import Outcome, ReadResult, read_cached
 from syncworker.transfer.update import Updater
@@ -74,13 +76,11 @@ class Sending:
         self.part_sender = PartSender(self.sender)
         self.updater = Updater(self.sender, self.part_sender)
         self.lanes: Lanes | None = None
+        self.turns = Turns()
 
     def open_lanes(self) -> Lanes:
         self.lanes = Lanes(self, self.stop, one=self.wait_seconds > 0)
         return self.lanes
-
-    def uploaded(self) -> int:
-        return self.progress.counts["files_uploaded"]
 
     def is_throttled(self) -> bool:
         throttle = self.bucket.client.throttle
@@ -190,6 +190,8 @@ class Sending:
             return
         finally:
             self.progress.end(operation)
+        if result.outcome is Outcome.BODY:
+            self.turns.record(operation.started, time.monotonic())
         self.accounts.sent(result, sent, operation.started)
 
     async def _update(self, work: Candidate, counted: int) -> None:

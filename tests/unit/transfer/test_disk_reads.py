@@ -13,9 +13,9 @@ import pytest
 
 from syncworker.model import FileEntry
 from syncworker.plan.compare import NEW, Candidate
-from syncworker.transfer.lane_count import DISK_READERS, READERS, ReaderCount
+from syncworker.transfer.lane_count import DISK_READERS, READERS
 from syncworker.worker import disk_reads
-from syncworker.worker.disk_reads import DiskReads
+from syncworker.worker.disk_reads import DiskReads, ReaderCount
 
 
 def work(size: int = 4096, number: int = 0) -> Candidate:

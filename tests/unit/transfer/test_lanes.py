@@ -13,7 +13,7 @@ import pytest
 from syncworker.model import FileEntry
 from syncworker.plan.compare import Candidate, Decision, Reason, Verdict
 from syncworker.system.stop_token import StopToken
-from syncworker.transfer.lane_count import LEAST
+from syncworker.transfer.lane_count import LEAST, Turns
 from syncworker.transfer.lanes import BYTES_IN_FLIGHT, LARGE_LANES, Budget, Lanes
 from syncworker.transfer.readers import Outcome, ReadResult
 
@@ -54,6 +54,7 @@ class Play:
     most_held: int = 0
     reading: int = 0
     most_reading: int = 0
+    turns: Turns = field(default_factory=Turns)
 
     def make(self) -> Lanes:
         self.lanes = Lanes(self, cast(StopToken, self), one=self.one)
@@ -64,9 +65,6 @@ class Play:
 
     def requested(self) -> bool:
         return bool(self.errors)
-
-    def uploaded(self) -> int:
-        return len(self.done)
 
     def is_throttled(self) -> bool:
         return False

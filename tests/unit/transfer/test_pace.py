@@ -13,7 +13,7 @@ from bench import Answer, Mirror, Request, s3_error, wait_for
 from stores import Store
 
 from syncworker.errors import FileError, RetryError, Stopped, SyncError
-from syncworker.transfer.lane_count import LEAST, MOST, LaneController
+from syncworker.transfer.lane_count import LEAST, MOST, LaneController, Turns
 from syncworker.wire import throttle
 from syncworker.wire.throttle import AdaptiveThrottle
 
@@ -61,6 +61,40 @@ def test_never_fewer_nor_more_than_asked_for(least: int, most: int) -> None:
     for rate in (1.0, 5.0, 50.0, 1.0, 1.0, 80.0) * 30:
         pace.record_rate(rate, is_busy=True)
         assert least <= pace.lanes <= most
+
+
+def test_only_what_began_after_a_step_is_measured() -> None:
+    turns = Turns()
+    assert turns.rate(32) == 0.0
+    turns.begin(10.0)
+    turns.record(9.9, 12.0)
+    assert turns.count == 0
+    turns.record(10.0, 10.1)
+    turns.record(10.1, 10.4)
+    assert (turns.count, turns.rate(32)) == (2, pytest.approx(160))
+    turns.begin(11.0)
+    assert (turns.count, turns.rate(32)) == (0, 0.0)
+
+
+@pytest.mark.parametrize("seconds", [0.15, 0.2, 0.24, 0.3, 0.7])
+def test_the_most_lanes_are_used_whenever_the_answers_of_a_distant_store_come(seconds: float) -> None:
+    """In half a second, a lane sends two or three files: when they were counted, 72 lanes seemed to gain
+    nothing over 48."""
+    pace, turns, now = LaneController(), Turns(), 0.0
+    turns.begin(now)
+    ends = [now + seconds] * pace.lanes  # of the file that each lane sends
+    judge = now + 0.5
+    while now < 15.0:
+        now = min(ends)
+        if now >= judge and turns.count >= pace.lanes:
+            pace.record_rate(turns.rate(pace.lanes), is_busy=True)
+            turns.begin(now)
+            judge = now + 0.5
+            ends += [now + seconds] * (pace.lanes - len(ends))
+        for lane in [n for n, end in enumerate(ends) if end == now]:
+            turns.record(now - seconds, now)
+            ends[lane] = now + seconds
+    assert pace.lanes == MOST
 
 
 @pytest.mark.parametrize("store", ["moto"], indirect=True)
