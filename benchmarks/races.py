@@ -36,12 +36,12 @@ def requests_of(counts: dict[str, int]) -> int:
     return sum(value for name, value in counts.items() if name not in _NOT_REQUESTS)
 
 
-def race(field: list[Contender], options: Options, once: OneRun) -> list[Row]:
+def race(field: list[Contender], options: Options, once: OneRun, *, warms_up: bool = True) -> list[Row]:
     """A warm-up, then `runs` rounds of all, each round beginning with another one."""
     costs: dict[str, list[Cost]] = {}
     warm: dict[str, Cost] = {}
     failed: dict[str, str] = {}
-    for contender in field:
+    for contender in field if warms_up else ():
         try:
             warm[contender.name] = once(contender)
             say(f"  warm-up  {contender.name:22} {warm[contender.name].wall:8.2f} s")
@@ -54,7 +54,7 @@ def race(field: list[Contender], options: Options, once: OneRun) -> list[Row]:
     for turn in range(options.runs):
         for i in range(len(field)):
             contender = field[(turn + i) % len(field)]
-            if contender.name not in warm or contender.name in slow or contender.name in failed:
+            if contender.name in slow or contender.name in failed:
                 continue
             try:
                 cost = once(contender)
