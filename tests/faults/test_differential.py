@@ -164,7 +164,7 @@ def unordered(trial: Trial) -> str:
         exit_status = trial.sync()
         left.append(len(trial.objects()))
     if min(left) < len(files):
-        return f"**{min(left)} of {len(files)} objects left** in between, exit {exit_status}"
+        return f"**{min(left)} of {len(files)} objects left** after one of three runs, exit {exit_status}"
     return RIGHT if exit_status == 0 else f"stops, exit {exit_status}"
 
 

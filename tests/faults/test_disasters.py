@@ -170,9 +170,9 @@ CASES: dict[str, tuple[Callable[[Scene], None], int, int]] = {
     "a directory of a network folder answers EIO once": (failing("EIO", "1"), 6, 6),
     "a directory of a network folder answers ESTALE": (failing("ESTALE"), 6, 6),
     "a directory of a network folder answers ESTALE once": (failing("ESTALE", "1"), 6, 6),
-    "a file vanishes during the run, and one object is to go": (vanishing, 5, 5),
+    "a file vanishes during the run, and one object has no file any more": (vanishing, 5, 5),
     "the storage lists out of order (SeaweedFS)": (nothing, 6, 6),
-    "two sources into one destination, in turn": (in_turn, 6, 6),
+    "source A, then source B, then A again, into one destination": (in_turn, 6, 6),
     "four to delete where two are allowed": (four, 2, 6),
 }
 ON_A_DISK = {"the folder's disk is not mounted": ".", "a disk below the folder is not mounted": "d"}
