@@ -250,6 +250,7 @@ def test_the_fields_of_the_report_are_those_of_the_document(tmp_path: Path) -> N
         and ast.unparse(node.func).endswith((".report.add", ".begin", ".failed"))
         and node.args
         and isinstance(node.args[0], ast.Constant)
+        and isinstance(node.args[0].value, str)
     }
     [row] = [row for row in rows(after, "| field | meaning |") if row[0] == "`op`"]
     assert set(re.findall(r"`([^`]+)`", row[1])) == operations
