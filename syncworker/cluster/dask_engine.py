@@ -238,7 +238,11 @@ class DaskCluster:
             identity = await client.scheduler.identity(n_workers=-1)
         except Unreachable:
             raise
-        except Exception as error:  # whatever Dask raises: who is there is not known
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as error:  # whatever Dask raises: who is there is not known
+            _raise_if_cancelled(error)
             self._drop_client()
             raise Unreachable(f"the scheduler {self.address} cannot be asked: {error}") from error
         self._addresses = {}
@@ -272,8 +276,7 @@ class DaskCluster:
         except KilledWorker as error:
             raise Lost(f"{member.name} has died", died=True) from error
         except asyncio.CancelledError as error:
-            if is_cancelled():
-                raise
+            _raise_if_cancelled(error)
             raise Lost("the scheduler is gone", died=False) from error
         except Exception as error:  # whatever became of it, it has no answer
             raise Lost(f"{type(error).__name__}: {error}", died=False) from error
@@ -288,7 +291,8 @@ class DaskCluster:
             answers = await client.run(office.hear, office.Sealed(request), workers=[address])
             return bytes(answers[address])
         # The connection is closed (CommClosedError is an OSError), or nobody can be asked.
-        except (KilledWorker, OSError, Unreachable, KeyError, ValueError) as error:
+        except (KilledWorker, OSError, Unreachable, KeyError, ValueError, asyncio.CancelledError) as error:
+            _raise_if_cancelled(error)
             raise Unreachable(f"{member.name}: {type(error).__name__}") from error
         except Exception as error:  # it was asked, and did not understand: of the error, its name alone
             name = str(error).partition("(")[0] if type(error) is Exception else type(error).__name__
@@ -301,6 +305,12 @@ class DaskCluster:
         self._drop_client()
         while self._closing:
             await asyncio.wait(set(self._closing))
+
+
+def _raise_if_cancelled(error: BaseException) -> None:
+    """Dask cancels what waits for it when a connection or its client ends; that is no cancel of who asks."""
+    if isinstance(error, asyncio.CancelledError) and is_cancelled():
+        raise error
 
 
 async def _in_time(closing: Any) -> None:

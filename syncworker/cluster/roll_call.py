@@ -27,10 +27,10 @@ from syncworker.cluster.protocol import (
     Unreachable,
     Verb,
 )
-from syncworker.system.gather import is_cancelled
 
 REFUSED_SECONDS = 30.0  # then a member that was refused is greeted anew
 STUCK_SECONDS = 120.0  # a member that neither waits for the storage nor comes to the end of a file is lost
+STUCK_AT_STOP_SECONDS = 5.0  # the same, of a member that was told to stop
 _ENDING_SECONDS = 12.0
 _MARK_SECONDS = 1.0
 _LOSSES = 3  # of a member; then it is not taken any more
@@ -63,6 +63,7 @@ class RollCall:
         self._away: dict[str, float] = {}  # lost members, and when they may come back
         now = asyncio.get_running_loop().time()
         self._someone_at = self._looked_at = self._awake_since = now
+        self._stopped_at: float | None = None
         self._marked_at = -_MARK_SECONDS
         self.ticker = asyncio.create_task(self._tick(), name="ticker of the cluster")
 
@@ -88,10 +89,6 @@ class RollCall:
         except (Unreachable, TimeoutError) as error:
             self.trouble = str(error) or self.trouble
             return None
-        except asyncio.CancelledError:
-            if is_cancelled():
-                raise
-            return None
         self.trouble = ""
         return present
 
@@ -101,6 +98,8 @@ class RollCall:
             self._awake_since = now  # this process stood still: nobody else is silent for that
         self._looked_at = now
         stopping, self._keeps_all = self.home.is_stopping(), self.home.keeps_all()
+        if stopping and self._stopped_at is None:
+            self._stopped_at = now
         self._find_lost(present, now)
         self._away = {member: until for member, until in self._away.items() if until > now}
         for member in (present or {}).values():
@@ -124,9 +123,19 @@ class RollCall:
                     del self.peers[peer.member.id]
             elif is_gone or silent > SILENT_SECONDS:
                 self.lose(peer, died=is_gone)
-            elif peer.batches and now - max(peer.moved_at, self._awake_since) > STUCK_SECONDS:
-                peer.refuse(f"it has read no file for {STUCK_SECONDS:g} s: does its disk answer?", now)
+            elif peer.batches and (seconds := self._stuck_for(peer, now)):
+                peer.refuse(f"it has read no file for {seconds:g} s: does its disk answer?", now)
                 self.lose(peer, died=False)
+
+    def _stuck_for(self, peer: Peer, now: float) -> float | None:
+        """The limit that a member has passed without coming to the end of a file. One that has heard that it
+        is to stop, and waits for nothing of the storage, has only a read left, which may never end."""
+        since = max(peer.moved_at, self._awake_since)
+        if self._stopped_at is not None and peer.state is State.ENDING:
+            since, most = max(since, self._stopped_at), STUCK_AT_STOP_SECONDS
+        else:
+            most = STUCK_SECONDS
+        return most if now - since > most else None
 
     def _decide_alone(self, now: float, *, stopping: bool) -> None:
         is_hopeless = bool(self.peers) and all(peer.refused for peer in self.peers.values())
@@ -219,10 +228,6 @@ class RollCall:
             peer.refuse(str(error), self.now())
             return None
         except (Lost, Unreachable, TimeoutError, ValueError, KeyError, TypeError):
-            return None
-        except asyncio.CancelledError:
-            if is_cancelled():
-                raise
             return None
         peer.heard_at, before, peer.shows = self.now(), peer.shows, answer
         waits = answer.get("waits") or request["pause"] or not peer.batches

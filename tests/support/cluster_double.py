@@ -95,7 +95,7 @@ class FakeMember:
         self.state = State.NONE
         self.stopping = self.paused = self.is_dead = False
         self.frozen_until = self.cut_until = 0.0
-        self.in_flight = self.done = 0
+        self.in_flight = self.done = self.reading = 0
         self.poison: set[str] = set()
         self.unread = 0.0  # how often it cannot read a part
         self.numbers: set[tuple[int, int]] = set()
@@ -180,12 +180,15 @@ class FakeMember:
             return  # the connection was ended
         self.folder.write(key, version)
 
+    def _is_busy(self) -> bool:
+        return bool(self.in_flight or self.reading)
+
     def hear(self, data: bytes) -> bytes:
         request = protocol.unpack(data)
         verb, epoch = request["verb"], request["epoch"]
         if self.state is State.READY and not self.lease.may_begin(self.now()):
             self.state = State.ENDING
-        if self.state is State.ENDING and not self.in_flight:
+        if self.state is State.ENDING and not self._is_busy():
             self.state = State.NONE
         if verb == "open" and self.state is State.READY and epoch > self.epoch:
             self.state = State.ENDING  # of an older one, which ends first
@@ -194,8 +197,10 @@ class FakeMember:
         if epoch == self.epoch:
             self.lease.renew(request["clock"], self.now())
             self.stopping, self.paused = request["stop"], request["pause"]
+            if self.stopping and self.state is State.READY:
+                self.state = State.ENDING
             if verb == "end" and self.state is not State.NONE:
-                self.state = State.ENDING if self.in_flight else State.NONE
+                self.state = State.ENDING if self._is_busy() else State.NONE
         shows = {"waits": self.in_flight > 0, "done": self.done, "version": "same"}
         return protocol.pack({"clock": self.now(), "state": str(self.state), **shows})
 

@@ -236,3 +236,55 @@ def test_a_batch_for_a_client_that_has_closed_itself_is_lost_and_ends_no_job(tmp
         assert not lost.value.died
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("ask", ["members", "hear", "submit"])
+def test_what_dask_cancels_is_lost_or_not_reached_and_a_cancel_of_who_asks_is_one(ask: str) -> None:
+    """Dask cancels what waits for a client that ends."""
+
+    class Ending:
+        status = "running"
+
+        def __init__(self) -> None:
+            self.scheduler = self
+            self.answers: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def identity(self, n_workers: int) -> None:
+            await self.answers
+
+        async def run(self, *_: object, **__: object) -> None:
+            await self.answers
+
+        def submit(self, *_: object, **__: object) -> Answer:
+            return Answer(loop=asyncio.get_running_loop(), answers=self.answers)
+
+        async def close(self) -> None: ...
+
+    class Answer(asyncio.Future[None]):
+        def __init__(self, *, loop: asyncio.AbstractEventLoop, answers: asyncio.Future[None]) -> None:
+            super().__init__(loop=loop)
+            answers.add_done_callback(lambda _: self.cancel())
+
+        def release(self) -> None: ...
+
+    async def main(cancel_asker: bool) -> None:
+        cluster, there = DaskCluster("tls://127.0.0.1:1", RunKeys().files), Member("m", "m")
+        client = cluster._client = Ending()
+        cluster._addresses = {there: "tls://127.0.0.1:2"}
+        asked = {
+            "members": cluster.members,
+            "hear": lambda: cluster.hear(there, b""),
+            "submit": lambda: cluster.submit(there, b""),
+        }[ask]
+        asking = asyncio.ensure_future(asked())
+        await asyncio.sleep(0)
+        if cancel_asker:
+            asking.cancel()
+        else:
+            client.answers.cancel()
+        with pytest.raises(asyncio.CancelledError if cancel_asker else (Lost, Unreachable)):
+            await asking
+        await cluster.close()
+
+    for cancel_asker in (False, True):
+        asyncio.run(main(cancel_asker))
