@@ -17,7 +17,8 @@ from benchmarks.trees import trees, work_folder
 
 BIN = Path(sys.executable).parent
 OURS, MD5 = "ours", "openssl md5"
-PUTS, PARTS, PAGES = FLOORS = "the requests alone", "the parts alone", "the pages alone"
+FILES, PARTS, PAGES = FLOORS = "the files alone", "the parts alone", "the pages alone"
+PUTS = "the requests alone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +206,16 @@ def pages_floor() -> Contender:
 
 def _in_project(_: Target) -> dict[str, str]:
     return minimal_environment(work_folder(), PYTHONPATH=str(PROJECT))
+
+
+def files_floor() -> Contender:
+    """Each file read, hashed and sent by a signed PUT, and nothing else."""
+
+    def command(target: Target) -> list[str]:
+        start = [sys.executable, "-m", "benchmarks.bare_files", target.url]
+        return [*start, target.access_key, target.secret_key, target.bucket, target.folder]
+
+    return Contender(FILES, True, command, _in_project, is_peer=False)
 
 
 def puts_floor(count: int) -> Contender:

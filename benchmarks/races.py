@@ -122,7 +122,7 @@ class Upload:
             tree = trees.small(files, size)
             field = contenders.for_small_files()
             if self.store == "stub":
-                field.append(contenders.puts_floor(files))
+                field += [contenders.files_floor(), contenders.puts_floor(files)]
         if self.store == "stub":
             with stub() as running:
                 rows = race(field, options, lambda c: self._on_stub(running, c, tree, files, size))
