@@ -6,8 +6,8 @@ name on the way may be a symlink: if one is swapped in, the call fails with ELOO
 symlinks lead.
 
 At most `_REMEMBERED` descriptors of directories are kept open. One is used again only if its path still names
-the same directory. Users are counted, and the last one closes it, so that no thread closes a descriptor that
-another one uses.
+the same directory; who opens many files in a row may say how long ago that may have been. Users are counted,
+and the last one closes it, so that no thread closes a descriptor that another one uses.
 
 All errors are `OSError`; `VANISHED` and `CHANGED` list those that mean "it is gone" and "it is something else
 now". Nothing is written here, and no descriptor is opened for writing.
@@ -20,6 +20,7 @@ import os
 import stat
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -55,11 +56,12 @@ def os_error(number: int, path: str) -> OSError:
 class _Directory:
     """An open directory and its number of users; being remembered is one use."""
 
-    __slots__ = ("fd", "identity", "users")
+    __slots__ = ("fd", "identity", "seen_at", "users")
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.users = 1
+        self.seen_at = time.monotonic()  # where its path leads
         try:
             self.identity = identity(os.fstat(fd))
         except OSError:
@@ -110,11 +112,11 @@ class Tree:
                     _let_go(directory)
                 self._remembered.clear()
 
-    def open_file(self, path: str) -> tuple[int, os.stat_result]:
+    def open_file(self, path: str, lately: float = 0.0) -> tuple[int, os.stat_result]:
         """Opens a regular file. Returns a descriptor, for the caller to close, and its stat. Never waits for
-        a FIFO's writer."""
+        a FIFO's writer. `lately`: the file may be that of a path as it was so many seconds ago."""
         parent, name = _split(path)
-        directory = self._enter(parent)
+        directory = self._enter(parent, lately)
         try:
             fd = os.open(name, _READ_FILE, dir_fd=directory.fd)
         finally:
@@ -170,9 +172,10 @@ class Tree:
         finally:
             self._leave(directory)
 
-    def _enter(self, path: str) -> _Directory:
-        """Returns the open directory; the caller must pass it to `_leave`."""
-        directory = self._recall(path)
+    def _enter(self, path: str, lately: float = 0.0) -> _Directory:
+        """Returns the open directory, to which its path led at most `lately` seconds ago. The caller must
+        pass it to `_leave`."""
+        directory = self._recall(path, lately)
         if directory is None:
             directory = _Directory(self.open_name(path))
             self._remember(path, directory)
@@ -182,7 +185,7 @@ class Tree:
         with self._lock:
             _let_go(directory)
 
-    def _recall(self, path: str) -> _Directory | None:
+    def _recall(self, path: str, lately: float) -> _Directory | None:
         with self._lock:
             if self._closed:
                 raise ValueError("the uploads folder was closed")
@@ -192,7 +195,7 @@ class Tree:
             directory.users += 1
             if path:
                 self._remembered.move_to_end(path)
-        if not path or self._names(path, directory):
+        if not path or time.monotonic() - directory.seen_at < lately or self._names(path, directory):
             return directory
         with self._lock:
             _let_go(directory)
@@ -227,8 +230,11 @@ class Tree:
     def _names(self, path: str, directory: _Directory) -> bool:
         """Whether the path still leads to this directory. One call, cheaper than the walk; it may follow
         symlinks, but its result is only compared, never opened."""
+        now = time.monotonic()
         try:
-            return identity(os.stat(path, dir_fd=self._root.fd)) == directory.identity
+            names = identity(os.stat(path, dir_fd=self._root.fd)) == directory.identity
+            directory.seen_at = now if names else 0.0
+            return names
         except OSError:  # gone, unreadable or longer than PATH_MAX: the walk raises the error
             return False
 

@@ -72,5 +72,10 @@ def is_text(key: str) -> bool:
 
 
 def fits(row: IndexRow) -> bool:
-    numbers = (row.mtime_ns, row.ctime_ns, row.inode, row.read_ns)
-    return is_text(row.key) and min(numbers) >= -_INTEGER_END and max(numbers) < _INTEGER_END
+    return (
+        is_text(row.key)
+        and -_INTEGER_END <= row.mtime_ns < _INTEGER_END
+        and -_INTEGER_END <= row.ctime_ns < _INTEGER_END
+        and -_INTEGER_END <= row.inode < _INTEGER_END
+        and -_INTEGER_END <= row.read_ns < _INTEGER_END
+    )

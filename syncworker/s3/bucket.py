@@ -8,6 +8,7 @@ checks. Trailing checksums are never used, because several stores keep their fra
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -19,7 +20,7 @@ from syncworker.options.object_headers import HEADER_NAMES, OPTION_HEADERS
 from syncworker.s3 import error_codes, xml_documents, xml_messages
 from syncworker.s3.client import TRIES, Client
 from syncworker.s3.request import S3Request
-from syncworker.s3.signing import encode_path
+from syncworker.s3.signing import encode_path, is_plain
 from syncworker.s3.sums import encode
 from syncworker.wire.connection import Response
 from syncworker.wire.endpoint import why_never_created
@@ -32,6 +33,16 @@ GIVEN = (*HEADER_NAMES, *(OPTION_HEADERS[name] for name in ("storage_class", "ss
 MISSING = frozenset({"NoSuchKey", "NotFound", "NoSuchVersion"})
 _PAGES_ANEW = 20  # of a new listing, until it reaches a key
 _NO_VERSIONS = frozenset({"NotImplemented", "MethodNotAllowed", "InvalidRequest", "InvalidArgument"})
+
+
+_rewritten = re.compile("[\x00-\x1f\x7f\\\\]|\u201b|[ .]$|[ .]/").search  # seen so by SeaweedFS and rclone
+
+
+def may_be_rewritten(key: str) -> bool:
+    """Whether some stores list an object with this key under another one."""
+    if is_plain(key):  # nearly always so, and found out in a third of the time
+        return key[-1:] == "." or "./" in key
+    return _rewritten(key) is not None
 
 
 def _shortly_before(key: str) -> str:

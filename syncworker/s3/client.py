@@ -148,7 +148,8 @@ class Client:
         renewed = False
         while True:
             tries = 1 if self.outage.asking and await self.outage.pass_by() else tries + 1
-            if operation in SENDS and (full := self.full_disk()) is not None:
+            is_here = self.conditions.store_dir is not None
+            if is_here and operation in SENDS and (full := self.full_disk()) is not None:
                 raise full
             turn: Turn | None = None
             is_held = self.pause.on or self.pool.bandwidth.on or self.stop.requested()
@@ -168,7 +169,9 @@ class Client:
                     turn.leave()
                 if error is None:
                     self._failures = 0
-                self._record(error, began_at)
+                    self.outage.answered()
+                else:
+                    self._record(error, began_at)
             if not isinstance(error, RetryError) or error.code in refusals:
                 raise error
             if operation == "DeleteObjects" and error.code in CUT and not self.uses_tls:
@@ -221,8 +224,8 @@ class Client:
         self._first_answer_by = None
         self.outage.forgive()
 
-    def _record(self, error: SyncError | None, began_at: float) -> None:
-        """Records what the result of a request shows about the storage."""
+    def _record(self, error: SyncError, began_at: float) -> None:
+        """Records what the error of a request shows about the storage."""
         if isinstance(error, RetryError) and error.code not in _ANSWERS:
             self.outage.failed(error, began_at)
         elif not isinstance(error, Stopped):

@@ -11,12 +11,14 @@ import hashlib
 import hmac
 import re
 import time
-from typing import NamedTuple
+from collections.abc import Callable
+from operator import itemgetter
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
-_is_plain = re.compile(r"[A-Za-z0-9/._~-]*").fullmatch
+is_plain = re.compile(r"[A-Za-z0-9/._~-]*").fullmatch  # nothing in it has to be encoded
 
 
 class Keys(NamedTuple):
@@ -33,7 +35,7 @@ class Keys(NamedTuple):
 def encode_path(path: str) -> str:
     """Encodes a path as S3 signs it: UTF-8 (a surrogate escape is the byte it stands for), percent-encoded
     once, `/` kept."""
-    return path if _is_plain(path) else quote(path, safe="/-._~", errors="surrogateescape")
+    return path if is_plain(path) else quote(path, safe="/-._~", errors="surrogateescape")
 
 
 def encode_query(query: dict[str, str]) -> str:
@@ -54,8 +56,9 @@ class Signer:
         self._second = -1
         self._amz_date = ""
         self._scope = ""
-        self._derived: tuple[str, str, bytes] = ("", "", b"")  # secret, day, key
-        self._sorted: dict[tuple[str, ...], tuple[list[str], str]] = {}  # of header names; there are few sets
+        self._derived: tuple[str, str, bytes] = ("", "", b"")  # secret, scope, key
+        # By header names, of which there are few sets: the lines, their values, the signed names.
+        self._sorted: dict[tuple[str, ...], tuple[str, Callable[[dict[str, str]], Any], str]] = {}
 
     def sign(
         self,
@@ -70,7 +73,9 @@ class Signer:
         """Returns the header lines of the request, each ended by CR LF: the given ones (lower-case names,
         including `host`), and those of the signature, which are also added to `headers`, except for
         `authorization`. `path` and `query` must be encoded."""
-        self._tick(int(time.time() if now is None else now))
+        second = int(time.time() if now is None else now)
+        if second != self._second:
+            self._tick(second)
         headers["x-amz-date"] = self._amz_date
         headers["x-amz-content-sha256"] = payload_sha256
         if keys.token:
@@ -79,9 +84,10 @@ class Signer:
         known = self._sorted.get(given)
         if known is None:
             names = sorted(headers)
-            known = self._sorted[given] = (names, ";".join(names))
-        names, signed = known
-        canonical_headers = "".join([f"{name}:{headers[name]}\n" for name in names])
+            lines = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
+            known = self._sorted[given] = (lines, itemgetter(*names), ";".join(names))
+        lines, values, signed = known
+        canonical_headers = lines % values(headers)
         canonical = f"{method}\n{path}\n{query}\n{canonical_headers}\n{signed}\n{payload_sha256}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{self._amz_date}\n{self._scope}\n{digest}"
@@ -93,16 +99,15 @@ class Signer:
         )
 
     def _tick(self, second: int) -> None:
-        if second != self._second:
-            self._second = second
-            self._amz_date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
-            self._scope = f"{self._amz_date[:8]}/{self.region}/s3/aws4_request"
+        self._second = second
+        self._amz_date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
+        self._scope = f"{self._amz_date[:8]}/{self.region}/s3/aws4_request"
 
     def _key(self, secret: str) -> bytes:
-        day = self._amz_date[:8]
-        if self._derived[:2] != (secret, day):
+        known, scope, key = self._derived
+        if known != secret or scope != self._scope:
             key = f"AWS4{secret}".encode()
-            for part in (day, self.region, "s3", "aws4_request"):
+            for part in (self._amz_date[:8], self.region, "s3", "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._derived = (secret, day, key)
-        return self._derived[2]
+            self._derived = (secret, self._scope, key)
+        return key

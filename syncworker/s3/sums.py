@@ -9,7 +9,7 @@ Source: Amazon S3 user guide, "Checking object integrity"; API reference, Create
 
 from __future__ import annotations
 
-import base64
+import binascii
 import hashlib
 import importlib.util
 import time
@@ -107,7 +107,7 @@ def _seconds(algorithm: Algorithm) -> float:
 
 
 def encode(digest: bytes) -> str:
-    return base64.b64encode(digest).decode()
+    return binascii.b2a_base64(digest, newline=False).decode()
 
 
 def combine(digests: Sequence[bytes], sizes: Sequence[int]) -> bytes:

@@ -25,6 +25,7 @@ from typing import Any, Protocol, cast
 
 from syncworker.plan.compare import Candidate
 from syncworker.s3 import etag
+from syncworker.system.gather import QuickQueue
 from syncworker.system.stop_token import StopToken
 from syncworker.transfer.lane_count import MOST, RATE_SECONDS, LaneController, Turns
 from syncworker.transfer.readers import ReadResult
@@ -96,7 +97,7 @@ class Lanes:
         self._handle_read = files.handle_read
         self._halt, self._halted = stop.fail, stop.requested
         self._groups: asyncio.Queue[list[Candidate] | None] = asyncio.Queue(maxsize=2 * MOST)
-        self._read: asyncio.Queue[ReadResult | None] = asyncio.Queue()
+        self._read: QuickQueue[ReadResult | None] = QuickQueue()
         self._turn, self._drained = asyncio.Lock(), asyncio.Event()
         self._large: asyncio.Queue[ReadResult | None] = asyncio.Queue(maxsize=_LARGE_WAITING)
         self._budget = Budget(BYTES_IN_FLIGHT)
@@ -141,7 +142,7 @@ class Lanes:
         for _ in range(len(self._readers)):
             await self._groups.put(None)
         await _ends(self._readers)
-        self._read.put_nowait(None)
+        self._read.put(None)
         self._all_read = True
         await _ends(self._lanes)
         for pacing in self._pacing:
@@ -171,13 +172,13 @@ class Lanes:
                 self._open()
 
     def _waiting(self) -> int:
-        return self._read.qsize() - self._all_read  # the end is marked in the queue
+        return len(self._read.items) - self._all_read  # the end is marked in the queue
 
     async def _next_group(self) -> list[Candidate] | None:
         """Returns the next group once the lanes have taken all results, so that groups are read one by one
         unless reading takes longer than sending."""
         async with self._turn:
-            while self._read.qsize():
+            while self._read.items:
                 self._drained.clear()
                 await self._drained.wait()
             return await self._groups.get()
@@ -196,22 +197,24 @@ class Lanes:
             results = await self._files.read(group)
         except Exception as error:  # noqa: BLE001 - the others would wait for this lane
             self._halt(error)
-        self._budget.release(size - sum(_held(result.work) for result in results))
+        if len(results) < len(group):
+            self._budget.release(size - sum(_held(result.work) for result in results))
         for result in results:
             if self._one:
                 await self._whole(result)
             else:
-                self._read.put_nowait(result)
+                self._read.put(result)
 
     async def _small_lane(self) -> None:
+        ready = self._read.items
         try:
             # Checked again before each file, so that only surplus lanes end.
             while len(self._lanes) <= self._pace.lanes:
-                result = await self._read.get()
-                if not self._read.qsize():
+                result = ready.popleft() if ready else await self._read.get()
+                if not ready:
                     self._drained.set()
                 if result is None:
-                    self._read.put_nowait(None)  # for the next lane
+                    self._read.put(None)  # for the next lane
                     return
                 await self._whole(result)
                 del result  # frees its body of up to 8 MiB before the wait for the next result

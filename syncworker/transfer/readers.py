@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 TRIES = 3
 _APART_SECONDS = 0.1  # between the two readings, to detect a change at the start of the file
+_LATELY_SECONDS = 0.005  # the path of a directory is walked once for many files
 CACHED_MAX = 256 << 10  # hashing more would block the event loop
 _DISK_FULL_OF_FILES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 
@@ -124,7 +125,7 @@ def read_cached(tree: Tree, work: Candidate, etags_are_md5: bool) -> ReadResult 
         return None
     try:
         read_ns = time.time_ns()
-        fd, info = tree.open_file(work.file.path)
+        fd, info = tree.open_file(work.file.path, _LATELY_SECONDS)
         try:
             file = entry_of(info, work.file)
             if file.size > CACHED_MAX:

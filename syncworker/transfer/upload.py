@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -28,7 +27,7 @@ from syncworker.model import FileEntry
 from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import Candidate
 from syncworker.s3 import etag as etags
-from syncworker.s3.bucket import Head
+from syncworker.s3.bucket import Head, may_be_rewritten
 from syncworker.system.control import settling
 from syncworker.transfer.attempt import Attempt
 from syncworker.transfer.part_sums import NOT_TO_GO_ON, PartSums
@@ -37,7 +36,6 @@ from syncworker.wire.body import UNSIGNED
 
 T = TypeVar("T")
 
-_REWRITTEN = re.compile("[\x00-\x1f\x7f\\\\]|\u201b|[ .]$|[ .]/")  # seen rewritten by SeaweedFS and rclone
 KEPT, KMS, OPAQUE = "md5", "kms", "opaque"  # a fact changes only in this order
 _ORDER = (None, KEPT, KMS, OPAQUE)
 _SIGNED = "signed"
@@ -114,7 +112,7 @@ class Sender:
         is_md5 = answered == result.digest
         if is_md5:
             self.learn("etag", KEPT)
-        if not is_md5 or _REWRITTEN.search(file.key):
+        if not is_md5 or may_be_rewritten(file.key):
             with settling():
                 if not is_md5 and (self.facts["etag"] not in (KMS, OPAQUE) or not answered):
                     verified = self._verify_put(file.key, body, answered, result.digest)
@@ -197,7 +195,7 @@ class Sender:
 
     async def check_key(self, key: str) -> None:
         """Raises FileError if the store lists the object that was just sent under another key."""
-        if _REWRITTEN.search(key) and key not in await self.bucket.list_exact(key):
+        if may_be_rewritten(key) and key not in await self.bucket.list_exact(key):
             raise key_changed()
 
     async def plain_md5(self, fd: int, file: FileEntry) -> bytes:

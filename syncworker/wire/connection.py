@@ -72,12 +72,12 @@ class Connection(asyncio.BufferedProtocol):
         self.max_body = 0
         self.idle_seconds = self.floor_seconds = 0.0
         self.blanks = False
+        self.headers: list[tuple[bytes, bytes]] = []  # of the answer, as they came
+        self.parser = httptools.HttpResponseParser(self)
         self._reset()
 
     def _reset(self) -> None:
-        self.parser = httptools.HttpResponseParser(self)
-        self.headers: dict[str, str] = {}
-        self.header_bytes = 0
+        self.headers.clear()
         self.received = 0
         self.marked_at, self.marked = 0.0, 0  # where the rate of the answer is measured from
         self.only_blanks = True
@@ -125,7 +125,7 @@ class Connection(asyncio.BufferedProtocol):
             self.fail(RetryError("BadAnswer", f"the storage sent no valid HTTP: {error.__class__.__name__}"))
             return
         # The parser hands out a header when it is whole, so one without an end has to be counted here.
-        if not self.headers_complete and self.received > MAX_HEADER_BYTES:
+        if self.received > MAX_HEADER_BYTES and (not self.headers_complete or self._has_too_many_headers()):
             self.fail(RetryError("BadAnswer", _TOO_MANY))
         elif self.received > MAX_HEADER_BYTES + _OVERHEAD * (CHUNK + self.max_body):
             self.fail(RetryError("BadAnswer", _TOO_LARGE))
@@ -143,7 +143,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, error: Exception | None) -> None:
         self.lost = True
         self.resume_writing()
-        if error is None and self.headers_complete and not _FRAMED & self.headers.keys():
+        if error is None and self.headers_complete and not _FRAMED & self._named_headers().keys():
             # An old proxy's error page ends with the connection. Accepted of refusals only: nobody relies on
             # their being whole.
             status = self.parser.get_status_code()
@@ -159,21 +159,14 @@ class Connection(asyncio.BufferedProtocol):
             self.close()  # a second answer to one request
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.header_bytes += len(name) + len(value)
-        if self.header_bytes > MAX_HEADER_BYTES:
-            self.fail(RetryError("BadAnswer", _TOO_MANY))
-            return
-        known = _NAMES.get(name)
-        if known is None:
-            known = name.decode("latin-1").lower()
-            if len(_NAMES) < _NAMES_MAX:
-                _NAMES[name] = known
-        self.headers[known] = value.decode("latin-1")
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         status = self.parser.get_status_code()
         self.headers_complete = status >= 200
-        if status >= 200 and self.method == "HEAD":
+        if self.received > MAX_HEADER_BYTES and self._has_too_many_headers():
+            self.fail(RetryError("BadAnswer", _TOO_MANY))
+        elif status >= 200 and self.method == "HEAD":
             # The parser would wait for the body whose length a HEAD announces: this answer ends here.
             self._end_without_body(status)
             self.parser = httptools.HttpResponseParser(self)
@@ -190,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
     def on_message_complete(self) -> None:
         status = self.parser.get_status_code()
         if status < 200:  # 100 Continue and the like come before the answer
-            self.headers = {}
+            self.headers.clear()
         elif status in (204, 304):
             self._end_without_body(status)
         else:
@@ -200,15 +193,23 @@ class Connection(asyncio.BufferedProtocol):
     def _end_without_body(self, status: int) -> None:
         """Ends an answer that must have no body. Some servers announce one and send it late: such a
         connection is not used again, or that body would be taken for the next request's answer."""
-        announced = self.headers.get("content-length", "0") != "0" or "transfer-encoding" in self.headers
+        headers = self._named_headers()
+        announced = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         self.keep = self.parser.should_keep_alive() and not announced
         self._finish(status)
 
     def _finish(self, status: int) -> None:
         if self.answer is not None and not self.answer.done():
-            self.answer.set_result(Response(status, self.headers, b"".join(self.body)))
-            self.headers, self.body = {}, []
+            self.answer.set_result(Response(status, self._named_headers(), b"".join(self.body)))
+            self.body = []
             self.resume_writing()  # a task that still sends the body must see the answer
+
+    def _named_headers(self) -> dict[str, str]:
+        return {_NAMES.get(name) or _named(name): value.decode("latin-1") for name, value in self.headers}
+
+    def _has_too_many_headers(self) -> bool:
+        """Counts those after the body, too."""
+        return sum(len(name) + len(value) for name, value in self.headers) > MAX_HEADER_BYTES
 
     # -- exchange
     def fail(self, error: Exception) -> None:
@@ -350,6 +351,13 @@ class Connection(asyncio.BufferedProtocol):
 
     def _time_out(self, what: str) -> None:
         self.fail(RetryError("Timeout", f"the storage {what} (STORAGE_TIMEOUT allows longer waits)"))
+
+
+def _named(name: bytes) -> str:
+    lower = name.decode("latin-1").lower()
+    if len(_NAMES) < _NAMES_MAX:
+        _NAMES[name] = lower
+    return lower
 
 
 def _acknowledged(transport: asyncio.Transport) -> int:

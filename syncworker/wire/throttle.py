@@ -9,6 +9,7 @@ of them. This module knows nothing of S3, and retries nothing.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -85,8 +86,15 @@ class AdaptiveThrottle:
 
     def release(self, error: SyncError | None) -> None:
         self.in_flight -= 1
-        now = asyncio.get_running_loop().time()
-        if isinstance(error, RetryError) and error.throttled:
+        now = time.monotonic()
+        if (
+            error is None
+            and self.rate is None
+            and self.slow_since is None
+            and self.limit == self.max_in_flight
+        ):
+            self._count(int(now * 10))
+        elif isinstance(error, RetryError) and error.throttled:
             self._slow_at = now
             self.slow_since = self.slow_since or now
             if now - self._lowered_at > 0.5:
@@ -98,7 +106,8 @@ class AdaptiveThrottle:
                 self._calm(now)
             if not isinstance(error, RetryError):  # a refusal, too, is a request that the store has taken
                 self._faster(now)
-        self._wake()
+        if self._waiting:
+            self._wake()
 
     def _calm(self, now: float) -> None:
         """Ends the slow-down after a while without another request to slow down, even if nothing succeeds."""

@@ -96,9 +96,9 @@ class Sending:
         is_local, md5 = self.attempt.tree.is_local, self.sender.etags_are_md5
         results, slow = [], []
         await self.pause.wait()
+        if self.stop.requested():
+            return []
         for work in group:
-            if self.stop.requested():
-                return []
             if work.decision.verdict is Verdict.UPLOAD and not etag.is_single(work.file.size):
                 results.append(ReadResult(work, Outcome.LARGE, work.file))
             elif work.decision.verdict is Verdict.UPDATE:
