@@ -91,6 +91,9 @@ local function search(low, total, beyond)
   return low
 end
 
+local BEFORE_ETAG = "</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified><ETag>&quot;"
+local AFTER_SIZE = "</Size><StorageClass>STANDARD</StorageClass></Contents>"
+
 local function list(bucket, args)
   count("LIST")
   local is_synthetic = bucket:match("^keys%-(%d+)")
@@ -115,12 +118,17 @@ local function list(bucket, args)
   if prefix ~= "" then i = math.max(i, search(0, total, function(key) return key >= prefix end)) end
   local changed = {}
   for key, etag in (state:get("changed:" .. bucket) or ""):gmatch("([^=\n]+)=(%x+)") do changed[key] = etag end
-  local out, found, last, truncated = {}, 0, "", false
+  local out, found, last, truncated, stored_as = {}, 0, "", false, "o:" .. bucket .. "/"
+  local folder, shelf
   while i < total do
     local key = key_of(i)
     if prefix ~= "" and key:sub(1, #prefix) ~= prefix then break end
     local etag, size = changed[key] or ETAG, "1024"
-    if not is_synthetic then etag, size = (kept(key):get("o:" .. bucket .. "/" .. key) or ""):match("(%x+) (%d+)") end
+    if not is_synthetic then
+      if key:sub(1, 6) ~= folder then folder, shelf = key:sub(1, 6), kept(key) end
+      local stored = shelf:get(stored_as .. key)
+      etag, size = stored and stored:sub(1, 32), stored and stored:sub(34)
+    end
     if not etag then
       i = i + 1
       goto continue
@@ -136,9 +144,10 @@ local function list(bucket, args)
       out[#out + 1] = "<CommonPrefixes><Prefix>" .. last .. "</Prefix></CommonPrefixes>"
       i = search(i, total, function(k) return k:sub(1, #last) > last end)
     else
-      out[#out + 1] = "<Contents><Key>" .. key .. "</Key><LastModified>2026-01-01T00:00:00.000Z</LastModified>" ..
-        "<ETag>&quot;" .. etag .. "&quot;</ETag><Size>" .. size .. "</Size>" ..
-        "<StorageClass>STANDARD</StorageClass></Contents>"
+      -- A string for each object would have to be hashed, too.
+      local at = #out
+      out[at + 1], out[at + 2], out[at + 3] = "<Contents><Key>", key, BEFORE_ETAG
+      out[at + 4], out[at + 5], out[at + 6], out[at + 7] = etag, "&quot;</ETag><Size>", size, AFTER_SIZE
       last, i = key, i + 1
     end
     ::continue::
