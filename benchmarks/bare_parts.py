@@ -68,10 +68,14 @@ class Sender:
         payload = hashlib.sha256(body).hexdigest()
         self._call("POST", key, {"uploadId": upload_id}, headers, payload, body)
 
-    def page(self, token: str | None) -> str:
-        """Returns the answer to ListObjectsV2."""
+    def page(self, token: str | None = None, after: str | None = None) -> str:
+        """Returns the answer to ListObjectsV2: what follows this token, or this key."""
         query = {"list-type": "2", "encoding-type": "url", "max-keys": "1000"}
-        return self._call("GET", "", query if token is None else query | {"continuation-token": token})[0]
+        if token is not None:
+            query["continuation-token"] = token
+        if after is not None:
+            query["start-after"] = after
+        return self._call("GET", "", query)[0]
 
     def _sum(self, fd: int, at: int, size: int) -> tuple[str, dict[str, str]]:
         """Returns the signed value for the body, and the headers."""

@@ -194,12 +194,14 @@ def parts_floor(checksum: str) -> Contender:
     return Contender(PARTS, True, command, _in_project, is_peer=False)
 
 
-def pages_floor() -> Contender:
-    """The bucket listed page by page, and the folder's files asked for size and date; nothing compared."""
+def pages_floor(threads: int = 0) -> Contender:
+    """The bucket listed page by page, or so many at the same time, and the folder's files asked for size and
+    date; nothing compared."""
 
     def command(target: Target) -> list[str]:
         start = [sys.executable, "-m", "benchmarks.bare_pages", target.url]
-        return [*start, target.access_key, target.secret_key, target.bucket, target.folder]
+        more = [str(threads)] if threads else []
+        return [*start, target.access_key, target.secret_key, target.bucket, target.folder, *more]
 
     return Contender(PAGES, True, command, _in_project, is_peer=False)
 

@@ -22,6 +22,7 @@ from benchmarks.stub import Stub
 
 SLOW = 6.0  # times the best peer's warm-up: such a peer is not run again, it changes no ratio
 _TIMEOUT = 1800
+_FLOOR_LISTS = 32  # pages at the same time
 _QUESTIONS = 1000  # bytes of parts by which a store is asked whether it checks sums
 _NOT_REQUESTS = ("BYTES", "READ", "KEYS")
 _serial = count(1)
@@ -157,7 +158,8 @@ class Upload:
 def _page_by_page(rows: list[Row]) -> list[str]:
     """Our wall time by that of the fastest peer that lists page by page, as all do by default."""
     ours = next((row["wall"] for row in rows if row["name"] == OURS and "wall" in row), None)
-    peers = [row for row in rows if "wall" in row and row["name"] != OURS and " lists" not in row["name"]]
+    peers = [row for row in rows if "wall" in row and row["is_peer"]]
+    peers = [row for row in peers if row["name"] != OURS and " lists" not in row["name"]]
     if ours is None or not peers:
         return []
     best = min(peers, key=lambda row: float(row["wall"]))
@@ -195,6 +197,8 @@ class Nothing:
                 )
             first = self._on_stub(running, field[0], bucket, tree, files)
             notes = [f"ours, the first time (no index: every file is read and hashed): {first.wall:.1f} s"]
+            if self.delay_ms:
+                field = [*field, contenders.pages_floor(_FLOOR_LISTS)]
             rows = race(field, options, lambda c: self._on_stub(running, c, bucket, tree, files))
             targets = against_best(rows, self.limits)
             notes += _page_by_page(rows)
