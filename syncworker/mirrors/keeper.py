@@ -27,7 +27,7 @@ from syncworker.mirrors import schedule
 from syncworker.mirrors.file import MirrorFile
 from syncworker.mirrors.memory import RUNS, Memories, Memory, run_of
 from syncworker.mirrors.mirror import Mirror
-from syncworker.mirrors.notify import WAITING, News, Sender
+from syncworker.mirrors.notify import WAITING, News
 from syncworker.mirrors.schedule import Act
 from syncworker.mirrors.view import in_words, time_text, view
 from syncworker.mirrors.watch import WatchedMirrors
@@ -67,14 +67,13 @@ class Keeper:
         file: MirrorFile,
         *,
         clock: Callable[[], datetime] = utc_now,
-        sender: Sender | None = None,
     ) -> None:
         self.file = file
         self._settings = settings
         self._supervisor = supervisor
         self._jobs = supervisor.jobs
         self._clock = clock
-        self._news = News(self._jobs, sender or Sender())
+        self._news = News(self._jobs)
         self.counts = self._news.counts
         self._memories = Memories(self._jobs.path)
         self._seen: dict[str, tuple[int, int, int]] = {}  # the stamps of ended jobs that were recorded

@@ -35,8 +35,7 @@ from syncworker.mirrors.view import time_text
 from syncworker.model import State
 from syncworker.wire.resolver import is_refused, resolve_any
 
-TRIES = 3
-PAUSES_SECONDS = (2.0, 15.0)
+PAUSES_SECONDS = (2.0, 15.0)  # between the tries
 TIMEOUT_SECONDS = 10.0
 AT_A_TIME = 8
 TELL_AGAIN = timedelta(hours=20)  # a failure that lasts is reported about once a day, not at each retry
@@ -82,7 +81,7 @@ def message(event: str, mirror: str, text: str, **more: Any) -> bytes:
     return json.dumps(value | more).encode()
 
 
-def post(address: str, body: bytes, timeout_seconds: float = TIMEOUT_SECONDS) -> int:
+def post(address: str, body: bytes) -> int:
     """Sends and returns the status of the answer. Raises OSError, Refused or urllib3's errors."""
     import urllib3  # costs memory, and few servers notify anybody
 
@@ -101,13 +100,12 @@ def post(address: str, body: bytes, timeout_seconds: float = TIMEOUT_SECONDS) ->
         login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         headers |= urllib3.make_headers(basic_auth=login)
     target = f"{parts.path or '/'}{'?' + parts.query if parts.query else ''}"
-    timeout = urllib3.Timeout(connect=timeout_seconds, read=timeout_seconds)
     make_pool = urllib3.HTTPSConnectionPool if is_https else urllib3.HTTPConnectionPool
     tls: dict[str, Any] = {"server_hostname": host, "assert_hostname": host, "cert_reqs": "CERT_REQUIRED"}
     tls = tls if is_https else {}
     last: Exception | None = None
     for _, (ip, _port) in places[:4]:
-        with make_pool(ip, port, timeout=timeout, **tls) as pool:
+        with make_pool(ip, port, timeout=TIMEOUT_SECONDS, **tls) as pool:
             try:
                 answer = pool.urlopen(
                     "POST", target, body, headers, retries=False, redirect=False, preload_content=False
@@ -121,23 +119,12 @@ def post(address: str, body: bytes, timeout_seconds: float = TIMEOUT_SECONDS) ->
     raise last or OSError("no address")
 
 
-def why(error: Exception) -> str:
-    """Describes a failure without an address: only its kind."""
-    return f"refused: {error}" if isinstance(error, Refused) else type(error).__name__
-
-
 class Sender:
     """Sends in threads, so that slow addresses delay nothing. `results`: deliveries, and whether each was
     sent."""
 
-    def __init__(
-        self,
-        send: Callable[[str, bytes], int] = post,
-        pauses_seconds: tuple[float, ...] = PAUSES_SECONDS,
-        sleep: Callable[[float], Any] = time.sleep,
-    ) -> None:
+    def __init__(self) -> None:
         self.results: queue.SimpleQueue[tuple[Delivery, bool]] = queue.SimpleQueue()
-        self._send, self._pauses, self._sleep = send, pauses_seconds, sleep
         self._slots = threading.BoundedSemaphore(AT_A_TIME)
 
     def deliver(self, delivery: Delivery) -> None:
@@ -151,43 +138,38 @@ class Sender:
             self.results.put((delivery, sent))
 
     def _try(self, delivery: Delivery) -> bool:
-        for pause in (*self._pauses[: TRIES - 1], None):
+        for pause in (*PAUSES_SECONDS, None):
             with self._slots:
                 reason = self._once(delivery)
             if reason is None:
                 return True
             where = f"mirror {delivery.mirror}: notify address {delivery.number}"
             if pause is None:
-                log.warning("%s: %s: given up after %d tries", where, reason, TRIES)
+                log.warning("%s: %s: given up after %d tries", where, reason, len(PAUSES_SECONDS) + 1)
             else:
                 log.warning("%s: %s: next try in %g s", where, reason, pause)
-                self._sleep(pause)
+                time.sleep(pause)
         return False
 
     def _once(self, delivery: Delivery) -> str | None:
-        """None: sent; else why not."""
+        """None: sent; else why not, without an address."""
         try:
-            status = self._send(delivery.address, delivery.body)
+            status = post(delivery.address, delivery.body)
+        except Refused as error:
+            return f"refused: {error}"
         except Exception as error:  # noqa: BLE001 - of a library, whose text quotes the address
-            return why(error)
+            return type(error).__name__
         return None if 200 <= status < 300 else f"HTTP status {status}"
 
 
-@dataclass(slots=True)
-class Counts:
-    """Since this server started."""
-
-    sent: int = 0
-    failed: int = 0
-
-
 class News:
-    """Records in each mirror's memory what was reported; the sender's threads deliver messages."""
+    """Records in each mirror's memory what was reported; the sender's threads deliver messages. `counts`: the
+    deliveries since this server started, by result."""
 
-    def __init__(self, jobs: Jobs, sender: Sender) -> None:
-        self.counts = Counts()
+    def __init__(self, jobs: Jobs) -> None:
+        self.counts = {"sent": 0, "failed": 0}
         self._jobs = jobs
-        self._sender = sender
+        self._sender = Sender()
         self._in_flight: set[tuple[str, str, str]] = set()  # mirror, entry, digest
 
     def note_success(self, mirror: Mirror, memory: Memory, job_id: str, now: datetime) -> None:
@@ -268,8 +250,7 @@ class News:
             done, sent = self._sender.results.get()
             receiver = digest(done.address)
             self._in_flight.discard((done.mirror, done.entry, receiver))
-            self.counts.sent += sent
-            self.counts.failed += not sent
+            self.counts["sent" if sent else "failed"] += 1
             memory = memory_of(done.mirror)
             for entry in memory.outbox if memory is not None else ():
                 if entry["id"] == done.entry:

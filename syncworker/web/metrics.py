@@ -192,8 +192,8 @@ def _mirrors(keeper: Keeper) -> Iterator[Metric]:
     yield _labelled("mirror_runs_skipped", what, "mirror", of("runs_skipped"))
     what = "Times of a mirror's schedule at which no server ran"
     yield _labelled("mirror_runs_missed", what, "mirror", of("runs_missed"))
-    sent = (("sent", keeper.counts.sent), ("failed", keeper.counts.failed))
-    yield _labelled("notifications", "Messages to addresses of notify, by result", "result", sent)
+    what = "Messages to addresses of notify, by result"
+    yield _labelled("notifications", what, "result", keeper.counts.items())
 
 
 def _counters(total: Tally) -> Iterator[Metric]:
