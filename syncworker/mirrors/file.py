@@ -17,6 +17,8 @@ from syncworker.mirrors.mirror import Environ, Mirror, Wrong, of_table, shown
 from syncworker.settings import Settings
 
 FILE_MAX_BYTES = 1 << 20
+_TABLE = re.compile(r"\s*\[\s*[\"']?([^\"'\]]+?)[\"']?\s*\]")
+_KEY = re.compile(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +91,10 @@ def read(path: str, settings: Settings, environ: Environ) -> Contents:
         line = data.count(b"\n", 0, error.start) + 1
         return Contents(mistakes=(Mistake(line, "is not valid UTF-8"),))
     found = parse(text, settings, environ)
-    if stat.S_IMODE(mode) & 0o004 and (line_of_notify := _Lines(text).first("notify")) is not None:
+    of_notify = [line for (_, key), line in _lines(text).items() if key == "notify"]
+    if stat.S_IMODE(mode) & 0o004 and of_notify:
         message = "notify: every user may read this file, and addresses are secrets: run `chmod o-r` on it"
-        found = Contents(mistakes=(*found.mistakes, Mistake(line_of_notify, message)))
+        found = Contents(mistakes=(*found.mistakes, Mistake(min(of_notify), message)))
     return found
 
 
@@ -101,14 +104,14 @@ def parse(text: str, settings: Settings, environ: Environ) -> Contents:
         tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         return Contents(mistakes=(_of_syntax(str(error), text),))
-    lines = _Lines(text)
+    lines = _lines(text)
     mirrors: dict[str, Mirror] = {}
     mistakes: list[Mistake] = []
     for name, table in tables.items():
         try:
-            mirrors[name] = of_table(name, table, settings, environ, lines.line(name, None) or 0)
+            mirrors[name] = of_table(name, table, settings, environ, lines.get((name, None), 0))
         except Wrong as wrong:
-            line = lines.line(name, wrong.key) or lines.line(name, None)
+            line = lines.get((name, wrong.key)) or lines.get((name, None))
             mistakes.append(Mistake(line, f"[{shown(name)}] {wrong}"))
     mistakes += _overlaps(mirrors, settings)
     return Contents({} if mistakes else mirrors, tuple(sorted(mistakes, key=lambda each: each.line or 0)))
@@ -122,29 +125,19 @@ def _of_syntax(message: str, text: str) -> Mistake:
     return Mistake(line, f"this is not TOML: {plain[:1].lower()}{plain[1:]}")
 
 
-class _Lines:
-    """Finds the lines of tables and keys in the text. It may mistake a line inside a long string for one;
-    then only the line number in a message is wrong."""
-
-    _TABLE = re.compile(r"\s*\[\s*[\"']?([^\"'\]]+?)[\"']?\s*\]")
-    _KEY = re.compile(r"\s*[\"']?([A-Za-z0-9_-]+)[\"']?\s*=")
-
-    def __init__(self, text: str) -> None:
-        self._at: dict[tuple[str | None, str | None], int] = {}
-        table: str | None = None
-        for number, line in enumerate(text.splitlines(), 1):
-            if found := self._TABLE.match(line):
-                table = found[1]
-                self._at.setdefault((table, None), number)
-            elif found := self._KEY.match(line):
-                self._at.setdefault((table, found[1]), number)
-                self._at.setdefault((found[1], None), number)  # a key outside of tables is a table's name
-
-    def line(self, table: str, key: str | None) -> int | None:
-        return self._at.get((table, key))
-
-    def first(self, key: str) -> int | None:
-        return min((line for (_, name), line in self._at.items() if name == key), default=None)
+def _lines(text: str) -> dict[tuple[str | None, str | None], int]:
+    """Finds the lines of tables (table, None) and keys (table, key) in the text. It may mistake a line inside
+    a long string for one; then only the line number in a message is wrong."""
+    lines: dict[tuple[str | None, str | None], int] = {}
+    table: str | None = None
+    for number, line in enumerate(text.splitlines(), 1):
+        if found := _TABLE.match(line):
+            table = found[1]
+            lines.setdefault((table, None), number)
+        elif found := _KEY.match(line):
+            lines.setdefault((table, found[1]), number)
+            lines.setdefault((found[1], None), number)  # a key outside of tables is a table's name
+    return lines
 
 
 def _overlaps(mirrors: Mapping[str, Mirror], settings: Settings) -> list[Mistake]:
