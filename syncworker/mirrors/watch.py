@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from inotify_simple import INotify
 from inotify_simple import flags as inotify
@@ -65,12 +66,7 @@ def refuse_silent(root: str, mounts: list[mount_table.Mount]) -> None:
 
 def as_scope(path: str) -> str:
     """The folder, or the nearest one above it whose path a pattern can express; "" is all."""
-    parts: list[str] = []
-    for part in path.split("/") if path else []:
-        if not part.isprintable() or any("\ud800" <= c <= "\udfff" for c in part):
-            break
-        parts.append(part)
-    return "/".join(parts)
+    return "/".join(takewhile(str.isprintable, path.split("/")))
 
 
 def reduce(folders: set[str]) -> tuple[str, ...]:
