@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -47,16 +48,6 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-@dataclass(frozen=True, slots=True)
-class Idle:
-    """A mirror needs nothing between these times, as long as it and its jobs do not change."""
-
-    mirror: Mirror
-    jobs: int
-    since: datetime
-    until: datetime
-
-
 class Keeper:
     """`overview`, `is_overdue` and `run` may be called from any thread."""
 
@@ -80,7 +71,8 @@ class Keeper:
         self._next_runs: dict[str, datetime | None] = {}
         self._errors: dict[str, str] = {}
         self._watched = WatchedMirrors()
-        self._idle: dict[str, Idle] = {}
+        # A mirror and the hash of its jobs: while both stay the same, it needs nothing between two times.
+        self._idle: dict[str, tuple[Mirror, int, datetime, datetime]] = {}
         self._lock = threading.RLock()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mirrors", daemon=True)
@@ -127,9 +119,7 @@ class Keeper:
             self._load()
             of_mirror = self._by_mirror()
             mistakes = [{"line": each.line, "message": each.message} for each in self.file.mistakes]
-            views = [
-                self._view(mirror, of_mirror.get(name, {})) for name, mirror in self.file.mirrors.items()
-            ]
+            views = [self._view(mirror, of_mirror[name]) for name, mirror in self.file.mirrors.items()]
         error = f"mirrors.toml, {self.file.mistakes[0]}" if mistakes else None
         return {"count": len(views), "mirrors": views, "error": error, "mistakes": mistakes}
 
@@ -166,9 +156,10 @@ class Keeper:
             self._news.take_results(self._memory_of)
             of_mirror = self._by_mirror()
             self._watched.update_from(self.file.mirrors, self._settings.uploads_dir)
-            busy = [each for each in self.file.mirrors.values() if not self._rests(each, of_mirror)]
+            mirrors = self.file.mirrors.values()
+            busy = [each for each in mirrors if not self._rests(each, of_mirror[each.name])]
             for mirror in busy:
-                self._tend(mirror, of_mirror.get(mirror.name, {}))
+                self._tend(mirror, of_mirror[mirror.name])
             if busy:
                 self._memories.save()
 
@@ -183,12 +174,12 @@ class Keeper:
                 self._errors.clear()
                 self._next_runs.clear()
 
-    def _by_mirror(self) -> dict[str, dict[str, Entry]]:
-        found: dict[str, dict[str, Entry]] = {}
+    def _by_mirror(self) -> defaultdict[str, dict[str, Entry]]:
+        found: defaultdict[str, dict[str, Entry]] = defaultdict(dict)
         entries = self._jobs.glance()
         for job_id, entry in entries.items():
             if entry.mirror:
-                found.setdefault(entry.mirror, {})[job_id] = entry
+                found[entry.mirror][job_id] = entry
         for gone in self._seen.keys() - entries.keys():
             del self._seen[gone]
         return found
@@ -209,15 +200,10 @@ class Keeper:
         mirror = self.file.mirrors.get(name)
         return None if mirror is None else self._memory(mirror)
 
-    def _rests(self, mirror: Mirror, of_mirror: Mapping[str, Mapping[str, Entry]]) -> bool:
+    def _rests(self, mirror: Mirror, jobs: Mapping[str, Entry]) -> bool:
         """Returns whether the mirror is known to have nothing to do: the usual case."""
-        idle, now = self._idle.get(mirror.name), self._clock()
-        return (
-            idle is not None
-            and idle.mirror is mirror
-            and idle.jobs == _stamps(of_mirror.get(mirror.name, {}))
-            and idle.since <= now < idle.until
-        )
+        known, stamps, since, until = self._idle.get(mirror.name, (None, 0, FAR, FAR))
+        return known is mirror and stamps == _stamps(jobs) and since <= self._clock() < until
 
     def _may_rest(self, mirror: Mirror, memory: Memory, jobs: Mapping[str, Entry], now: datetime) -> None:
         """Records until when the mirror is idle; never while messages are unsent or its folder is watched."""
@@ -227,7 +213,7 @@ class Keeper:
         moments = [self._next_runs.get(mirror.name) or FAR]
         if mirror.max_age is not None and "overdue" not in memory.told:
             moments.append((memory.last_success or memory.first_seen) + mirror.max_age)
-        self._idle[mirror.name] = Idle(mirror, _stamps(jobs), now, min(moments))
+        self._idle[mirror.name] = (mirror, _stamps(jobs), now, min(moments))
 
     def _tend(self, mirror: Mirror, jobs: Mapping[str, Entry]) -> None:
         memory, now = self._memory(mirror), self._clock()
@@ -291,7 +277,9 @@ class Keeper:
         except (SyncError, OSError) as error:  # the queue or the disk is full
             self._complain(mirror, error)
             return isinstance(error, UsageError)  # the folder now leads out of the root, for example
-        self._note_whole(mirror, memory)
+        memory.last_whole = self._clock()
+        if (watched := self._watched.get(mirror.name)) is not None:
+            watched.watcher.take()  # the job covers the changes seen so far
         memory.scheduled, memory.retry_at = status["id"], None
         memory.retries = memory.retries + 1 if act is Act.RETRY else 0
         what = "a retry" if act is Act.RETRY else "this run"
@@ -327,12 +315,6 @@ class Keeper:
             memory.last_whole = now
         what = "all" if scope is None else f"{len(scope)} changed folders"
         log.info("mirror %s: job %s compares %s", mirror.name, status["id"], what)
-
-    def _note_whole(self, mirror: Mirror, memory: Memory) -> None:
-        """Discards the changes seen so far: a scheduled job covers the whole folder."""
-        memory.last_whole = self._clock()
-        if (watched := self._watched.get(mirror.name)) is not None:
-            watched.watcher.take()
 
     def _note_end_of_watched(
         self, mirror: Mirror, jobs: Mapping[str, Entry], state: str, now: datetime
