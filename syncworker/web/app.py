@@ -136,7 +136,7 @@ def error_response(
     return bottle.HTTPResponse(body, line, headers={**dict(fields), **(headers or {})})
 
 
-def unrouted(error: bottle.HTTPError) -> bytes:
+def unrouted(error: bottle.HTTPError) -> bottle.HTTPResponse:
     """Answers errors that Bottle raises: an unknown path, a path that is not UTF-8, an exception in a
     handler."""
     code, detail = {
@@ -145,10 +145,7 @@ def unrouted(error: bottle.HTTPError) -> bytes:
         405: ("MethodNotAllowed", "the request cannot be answered"),
         500: ("InternalError", "internal error: see the server's log"),
     }.get(error.status_code, ("InternalError", "the request cannot be answered"))
-    body, _, fields = problem(error.status_code, code, detail)
-    for name, value in fields:
-        bottle.response.set_header(name, value)
-    return body
+    return error_response(error.status_code, code, detail)
 
 
 def application(service: Service) -> bottle.Bottle:
