@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import re
 import sys
 import time
@@ -38,6 +37,7 @@ from syncworker.settings import LOOPBACK_NAMES, Settings
 from syncworker.web import dashboard
 from syncworker.web.operations import ACTING_PATHS
 from syncworker.web.problem_details import SECURITY_HEADERS, problem
+from syncworker.wire.resolver import address_of
 
 Environ = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -76,12 +76,8 @@ def bracketed(host: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False  # a name: it may lead anywhere
+    address = address_of(host.strip("[]"))  # None: a name, which may lead anywhere
+    return host == "localhost" or (address is not None and address.is_loopback)
 
 
 def allowed_hosts(settings: Settings) -> frozenset[str]:
