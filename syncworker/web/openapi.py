@@ -7,7 +7,7 @@ the server agree, in both directions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from syncworker import __version__
@@ -51,6 +51,7 @@ SHARED_ERRORS = {
     500: "The folder of job files cannot be used, or the server has a bug: see the server's log",
 }
 _BODY_ERRORS = (413, 415)
+_PAGE = {"text/html; charset=utf-8": {"schema": {"type": "string"}}}
 _STARTS = ("/sync", "/resume")  # `Location` is where the job's status is
 
 
@@ -112,7 +113,7 @@ def _method(path: str, method: str, operation: Operation, token_needed: bool) ->
     for status, description in sorted((errors | operation.errors).items()):
         answers[str(status)] = _error(status, description, method)
     if path == "/" and method == "get" and token_needed:
-        answers["401"]["content"]["text/html; charset=utf-8"] = {"schema": {"type": "string"}}
+        answers["401"]["content"] |= _PAGE
     found: dict[str, Any] = {
         "operationId": name if method == "get" else f"{name}_{method}",
         "summary": operation.summary,
@@ -148,25 +149,16 @@ def _query(name: str, described: Schema, required: bool) -> dict[str, Any]:
 
 
 def _body(operation: Operation) -> dict[str, Any]:
-    def schema(optional: Callable[[Schema], Schema]) -> Schema:
-        return {
-            "type": "object",
-            "properties": {
-                name: operation.schema(name)
-                if name in operation.required
-                else optional(operation.schema(name))
-                for name in operation.parameters
-            },
-            "required": list(operation.required),
-            "additionalProperties": False,
-        }
-
+    required = list(operation.required)
+    form = {name: operation.schema(name) for name in operation.parameters}
+    json = {name: item if name in required else _or_null(item) for name, item in form.items()}
+    more = {"required": required, "additionalProperties": False}
     return {
-        "required": bool(operation.required),
+        "required": bool(required),
         "description": "The parameters; each may be given in the query instead, but not in both.",
         "content": {
-            "application/json": {"schema": schema(_or_null)},
-            "application/x-www-form-urlencoded": {"schema": schema(lambda optional: optional)},
+            "application/json": {"schema": {"type": "object", "properties": json, **more}},
+            "application/x-www-form-urlencoded": {"schema": {"type": "object", "properties": form, **more}},
         },
     }
 
@@ -216,25 +208,22 @@ def _login(method: str) -> dict[str, Any]:
             "headers": {"Location": {"required": True, "schema": {"type": "string", "const": "/"}}},
         }
     }
-    errors = {s: SHARED_ERRORS[s] for s in (403, 413, 431) if method == "post" or s != 413} | {
-        401: "This is not the server's token"
-    }
-    answers |= {str(status): _error(status, why, "get") for status, why in sorted(errors.items())}
-    answers["401"]["content"]["text/html; charset=utf-8"] = {"schema": {"type": "string"}}
+    errors = SHARED_ERRORS | {401: "This is not the server's token"}
+    for status in (401, 403, 413, 431) if method == "post" else (401, 403, 431):
+        answers[str(status)] = _error(status, errors[status], "get")
+    answers["401"]["content"] |= _PAGE
     token = {"type": "string", "description": "The value of API_TOKEN"}
-    found: dict[str, Any] = {
+    form = {"type": "object", "properties": {"token": token}, "required": ["token"]}
+    content = {"application/x-www-form-urlencoded": {"schema": form}}
+    given: dict[str, dict[str, Any]] = {
+        "get": {"parameters": [{"name": "token", "in": "query", "required": True, "schema": token}]},
+        "post": {"requestBody": {"required": True, "content": content}},
+    }
+    return {
         "operationId": "login" if method == "get" else "login_post",
         "summary": "Exchange the token for the dashboard's cookie",
         "description": LOGIN,
         "security": [],
         "responses": answers,
+        **given[method],
     }
-    if method == "get":
-        found["parameters"] = [{"name": "token", "in": "query", "required": True, "schema": token}]
-        return found
-    form = {"type": "object", "properties": {"token": token}, "required": ["token"]}
-    found["requestBody"] = {
-        "required": True,
-        "content": {"application/x-www-form-urlencoded": {"schema": form}},
-    }
-    return found
