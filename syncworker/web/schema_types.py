@@ -44,6 +44,10 @@ def record(description: str, properties: dict[str, Schema], *optional: str) -> S
     return {"type": "object", "description": description, "properties": properties, "required": required}
 
 
+def nullable_record(description: str, properties: dict[str, Schema]) -> Schema:
+    return nullable(record(description, properties))
+
+
 def rows(description: str, schema: Schema, **more: Any) -> Schema:
     return {"type": "array", "description": description, "items": schema, **more}
 

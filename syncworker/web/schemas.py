@@ -10,6 +10,7 @@ from syncworker.web.schema_types import (
     flag,
     integer,
     nullable,
+    nullable_record,
     record,
     ref,
     rows,
@@ -74,44 +75,35 @@ ALL: dict[str, Schema] = {
         "A folder directly in the uploads root.",
         {"source": text("Its name: the value of `source` for `/sync`"), **_SIZE},
     ),
-    "Chosen": nullable(
-        record(
-            "The folder that `source` names; null if `source` was not given.",
-            {
-                "source": text("The folder"),
-                "exists": flag("Whether it exists and is a folder"),
-                "empty": nullable(
-                    flag(
-                        "Whether it has no file at any depth, so that a sync deletes the bucket; null:"
-                        " unknown"
-                    )
-                ),
-                **_SIZE,
-            },
-        )
+    "Chosen": nullable_record(
+        "The folder that `source` names; null if `source` was not given.",
+        {
+            "source": text("The folder"),
+            "exists": flag("Whether it exists and is a folder"),
+            "empty": nullable(
+                flag("Whether it has no file at any depth, so that a sync deletes the bucket; null: unknown")
+            ),
+            **_SIZE,
+        },
     ),
-    "KnownBucket": nullable(
-        record(
-            "The bucket that `dest` names; null if `dest` was not given.",
-            {
-                "dest": text("The bucket"),
-                "objects_known": nullable(
-                    integer("How many objects it had after the last sync; null: not known")
-                ),
-                "more": flag("Whether there are more than `objects_known`"),
-            },
-        )
+    "KnownBucket": nullable_record(
+        "The bucket that `dest` names; null if `dest` was not given.",
+        {
+            "dest": text("The bucket"),
+            "objects_known": nullable(
+                integer("How many objects it had after the last sync; null: not known")
+            ),
+            "more": flag("Whether there are more than `objects_known`"),
+        },
     ),
-    "Filtered": nullable(
-        record(
-            "What `exclude` and `include` leave of the folder; null: neither was given, or"
-            " another such count is running.",
-            {
-                "files": integer("Files that a sync would compare"),
-                "bytes": integer("Their sizes"),
-                "complete": flag("Whether the whole folder could be read in time"),
-            },
-        )
+    "Filtered": nullable_record(
+        "What `exclude` and `include` leave of the folder; null: neither was given, or"
+        " another such count is running.",
+        {
+            "files": integer("Files that a sync would compare"),
+            "bytes": integer("Their sizes"),
+            "complete": flag("Whether the whole folder could be read in time"),
+        },
     ),
     "Mirrors": record(
         "The named mirrors.",
@@ -189,8 +181,8 @@ ALL: dict[str, Schema] = {
                 "The 200 folders with the most deletions; those with equal numbers by uploads and updates",
                 record("A folder.", {"folder": text("The text that its keys begin with"), **_SUMS}),
             ),
-            "files": nullable(
-                record("The sums of keys that are in none of the folders; null: there are none", _SUMS)
+            "files": nullable_record(
+                "The sums of keys that are in none of the folders; null: there are none", _SUMS
             ),
             "biggest": record(
                 "For each operation, the 100 lines with the biggest objects",

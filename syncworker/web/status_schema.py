@@ -15,6 +15,7 @@ from syncworker.web.schema_types import (
     flag,
     integer,
     nullable,
+    nullable_record,
     number,
     record,
     ref,
@@ -51,15 +52,13 @@ ALL: dict[str, Schema] = {
             "options": anything("The other options, as given; those that were not given are left out"),
             "mirror": nullable(text("The named mirror that the job belongs to; null: none")),
             "scope": nullable(rows("The folders that are mirrored; null: all of them", {"type": "string"})),
-            "plan": nullable(
-                record(
-                    "The plan that waits for approval or was approved (`/plan`); null: there is none.",
-                    {
-                        "etag": text("SHA-256 of the plan's file"),
-                        "lines": integer("How many lines it has"),
-                        "approved_at": nullable(time("When somebody approved it")),
-                    },
-                )
+            "plan": nullable_record(
+                "The plan that waits for approval or was approved (`/plan`); null: there is none.",
+                {
+                    "etag": text("SHA-256 of the plan's file"),
+                    "lines": integer("How many lines it has"),
+                    "approved_at": nullable(time("When somebody approved it")),
+                },
             ),
             "cluster": nullable(
                 anything("The members of the cluster that work on the job; null: it uses no cluster")
@@ -147,38 +146,30 @@ ALL: dict[str, Schema] = {
             "bytes_done": integer("Bytes sent so far"),
         },
     ),
-    "Delay": nullable(
-        record(
-            "Why a running job makes no progress; null while it makes progress.",
-            {
-                "reason": text(
-                    "`writes_in_flight`: the job was told to stop, and waits for its writes;"
-                    " `storage_down`: no request succeeds; `storage_silent`: no data is sent or"
-                    " received; `slow_down`: the storage asks for fewer requests; `paused`: the"
-                    " job was paused"
-                ),
-                "since": time("Since when the job has made no progress"),
-                "until": nullable(
-                    time(
-                        "When the job stops waiting at the latest; null: there is no fixed time (a"
-                        " pause lasts until `/continue`, a request as long as its time limits allow)"
-                    )
-                ),
-            },
-        )
+    "Delay": nullable_record(
+        "Why a running job makes no progress; null while it makes progress.",
+        {
+            "reason": text(
+                "`writes_in_flight`: the job was told to stop, and waits for its writes;"
+                " `storage_down`: no request succeeds; `storage_silent`: no data is sent or"
+                " received; `slow_down`: the storage asks for fewer requests; `paused`: the"
+                " job was paused"
+            ),
+            "since": time("Since when the job has made no progress"),
+            "until": nullable(
+                time(
+                    "When the job stops waiting at the latest; null: there is no fixed time (a"
+                    " pause lasts until `/continue`, a request as long as its time limits allow)"
+                )
+            ),
+        },
     ),
-    "Limit": nullable(
-        record(
-            "The bandwidth limits that are in force.",
-            {
-                "bandwidth": nullable(
-                    integer("Bytes per second for this job; null: it has no limit of its own")
-                ),
-                "all_jobs": nullable(
-                    integer("Bytes per second for all running jobs together; null: no limit")
-                ),
-            },
-        )
+    "Limit": nullable_record(
+        "The bandwidth limits that are in force.",
+        {
+            "bandwidth": nullable(integer("Bytes per second for this job; null: it has no limit of its own")),
+            "all_jobs": nullable(integer("Bytes per second for all running jobs together; null: no limit")),
+        },
     ),
     "FileError": record(
         "An error of one file or object.",
@@ -190,11 +181,9 @@ ALL: dict[str, Schema] = {
             "message": text("A sentence for people"),
         },
     ),
-    "Error": nullable(
-        record(
-            "Why the job is not `done`; null: there is no error.",
-            {"code": text("A short code for programs"), "message": text("A sentence for people")},
-        )
+    "Error": nullable_record(
+        "Why the job is not `done`; null: there is no error.",
+        {"code": text("A short code for programs"), "message": text("A sentence for people")},
     ),
     "Resources": record(
         "The resources that the worker of this attempt uses, measured at `updated_at`. A value"
