@@ -71,12 +71,6 @@ class Output:
     def flush(self) -> None:
         """Does nothing: there is no buffer."""
 
-    def isatty(self) -> bool:
-        return self.is_terminal
-
-    def fileno(self) -> int:
-        return self._fd
-
     def print(self, text: str) -> None:
         self.write(f"{text}\n")
 
