@@ -58,20 +58,15 @@ def list_jobs(arguments: argparse.Namespace, _settings: Settings, jobs: Jobs) ->
     filters = {name: value for name in LIST_FILTERS if (value := getattr(arguments, name))}
     wanted = job_filters.parse(filters)
     whole = arguments.all or bool(filters)
-    found: list[Status] = []
-    following: str | None = None
+    matches: Iterator[Status] = iter(())
     if os.path.isdir(jobs.path):  # without it, none is created
-        if whole:
-            matches = _matching(jobs, wanted)
-            found = list(islice(matches, arguments.limit))
-            following = found[-1]["id"] if found and any(True for _ in matches) else None
-        else:
-            found = jobs.active()[: arguments.limit]
+        matches = _matching(jobs, wanted) if whole else iter(jobs.active())
+    found = list(islice(matches, arguments.limit))
     output = Output(sys.stdout)
     if arguments.json:
         answer: dict[str, Any] = {"count": len(found), "jobs": found}
         if whole:
-            answer["next"] = following
+            answer["next"] = found[-1]["id"] if found and any(True for _ in matches) else None
         return printed(output, json.dumps(answer, indent=2))
     if found:
         print_table(output, found)
@@ -89,12 +84,10 @@ def _matching(jobs: Jobs, wanted: JobFilter) -> Iterator[Status]:
     jobs.active()  # records the ends that nobody has noticed yet
     for job_id, entry in sorted(jobs.entries().items(), reverse=True):
         if wanted.takes(job_id, entry):
-            try:
+            with suppress(NoSuchJob):  # just removed, or its file is damaged
                 status = jobs.observe(job_id)
-            except NoSuchJob:  # just removed, or its file is damaged
-                continue
-            if wanted.state in (None, status["state"]):
-                yield status
+                if wanted.state in (None, status["state"]):
+                    yield status
 
 
 def _one_id(text: str, jobs: Jobs) -> str:
