@@ -221,13 +221,11 @@ def _keys(table: Mapping[str, Any], environ: Environ) -> spec.RequestKeys | None
         raise Wrong("profile", "keys and profile: give one of them")
     if not _KEYS_NAME.fullmatch(name):
         raise Wrong("keys", "keys must be the beginning of names in .env: OFFSITE for OFFSITE_ACCESS_KEY")
-    access, secret, token = (
-        environ.get(f"{name}_{end}") or None for end in ("ACCESS_KEY", "SECRET_KEY", "SESSION_TOKEN")
-    )
-    if not access or not secret:
+    keys = [environ.get(f"{name}_{field.upper()}") for field in spec.RequestKeys._fields]
+    if not all(keys[:2]):
         raise Wrong("keys", f"{name}_ACCESS_KEY and {name}_SECRET_KEY must be set in .env or the environment")
     try:
-        return spec.parse_keys(access, secret, token)
+        return spec.parse_keys(*keys)
     except UsageError:
         raise Wrong("keys", f"the keys under {name} must be printable ASCII without spaces") from None
 
