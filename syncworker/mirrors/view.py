@@ -25,8 +25,7 @@ def view(
     if memory.runs and str(memory.runs[-1]["id"]) > last:
         last, state = memory.runs[-1]["id"], memory.runs[-1]["state"]
     else:
-        recorded = jobs[last].state if last else None
-        state = recorded.value if recorded else None
+        state = jobs[last].state if last else None
     return {
         "name": mirror.name,
         "source": mirror.source,
