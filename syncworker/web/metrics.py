@@ -79,9 +79,8 @@ class Metrics:
         return counted + rendered
 
     def _counted(self) -> Iterator[Metric]:
-        info = GaugeMetricFamily("syncworker_build_info", "The version of the service", labels=["version"])
-        info.add_metric([__version__], 1)
-        yield info
+        version = [(__version__, 1)]
+        yield _labelled("build_info", "The version of the service", "version", version, GaugeMetricFamily)
         yield from self._now()
         yield from _mirrors(self._keeper)
         yield from _counters(self._ledger.sum())
@@ -208,11 +207,8 @@ def _counters(total: Tally) -> Iterator[Metric]:
     yield _labelled("errors", "Errors of files and of whole jobs, by code", "code", errors)
     phases = sorted(total["phase_seconds"].items())
     yield _labelled("phase_seconds", "Seconds of workers, by phase", "phase", phases)
-    requests = CounterMetricFamily(
-        "syncworker_s3_requests",
-        "Answers of stores, by operation and HTTP status",
-        labels=["operation", "status"],
-    )
+    what = "Answers of stores, by operation and HTTP status"
+    requests = CounterMetricFamily("syncworker_s3_requests", what, labels=["operation", "status"])
     for name, number in sorted(total["requests"].items()):
         operation, _, status = name.partition(" ")
         requests.add_metric([operation, status], number)
