@@ -63,7 +63,7 @@ def report(service: Service, given: Parameters) -> Answer:
     """Answers with a page of the report; `Link` has the next one."""
     job_id = _job(service, given)["id"]
     asked = _lines_asked(given)
-    return _lines(service, "report", service.jobs.file(job_id, "report.jsonl"), job_id, asked)
+    return _lines(service, "report", job_id, asked)
 
 
 def _lines_asked(given: Parameters) -> dict[str, Any]:
@@ -81,9 +81,9 @@ def _lines_asked(given: Parameters) -> dict[str, Any]:
     }
 
 
-def _lines(service: Service, route: str, path: str, job_id: str, asked: dict[str, Any]) -> Answer:
-    """Answers with a page of lines of a job's file; `Link` has the next one."""
-    page = service.reports.page(path, **asked)
+def _lines(service: Service, route: str, job_id: str, asked: dict[str, Any]) -> Answer:
+    """Answers with a page of lines of a job's report or plan; `Link` has the next one."""
+    page = service.reports.page(service.jobs.file(job_id, f"{route}.jsonl"), **asked)
     headers = {"Content-Type": "application/x-ndjson"}
     if page.following is not None:
         query = {"id": job_id, **asked, "after": page.following}
@@ -97,11 +97,10 @@ def plan(service: Service, given: Parameters) -> Answer:
     status = _job(service, given)
     asked = _lines_asked(given)
     job_id, about = status["id"], status.get("plan")
-    path = service.jobs.file(job_id, "plan.jsonl")
-    if not about or not os.path.isfile(path):
+    if not about or not os.path.isfile(service.jobs.file(job_id, "plan.jsonl")):
         raise NoSuchPlan(job_id)
     try:
-        code, lines, headers = _lines(service, "plan", path, job_id, asked)
+        code, lines, headers = _lines(service, "plan", job_id, asked)
     except ValueError:  # damaged
         raise NoSuchPlan(job_id) from None
     return code, lines, {"ETag": f'"{about["etag"]}"', **headers}
