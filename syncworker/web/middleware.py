@@ -277,9 +277,7 @@ class Guard:
 
         def answer(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             named = {name.lower() for name, _ in headers}
-            headers = headers + [
-                (name, value) for name, value in SECURITY_HEADERS if name.lower() not in named
-            ]
+            headers = headers + [each for each in SECURITY_HEADERS if each[0].lower() not in named]
             write_access_line(environ, status, time.monotonic() - started)
             return start_response(status, headers, exc_info) if exc_info else start_response(status, headers)
 
