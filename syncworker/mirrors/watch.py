@@ -19,7 +19,7 @@ import errno
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
@@ -28,6 +28,7 @@ from inotify_simple import INotify
 from inotify_simple import flags as inotify
 
 from syncworker.ending import BEING_WRITTEN
+from syncworker.escape import escape_surrogates
 from syncworker.jobs.record import Status
 from syncworker.mirrors.mirror import Mirror
 from syncworker.options import table
@@ -218,22 +219,17 @@ class Watcher:
             self._paths[watch], self._watches[path] = path, watch
             ahead += self._folders_in(path)
 
-    def _folders_in(self, path: str) -> Iterator[str]:
+    def _folders_in(self, path: str) -> list[str]:
         try:
             with os.scandir(os.path.join(self.root, path)) as entries:
-                found = [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+                return [os.path.join(path, e.name) for e in entries if e.is_dir(follow_symlinks=False)]
         except OSError:
             self.need_whole()
-            return
-        for name in found:
-            yield f"{path}/{name}" if path else name
+            return []
 
     def _skips(self, path: str) -> bool:
-        try:
-            path.encode()
-        except UnicodeEncodeError:
-            return False  # the job reports the name
-        return self._skips_folder(path)
+        """A name that is not UTF-8 is not skipped: the job reports it."""
+        return escape_surrogates(path) == path and self._skips_folder(path)
 
     def _take_event(self, notifier: INotify, watch: int, mask: int, name: str) -> bool:
         """Handles an event. Returns False if events were lost and all watches must be set again."""
@@ -248,7 +244,7 @@ class Watcher:
                 del self._watches[folder]
             return folder != ""  # the folder itself is gone
         if mask & inotify.ISDIR and name:
-            self._take_folder(notifier, f"{folder}/{name}" if folder else name, mask)
+            self._take_folder(notifier, os.path.join(folder, name), mask)
         else:
             self._note(folder)
         return True
