@@ -121,12 +121,7 @@ class Watcher:
     def pending(self) -> Changes | None:
         """Returns what a job is to cover now; None: nothing has changed, or changes continue."""
         with self._lock:
-            now = self._clock()
-            if not self._whole and not self._changed:
-                return None
-            if now - self._last < self._quiet and now - self._first < self._noise:
-                return None
-            return self._changes()
+            return self._changes() if (self._whole or self._changed) and self._left() <= 0 else None
 
     def _changes(self) -> Changes:
         if self._whole or len(folders := reduce(self._changed)) > SCOPE_MAX:
@@ -136,9 +131,10 @@ class Watcher:
     def quiet_in(self) -> float:
         """Seconds until changes are pending, if no more come; 0: they are, or there are none."""
         with self._lock:
-            now = self._clock()
-            left = min(self._last + self._quiet, self._first + self._noise) - now
-            return max(0.0, left) if self._changed else 0.0
+            return max(0.0, self._left()) if self._changed else 0.0
+
+    def _left(self) -> float:
+        return min(self._last + self._quiet, self._first + self._noise) - self._clock()
 
     def take(self) -> Changes:
         """Returns the changes so far and forgets them: a job that starts now covers them."""
