@@ -83,11 +83,9 @@ _READ: dict[str, Callable[[Any], Any]] = {  # by the type of a field, from JSON 
 
 
 def _of_json(value: Any) -> Memory | None:
-    if not isinstance(value, dict):
-        return None
     try:
         memory = Memory(**{each.name: _READ[str(each.type)](value.get(each.name)) for each in fields(Memory)})
-    except (ValueError, TypeError, OverflowError):
+    except (AttributeError, ValueError, TypeError, OverflowError):
         return None
     return memory if memory.first_seen else None
 
