@@ -46,9 +46,8 @@ def start(arguments: argparse.Namespace, settings: Settings, jobs: Jobs) -> int:
         resolver.check_storage_url(request.storage_url)
         for text in spec.warn_of_empty(arguments.source, arguments.dest):
             complain(text)
-    return _foreground(
-        settings, jobs, request.storage_url, lambda: jobs.create(request, from_shell=True), arguments
-    )
+    make = partial(jobs.create, request, from_shell=True)
+    return _foreground(settings, jobs, request.storage_url, make, arguments)
 
 
 def _request_of_mirror(arguments: argparse.Namespace, settings: Settings) -> Request:
