@@ -126,9 +126,7 @@ def _method(path: str, method: str, operation: Operation, token_needed: bool) ->
         if operation.parameters:
             found["requestBody"] = _body(operation)
     elif operation.parameters:
-        found["parameters"] = [
-            _query(name, operation.schema(name), name in operation.required) for name in operation.parameters
-        ]
+        found["parameters"] = [_query(operation, name) for name in operation.parameters]
     if operation.conditional:
         found.setdefault("parameters", []).append(_IF_NONE_MATCH)
     return found
@@ -142,10 +140,10 @@ _IF_NONE_MATCH = {
 }
 
 
-def _query(name: str, described: Schema, required: bool) -> dict[str, Any]:
-    schema = {key: item for key, item in described.items() if key != "description"}
-    found: dict[str, Any] = {"name": name, "in": "query", "required": required}
-    return found | {"description": described["description"], "schema": schema}
+def _query(operation: Operation, name: str) -> dict[str, Any]:
+    schema = dict(operation.schema(name))
+    found: dict[str, Any] = {"name": name, "in": "query", "required": name in operation.required}
+    return found | {"description": schema.pop("description"), "schema": schema}
 
 
 def _body(operation: Operation) -> dict[str, Any]:
@@ -184,9 +182,8 @@ def _response(
 def _answer(path: str, description: str, content: str, has_etag: bool, method: str) -> dict[str, Any]:
     schema = ref(content) if content in schemas.ALL else {"type": "string" if "/" in content else content}
     headers = ["ETag"] if has_etag else ["Location"] if path in _STARTS else []
-    answer = _response(
-        method, description, content if "/" in content else "application/json", schema, headers
-    )
+    kind = content if "/" in content else "application/json"
+    answer = _response(method, description, kind, schema, headers)
     if path in _STARTS:
         links = {"get": "Its status", "cancel": "Cancel it", "resume": "Resume it after it has ended"}
         answer["links"] = {
