@@ -177,9 +177,8 @@ def refusal_of_unknown_origin(environ: Environ) -> Reply | None:
 
 def check_exposure(settings: Settings) -> None:
     """UsageError when the server would be open to the network."""
-    if is_loopback(settings.api_host):
-        return
-    if settings.api_token is None and not settings.api_allow_unauthenticated:
+    is_safe = is_loopback(settings.api_host) or settings.api_token is not None
+    if not is_safe and not settings.api_allow_unauthenticated:
         raise UsageError(
             "Unprotected",
             f"API_HOST={settings.api_host} lets other machines in, and API_TOKEN is not set: set"
@@ -246,11 +245,10 @@ class Login:
         given = [value for name, value in parse_qsl(text) if name == "token"]
         if len(given) != 1 or not self.is_token(given[0]):
             return _wrong_token("this is not the token of the server")
-        path = self._base_path
-        cookie = f"{self.cookie_name}={self.cookie_value}; Path={path}; HttpOnly; SameSite=Strict"
-        cookie += "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
-        year = "; Max-Age=31536000"
-        return Reply(303, "LoggedIn", "", (("Location", path), ("Set-Cookie", cookie + year)))
+        secure = "; Secure" if environ.get("wsgi.url_scheme") == "https" else ""
+        for_a_year = f"Path={self._base_path}; HttpOnly; SameSite=Strict{secure}; Max-Age=31536000"
+        cookie = f"{self.cookie_name}={self.cookie_value}; {for_a_year}"
+        return Reply(303, "LoggedIn", "", (("Location", self._base_path), ("Set-Cookie", cookie)))
 
 
 def _wrong_token(detail: str) -> Reply:
