@@ -47,7 +47,9 @@ def of_request(environ: dict[str, Any], known: Collection[str]) -> dict[str, str
         value = request.without_line_end(text) if name in request.RequestKeys._fields else text
         shown = _CONTROL.sub("?", name[:64])
         if name not in known:
-            raise UsageError("UnknownParameter", _unknown(shown, known), param=shown)
+            takes = f"this route takes {', '.join(sorted(known)) or 'none'}"
+            why = f"there is no parameter {shown!r} here: {takes}"
+            raise UsageError("UnknownParameter", why, param=shown)
         if name in table.LISTS:
             line = table.check_line(name, value)
             found[name] = f"{found[name]}\n{line}" if found.get(name) else line
@@ -58,11 +60,6 @@ def of_request(environ: dict[str, Any], known: Collection[str]) -> dict[str, str
             raise UsageError("BadParameter", f"{name} must not hold control characters", param=name)
         found[name] = value
     return found
-
-
-def _unknown(name: str, known: Collection[str]) -> str:
-    takes = f"this route takes {', '.join(sorted(known))}" if known else "this route takes none"
-    return f"there is no parameter {name!r} here: {takes}"
 
 
 def _pairs(data: bytes, where: str, known: Collection[str]) -> list[tuple[str, str]]:
