@@ -19,7 +19,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -54,11 +54,8 @@ class Delivery:
     mirror: str
     entry: str
     number: int
-    address: str
-    body: bytes
-
-    def __repr__(self) -> str:  # never an address in a traceback or a log
-        return f"Delivery({self.mirror}, {self.entry}, {self.number})"
+    address: str = field(repr=False)  # never in a traceback or a log
+    body: bytes = field(repr=False)
 
 
 def digest(address: str) -> str:
