@@ -79,9 +79,9 @@ def reduce(folders: set[str]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-class Watcher:
-    """Watches one folder, `root`, in a thread of its own, except folders for whose relative paths
-    `skips_folder` is true."""
+class Watcher(threading.Thread):
+    """Watches one folder, `root`, except folders for whose relative paths `skips_folder` is true. If the
+    thread is no longer alive, it has given up, and `error` says why."""
 
     def __init__(
         self,
@@ -92,6 +92,7 @@ class Watcher:
         noise_seconds: float = NOISE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__(name="watch", daemon=True)
         self.root = root
         self.error: str | None = None
         self.watching = False
@@ -104,19 +105,11 @@ class Watcher:
         self._whole = True  # what happened before is not known
         self._first = self._last = -1e9
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
 
     # -- what the keeper calls ----------------------------------------------------------------------------
 
-    def start(self) -> None:
-        self._thread.start()
-
     def stop(self) -> None:
         self._stopping.set()
-
-    def is_alive(self) -> bool:
-        """False: it has given up; `error` says why."""
-        return self._thread.is_alive()
 
     def pending(self) -> Changes | None:
         """Returns what a job is to cover now; None: nothing has changed, or changes continue."""
@@ -159,7 +152,7 @@ class Watcher:
 
     # -- the thread ---------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def run(self) -> None:
         try:
             while not self._stopping.is_set():
                 self._watch_until_lost()

@@ -118,7 +118,7 @@ def seen(tmp_path: Path) -> Iterator[Callable[..., Watcher]]:
     yield start
     for watcher in made:
         watcher.stop()
-        watcher._thread.join(5)
+        watcher.join(5)
 
 
 def changes(watcher: Watcher) -> Changes:
