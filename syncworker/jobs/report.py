@@ -31,7 +31,8 @@ class Report:
         self._path, self._key_prefix = path, key_prefix
         self._fd: int | None = None
         self._lines: list[_Line] = []
-        self._time_of, self._time_text = 0, ""
+        self._time_of, self._time_text = 0, ""  # the last millisecond
+        self._second, self._second_text = 0, ""
 
     def add(
         self,
@@ -53,7 +54,7 @@ class Report:
         when, op, key, size, etag, seconds, more = line
         millisecond = int(when * 1000)
         if millisecond != self._time_of:
-            self._time_of, self._time_text = millisecond, timestamp(datetime.fromtimestamp(when, UTC))
+            self._time_of, self._time_text = millisecond, self._time(*divmod(millisecond, 1000))
         tag = "null" if etag is None else _quoted(etag)
         name = "note" if isinstance(more, str) else "error"
         end = "" if more is None else f', "{name}": {json.dumps(more)}'
@@ -62,6 +63,12 @@ class Report:
             f'"size": {"null" if size is None else size}, "etag": {tag}, '
             f'"seconds": {round(seconds, 4)}{end}}}\n'
         )
+
+    def _time(self, second: int, millisecond: int) -> str:
+        if second != self._second:
+            self._second, text = second, timestamp(datetime.fromtimestamp(second, UTC))
+            self._second_text = text.removesuffix("000Z")
+        return f"{self._second_text}{millisecond:03d}Z"
 
     def flush(self) -> None:
         """Writes the added lines. If this raises OSError, the next call writes them."""

@@ -56,7 +56,7 @@ class Signer:
         self._second = -1
         self._amz_date = ""
         self._scope = ""
-        self._derived: tuple[str, str, bytes] = ("", "", b"")  # secret, scope, key
+        self._derived: tuple[str, str, hmac.HMAC | None] = ("", "", None)  # secret, scope, MAC
         # By header names, of which there are few sets: the lines, their values, the signed names.
         self._sorted: dict[tuple[str, ...], tuple[str, Callable[[dict[str, str]], Any], str]] = {}
 
@@ -91,11 +91,12 @@ class Signer:
         canonical = f"{method}\n{path}\n{query}\n{canonical_headers}\n{signed}\n{payload_sha256}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{self._amz_date}\n{self._scope}\n{digest}"
-        signature = hmac.digest(self._key(keys.secret_key), text.encode(), "sha256").hex()
+        mac = self._mac(keys.secret_key).copy()
+        mac.update(text.encode())
         lines = canonical_headers.replace("\n", "\r\n")  # sent as they were signed
         return (
             f"{lines}authorization: AWS4-HMAC-SHA256 Credential={keys.access_key}/{self._scope}, "
-            f"SignedHeaders={signed}, Signature={signature}\r\n"
+            f"SignedHeaders={signed}, Signature={mac.hexdigest()}\r\n"
         )
 
     def _tick(self, second: int) -> None:
@@ -103,11 +104,13 @@ class Signer:
         self._amz_date = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(second))
         self._scope = f"{self._amz_date[:8]}/{self.region}/s3/aws4_request"
 
-    def _key(self, secret: str) -> bytes:
-        known, scope, key = self._derived
-        if known != secret or scope != self._scope:
+    def _mac(self, secret: str) -> hmac.HMAC:
+        """Returns the MAC with the derived key; copying it takes half the time of `hmac.digest`."""
+        known, scope, mac = self._derived
+        if mac is None or known != secret or scope != self._scope:
             key = f"AWS4{secret}".encode()
             for part in (self._amz_date[:8], self.region, "s3", "aws4_request"):
                 key = hmac.digest(key, part.encode(), "sha256")
-            self._derived = (secret, self._scope, key)
-        return key
+            mac = hmac.new(key, digestmod="sha256")
+            self._derived = (secret, self._scope, mac)
+        return mac
