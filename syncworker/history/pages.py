@@ -14,6 +14,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import islice
 from typing import BinaryIO, NamedTuple
 
 from syncworker.history import plan_sums
@@ -22,7 +23,6 @@ LINES_DEFAULT, LINES_MAX = 1000, 10_000
 LOG_BYTES = 64 << 10
 _PAGE_BYTES = 4 << 20
 _SEARCH_SECONDS = 2.0
-_CHUNK_BYTES = 1 << 20
 _PLACES_KEPT = 1000
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -120,18 +120,7 @@ class ReportReader:
         if place is not None:
             file.seek(place)
             return after
-        number = 0
-        while number < after and (chunk := file.read(_CHUNK_BYTES)):
-            count = chunk.count(b"\n")
-            if number + count < after:
-                number += count
-                continue
-            at = -1
-            for _ in range(after - number):
-                at = chunk.index(b"\n", at + 1)
-            file.seek(at + 1 - len(chunk), os.SEEK_CUR)
-            return after
-        return number
+        return sum(line.endswith(b"\n") for line in islice(file, after))
 
     def _keep(self, name: _Name, number: int, place: int) -> None:
         with self._lock:
