@@ -34,6 +34,7 @@ class JobFilter:
     q: str = ""
 
     def takes(self, job_id: str, entry: Entry) -> bool:
+        q, texts = self.q.casefold(), (job_id, entry.source, entry.dest, entry.error)
         return (
             (not self.before or job_id < self.before)
             and (self.state is None or entry.state is self.state)
@@ -42,11 +43,8 @@ class JobFilter:
             and (not self.mirror or entry.mirror == self.mirror)
             and (not self.since or job_id >= self.since)
             and (not self.until or job_id <= self.until + _AFTER_ALL)
-            and (not self.q or self._is_found((job_id, entry.source, entry.dest, entry.error)))
+            and (not self.q or any(q in text.casefold() for text in texts))
         )
-
-    def _is_found(self, texts: tuple[str, ...]) -> bool:
-        return any(self.q.casefold() in text.casefold() for text in texts)
 
 
 def parse(given: Mapping[str, Any]) -> JobFilter:

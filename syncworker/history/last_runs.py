@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from syncworker import ending
+from syncworker.jobs.status import prefix_of
 from syncworker.model import FINAL_STATES, State
 
 RECORDS_MAX = 1000  # mirrors that are reported: those that ended last
@@ -56,8 +57,7 @@ def of_status(status: Mapping[str, Any]) -> tuple[Mirror, LastRun] | None:
             sum(ending.failing(status.get("skipped") or {}).values()),
             int(progress["files_failed"]),
         )
-        prefix = (status.get("options") or {}).get("prefix", "")
-        return Mirror(status["source"], status["dest"], str(prefix), status["storage_url"]), run
+        return Mirror(status["source"], status["dest"], prefix_of(status), status["storage_url"]), run
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
 

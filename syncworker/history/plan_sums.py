@@ -127,8 +127,7 @@ class _Pass:
             return  # it is in no folder
         end = found.key.find(b"/", skip) + 1
         if not end:
-            self._here = self._here or _no_sums()
-            sums = self._here
+            sums = self._here = self._here or _no_sums()
         else:
             if found.key[:end] != self._at:
                 self._close()
