@@ -171,18 +171,15 @@ class Embedded:
         return True
 
     def _refuse_taken_port(self) -> None:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", self._port))
-                probe.listen(1)
-            except OSError as error:
-                holder = processes.port_holder(self._port) or "a process of another user"
-                raise UsageError(
-                    "PortTaken",
-                    f"port {self._port}, for the embedded storage, is taken by {holder}: stop that, set"
-                    " MINIO_PORT to another port, or set STORAGE_URL to use a storage of your own",
-                ) from error
+        try:
+            socket.create_server(("127.0.0.1", self._port), backlog=1).close()
+        except OSError as error:
+            holder = processes.port_holder(self._port) or "a process of another user"
+            raise UsageError(
+                "PortTaken",
+                f"port {self._port}, for the embedded storage, is taken by {holder}: stop that, set"
+                " MINIO_PORT to another port, or set STORAGE_URL to use a storage of your own",
+            ) from error
 
     def _format(self) -> None:
         """Creates the volume once; repeats a format that was interrupted."""
