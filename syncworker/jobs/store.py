@@ -171,12 +171,10 @@ class Jobs:
     def _reserve(self, now: datetime) -> str:
         while True:
             job_id = new_id(now)
-            try:
+            with contextlib.suppress(FileExistsError):
                 flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
                 os.close(os.open(self.file(job_id, "lock"), flags, 0o600))
-            except FileExistsError:
-                continue
-            return job_id
+                return job_id
 
     def _refuse_taken(self, storage_url: str, dest: str, prefix: str, besides: str | None = None) -> None:
         wanted = destination_id(storage_url, dest)
@@ -240,14 +238,15 @@ class Jobs:
 
     def all(self, *, newest_first: bool = False) -> Iterator[Status]:
         """Yields every job as `observe` returns it, oldest first by default."""
-        return self._observed(sorted(self.entries(), reverse=newest_first))
+        return self.observed(sorted(self.entries(), reverse=newest_first))
 
     def active(self) -> list[Status]:
         """Returns queued and running jobs, oldest first, as `observe` returns them."""
-        found = self._observed(sorted(self.catalog.unsettled()))
+        found = self.observed(sorted(self.catalog.unsettled()))
         return [status for status in found if statuses.recorded_state(status) not in FINAL_STATES]
 
-    def _observed(self, job_ids: Iterable[str]) -> Iterator[Status]:
+    def observed(self, job_ids: Iterable[str]) -> Iterator[Status]:
+        """Yields those of the jobs that exist, as `observe` returns them."""
         for job_id in job_ids:
             with contextlib.suppress(NoSuchJob):  # pruned since the listing, or not readable
                 yield self.observe(job_id)

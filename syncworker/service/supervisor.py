@@ -32,7 +32,6 @@ from collections.abc import Callable, Iterator, Mapping
 
 from syncworker.errors import SyncError
 from syncworker.jobs import cleanup
-from syncworker.jobs.ids import NoSuchJob
 from syncworker.jobs.record import Fault, Status
 from syncworker.jobs.status import error_code, recorded_state, set_auto_resume
 from syncworker.jobs.store import Jobs
@@ -252,13 +251,10 @@ class Supervisor:
 
     def _observed(self, job_id: str) -> Status | None:
         """Returns the job's status as it is now; None if the job was removed."""
-        with contextlib.suppress(NoSuchJob):
-            return self.jobs.observe(job_id)
-        return None
+        return next(self.jobs.observed([job_id]), None)
 
     def _state_of(self, job_id: str) -> State | None:
-        status = self._observed(job_id)
-        return recorded_state(status) if status else None
+        return recorded_state(self._observed(job_id))
 
     def _observe(self) -> list[Status]:
         """Observes running jobs, and queued ones that are to be cancelled or belong to a shell, which may
@@ -287,9 +283,7 @@ class Supervisor:
 
     def _leave_interrupted(self, job_id: str) -> None:
         with self.jobs.lock(job_id) as lock:
-            if not lock.acquire():
-                return  # the job was just resumed
-            status = self.jobs.read(job_id)
+            status = self.jobs.read(job_id) if lock.acquire() else None  # else the job was just resumed
             if status and recorded_state(status) is State.INTERRUPTED and status.get("auto_resume"):
                 set_auto_resume(status, False)
                 self.jobs.write(status, durable=True)
