@@ -18,7 +18,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -107,21 +107,19 @@ class Catalog:
 
     def glance(self) -> Mapping[str, Entry]:
         """Like `entries`, but does not `stat` ended jobs again for two seconds unless `forget` was called."""
-        with self._glancing():
-            return MappingProxyType(self._entries)
+        return MappingProxyType(self._glance()[0])
 
     def unsettled(self) -> dict[str, Entry]:
         """Returns the jobs of `glance` whose true state may differ."""
-        with self._glancing():
-            return {job_id: self._entries[job_id] for job_id in self._unsettled}
+        entries, unsettled = self._glance()
+        return {job_id: entries[job_id] for job_id in unsettled}
 
-    @contextlib.contextmanager
-    def _glancing(self) -> Iterator[None]:
+    def _glance(self) -> tuple[dict[str, Entry], frozenset[str]]:
         asked_at = time.monotonic()
         with self._lock:
             if self._glanced_at <= asked_at:
                 self._refresh(whole=asked_at - self._refreshed_at > _GLANCE_SECONDS)
-            yield
+            return self._entries, self._unsettled
 
     def forget(self) -> None:
         """Makes the next call read everything: this process has resumed an ended job."""
