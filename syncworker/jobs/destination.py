@@ -14,35 +14,24 @@ EARLIER = ".earlier"  # the suffix of a facts file from another spelling of the 
 
 
 class Destination:
-    """The destination of one job. `path`: the job directory."""
+    """The destination of one job. `path`: the job directory; `facts_path`: written by the holder of the lock,
+    and never removed; `members_path`: lists the members of a cluster that work for the holder."""
 
     def __init__(self, path: str, status: Mapping[str, Any]) -> None:
         self.path = path
         self.storage_url, self.bucket = status["storage_url"], status["dest"]
         self.prefix = prefix_of(status)
-
-    def _file(self, folder: str, suffix: str, prefix: str) -> str:
-        return os.path.join(self.path, folder, destination_id(self.storage_url, self.bucket, prefix) + suffix)
-
-    @property
-    def index_path(self) -> str:
-        return self._file(".index", ".sqlite", self.prefix)
-
-    @property
-    def facts_path(self) -> str:
-        """The holder of the lock writes this file, which is never removed."""
-        return self._file(".dest", ".json", self.prefix)
-
-    @property
-    def members_path(self) -> str:
-        """Lists the members of a cluster that work for the holder of the lock."""
-        return self._file(".dest", ".members", self.prefix)
+        name = destination_id(self.storage_url, self.bucket, self.prefix)
+        self.index_path = os.path.join(path, ".index", f"{name}.sqlite")
+        self.facts_path = os.path.join(path, ".dest", f"{name}.json")
+        self.members_path = os.path.join(path, ".dest", f"{name}.members")
 
     def lock(self) -> durable_files.LockChain:
         """Returns the lock of the bucket, or of a prefix in it, which one job holds alone. Its holder shares
         the locks of the bucket and of shorter prefixes with other jobs below them."""
         around = ["", *(self.prefix[: at + 1] for at, c in enumerate(self.prefix) if c == "/")]
-        paths = [self._file(".dest", ".lock", prefix) for prefix in around]
+        names = [destination_id(self.storage_url, self.bucket, prefix) for prefix in around]
+        paths = [os.path.join(self.path, ".dest", f"{name}.lock") for name in names]
         return durable_files.LockChain([durable_files.Lock(path, shared=path != paths[-1]) for path in paths])
 
     def adopt_files(self) -> bool:
