@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from syncworker.errors import UsageError
 from syncworker.options.effective import DEEP
 from syncworker.options.object_headers import ACLS, ENCRYPTIONS, parse_rules, parse_tags
-from syncworker.system.rates import RATE, RATE_MAX, as_asked
+from syncworker.system.rates import RATE, RATE_MAX, parse_rate
 
 WAIT_MAX_SECONDS = 3600.0
 PREFIX_MAX_BYTES = 900
@@ -102,9 +102,10 @@ def _rules(name: str, text: str) -> list[str]:
 
 def _rate(name: str, text: str) -> int | str:
     try:
-        return as_asked(text)
+        parse_rate(text)
     except ValueError as error:
         raise UsageError("BadBandwidth", f"bandwidth {error}", param=name) from None
+    return _number_or_word(text)
 
 
 def either(description: str, number: dict[str, Any], pattern: str, **more: Any) -> dict[str, Any]:

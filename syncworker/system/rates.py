@@ -27,12 +27,6 @@ def parse_rate(text: str) -> int:
     return max(1, int(rate)) if rate else 0
 
 
-def as_asked(text: str) -> int | str:
-    """Returns a rate as a status has it: a plain number as a number, one with a unit as text."""
-    parse_rate(text)
-    return int(text) if text.isdigit() else text
-
-
 class Limit:
     """A limit that is read again and again. `rate`: bytes a second, 0 for none."""
 
