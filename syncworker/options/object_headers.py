@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 from syncworker.model import UNKNOWN, FileEntry
@@ -164,9 +164,9 @@ class ObjectHeaders:
 
     def __init__(self, *, header: Sequence[str] = (), **asked: str) -> None:
         """`asked`: values of OPTION_HEADERS' options, "" for one that was not given."""
-        texts = {**asked, "header": ", ".join(header)}
+        texts, tags = {**asked, "header": ", ".join(header)}, asked.get("tags")
         self._asked = {name: text for name, text in texts.items() if text}  # for messages
-        fixed = {**asked, "tags": _encoded(asked.get("tags", ""))}
+        fixed = asked | {"tags": urlencode(parse_tags(tags), quote_via=quote)} if tags else asked
         self._fixed = {OPTION_HEADERS[name]: text for name, text in fixed.items() if text}
         self._rules: list[tuple[PathFilter, str, str]] = []
         self._texts: dict[tuple[int, ...], str] = {}  # by the rules that match
@@ -289,8 +289,3 @@ def _seconds(mtime_ns: int) -> str:
         return f"{digits[:-9]}.{digits[-9:]}"
     seconds, rest = divmod(abs(mtime_ns), 10**9)
     return f"{'-' if mtime_ns < 0 else ''}{seconds}.{rest:09d}"
-
-
-def _encoded(tags: str) -> str:
-    pairs = parse_tags(tags) if tags else []
-    return "&".join(f"{quote(key, safe='')}={quote(value, safe='')}" for key, value in pairs)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 EMPTY_SHA256 = hashlib.sha256(b"").hexdigest()
 
@@ -41,11 +41,7 @@ def encode_path(path: str) -> str:
 def encode_query(query: dict[str, str]) -> str:
     """Encodes a query for signing and sending: sorted, names and values encoded, `name=` for an empty
     value."""
-    return "&".join(f"{_encode(k)}={_encode(v)}" for k, v in sorted(query.items()))
-
-
-def _encode(text: str) -> str:
-    return quote(text, safe="-._~", errors="surrogateescape")
+    return urlencode(sorted(query.items()), safe="-._~", errors="surrogateescape", quote_via=quote)
 
 
 class Signer:
