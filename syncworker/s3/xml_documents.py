@@ -31,6 +31,7 @@ def can_carry(key: str) -> bool:
     return not _not_xml().search(key)
 
 
+_DECLARATION = '<?xml version="1.0" encoding="UTF-8"?>'
 _ESCAPES = str.maketrans(
     {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;", "\n": "&#10;", "\t": "&#9;"}
 )
@@ -40,6 +41,10 @@ def _text(value: str) -> str:
     return value.translate(_ESCAPES)
 
 
+def _element(name: str, content: str) -> str:
+    return f'<{name} xmlns="http://s3.amazonaws.com/doc/2006-03-01/">{content}</{name}>'
+
+
 def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
     """Returns the body of DeleteObjects for (key, version id or None). Quiet mode is off, so that the answer
     names the deleted keys: few stores check this body against its MD5."""
@@ -47,11 +52,7 @@ def delete_document(objects: Iterable[tuple[str, str | None]]) -> bytes:
     for key, version_id in objects:
         version = f"<VersionId>{_text(version_id)}</VersionId>" if version_id is not None else ""
         rows.append(f"<Object><Key>{_text(key)}</Key>{version}</Object>")
-    body = "".join(rows)
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?><Delete xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<Quiet>false</Quiet>{body}</Delete>"
-    ).encode()
+    return f"{_DECLARATION}{_element('Delete', '<Quiet>false</Quiet>' + ''.join(rows))}".encode()
 
 
 def complete_document(parts: Iterable[PartName]) -> bytes:
@@ -61,15 +62,9 @@ def complete_document(parts: Iterable[PartName]) -> bytes:
         f"{f'<Checksum{algorithm}>{checksum}</Checksum{algorithm}>' if checksum else ''}</Part>"
         for number, etag, algorithm, checksum in parts
     )
-    return (
-        '<?xml version="1.0" encoding="UTF-8"?>'
-        '<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"{rows}</CompleteMultipartUpload>"
-    ).encode()
+    return f"{_DECLARATION}{_element('CompleteMultipartUpload', rows)}".encode()
 
 
 def location_document(region: str) -> bytes:
-    return (
-        '<CreateBucketConfiguration xmlns="http://s3.amazonaws.com/doc/2006-03-01/">'
-        f"<LocationConstraint>{_text(region)}</LocationConstraint></CreateBucketConfiguration>"
-    ).encode()
+    content = f"<LocationConstraint>{_text(region)}</LocationConstraint>"
+    return _element("CreateBucketConfiguration", content).encode()
