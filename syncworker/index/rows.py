@@ -19,7 +19,17 @@ _SELECT: dict[type, str] = {
 }
 
 
-class Rows(Generic[R]):
+class _Reader:
+    """What has a connection of its own, once it is open."""
+
+    _db: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        if self._db is not None:
+            self._db.close()
+
+
+class Rows(_Reader, Generic[R]):
     """The rows of `objects` in key order: `at(key)` with ascending keys costs one forward pass. `kind`: which
     columns are read."""
 
@@ -37,7 +47,6 @@ class Rows(Generic[R]):
         self.failed = False  # whether some could not be read
         self._rows: Iterator[tuple] = iter(())  # type: ignore[type-arg]
         self._again: Iterator[tuple] = iter(())  # type: ignore[type-arg]
-        self._db: sqlite3.Connection | None = None
         try:
             self._db = sqlite3.connect(path, timeout=5, check_same_thread=False)
             self._rows = iter(self._read(self._db, ranges, start))
@@ -118,17 +127,12 @@ class Rows(Generic[R]):
         except sqlite3.Error:
             return False
 
-    def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
 
-
-class GivenRows:
+class GivenRows(_Reader):
     """What objects were given, by ranges of keys."""
 
     def __init__(self, path: str, on_error: Callable[[sqlite3.Error], None]) -> None:
         self._path, self._on_error = path, on_error
-        self._db: sqlite3.Connection | None = None
 
     def between(self, first: str, last: str) -> dict[str, str] | None:
         """By key, of those that were given anything; None when it cannot be read."""
@@ -139,10 +143,6 @@ class GivenRows:
         except sqlite3.Error as error:
             self._on_error(error)
             return None
-
-    def close(self) -> None:
-        if self._db is not None:
-            self._db.close()
 
 
 def count_objects(path: str, most: int) -> int | None:
