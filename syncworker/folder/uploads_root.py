@@ -23,7 +23,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 from syncworker.errors import FatalError
 from syncworker.system import mount_table
@@ -69,7 +69,7 @@ class _Directory:
             raise
 
 
-class Tree:
+class Tree(AbstractContextManager["Tree"]):
     """The uploads root. Threads may share one."""
 
     def __init__(self, root: str) -> None:
@@ -96,9 +96,6 @@ class Tree:
         self._remembered: OrderedDict[str, _Directory] = OrderedDict()
         self._lock = threading.Lock()  # of `_remembered`, `_closed` and every count of users
         self._closed = False
-
-    def __enter__(self) -> Tree:
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()

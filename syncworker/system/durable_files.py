@@ -255,11 +255,10 @@ class LockChain(contextlib.AbstractContextManager["LockChain"]):
 
     def acquire(self, timeout_seconds: float = 0.0) -> bool:
         deadline = time.monotonic() + timeout_seconds
-        for lock in self._locks:
-            if not lock.acquire(max(0.0, deadline - time.monotonic())):
-                self.release()
-                return False
-        return True
+        is_held = all(lock.acquire(max(0.0, deadline - time.monotonic())) for lock in self._locks)
+        if not is_held:
+            self.release()
+        return is_held
 
     def release(self) -> None:
         for lock in self._locks:
@@ -284,12 +283,11 @@ def is_locked(path: str) -> bool:
         fd = os.open(path, os.O_RDONLY | _ALWAYS)
     except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
+    with closing(fd):
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
     return False
 
 

@@ -66,9 +66,8 @@ class Pause:
         pause."""
 
         def wait_then_ask() -> bool:
-            while (
-                self.on and not stopping()
-            ):  # or the end of the job, which waits for this thread, would wait for ever
+            # Not after a stop, or the end of the job, which waits for this thread, would wait for ever.
+            while self.on and not stopping():
                 time.sleep(_THREAD_SECONDS)
             return stopping()
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping
 from typing import IO, Any, NamedTuple
 
 from syncworker.paths import PROJECT
+from syncworker.system.durable_files import closing
 
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 _ADDRESSES_SECONDS = 5.0
@@ -135,16 +136,12 @@ def send_signal(pid: int, started_at: float, number: int) -> bool:
         fd = os.pidfd_open(pid)
     except OSError:
         return False
-    try:
+    with closing(fd), contextlib.suppress(ProcessLookupError):
         # The descriptor pins the process: checked after opening, it cannot change any more.
-        if not is_running(pid, started_at):
-            return False
-        signal.pidfd_send_signal(fd, number)
-    except ProcessLookupError:
-        return False
-    finally:
-        os.close(fd)
-    return True
+        if is_running(pid, started_at):
+            signal.pidfd_send_signal(fd, number)
+            return True
+    return False
 
 
 def resources(pid: int) -> tuple[int, float] | None:
@@ -156,13 +153,8 @@ def resources(pid: int) -> tuple[int, float] | None:
 
 def _spawn(arguments: list[str], environ: Mapping[str, str], **streams: Any) -> subprocess.Popen[bytes]:
     """`python -m syncworker …` in a session of its own, which no Ctrl-C or signal to this one reaches."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "syncworker", *arguments],
-        cwd=PROJECT,
-        env=dict(environ),
-        start_new_session=True,
-        **streams,
-    )
+    command = [sys.executable, "-m", "syncworker", *arguments]
+    return subprocess.Popen(command, cwd=PROJECT, env=dict(environ), start_new_session=True, **streams)
 
 
 def spawn_worker(job_id: str, log: IO[bytes], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -205,10 +197,9 @@ def working_folder(pid: int) -> str | None:
     """The folder a process works in; None when it is gone or not ours to see."""
     import psutil
 
-    try:
+    with contextlib.suppress(psutil.Error):
         return str(psutil.Process(pid).cwd())
-    except psutil.Error:
-        return None
+    return None
 
 
 def listener(port: int) -> int | None:
@@ -227,7 +218,6 @@ def port_holder(port: int) -> str | None:
     import psutil
 
     pid = listener(port)
-    try:
+    with contextlib.suppress(psutil.Error):
         return f"{psutil.Process(pid).name()} (pid {pid})" if pid else None
-    except psutil.Error:
-        return None
+    return None

@@ -11,7 +11,7 @@ import shutil
 import stat
 import tempfile
 import time
-from typing import Self
+from contextlib import AbstractContextManager, suppress
 
 from syncworker.system.durable_files import Lock
 
@@ -22,7 +22,7 @@ _ENDING_SECONDS = 1.0
 _LOOK_SECONDS = 0.02
 
 
-class Scratch:
+class Scratch(AbstractContextManager["Scratch"]):
     """A folder of this process that no other user can enter. `kind`: one of `_KINDS`, without the dash."""
 
     def __init__(self, kind: str) -> None:
@@ -30,11 +30,9 @@ class Scratch:
         while True:
             self.path = tempfile.mkdtemp(prefix=f"{PREFIX}{kind}-")
             self._lock = Lock(os.path.join(self.path, _LOCK))
-            try:
+            with suppress(FileNotFoundError):  # another process took it for one whose owner has died
                 if self._lock.acquire():
                     return
-            except FileNotFoundError:
-                pass  # another process took it for one whose owner has died
 
     def let_go(self) -> None:
         """It may be removed by anybody from now on."""
@@ -44,35 +42,27 @@ class Scratch:
         shutil.rmtree(self.path, ignore_errors=True)
         self.let_go()
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *exc: object) -> None:
         self.remove()
 
 
 def remove_ownerless(folder: str) -> None:
     """Those below `folder` that this user's processes have left. What cannot be removed stays."""
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return
-    for name in names:
-        if name.startswith(tuple(PREFIX + kind for kind in _KINDS)):
-            _remove_ownerless(os.path.join(folder, name))
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if name.startswith(tuple(PREFIX + kind for kind in _KINDS)):
+                _remove_ownerless(os.path.join(folder, name))
 
 
 def _remove_ownerless(path: str) -> None:
     """Nothing while its owner lives."""
-    try:
+    with suppress(OSError):
         info = os.lstat(path)
         if not stat.S_ISDIR(info.st_mode) or info.st_uid != os.geteuid():
             return
         with Lock(os.path.join(path, _LOCK)) as lock:
             if lock.acquire():
                 shutil.rmtree(path, ignore_errors=True)
-    except OSError:
-        return
 
 
 def leave_with_owner(path: str) -> None:
