@@ -271,12 +271,8 @@ class _Walk:
             if info.st_mode & 0o170000 != stat.S_IFREG:
                 items.append(changed(key, info))
                 continue
-            items.append(
-                new(
-                    FileEntry,
-                    (key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, base + name),
-                )
-            )
+            values = (key, info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino, base + name)
+            items.append(new(FileEntry, values))
             if len(items) >= _BATCH:
                 level.last = last
                 return items, ""

@@ -14,7 +14,6 @@ import os
 import time
 from bisect import bisect_right
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 THREADS = 16
 _AHEAD_NAMES = 512
@@ -48,8 +47,8 @@ class StatAhead:
         names = [each for each in self._names[at : at + _AHEAD_NAMES] if each[-1] not in "/\0"]
         parts = [names[start::THREADS] for start in range(min(THREADS, len(names)))]
         self._found = {}
-        for part, found in zip(parts, self._pool.map(partial(_lstat_all, fd), parts), strict=True):
-            self._found.update(zip(part, found, strict=True))
+        for found in self._pool.map(lambda part: [(each, _lstat(fd, each)) for each in part], parts):
+            self._found.update(found)
         self._fresh_until = time.monotonic() + _FRESH_SECONDS
 
 
@@ -58,7 +57,3 @@ def _lstat(fd: int, name: str) -> _Found:
         return os.stat(name, dir_fd=fd, follow_symlinks=False)
     except OSError as error:
         return error
-
-
-def _lstat_all(fd: int, names: list[str]) -> list[_Found]:
-    return [_lstat(fd, name) for name in names]
