@@ -111,12 +111,10 @@ class Client:
         self._place = place
         host, self._prefix = place.bucket_address(self.name)
         self._host, self._host_header = host, place.host_header(host)
-        self._target = "" if pool.proxy is None or pool.tls is not None else f"http://{self._host_header}"
-        self._proxy_line = (
-            f"proxy-authorization: {pool.proxy.authorization}\r\n"
-            if self._target and pool.proxy and pool.proxy.authorization
-            else ""
-        )
+        proxy = None if pool.tls is not None else pool.proxy  # one that gets the request, and not a tunnel
+        self._target = f"http://{self._host_header}" if proxy else ""
+        login = proxy.authorization if proxy else ""
+        self._proxy_line = f"proxy-authorization: {login}\r\n" if login else ""
 
     def full_disk(self) -> FatalError | None:
         """Returns an error if the store's disk is on this machine and full, so that uploads would fail."""
