@@ -21,7 +21,8 @@ from urllib.parse import quote
 from syncworker.errors import FatalError, RetryError, Stopped, SyncError
 from syncworker.s3 import error_codes, xml_messages
 from syncworker.s3.credentials import KeySource
-from syncworker.s3.outage import Outage
+from syncworker.s3.error_codes import DAMAGED, EXPIRED
+from syncworker.s3.outage import Outage, gone
 from syncworker.s3.request import (
     LISTINGS,
     NOT_REPEATED,
@@ -49,21 +50,9 @@ _TRIES_THROTTLED = 60
 _TRIES_SILENT = 3  # each of them already waits long
 _FAILURES_IN_A_ROW = 40  # lost connections, over all requests
 _UNREACHABLE = frozenset({"ConnectFailed", "ProxyUnreachable", "ConnectTimeout", "DnsError"})
-_EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
 CUT = frozenset({"ConnectionLost", "Timeout", "TlsError", "BadAnswer"})
 # Failures that show that the storage is there.
-_ANSWERS = frozenset(
-    {
-        "WrongRegion",
-        "WrongAddressing",
-        "BadDigest",
-        "InvalidDigest",
-        "IncompleteBody",
-        "XAmzContentSHA256Mismatch",
-        "XAmzContentChecksumMismatch",
-    }
-    | {"OperationAborted", "RequestTimeout", *_EXPIRED}
-)
+_ANSWERS = DAMAGED | EXPIRED | {"WrongRegion", "WrongAddressing", "OperationAborted", "RequestTimeout"}
 _FIRST_ANSWER_SECONDS = 50.0
 _NOTICED_SECONDS = 2.0  # without any success: the storage may be down
 _WAIT_SECONDS = 0.2
@@ -174,7 +163,7 @@ class Client:
                 raise error
             if operation == "DeleteObjects" and error.code in CUT and not self.uses_tls:
                 raise error  # `delete_many` finds out what the request has done
-            if error.code in _EXPIRED:
+            if error.code in EXPIRED:
                 if not renewed and error.code != "TokenRefreshRequired":
                     renewed = True
                     if await self.keys.renew(keys):
@@ -300,9 +289,7 @@ class Client:
                 return FatalError(error.code, f"{error.message}: start the proxy, or correct that variable")
             return FatalError(error.code, f"the storage does not answer: {error.message}: {self.advice}")
         if error.code in _UNREACHABLE or (error.code in CUT and self._failures >= _FAILURES_IN_A_ROW):
-            return FatalError(
-                error.code, f"the storage no longer answers: {error.message}: resume when it does"
-            )
+            return gone(error)
         return error
 
     def no_storage(self, why: str) -> FatalError:

@@ -10,13 +10,15 @@ from time import time
 
 from syncworker.errors import FatalError, FileError, RetryError, SyncError
 
-_RETRY = frozenset(
-    {
-        "InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "OperationAborted",
-        "BadDigest", "IncompleteBody", "XAmzContentSHA256Mismatch", "XMinioServerNotInitialized",
-        "XAmzContentChecksumMismatch",
-        "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidDigest",
-    }
+EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"})
+# The storage received other bytes than were sent.
+DAMAGED = frozenset(
+    {"BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentSHA256Mismatch",
+     "XAmzContentChecksumMismatch"}
+)  # fmt: skip
+_RETRY = EXPIRED | DAMAGED | frozenset(
+    {"InternalError", "InternalFailure", "ServiceUnavailable", "RequestTimeout", "OperationAborted",
+     "XMinioServerNotInitialized"}
 )  # fmt: skip
 _THROTTLED = frozenset(
     {"SlowDown", "SlowDownRead", "SlowDownWrite", "Throttling", "ThrottlingException", "RequestLimitExceeded",

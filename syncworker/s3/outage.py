@@ -32,6 +32,11 @@ _ASK_SECONDS = 30.0
 _STARTING_SECONDS = 60.0  # SeaweedFS answers a HEAD some seconds before it can read what it holds
 
 
+def gone(error: RetryError) -> FatalError:
+    """Returns the error of a job whose storage has answered before, and no longer does."""
+    return FatalError(error.code, f"the storage no longer answers: {error.message}: resume when it does")
+
+
 class Outage:
     """Records failures of all requests, and waits for a storage that is down. `ask` sends one small request
     and returns None if it was answered, otherwise its error. Times are seconds since the epoch, because users
@@ -122,9 +127,7 @@ class Outage:
                     self.failed(error, began_at)
                 until = self.until or 0.0
                 if time.time() >= until:
-                    raise FatalError(
-                        error.code, f"the storage no longer answers: {error.message}: resume when it does"
-                    )
+                    raise gone(error)
                 await self._stop.sleep(min(pause, until - time.time()))
                 pause = min(_PAUSE_MAX_SECONDS, pause * 2)
             return False
