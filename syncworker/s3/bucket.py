@@ -118,10 +118,9 @@ class Bucket:
         except (FileError, FatalError) as error:
             if error.code == "BucketAlreadyOwnedByYou":
                 return False
-            if body and error.code in ("InvalidLocationConstraint", "InvalidRegion", "MalformedXML"):
-                await self.client.call(S3Request("CreateBucket", "PUT"))
-                return True
-            raise
+            if not body or error.code not in ("InvalidLocationConstraint", "InvalidRegion", "MalformedXML"):
+                raise
+            await self.client.call(S3Request("CreateBucket", "PUT"))
         return True
 
     async def exists(self) -> bool:

@@ -36,11 +36,9 @@ class KeySource(Protocol):
 
     async def keys(self) -> Keys:
         """Returns keys that are valid now. Raises FatalError if there are none."""
-        ...
 
     async def renew(self, used: Keys) -> bool:
         """Called if the store reports that these keys have expired. Returns whether there are new ones."""
-        ...
 
 
 class Given:

@@ -248,7 +248,7 @@ def parse_versions(body: bytes) -> tuple[list[Version], dict[str, str] | None]:
                     element.findtext(f"{ns}LastModified") or "",
                 )
             )
-    return found, _next(root, ns, encoded, found, _VERSION_MARKERS)
+    return found, _next(root, ns, found, _VERSION_MARKERS)
 
 
 def parse_uploads(body: bytes) -> tuple[list[Upload], dict[str, str] | None]:
@@ -261,7 +261,7 @@ def parse_uploads(body: bytes) -> tuple[list[Upload], dict[str, str] | None]:
         if not upload_id:  # an abort without one would delete the object
             raise RetryError("BadAnswer", "the storage listed an upload without an id")
         found.append(Upload(_key_of(element, ns, encoded), upload_id))
-    return found, _next(root, ns, encoded, found, _UPLOAD_MARKERS)
+    return found, _next(root, ns, found, _UPLOAD_MARKERS)
 
 
 # The element with the maximum number of entries, the element of the next id, the parameter for the next id.
@@ -270,11 +270,7 @@ _UPLOAD_MARKERS = ("MaxUploads", "NextUploadIdMarker", "upload-id-marker")
 
 
 def _next(
-    root: ElementTree.Element,
-    ns: str,
-    encoded: bool,
-    found: Sequence[Version] | Sequence[Upload],
-    names: tuple[str, str, str],
+    root: ElementTree.Element, ns: str, found: Sequence[Version | Upload], names: tuple[str, str, str]
 ) -> dict[str, str] | None:
     """Returns the markers of the next page, None after the last. (A page with IsTruncated `false` may have
     markers: Amazon and Ceph always name the last entry.)"""
@@ -289,7 +285,7 @@ def _next(
     if not key:
         raise _contradiction("is truncated but does not say where it continues")
     # Ceph's gateway names the last key of the page, before its version 17 without encoding it.
-    if encoded and not (last is not None and key == last.key):
+    if _is_encoded(root, ns) and not (last is not None and key == last.key):
         key = decode_key(key)
     marker = {"key-marker": key}
     if identifier := root.findtext(f"{ns}{id_tag}"):
