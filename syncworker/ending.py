@@ -101,12 +101,8 @@ def _left(ending: Ending) -> str:
         who = "1 object is" if kept == 1 else f"{kept} objects are"
         text = f", and {who} kept, because {'its file exists' if kept == 1 else 'their files exist'} again"
     if came := ending.came:
-        objects = (
-            "1 object that appeared during the job is"
-            if came == 1
-            else f"{came} objects that appeared during the job are"
-        )
-        text += f", and {objects} left for the next sync"
+        objects, are = ("object", "is") if came == 1 else ("objects", "are")
+        text += f", and {came} {objects} that appeared during the job {are} left for the next sync"
     return text
 
 

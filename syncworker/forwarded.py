@@ -46,13 +46,9 @@ def parse_networks(text: str) -> tuple[Network, ...]:
 def strip_base_path(environ: Environ, base_path: str) -> bool:
     """Removes the base path from the request's path. Returns False if only the last slash is missing."""
     path = environ.get("PATH_INFO", "")
-    if base_path == "/":
-        return True
-    if path == base_path[:-1]:
-        return False
     if path.startswith(base_path):
         environ["PATH_INFO"] = path[len(base_path) - 1 :]
-    return True
+    return base_path == "/" or path != base_path[:-1]
 
 
 def believe(environ: Environ, trusted: Sequence[Network]) -> None:

@@ -41,8 +41,7 @@ _Counter = Literal[
     "bytes_resumed",
 ]
 _COUNTED: tuple[_Counter, ...] = get_args(_Counter)
-_Planned = Literal["files_to_upload", "files_to_update", "objects_to_delete"]
-_PLANNED: dict[str, _Planned] = {
+_PLANNED: dict[str, Literal["files_to_upload", "files_to_update", "objects_to_delete"]] = {
     "upload": "files_to_upload",
     "update": "files_to_update",
     "delete": "objects_to_delete",

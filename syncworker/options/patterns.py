@@ -193,10 +193,9 @@ def _regex_of(ranges: list[tuple[int, int]], negated: bool) -> str:
     slash = ord("/")
     if negated:
         return f"[^{_class_of([*ranges, (slash, slash)])}]"
-    split = [(low, min(high, slash - 1)) for low, high in ranges] + [
-        (max(low, slash + 1), high) for low, high in ranges
-    ]
-    return f"[{inner}]" if (inner := _class_of(split)) else _NOTHING
+    below = [(low, min(high, slash - 1)) for low, high in ranges]
+    above = [(max(low, slash + 1), high) for low, high in ranges]
+    return f"[{inner}]" if (inner := _class_of(below + above)) else _NOTHING
 
 
 def _class_of(ranges: list[tuple[int, int]]) -> str:
