@@ -69,7 +69,7 @@ SECTIONS: tuple[Section, ...] = (
             " each. All other files were synced; if the bucket was to be deleted, it was kept. Remove or exclude these files, or unset FAIL_ON_SKIPPED",
             "TooManyDeletes": "The job would delete more objects than `max_delete` (or MAX_DELETE) allows. Read the plan (`/plan`,"
             " `syncworker plan ID`): is the folder complete, and the right one? Then approve it; else cancel the job",
-            "PlanOutgrown": "After the plan was made, more files were removed, or objects changed. Nothing was deleted; read and approve the new plan",
+            "PlanOutgrown": "After the plan was made, more files were removed, or objects changed. Nothing was deleted, or, of a bucket that was being deleted, only objects of the plan; read and approve the new plan",
             "PlanDamaged": "`jobs/ID.plan.jsonl` was changed or removed after it was written. Start a new job with `plan=1`",
             "Superseded": "A newer job with the same destination and options is `waiting` or `done`, so the older plan is out of date",
             "Stopped": "Somebody sent the worker SIGTERM or SIGINT (`kill`, Ctrl-C, a shutdown). Resume",

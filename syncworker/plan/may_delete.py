@@ -39,11 +39,11 @@ class Rules(NamedTuple):
         return self.is_plan or self.is_approved or self.limit not in ("", "none")
 
     def question(
-        self, deletions: int, listed: int, others: int, *, bucket: bool, empties: bool = False
+        self, deletions: int, listed: int, others: int, *, bucket: bool, empties: bool = False, gone: int = 0
     ) -> Question | None:
         """Returns None if the objects may be deleted. `others`: how many of them the approved plan does not
         name; `bucket`: the bucket is to be deleted, and the approved plan does not name it; `empties`: the
-        bucket is deleted with the objects."""
+        bucket is deleted with the objects; `gone`: how many this attempt has deleted."""
         if self.is_plan:
             return Question()
         if self.is_approved:
@@ -52,9 +52,8 @@ class Rules(NamedTuple):
             what = f"{others} of {deletions} objects to delete are not in the approved plan or have changed"
             if bucket:
                 what = "the folder holds no file any more, and the approved plan does not name the bucket"
-            return Question(
-                "PlanOutgrown", f"{what}: nothing was deleted; the new plan has all deletions: approve it"
-            )
+            so_far = f"{gone} objects of the plan were deleted before" if gone else "nothing was deleted"
+            return Question("PlanOutgrown", f"{what}: {so_far}; the new plan has all deletions: approve it")
         if not exceeds(self.limit, deletions, listed):
             return None
         what = f"{deletions} objects are to be deleted{', and the bucket with them' if empties else ''}"

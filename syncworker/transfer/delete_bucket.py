@@ -166,11 +166,11 @@ class BucketRemoval:
         while True:
             with settling() if asked else nullcontext():
                 page, following = await fetch()
-            if not all(self.may_go(item.shown) for item in page if item.shown):
-                raise Unplanned
             here = {item.name for item in page}
             for name in asked.keys() - here:
                 self._count(asked[name], started)
+            if not all(self.may_go(item.shown) for item in page if item.shown):
+                raise Unplanned
             self.control.check()
             left = asked.keys() & here
             for name in left:

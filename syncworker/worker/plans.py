@@ -76,7 +76,10 @@ class Plans:
             listed = count if planner is None else planner.listed + planner.deletes.count
             if self.attempt.options.scope is not None:  # not all of the mirror was listed
                 listed = count_objects(self.index.path, _ALL) or 0
-            question = self.rules.question(count, listed, others, bucket=bucket, empties=planner is None)
+            gone = int(self.progress.counts["objects_deleted"])
+            question = self.rules.question(
+                count, listed, others, bucket=bucket, empties=planner is None, gone=gone
+            )
             self._may = question is None
             if question is not None:
                 self.question = question

@@ -400,6 +400,28 @@ def test_an_object_that_is_overwritten_after_it_was_counted_is_not_in_the_plan_o
     assert mirror.contents["a"] == b"of another hand"
 
 
+def test_what_of_a_bucket_was_deleted_before_an_object_came_is_counted_and_said(mirror, juicefs):
+    mirror.make({"a": "1", "b": "22"})
+    mirror.sync()
+    shutil.rmtree(mirror.folder)
+    status = planned(mirror)
+    gone = []
+
+    def hook(request):
+        if gone and request.kind == "LIST":
+            gone.clear()
+            juicefs.client().put_object(Bucket=mirror.bucket, Key="c", Body=b"of another hand")
+        elif request.kind == "DeleteObjects" or (request.method == "DELETE" and request.key):
+            gone.append(request)
+
+    mirror.proxy.on_request(hook)
+    run = approve(mirror, status)
+    assert (run.status["state"], run.status["error"]["code"]) == ("waiting", "PlanOutgrown"), run.status
+    assert "2 objects of the plan were deleted before" in run.status["message"]
+    assert run.status["progress"]["objects_deleted"] == 2
+    assert set(mirror.contents) == {"c"}
+
+
 @pytest.fixture
 def flapping(mirror):
     """A file that is away when the folder is read, there when it is counted what is to go, and away again
@@ -432,4 +454,4 @@ def test_a_file_that_was_there_when_it_was_counted_keeps_its_object_under_max_de
     run = flapping.start("--max-delete", "2")
     assert run.status["state"] == "done", run.status
     assert "z" in flapping.contents
-    assert run.progress["objects_deleted"] == 2
+    assert run.status["progress"]["objects_deleted"] == 2
