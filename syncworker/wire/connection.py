@@ -184,6 +184,8 @@ class Connection(asyncio.BufferedProtocol):
         status = self.parser.get_status_code()
         if status < 200:  # 100 Continue and the like come before the answer
             self.headers.clear()
+        elif self.received > MAX_HEADER_BYTES and self._has_too_many_headers():
+            self.fail(RetryError("BadAnswer", _TOO_MANY))  # some came after the body
         elif status in (204, 304):
             self._end_without_body(status)
         else:

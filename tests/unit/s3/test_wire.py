@@ -240,6 +240,52 @@ def test_connections_are_kept_and_used_again(serve: Callable[[Script], Server]) 
     assert server.connections == 1
 
 
+ODD_ANSWERS: dict[bytes, tuple[int, dict[str, str], bytes]] = {
+    b"HTTP/1.1 200 OK\r\nETag: a\r\nX-Only: 1\r\nContent-Length: 2\r\n\r\nok": (200, {"etag": "a"}, b"ok"),
+    b"HTTP/1.1 100 Continue\r\nETag: early\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n": (
+        200,
+        {},
+        b"",
+    ),
+    b"HTTP/1.1 204 None\r\nX-Deleted: 1\r\n\r\n": (204, {"x-deleted": "1"}, b""),
+    b"HTTP/1.1 304 Same\r\nETag: b\r\n\r\n": (304, {"etag": "b"}, b""),
+    b"HTTP/1.1 404 None\r\nContent-Length: 3\r\n\r\nNo!": (404, {}, b"No!"),
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nok\r\n0\r\nETag: after\r\n\r\n": (
+        200,
+        {"etag": "after"},
+        b"ok",
+    ),
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n": (200, {}, b""),
+    b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nX-Empty:\r\nContent-Length: 1\r\n\r\nz": (
+        200,
+        {"x-empty": ""},
+        b"z",
+    ),
+}
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_nothing_of_an_answer_shows_in_the_next_one(serve: Callable[[Script], Server], whole: bool) -> None:
+    """Each answer follows each other one on one connection."""
+    order = [reply for first in ODD_ANSWERS for second in ODD_ANSWERS for reply in (first, second)]
+    left = list(order)
+
+    def script(peer: Peer) -> None:
+        while peer.head():
+            reply = left.pop(0)
+            for piece in (reply,) if whole else (reply[:20], reply[20:-1], reply[-1:]):
+                peer.send(piece)
+
+    server = serve(script)
+    found = talk(server, PATIENT, *["GET"] * len(order))
+    framing = {"content-length", "transfer-encoding", "connection", "x-only"}
+    for reply, answer in zip(order, found, strict=True):
+        headers = {name: value for name, value in answer.headers.items() if name not in framing}
+        assert (answer.status, headers, answer.body) == ODD_ANSWERS[reply]
+        assert ("x-only" in answer.headers) == (b"X-Only" in reply)
+    assert server.connections == 1
+
+
 def test_there_are_as_many_connections_as_exchanges_at_the_same_time(
     serve: Callable[[Script], Server],
 ) -> None:
@@ -701,6 +747,12 @@ def test_a_body_that_must_not_come_and_comes_late_is_never_the_next_ones_answer(
     [
         (b"HTTP/1.1 200 OK\r\n" + b"X-H: %s\r\n" % (b"h" * 1000) * 100 + b"\r\n", "headers"),
         (b"HTTP/1.1 200 OK\r\nX-H: " + b"h" * (1 << 20), "headers"),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n"
+            + b"X-H: %s\r\n" % (b"h" * 1000) * 70
+            + b"\r\n",
+            "headers",
+        ),
         (b"HTTP/1.1 200 " + b"h" * (1 << 20), ""),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n" + b"x" * 5000, "larger"),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1388\r\n" + b"x" * 5000, "larger"),
