@@ -238,13 +238,11 @@ class DaskCluster:
             identity = await client.scheduler.identity(n_workers=-1)
         except Unreachable:
             raise
-        except (
-            Exception,
-            asyncio.CancelledError,
-        ) as error:  # whatever Dask raises: who is there is not known
+        except (Exception, asyncio.CancelledError) as error:  # whatever it is: who is there is not known
             _raise_if_cancelled(error)
             self._drop_client()
-            raise Unreachable(f"the scheduler {self.address} cannot be asked: {error}") from error
+            why = str(error) or type(error).__name__
+            raise Unreachable(f"the scheduler {self.address} cannot be asked: {why}") from error
         self._addresses = {}
         for address, about in identity["workers"].items():
             self._addresses[Member(f"{about['id']} {address}", str(about["name"]))] = address
@@ -316,7 +314,8 @@ def _raise_if_cancelled(error: BaseException) -> None:
 async def _in_time(closing: Any) -> None:
     try:
         await asyncio.wait_for(closing, _CONNECT_SECONDS)
-    except Exception as error:  # noqa: BLE001 - of Dask, about what is not used any more
+    except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - of Dask, about what is not used now
+        _raise_if_cancelled(error)
         print(f"cluster: closing it: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
 
 
@@ -344,6 +343,8 @@ class LocalCluster(DaskCluster):
         if self._opening is None:
             self._opening = asyncio.create_task(self._open())
         await asyncio.wait({self._opening})  # who asks may give up: it goes on
+        if self._opening.cancelled():  # by Dask
+            raise Unreachable("the cluster of this machine could not be opened: CancelledError")
         self._opening.result()
         for at, child in enumerate(self._children):
             if child.poll() is not None and self._replaced < _REPLACED_MOST:

@@ -288,3 +288,28 @@ def test_what_dask_cancels_is_lost_or_not_reached_and_a_cancel_of_who_asks_is_on
 
     for cancel_asker in (False, True):
         asyncio.run(main(cancel_asker))
+
+
+def test_what_dask_cancels_while_a_cluster_is_opened_or_closed_is_no_cancel_of_the_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is after it in `close` ends the members, and removes their keys."""
+
+    class Ending:
+        async def close(self) -> None:
+            raise asyncio.CancelledError
+
+    async def opened(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(dask_engine, "open_scheduler", opened)
+
+    async def main() -> None:
+        cluster = LocalCluster(1, {})
+        with pytest.raises(Unreachable, match=r"[a-zA-Z]$"):
+            await cluster.members()
+        cluster._scheduler = cluster._client = Ending()
+        await cluster.close()
+        assert not os.path.exists(cluster._scratch.path)
+
+    asyncio.run(main())
