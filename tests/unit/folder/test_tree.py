@@ -315,3 +315,26 @@ def test_where_file_names_are_not_read_as_utf8_the_tree_refuses_to_start(root):
     )
     assert done.returncode == 1
     assert "PYTHONUTF8=1" in done.stderr
+
+
+def test_a_directory_that_was_looked_up_lately_is_the_former_one_for_that_time_only(root: Path) -> None:
+    def text(lately: float) -> str:
+        fd, _ = tree.open_file("a/b/f", lately)
+        with open(fd) as file:
+            return file.read()
+
+    with Tree(str(root)) as tree:
+        assert text(60.0) == "inside"
+        (root / "a/b").rename(root / "a/old")
+        (root / "a/b").mkdir()
+        (root / "a/b/f").write_text("new")
+        assert text(60.0) == "inside"
+        assert text(0.0) == "new"  # who does not say so gets what the path names now
+        assert text(60.0) == "new"
+        (root / "a/b/f").unlink()
+        (root / "a/b").rmdir()
+        assert refusal(tree.open_file, "a/b/f", 60.0) in VANISHED
+        (root / "a/b").symlink_to(root / "../outside/b")
+        assert refusal(tree.open_file, "a/b/f", 60.0) in VANISHED
+        assert refusal(tree.open_file, "a/b/f", 0.0) in CHANGED
+        assert refusal(tree.open_file, "a/b/f", 60.0) in CHANGED
