@@ -61,7 +61,7 @@ class _Directory:
     def __init__(self, fd: int) -> None:
         self.fd = fd
         self.users = 1
-        self.seen_at = time.monotonic()  # where its path leads
+        self.seen_at = 0.0  # when its path was last seen to lead there
         try:
             self.identity = identity(os.fstat(fd))
         except OSError:
@@ -174,7 +174,9 @@ class Tree(AbstractContextManager["Tree"]):
         pass it to `_leave`."""
         directory = self._recall(path, lately)
         if directory is None:
+            now = time.monotonic()  # before the walk, which may take long
             directory = _Directory(self.open_name(path))
+            directory.seen_at = now
             self._remember(path, directory)
         return directory
 
@@ -230,10 +232,10 @@ class Tree(AbstractContextManager["Tree"]):
         now = time.monotonic()
         try:
             names = identity(os.stat(path, dir_fd=self._root.fd)) == directory.identity
-            directory.seen_at = now if names else 0.0
-            return names
         except OSError:  # gone, unreadable or longer than PATH_MAX: the walk raises the error
-            return False
+            names = False
+        directory.seen_at = now if names else 0.0
+        return names
 
 
 def is_local(root: str, mounts: str = mount_table.MOUNTINFO) -> bool:

@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -331,6 +332,11 @@ def test_a_directory_that_was_looked_up_lately_is_the_former_one_for_that_time_o
         assert text(60.0) == "inside"
         assert text(0.0) == "new"  # who does not say so gets what the path names now
         assert text(60.0) == "new"
+        (root / "a/b").rename(root / "a/away")
+        assert refusal(tree.open_file, "a/b/f", 0.0) in VANISHED
+        assert refusal(tree.open_file, "a/b/f", 60.0) in VANISHED  # it has just been seen to be gone
+        (root / "a/away").rename(root / "a/b")
+        assert text(60.0) == "new"
         (root / "a/b/f").unlink()
         (root / "a/b").rmdir()
         assert refusal(tree.open_file, "a/b/f", 60.0) in VANISHED
@@ -338,3 +344,24 @@ def test_a_directory_that_was_looked_up_lately_is_the_former_one_for_that_time_o
         assert refusal(tree.open_file, "a/b/f", 60.0) in VANISHED
         assert refusal(tree.open_file, "a/b/f", 0.0) in CHANGED
         assert refusal(tree.open_file, "a/b/f", 60.0) in CHANGED
+
+
+def test_lately_is_counted_from_before_a_walk_that_takes_long(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow_walk(path: str) -> int:
+        fd = walk(path)
+        (root / "a/b").rename(root / "a/old")
+        (root / "a/b").mkdir()
+        (root / "a/b/f").write_text("new")
+        time.sleep(0.2)
+        return fd
+
+    with Tree(str(root)) as tree:
+        walk = tree.open_name
+        monkeypatch.setattr(tree, "open_name", slow_walk)
+        assert read(tree, "a/b/f") == "inside"
+        monkeypatch.setattr(tree, "open_name", walk)
+        fd, info = tree.open_file("a/b/f", 0.1)
+        os.close(fd)
+        assert info.st_size == len("new")
