@@ -163,11 +163,11 @@ class Lanes:
             looks += 1
             waited = waited or not self._waiting()
             is_busy = not (waited or self._files.is_throttled() or self._halted())
-            if looks < _LOOKS or (is_busy and turns.count < self._pace.lanes):
-                continue  # each lane counts once: a distant store may answer later than in half a second
-            self._pace.record_rate(turns.rate(self._pace.lanes), is_busy=is_busy)
-            turns.begin(time.monotonic())
-            looks, waited = 0, False
+            # Each lane is to count once: a distant store may answer later than in half a second.
+            if looks >= _LOOKS and (turns.count >= self._pace.lanes or not is_busy):
+                self._pace.record_rate(turns.rate(self._pace.lanes), is_busy=is_busy)
+                turns.begin(time.monotonic())
+                looks, waited = 0, False
             if self._waiting():
                 self._open()
 
