@@ -180,7 +180,7 @@ class Carrier:
             disk=disk,
             changes=cast("Changes", None),
         )
-        sending = self._sending = MemberSending(attempt, self.flight)
+        sending = self._sending = MemberSending(attempt, self.flight, head["lanes"])
         with self._lock:
             if self.state is State.OPENING:
                 self.state = State.READY

@@ -96,6 +96,7 @@ class JobHome:
                 "bucket": client.name,
                 "prefix": client.key_prefix,
                 "source": order.source,
+                "lanes": self.lanes.pace.lanes,
                 "options": {name: value for name, value in asked.items() if name != "plan"},
                 "facts": {name: value for name, value in facts.items() if value is not None},
             },

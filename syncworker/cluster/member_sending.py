@@ -28,12 +28,13 @@ from syncworker.worker.sending import Sending
 
 class MemberSending(Sending):
     """Of one job. Gives files that go in parts back to the job's process, and those that are not what it saw:
-    they have changed since, or what is seen here is older, and must not replace what the storage has."""
+    they have changed since, or what is seen here is older, and must not replace what the storage has.
+    `lanes`: how many the job's process has found to be useful."""
 
-    def __init__(self, attempt: Attempt, flight: Flight) -> None:
+    def __init__(self, attempt: Attempt, flight: Flight, lanes: int) -> None:
         self.records, self.flight = Records(flight), flight
         super().__init__(attempt, self.records, attempt.options.object_headers())
-        self.inbox = self.open_lanes()
+        self.inbox = self.open_lanes(lanes)
         self.loop = asyncio.get_running_loop()
 
     async def send_large(self, result: ReadResult) -> None:

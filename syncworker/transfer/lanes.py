@@ -27,7 +27,7 @@ from syncworker.plan.compare import Candidate
 from syncworker.s3 import etag
 from syncworker.system.gather import QuickQueue
 from syncworker.system.stop_token import StopToken
-from syncworker.transfer.lane_count import MOST, RATE_SECONDS, LaneController, Turns
+from syncworker.transfer.lane_count import LEAST, MOST, RATE_SECONDS, LaneController, Turns
 from syncworker.transfer.readers import ReadResult
 
 LARGE_LANES = 4
@@ -90,9 +90,10 @@ class Files(Protocol):
 
 
 class Lanes:
-    """Starts its tasks on creation, and ends them in `finish`. `one`: handles one file after another."""
+    """Starts its tasks on creation, and ends them in `finish`. `one`: handles one file after another;
+    `begin`: the first number of lanes; `pace`: says how many there are to be now."""
 
-    def __init__(self, files: Files, stop: StopToken, *, one: bool) -> None:
+    def __init__(self, files: Files, stop: StopToken, *, one: bool, begin: int = LEAST) -> None:
         self._one, self._files = one, files
         self._handle_read = files.handle_read
         self._halt, self._halted = stop.fail, stop.requested
@@ -102,7 +103,7 @@ class Lanes:
         self._large: asyncio.Queue[ReadResult | None] = asyncio.Queue(maxsize=_LARGE_WAITING)
         self._budget = Budget(BYTES_IN_FLIGHT)
         self._all_read = False
-        self._pace = LaneController(1, 1) if one else LaneController()
+        self.pace = LaneController(1, 1) if one else LaneController(begin)
         self._lanes, self._pacing, self._readers, self._large_lanes = _Tasks(), _Tasks(), _Tasks(), _Tasks()
         self._open()
         self._begin(self._adjust_lanes, self._pacing)
@@ -152,7 +153,7 @@ class Lanes:
         await _ends(self._large_lanes)
 
     def _open(self) -> None:
-        while len(self._lanes) < self._pace.lanes:
+        while len(self._lanes) < self.pace.lanes:
             self._begin(self._small_lane, self._lanes)
 
     async def _adjust_lanes(self) -> None:
@@ -164,8 +165,8 @@ class Lanes:
             waited = waited or not self._waiting()
             is_busy = not (waited or self._files.is_throttled() or self._halted())
             # Each lane is to count once: a distant store may answer later than in half a second.
-            if looks >= _LOOKS and (turns.count >= self._pace.lanes or not is_busy):
-                self._pace.record_rate(turns.rate(self._pace.lanes), is_busy=is_busy)
+            if looks >= _LOOKS and (turns.count >= self.pace.lanes or not is_busy):
+                self.pace.record_rate(turns.rate(self.pace.lanes), is_busy=is_busy)
                 turns.begin(time.monotonic())
                 looks, waited = 0, False
             if self._waiting():
@@ -209,7 +210,7 @@ class Lanes:
         ready = self._read.items
         try:
             # Checked again before each file, so that only surplus lanes end.
-            while len(self._lanes) <= self._pace.lanes:
+            while len(self._lanes) <= self.pace.lanes:
                 result = ready.popleft() if ready else await self._read.get()
                 if not ready:
                     self._drained.set()

@@ -20,7 +20,7 @@ from syncworker.options.object_headers import ObjectHeaders
 from syncworker.plan.compare import AGAIN, Candidate, Verdict
 from syncworker.s3 import etag
 from syncworker.transfer.attempt import Attempt
-from syncworker.transfer.lane_count import Turns
+from syncworker.transfer.lane_count import LEAST, Turns
 from syncworker.transfer.lanes import Lanes
 from syncworker.transfer.readers import Outcome, ReadResult, read_cached
 from syncworker.transfer.update import Updater
@@ -78,8 +78,8 @@ class Sending:
         self.lanes: Lanes | None = None
         self.turns = Turns()
 
-    def open_lanes(self) -> Lanes:
-        self.lanes = Lanes(self, self.stop, one=self.wait_seconds > 0)
+    def open_lanes(self, begin: int = LEAST) -> Lanes:
+        self.lanes = Lanes(self, self.stop, one=self.wait_seconds > 0, begin=begin)
         return self.lanes
 
     def is_throttled(self) -> bool:

@@ -42,6 +42,7 @@ class Play:
     """Lanes with readers and senders of the test's own, and what became of the files."""
 
     one: bool = False
+    begin: int = LEAST
     send: Callable[[ReadResult], Awaitable[None]] = nothing
     fails_to_read: str = ""
     slow_reads: bool = False
@@ -57,7 +58,7 @@ class Play:
     turns: Turns = field(default_factory=Turns)
 
     def make(self) -> Lanes:
-        self.lanes = Lanes(self, cast(StopToken, self), one=self.one)
+        self.lanes = Lanes(self, cast(StopToken, self), one=self.one, begin=self.begin)
         return self.lanes
 
     def fail(self, error: Exception) -> None:
@@ -139,6 +140,20 @@ def test_a_group_is_read_only_when_the_one_before_has_been_taken() -> None:
     play = Play(send=slow)
     play.run(groups(20))
     assert furthest <= LEAST + GROUP
+
+
+def test_as_many_lanes_begin_as_are_known_to_help() -> None:
+    """A member of a cluster begins with what the job's process has found out."""
+    most = 0
+
+    async def slow(_: ReadResult) -> None:
+        nonlocal most
+        most = max(most, len(play.begun) - len(play.done))
+        await asyncio.sleep(0.02)
+
+    play = Play(begin=100, send=slow)
+    play.run(groups(20))
+    assert most == 100
 
 
 def test_one_at_a_time_reads_a_file_after_the_one_before_is_done() -> None:
