@@ -31,7 +31,6 @@ class Report:
         self._path, self._key_prefix = path, key_prefix
         self._fd: int | None = None
         self._lines: list[_Line] = []
-        self._time_of, self._time_text = 0, ""  # the last millisecond
         self._second, self._second_text = 0, ""
 
     def add(
@@ -52,14 +51,12 @@ class Report:
 
     def _render(self, line: _Line) -> str:
         when, op, key, size, etag, seconds, more = line
-        millisecond = int(when * 1000)
-        if millisecond != self._time_of:
-            self._time_of, self._time_text = millisecond, self._time(*divmod(millisecond, 1000))
+        time_text = self._time(*divmod(int(when * 1000), 1000))
         tag = "null" if etag is None else _quoted(etag)
         name = "note" if isinstance(more, str) else "error"
         end = "" if more is None else f', "{name}": {json.dumps(more)}'
         return (
-            f'{{"time": "{self._time_text}", "op": "{op}", "key": {_quoted(escape_surrogates(key))}, '
+            f'{{"time": "{time_text}", "op": "{op}", "key": {_quoted(escape_surrogates(key))}, '
             f'"size": {"null" if size is None else size}, "etag": {tag}, '
             f'"seconds": {round(seconds, 4)}{end}}}\n'
         )

@@ -135,8 +135,7 @@ class Client:
         renewed = False
         while True:
             tries = 1 if self.outage.asking and await self.outage.pass_by() else tries + 1
-            is_here = self.conditions.store_dir is not None
-            if is_here and operation in SENDS and (full := self.full_disk()) is not None:
+            if operation in SENDS and (full := self.full_disk()) is not None:
                 raise full
             turn: Turn | None = None
             is_held = self.pause.on or self.pool.bandwidth.on or self.stop.requested()

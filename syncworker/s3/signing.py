@@ -80,10 +80,10 @@ class Signer:
         known = self._sorted.get(given)
         if known is None:
             names = sorted(headers)
-            lines = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
-            known = self._sorted[given] = (lines, itemgetter(*names), ";".join(names))
-        lines, values, signed = known
-        canonical_headers = lines % values(headers)
+            template = "".join(f"{name.replace('%', '%%')}:%s\n" for name in names)
+            known = self._sorted[given] = (template, itemgetter(*names), ";".join(names))
+        template, values, signed = known
+        canonical_headers = template % values(headers)
         canonical = f"{method}\n{path}\n{query}\n{canonical_headers}\n{signed}\n{payload_sha256}"
         digest = hashlib.sha256(canonical.encode()).hexdigest()
         text = f"AWS4-HMAC-SHA256\n{self._amz_date}\n{self._scope}\n{digest}"

@@ -87,14 +87,7 @@ class AdaptiveThrottle:
     def release(self, error: SyncError | None) -> None:
         self.in_flight -= 1
         now = time.monotonic()
-        if (
-            error is None
-            and self.rate is None
-            and self.slow_since is None
-            and self.limit == self.max_in_flight
-        ):
-            self._count(int(now * 10))
-        elif isinstance(error, RetryError) and error.throttled:
+        if isinstance(error, RetryError) and error.throttled:
             self._slow_at = now
             self.slow_since = self.slow_since or now
             if now - self._lowered_at > 0.5:
