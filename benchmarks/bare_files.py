@@ -13,7 +13,6 @@ import os
 import sys
 from base64 import b64encode
 from collections.abc import Iterator
-from typing import Any
 from urllib.parse import urlsplit
 
 import httptools
@@ -37,7 +36,7 @@ class _Connection(asyncio.Protocol):
     def __init__(self, work: Work) -> None:
         self.work = work
         self.digest = self.etag = ""
-        self.parser: Any = None
+        self.parser = httptools.HttpResponseParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -49,7 +48,6 @@ class _Connection(asyncio.Protocol):
         if request is None:
             self.transport.close()
         else:
-            self.parser = httptools.HttpResponseParser(self)
             self.transport.write(request)
 
     def data_received(self, data: bytes) -> None:
@@ -108,11 +106,12 @@ class Work:
 
     def lost(self, error: Exception | None) -> None:
         self._open -= 1
-        if not self._ended.done() and (error is not None or not self._open):
-            if error is not None:
-                self._ended.set_exception(error)
-            else:
-                self._ended.set_result(None)
+        if self._ended.done():
+            return
+        if error is not None:
+            self._ended.set_exception(error)
+        elif not self._open:
+            self._ended.set_result(None)
 
 
 async def _main() -> None:

@@ -1,7 +1,7 @@
 """The scenarios `cluster` and `cores`: one job by more processes, `CLUSTER=local:N`.
 
 `cluster`: a store so far away that waiting is most of the work, and two cores carry several members; one
-round takes twenty minutes. `cores`: a store that answers at once, where only more cores help; on two beside
+round takes half an hour. `cores`: a store that answers at once, where only more cores help; on two beside
 the store nothing is to be won.
 """
 
@@ -57,7 +57,7 @@ def cluster(options: Options) -> Result:
     """A member is to cost nothing beside one process alone, four are to be as good as four, and eight as
     eight. Each row has a minute of work or more. A member has at most 128 files in flight: at 400 ms it
     sends 320 files a second, and two cores carry eight members; at 40 ms they would need more cores."""
-    options = replace(options, runs=1)  # a round takes twenty minutes
+    options = replace(options, runs=1)  # a round takes half an hour
     files, more, most = options.times(120_000, 300), options.times(160_000, 600), options.times(200_000, 600)
     own = options.times(10_000, 30)  # as by default: the job sends alone until its members are there
     here = _run([0, 1], most, own, "fresh-cluster", options)
