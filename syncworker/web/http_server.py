@@ -9,7 +9,8 @@ here, because waitress lacks it:
 - near the limit of connections, silent ones are closed first;
 - errors found while parsing look like all others (`problem_details.py`);
 - after such an error the connection is closed only when the client has stopped sending (two seconds at most):
-  if it were closed at once, the kernel would discard the answer.
+  if it were closed at once, the kernel would discard the answer;
+- what takes less time than waking a thread (`QUICK_PATHS`) is answered by the thread that reads requests.
 
 Handlers must return at once: there are eight threads.
 """
@@ -22,6 +23,7 @@ import resource
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from waitress import wasyncore
@@ -43,6 +45,7 @@ BODY_SECONDS = 20.0
 LINGER_SECONDS = 2.0
 UNREAD_SECONDS = 30.0
 UNREAD_MAX_BYTES = 4 << 20  # of earlier answers, when the next one is begun; one answer may be longer
+QUICK_PATHS = frozenset({"get", "healthz", "runnings"})  # their last part; answered from memory or a file
 _TRANSFER_ENCODING = re.compile(rb"(?im)^transfer-encoding:[ \t]*([^\r\n]*?)[ \t]*\r?$")
 _DETAILS = {
     400: "the request is not valid HTTP",
@@ -109,7 +112,7 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
     def handle_read(self) -> None:
         if not self.lingering_since:
-            super().handle_read()
+            self.server.read(super().handle_read, self.service)
             return
         try:
             data = self.recv(65536)  # closes the channel when the client has ended
@@ -143,8 +146,44 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
         return now - self.unread_since > UNREAD_SECONDS
 
 
+def _is_quick(request: HTTPRequestParser) -> bool:
+    """Returns whether the answer waits for nothing but memory and the folder of jobs."""
+    if request.error is not None or request.command not in ("GET", "HEAD"):
+        return False
+    name = request.path.rpartition("/")[2]
+    return name in QUICK_PATHS and not (name == "healthz" and request.query)  # which may ask the storage
+
+
 class _Server(TcpWSGIServer):  # type: ignore[misc]
     channel_class = _Channel
+    quick: Callable[[], bool] = staticmethod(lambda: False)
+    _reader = 0  # the thread that reads a connection just now
+    _held = False  # its request is quick
+    _answers = False  # the thread that reads answers: it polls again in any case
+
+    def read(self, receive: Callable[[], None], answer: Callable[[], None]) -> None:
+        """Receives what has arrived. Answers the first request itself if it is quick; others get threads."""
+        self._reader = threading.get_ident()
+        try:
+            receive()
+        finally:
+            self._reader = 0
+        if self._held:
+            self._held, self._answers = False, True
+            try:
+                answer()
+            finally:
+                self._answers = False
+
+    def add_task(self, task: _Channel) -> None:
+        if self._reader == threading.get_ident() and _is_quick(task.requests[0]) and self.quick():
+            self._held = True  # `task` holds its lock now, which the answer needs
+        else:
+            super().add_task(task)
+
+    def pull_trigger(self) -> None:
+        if not self._answers:
+            super().pull_trigger()
 
     def maintenance(self, now: float) -> None:
         super().maintenance(now)
@@ -192,10 +231,11 @@ class Server:
             raise
         self.port = int(self._listeners[0].effective_port)
 
-    def run(self, application: Any) -> None:
-        """Serves until `stop`, then finishes open answers for two seconds at most and returns."""
+    def run(self, application: Any, quick: Callable[[], bool]) -> None:
+        """Serves until `stop`, then finishes open answers for two seconds at most and returns. `quick`:
+        whether `QUICK_PATHS` are read from memory."""
         for listener in self._listeners:
-            listener.application = application
+            listener.application, listener.quick = application, quick
         self._dispatcher.set_thread_count(THREADS)
         while not self._stopping:
             wasyncore.loop(timeout=1.0, map=self._map, use_poll=True, count=1)

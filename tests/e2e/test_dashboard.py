@@ -860,6 +860,26 @@ def test_a_server_that_is_gone_is_said_and_found_again(
     expect(page.locator("#connection")).to_have_text("live")
 
 
+@pytest.mark.parametrize("path", ["runnings", "jobs"])
+def test_a_question_that_is_never_answered_is_asked_again(
+    path: str, make_service: Callable[..., Service], juicefs: Store, new_page: Callable[..., Page]
+) -> None:
+    service = make_service(juicefs)
+    page = new_page()
+    asked: list[str] = []
+
+    def swallow_the_first(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            route.continue_()
+
+    page.route(re.compile(rf"/{path}(\?|$)"), swallow_the_first)
+    page.goto(service.url)
+    expect(page.locator("#connection")).to_have_text("no answer, trying again")
+    expect(page.locator("#connection")).to_have_text("live")
+    assert len(asked) > 1
+
+
 def test_everything_works_with_the_keyboard(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:
     desk.folder("photos", {"held": "1"})
     gate = desk.hold(key="held")

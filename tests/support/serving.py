@@ -103,7 +103,7 @@ class Site:
         self.http = http_server.Server("127.0.0.1", 0)
         self.port = self.http.port
         guard = middleware.Guard(self.app, self.settings, token)
-        self._thread = threading.Thread(target=self.http.run, args=(guard,), daemon=True)
+        self._thread = threading.Thread(target=self.http.run, args=(guard, lambda: True), daemon=True)
         self._thread.start()
 
     def close(self) -> None:

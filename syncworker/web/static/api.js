@@ -2,6 +2,7 @@
 
 const seen = new Map(); // path -> {etag, value}, the ones asked last
 const SEEN_MAX = 40;
+const ANSWER_MS = 15_000; // a question without an answer is asked again: a network that goes away tells nobody
 let onUnauthorized = () => Promise.resolve();
 
 export class Refused extends Error {
@@ -27,9 +28,10 @@ export function whenUnauthorized(callback) {
   onUnauthorized = callback;
 }
 
-async function send(path, options) {
+async function send(path, options, most = 0) {
   for (;;) {
-    const answer = await fetch(path, { cache: "no-store", credentials: "same-origin", ...options }).catch(() => {
+    const signal = most ? AbortSignal.timeout(most) : null;
+    const answer = await fetch(path, { cache: "no-store", credentials: "same-origin", signal, ...options }).catch(() => {
       throw new Lost();
     });
     if (answer.status !== 401) return answer;
@@ -57,7 +59,7 @@ async function problemOf(answer) {
 // {value, changed}: an answer that is the same as the last one is neither sent nor parsed again.
 export async function get(path) {
   const known = seen.get(path);
-  const answer = await send(path, { headers: known ? { "If-None-Match": known.etag } : {} });
+  const answer = await send(path, { headers: known ? { "If-None-Match": known.etag } : {} }, ANSWER_MS);
   if (answer.status === 304 && known) return { value: known.value, changed: false };
   if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
   const value = await read(answer);
