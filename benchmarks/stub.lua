@@ -6,8 +6,8 @@
 --   *-delay-MS-*  each page of its listing waits MS
 --   anything else exists and is empty
 -- An object PUT into a keys- bucket is listed with its new ETag, one PUT into another is listed there: those of
--- the form dDDDDD/file-FFF.bin in their order, then those completed in parts. Multipart uploads are known until they are
--- completed or aborted, and what they made can be asked for by HEAD. No signature or checksum is looked at.
+-- the form dDDDDD/file-FFF.bin in their order, then those of 1 MiB or more. Multipart uploads are known until they
+-- are completed or aborted, and what they made can be asked for by HEAD. No signature or checksum is looked at.
 -- GET and DELETE /-/counts: what was asked since the last DELETE.
 local ffi = require "ffi"
 ffi.cdef [[
@@ -176,6 +176,13 @@ local function list(bucket, args)
 end
 
 -- Objects -------------------------------------------------------------------------------------------------
+local function keep_by_name(bucket, key, etag, size, mtime)
+  state:set("object:" .. bucket .. "/" .. key, etag .. " " .. size .. " " .. mtime)
+  local name = "large:" .. bucket
+  local keys = state:get(name) or ""
+  if not ("\n" .. keys):find("\n" .. key .. "\n", 1, true) then state:set(name, keys .. key .. "\n") end
+end
+
 local function put_object(bucket, key)
   local etag, size = hash_body()
   if not etag then return refuse(400, "IncompleteBody") end
@@ -200,6 +207,8 @@ local function put_object(bucket, key)
   elseif index_of(key) then
     kept(key):set("o:" .. bucket .. "/" .. key, etag .. " " .. size)
     state:incr("n:" .. bucket, 1, 0)
+  elseif size >= 1048576 then
+    keep_by_name(bucket, key, etag, size, ngx.var["http_x_amz_meta_mtime"] or "")
   end
   count("PUT")
   count("BYTES", size)
@@ -242,10 +251,7 @@ local function complete_upload(bucket, key, args)
   end
   local etag = ngx.md5(table.concat(digests)) .. "-" .. #digests
   state:delete("upload:" .. upload)
-  state:set("object:" .. bucket .. "/" .. key, etag .. " " .. size .. " " .. (state:get("mtime:" .. upload) or ""))
-  local name = "large:" .. bucket
-  local keys = state:get(name) or ""
-  if not ("\n" .. keys):find("\n" .. key .. "\n", 1, true) then state:set(name, keys .. key .. "\n") end
+  keep_by_name(bucket, key, etag, size, state:get("mtime:" .. upload) or "")
   send(200, XML .. "<CompleteMultipartUploadResult><Bucket>" .. bucket .. "</Bucket><Key>" .. key ..
     "</Key><ETag>&quot;" .. etag .. "&quot;</ETag></CompleteMultipartUploadResult>")
 end

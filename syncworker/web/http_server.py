@@ -163,7 +163,7 @@ class _Server(TcpWSGIServer):  # type: ignore[misc]
 
     def read(self, receive: Callable[[], None], answer: Callable[[], None]) -> None:
         """Receives what has arrived. Answers the first request itself if it is quick; others get threads."""
-        self._reader = threading.get_ident()
+        self._reader, self._held = threading.get_ident(), False
         try:
             receive()
         finally:
