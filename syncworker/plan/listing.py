@@ -18,6 +18,7 @@ rest of the bucket is never listed, and so never deleted.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -88,7 +89,8 @@ class Listing:
     """Iterates over the pages of a bucket, and fetches the next page while one is used.
 
     `complete` is True once the last page has been received: every remaining key is in memory.
-    `refuses_ranges`: the store answered `start-after` with an error.
+    `refuses_ranges`: the store answered `start-after` with an error. `waited`: the seconds that the reader of
+    the pages has waited for them.
     """
 
     def __init__(
@@ -111,9 +113,20 @@ class Listing:
         self._used: Sequence[ObjectEntry] = ()  # the last page with keys that was handed out
         self._empty = 0
         self.complete = self.refuses_ranges = False
+        self.waited = 0.0
 
     def pages(self) -> Iterator[Sequence[ObjectEntry]]:
         """Raises FatalError BrokenListing, or what fetching raises."""
+        pages = self._pages()
+        while True:
+            asked = time.monotonic()
+            entries = next(pages, None)
+            self.waited += time.monotonic() - asked
+            if entries is None:
+                return
+            yield entries
+
+    def _pages(self) -> Iterator[Sequence[ObjectEntry]]:
         if self._fetch_range is not None and (cut := next(self._cuts, None)) is not None:
             self._cuts = chain((cut,), self._cuts)
             for entries in self._side_by_side(self._fetch_range):

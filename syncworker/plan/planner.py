@@ -44,6 +44,7 @@ if TYPE_CHECKING:  # importing them slows each start; most jobs have no filter
 BATCH = 2000
 _FLUSH_SECONDS = 0.1
 _SUSPECTS = 10_000
+WAITED = "waited"  # the fact with `_waited_us`
 
 Event = tuple[str, Any]
 
@@ -197,6 +198,12 @@ class Planner(join.Watcher):
         if self.scope.whole:
             self.index.set_fact("cuts", json.dumps(self.cuts))
             self.index.set_fact("ranges", str(self.breadth.ranges))
+            self.index.set_fact(WAITED, str(self._waited_us))
+
+    @property
+    def _waited_us(self) -> int:
+        """Microseconds per file that planning waited for the listing."""
+        return round(self._listing.waited / self._seen * 1e6) if self._listing and self._seen else 0
 
     @property
     def cuts(self) -> list[str]:

@@ -110,6 +110,7 @@ def test_the_process_that_scans_a_large_folder_tells_of_its_mounts(
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(sync, "WORTH_FILES", 100)
+    monkeypatch.setattr(sync, "_LONG_WAIT_US", 1 << 40)
     monkeypatch.setattr(sync.os, "sched_getaffinity", lambda _pid: {0, 1})
     used = []
     monkeypatch.setattr(sync, "scan_apart", lambda *given: used.append(1) or scan_apart(*given))

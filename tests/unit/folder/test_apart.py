@@ -19,6 +19,8 @@ from syncworker.folder import scan_process
 from syncworker.folder.scan import scan
 from syncworker.folder.scan_process import scan_apart
 from syncworker.folder.uploads_root import Tree
+from syncworker.index.database import Index
+from syncworker.index.rows import IndexRow
 from syncworker.model import ScanItem
 from syncworker.shell import cli
 from syncworker.worker import sync
@@ -55,6 +57,40 @@ def root(tmp_path: Path) -> Path:
     (path / "photos" / ("k" * 250) / ("l" * 250) / ("m" * 250) / ("n" * 250)).mkdir(parents=True)
     (path / "photos" / ("k" * 250) / ("l" * 250) / ("m" * 250) / ("n" * 250) / ("o" * 30)).write_text("x")
     return path
+
+
+@pytest.mark.parametrize(
+    ("files", "waited", "cores", "takes"),
+    [
+        (20, None, {0, 1}, scan_apart),
+        (20, "0", {0, 1}, scan_apart),
+        (20, "11", {0, 1}, scan_apart),
+        (20, "12", {0, 1}, scan),  # the listing takes longer than reading the folder in this process
+        (20, "-3", {0, 1}, scan_apart),
+        (20, "nan", {0, 1}, scan_apart),
+        (20, "0", {0}, scan),
+        (19, "0", {0, 1}, scan),
+    ],
+)
+def test_a_process_of_its_own_scans_a_large_folder_unless_the_listing_is_slow(
+    files: int,
+    waited: str | None,
+    cores: set[int],
+    takes: object,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sync, "WORTH_FILES", 20)
+    monkeypatch.setattr(sync.os, "sched_getaffinity", lambda _pid: cores)
+    index = Index(str(tmp_path / "index.sqlite3"))
+    for number in range(files):
+        index.remember(IndexRow(f"f{number}", 7, 1, 2, 3, "e" * 32, "", 0, "", 4))
+    index.flush()
+    if waited is not None:
+        index.set_fact("waited", waited)
+    with Tree(str(tmp_path)) as opened:
+        assert sync._best_scan(index, opened) is takes
+    index.close()
 
 
 @pytest.mark.parametrize("source", ["photos", "", "photos/d3"])
@@ -190,6 +226,7 @@ def test_a_large_folder_is_scanned_apart_from_the_second_sync_on(
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(sync, "WORTH_FILES", 100)
+    monkeypatch.setattr(sync, "_LONG_WAIT_US", 1 << 40)
     used = []
     monkeypatch.setattr(sync, "scan_apart", lambda *given: used.append(1) or scan_apart(*given))
     start = ["start", "--source", "photos", "--dest", "apart", "--json"]

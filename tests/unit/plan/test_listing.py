@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
@@ -90,6 +91,22 @@ def done(value):
     future: Future = Future()
     future.set_result(value)
     return future
+
+
+@pytest.mark.parametrize("cuts", [[], ["b", "d"]])
+def test_only_waiting_for_pages_is_counted_as_waiting(cuts: list[str]) -> None:
+    store = Store(set("abcdef"), 2)
+    page = store.page
+
+    def slowly(token, after=None):
+        time.sleep(0.02)
+        return page(token, after)
+
+    store.page = slowly
+    listing = Listing(store.fetch, store.fetch_range, cuts, wide())
+    for _ in listing.pages():
+        time.sleep(0.1)  # the reader is busy with a page
+    assert 0.02 * store.asked - 0.02 <= listing.waited < 0.1 * store.asked
 
 
 keys = st.sets(st.text(alphabet="ab-/.z", min_size=1, max_size=5), max_size=60)
