@@ -183,9 +183,7 @@ def test_cut_keys_are_equally_far_apart_whichever_way_files_were_compared(
     for at_once in (True, False):
         seen: list[tuple[str, str]] = []
         monkeypatch.setattr(Planner, "on_unordered", lambda _: None)
-        monkeypatch.setattr(
-            Index, "set_fact", lambda _, name, value, seen=seen: seen.append((name, value))
-        )
+        monkeypatch.setattr(Index, "set_fact", lambda _, name, value, seen=seen: seen.append((name, value)))
         planned(
             [f for f, _, _ in every],
             [r for _, r, _ in every],
