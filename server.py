@@ -97,7 +97,7 @@ def _serve() -> int:
     supervisor.start()
     keeper.start()
     print_banner(config, token, server.port)
-    server.run(middleware.Guard(app, config, token), lambda: jobs.catalog.is_followed)
+    server.run(middleware.Guard(app, config, token), lambda: events is not None and not events.is_lost)
     closing.set()
     keeper.stop()
     supervisor.stop()

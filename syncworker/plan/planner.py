@@ -180,6 +180,7 @@ class Planner(join.Watcher):
             self.events.emit(None)
 
     def _plan(self, rows: Rows[IndexRow]) -> None:
+        began = time.monotonic()
         suspects: list[tuple[FileEntry, IndexRow]] = []
         pairs = join.join(self._local(rows), self._open_listing(), lambda: Spool(self.spool_dir), self)
         for here, there in pairs:
@@ -198,12 +199,15 @@ class Planner(join.Watcher):
         if self.scope.whole:
             self.index.set_fact("cuts", json.dumps(self.cuts))
             self.index.set_fact("ranges", str(self.breadth.ranges))
-            self.index.set_fact(WAITED, str(self._waited_us))
+            if not self.scope.every:  # else reading back holds planning up
+                self.index.set_fact(WAITED, str(self._waited_us(time.monotonic() - began)))
 
-    @property
-    def _waited_us(self) -> int:
-        """Microseconds per file that planning waited for the listing."""
-        return round(self._listing.waited / self._seen * 1e6) if self._listing and self._seen else 0
+    def _waited_us(self, took: float) -> int:
+        """Returns how many microseconds per file planning waited for the listing, if that was most of the
+        seconds that it took; else 0."""
+        if self._listing is None or not self._seen or 2 * self._listing.waited < took:
+            return 0
+        return round(self._listing.waited / self._seen * 1e6)
 
     @property
     def cuts(self) -> list[str]:

@@ -45,7 +45,7 @@ BODY_SECONDS = 20.0
 LINGER_SECONDS = 2.0
 UNREAD_SECONDS = 30.0
 UNREAD_MAX_BYTES = 4 << 20  # of earlier answers, when the next one is begun; one answer may be longer
-QUICK_PATHS = frozenset({"get", "healthz", "runnings"})  # their last part; answered from memory or a file
+QUICK_PATHS = frozenset({"get", "runnings"})  # their last part; answered from memory or a file
 _TRANSFER_ENCODING = re.compile(rb"(?im)^transfer-encoding:[ \t]*([^\r\n]*?)[ \t]*\r?$")
 _DETAILS = {
     400: "the request is not valid HTTP",
@@ -147,11 +147,10 @@ class _Channel(HTTPChannel):  # type: ignore[misc]
 
 
 def _is_quick(request: HTTPRequestParser) -> bool:
-    """Returns whether the answer waits for nothing but memory and the folder of jobs."""
-    if request.error is not None or request.command not in ("GET", "HEAD"):
-        return False
-    name = request.path.rpartition("/")[2]
-    return name in QUICK_PATHS and not (name == "healthz" and request.query)  # which may ask the storage
+    """Returns whether the answer waits for nothing but memory and the folder of jobs. `/healthz` is not among
+    them: it is to tell when no thread is left."""
+    is_plain = request.error is None and request.body_rcv is None and request.command in ("GET", "HEAD")
+    return is_plain and request.path.rpartition("/")[2] in QUICK_PATHS
 
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]

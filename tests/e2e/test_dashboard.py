@@ -860,11 +860,17 @@ def test_a_server_that_is_gone_is_said_and_found_again(
     expect(page.locator("#connection")).to_have_text("live")
 
 
-@pytest.mark.parametrize("path", ["runnings", "jobs"])
+@pytest.mark.parametrize("path", ["runnings", "jobs", "report"])
 def test_a_question_that_is_never_answered_is_asked_again(
-    path: str, make_service: Callable[..., Service], juicefs: Store, new_page: Callable[..., Page]
+    path: str,
+    make_service: Callable[..., Service],
+    juicefs: Store,
+    bucket: str,
+    new_page: Callable[..., Page],
 ) -> None:
     service = make_service(juicefs)
+    tree(service.uploads / "photos", {"a": "1"})
+    job_id = service.done(bucket)["id"]
     page = new_page()
     asked: list[str] = []
 
@@ -874,10 +880,12 @@ def test_a_question_that_is_never_answered_is_asked_again(
             route.continue_()
 
     page.route(re.compile(rf"/{path}(\?|$)"), swallow_the_first)
-    page.goto(service.url)
+    page.goto(f"{service.url}/#job?id={job_id}" if path == "report" else service.url)
     expect(page.locator("#connection")).to_have_text("no answer, trying again")
-    expect(page.locator("#connection")).to_have_text("live")
+    settled(page)
     assert len(asked) > 1
+    if path == "report":
+        expect(page.locator(".report .key")).to_have_text([bucket, "a"])
 
 
 def test_everything_works_with_the_keyboard(desk: Desk, bucket: str, new_page: Callable[..., Page]) -> None:

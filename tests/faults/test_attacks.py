@@ -328,11 +328,11 @@ PARAMETERS = [
 # -- requests that are too large, too slow, too many --------------------------------------------------------
 
 
-HEALTH = b"GET /healthz?storage=0 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+HEALTH = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
 def hangs(site: Site, seconds: float = 1.0, tries: int = 3) -> bool:
-    """Whether a thread never answers /healthz in time: a busy machine is slow now and then."""
+    """Whether /healthz never answers in time: a busy machine is slow now and then."""
 
     def answers() -> bool:
         started = time.monotonic()

@@ -2,7 +2,9 @@
 
 const seen = new Map(); // path -> {etag, value}, the ones asked last
 const SEEN_MAX = 40;
-const ANSWER_MS = 15_000; // a question without an answer is asked again: a network that goes away tells nobody
+// A question is given up if its answer has not begun, or not ended, after so long: a network that goes away tells nobody.
+const ANSWER_MS = 15_000;
+const BODY_MS = 60_000;
 let onUnauthorized = () => Promise.resolve();
 
 export class Refused extends Error {
@@ -14,8 +16,9 @@ export class Refused extends Error {
 }
 
 export class Lost extends Error {
-  constructor() {
+  constructor(isSilent = false) {
     super("The server does not answer.");
+    this.isSilent = isSilent; // the question may still keep the server busy
   }
 }
 
@@ -28,12 +31,17 @@ export function whenUnauthorized(callback) {
   onUnauthorized = callback;
 }
 
-async function send(path, options, most = 0) {
+async function send(path, options) {
   for (;;) {
-    const signal = most ? AbortSignal.timeout(most) : null;
-    const answer = await fetch(path, { cache: "no-store", credentials: "same-origin", signal, ...options }).catch(() => {
-      throw new Lost();
+    const giving = new AbortController();
+    const giveUp = (after) => (options.method ? 0 : setTimeout(() => giving.abort(), after)); // an act is waited for
+    const timer = giveUp(ANSWER_MS);
+    const fixed = { cache: "no-store", credentials: "same-origin", signal: giving.signal };
+    const answer = await fetch(path, { ...fixed, ...options }).catch(() => {
+      throw new Lost(giving.signal.aborted);
     });
+    clearTimeout(timer);
+    giveUp(BODY_MS);
     if (answer.status !== 401) return answer;
     await onUnauthorized();
   }
@@ -59,7 +67,7 @@ async function problemOf(answer) {
 // {value, changed}: an answer that is the same as the last one is neither sent nor parsed again.
 export async function get(path) {
   const known = seen.get(path);
-  const answer = await send(path, { headers: known ? { "If-None-Match": known.etag } : {} }, ANSWER_MS);
+  const answer = await send(path, { headers: known ? { "If-None-Match": known.etag } : {} });
   if (answer.status === 304 && known) return { value: known.value, changed: false };
   if (!answer.ok) throw new Refused(await problemOf(answer), answer.status);
   const value = await read(answer);

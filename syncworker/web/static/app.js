@@ -13,7 +13,7 @@
 // service may live below a path. No style and no script in the markup: the policy refuses both. What all views need
 // may weigh 60 KiB together (a test measures it); what one view needs belongs into its own module.
 
-import { get, isFailure, logIn, post, Refused, whenUnauthorized } from "./api.js";
+import { get, isFailure, logIn, Lost, post, Refused, whenUnauthorized } from "./api.js";
 import { Card } from "./card.js";
 import { StartForm } from "./form.js";
 import { History } from "./history.js";
@@ -26,6 +26,7 @@ import { figure, say, show } from "./text.js";
 const BUSY_MS = 1000;
 const IDLE_MS = 3000;
 const LOST_MS = 3000;
+const SILENT_MS = 60_000; // the longest pause, while the server takes questions and answers none
 const part = (id) => document.getElementById(id);
 
 const VIEWS = {
@@ -36,6 +37,7 @@ const VIEWS = {
 const cards = new Map(); // job id -> Card, of those that run
 const last = new Map(); // job id -> its state, of those that ran at the last look
 let timer = 0;
+let lostPause = LOST_MS;
 let turn = 0; // the newest round: an older one that comes back late changes nothing
 let view = null; // {name, made}
 
@@ -116,7 +118,7 @@ async function look(force = false) {
   clearTimeout(timer);
   if (document.hidden) return connection("wait", "paused");
   const mine = ++turn;
-  let pause = LOST_MS;
+  let pause = lostPause;
   try {
     const { value: now } = await get("runnings");
     if (mine !== turn) return undefined;
@@ -133,9 +135,11 @@ async function look(force = false) {
     if (mine !== turn) return undefined;
     connection("live", "live");
     pause = now.count ? BUSY_MS : IDLE_MS;
+    lostPause = LOST_MS;
   } catch (error) {
     if (mine !== turn) return undefined;
     if (!isFailure(error)) throw error;
+    if (error instanceof Lost && error.isSilent) lostPause = Math.min(2 * lostPause, SILENT_MS);
     connection("lost", error instanceof Refused ? error.message : "no answer, trying again");
   }
   timer = setTimeout(look, pause);

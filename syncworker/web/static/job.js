@@ -33,6 +33,13 @@ class Destination {
     const stamp = `${job.id} ${job.state} ${Math.floor(Date.now() / 60000)}`;
     if (this.stamp === stamp) return;
     this.stamp = stamp;
+    await this.ask(job, stamp).catch((error) => {
+      this.stamp = ""; // to be asked again
+      throw error;
+    });
+  }
+
+  async ask(job, stamp) {
     say(this.all, `All jobs of ${job.dest}`);
     this.all.href = link(HOME, { dest: job.dest });
     const isSame = (one) => one.source === job.source && one.storage_url === job.storage_url
@@ -192,7 +199,10 @@ class Report {
     else if (shown !== "all") query.set("op", shown);
     if (q) query.set("q", q);
     if (after) query.set("after", after);
-    const page = await lines(`report?${query}`);
+    const page = await lines(`report?${query}`).catch((error) => {
+      this.stamp = ""; // to be asked again
+      throw error;
+    });
     if (this.stamp !== stamp) return;
     this.body.replaceChildren(...page.values.map((line) => this.line(line)));
     show(this.table, page.values.length > 0);
