@@ -155,7 +155,7 @@ def _is_quick(request: HTTPRequestParser) -> bool:
 
 class _Server(TcpWSGIServer):  # type: ignore[misc]
     channel_class = _Channel
-    quick: Callable[[], bool] = staticmethod(lambda: False)
+    quick: Callable[[], bool]  # set by `Server.run`, before anything is read
     _reader = 0  # the thread that reads a connection just now
     _held = False  # its request is quick
     _answers = False  # the thread that reads answers: it polls again in any case

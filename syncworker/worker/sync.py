@@ -92,10 +92,13 @@ def _best_scan(index: Index, tree: Tree) -> Callable[..., Iterator[ScanItem]]:
     """Returns the scan to use: on another core if the folder was large at an earlier sync, and planning did
     not spend its time on waiting for the listing."""
     is_large = count_objects(index.path, WORTH_FILES) == WORTH_FILES
-    waited = index.fact(WAITED) or ""
-    is_waiting = waited.isdecimal() and int(waited) >= _LONG_WAIT_US
-    helps = is_large and not is_waiting and tree.is_local and len(os.sched_getaffinity(0)) > 1
+    helps = is_large and tree.is_local and len(os.sched_getaffinity(0)) > 1 and not _has_waited(index)
     return scan_apart if helps else scan
+
+
+def _has_waited(index: Index) -> bool:
+    waited = index.fact(WAITED) or ""
+    return waited.isdecimal() and int(waited) >= _LONG_WAIT_US
 
 
 class Sync:

@@ -19,6 +19,16 @@ function section(name, title, ...children) {
   return element("section", { class: `panel part-${name}`, "aria-labelledby": id }, element("h3", { id }, title), ...children);
 }
 
+// The answer; after a failure, the part asks again at the next look.
+async function orAgain(part, answer) {
+  try {
+    return await answer;
+  } catch (error) {
+    part.stamp = "";
+    throw error;
+  }
+}
+
 // -- since when, and when it was well ------------------------------------------------------------------
 
 class Destination {
@@ -33,22 +43,15 @@ class Destination {
     const stamp = `${job.id} ${job.state} ${Math.floor(Date.now() / 60000)}`;
     if (this.stamp === stamp) return;
     this.stamp = stamp;
-    await this.ask(job, stamp).catch((error) => {
-      this.stamp = ""; // to be asked again
-      throw error;
-    });
-  }
-
-  async ask(job, stamp) {
     say(this.all, `All jobs of ${job.dest}`);
     this.all.href = link(HOME, { dest: job.dest });
     const isSame = (one) => one.source === job.source && one.storage_url === job.storage_url
       && (one.options.prefix || "") === (job.options.prefix || "");
-    const success = await lastSuccess(job.dest, isSame);
+    const success = await orAgain(this, lastSuccess(job.dest, isSame));
     if (this.stamp !== stamp) return;
     this.line.replaceChildren(...successLine(success, titleOf(job)));
     const query = { dest: job.dest, ...(success && { since: success.id }) };
-    const { value } = await get(`jobs?${new URLSearchParams({ ...query, limit: 100 })}`);
+    const { value } = await orAgain(this, get(`jobs?${new URLSearchParams({ ...query, limit: 100 })}`));
     const bad = value.jobs.filter((one) => isSame(one) && one.id !== success?.id && !isActive(one) && one.state !== "done");
     if (this.stamp !== stamp) return;
     show(this.since, bad.length > 0);
@@ -199,10 +202,7 @@ class Report {
     else if (shown !== "all") query.set("op", shown);
     if (q) query.set("q", q);
     if (after) query.set("after", after);
-    const page = await lines(`report?${query}`).catch((error) => {
-      this.stamp = ""; // to be asked again
-      throw error;
-    });
+    const page = await orAgain(this, lines(`report?${query}`));
     if (this.stamp !== stamp) return;
     this.body.replaceChildren(...page.values.map((line) => this.line(line)));
     show(this.table, page.values.length > 0);
