@@ -18,9 +18,10 @@ rest of the bucket is never listed, and so never deleted.
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Protocol
@@ -103,6 +104,7 @@ class Listing:
         self._fetch = fetch
         self._fetch_range = fetch_range
         self._cuts = _ascending(cuts or ())  # those not used yet
+        self._left = len(cuts) if isinstance(cuts, Sized) else None  # their number, if it is known
         self._breadth = breadth or Breadth()
         self._ahead: deque[_Range] = deque()
         self._behind: str | None = None  # where the next range begins
@@ -208,7 +210,7 @@ class Listing:
         while not self._begun_all and (
             (fetching < self._breadth.ranges and expected < PAGES_AHEAD) or not (self._ahead or current)
         ):
-            count = min(_MOST_CUTS, max(1, self._breadth.pages_each * CUT_KEYS // self._cut_keys))
+            count = min(_MOST_CUTS, max(1, self._pages_each() * CUT_KEYS // self._cut_keys))
             pages = max(1, count * self._cut_keys // CUT_KEYS)
             high = self._pass_cuts(count)
             pending = fetch_range(self._behind, high)
@@ -216,13 +218,21 @@ class Listing:
             self._behind = high
             fetching, expected = fetching + 1, expected + pages
 
+    def _pages_each(self) -> int:
+        """Returns how many pages a range should have, so that enough is left for those beside it."""
+        if self._left is None:
+            return self._breadth.pages_each
+        left = (self._left + 1) * self._cut_keys
+        return min(self._breadth.pages_each, max(1, math.ceil(left / (self._breadth.ranges * CUT_KEYS))))
+
     def _pass_cuts(self, count: int) -> str | None:
-        """Passes this many cuts and returns the last one passed; None after the last cut of all."""
-        high = None
-        for high in islice(self._cuts, count):  # noqa: B007
-            pass
-        self._begun_all = high is None
-        return high
+        """Passes this many cuts and returns the last one; None if there are fewer: the range then ends with
+        the bucket."""
+        passed = list(islice(self._cuts, count))
+        if self._left is not None:
+            self._left -= count
+        self._begun_all = len(passed) < count
+        return None if self._begun_all else passed[-1]
 
     def _agrees(self, entries: Sequence[ObjectEntry], passed: int, end: str | None) -> bool:
         """Whether the entries that this range lists after its end are the first of the next range."""

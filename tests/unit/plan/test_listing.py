@@ -250,6 +250,29 @@ def test_cuts_that_lie_close_together_are_passed_over():
     assert store.asked <= 40
 
 
+@pytest.mark.parametrize(
+    ("ranges", "borders"),
+    [
+        (1, []),
+        (2, ["05000", "08000", "09000"]),
+        (4, ["03000", "05000", "07000", "08000", "09000"]),
+        (12, [f"{n:05d}" for n in range(1000, 10_000, 1000)]),
+    ],
+)
+def test_a_listing_of_few_pages_is_shared_by_all_ranges(ranges, borders):
+    """Ten pages at 50 ms each, all in one range, would take half a second."""
+    store, begun = Store({f"{n:05d}" for n in range(10_000)}, 1020), []
+
+    def fetch_range(low, high):
+        begun.append((low, high))
+        return store.fetch_range(low, high)
+
+    cuts = [f"{n:05d}" for n in range(1000, 10_000, 1000)]
+    listing = Listing(store.fetch, fetch_range, cuts, wide(ranges))
+    assert sum(len(page) for page in listing.pages()) == 10_000
+    assert begun == list(itertools.pairwise([None, *borders, None]))
+
+
 # -- how many ranges ----------------------------------------------------------------------------------------
 
 
