@@ -109,6 +109,7 @@ class Upload:
     files: int
     file_size: int  # bytes; from 1 MiB on, `options.scale` makes files smaller instead of fewer
     limits: Limits
+    yardstick: str = ""  # the only peer that the limits are about, else the best one
 
     def run(self, options: Options) -> Result:
         big = self.file_size >= 1 << 20
@@ -119,7 +120,7 @@ class Upload:
             field = [*contenders.for_large_files(), contenders.md5_floor()]
             field.append(contenders.parts_floor(sums[self.store]))
         else:
-            files, size = options.times(self.files, 100), self.file_size
+            files, size = options.times(self.files, min(self.files, 100)), self.file_size
             tree = trees.small(files, size)
             field = contenders.for_small_files()
             field.append(contenders.files_floor())
@@ -130,7 +131,9 @@ class Upload:
                 rows = race(field, options, lambda c: self._on_stub(running, c, tree, files, size))
         else:
             rows = race(field, options, lambda c: self._on_store(c, tree, files, size))
-        return result(self.name, self.title, options, rows, against_best(rows, self.limits))
+        measured = [r for r in rows if not self.yardstick or r["name"] in (OURS, self.yardstick)]
+        targets = against_best(measured, self.limits, self.yardstick or "best peer")
+        return result(self.name, self.title, options, rows, targets)
 
     def _on_stub(self, running: Stub, contender: Contender, tree: str, files: int, size: int) -> Cost:
         contenders.forget_jobs()
@@ -269,6 +272,16 @@ RACES = {
             _SMALL,
             4096,
             Limits(0.90, 0.50, 100_000_000),
+        ),
+        # 0.10 s, measured where s5cmd took 0.06 s: this machine's speed varies too much for seconds.
+        Upload(
+            "ten-stub",
+            "10 x 4 KiB, stub, one job from the shell",
+            "stub",
+            10,
+            4096,
+            Limits(1.67),
+            yardstick="s5cmd",
         ),
         Upload(
             "large-stub",
