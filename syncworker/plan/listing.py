@@ -226,13 +226,15 @@ class Listing:
         return min(self._breadth.pages_each, max(1, math.ceil(left / (self._breadth.ranges * CUT_KEYS))))
 
     def _pass_cuts(self, count: int) -> str | None:
-        """Passes this many cuts and returns the last one; None if there are fewer: the range then ends with
-        the bucket."""
-        passed = list(islice(self._cuts, count))
+        """Passes this many cuts and returns the last one passed; None after the last cut of all. So the last
+        range is short, and shows an answer before it that ends the bucket too early."""
+        high = None
+        for high in islice(self._cuts, count):  # noqa: B007
+            pass
         if self._left is not None:
             self._left -= count
-        self._begun_all = len(passed) < count
-        return None if self._begun_all else passed[-1]
+        self._begun_all = high is None
+        return high
 
     def _agrees(self, entries: Sequence[ObjectEntry], passed: int, end: str | None) -> bool:
         """Whether the entries that this range lists after its end are the first of the next range."""

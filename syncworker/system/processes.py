@@ -41,6 +41,15 @@ def tune_gc() -> None:
     gc.set_threshold(_GC_THRESHOLD, 10, 10)
 
 
+def work_in_batches() -> None:
+    """Tells the kernel that this thread, and what it starts, does batch work (SCHED_BATCH, sched(7)): it gets
+    as much of the processor as before, but pushes nobody aside when it wakes up. So a worker that shares its
+    cores with the storage is woken for several answers, not for each. Keeps a policy that somebody chose."""
+    with contextlib.suppress(OSError):  # some sandboxes do not permit it
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
 class _Stat(NamedTuple):
     """Fields of /proc/PID/stat (proc(5)). `ticks`: user and system time, ended children included."""
 

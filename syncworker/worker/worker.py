@@ -104,6 +104,7 @@ def run_job(
         control = Control(jobs.file(job_id, "cancel"))
         processes.on_stop(control.stop)
         processes.tune_gc()
+        processes.work_in_batches()
         if control.stopping():
             tell(jobs.finish(status, State.CANCELLED, None, "cancelled before it began"))
             return State.CANCELLED

@@ -74,6 +74,8 @@ def test_a_worker_is_one_process_in_its_own_session_that_holds_its_lock(server, 
     assert worker.cmdline()[-2:] == ["run", job]
     assert status["pid_started_at"] == pytest.approx(worker.create_time(), abs=0.05)
     assert os.getsid(worker.pid) == worker.pid != os.getsid(server.process.pid)
+    assert {os.sched_getscheduler(thread.id) for thread in worker.threads()} == {os.SCHED_BATCH}
+    assert os.sched_getscheduler(server.process.pid) == os.sched_getscheduler(0)
     assert is_locked(server.file(job, "lock"))
     gate.open()
     assert server.wait_state(job)["state"] == "done"

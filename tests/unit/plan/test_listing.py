@@ -178,16 +178,18 @@ class Short(Store):
         return page
 
 
-def test_a_listing_that_ends_before_keys_that_it_lists_elsewhere_goes_on_there():
+@pytest.mark.parametrize("ranges", [1, 2, 64])
+def test_a_listing_that_ends_before_keys_that_it_lists_elsewhere_goes_on_there(ranges):
     store = Short(each_time=False)
-    listing = Listing(store.fetch, store.fetch_range, ["050", "090"], wide())
+    listing = Listing(store.fetch, store.fetch_range, ["050", "090"], wide(ranges))
     assert [entry.key for page in listing.pages() for entry in page] == store.keys
     assert listing.complete
 
 
-def test_a_listing_that_ends_once_more_before_keys_that_it_lists_elsewhere_is_broken():
+@pytest.mark.parametrize("ranges", [1, 2, 64])
+def test_a_listing_that_ends_once_more_before_keys_that_it_lists_elsewhere_is_broken(ranges):
     store = Short(each_time=True)
-    listing = Listing(store.fetch, store.fetch_range, ["050", "090"], wide())
+    listing = Listing(store.fetch, store.fetch_range, ["050", "090"], wide(ranges))
     with pytest.raises(FatalError, match="another request listed"):
         list(listing.pages())
     assert not listing.complete
@@ -253,7 +255,7 @@ def test_cuts_that_lie_close_together_are_passed_over():
 @pytest.mark.parametrize(
     ("ranges", "borders"),
     [
-        (1, []),
+        (1, ["09000"]),
         (2, ["05000", "08000", "09000"]),
         (4, ["03000", "05000", "07000", "08000", "09000"]),
         (12, [f"{n:05d}" for n in range(1000, 10_000, 1000)]),
