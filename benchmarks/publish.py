@@ -24,10 +24,11 @@ def publish(order: list[str]) -> None:
     for row in (row for one in found for row in one["rows"] if "failed" in row):
         row["failed"] = row["failed"].partition(":")[0]  # what follows is its output
     machine = found[0]["machine"]
+    pythons, days = {one["machine"]["python"] for one in found}, {one["at"][:10] for one in found}
     where = (
         f"{machine['cores']} cores ({machine['processor']}), {machine['memory_gib']} GiB,"
-        f" {machine['system']}, Python {machine['python']}; client and store on the same"
-        f" machine. Measured {' and '.join(sorted({one['at'][:10] for one in found}))}."
+        f" {machine['system']}, Python {' and '.join(sorted(pythons))}; client and store on the same"
+        f" machine. Measured {' and '.join(sorted(days))}."
     )
     text = _between(PAGE.read_text(), "targets", f"{where}\n\n{report.targets_table(found)}")
     text = _between(text, "results", "\n".join(report.markdown(one) for one in found))

@@ -120,7 +120,7 @@ class Upload:
             field = [*contenders.for_large_files(), contenders.md5_floor()]
             field.append(contenders.parts_floor(sums[self.store]))
         else:
-            files, size = options.times(self.files, min(self.files, 100)), self.file_size
+            files, size = options.times(self.files, 100), self.file_size
             tree = trees.small(files, size)
             field = contenders.for_small_files()
             field.append(contenders.files_floor())

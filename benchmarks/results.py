@@ -29,7 +29,7 @@ class Options:
     scale: float = 1.0
 
     def times(self, full: int, least: int = 1) -> int:
-        return max(least, round(full * self.scale))
+        return max(min(least, full), round(full * self.scale))
 
 
 NEAR_FLOOR = 1.25
